@@ -1,0 +1,66 @@
+"""Every error that bigcluster raises on purpose, and the exit code that the command line gives it.
+
+    BigclusterError              exit 1: the run failed
+    ├── UsageError               exit 2: wrong usage or configuration
+    │   ├── ConfigError          unknown key, bad value, two settings that exclude each other
+    │   ├── OutError             OUT inside IMAGES, of other images, or a folder that is not ours
+    │   └── MemoryBudgetError    the plan does not fit the budget
+    ├── NoImagesError            nothing listed, or nothing of it could be read
+    ├── TooFewSamplesError       fewer good rows than clusters or components need
+    ├── ImageSizeError           `size = "native"` on images of unequal size
+    ├── VarianceNotReachedError  the spectrum that was computed ends below the target
+    ├── InvalidDataError         NaN or infinity in float input
+    └── StoreError               OUT cannot be written, or what it holds is damaged
+
+A picture that cannot be read is not an error: it is a row with a status (see kernels/decode.py).
+"""
+
+from __future__ import annotations
+
+
+class BigclusterError(Exception):
+    """The run failed. The message is one line: what was needed, what there was, what to change."""
+
+    exit_code = 1
+
+
+class UsageError(BigclusterError, ValueError):
+    """The call itself is wrong: nothing was started, nothing was changed."""
+
+    exit_code = 2
+
+
+class ConfigError(UsageError):
+    """An unknown key, a value out of its range, or two settings that exclude each other."""
+
+
+class OutError(UsageError):
+    """OUT cannot be used for this call."""
+
+
+class MemoryBudgetError(UsageError, MemoryError):
+    """The plan needs more than the budget allows."""
+
+
+class NoImagesError(BigclusterError, FileNotFoundError):
+    """No image was listed, or none of the listed ones could be read."""
+
+
+class TooFewSamplesError(BigclusterError, ValueError):
+    """Fewer good rows than clusters or components were asked for."""
+
+
+class ImageSizeError(BigclusterError, ValueError):
+    """`size = "native"` needs images of one size."""
+
+
+class VarianceNotReachedError(BigclusterError):
+    """The largest rank that could be computed captures less than the variance asked for."""
+
+
+class InvalidDataError(BigclusterError, ValueError):
+    """Float input holds NaN or infinity; the message names the first such row."""
+
+
+class StoreError(BigclusterError, OSError):
+    """OUT cannot be read or written, or what it holds is damaged."""

@@ -1,0 +1,76 @@
+"""Where solvers take their rows from: one small interface over numpy, dask and the store.
+
+A solver sees good rows only, numbered 0 .. n_rows - 1, and asks for whatever rectangle suits its arithmetic. How the
+rows are chunked underneath never shows, so it cannot change a result.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class RowSource(Protocol):
+    """A matrix of samples that may be larger than memory."""
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(n_rows, n_columns)"""
+
+    @property
+    def dtype(self) -> np.dtype[Any]: ...
+
+    def read(self, start: int, stop: int, columns: slice = slice(None)) -> NDArray[Any]:
+        """Rows start .. stop - 1 as a C-contiguous (stop - start, n_selected_columns) array of `dtype`.
+
+        Safe to call from several threads. The caller must not write into the result: it may be a view.
+        """
+
+
+class ArrayRows:
+    """A numpy array as a row source; reads are views where they can be."""
+
+    def __init__(self, array: NDArray[Any]) -> None:
+        self._array = array
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        n_rows, n_columns = self._array.shape
+        return n_rows, n_columns
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._array.dtype
+
+    def read(self, start: int, stop: int, columns: slice = slice(None)) -> NDArray[Any]:
+        return np.ascontiguousarray(self._array[start:stop, columns])
+
+
+class DaskRows:
+    """A dask array as a row source: computes just the rectangle that is asked for."""
+
+    def __init__(self, array: Any) -> None:
+        self._array = array
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        n_rows, n_columns = self._array.shape
+        return int(n_rows), int(n_columns)
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        dtype: np.dtype[Any] = np.dtype(self._array.dtype)
+        return dtype
+
+    def read(self, start: int, stop: int, columns: slice = slice(None)) -> NDArray[Any]:
+        # The synchronous scheduler: the caller's own threads are the parallelism.
+        return np.ascontiguousarray(self._array[start:stop, columns].compute(scheduler="synchronous"))
+
+
+def spans(total: int, size: int) -> Iterator[tuple[int, int]]:
+    """(0, size), (size, 2 size), ... up to total; the last one may be shorter."""
+    for start in range(0, total, size):
+        yield start, min(start + size, total)

@@ -1,0 +1,66 @@
+"""Where block tasks run. Stages and solvers know only `Runtime.map`.
+
+The embedded runtime is a pool of threads in this process. A bounded, ordered map over threads is used rather than
+dask's threaded scheduler, which neither bounds the results that wait to be taken nor hands them over in order: both
+are needed here, the one for the memory budget, the other for sums that do not depend on timing.
+"""
+
+from __future__ import annotations
+
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Protocol, TypeVar
+
+from threadpoolctl import threadpool_limits
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class Runtime(Protocol):
+    @property
+    def threads(self) -> int:
+        """How many tasks compute at once."""
+
+    def map(
+        self, task: Callable[[Item], Result], items: Iterable[Item], *, in_flight: int | None = None
+    ) -> Iterator[Result]:
+        """Results in the order of `items`; at most `in_flight` items started and not yet taken (default: threads)."""
+
+
+def available_cores() -> int:
+    """Cores that this process may use (affinity respected)."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class EmbeddedRuntime:
+    """Threads of this process, each with one BLAS thread: parallelism is over blocks, so results do not feel it."""
+
+    def __init__(self, threads: int | None = None) -> None:
+        self._threads = threads or available_cores()
+
+    @property
+    def threads(self) -> int:
+        return self._threads
+
+    def map(
+        self, task: Callable[[Item], Result], items: Iterable[Item], *, in_flight: int | None = None
+    ) -> Iterator[Result]:
+        window = in_flight or self._threads
+        waiting: deque[Future[Result]] = deque()
+        with threadpool_limits(limits=1), ThreadPoolExecutor(min(self._threads, window)) as pool:
+            try:
+                for item in items:
+                    if len(waiting) == window:
+                        yield waiting.popleft().result()
+                    waiting.append(pool.submit(task, item))
+                while waiting:
+                    yield waiting.popleft().result()
+            finally:
+                # An error or an interrupt: what has not started never does.
+                for future in waiting:
+                    future.cancel()
