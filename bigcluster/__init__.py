@@ -1,0 +1,31 @@
+"""bigcluster: cluster more pictures than memory holds.
+
+import bigcluster as bc
+run = bc.run("photos/", out="out", n_clusters=10, memory="1GiB")
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from bigcluster.api import Run, open, plan, run
+
+__version__ = "0.1.0"
+
+_LAZY = {
+    "Run": "bigcluster.api",
+    "open": "bigcluster.api",
+    "plan": "bigcluster.api",
+    "run": "bigcluster.api",
+}
+
+__all__ = ["Run", "__version__", "open", "plan", "run"]
+
+
+def __getattr__(name: str) -> Any:
+    # Looked up on first use: `bigcluster --help` answers without numpy.
+    if name not in _LAZY:
+        raise AttributeError(f"module 'bigcluster' has no attribute {name!r}")
+    return getattr(import_module(_LAZY[name]), name)

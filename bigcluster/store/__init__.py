@@ -1,0 +1,14 @@
+"""What a run keeps on disk: arrays, completion marks, fingerprints, digests."""
+
+from bigcluster.store.arrays import RowWriter, Store, StoredRows
+from bigcluster.store.marks import DONE, Mark, Marks, fingerprint
+
+__all__ = [
+    "DONE",
+    "Mark",
+    "Marks",
+    "RowWriter",
+    "Store",
+    "StoredRows",
+    "fingerprint",
+]

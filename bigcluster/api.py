@@ -1,0 +1,167 @@
+"""Python, the same thing as the command line: `bc.run(...)`, `bc.plan(...)`, `bc.open(...)`."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from bigcluster import outdir
+from bigcluster.config import Settings, resolve
+from bigcluster.errors import ConfigError, StoreError
+from bigcluster.progress import Listener, silent
+from bigcluster.supervisor import supervise
+from bigcluster.units import parse_bytes
+
+if TYPE_CHECKING:
+    import dask.array as da
+    import pandas as pd
+
+    from bigcluster.planning import Plan, Resources
+
+PathLike = str | os.PathLike[str]
+
+
+class Run:
+    """What a finished run left in OUT. Everything is read when asked for."""
+
+    def __init__(self, out: PathLike) -> None:
+        """Raises StoreError where `out` holds no finished run."""
+        self.out = Path(out)
+        if not (self.out / "summary.json").is_file():
+            raise StoreError(
+                f"{self.out} holds no finished run; run `bigcluster run IMAGES --out {self.out} -k 10` first"
+            )
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """summary.json."""
+        from bigcluster.outputs.summary import read_summary
+
+        return read_summary(self.out / "summary.json")
+
+    @property
+    def labels(self) -> pd.DataFrame:
+        """labels.csv: one row per listed file, in listing order. A failed file has the label -1."""
+        return _read_table(self.out / "labels.csv")
+
+    @property
+    def images(self) -> pd.DataFrame:
+        """images.csv, the ledger: one row per listed file, with its status and the reason."""
+        return _read_table(self.out / "images.csv")
+
+    @property
+    def scores(self) -> da.Array:
+        """(n_samples, n_components) float32: the rows that were clustered, good images only, in listing order."""
+        from bigcluster.store import Store
+
+        store = Store(self.out / outdir.STORE)
+        return store.dask("scores")[:, : self.summary["n_components"]]
+
+    @property
+    def centers(self) -> Any:
+        """(n_clusters, n_components) float64, in the order of the labels."""
+        from bigcluster.store import Store
+
+        return Store(self.out / outdir.STORE).load("centers")
+
+    def __repr__(self) -> str:
+        found = self.summary
+        return f"<bigcluster run {self.out}: {found['counts']['ok']} images in {found['n_clusters']} clusters>"
+
+
+def _read_table(path: Path) -> pd.DataFrame:
+    import pandas as pd
+
+    # Names such as "NA" and "null" are names.
+    return pd.read_csv(path, keep_default_na=False, na_values={"distance": "", "runner_up": "", "margin": ""})
+
+
+def run(
+    images: PathLike | None = None,
+    out: PathLike | None = None,
+    *,
+    n_clusters: int | None = None,
+    memory: str | None = None,
+    workers: int | None = None,
+    config: PathLike | None = None,
+    set: dict[str, Any] | None = None,
+    fresh: bool = False,
+    replace: bool = False,
+    listener: Listener = silent,
+    **settings: Any,
+) -> Run:
+    """Cluster a folder of images; the same call again resumes or reuses what OUT holds.
+
+    images : folder, glob or manifest; out : the folder of results; memory : such as "1GiB", for the whole process tree;
+    workers : decode and compute threads; `settings` are keys such as size="64" or variance=0.8, `set` takes the dotted
+    ones ({"kmeans.n_init": 8}). Precedence is that of the command line. The work is done in a process of its own,
+    started as a module, so that a script needs no main guard.
+
+    Raises the errors of bigcluster.errors.
+    """
+    resolved = resolve_settings(
+        images, out, flags={"k": n_clusters, **settings, **(set or {})}, config=config, fresh=fresh
+    )
+    summary_of_run = supervise(resolved, resources(memory, workers), replace=replace, listener=listener)
+    del summary_of_run  # it stands in OUT/summary.json
+    assert resolved.out is not None
+    return Run(resolved.out)
+
+
+def plan(
+    images: PathLike | None = None,
+    out: PathLike | None = None,
+    *,
+    n_clusters: int | None = None,
+    memory: str | None = None,
+    workers: int | None = None,
+    config: PathLike | None = None,
+    set: dict[str, Any] | None = None,
+    **settings: Any,
+) -> Plan:
+    """What `run` with these arguments would do; nothing is decoded or written."""
+    from bigcluster import pipeline
+
+    resolved = resolve_settings(images, out, flags={"k": n_clusters, **settings, **(set or {})}, config=config)
+    return pipeline.prepare(resolved, resources(memory, workers))[1]
+
+
+def open(out: PathLike) -> Run:
+    """The finished run in OUT."""
+    return Run(out)
+
+
+def resolve_settings(
+    images: PathLike | None,
+    out: PathLike | None,
+    *,
+    flags: dict[str, Any],
+    sets: tuple[str, ...] = (),
+    config: PathLike | None = None,
+    fresh: bool = False,
+) -> Settings:
+    """Merge what was given with a config or with what OUT kept; both paths must be known in the end."""
+    given = {name: None if path is None else os.fspath(path) for name, path in (("images", images), ("out", out))}
+    kept = None if fresh or given["out"] is None else outdir.kept_values(given["out"])
+    resolved = resolve(
+        flags={**given, **flags}, sets=sets, config=None if config is None else os.fspath(config), kept=kept
+    )
+    for name in ("images", "out"):
+        if getattr(resolved, name) is None:
+            raise ConfigError(f"{name.upper()} is missing: bigcluster run IMAGES --out OUT -k 10")
+    if resolved.k is None:
+        raise ConfigError("k is missing: give the number of clusters, such as -k 10")
+    return resolved
+
+
+def resources(memory: str | None, workers: int | None) -> Resources:
+    """The budget and threads of one call. Without `memory`, half of what the process may use."""
+    from bigcluster.measure import allowed_bytes
+    from bigcluster.planning import Resources
+    from bigcluster.runtime import available_cores
+
+    if workers is not None and workers < 1:
+        raise ConfigError(f"workers must be at least 1, not {workers}")
+    budget = parse_bytes(memory) if memory is not None else allowed_bytes() // 2
+    return Resources(budget, workers or available_cores(), budget_given=memory is not None)

@@ -1,0 +1,145 @@
+"""Which images there are: a folder walked in natural order, a glob, or a manifest. Nothing is decoded here."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from bigcluster.catalog.manifest import MANIFEST_SUFFIXES, Manifest
+from bigcluster.catalog.names import Names, natural_key
+from bigcluster.catalog.roots import first_wildcard, root_of
+from bigcluster.errors import NoImagesError, OutError, UsageError
+
+IMAGE_SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "webp", "avif", "jp2"),
+        *("bmp", "dib", "tif", "tiff", "pbm", "pgm", "ppm", "pnm"),
+    )
+)
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The listed files in listing order: row i of everything is `names[i]`, a path relative to `root` with `/`."""
+
+    root: Path
+    names: Names
+    ignored: dict[str, int] = field(default_factory=dict)
+    """Files that are not images, counted by suffix."""
+    manifest: Manifest | None = None
+    confined: bool = False
+    """Whether files outside `root` are refused: a manifest may come from a stranger."""
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def path(self, row: int) -> str:
+        """The file of a row, absolute."""
+        return os.path.join(self.root, self.names[row])
+
+    def may_read(self, row: int) -> bool:
+        """Whether the row's file lies under the root, links followed, where that is asked for."""
+        return not self.confined or Path(self.path(row)).resolve().is_relative_to(self.root)
+
+    def is_readable_file(self, row: int) -> bool:
+        """Whether opening it can neither block (a FIFO) nor leave the root."""
+        return self.may_read(row) and os.path.isfile(self.path(row))
+
+
+def list_images(images: str, out: Path, *, allow_outside: bool = False) -> Listing:
+    """List a folder, a glob or a manifest.
+
+    Raises UsageError where IMAGES is none of these, OutError where `out` and the images overlap, NoImagesError where
+    there is no image.
+    """
+    source = Path(images)
+    if source.is_dir():
+        listing = _list_folder(root_of(images), out)
+    elif source.is_file() and source.suffix.lower() in MANIFEST_SUFFIXES:
+        manifest = Manifest(source.resolve())
+        names = Names(manifest.paths())
+        listing = Listing(root_of(images), names, manifest=manifest, confined=not allow_outside)
+    elif source.is_file():
+        raise UsageError(f"IMAGES must be a folder, a glob or a manifest (.csv, .parquet), not the file {images}")
+    elif glob.has_magic(images):
+        listing = _list_glob(images)
+    else:
+        raise NoImagesError(f"IMAGES does not exist: {images}")
+    out_prefix = os.path.join(out.resolve(), "")
+    inside_out = next((n for n in listing.names if os.path.join(listing.root, n).startswith(out_prefix)), None)
+    if inside_out is not None:
+        raise OutError(f"IMAGES lists {inside_out}, which lies inside OUT ({out}); move OUT or narrow the glob")
+    if len(listing) == 0:
+        others = sum(listing.ignored.values())
+        raise NoImagesError(f"no images in {images} ({others} other files); known suffixes: {_suffixes()}")
+    return listing
+
+
+def _suffixes() -> str:
+    return " ".join(sorted(IMAGE_SUFFIXES))
+
+
+def _list_folder(root: Path, out: Path) -> Listing:
+    if out.resolve().is_relative_to(root):
+        raise OutError(f"OUT lies inside IMAGES ({out} in {root}): its pictures would be clustered again; move OUT")
+    ignored: Counter[str] = Counter()
+    names = Names(_walk(root, ignored))
+    return Listing(root, names, dict(sorted(ignored.items())))
+
+
+def _walk(
+    root: Path, ignored: Counter[str], folder: str = "", ancestors: frozenset[tuple[int, int]] = frozenset()
+) -> Iterator[str]:
+    """Image paths relative to root, each folder in natural order, hidden files and folders skipped.
+
+    Linked folders are followed, but never into one of their own ancestors: a loop is counted as ignored.
+    """
+    try:
+        found = os.stat(os.path.join(root, folder))
+        if (found.st_dev, found.st_ino) in ancestors:
+            ignored["(link loop)"] += 1
+            return
+        with os.scandir(os.path.join(root, folder)) as entries:
+            inside = sorted((natural_key(e.name), e.is_dir()) for e in entries if not e.name.startswith("."))
+    except PermissionError:
+        ignored["(unreadable folder)"] += 1
+        return
+    for (_, name), is_folder in inside:
+        path = f"{folder}/{name}" if folder else name
+        if is_folder:
+            yield from _walk(root, ignored, path, ancestors | {(found.st_dev, found.st_ino)})
+        elif _is_image(name):
+            yield path
+        else:
+            ignored[_suffix(name)] += 1
+
+
+def _list_glob(pattern: str) -> Listing:
+    """Matches of a glob; its root is the folder before the first wildcard."""
+    root = root_of(pattern)
+    wild = os.path.join(*Path(pattern).parts[first_wildcard(Path(pattern)) :])
+    ignored: Counter[str] = Counter()
+    kept: list[str] = []
+    # glob.iglob and not Path.glob: only the former leaves hidden files out.
+    for name in glob.iglob(wild, root_dir=root, recursive=True):  # noqa: PTH207
+        if os.path.isdir(os.path.join(root, name)):
+            continue
+        if _is_image(name):
+            kept.append(name.replace(os.sep, "/"))
+        else:
+            ignored[_suffix(name)] += 1
+    kept.sort(key=lambda name: [natural_key(part) for part in name.split("/")])
+    return Listing(root, Names(kept), dict(sorted(ignored.items())))
+
+
+def _is_image(name: str) -> bool:
+    return _suffix(name) in IMAGE_SUFFIXES
+
+
+def _suffix(name: str) -> str:
+    return os.path.splitext(name)[1].lower()

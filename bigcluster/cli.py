@@ -1,0 +1,231 @@
+"""The command line. Results go to stdout, progress and messages to stderr; the exit code says how it went.
+
+0 all good; 1 the run failed; 2 wrong usage or config; 3 done, but some inputs could not be read; 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from bigcluster.errors import BigclusterError, ConfigError
+
+EXIT_SOME_UNREAD = 3
+EXIT_INTERRUPTED = 130
+
+app = typer.Typer(
+    name="bigcluster",
+    help="Cluster more pictures than memory holds: from a folder of images to labels, folders and numbers.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+Images = Annotated[str | None, typer.Argument(help="A folder, a glob, or a CSV/Parquet manifest with a path column.")]
+Out = Annotated[str | None, typer.Option("--out", "-o", help="The folder that takes the results.")]
+K = Annotated[int | None, typer.Option("-k", "--n-clusters", help="Number of clusters.")]
+Features = Annotated[str | None, typer.Option(help="gray or color pixels.")]
+Size = Annotated[str | None, typer.Option(help="64, WIDTHxHEIGHT, or native (all images of one size).")]
+Variance = Annotated[float | None, typer.Option(help="Keep as many components as capture this share, such as 0.8.")]
+Components = Annotated[int | None, typer.Option(help="Keep this many components (instead of --variance).")]
+Memory = Annotated[str | None, typer.Option(help="Budget of the whole process tree, such as 1GiB.")]
+Workers = Annotated[int | None, typer.Option(help="Threads that decode and compute; default: all cores.")]
+Link = Annotated[str | None, typer.Option(help="hardlink, symlink, copy or none.")]
+Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+Config = Annotated[str | None, typer.Option(help="A TOML file, or a shipped one: catalog, thumbnails, dask-ml.")]
+Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting by its name.")]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore the settings that OUT/run.toml kept.")]
+Replace = Annotated[bool, typer.Option("--replace", help="Permit discarding decoded pixels that no longer match.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages, errors excepted.")]
+
+
+def _version(wanted: bool) -> None:
+    if wanted:
+        from bigcluster import __version__
+
+        print(f"bigcluster {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _root(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Show the version and exit.")
+    ] = False,
+) -> None:
+    pass
+
+
+@app.command()
+def run(
+    images: Images = None,
+    out: Out = None,
+    k: K = None,
+    features: Features = None,
+    size: Size = None,
+    variance: Variance = None,
+    components: Components = None,
+    memory: Memory = None,
+    workers: Workers = None,
+    link: Link = None,
+    seed: Seed = None,
+    config: Config = None,
+    sets: Sets = None,
+    fresh: Fresh = False,
+    replace: Replace = False,
+    dry_run: DryRun = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Cluster the images. The same command again resumes, or reuses what still holds."""
+    flags = {
+        "k": k,
+        "features": features,
+        "size": size,
+        "variance": variance,
+        "components": components,
+        "link": link,
+        "seed": seed,
+    }
+    from bigcluster import api, outdir
+
+    settings = api.resolve_settings(images, out, flags=flags, sets=tuple(sets or ()), config=config, fresh=fresh)
+    resources = api.resources(memory, workers)
+    if dry_run:
+        _show_plan(settings, resources, as_json)
+        return
+    from bigcluster import display
+    from bigcluster.supervisor import supervise
+    from bigcluster.units import show_bytes
+
+    assert settings.out is not None
+    with display.listening(quiet=quiet) as listener:
+        if not quiet:
+            _say_kept(None if fresh or config else outdir.kept_values(settings.out), settings)
+            if not resources.budget_given:
+                _say(f"memory budget: {show_bytes(resources.budget_bytes)}, half of what this process may use")
+        summary = supervise(settings, resources, replace=replace, listener=listener)
+    if as_json:
+        print(json.dumps(summary, indent=2))
+    else:
+        display.print_summary(summary, settings.out, _stdout())
+    if summary["counts"]["failed"]:
+        raise typer.Exit(EXIT_SOME_UNREAD)
+
+
+@app.command()
+def plan(
+    images: Images = None,
+    out: Out = None,
+    k: K = None,
+    features: Features = None,
+    size: Size = None,
+    variance: Variance = None,
+    components: Components = None,
+    memory: Memory = None,
+    workers: Workers = None,
+    config: Config = None,
+    sets: Sets = None,
+    fresh: Fresh = False,
+    as_json: AsJson = False,
+) -> None:
+    """Show what `run` would do: stages, solvers, passes, bytes, memory. Nothing is decoded or written."""
+    flags = {"k": k, "features": features, "size": size, "variance": variance, "components": components}
+    from bigcluster import api
+
+    settings = api.resolve_settings(images, out, flags=flags, sets=tuple(sets or ()), config=config, fresh=fresh)
+    _show_plan(settings, api.resources(memory, workers), as_json)
+
+
+@app.command()
+def demo(
+    directory: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    images: Annotated[int, typer.Option(help="How many cuts to draw.")] = 600,
+    seed: Annotated[int, typer.Option(help="Another seed draws other cuts.")] = 0,
+    hostile: Annotated[
+        bool, typer.Option("--hostile", help="Add the files of a bad day in a folder of their own.")
+    ] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Draw a synthetic catalog with known styles (truth.csv beside it)."""
+    from bigcluster import display
+    from bigcluster.demo import generate
+    from bigcluster.progress import Progress
+
+    with display.listening(quiet=quiet) as listener:
+        progress = Progress(listener)
+        with progress.stage("demo", images, "cuts"):
+            truth = generate(directory, images, seed=seed, hostile=hostile, on_progress=progress.at)
+            progress.at(images)
+    print(truth)
+
+
+def _show_plan(settings: Any, resources: Any, as_json: bool) -> None:
+    from bigcluster import display, pipeline
+
+    found = pipeline.prepare(settings, resources)[1]
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        display.print_plan(found, _stdout())
+    found.check()
+
+
+def _stdout() -> Any:
+    from rich.console import Console
+
+    return Console(highlight=False)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _say_kept(kept: dict[str, Any] | None, settings: Any) -> None:
+    """Name the settings that are in force because the last run had them."""
+    from bigcluster.config import KEYS, flatten
+
+    now = flatten(settings)
+    used = [
+        f"{name} = {value}"
+        for name, value in (kept or {}).items()
+        if name != "images" and now.get(name) == value and KEYS[name].default != value
+    ]
+    if used:
+        _say(f"kept from the last run: {', '.join(used)} (--fresh ignores them)")
+
+
+def main() -> None:
+    """The console script: errors become one line and their exit code."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.Exit as leaving:
+        code = leaving.exit_code
+    except (typer.Abort, KeyboardInterrupt):
+        _say("interrupted; what is done is saved, the same command resumes")
+        code = EXIT_INTERRUPTED
+    except BigclusterError as error:
+        _say(f"bigcluster: {error}")
+        for note in getattr(error, "__notes__", ()):
+            _say(note.rstrip())
+        code = error.exit_code
+    except Exception as error:
+        code = _usage_error(error)
+    sys.exit(code if isinstance(code, int) else 0)
+
+
+def _usage_error(error: Exception) -> int:
+    """click's usage errors as one line; anything else is a fault of ours and keeps its traceback."""
+    shown = getattr(error, "format_message", None)
+    if shown is None:
+        raise error
+    _say(f"bigcluster: {shown()} (see bigcluster --help)")
+    return int(getattr(error, "exit_code", ConfigError.exit_code))

@@ -1,0 +1,6 @@
+"""Settings: what there is (schema) and which value counts (levels)."""
+
+from bigcluster.config.levels import read_toml, resolve, shipped_configs, to_toml
+from bigcluster.config.schema import KEYS, Settings, flatten, settings_from
+
+__all__ = ["KEYS", "Settings", "flatten", "read_toml", "resolve", "settings_from", "shipped_configs", "to_toml"]

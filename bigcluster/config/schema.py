@@ -1,0 +1,196 @@
+"""Every setting there is: its default, its valid values and what it is for.
+
+The dataclasses below are the only list of keys. The command line, TOML files, `--set`, run.toml and the README's table
+are all made from it or checked against it.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, is_dataclass
+from typing import Any
+
+from bigcluster.errors import ConfigError
+
+Check = Callable[[str, Any], Any]
+
+
+def key(default: Any, check: Check, doc: str) -> Any:
+    """A setting: `check(name, value)` returns the value in its canonical form or raises ConfigError."""
+    return field(default=default, metadata={"check": check, "doc": doc})
+
+
+def one_of(*choices: str) -> Check:
+    def check(name: str, value: Any) -> str:
+        if value not in choices:
+            raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+        return str(value)
+
+    return check
+
+
+def whole_number(at_least: int) -> Check:
+    def check(name: str, value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
+            raise ConfigError(f"{name} must be a whole number of at least {at_least}, not {value!r}")
+        return value
+
+    return check
+
+
+def fraction(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+        raise ConfigError(f"{name} must be a share above 0 and at most 1, such as 0.8, not {value!r}")
+    return float(value)
+
+
+def positive(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
+        raise ConfigError(f"{name} must be a number of at least 0, not {value!r}")
+    return float(value)
+
+
+def yes_or_no(name: str, value: Any) -> bool:
+    if not isinstance(value, bool):
+        raise ConfigError(f"{name} must be true or false, not {value!r}")
+    return value
+
+
+def text(name: str, value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ConfigError(f"{name} must be a text, not {value!r}")
+    return value
+
+
+def image_size(name: str, value: Any) -> str:
+    """`64` -> '64x64'; 'WxH' and 'native' as they are."""
+    if isinstance(value, int) and not isinstance(value, bool):
+        value = str(value)
+    match = re.fullmatch(r"([1-9][0-9]{0,4})(?:[xX]([1-9][0-9]{0,4}))?", value) if isinstance(value, str) else None
+    if value == "native":
+        return "native"
+    if match is None:
+        raise ConfigError(f"{name} must be a number of pixels (64), WIDTHxHEIGHT (300x430) or native, not {value!r}")
+    width, height = match.groups()
+    return f"{width}x{height or width}"
+
+
+def optional(check: Check) -> Check:
+    return lambda name, value: None if value is None else check(name, value)
+
+
+@dataclass(frozen=True)
+class ImageSettings:
+    fit: str = key(
+        "stretch",
+        one_of("stretch", "pad", "crop"),
+        "how an image takes the target size: stretch it, pad it with white, or crop its middle",
+    )
+    normalize: str = key(
+        "none",
+        one_of("none", "image"),
+        "image: remove each image's own mean and scale, so that overall darkness does not decide",
+    )
+    max_pixels: int = key(
+        250_000_000, whole_number(1), "larger images are not decoded (status too_large): a guard against bombs"
+    )
+
+
+@dataclass(frozen=True)
+class ManifestSettings:
+    allow_outside: bool = key(
+        False, yes_or_no, "let a manifest name files outside its own folder (a manifest may come from a stranger)"
+    )
+
+
+@dataclass(frozen=True)
+class PCASettings:
+    solver: str = key("incremental", one_of("incremental"), "incremental is dask-ml's IncrementalPCA")
+    iterated_power: int = key(
+        2, whole_number(0), "power iterations of the incremental solver; with 0 its components are inaccurate"
+    )
+
+
+@dataclass(frozen=True)
+class KMeansSettings:
+    algorithm: str = key("lloyd", one_of("lloyd", "dask-ml"), "lloyd is ours; dask-ml is its k-means||, repaired")
+    n_init: int = key(4, whole_number(1), "restarts with other seeds; the smallest inertia wins")
+    max_iter: int = key(300, whole_number(1), "Lloyd iterations at most")
+    tol: float = key(1e-4, positive, "stop when the centers move less than this, relative to the mean variance")
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What decides the result. Kept in OUT/run.toml; the same settings on the same data give the same labels."""
+
+    images: str | None = key(None, optional(text), "a folder, a glob, or a CSV/Parquet manifest with a path column")
+    out: str | None = key(None, optional(text), "the folder that takes the results")
+    features: str = key("gray", one_of("gray", "color"), "what an image is described by: grey or colour pixels")
+    size: str = key("64x64", image_size, "64, WIDTHxHEIGHT, or native (all images of one size)")
+    reduce: str = key("pca", one_of("pca", "none"), "pca, or none to cluster the pixels themselves")
+    variance: float | None = key(0.8, optional(fraction), "keep as many components as capture this share")
+    components: int | None = key(None, optional(whole_number(1)), "keep this many components (instead of variance)")
+    k: int | None = key(None, optional(whole_number(1)), "number of clusters")
+    seed: int = key(0, whole_number(0), "seed of everything random")
+    link: str = key(
+        "hardlink",
+        one_of("hardlink", "symlink", "copy", "none"),
+        "how images appear under clusters/; hardlink falls back to a relative symlink across file systems",
+    )
+    image: ImageSettings = field(default_factory=ImageSettings)
+    manifest: ManifestSettings = field(default_factory=ManifestSettings)
+    pca: PCASettings = field(default_factory=PCASettings)
+    kmeans: KMeansSettings = field(default_factory=KMeansSettings)
+
+
+@dataclass(frozen=True)
+class Key:
+    """One setting by its dotted name, such as `image.fit`."""
+
+    name: str
+    default: Any
+    check: Check
+    doc: str
+
+
+def _keys(section: type, prefix: str = "") -> dict[str, Key]:
+    found: dict[str, Key] = {}
+    for item in fields(section):
+        if "check" in item.metadata:
+            name = prefix + item.name
+            found[name] = Key(name, item.default, item.metadata["check"], item.metadata["doc"])
+        else:
+            found |= _keys(item.default_factory, item.name + ".")  # type: ignore[arg-type]
+    return found
+
+
+KEYS: dict[str, Key] = _keys(Settings)
+
+
+def settings_from(values: dict[str, Any]) -> Settings:
+    """Dotted names and checked values -> Settings; absent names take their defaults."""
+
+    def build(section: type, prefix: str) -> Any:
+        arguments: dict[str, Any] = {}
+        for item in fields(section):
+            if "check" not in item.metadata:
+                arguments[item.name] = build(item.default_factory, item.name + ".")  # type: ignore[arg-type]
+            elif prefix + item.name in values:
+                arguments[item.name] = values[prefix + item.name]
+        return section(**arguments)
+
+    settings: Settings = build(Settings, "")
+    return settings
+
+
+def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
+    """Settings -> dotted names and values, None included, in the order of the dataclasses."""
+    flat: dict[str, Any] = {}
+    for item in fields(settings):
+        value = getattr(settings, item.name)
+        if is_dataclass(value):
+            flat |= flatten(value, prefix + item.name + ".")
+        else:
+            flat[prefix + item.name] = value
+    return flat

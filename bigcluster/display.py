@@ -1,0 +1,161 @@
+"""How a run shows itself on stderr: a live display on a terminal, plain lines elsewhere; and the tables on stdout."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+from rich.text import Text
+
+from bigcluster.progress import Event, Listener, Note, StageAdvanced, StageFinished, StageStarted, silent
+from bigcluster.units import show_bytes, show_count, show_seconds
+
+PLAIN_SECONDS = 5.0
+"""Without a terminal a stage reports at most this often."""
+
+
+@contextmanager
+def listening(*, quiet: bool) -> Iterator[Listener]:
+    """The listener for this stderr."""
+    console = Console(stderr=True, highlight=False)
+    if quiet:
+        yield silent
+    elif console.is_terminal:
+        with _live(console) as listener:
+            yield listener
+    else:
+        yield _Plain()
+
+
+class _Plain:
+    """One line when a stage starts and ends, and every few seconds in between."""
+
+    def __init__(self) -> None:
+        self._stage = StageStarted("", 0, "")
+        self._began = self._said = 0.0
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        match event:
+            case StageStarted():
+                self._stage, self._began, self._said = event, now, now
+            case StageAdvanced() if now - self._said >= PLAIN_SECONDS and 0 < event.done < self._stage.total:
+                self._said = now
+                rate = event.done / (now - self._began)
+                left = show_seconds((self._stage.total - event.done) / rate)
+                done = f"{show_count(event.done)} of {show_count(self._stage.total)} {self._stage.unit}"
+                _say(f"{event.stage}: {done}, {rate:,.0f}/s, {left} left")
+            case StageFinished():
+                _say(_finished(event, self._stage))
+            case Note():
+                _say(_note(event))
+            case _:
+                pass
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _finished(event: StageFinished, started: StageStarted) -> str:
+    if event.reused:
+        return f"{event.stage}: reused"
+    return f"{event.stage}: {show_count(event.done)} {started.unit} in {show_seconds(event.seconds)}"
+
+
+def _note(event: Note) -> str:
+    return f"warning: {event.text}" if event.level == "warning" else event.text
+
+
+@contextmanager
+def _live(console: Console) -> Iterator[Listener]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}  {task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with RichProgress(*columns, console=console, transient=True) as bars:
+        task: TaskID | None = None
+        stage = StageStarted("", 0, "")
+        began = 0.0
+
+        def listen(event: Event) -> None:
+            nonlocal task, stage, began
+            match event:
+                case StageStarted():
+                    stage, began = event, time.monotonic()
+                    task = bars.add_task(event.stage, total=event.total, unit=event.unit, rate="")
+                case StageAdvanced() if task is not None:
+                    rate = event.done / max(time.monotonic() - began, 1e-3)
+                    bars.update(task, completed=event.done, rate=f"{rate:,.0f}/s")
+                case StageFinished():
+                    if task is not None and not event.reused:
+                        bars.remove_task(task)
+                        task = None
+                    bars.console.print(Text(_finished(event, stage)))
+                case Note():
+                    bars.console.print(Text(_note(event), style="yellow" if event.level == "warning" else ""))
+                case _:
+                    pass
+
+        yield listen
+
+
+def print_plan(plan: Any, console: Console) -> None:
+    """The plan as a table, one line a stage."""
+    width, height = plan.image_size
+    console.print(
+        f"{show_count(plan.n_images)} images of {width}x{height}, {show_count(plan.n_values)} values each; "
+        f"{plan.threads} threads; memory budget {show_bytes(plan.budget_bytes)}",
+        soft_wrap=True,
+    )
+    table = Table("stage", "solver", "why", "blocks", "passes", "read", "written", "peak memory")
+    for stage in plan.stages:
+        table.add_row(
+            stage.stage,
+            stage.solver,
+            stage.why,
+            f"{stage.block_shape[0]:,} x {stage.block_shape[1]:,}",
+            stage.passes,
+            show_bytes(stage.bytes_read),
+            show_bytes(stage.bytes_written),
+            show_bytes(stage.projected_bytes),
+        )
+    console.print(table)
+
+
+def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:
+    """What a person wants to know at the end of a run."""
+    counts, sizes = summary["counts"], summary["cluster_sizes"]
+    share = summary["explained_variance_ratio"]
+    lines = [
+        f"{show_count(counts['ok'])} of {show_count(counts['listed'])} images in {summary['n_clusters']} clusters, "
+        f"inertia {summary['inertia']:.6g}",
+        f"sizes, largest first: {_shown_sizes(sizes)}",
+    ]
+    if share is not None:
+        lines.insert(1, f"{summary['n_components']} components hold {share:.1%} of the variance")
+    if counts["failed"]:
+        kinds = ", ".join(f"{number} {status}" for status, number in counts["failed_by_status"].items())
+        lines.append(f"{counts['failed']} images could not be read ({kinds}): see {out}/images.csv")
+    memory = summary["memory"]
+    lines.append(
+        f"memory: {show_bytes(memory['measured_peak_bytes'])} measured, {show_bytes(memory['budget_bytes'])} promised"
+    )
+    lines.append(f"look at: {out}/clusters/  {out}/labels.csv")
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+
+
+def _shown_sizes(sizes: list[int], most: int = 20) -> str:
+    shown = " ".join(str(size) for size in sizes[:most])
+    return shown if len(sizes) <= most else f"{shown} ... {sizes[-1]}"

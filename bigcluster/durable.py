@@ -1,0 +1,56 @@
+"""Files that survive a power cut: data and folder are on disk before anything vouches for them."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO
+
+DIGEST_DIGITS = 32
+"""Hex digits kept of a SHA-256: 128 bits."""
+
+
+def digest_of(data: bytes | memoryview) -> str:
+    return hashlib.sha256(data).hexdigest()[:DIGEST_DIGITS]
+
+
+def sync(path: Path) -> None:
+    """fsync a file or a folder."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def sync_all(files: Iterable[Path]) -> None:
+    """fsync files, then every folder that holds one of them."""
+    folders = set()
+    for file in files:
+        sync(file)
+        folders.add(file.parent)
+    for folder in sorted(folders):
+        sync(folder)
+
+
+@contextlib.contextmanager
+def replacing(path: Path) -> Iterator[IO[str]]:
+    """Write text to a file beside `path` and put it in place when the block ends well; nothing changes otherwise."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        with beside.open("w", encoding="utf-8", newline="") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        beside.replace(path)
+        sync(path.parent)
+    finally:
+        beside.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    with replacing(path) as file:
+        file.write(text)

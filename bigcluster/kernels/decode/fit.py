@@ -1,0 +1,93 @@
+"""From a decoded picture to the target size: orientation, bit depth, transparency, resize."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeAlias, cast
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Pixels: TypeAlias = NDArray[np.uint8]
+
+WHITE = 255
+_NORMAL_MEAN = 128.0
+_NORMAL_SCALE = 48.0  # one standard deviation in grey levels: +-2.6 of them fit into 0..255
+
+_ORIENT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1),
+    6: lambda a: a.swapaxes(0, 1)[:, ::-1],
+    7: lambda a: a.swapaxes(0, 1)[::-1, ::-1],
+    8: lambda a: a.swapaxes(0, 1)[::-1],
+}
+
+
+def orient(array: Pixels, orientation: int) -> Pixels:
+    """Apply an EXIF orientation (1 to 8) to an (h, w[, 3]) picture. Source: EXIF 2.32, tag 274."""
+    return np.ascontiguousarray(_ORIENT[orientation](array))
+
+
+def from_16_bit(array: NDArray[np.uint16]) -> Pixels:
+    """(h, w[, 3 or 4]) uint16 -> (h, w[, 3]) uint8, by the number of significant bits that the picture uses."""
+    color = array[..., :3] if array.ndim == 3 else array
+    bits = next(n for n in (8, 10, 12, 14, 16) if int(color.max(initial=0)) < 1 << n)
+    shown = (color >> (bits - 8)).astype(np.uint8)
+    if array.ndim == 3 and array.shape[2] == 4:
+        return over_white(np.dstack([shown, (array[..., 3] >> 8).astype(np.uint8)]))
+    return shown
+
+
+def over_white(rgba: Pixels) -> Pixels:
+    """(h, w, 4) -> (h, w, 3): composited over white, rounded to nearest."""
+    alpha = rgba[..., 3:].astype(np.uint16)
+    blend = rgba[..., :3] * alpha + WHITE * (255 - alpha)  # at most 255 * 255: fits uint16
+    return ((blend + 127) // 255).astype(np.uint8)
+
+
+def fit_to(array: Pixels, width: int, height: int, fit: str) -> Pixels:
+    """An (h, w[, 3]) picture at the target size. `fit`: stretch, pad (white) or crop (the middle)."""
+    have_height, have_width = array.shape[:2]
+    if (have_width, have_height) == (width, height):
+        return array
+    if fit == "stretch":
+        return _resize(array, width, height)
+    ratios = (width / have_width, height / have_height)
+    scale = min(ratios) if fit == "pad" else max(ratios)
+    scaled = _resize(array, max(1, round(have_width * scale)), max(1, round(have_height * scale)))
+    return _center(scaled, width, height)
+
+
+def _resize(array: Pixels, width: int, height: int) -> Pixels:
+    """Area average down, bicubic up."""
+    shrinks = width * height < array.shape[0] * array.shape[1]
+    return cast(
+        Pixels, cv2.resize(array, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC)
+    )
+
+
+def _center(array: Pixels, width: int, height: int) -> Pixels:
+    """Center the picture on a white canvas of the target size, cutting what stands over."""
+    canvas: Pixels = np.full((height, width, *array.shape[2:]), WHITE, np.uint8)
+    into: list[slice] = []
+    take: list[slice] = []
+    for have, want in zip(array.shape[:2], (height, width), strict=True):
+        shared = min(have, want)
+        into.append(slice((want - shared) // 2, (want - shared) // 2 + shared))
+        take.append(slice((have - shared) // 2, (have - shared) // 2 + shared))
+    canvas[into[0], into[1]] = array[take[0], take[1]]
+    return canvas
+
+
+def normalize_each(array: Pixels) -> Pixels:
+    """Remove a picture's own mean and scale: 128 + 48 (x - mean) / std, rounded and clipped. A flat one becomes 128."""
+    values = array.astype(np.float64)
+    std = values.std()
+    if std == 0:
+        return np.full_like(array, int(_NORMAL_MEAN))
+    normal: NDArray[np.float64] = _NORMAL_MEAN + _NORMAL_SCALE * (values - values.mean()) / std
+    return np.rint(normal).clip(0, 255).astype(np.uint8)

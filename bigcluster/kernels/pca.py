@@ -1,0 +1,124 @@
+"""The dense algebra of PCA on blocks: centering, orthonormal blocks, Rayleigh-Ritz, rank, signs, the score grid.
+
+center_gram            G - (r_i + r_j) + g, with the exact means of G
+orthonormal_transform  what makes the columns of a block orthonormal, from their inner products alone
+ritz                   eigenpairs of the projected matrix, largest first
+choose_rank            how many components a target needs
+score_step             the grid that makes float64 sums of scores exact
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Doubles = NDArray[np.float64]
+Floats = NDArray[np.float32]
+
+# A block is orthonormalised twice; directions below this share of its largest are rounding noise of float32.
+_BLOCK_NOISE = 1e-6
+
+
+def center_gram(tile: NDArray[Any], row_means: Doubles, column_means: Doubles, mean: float) -> Doubles:
+    """The tile of the Gram matrix of centered rows, from the tile of the Gram matrix of the rows themselves.
+
+    tile : (m, n), row_means : (m,), column_means : (n,) means of whole rows of G, mean : the mean of all of G.
+    The two means are added first, so that the result is as symmetric as G, and zero where all rows are equal.
+    """
+    centered: Doubles = tile - (row_means[:, None] + column_means)
+    centered += mean
+    return centered
+
+
+def center_covariance(tile: NDArray[Any], row_sums: Doubles, column_sums: Doubles, n_rows: int) -> Doubles:
+    """The tile of (X - mean)'(X - mean) from the tile of X'X and the column sums of X, all of the same shifted X."""
+    return np.asarray(tile - (row_sums[:, None] * column_sums) / n_rows, np.float64)
+
+
+def orthonormal_transform(inner: Doubles, floor: float) -> Doubles:
+    """T such that the columns of W T are orthonormal, where inner = W'W.
+
+    inner : (b, b) float64; columns of norm up to `floor` are dropped, and so are directions that float32 cannot tell
+    from the others, so T is (b, b') with b' <= b, and b' = 0 where nothing is left.
+    Source: Stathopoulos and Wu 2002, "A block orthogonalization procedure with constant synchronization requirements",
+    algorithm SVQB.
+    """
+    norms = np.sqrt(np.maximum(np.diag(inner), 0))
+    kept = np.flatnonzero(norms > floor)
+    if len(kept) == 0:
+        return np.zeros((len(inner), 0))
+    scale = 1 / norms[kept]
+    values, vectors = np.linalg.eigh(inner[np.ix_(kept, kept)] * scale[:, None] * scale)
+    good = values > _BLOCK_NOISE * values[-1]
+    transform = np.zeros((len(inner), int(good.sum())))
+    transform[kept] = scale[:, None] * vectors[:, good] / np.sqrt(values[good])
+    return transform
+
+
+def ritz(projected: Doubles, n_vectors: int) -> tuple[Doubles, Doubles]:
+    """All eigenvalues (m,) and the first n_vectors eigenvectors (m, n_vectors) of a symmetric (m, m), descending."""
+    values, vectors = np.linalg.eigh(projected)
+    return values[::-1].copy(), np.ascontiguousarray(vectors[:, : -n_vectors - 1 : -1])
+
+
+def choose_rank(eigenvalues: Doubles, total: float, share: float) -> int | None:
+    """The first n whose eigenvalues sum to `share` of `total`; None if all of them do not.
+
+    A total of zero is explained by any one component.
+    """
+    if total <= 0:
+        return 1
+    # The tolerance is rounding: the shares of a complete spectrum must reach 1.
+    reached = np.flatnonzero(np.cumsum(eigenvalues) / total >= share - 1e-12)
+    return int(reached[0]) + 1 if len(reached) else None
+
+
+def nonzero_rank(eigenvalues: Doubles, relative: float) -> int:
+    """How many of the descending eigenvalues are above `relative` times the first, and above zero."""
+    if len(eigenvalues) == 0 or eigenvalues[0] <= 0:
+        return 0
+    return int(np.count_nonzero(eigenvalues > relative * eigenvalues[0]))
+
+
+def column_signs(extremes: NDArray[Any]) -> NDArray[np.int8]:
+    """(n,) of +1 or -1 that make each column's entry of largest magnitude positive (scikit-learn's svd_flip)."""
+    return np.where(np.asarray(extremes) < 0, -1, 1).astype(np.int8)
+
+
+def column_extremes(block: Floats) -> Floats:
+    """The entry of largest magnitude of every column, the first one of equals: (m, n) -> (n,)."""
+    rows: Floats = np.take_along_axis(block, np.abs(block).argmax(axis=0)[None], axis=0)
+    return rows[0]
+
+
+def merge_extremes(first: Floats, second: Floats) -> Floats:
+    """The larger in magnitude, column by column; of equals the first."""
+    return np.where(np.abs(second) > np.abs(first), second, first)
+
+
+def score_step(n_rows: int, largest_norm: float) -> float:
+    """The power of two that scores are rounded to, so that float64 sums of any n_rows of them are exact in any order.
+
+    largest_norm : a bound of the Euclidean norm of any column of scores, hence of every score. A score is then at most
+    2^e, a sum of n_rows of them at most n_rows 2^e, and multiples of 2^(e + log2(n_rows) - 53) up to that fit the
+    53 bits of a double.
+    """
+    if largest_norm <= 0:
+        return 1.0
+    exponent = math.frexp(largest_norm * 1.01)[1]  # 1 % for the rounding of the scores themselves
+    return math.ldexp(1.0, exponent + max(1, n_rows).bit_length() - 53)
+
+
+def round_to_step(scores: NDArray[Any], step: float) -> Floats:
+    """Float32 scores, each a multiple of `step`."""
+    return (np.rint(scores.astype(np.float64) / step) * step).astype(np.float32)
+
+
+def inverse_root(values: Doubles) -> Doubles:
+    """values^(-1/2), and 0 where a value is 0: a direction without variance has no component."""
+    roots = np.zeros(len(values))
+    np.divide(1, np.sqrt(values), out=roots, where=values > 0)
+    return roots

@@ -1,0 +1,64 @@
+"""Bytes that each stage will hold, as pure arithmetic: the one place where they are projected.
+
+Every function takes plain numbers and returns bytes beyond what the interpreter and the libraries hold by themselves.
+"""
+
+from __future__ import annotations
+
+from bigcluster.units import MIB
+
+SUPERVISOR_BYTES = 45 * MIB
+"""The process that the user started: interpreter, command line, progress display."""
+WORKER_BYTES = 185 * MIB
+"""The working process with numpy, OpenCV, dask.array, zarr and its threads' stacks, before any image."""
+DASK_ML_BYTES = 150 * MIB
+"""What importing dask-ml adds: scikit-learn, numba, scipy, pandas."""
+FILE_BYTES = 32 * MIB
+"""An encoded file as read, per decode thread."""
+FLOAT64 = 8
+FLOAT32 = 4
+
+
+def project_baseline_bytes(*, dask_ml: bool) -> int:
+    """What a run holds before it holds any data."""
+    return SUPERVISOR_BYTES + WORKER_BYTES + (DASK_ML_BYTES if dask_ml else 0)
+
+
+def project_ingest_bytes(*, block_rows: int, n_values: int, in_flight: int, threads: int, decode_bytes: int) -> int:
+    """Blocks being filled or written, their column sums, and one decode per thread.
+
+    A block counts one and a quarter times: chunks are copied out of it while zarr writes them, a few at a time.
+    """
+    block = block_rows * n_values
+    sums = n_values * FLOAT64
+    return in_flight * (block + block // 4 + sums) + threads * decode_bytes
+
+
+_INCREMENTAL_COPIES = 7
+"""float64 copies of batch + basis that dask-ml's IncrementalPCA holds at its peak, as measured."""
+
+
+def project_incremental_bytes(*, batch_rows: int, rank: int, n_values: int) -> int:
+    """dask-ml's IncrementalPCA: the batch on top of the basis, in float64, in several copies."""
+    return _INCREMENTAL_COPIES * FLOAT64 * (batch_rows + rank + 1) * n_values
+
+
+def incremental_rows(n_values: int, usable_bytes: int) -> int:
+    """Batch and basis rows together that fit: the inverse of `project_incremental_bytes`."""
+    return usable_bytes // (_INCREMENTAL_COPIES * FLOAT64 * n_values) - 1
+
+
+def project_projection_bytes(*, block_rows: int, n_values: int, rank: int, threads: int) -> int:
+    """Own projection of row blocks: float32 basis once, then pixels, their float32 copy and the scores per thread."""
+    return FLOAT32 * rank * n_values + threads * (block_rows * n_values * (1 + FLOAT32) + block_rows * rank * FLOAT64)
+
+
+def project_dask_kmeans_bytes(*, n_columns: int, n_clusters: int, block_rows: int, threads: int) -> int:
+    """What dask-ml's KMeans holds beside ours: blocks and their distances to all centers, many candidates a center."""
+    per_block = block_rows * (n_columns * 3 + 3 * n_clusters) * FLOAT64
+    return threads * per_block + 40 * n_clusters * n_columns * FLOAT64
+
+
+def project_memberships_bytes(n_rows: int) -> int:
+    """Label, distance, runner-up and its distance of every row, once as fitted and once renumbered; and the names."""
+    return n_rows * (2 * 24 + 120)

@@ -1,0 +1,198 @@
+"""clusters/: one folder per cluster, its images under names that a person recognises.
+
+Built aside and swapped in. A list of what was created stays with it, so that files of others are never deleted: they
+move along into the new folder.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.catalog import Listing
+from bigcluster.durable import write_text
+from bigcluster.errors import StoreError
+from bigcluster.units import show_bytes
+
+FOLDER = "clusters"
+CREATED = "clusters.json"
+"""In the store: the list of paths under clusters/ that we made there."""
+NAME_BYTES = 255
+_NO_HARDLINK = {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EOPNOTSUPP}
+
+
+@dataclass
+class Linked:
+    """What became of the links."""
+
+    files: list[str] = field(default_factory=list)
+    """Per listed row: the name inside clusters/, '' where there is none."""
+    n_symlinks: int = 0
+    """Where hard links are not possible (another file system): relative symlinks."""
+    n_gone: int = 0
+    """Images that vanished after they were decoded."""
+
+
+def folder_names(labels: NDArray[np.int32], n_clusters: int, names: Iterator[str]) -> Iterator[str]:
+    """The name inside clusters/ for each good row: `03/cut-1.jpg`, a second of that name `03/cut-1 (2).jpg`.
+
+    Names that differ in case alone count as equal: a folder may be looked at on a system that thinks so.
+    """
+    used: dict[tuple[int, str], int] = {}
+    for label, name in zip(labels.tolist(), names, strict=True):
+        stem, suffix = os.path.splitext(name.rsplit("/", 1)[-1])
+        candidate, number = stem + suffix, 1
+        while (label, candidate.casefold()) in used:
+            number = used[label, (stem + suffix).casefold()] + 1
+            used[label, (stem + suffix).casefold()] = number
+            candidate = _numbered(stem, suffix, number)
+        used[label, candidate.casefold()] = 1
+        yield f"{cluster_folder(label, n_clusters)}/{candidate}"
+
+
+def cluster_folder(label: int, n_clusters: int) -> str:
+    """The folder of a cluster: its number, at least two digits, so that folders sort as clusters do."""
+    return f"{label:0{max(2, len(str(n_clusters - 1)))}d}"
+
+
+def _numbered(stem: str, suffix: str, number: int) -> str:
+    tail = f" ({number}){suffix}"
+    room = NAME_BYTES - len(os.fsencode(tail))
+    while len(os.fsencode(stem)) > room:
+        stem = stem[:-1]
+    return stem + tail
+
+
+def write_clusters(
+    out: Path,
+    store_root: Path,
+    listing: Listing,
+    ok: NDArray[np.bool_],
+    labels: NDArray[np.int32],
+    n_clusters: int,
+    link: str,
+) -> Linked:
+    """Build clusters/ for the good rows and swap it in; `link` is hardlink, symlink, copy or none.
+
+    Our list of what we made there follows the folder: killed at any point, the next call puts both right.
+    """
+    linked = Linked([""] * len(listing))
+    current, new, old = out / FOLDER, out / f".{FOLDER}.new", out / f".{FOLDER}.old"
+    created = store_root / CREATED
+    if old.exists():  # killed while swapping
+        if not current.exists():
+            current.mkdir()
+        _retire(old, current, created)
+    if new.exists():
+        shutil.rmtree(new)  # what an interrupted run left; only we write there
+    new.mkdir()
+    if link == "copy":
+        _check_space(out, listing, ok)
+    if link != "none":
+        _fill(new, current.absolute(), listing, ok, labels, n_clusters, _PLACE[link], linked)
+    if current.exists():
+        current.rename(old)
+    new.rename(current)
+    if old.exists():
+        _retire(old, current, created)
+    write_text(created, json.dumps([name for name in linked.files if name]))
+    if not any(current.iterdir()):
+        current.rmdir()
+    return linked
+
+
+Place = Callable[[str, Path, Path], bool]
+"""(source, where to make the entry, where it will stand in the end) -> whether it had to become a symlink."""
+
+
+def _fill(
+    new: Path,
+    final: Path,
+    listing: Listing,
+    ok: NDArray[np.bool_],
+    labels: NDArray[np.int32],
+    n_clusters: int,
+    place: Place,
+    linked: Linked,
+) -> None:
+    for cluster in range(n_clusters):
+        (new / cluster_folder(cluster, n_clusters)).mkdir(parents=True)
+    rows = np.flatnonzero(ok).tolist()
+    names = folder_names(labels, n_clusters, (listing.names[row] for row in rows))
+    for row, name in zip(rows, names, strict=True):
+        try:
+            linked.n_symlinks += place(listing.path(row), new / name, final / name)
+        except FileNotFoundError:
+            linked.n_gone += 1
+            continue
+        linked.files[row] = name
+
+
+def _hardlink(source: str, target: Path, final: Path) -> bool:
+    try:
+        os.link(os.path.realpath(source), target)
+    except OSError as error:
+        if error.errno not in _NO_HARDLINK:
+            raise
+        return _symlink(source, target, final)
+    return False
+
+
+def _symlink(source: str, target: Path, final: Path) -> bool:
+    if not os.path.exists(source):
+        raise FileNotFoundError(source)
+    target.symlink_to(os.path.relpath(os.path.realpath(source), final.parent))
+    return True
+
+
+def _copy(source: str, target: Path, final: Path) -> bool:
+    shutil.copy2(source, target)
+    return False
+
+
+_PLACE: dict[str, Place] = {"hardlink": _hardlink, "symlink": _symlink, "copy": _copy}
+
+
+def _check_space(out: Path, listing: Listing, ok: NDArray[np.bool_]) -> None:
+    need = sum(_size(listing.path(row)) for row in np.flatnonzero(ok).tolist())
+    free = shutil.disk_usage(out).free
+    if need > free:
+        raise StoreError(f"link = copy needs {show_bytes(need)}, {show_bytes(free)} are free in {out}; use symlink")
+
+
+def _size(path: str) -> int:
+    try:
+        return os.stat(path).st_size
+    except FileNotFoundError:
+        return 0
+
+
+def _retire(old: Path, current: Path, created: Path) -> None:
+    """Remove the old folder; what others put into it moves into the current one."""
+    for foreign in _foreign_files(old, created):
+        target = current / foreign
+        target.parent.mkdir(parents=True, exist_ok=True)
+        number = 1
+        while os.path.lexists(target):
+            number += 1
+            target = target.with_name(_numbered(foreign.stem, foreign.suffix, number))
+        (old / foreign).rename(target)
+    shutil.rmtree(old)
+
+
+def _foreign_files(folder: Path, created: Path) -> list[Path]:
+    """Files in the folder that we did not create; all of them where our list is gone."""
+    try:
+        ours = set(json.loads(created.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        ours = set()
+    inside = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_symlink() or path.is_file())
+    return [path for path in inside if path.as_posix() not in ours]

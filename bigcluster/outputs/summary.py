@@ -1,0 +1,49 @@
+"""summary.json: what happened, in numbers."""
+
+from __future__ import annotations
+
+import json
+import platform
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from bigcluster.catalog import FileRecord, Listing
+from bigcluster.durable import write_text
+
+_VERSIONED = ("bigcluster", "numpy", "opencv-python-headless", "pillow", "zarr", "dask", "dask-ml", "scikit-learn")
+
+
+def counts(listing: Listing, ledger: Iterable[FileRecord]) -> dict[str, Any]:
+    """listed = ok + failed; failures by status; files that are not images by suffix."""
+    statuses = Counter(record.status for record in ledger)
+    ok = statuses.pop("ok", 0)
+    return {
+        "listed": len(listing),
+        "ok": ok,
+        "failed": sum(statuses.values()),
+        "failed_by_status": dict(sorted(statuses.items())),
+        "ignored": sum(listing.ignored.values()),
+        "ignored_by_suffix": listing.ignored,
+    }
+
+
+def versions() -> dict[str, str]:
+    found = {"python": platform.python_version()}
+    for name in _VERSIONED:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:  # run from a checkout that was never installed
+            found[name] = "unknown"
+    return found
+
+
+def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
+    write_text(path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+
+
+def read_summary(path: Path) -> dict[str, Any]:
+    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return summary

@@ -1,0 +1,83 @@
+"""The CSV files of a run: labels.csv, images.csv, variance.csv. RFC 4180, UTF-8, streamed row by row."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterable, Iterator
+from itertools import repeat
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.catalog import FileRecord, Listing, guard_cell, to_csv_path
+from bigcluster.durable import replacing
+from bigcluster.stages.cluster import Membership
+
+LABEL_COLUMNS = ("path", "label", "distance", "runner_up", "margin", "status", "file")
+IMAGE_COLUMNS = ("id", "path", "bytes", "mtime_ns", "width", "height", "digest", "status", "reason")
+
+
+def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """Written beside and put in place whole."""
+    with replacing(path) as file:
+        writer = csv.writer(file, lineterminator="\r\n")
+        writer.writerow(header)
+        writer.writerows(rows)
+
+
+def write_labels(
+    path: Path, listing: Listing, ledger: Iterable[FileRecord], membership: Membership, files: Iterable[str]
+) -> None:
+    """labels.csv: one row per listed file in listing order. `files` names each row's entry under clusters/, or ''."""
+    extra = listing.manifest.columns if listing.manifest else ()
+    header = [*LABEL_COLUMNS, *_free_names(extra)]
+    write_csv(path, header, _label_rows(listing, ledger, membership, files))
+
+
+def _free_names(columns: Iterable[str]) -> Iterator[str]:
+    for column in columns:
+        yield guard_cell(f"in_{column}" if column in LABEL_COLUMNS else column)
+
+
+def _label_rows(
+    listing: Listing, ledger: Iterable[FileRecord], membership: Membership, files: Iterable[str]
+) -> Iterator[list[str]]:
+    passed: Iterator[list[str]] = listing.manifest.passed_through() if listing.manifest else repeat([])
+    good = 0
+    for name, record, file, cells in zip(listing.names, ledger, files, passed, strict=False):
+        row = [to_csv_path(name), "-1", "", "", "", record.status, ""]
+        if record.ok:
+            row = [row[0], *_membership_cells(membership, good), record.status, to_csv_path(file) if file else ""]
+            good += 1
+        yield row + [guard_cell(cell) for cell in cells]
+
+
+def _membership_cells(membership: Membership, row: int) -> list[str]:
+    cells = [str(membership.labels[row]), f"{membership.distance[row]:.6g}"]
+    if membership.runner_up is None or membership.margin is None:
+        return [*cells, "", ""]
+    return [*cells, str(membership.runner_up[row]), f"{membership.margin[row]:.6g}"]
+
+
+def write_images(path: Path, listing: Listing, ledger: Iterable[FileRecord]) -> None:
+    """images.csv, the ledger: what became of every listed file."""
+    rows = (
+        [
+            row,
+            to_csv_path(name),
+            *("" if v is None else v for v in (record.n_bytes, record.mtime_ns, record.width, record.height)),
+            record.digest,
+            record.status,
+            guard_cell(record.reason),
+        ]
+        for row, (name, record) in enumerate(zip(listing.names, ledger, strict=True))
+    )
+    write_csv(path, IMAGE_COLUMNS, rows)
+
+
+def write_variance(path: Path, ratio: NDArray[np.float64]) -> None:
+    """variance.csv: the cumulative share for every number of components that was computed."""
+    rows = ((n, f"{share:.6f}") for n, share in enumerate(np.cumsum(ratio), start=1))
+    write_csv(path, ("n_components", "cumulative_share"), rows)

@@ -1,0 +1,200 @@
+"""Scores -> clusters: centers, and for every good row its label, distance and runner-up, all from one final pass."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.catalog import Listing
+from bigcluster.config import Settings
+from bigcluster.planning import StagePlan
+from bigcluster.progress import Progress
+from bigcluster.runtime import Runtime
+from bigcluster.solvers.kmeans import KMeansFit, fit
+from bigcluster.stages.ingest import Ingested
+from bigcluster.stages.reduce import Reduced
+from bigcluster.store import Store, fingerprint
+
+STAGE = "cluster"
+_ARRAYS = ("centers", "labels", "distance", "runner_up", "runner_up_distance")
+
+
+@dataclass(frozen=True)
+class Membership:
+    """Where every good row belongs; arrays of (n_ok,), all from the same final pass."""
+
+    labels: NDArray[np.int32]
+    distance: NDArray[np.float64]
+    """Euclidean, in score units, to the assigned center."""
+    runner_up: NDArray[np.int32] | None
+    """The second nearest cluster; None where there is only one."""
+    margin: NDArray[np.float64] | None
+    """Distance to the runner-up minus distance."""
+
+
+@dataclass(frozen=True)
+class Clustered:
+    """The clusters, numbered by size, largest first, ties by the smallest path."""
+
+    fingerprint: str
+    membership: Membership
+    n_clusters: int
+    inertia: float
+    nearest_previous: list[int] | None
+    """Per cluster, the one of the previous fit that it shares most images with; None without one to compare."""
+    reused: bool
+    facts: dict[str, Any]
+
+
+def cluster(
+    store: Store,
+    reduced: Reduced,
+    settings: Settings,
+    plan: StagePlan,
+    listing: Listing,
+    ingested: Ingested,
+    runtime: Runtime,
+    progress: Progress,
+) -> Clustered:
+    """Bring the clusters up to date with the scores and the settings."""
+    wanted = fingerprint(
+        before=reduced.fingerprint, stage=STAGE, k=settings.k, seed=settings.seed, kmeans=asdict(settings.kmeans)
+    )
+    mark = store.marks.read(STAGE)
+    reused = mark is not None and mark.fingerprint == wanted
+    if mark is None or not reused:
+        previous = store.load("labels") if mark is not None and mark.payload["images"] == ingested.fingerprint else None
+        found = _fit(reduced, settings, plan, listing, ingested, runtime, progress)
+        found, order = _by_size(found, listing, ingested.ok)
+        store.marks.remove(STAGE)
+        values = (found.centers, *_columns(found, order))
+        files = [file for name, value in zip(_ARRAYS, values, strict=True) for file in store.save(name, value)]
+        payload = {
+            "images": ingested.fingerprint,
+            "n_clusters": found.n_clusters,
+            "inertia": found.inertia,
+            "nearest_previous": None if previous is None else _nearest_previous(values[1], previous, found.n_clusters),
+            "facts": _facts(found),
+        }
+        mark = store.commit(STAGE, wanted, files, payload)
+    else:
+        progress.reused(STAGE)
+    payload = mark.payload
+    return Clustered(
+        wanted,
+        _load_membership(store, payload["n_clusters"]),
+        payload["n_clusters"],
+        payload["inertia"],
+        payload["nearest_previous"],
+        reused,
+        payload["facts"],
+    )
+
+
+def _fit(
+    reduced: Reduced,
+    settings: Settings,
+    plan: StagePlan,
+    listing: Listing,
+    ingested: Ingested,
+    runtime: Runtime,
+    progress: Progress,
+) -> KMeansFit:
+    assert settings.k is not None
+    options = settings.kmeans
+    common: dict[str, Any] = {"seed": settings.seed} | {n: getattr(options, n) for n in ("n_init", "max_iter", "tol")}
+    workspace = plan.choices["workspace_bytes"]
+    if plan.solver == "dask-ml":
+        from bigcluster.solvers.kmeans.dask_ml import fit_dask_ml
+
+        with progress.stage(STAGE, options.n_init, "starts"):
+            found = fit_dask_ml(
+                reduced.rows,
+                settings.k,
+                runtime=runtime,
+                workspace_bytes=workspace,
+                on_progress=progress.at,
+                **common,
+            )
+    else:
+        with progress.stage(STAGE, options.max_iter, "iterations"):
+            found = fit(
+                reduced.rows,
+                settings.k,
+                row_keys=row_keys(listing, ingested.ok),
+                runtime=runtime,
+                workspace_bytes=workspace,
+                on_progress=lambda event: progress.at(event.iteration),
+                **common,
+            )
+    if found.reason:
+        progress.warn(found.reason)
+    for note in found.notes:
+        progress.note(note)
+    return found
+
+
+def row_keys(listing: Listing, ok: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    """(n_ok,) what randomness is keyed by: a hash of the path, so that neither order nor bad files matter."""
+    rows = np.flatnonzero(ok).tolist()
+    digests = b"".join(hashlib.blake2b(os.fsencode(listing.names[row]), digest_size=8).digest() for row in rows)
+    return np.frombuffer(digests, np.dtype("<u8")).astype(np.uint64)
+
+
+def _by_size(found: KMeansFit, listing: Listing, ok: NDArray[np.bool_]) -> tuple[KMeansFit, NDArray[np.int64]]:
+    """Centers and counts renumbered; the order is new number -> old number."""
+    counts = found.counts
+    tied = {size for size, times in zip(*np.unique(counts, return_counts=True), strict=True) if times > 1}
+    smallest = dict.fromkeys(range(found.n_clusters), "")
+    if tied:
+        assert found.rows is not None
+        in_tie = np.isin(counts, list(tied))[found.rows.labels]
+        physical = np.flatnonzero(ok)
+        for row in np.flatnonzero(in_tie).tolist():
+            old, name = int(found.rows.labels[row]), listing.names[int(physical[row])]
+            if not smallest[old] or name < smallest[old]:
+                smallest[old] = name
+    order = np.array(sorted(smallest, key=lambda old: (-int(counts[old]), smallest[old])))
+    return replace(found, centers=found.centers[order], counts=counts[order]), order
+
+
+def _columns(found: KMeansFit, order: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+    """labels, distance, runner_up, runner_up_distance in the new numbering; -1, no runner-up, stays -1."""
+    assert found.rows is not None
+    new_number = np.empty(len(order) + 1, np.int32)
+    new_number[order] = np.arange(len(order), dtype=np.int32)
+    new_number[-1] = -1  # what -1 indexes
+    rows = found.rows
+    return new_number[rows.labels], rows.distance, new_number[rows.runner_up], rows.runner_up_distance
+
+
+def _nearest_previous(labels: NDArray[np.int32], previous: NDArray[np.int32], n_clusters: int) -> list[int]:
+    shared = np.zeros((n_clusters, int(previous.max()) + 1), np.int64)
+    np.add.at(shared, (labels, previous), 1)
+    return [int(old) for old in shared.argmax(axis=1)]
+
+
+def _facts(found: KMeansFit) -> dict[str, Any]:
+    return {
+        "solver": found.algorithm,
+        "n_iter": found.n_iter,
+        "converged": found.converged,
+        "passes": found.passes,
+        "bytes_read": found.bytes_read,
+        "asked": found.asked,
+        "reason": found.reason,
+        "inertias": list(found.inertias),
+    }
+
+
+def _load_membership(store: Store, n_clusters: int) -> Membership:
+    distance = store.load("distance")
+    if n_clusters == 1:
+        return Membership(store.load("labels"), distance, None, None)
+    margin = store.load("runner_up_distance") - distance
+    return Membership(store.load("labels"), distance, store.load("runner_up"), margin)

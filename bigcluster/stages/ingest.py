@@ -1,0 +1,251 @@
+"""Files -> pixels in the store, one pass, every file accounted for.
+
+One task fills one row block: its files are decoded by a pool of threads straight into a preallocated uint8 block, the
+block is written as whole chunks, synced, and then marked. While it is hot, the exact sums of x and x^2 are taken, so
+that mean and total variance never need a pass of their own.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.catalog import FileRecord, Listing
+from bigcluster.durable import digest_of
+from bigcluster.errors import OutError, StoreError
+from bigcluster.kernels.decode import DecodeSpec, decode, prepare_codecs
+from bigcluster.kernels.moments import column_sums, square_sum
+from bigcluster.progress import Progress
+from bigcluster.rows import spans
+from bigcluster.runtime import Runtime
+from bigcluster.store import Mark, Store, StoredRows, fingerprint
+from bigcluster.units import show_bytes
+
+STAGE = "ingest"
+RECIPE = "recipe"
+"""The mark that remembers how the stored pixels were decoded."""
+FILES_PER_TASK = 8
+"""Files that a decode thread takes at a time: enough to make handing over cheap, few enough to balance."""
+
+
+@dataclass(frozen=True)
+class Ingested:
+    """What the ingest left in the store."""
+
+    fingerprint: str
+    """Covers path, content and status of every file, and how they were decoded."""
+    ok: NDArray[np.bool_]
+    """(n_listed,) which rows hold a picture."""
+    column_sums: NDArray[np.int64]
+    """(d,) exact sums over good rows."""
+    square_sum: int
+    """Exact sum of all squared values of good rows."""
+    blocks_reused: int
+    n_blocks: int
+
+    @property
+    def reused(self) -> bool:
+        return self.blocks_reused == self.n_blocks
+
+
+def ingest(
+    listing: Listing,
+    store: Store,
+    spec: DecodeSpec,
+    *,
+    block_shape: tuple[int, int],
+    in_flight: int,
+    runtime: Runtime,
+    progress: Progress,
+) -> Ingested:
+    """Bring the store's pixels up to date with the listing; blocks whose marks still hold are not decoded again."""
+    prepare_codecs()
+    n_listed = len(listing)
+    block_rows = block_shape[0]
+    store.create("pixels", (n_listed, spec.n_values), np.uint8, block_shape)
+    store.create("sums", (-(-n_listed // block_rows), spec.n_values), np.uint32, (1, spec.n_values))
+    recipe = decode_recipe(spec)
+    store.marks.write(RECIPE, Mark(recipe, payload=_recipe_values(spec)))
+    blocks = [_Block(index, a, b) for index, (a, b) in enumerate(spans(n_listed, block_rows))]
+    missing = [block for block in blocks if not _still_holds(block, listing, store, recipe, spec)]
+    if not missing:
+        progress.reused(STAGE)
+        return _summarise(store, recipe, blocks, len(blocks))
+    with progress.stage(STAGE, n_listed, "images"), ThreadPoolExecutor(runtime.threads) as decoders:
+        progress.advance(n_listed - sum(block.stop - block.start for block in missing))
+
+        def fill(block: _Block) -> None:
+            _ingest_block(block, listing, store, spec, recipe, decoders, progress.advance)
+
+        for _ in runtime.map(fill, missing, in_flight=in_flight):
+            pass
+    return _summarise(store, recipe, blocks, len(blocks) - len(missing))
+
+
+def pixel_rows(store: Store, ok: NDArray[np.bool_]) -> StoredRows:
+    """The good rows of the pixels."""
+    return StoredRows(store.array("pixels"), ok)
+
+
+def records(store: Store, n_blocks: int) -> Iterator[FileRecord]:
+    """The ledger in listing order, one block in memory at a time."""
+    for index in range(n_blocks):
+        mark = store.marks.read(STAGE, _name(index))
+        if mark is None:
+            raise StoreError(f"the mark of pixel block {index} in {store.root} is damaged; run again")
+        yield from map(FileRecord.from_json, mark.payload["records"])
+
+
+def decode_recipe(spec: DecodeSpec) -> str:
+    """Fingerprint of how pictures become pixels: the budget has no part in it."""
+    return fingerprint(stage=STAGE, **_recipe_values(spec))
+
+
+def _recipe_values(spec: DecodeSpec) -> dict[str, Any]:
+    return {name: value for name, value in asdict(spec).items() if name != "max_bytes"}
+
+
+def check_recipe(store: Store, spec: DecodeSpec, *, replace: bool) -> None:
+    """Refuse to discard decoded pixels that were made in another way, unless that is permitted."""
+    mark = store.marks.read(RECIPE)
+    if mark is None or replace or mark.fingerprint == decode_recipe(spec):
+        return
+    wanted = _recipe_values(spec)
+    differing = ", ".join(
+        f"{name} {mark.payload.get(name)} -> {value}"
+        for name, value in wanted.items()
+        if mark.payload.get(name) != value
+    )
+    raise OutError(
+        f"OUT holds pixels decoded in another way ({differing}); --replace discards them, or give another OUT"
+    )
+
+
+@dataclass(frozen=True)
+class _Block:
+    index: int
+    start: int
+    stop: int
+
+
+def _name(index: int) -> str:
+    return f"{index:06d}"
+
+
+def _still_holds(block: _Block, listing: Listing, store: Store, recipe: str, spec: DecodeSpec) -> bool:
+    """Whether the block's mark vouches for just these files: same names, sizes and times, nothing worth a retry."""
+    mark = store.marks.read(STAGE, _name(block.index))
+    if mark is None or mark.fingerprint != _block_fingerprint(block, listing, recipe):
+        return False
+    if not all((store.root / file).is_file() for file in mark.digests):
+        return False
+    for row, values in enumerate(mark.payload["records"], start=block.start):
+        if not _unchanged(listing.path(row), FileRecord.from_json(values), spec):
+            return False
+    return True
+
+
+def _unchanged(path: str, record: FileRecord, spec: DecodeSpec) -> bool:
+    try:
+        found = os.stat(path)
+    except OSError:
+        return record.n_bytes is None  # it was not there then either
+    if (found.st_size, found.st_mtime_ns) != (record.n_bytes, record.mtime_ns):
+        return False
+    if record.status == "unreadable":
+        return not os.access(path, os.R_OK)
+    if record.status == "too_large" and record.needed_bytes is not None:
+        return spec.max_bytes is not None and record.needed_bytes > spec.max_bytes
+    return True
+
+
+def _block_fingerprint(block: _Block, listing: Listing, recipe: str) -> str:
+    names = [os.fsencode(listing.names[row]).hex() for row in range(block.start, block.stop)]
+    return fingerprint(recipe=recipe, start=block.start, names=names)
+
+
+def _ingest_block(
+    block: _Block,
+    listing: Listing,
+    store: Store,
+    spec: DecodeSpec,
+    recipe: str,
+    decoders: ThreadPoolExecutor,
+    advance: Callable[[int], None],
+) -> None:
+    pixels = np.zeros((block.stop - block.start, spec.n_values), np.uint8)
+
+    def load_some(span: tuple[int, int]) -> list[FileRecord]:
+        loaded = [_load(listing, block.start + i, spec, pixels[i]) for i in range(*span)]
+        advance(len(loaded))
+        return loaded
+
+    ledger = [record for some in decoders.map(load_some, spans(len(pixels), FILES_PER_TASK)) for record in some]
+    # Rows of failed files are zeros: they add nothing to either sum.
+    store.marks.remove(STAGE, _name(block.index))
+    files = store.write_rows("pixels", block.start, pixels)
+    files += store.write_rows("sums", block.index, column_sums(pixels)[np.newaxis])
+    payload = {"records": [record.to_json() for record in ledger], "square_sum": square_sum(pixels)}
+    store.commit(STAGE, _block_fingerprint(block, listing, recipe), files, payload, _name(block.index))
+
+
+def _load(listing: Listing, row: int, spec: DecodeSpec, into: NDArray[np.uint8]) -> FileRecord:
+    """Read and decode one file into its row; whatever is wrong with it becomes its record."""
+    path = listing.path(row)
+    n_bytes = mtime_ns = None
+    digest = ""
+    try:
+        found = os.stat(path)
+        n_bytes, mtime_ns = found.st_size, found.st_mtime_ns
+        if not listing.may_read(row):
+            return FileRecord(n_bytes, mtime_ns, None, None, "", "unreadable", _OUTSIDE)
+        if not stat.S_ISREG(found.st_mode):
+            return FileRecord(n_bytes, mtime_ns, None, None, "", "unreadable", "not a regular file")
+        if spec.max_bytes is not None and n_bytes > spec.max_bytes:
+            return _too_large_file(n_bytes, mtime_ns, spec.max_bytes)
+        with open(path, "rb") as file:
+            data = file.read()
+    except FileNotFoundError:
+        return FileRecord(None, None, None, None, "", "missing", "no such file")
+    except OSError as error:
+        return FileRecord(n_bytes, mtime_ns, None, None, "", "unreadable", error.strerror or type(error).__name__)
+    digest = digest_of(data)
+    result = decode(data, spec)
+    if result.pixels is not None:
+        into[:] = result.pixels
+    return FileRecord(
+        n_bytes, mtime_ns, result.width, result.height, digest, result.status, result.reason, result.needed_bytes
+    )
+
+
+_OUTSIDE = "outside the manifest's folder; manifest.allow_outside = true permits it"
+
+
+def _too_large_file(n_bytes: int, mtime_ns: int, limit: int) -> FileRecord:
+    reason = f"reading it needs {show_bytes(n_bytes)}, the memory budget leaves {show_bytes(limit)}"
+    return FileRecord(n_bytes, mtime_ns, None, None, "", "too_large", reason, n_bytes)
+
+
+def _summarise(store: Store, recipe: str, blocks: list[_Block], blocks_reused: int) -> Ingested:
+    """Read the marks back: they, not memory, say what there is."""
+    ok = np.zeros(blocks[-1].stop, bool)
+    sums = np.zeros(store.array("sums").shape[1], np.int64)
+    squares = 0
+    chain = recipe
+    for block in blocks:
+        mark = store.marks.read(STAGE, _name(block.index))
+        if mark is None:
+            raise StoreError(f"the mark of pixel block {block.index} in {store.root} is damaged; run again")
+        ledger = [FileRecord.from_json(values) for values in mark.payload["records"]]
+        ok[block.start : block.stop] = [record.ok for record in ledger]
+        squares += mark.payload["square_sum"]
+        sums += store.array("sums")[block.index].astype(np.int64)
+        chain = fingerprint(before=chain, block=mark.fingerprint, files=[(r.digest, r.status) for r in ledger])
+    return Ingested(chain, ok, sums, squares, blocks_reused, len(blocks))

@@ -1,0 +1,197 @@
+"""The chunked arrays of a run: store.zarr, and the only module that knows zarr.
+
+Each array is cut as `bigcluster.chunks` says; a chunk is one file, uncompressed (line art and photos gain little from
+compression at this speed), with a CRC-32C that is checked at every read.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import zarr
+from numpy.typing import DTypeLike, NDArray
+from zarr.codecs import BytesCodec, Crc32cCodec
+
+from bigcluster.chunks import chunk_shape
+from bigcluster.durable import digest_of, sync_all
+from bigcluster.errors import OutError, StoreError
+from bigcluster.store.marks import DONE, Mark, Marks
+
+FORMAT = 1
+
+
+class Store:
+    """Arrays and marks under one folder."""
+
+    def __init__(self, root: Path) -> None:
+        """Open or create. Raises OutError for a store of an unknown format, StoreError where it cannot be written."""
+        self.root = root
+        self.marks = Marks(root / "marks")
+        # zarr's own parallelism is kept small: its tasks run inside ours.
+        zarr.config.set({"async.concurrency": 2, "threading.max_workers": 2})
+        try:
+            self._group = zarr.open_group(root, mode="a", zarr_format=3)
+            if "bigcluster_format" not in self._group.attrs:
+                self._group.attrs["bigcluster_format"] = FORMAT
+        except OSError as error:
+            raise StoreError(f"cannot write the store {root}: {error.strerror or error}") from error
+        found = self._group.attrs["bigcluster_format"]
+        if found != FORMAT:
+            raise OutError(f"{root} has the format {found}, this version reads {FORMAT}; use the version that wrote it")
+        self._open: dict[str, Any] = {}
+        self._lock = threading.Lock()
+
+    def create(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, chunks: tuple[int, ...]) -> Any:
+        """A new array, or the old one where it has this shape, type and chunking; same-width arrays are resized."""
+        array = self._existing(name)
+        if array is not None and (array.dtype != dtype or array.chunks != chunks or array.shape[1:] != shape[1:]):
+            self.remove(name)
+            array = None
+        if array is None:
+            array = self._create(name, shape, dtype, chunks)
+        elif array.shape != shape:
+            array.resize(shape)
+        self._open[name] = array
+        return array
+
+    def _create(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, chunks: tuple[int, ...]) -> Any:
+        return zarr.create(
+            store=self._group.store,
+            path=name,
+            shape=shape,
+            dtype=dtype,
+            chunks=chunks,
+            fill_value=0,
+            zarr_format=3,
+            codecs=[BytesCodec(), Crc32cCodec()],
+            config={"write_empty_chunks": True},  # an all-black image is data, not a hole
+        )
+
+    def _existing(self, name: str) -> Any | None:
+        with self._lock:
+            if name not in self._open and name in self._group:
+                self._open[name] = self._group[name]
+            return self._open.get(name)
+
+    def array(self, name: str) -> Any:
+        """The zarr array of that name."""
+        array = self._existing(name)
+        if array is None:
+            raise StoreError(f"{self.root} holds no array {name!r}; run the job to its end first")
+        return array
+
+    def dask(self, name: str) -> da.Array:
+        array = self.array(name)
+        return da.from_zarr(array)
+
+    def remove(self, name: str) -> None:
+        with self._lock:
+            self._open.pop(name, None)
+            shutil.rmtree(self.root / name)
+
+    def write_rows(self, name: str, start: int, block: NDArray[Any]) -> list[Path]:
+        """Write whole rows that begin at a chunk boundary; returns the chunk files they went to."""
+        array = self.array(name)
+        chunk_rows = array.chunks[0]
+        if start % chunk_rows or (len(block) % chunk_rows and start + len(block) != array.shape[0]):
+            raise ValueError(f"rows {start}:{start + len(block)} of {name} are not whole chunks of {chunk_rows}")
+        array[start : start + len(block)] = block
+        first, last = start // chunk_rows, (start + len(block) - 1) // chunk_rows
+        columns = [-(-total // size) for total, size in zip(array.shape[1:], array.chunks[1:], strict=True)]
+        folders = [self.root / name / "c" / str(row) for row in range(first, last + 1)]
+        if not columns:
+            return folders
+        return [folder / str(column) for folder in folders for column in range(columns[0])]
+
+    def save(self, name: str, values: NDArray[Any], chunks: tuple[int, ...] | None = None) -> list[Path]:
+        """A whole small array at once; returns its files, its metadata included."""
+        if chunks is None:
+            chunks = tuple(max(1, n) for n in values.shape)
+        if self._existing(name) is not None:
+            self.remove(name)
+        array = self.create(name, values.shape, values.dtype, chunks)
+        array[...] = values
+        return [path for path in sorted((self.root / name).rglob("*")) if path.is_file()]
+
+    def load(self, name: str) -> NDArray[Any]:
+        """A whole array in memory: for the small ones."""
+        return np.asarray(self.array(name)[...])
+
+    def commit(
+        self, stage: str, fingerprint: str, files: Iterable[Path], payload: dict[str, Any], block: str = DONE
+    ) -> Mark:
+        """Sync the files, then write the mark that vouches for them, and return it."""
+        files = list(files)
+        sync_all(files)
+        digests = {file.relative_to(self.root).as_posix(): digest_of(file.read_bytes()) for file in files}
+        mark = Mark(fingerprint, digests, payload)
+        self.marks.write(stage, mark, block)
+        return mark
+
+
+class RowWriter:
+    """Takes consecutive blocks of rows of any length and writes whole chunks: the sink of a solver's scores."""
+
+    def __init__(self, store: Store, name: str, n_rows: int, n_columns: int, dtype: DTypeLike) -> None:
+        self._store, self._name, self._n_rows = store, name, n_rows
+        chunks = chunk_shape(n_columns, np.dtype(dtype).itemsize)
+        store.create(name, (n_rows, n_columns), dtype, chunks)
+        self._buffer = np.empty((min(chunks[0], n_rows), n_columns), dtype)
+        self._start = self._filled = 0
+        self._files: list[Path] = []
+
+    def write(self, start: int, block: NDArray[Any]) -> None:
+        """Take rows start .. start + len(block) - 1; they follow the rows taken before."""
+        if start != self._start + self._filled:
+            raise ValueError(f"rows must come in order: expected row {self._start + self._filled}, got {start}")
+        while len(block):
+            taken = min(len(block), len(self._buffer) - self._filled)
+            self._buffer[self._filled : self._filled + taken] = block[:taken]
+            self._filled += taken
+            block = block[taken:]
+            if self._filled == len(self._buffer) or self._start + self._filled == self._n_rows:
+                self._flush()
+
+    def _flush(self) -> None:
+        self._files += self._store.write_rows(self._name, self._start, self._buffer[: self._filled])
+        self._start += self._filled
+        self._filled = 0
+
+    def close(self) -> list[Path]:
+        """All rows are in: the files that hold them, metadata included."""
+        if self._start != self._n_rows:
+            raise ValueError(f"{self._name} got {self._start} of {self._n_rows} rows")
+        return [*self._files, self._store.root / self._name / "zarr.json"]
+
+
+class StoredRows:
+    """The good rows of a stored array as a RowSource: holes of failed files are never seen."""
+
+    def __init__(self, array: Any, ok: NDArray[np.bool_] | None = None) -> None:
+        self._array = array
+        self._physical = None if ok is None or bool(ok.all()) else np.flatnonzero(ok)  # (n_rows,) or None: all
+        self._n_rows = int(array.shape[0]) if self._physical is None else len(self._physical)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._n_rows, int(self._array.shape[1])
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        dtype: np.dtype[Any] = self._array.dtype
+        return dtype
+
+    def read(self, start: int, stop: int, columns: slice = slice(None)) -> NDArray[Any]:
+        if self._physical is None:
+            return np.asarray(self._array[start:stop, columns])
+        rows = self._physical[start:stop]
+        if len(rows) == 0:
+            return np.empty((0, len(range(*columns.indices(self.shape[1])))), self.dtype)
+        block = np.asarray(self._array[int(rows[0]) : int(rows[-1]) + 1, columns])
+        return block if len(block) == len(rows) else np.ascontiguousarray(block[rows - rows[0]])

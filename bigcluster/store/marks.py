@@ -1,0 +1,69 @@
+"""Completion marks: small sealed JSON files that vouch for data already on disk. Resume reads them and never guesses.
+
+    store.zarr/marks/<stage>/<block>.json     one block of a stage
+    store.zarr/marks/<stage>/done.json        the whole stage
+
+A mark holds the fingerprint of what it vouches for, the digests of the files, and what the stage wants to remember. Its
+seal is a digest of all that: a damaged mark counts as absent.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bigcluster.durable import digest_of, sync, write_text
+
+DONE = "done"
+
+
+def fingerprint(**parts: Any) -> str:
+    """Digest of named JSON values: equal exactly where all parts are equal."""
+    return digest_of(_canonical(parts))
+
+
+def _canonical(value: Any) -> bytes:
+    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+
+
+@dataclass(frozen=True)
+class Mark:
+    fingerprint: str
+    digests: dict[str, str] = field(default_factory=dict)
+    """File, relative to the store -> digest of its content."""
+    payload: dict[str, Any] = field(default_factory=dict)
+
+
+class Marks:
+    """The marks of one store."""
+
+    def __init__(self, root: Path) -> None:
+        self._root = root
+
+    def read(self, stage: str, block: str = DONE) -> Mark | None:
+        """The mark, or None where there is none or its seal does not fit."""
+        try:
+            body = json.loads(self._path(stage, block).read_bytes())
+            sealed, seal = body["mark"], body["seal"]
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+        if digest_of(_canonical(sealed)) != seal:
+            return None
+        return Mark(**sealed)
+
+    def write(self, stage: str, mark: Mark, block: str = DONE) -> None:
+        """Put a mark in place; what it vouches for must be synced already."""
+        path = self._path(stage, block)
+        if not path.parent.is_dir():
+            path.parent.mkdir(parents=True)
+            sync(path.parent.parent)
+        sealed = {"fingerprint": mark.fingerprint, "digests": mark.digests, "payload": mark.payload}
+        write_text(path, json.dumps({"mark": sealed, "seal": digest_of(_canonical(sealed))}))
+
+    def remove(self, stage: str, block: str = DONE) -> None:
+        self._path(stage, block).unlink(missing_ok=True)
+
+    def _path(self, stage: str, block: str) -> Path:
+        return self._root / stage / f"{block}.json"
