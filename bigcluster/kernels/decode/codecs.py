@@ -22,7 +22,20 @@ from typing import Any, cast
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, UnidentifiedImageError
+from PIL import (  # each plugin registers its format on import; Image.init() would load forty more
+    AvifImagePlugin,
+    BmpImagePlugin,
+    GifImagePlugin,
+    Image,
+    Jpeg2KImagePlugin,
+    JpegImagePlugin,
+    MpoImagePlugin,
+    PngImagePlugin,
+    PpmImagePlugin,
+    TiffImagePlugin,
+    UnidentifiedImageError,
+    WebPImagePlugin,
+)
 
 from bigcluster.kernels.decode.fit import fit_to, from_16_bit, normalize_each, orient, over_white
 from bigcluster.units import show_bytes
@@ -38,10 +51,15 @@ STATUSES = {
     "missing": "listed in the manifest, but not there",
 }
 
-FORMATS = ("JPEG", "MPO", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000")
+_PLUGINS = (
+    *(AvifImagePlugin, BmpImagePlugin, GifImagePlugin, Jpeg2KImagePlugin, JpegImagePlugin),
+    *(MpoImagePlugin, PngImagePlugin, PpmImagePlugin, TiffImagePlugin, WebPImagePlugin),
+)
+FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000")
+assert set(FORMATS) <= set(Image.OPEN), "a plugin is missing from _PLUGINS"  # MPO comes by way of JPEG
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
 _EXIF_ORIENTATION = 0x0112
-_DIRECT_FORMATS = ("JPEG", "MPO", "PNG")
+_DIRECT_FORMATS = ("JPEG", "PNG")
 _DIRECT_MODES = ("1", "L", "RGB")
 _REDUCED_GREY = {
     1: cv2.IMREAD_GRAYSCALE,
@@ -125,7 +143,6 @@ def prepare_codecs() -> None:
     cv2.setNumThreads(1)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     Image.MAX_IMAGE_PIXELS = None  # read_header has its own limit, as a status and not as a warning
-    Image.preinit()
     warnings.filterwarnings("ignore", module=r"PIL\.")  # every oddity of a file would warn; what matters is a status
 
 
