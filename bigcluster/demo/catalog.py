@@ -1,0 +1,173 @@
+"""Writing the catalog: the cuts in folders, and truth.csv beside them."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections import deque
+from collections.abc import Callable, Generator, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing, contextmanager
+from itertools import islice
+from pathlib import Path
+from threading import Lock
+
+import cv2
+
+from bigcluster.demo.styles import draw_cut
+from bigcluster.demo.tones import Picture
+from bigcluster.errors import ConfigError, OutError, StoreError
+
+# About 47 kB a cut, as the scanned ones have.
+JPEG_QUALITY = 89
+# A folder that a file manager still opens at once.
+CUTS_PER_HALL = 2048
+# A task: long enough that handing it over costs nothing, short enough for a progress bar.
+CUTS_PER_TASK = 32
+
+# Drawing is a hundred short calls, each of which gives up the interpreter lock and wants it back, so threads that draw
+# at the same time hinder each other. Encoding and writing are long calls: those of other threads run meanwhile.
+_DRAWING = Lock()
+
+
+def generate(
+    directory: Path,
+    images: int,
+    *,
+    seed: int = 0,
+    hostile: bool = False,
+    threads: int | None = None,
+    on_progress: Callable[[int], None] | None = None,
+) -> Path:
+    """Draw a synthetic catalog: `images` grey cuts, 300 x 430 pixels, JPEG, and truth.csv beside them.
+
+    directory : created where it is missing; must be empty. Cut i depends on (seed, i) alone, so a longer catalog
+        begins with the shorter one.
+    hostile : adds the files of a bad day in a folder of their own, see `hostile.HOSTILE`; truth.csv leaves them out.
+    threads : None for as many as this process has processors.
+    on_progress : called from this thread with the number of cuts written so far.
+
+    Returns the path of truth.csv: `path,style`, one row per cut in listing order, RFC 4180. It is written last, so a
+    catalog without it is unfinished.
+    Raises ConfigError for bad numbers, OutError for a directory that is not empty, StoreError if it cannot be written.
+    """
+    _check_numbers(images, seed, threads)
+    try:
+        _check_empty(directory)
+        with _one_opencv_thread():
+            return _write(directory, images, seed, hostile, threads, on_progress)
+    except OSError as error:
+        raise StoreError(f"the catalog cannot be written to {directory}: {error.strerror or error}") from error
+
+
+def cut_path(index: int) -> str:
+    """Where cut `index` lies, relative to the catalog; natural order is the order of the cuts."""
+    return f"hall-{index // CUTS_PER_HALL + 1:03d}/cut-{index + 1:06d}.jpg"
+
+
+def _check_numbers(images: int, seed: int, threads: int | None) -> None:
+    for name, value, least in (("images", images, 1), ("seed", seed, 0), ("threads", threads, 1)):
+        if value is not None and value < least:
+            raise ConfigError(f"{name} must be at least {least}, not {value}")
+
+
+def _check_empty(directory: Path) -> None:
+    if directory.exists() and not directory.is_dir():
+        raise OutError(f"{directory} is a file; name a folder for the catalog")
+    if directory.is_dir() and any(directory.iterdir()):
+        raise OutError(f"{directory} is not empty; name a new or an empty folder for the catalog")
+
+
+@contextmanager
+def _one_opencv_thread() -> Iterator[None]:
+    """Our threads draw whole cuts; OpenCV's own would only compete with them."""
+    before = cv2.getNumThreads()
+    cv2.setNumThreads(1)
+    try:
+        yield
+    finally:
+        cv2.setNumThreads(before)
+
+
+def _write(
+    directory: Path,
+    images: int,
+    seed: int,
+    hostile: bool,
+    threads: int | None,
+    on_progress: Callable[[int], None] | None,
+) -> Path:
+    for first in range(0, images, CUTS_PER_HALL):
+        (directory / cut_path(first)).parent.mkdir(parents=True, exist_ok=True)
+    truth = directory / "truth.csv"
+    unfinished = directory / ".truth.csv.partial"
+    with open(unfinished, "w", newline="", encoding="utf-8") as file:
+        rows = csv.writer(file)
+        rows.writerow(("path", "style"))
+        done = 0
+        with closing(_draw_tasks(directory, images, seed, threads or _processors())) as tasks:
+            for styles in tasks:
+                rows.writerows((cut_path(done + i), style) for i, style in enumerate(styles))
+                done += len(styles)
+                if on_progress is not None:
+                    on_progress(done)
+    if hostile:
+        # Pillow is only needed here.
+        from bigcluster.demo.hostile import write_hostile
+
+        write_hostile(directory, seed)
+    return unfinished.replace(truth)
+
+
+def _draw_tasks(directory: Path, images: int, seed: int, threads: int) -> Generator[list[str]]:
+    """The styles of each task's cuts, in order; at most a few tasks are ahead of the one that is handed out."""
+    starts = iter(range(0, images, CUTS_PER_TASK))
+    pool = ThreadPoolExecutor(threads, thread_name_prefix="demo")
+    pending: deque[Future[list[str]]] = deque()
+
+    def submit(n_tasks: int) -> None:
+        for start in islice(starts, n_tasks):
+            pending.append(pool.submit(_draw_task, directory, seed, range(start, min(start + CUTS_PER_TASK, images))))
+
+    try:
+        submit(2 * threads)
+        while pending:
+            styles = pending.popleft().result()
+            submit(1)
+            yield styles
+    finally:
+        # On an error or an interrupt: what has not started stays undrawn.
+        pool.shutdown(wait=True, cancel_futures=True)
+
+
+def _draw_task(directory: Path, seed: int, indices: range) -> list[str]:
+    """Draw, encode and write some cuts; their styles."""
+    styles = []
+    for index in indices:
+        with _DRAWING:
+            page, style = draw_cut(seed, index)
+        _write_file(os.path.join(directory, cut_path(index)), encode(page))
+        styles.append(style.name)
+    return styles
+
+
+def _write_file(path: str, content: bytes) -> None:
+    """Three system calls; `open` makes twice as many, and wants the interpreter lock back after each."""
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), 0o666)
+    try:
+        written = os.write(descriptor, content)
+        while written < len(content):  # a signal, or a disk about to be full
+            written += os.write(descriptor, content[written:])
+    finally:
+        os.close(descriptor)
+
+
+def encode(page: Picture) -> bytes:
+    """The JPEG file of one cut."""
+    _, encoded = cv2.imencode(".jpg", page, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
+    return bytes(encoded.data)
+
+
+def _processors() -> int:
+    """Processors that this process may use, which can be fewer than the machine has."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
