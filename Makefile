@@ -3,6 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+BENCH_VENV := .venv-bench
+BENCH_STAMP := $(BENCH_VENV)/.installed
+BENCH ?= --small
 DEMO_IMAGES := demo-images
 DEMO_OUT := demo-out
 
@@ -37,5 +40,16 @@ lint: $(STAMP)  ## style and types
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-clean:  ## remove what these commands made
-	@rm -rf $(VENV) $(DEMO_IMAGES) $(DEMO_OUT)
+# Peers in an environment of their own: what they depend on must not decide what the tests see.
+$(BENCH_STAMP): pyproject.toml constraints.txt | $(STAMP)
+	@echo "setting up $(BENCH_VENV) (once; about two minutes)"
+	@$(PYTHON) -m venv $(BENCH_VENV)
+	@echo '*' > $(BENCH_VENV)/.gitignore
+	@$(BENCH_VENV)/bin/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[bench]'
+	@touch $(BENCH_STAMP)
+
+bench: $(BENCH_STAMP)  ## peers and ourselves side by side; BENCH="--full --repeat 3" for the real sizes
+	@$(BENCH_VENV)/bin/python -m benchmarks $(BENCH)
+
+clean:  ## remove what these commands made; tables measured stay
+	@rm -rf $(VENV) $(BENCH_VENV) $(DEMO_IMAGES) $(DEMO_OUT) $(addprefix benchmarks/results/,data work logs)

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigcluster import outdir
-from bigcluster.config import Settings, resolve
+from bigcluster.config import Settings, parse_ks, resolve
 from bigcluster.errors import ConfigError, StoreError
 from bigcluster.progress import Listener, silent
 from bigcluster.supervisor import supervise
@@ -65,6 +65,12 @@ class Run:
 
         return Store(self.out / outdir.STORE).load("centers")
 
+    def sweep(self, k: int | str, *, memory: str | None = None, workers: int | None = None) -> pd.DataFrame:
+        """Elbow and silhouette for every k, such as "5:20", on the stored scores: sweep.csv, one row per k."""
+        settings, ks = resolve_sweep(self.out, k)
+        supervise("sweep", settings, resources(memory, workers), listener=silent, ks=ks)
+        return _read_table(self.out / "sweep.csv")
+
     def __repr__(self) -> str:
         found = self.summary
         return f"<bigcluster run {self.out}: {found['counts']['ok']} images in {found['n_clusters']} clusters>"
@@ -81,7 +87,7 @@ def run(
     images: PathLike | None = None,
     out: PathLike | None = None,
     *,
-    n_clusters: int | None = None,
+    n_clusters: int | str | None = None,
     memory: str | None = None,
     workers: int | None = None,
     config: PathLike | None = None,
@@ -103,7 +109,7 @@ def run(
     resolved = resolve_settings(
         images, out, flags={"k": n_clusters, **settings, **(set or {})}, config=config, fresh=fresh
     )
-    summary_of_run = supervise(resolved, resources(memory, workers), replace=replace, listener=listener)
+    summary_of_run = supervise("run", resolved, resources(memory, workers), listener=listener, replace=replace)
     del summary_of_run  # it stands in OUT/summary.json
     assert resolved.out is not None
     return Run(resolved.out)
@@ -153,6 +159,15 @@ def resolve_settings(
     if resolved.k is None:
         raise ConfigError("k is missing: give the number of clusters, such as -k 10")
     return resolved
+
+
+def resolve_sweep(out: PathLike, k: int | str, *, sets: tuple[str, ...] = ()) -> tuple[Settings, tuple[int, ...]]:
+    """The settings that OUT kept, and the numbers of clusters to sweep."""
+    kept = outdir.kept_values(os.fspath(out))
+    if kept is None:
+        raise StoreError(f"{out} holds no run; run `bigcluster run IMAGES --out {out} -k 10` first")
+    settings = resolve(flags={"out": os.fspath(out)}, sets=sets, config=None, kept=kept)
+    return settings, parse_ks("k", k)
 
 
 def resources(memory: str | None, workers: int | None) -> Resources:

@@ -1,9 +1,9 @@
 """How matrices are cut into chunks: integer functions of width and item size alone, never of the budget.
 
-Pixels are cut both ways, so that a later stage can stream either side of the matrix:
+Pixels are cut both ways, so that a later stage can stream either side of the matrix; scores are cut into whole rows.
 
               d values
-        +--------+--------+---     one chunk = one file of 4 to 16 MiB
+        +--------+--------+---     one chunk = one file of about 4 MiB
     row | 0/0    | 0/1    |
     blk +--------+--------+---     one ingest task decodes one row of chunks and writes it whole
         | 1/0    | 1/1    |
@@ -13,25 +13,35 @@ from __future__ import annotations
 
 from bigcluster.units import MIB
 
-CHUNK_BYTES = 8 * MIB
+CHUNK_BYTES = 4 * MIB
 ROW_BLOCK_BYTES = 64 * MIB
 """A row block of pixels as decoded: at most this much, unless one image alone is larger."""
+MOST_BLOCK_ROWS = 4096
+MOST_ROWS = 65536
 
 
-def chunk_shape(n_columns: int, itemsize: int) -> tuple[int, int]:
-    """(rows, columns) of a chunk: by width and item size alone, so that every budget reads what any other wrote.
+def pixel_chunks(n_values: int) -> tuple[int, int]:
+    """(rows, columns) of a chunk of uint8 pixels: row blocks of up to 64 MiB, cut along the pixels.
 
-    Whole rows where 512 of them fit into a chunk; else up to 512 rows, cut along the columns.
-    >>> chunk_shape(4096, 1), chunk_shape(129_000, 1), chunk_shape(24_000_000, 1)
-    ((2048, 4096), (512, 16128), (2, 4000000))
+    The Gram product reads 1,024 rows x 8,192 pixels at a time, the covariance 8,192 rows x 512 pixels: both in whole
+    chunks or nearly so.
+    >>> pixel_chunks(4096), pixel_chunks(129_000), pixel_chunks(24_000_000)
+    ((4096, 1024), (512, 8192), (2, 2097152))
     """
-    row_bytes = n_columns * itemsize
-    whole_rows = _power_of_two_up_to(CHUNK_BYTES // row_bytes)
-    cut_rows = min(512, _power_of_two_up_to(ROW_BLOCK_BYTES // row_bytes))
-    rows = min(65536, max(whole_rows, cut_rows))
-    cuts = max(1, round(rows * row_bytes / CHUNK_BYTES))
-    columns = -(-n_columns // cuts)
-    return rows, min(n_columns, -(-columns // 64) * 64)
+    if n_values * MOST_BLOCK_ROWS <= CHUNK_BYTES:
+        return row_chunks(n_values, 1)
+    rows = min(MOST_BLOCK_ROWS, _power_of_two_up_to(ROW_BLOCK_BYTES // n_values))
+    return rows, min(n_values, CHUNK_BYTES // rows)
+
+
+def row_chunks(n_columns: int, itemsize: int) -> tuple[int, int]:
+    """(rows, columns) of a chunk of whole rows; where one row is larger than a chunk, a part of it.
+
+    >>> row_chunks(800, 4), row_chunks(64, 4), row_chunks(3_000_000, 4)
+    ((1024, 800), (16384, 64), (1, 1048576))
+    """
+    rows = min(MOST_ROWS, _power_of_two_up_to(CHUNK_BYTES // (n_columns * itemsize)))
+    return rows, min(n_columns, CHUNK_BYTES // itemsize)
 
 
 def _power_of_two_up_to(number: int) -> int:

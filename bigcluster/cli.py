@@ -29,7 +29,10 @@ app = typer.Typer(
 
 Images = Annotated[str | None, typer.Argument(help="A folder, a glob, or a CSV/Parquet manifest with a path column.")]
 Out = Annotated[str | None, typer.Option("--out", "-o", help="The folder that takes the results.")]
-K = Annotated[int | None, typer.Option("-k", "--n-clusters", help="Number of clusters.")]
+K = Annotated[
+    str | None,
+    typer.Option("-k", "--n-clusters", help="Number of clusters; or a range to sweep: 5:20, 10:100:10 or 5,9,17."),
+]
 Features = Annotated[str | None, typer.Option(help="gray or color pixels.")]
 Size = Annotated[str | None, typer.Option(help="64, WIDTHxHEIGHT, or native (all images of one size).")]
 Variance = Annotated[float | None, typer.Option(help="Keep as many components as capture this share, such as 0.8.")]
@@ -112,7 +115,7 @@ def run(
             _say_kept(None if fresh or config else outdir.kept_values(settings.out), settings)
             if not resources.budget_given:
                 _say(f"memory budget: {show_bytes(resources.budget_bytes)}, half of what this process may use")
-        summary = supervise(settings, resources, replace=replace, listener=listener)
+        summary = supervise("run", settings, resources, listener=listener, replace=replace)
     if as_json:
         print(json.dumps(summary, indent=2))
     else:
@@ -143,6 +146,29 @@ def plan(
 
     settings = api.resolve_settings(images, out, flags=flags, sets=tuple(sets or ()), config=config, fresh=fresh)
     _show_plan(settings, api.resources(memory, workers), as_json)
+
+
+@app.command()
+def sweep(
+    out: Annotated[str, typer.Argument(help="The OUT of a finished run.")],
+    k: Annotated[str, typer.Option("-k", "--n-clusters", help="The range: 5:20, 10:100:10 or 5,9,17.")],
+    memory: Memory = None,
+    workers: Workers = None,
+    sets: Sets = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Elbow and silhouette for every k, on the stored scores, in shared passes: sweep.csv and sweep.png in OUT."""
+    from bigcluster import api, display
+    from bigcluster.supervisor import supervise
+
+    settings, ks = api.resolve_sweep(out, k, sets=tuple(sets or ()))
+    with display.listening(quiet=quiet) as listener:
+        found = supervise("sweep", settings, api.resources(memory, workers), listener=listener, ks=ks)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        display.print_sweep(found, out, _stdout())
 
 
 @app.command()
@@ -210,16 +236,23 @@ def main() -> None:
     except typer.Exit as leaving:
         code = leaving.exit_code
     except (typer.Abort, KeyboardInterrupt):
-        _say("interrupted; what is done is saved, the same command resumes")
         code = EXIT_INTERRUPTED
     except BigclusterError as error:
-        _say(f"bigcluster: {error}")
+        _say(f"bigcluster: {_one_line(error)}")
         for note in getattr(error, "__notes__", ()):
-            _say(note.rstrip())
+            if note.strip():
+                _say(note.rstrip())
         code = error.exit_code
     except Exception as error:
         code = _usage_error(error)
+    if code == EXIT_INTERRUPTED:  # some versions of typer return it, others raise
+        _say("interrupted; what is done is saved, the same command resumes")
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _one_line(error: BigclusterError) -> str:
+    """Names in a message come from strangers: a newline or a terminal's control code is shown, not obeyed."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
 
 
 def _usage_error(error: Exception) -> int:

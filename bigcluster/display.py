@@ -46,11 +46,11 @@ class _Plain:
         match event:
             case StageStarted():
                 self._stage, self._began, self._said = event, now, now
-            case StageAdvanced() if now - self._said >= PLAIN_SECONDS and 0 < event.done < self._stage.total:
+            case StageAdvanced() if now - self._said >= PLAIN_SECONDS and 0 < event.done < event.total:
                 self._said = now
                 rate = event.done / (now - self._began)
-                left = show_seconds((self._stage.total - event.done) / rate)
-                done = f"{show_count(event.done)} of {show_count(self._stage.total)} {self._stage.unit}"
+                left = show_seconds((event.total - event.done) / rate)
+                done = f"{show_count(event.done)} of {show_count(event.total)} {self._stage.unit}"
                 _say(f"{event.stage}: {done}, {rate:,.0f}/s, {left} left")
             case StageFinished():
                 _say(_finished(event, self._stage))
@@ -96,7 +96,7 @@ def _live(console: Console) -> Iterator[Listener]:
                     task = bars.add_task(event.stage, total=event.total, unit=event.unit, rate="")
                 case StageAdvanced() if task is not None:
                     rate = event.done / max(time.monotonic() - began, 1e-3)
-                    bars.update(task, completed=event.done, rate=f"{rate:,.0f}/s")
+                    bars.update(task, completed=event.done, total=event.total, rate=f"{rate:,.0f}/s")
                 case StageFinished():
                     if task is not None and not event.reused:
                         bars.remove_task(task)
@@ -147,6 +147,9 @@ def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:
     if counts["failed"]:
         kinds = ", ".join(f"{number} {status}" for status, number in counts["failed_by_status"].items())
         lines.append(f"{counts['failed']} images could not be read ({kinds}): see {out}/images.csv")
+    if summary["sweep"] is not None:
+        lines.append(f"k = {summary['sweep']['k']}: {summary['sweep']['reason']}; see {out}/sweep.png")
+    lines += summary["advice"]
     memory = summary["memory"]
     lines.append(
         f"memory: {show_bytes(memory['measured_peak_bytes'])} measured, {show_bytes(memory['budget_bytes'])} promised"
@@ -154,6 +157,19 @@ def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:
     lines.append(f"look at: {out}/clusters/  {out}/labels.csv")
     for line in lines:
         console.print(Text(line), soft_wrap=True)
+
+
+def print_sweep(found: dict[str, Any], out: str, console: Console) -> None:
+    """The table of a sweep, one line a k, and what it suggests."""
+    columns = ("k", "inertia", "silhouette", "silhouette_sq", "smallest", "largest", "stability")
+    table = Table(*columns)
+    for row in found["rows"]:
+        table.add_row(*(f"{row[c]:.5g}" if isinstance(row[c], float) else str(row[c]) for c in columns))
+    console.print(table)
+    console.print(Text(found["reason"]), soft_wrap=True)
+    if found["suggested_k"] is None:
+        console.print(Text(f"the best silhouette is at k = {found['best_silhouette_k']}"))
+    console.print(Text(f"look at: {out}/sweep.png  {out}/sweep.csv"), soft_wrap=True)
 
 
 def _shown_sizes(sizes: list[int], most: int = 20) -> str:

@@ -29,6 +29,7 @@ class StageStarted:
 class StageAdvanced:
     stage: str
     done: int
+    total: int
 
 
 @dataclass(frozen=True)
@@ -75,17 +76,17 @@ class Progress:
         self._listener = listener
         self._lock = threading.Lock()
         self._stage = ""
-        self._done = 0
+        self._done = self._total = 0
         self._sent = 0.0
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[None]:
         """Bracket a stage's work."""
         began = time.monotonic()
-        self._stage, self._done, self._sent = name, 0, 0.0
+        self._stage, self._done, self._total, self._sent = name, 0, total, 0.0
         self._listener(StageStarted(name, total, unit))
         yield
-        self._listener(StageAdvanced(name, self._done))
+        self._listener(StageAdvanced(name, self._done, self._total))
         self._listener(StageFinished(name, self._done, time.monotonic() - began, reused=False))
 
     def advance(self, by: int = 1) -> None:
@@ -93,17 +94,18 @@ class Progress:
             self._done += by
             self._send()
 
-    def at(self, done: int) -> None:
-        """Set how much of the running stage is done."""
+    def at(self, done: int, total: int | None = None) -> None:
+        """Set how much of the running stage is done, and of how much where that is known only now."""
         with self._lock:
             self._done = done
+            self._total = self._total if total is None else total
             self._send()
 
     def _send(self) -> None:
         now = time.monotonic()
         if now - self._sent >= SEND_SECONDS:
             self._sent = now
-            self._listener(StageAdvanced(self._stage, self._done))
+            self._listener(StageAdvanced(self._stage, self._done, self._total))
 
     def reused(self, name: str) -> None:
         self._listener(StageFinished(name, 0, 0.0, reused=True))

@@ -70,6 +70,25 @@ class DaskRows:
         return np.ascontiguousarray(self._array[start:stop, columns].compute(scheduler="synchronous"))
 
 
+class FirstColumns:
+    """The first columns of a row source."""
+
+    def __init__(self, rows: RowSource, n_columns: int) -> None:
+        self._rows = rows
+        self._n_columns = n_columns
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._rows.shape[0], self._n_columns
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._rows.dtype
+
+    def read(self, start: int, stop: int, columns: slice = slice(None)) -> NDArray[Any]:
+        return np.ascontiguousarray(self._rows.read(start, stop, slice(*columns.indices(self._n_columns))))
+
+
 def spans(total: int, size: int) -> Iterator[tuple[int, int]]:
     """(0, size), (size, 2 size), ... up to total; the last one may be shorter."""
     for start in range(0, total, size):

@@ -30,12 +30,15 @@ class InternalError(errors.BigclusterError):
     """A fault of bigcluster itself, or of the worker process; the worker's traceback is in the notes."""
 
 
-def supervise(settings: Settings, resources: Resources, *, replace: bool, listener: Listener) -> dict[str, Any]:
-    """Run the job in a worker; returns its summary, raises its error."""
+def supervise(
+    task: str, settings: Settings, resources: Resources, *, listener: Listener, **arguments: Any
+) -> dict[str, Any]:
+    """Run a task of `worker.TASKS` in a worker; returns its result, raises its error. `arguments` are JSON values."""
     request = {
+        "task": task,
+        "arguments": arguments,
         "settings": flatten(settings),
         "resources": asdict(resources),
-        "replace": replace,
         "root_pid": os.getpid(),
     }
     worker = subprocess.Popen(

@@ -31,11 +31,11 @@ def parse_bytes(text: str) -> int:
 def show_bytes(n_bytes: float) -> str:
     """1536 -> '1.5 KiB'; three significant digits are enough for a person."""
     value = float(n_bytes)
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if abs(value) < 1000:
-            return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.3g} {unit}"
+    for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
+        if abs(value) < 1000 or unit == "TiB":
+            break
         value /= 1024
-    return f"{value:.3g} TiB"
+    return f"{value:.0f} {unit}" if unit == "B" or value >= 100 else f"{value:.3g} {unit}"
 
 
 def show_count(count: int) -> str:

@@ -11,12 +11,16 @@ import os
 import sys
 import threading
 import traceback
+from collections.abc import Callable
 from typing import IO, Any
 
+from bigcluster import pipeline
 from bigcluster.config import KEYS, settings_from
 from bigcluster.errors import BigclusterError, StoreError
 from bigcluster.planning import Resources
 from bigcluster.progress import Event, to_json
+
+TASKS: dict[str, Callable[..., dict[str, Any]]] = {"run": pipeline.run, "sweep": pipeline.sweep}
 
 
 def main() -> int:
@@ -37,16 +41,18 @@ def main() -> int:
 
 
 def _serve(request: dict[str, Any], send: Any) -> int:
-    from bigcluster import pipeline
-
     def emit(event: Event) -> None:
         send(to_json(event))
 
     try:
         settings = settings_from({name: request["settings"][name] for name in KEYS})
-        resources = Resources(**request["resources"])
-        summary = pipeline.run(
-            settings, resources, replace=request["replace"], listener=emit, root_pid=request["root_pid"]
+        task = TASKS[request["task"]]
+        found = task(
+            settings,
+            Resources(**request["resources"]),
+            **request["arguments"],
+            listener=emit,
+            root_pid=request["root_pid"],
         )
     except KeyboardInterrupt:
         send({"error": "KeyboardInterrupt", "text": "interrupted"})
@@ -62,7 +68,7 @@ def _serve(request: dict[str, Any], send: Any) -> int:
         text = f"{type(error).__name__}: {error}"
         send({"error": "InternalError", "text": text, "traceback": traceback.format_exc()})
         return 1
-    send({"result": summary})
+    send({"result": found})
     return 0
 
 

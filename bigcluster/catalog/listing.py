@@ -44,7 +44,12 @@ class Listing:
 
     def may_read(self, row: int) -> bool:
         """Whether the row's file lies under the root, links followed, where that is asked for."""
-        return not self.confined or Path(self.path(row)).resolve().is_relative_to(self.root)
+        if not self.confined:
+            return True
+        try:
+            return Path(self.path(row)).resolve().is_relative_to(self.root)
+        except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL in the name
+            return False
 
     def is_readable_file(self, row: int) -> bool:
         """Whether opening it can neither block (a FIFO) nor leave the root."""
@@ -125,9 +130,10 @@ def _list_glob(pattern: str) -> Listing:
     wild = os.path.join(*Path(pattern).parts[first_wildcard(Path(pattern)) :])
     ignored: Counter[str] = Counter()
     kept: list[str] = []
+    loops: dict[str, bool] = {"": False}
     # glob.iglob and not Path.glob: only the former leaves hidden files out.
-    for name in glob.iglob(wild, root_dir=root, recursive=True):  # noqa: PTH207
-        if os.path.isdir(os.path.join(root, name)):
+    for name in {*glob.iglob(wild, root_dir=root, recursive=True)}:  # noqa: PTH207
+        if os.path.isdir(os.path.join(root, name)) or _in_loop(root, os.path.dirname(name), loops):
             continue
         if _is_image(name):
             kept.append(name.replace(os.sep, "/"))
@@ -135,6 +141,22 @@ def _list_glob(pattern: str) -> Listing:
             ignored[_suffix(name)] += 1
     kept.sort(key=lambda name: [natural_key(part) for part in name.split("/")])
     return Listing(root, Names(kept), dict(sorted(ignored.items())))
+
+
+def _in_loop(root: Path, folder: str, known: dict[str, bool]) -> bool:
+    """Whether a folder below the root is reached through a link to one of its own ancestors."""
+    if folder not in known:
+        above = os.path.dirname(folder)
+        known[folder] = _in_loop(root, above, known) or any(
+            (root / folder).samefile(root / ancestor) for ancestor in _ancestors(folder)
+        )
+    return known[folder]
+
+
+def _ancestors(folder: str) -> Iterator[str]:
+    while folder:
+        folder = os.path.dirname(folder)
+        yield folder
 
 
 def _is_image(name: str) -> bool:

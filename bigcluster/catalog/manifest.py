@@ -24,7 +24,7 @@ class Manifest:
         if PATH_COLUMN not in columns:
             raise UsageError(f"the manifest {path.name} needs a column named 'path'; it has {', '.join(columns)}")
         self._at = columns.index(PATH_COLUMN)
-        self.columns = tuple(c for c in columns if c != PATH_COLUMN)
+        self.columns = (*columns[: self._at], *columns[self._at + 1 :])
         """The columns that pass through, in file order."""
 
     def paths(self) -> Iterator[str]:

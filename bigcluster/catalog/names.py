@@ -14,6 +14,7 @@ from collections.abc import Iterable, Iterator
 import numpy as np
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _DIGITS = re.compile(r"\d+")
 
 
@@ -40,8 +41,8 @@ def from_csv_path(cell: str) -> str:
 
 
 def guard_cell(cell: str) -> str:
-    """A foreign text cell that a spreadsheet would run gets a leading apostrophe."""
-    return "'" + cell if cell.startswith(_FORMULA_STARTS) else cell
+    """A foreign text cell that a spreadsheet would run gets a leading apostrophe; a number such as -5 stays one."""
+    return "'" + cell if cell.startswith(_FORMULA_STARTS) and not _NUMBER.fullmatch(cell) else cell
 
 
 class Names:

@@ -1,6 +1,17 @@
 """Settings: what there is (schema) and which value counts (levels)."""
 
+from bigcluster.config.ks import parse_ks
 from bigcluster.config.levels import read_toml, resolve, shipped_configs, to_toml
 from bigcluster.config.schema import KEYS, Settings, flatten, settings_from
 
-__all__ = ["KEYS", "Settings", "flatten", "read_toml", "resolve", "settings_from", "shipped_configs", "to_toml"]
+__all__ = [
+    "KEYS",
+    "Settings",
+    "flatten",
+    "parse_ks",
+    "read_toml",
+    "resolve",
+    "settings_from",
+    "shipped_configs",
+    "to_toml",
+]

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
+from bigcluster.config.ks import clusters, parse_ks
 from bigcluster.errors import ConfigError
 
 Check = Callable[[str, Any], Any]
@@ -106,15 +107,32 @@ class ManifestSettings:
 
 @dataclass(frozen=True)
 class PCASettings:
-    solver: str = key("incremental", one_of("incremental"), "incremental is dask-ml's IncrementalPCA")
+    solver: str = key(
+        "auto",
+        one_of("auto", "gram", "covariance", "subspace", "incremental"),
+        "auto chooses by number and size of images; incremental is dask-ml's IncrementalPCA",
+    )
     iterated_power: int = key(
         2, whole_number(0), "power iterations of the incremental solver; with 0 its components are inaccurate"
     )
 
 
 @dataclass(frozen=True)
+class GemmSettings:
+    kernel: str = key(
+        "auto",
+        one_of("auto", "integer", "float32"),
+        "products of 8-bit pixels: integer is exact and fast, float32 is exact anywhere; the same results",
+    )
+
+
+@dataclass(frozen=True)
 class KMeansSettings:
-    algorithm: str = key("lloyd", one_of("lloyd", "dask-ml"), "lloyd is ours; dask-ml is its k-means||, repaired")
+    algorithm: str = key(
+        "auto",
+        one_of("auto", "lloyd", "minibatch", "two-level", "dask-ml"),
+        "auto chooses by number of images, components and clusters; dask-ml is its k-means||, repaired",
+    )
     n_init: int = key(4, whole_number(1), "restarts with other seeds; the smallest inertia wins")
     max_iter: int = key(300, whole_number(1), "Lloyd iterations at most")
     tol: float = key(1e-4, positive, "stop when the centers move less than this, relative to the mean variance")
@@ -131,7 +149,9 @@ class Settings:
     reduce: str = key("pca", one_of("pca", "none"), "pca, or none to cluster the pixels themselves")
     variance: float | None = key(0.8, optional(fraction), "keep as many components as capture this share")
     components: int | None = key(None, optional(whole_number(1)), "keep this many components (instead of variance)")
-    k: int | None = key(None, optional(whole_number(1)), "number of clusters")
+    k: int | str | None = key(
+        None, optional(clusters), "number of clusters; or a range (5:20, 10:100:10, 5,9,17) to sweep and choose from"
+    )
     seed: int = key(0, whole_number(0), "seed of everything random")
     link: str = key(
         "hardlink",
@@ -141,7 +161,13 @@ class Settings:
     image: ImageSettings = field(default_factory=ImageSettings)
     manifest: ManifestSettings = field(default_factory=ManifestSettings)
     pca: PCASettings = field(default_factory=PCASettings)
+    gemm: GemmSettings = field(default_factory=GemmSettings)
     kmeans: KMeansSettings = field(default_factory=KMeansSettings)
+
+    @property
+    def ks(self) -> tuple[int, ...]:
+        """The numbers of clusters to consider, ascending; empty where k is not set."""
+        return () if self.k is None else parse_ks("k", self.k)
 
 
 @dataclass(frozen=True)

@@ -20,6 +20,8 @@ Floats = NDArray[np.float32]
 
 # A block is orthonormalised twice; directions below this share of its largest are rounding noise of float32.
 _BLOCK_NOISE = 1e-6
+# Above this ratio of its pivots a Cholesky factor of scaled vectors is not trusted.
+_WELL_CONDITIONED = 1e2
 
 
 def center_gram(tile: NDArray[Any], row_means: Doubles, column_means: Doubles, mean: float) -> Doubles:
@@ -64,6 +66,37 @@ def ritz(projected: Doubles, n_vectors: int) -> tuple[Doubles, Doubles]:
     return values[::-1].copy(), np.ascontiguousarray(vectors[:, : -n_vectors - 1 : -1])
 
 
+def ritz_generalised(projected: Doubles, inner: Doubles) -> tuple[Doubles, Doubles]:
+    """Eigenvalues (m,) and eigenvectors C (m, m) of V'AV c = l V'V c, descending, with C' V'V C = 1.
+
+    Directions in which the basis V is dependent are left out: their eigenvalue is 0 and their vector zero.
+    """
+    reduced, transform = _orthonormal_form(projected, inner)
+    values, vectors = ritz(reduced, len(reduced))
+    missing = len(inner) - len(values)
+    return np.pad(values, (0, missing)), np.pad(transform @ vectors, ((0, 0), (0, missing)))
+
+
+def ritz_values_generalised(projected: Doubles, inner: Doubles) -> Doubles:
+    """The eigenvalues of ritz_generalised, for a third of its cost."""
+    reduced, _ = _orthonormal_form(projected, inner)
+    values = np.linalg.eigvalsh(reduced)[::-1]
+    return np.pad(values, (0, len(inner) - len(values)))
+
+
+def _orthonormal_form(projected: Doubles, inner: Doubles) -> tuple[Doubles, Doubles]:
+    """T' P T and T such that T' inner T = 1."""
+    try:
+        # A basis that is nearly orthonormal, which is nearly always.
+        transform: Doubles = np.linalg.inv(np.linalg.cholesky(inner)).T
+        if np.abs(np.diag(transform)).max() > _WELL_CONDITIONED * np.abs(np.diag(transform)).min():
+            transform = orthonormal_transform(inner, 0.0)
+    except np.linalg.LinAlgError:
+        transform = orthonormal_transform(inner, 0.0)
+    reduced = transform.T @ projected @ transform
+    return (reduced + reduced.T) / 2, transform
+
+
 def choose_rank(eigenvalues: Doubles, total: float, share: float) -> int | None:
     """The first n whose eigenvalues sum to `share` of `total`; None if all of them do not.
 
@@ -90,13 +123,14 @@ def column_signs(extremes: NDArray[Any]) -> NDArray[np.int8]:
 
 def column_extremes(block: Floats) -> Floats:
     """The entry of largest magnitude of every column, the first one of equals: (m, n) -> (n,)."""
-    rows: Floats = np.take_along_axis(block, np.abs(block).argmax(axis=0)[None], axis=0)
-    return rows[0]
+    found: Floats = block[np.abs(block).argmax(axis=0), np.arange(block.shape[1])]
+    return found
 
 
 def merge_extremes(first: Floats, second: Floats) -> Floats:
     """The larger in magnitude, column by column; of equals the first."""
-    return np.where(np.abs(second) > np.abs(first), second, first)
+    merged: Floats = np.where(np.abs(second) > np.abs(first), second, first)
+    return merged
 
 
 def score_step(n_rows: int, largest_norm: float) -> float:

@@ -24,7 +24,8 @@ from bigcluster.units import show_bytes
 
 FOLDER = "clusters"
 CREATED = "clusters.json"
-"""In the store: the list of paths under clusters/ that we made there."""
+"""In the store: the lists of paths that we made, under "current" for clusters/ and, while it is being replaced, under
+"next" for the folder that takes its place. Other files are foreign and stay."""
 NAME_BYTES = 255
 _NO_HARDLINK = {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EOPNOTSUPP}
 
@@ -66,8 +67,10 @@ def cluster_folder(label: int, n_clusters: int) -> str:
 def _numbered(stem: str, suffix: str, number: int) -> str:
     tail = f" ({number}){suffix}"
     room = NAME_BYTES - len(os.fsencode(tail))
-    while len(os.fsencode(stem)) > room:
+    while stem and len(os.fsencode(stem)) > room:
         stem = stem[:-1]
+    if room < 0:  # nearly all suffix
+        return _numbered(stem, suffix[:-1], number)
     return stem + tail
 
 
@@ -85,28 +88,67 @@ def write_clusters(
     Our list of what we made there follows the folder: killed at any point, the next call puts both right.
     """
     linked = Linked([""] * len(listing))
-    current, new, old = out / FOLDER, out / f".{FOLDER}.new", out / f".{FOLDER}.old"
-    created = store_root / CREATED
-    if old.exists():  # killed while swapping
-        if not current.exists():
-            current.mkdir()
-        _retire(old, current, created)
-    if new.exists():
-        shutil.rmtree(new)  # what an interrupted run left; only we write there
+    folders = _Folders(out / FOLDER, out / f".{FOLDER}.new", out / f".{FOLDER}.old", store_root / CREATED)
+    ours = _recover(folders)
+    current, new = folders.current, folders.new
     new.mkdir()
     if link == "copy":
         _check_space(out, listing, ok)
     if link != "none":
         _fill(new, current.absolute(), listing, ok, labels, n_clusters, _PLACE[link], linked)
+    made = [name for name in linked.files if name]
+    _remember(folders, ours, made)
     if current.exists():
-        current.rename(old)
+        current.rename(folders.old)
     new.rename(current)
-    if old.exists():
-        _retire(old, current, created)
-    write_text(created, json.dumps([name for name in linked.files if name]))
+    if folders.old.exists():
+        _retire(folders.old, current, ours)
+    _remember(folders, made)
     if not any(current.iterdir()):
         current.rmdir()
     return linked
+
+
+@dataclass(frozen=True)
+class _Folders:
+    current: Path
+    new: Path
+    old: Path
+    created: Path
+
+
+def _recover(folders: _Folders) -> list[str]:
+    """Bring what a kill left to rest; returns what we made in the current folder.
+
+    A swap goes: note both lists; current -> old; new -> current; old retires; note the list of the current one.
+    """
+    lists = _lists(folders.created)
+    ours = lists.get("current", [])
+    if folders.old.exists() and folders.current.exists():  # old was retiring
+        _retire(folders.old, folders.current, ours)
+        ours = lists.get("next", ours)
+    elif folders.old.exists():  # between the two renames
+        folders.old.rename(folders.current)
+    elif not folders.new.exists():  # nothing, or the last note, was missing
+        ours = lists.get("next", ours)
+    if "next" in lists:
+        _remember(folders, ours)
+    if folders.new.exists():
+        shutil.rmtree(folders.new)  # only we write there
+    return ours
+
+
+def _lists(created: Path) -> dict[str, list[str]]:
+    try:
+        lists: dict[str, list[str]] = json.loads(created.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return lists if isinstance(lists, dict) else {}
+
+
+def _remember(folders: _Folders, ours: list[str], made: list[str] | None = None) -> None:
+    lists = {"current": ours} if made is None else {"current": ours, "next": made}
+    write_text(folders.created, json.dumps(lists))
 
 
 Place = Callable[[str, Path, Path], bool]
@@ -175,9 +217,9 @@ def _size(path: str) -> int:
         return 0
 
 
-def _retire(old: Path, current: Path, created: Path) -> None:
+def _retire(old: Path, current: Path, ours: list[str]) -> None:
     """Remove the old folder; what others put into it moves into the current one."""
-    for foreign in _foreign_files(old, created):
+    for foreign in _foreign_files(old, ours):
         target = current / foreign
         target.parent.mkdir(parents=True, exist_ok=True)
         number = 1
@@ -188,11 +230,8 @@ def _retire(old: Path, current: Path, created: Path) -> None:
     shutil.rmtree(old)
 
 
-def _foreign_files(folder: Path, created: Path) -> list[Path]:
+def _foreign_files(folder: Path, ours: list[str]) -> list[Path]:
     """Files in the folder that we did not create; all of them where our list is gone."""
-    try:
-        ours = set(json.loads(created.read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        ours = set()
-    inside = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_symlink() or path.is_file())
-    return [path for path in inside if path.as_posix() not in ours]
+    known = set(ours)
+    inside = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+    return [path for path in inside if path.as_posix() not in known]

@@ -13,6 +13,8 @@ from typing import Any
 from bigcluster.catalog import FileRecord, Listing
 from bigcluster.durable import write_text
 
+SWALLOWED = 0.6
+"""Share of the images from which one cluster counts as having swallowed most."""
 _VERSIONED = ("bigcluster", "numpy", "opencv-python-headless", "pillow", "zarr", "dask", "dask-ml", "scikit-learn")
 
 
@@ -28,6 +30,22 @@ def counts(listing: Listing, ledger: Iterable[FileRecord]) -> dict[str, Any]:
         "ignored": sum(listing.ignored.values()),
         "ignored_by_suffix": listing.ignored,
     }
+
+
+def advice(sizes: list[int]) -> list[str]:
+    """What to try where the clusters say little; `sizes` largest first."""
+    n_images, lines = sum(sizes), []
+    if len(sizes) > 1 and sizes[0] > SWALLOWED * n_images:
+        lines.append(
+            f"one cluster holds {sizes[0] / n_images:.0%} of the images; try --set image.normalize=image, another "
+            "--variance, or a larger k"
+        )
+    alone = sizes.count(1)
+    if alone and n_images > len(sizes):
+        lines.append(
+            f"{alone} of {len(sizes)} clusters hold one image each: outliers, or k is too large; try a smaller k"
+        )
+    return lines
 
 
 def versions() -> dict[str, str]:

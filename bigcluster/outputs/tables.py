@@ -37,8 +37,13 @@ def write_labels(
 
 
 def _free_names(columns: Iterable[str]) -> Iterator[str]:
+    taken = set(LABEL_COLUMNS)
     for column in columns:
-        yield guard_cell(f"in_{column}" if column in LABEL_COLUMNS else column)
+        name = column
+        while name in taken:
+            name = f"in_{name}"
+        taken.add(name)
+        yield guard_cell(name)
 
 
 def _label_rows(

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
-import os
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -15,9 +13,10 @@ from bigcluster.config import Settings
 from bigcluster.planning import StagePlan
 from bigcluster.progress import Progress
 from bigcluster.runtime import Runtime
-from bigcluster.solvers.kmeans import KMeansFit, fit
+from bigcluster.solvers.kmeans import KMeansFit, fit, fit_minibatch, fit_two_level
 from bigcluster.stages.ingest import Ingested
 from bigcluster.stages.reduce import Reduced
+from bigcluster.stages.sweep import Swept, centers_of
 from bigcluster.store import Store, fingerprint
 
 STAGE = "cluster"
@@ -60,31 +59,39 @@ def cluster(
     ingested: Ingested,
     runtime: Runtime,
     progress: Progress,
+    *,
+    swept: Swept | None = None,
 ) -> Clustered:
-    """Bring the clusters up to date with the scores and the settings."""
+    """Bring the clusters up to date with the scores and the settings: k of them, or what a sweep chose."""
+    n_clusters = settings.ks[0] if swept is None else swept.chosen_k
     wanted = fingerprint(
-        before=reduced.fingerprint, stage=STAGE, k=settings.k, seed=settings.seed, kmeans=asdict(settings.kmeans)
+        before=reduced.fingerprint if swept is None else swept.fingerprint,
+        stage=STAGE,
+        k=n_clusters,
+        seed=settings.seed,
+        kmeans=asdict(settings.kmeans),
     )
     mark = store.marks.read(STAGE)
     reused = mark is not None and mark.fingerprint == wanted
     if mark is None or not reused:
         previous = store.load("labels") if mark is not None and mark.payload["images"] == ingested.fingerprint else None
-        found = _fit(reduced, settings, plan, listing, ingested, runtime, progress)
+        init = None if swept is None else centers_of(store, swept, n_clusters)
+        found = _fit(reduced, n_clusters, init, settings, plan, ingested, runtime, progress)
         found, order = _by_size(found, listing, ingested.ok)
         store.marks.remove(STAGE)
         values = (found.centers, *_columns(found, order))
         files = [file for name, value in zip(_ARRAYS, values, strict=True) for file in store.save(name, value)]
-        payload = {
+        mark_payload = {
             "images": ingested.fingerprint,
             "n_clusters": found.n_clusters,
             "inertia": found.inertia,
             "nearest_previous": None if previous is None else _nearest_previous(values[1], previous, found.n_clusters),
             "facts": _facts(found),
         }
-        mark = store.commit(STAGE, wanted, files, payload)
+        mark = store.commit(STAGE, wanted, files, mark_payload)
     else:
         progress.reused(STAGE)
-    payload = mark.payload
+    payload: dict[str, Any] = mark.payload
     return Clustered(
         wanted,
         _load_membership(store, payload["n_clusters"]),
@@ -98,40 +105,32 @@ def cluster(
 
 def _fit(
     reduced: Reduced,
+    n_clusters: int,
+    init: NDArray[np.float64] | None,
     settings: Settings,
     plan: StagePlan,
-    listing: Listing,
     ingested: Ingested,
     runtime: Runtime,
     progress: Progress,
 ) -> KMeansFit:
-    assert settings.k is not None
     options = settings.kmeans
-    common: dict[str, Any] = {"seed": settings.seed} | {n: getattr(options, n) for n in ("n_init", "max_iter", "tol")}
-    workspace = plan.choices["workspace_bytes"]
-    if plan.solver == "dask-ml":
-        from bigcluster.solvers.kmeans.dask_ml import fit_dask_ml
+    common: dict[str, Any] = {
+        "seed": settings.seed,
+        "max_iter": options.max_iter,
+        "tol": options.tol,
+        "runtime": runtime,
+        "workspace_bytes": plan.choices["workspace_bytes"],
+    }
+    with progress.stage(STAGE, options.max_iter, "iterations"):
+        if plan.solver == "dask-ml":
+            from bigcluster.solvers.kmeans.dask_ml import fit_dask_ml  # imports scikit-learn
 
-        with progress.stage(STAGE, options.n_init, "starts"):
-            found = fit_dask_ml(
-                reduced.rows,
-                settings.k,
-                runtime=runtime,
-                workspace_bytes=workspace,
-                on_progress=progress.at,
-                **common,
-            )
-    else:
-        with progress.stage(STAGE, options.max_iter, "iterations"):
-            found = fit(
-                reduced.rows,
-                settings.k,
-                row_keys=row_keys(listing, ingested.ok),
-                runtime=runtime,
-                workspace_bytes=workspace,
-                on_progress=lambda event: progress.at(event.iteration),
-                **common,
-            )
+            found = fit_dask_ml(reduced.rows, n_clusters, n_init=options.n_init, **common)
+        else:
+            common |= {"row_keys": ingested.row_keys, "on_progress": lambda event: progress.at(event.iteration)}
+            if plan.solver == "lloyd":
+                common |= {"n_init": options.n_init, "init": "auto" if init is None else init}
+            found = _SOLVERS[plan.solver](reduced.rows, n_clusters, **common)
     if found.reason:
         progress.warn(found.reason)
     for note in found.notes:
@@ -139,11 +138,7 @@ def _fit(
     return found
 
 
-def row_keys(listing: Listing, ok: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    """(n_ok,) what randomness is keyed by: a hash of the path, so that neither order nor bad files matter."""
-    rows = np.flatnonzero(ok).tolist()
-    digests = b"".join(hashlib.blake2b(os.fsencode(listing.names[row]), digest_size=8).digest() for row in rows)
-    return np.frombuffer(digests, np.dtype("<u8")).astype(np.uint64)
+_SOLVERS = {"lloyd": fit, "minibatch": fit_minibatch, "two-level": fit_two_level}
 
 
 def _by_size(found: KMeansFit, listing: Listing, ok: NDArray[np.bool_]) -> tuple[KMeansFit, NDArray[np.int64]]:

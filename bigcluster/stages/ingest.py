@@ -7,8 +7,8 @@ that mean and total variance never need a pass of their own.
 
 from __future__ import annotations
 
+import hashlib
 import os
-import stat
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
@@ -18,15 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.catalog import FileRecord, Listing
-from bigcluster.durable import digest_of
 from bigcluster.errors import OutError, StoreError
-from bigcluster.kernels.decode import DecodeSpec, decode, prepare_codecs
+from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
 from bigcluster.kernels.moments import column_sums, square_sum
 from bigcluster.progress import Progress
 from bigcluster.rows import spans
 from bigcluster.runtime import Runtime
+from bigcluster.stages.loading import load_picture
 from bigcluster.store import Mark, Store, StoredRows, fingerprint
-from bigcluster.units import show_bytes
 
 STAGE = "ingest"
 RECIPE = "recipe"
@@ -43,6 +42,8 @@ class Ingested:
     """Covers path, content and status of every file, and how they were decoded."""
     ok: NDArray[np.bool_]
     """(n_listed,) which rows hold a picture."""
+    row_keys: NDArray[np.uint64]
+    """(n_ok,) what randomness is keyed by: a hash of the path, so that neither order nor bad files matter."""
     column_sums: NDArray[np.int64]
     """(d,) exact sums over good rows."""
     square_sum: int
@@ -77,7 +78,7 @@ def ingest(
     missing = [block for block in blocks if not _still_holds(block, listing, store, recipe, spec)]
     if not missing:
         progress.reused(STAGE)
-        return _summarise(store, recipe, blocks, len(blocks))
+        return _summarise(listing, store, recipe, blocks, len(blocks))
     with progress.stage(STAGE, n_listed, "images"), ThreadPoolExecutor(runtime.threads) as decoders:
         progress.advance(n_listed - sum(block.stop - block.start for block in missing))
 
@@ -86,7 +87,7 @@ def ingest(
 
         for _ in runtime.map(fill, missing, in_flight=in_flight):
             pass
-    return _summarise(store, recipe, blocks, len(blocks) - len(missing))
+    return _summarise(listing, store, recipe, blocks, len(blocks) - len(missing))
 
 
 def pixel_rows(store: Store, ok: NDArray[np.bool_]) -> StoredRows:
@@ -147,20 +148,23 @@ def _still_holds(block: _Block, listing: Listing, store: Store, recipe: str, spe
     if not all((store.root / file).is_file() for file in mark.digests):
         return False
     for row, values in enumerate(mark.payload["records"], start=block.start):
-        if not _unchanged(listing.path(row), FileRecord.from_json(values), spec):
+        if not _unchanged(listing, row, FileRecord.from_json(values), spec):
             return False
     return True
 
 
-def _unchanged(path: str, record: FileRecord, spec: DecodeSpec) -> bool:
+def _unchanged(listing: Listing, row: int, record: FileRecord, spec: DecodeSpec) -> bool:
+    path = listing.path(row)
     try:
         found = os.stat(path)
-    except OSError:
+    except (OSError, ValueError):
         return record.n_bytes is None  # it was not there then either
     if (found.st_size, found.st_mtime_ns) != (record.n_bytes, record.mtime_ns):
         return False
     if record.status == "unreadable":
-        return not os.access(path, os.R_OK)
+        return not (listing.is_readable_file(row) and os.access(path, os.R_OK))
+    if not listing.may_read(row):
+        return False  # permitted then, not now
     if record.status == "too_large" and record.needed_bytes is not None:
         return spec.max_bytes is not None and record.needed_bytes > spec.max_bytes
     return True
@@ -183,7 +187,7 @@ def _ingest_block(
     pixels = np.zeros((block.stop - block.start, spec.n_values), np.uint8)
 
     def load_some(span: tuple[int, int]) -> list[FileRecord]:
-        loaded = [_load(listing, block.start + i, spec, pixels[i]) for i in range(*span)]
+        loaded = [load_picture(listing, block.start + i, spec, pixels[i]) for i in range(*span)]
         advance(len(loaded))
         return loaded
 
@@ -196,45 +200,8 @@ def _ingest_block(
     store.commit(STAGE, _block_fingerprint(block, listing, recipe), files, payload, _name(block.index))
 
 
-def _load(listing: Listing, row: int, spec: DecodeSpec, into: NDArray[np.uint8]) -> FileRecord:
-    """Read and decode one file into its row; whatever is wrong with it becomes its record."""
-    path = listing.path(row)
-    n_bytes = mtime_ns = None
-    digest = ""
-    try:
-        found = os.stat(path)
-        n_bytes, mtime_ns = found.st_size, found.st_mtime_ns
-        if not listing.may_read(row):
-            return FileRecord(n_bytes, mtime_ns, None, None, "", "unreadable", _OUTSIDE)
-        if not stat.S_ISREG(found.st_mode):
-            return FileRecord(n_bytes, mtime_ns, None, None, "", "unreadable", "not a regular file")
-        if spec.max_bytes is not None and n_bytes > spec.max_bytes:
-            return _too_large_file(n_bytes, mtime_ns, spec.max_bytes)
-        with open(path, "rb") as file:
-            data = file.read()
-    except FileNotFoundError:
-        return FileRecord(None, None, None, None, "", "missing", "no such file")
-    except OSError as error:
-        return FileRecord(n_bytes, mtime_ns, None, None, "", "unreadable", error.strerror or type(error).__name__)
-    digest = digest_of(data)
-    result = decode(data, spec)
-    if result.pixels is not None:
-        into[:] = result.pixels
-    return FileRecord(
-        n_bytes, mtime_ns, result.width, result.height, digest, result.status, result.reason, result.needed_bytes
-    )
-
-
-_OUTSIDE = "outside the manifest's folder; manifest.allow_outside = true permits it"
-
-
-def _too_large_file(n_bytes: int, mtime_ns: int, limit: int) -> FileRecord:
-    reason = f"reading it needs {show_bytes(n_bytes)}, the memory budget leaves {show_bytes(limit)}"
-    return FileRecord(n_bytes, mtime_ns, None, None, "", "too_large", reason, n_bytes)
-
-
-def _summarise(store: Store, recipe: str, blocks: list[_Block], blocks_reused: int) -> Ingested:
-    """Read the marks back: they, not memory, say what there is."""
+def _summarise(listing: Listing, store: Store, recipe: str, blocks: list[_Block], blocks_reused: int) -> Ingested:
+    """Read the marks back: they, not memory, say what there is; keep what later stages need without the files."""
     ok = np.zeros(blocks[-1].stop, bool)
     sums = np.zeros(store.array("sums").shape[1], np.int64)
     squares = 0
@@ -248,4 +215,35 @@ def _summarise(store: Store, recipe: str, blocks: list[_Block], blocks_reused: i
         squares += mark.payload["square_sum"]
         sums += store.array("sums")[block.index].astype(np.int64)
         chain = fingerprint(before=chain, block=mark.fingerprint, files=[(r.digest, r.status) for r in ledger])
-    return Ingested(chain, ok, sums, squares, blocks_reused, len(blocks))
+    done = store.marks.read(STAGE)
+    if done is None or done.fingerprint != chain:
+        store.marks.remove(STAGE)
+        files = store.save("ok", ok) + store.save("row_keys", _row_keys(listing, ok)) + store.save("column_sums", sums)
+        done = store.commit(STAGE, chain, files, {"square_sum": squares, "n_blocks": len(blocks)})
+    return _from_mark(store, done, blocks_reused)
+
+
+def load_ingested(store: Store) -> Ingested:
+    """What the last ingest left, without looking at the files. Raises StoreError where it did not finish."""
+    mark = store.marks.read(STAGE)
+    if mark is None:
+        raise StoreError(f"{store.root} holds no finished ingest; run the job to its end first")
+    return _from_mark(store, mark, mark.payload["n_blocks"])
+
+
+def _from_mark(store: Store, mark: Mark, blocks_reused: int) -> Ingested:
+    return Ingested(
+        fingerprint=mark.fingerprint,
+        ok=store.load("ok"),
+        row_keys=store.load("row_keys"),
+        column_sums=store.load("column_sums"),
+        square_sum=mark.payload["square_sum"],
+        blocks_reused=blocks_reused,
+        n_blocks=mark.payload["n_blocks"],
+    )
+
+
+def _row_keys(listing: Listing, ok: NDArray[np.bool_]) -> NDArray[np.uint64]:
+    rows = np.flatnonzero(ok).tolist()
+    digests = b"".join(hashlib.blake2b(os.fsencode(listing.names[row]), digest_size=8).digest() for row in rows)
+    return np.frombuffer(digests, np.dtype("<u8")).astype(np.uint64)

@@ -1,30 +1,30 @@
-"""Pixels -> PCA scores in the store: one fit, whose spectrum answers every variance target.
-
-The store holds mean, components, explained variance and scores at the rank that was computed. A target takes the first
-columns of the scores; nothing is fitted again for a smaller one.
-"""
+"""Pixels -> PCA scores in the store: one fit, whose spectrum answers the variance target."""
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster import memory
-from bigcluster.chunks import chunk_shape
 from bigcluster.config import Settings
-from bigcluster.errors import InvalidDataError, TooFewSamplesError, VarianceNotReachedError
-from bigcluster.planning import StagePlan
+from bigcluster.errors import InvalidDataError, StoreError, VarianceNotReachedError
+from bigcluster.kernels.gemm import Gemm
+from bigcluster.planning import StagePlan, target_of
 from bigcluster.progress import Progress
-from bigcluster.rows import RowSource
+from bigcluster.rows import FirstColumns, RowSource
 from bigcluster.runtime import Runtime
-from bigcluster.solvers.pca import incremental
+from bigcluster.solvers.pca import SOLVERS, Moments, PCAFit
+from bigcluster.solvers.pca.incremental import fit_incremental
+from bigcluster.solvers.tiles import FolderTiles
 from bigcluster.stages.ingest import Ingested, pixel_rows
-from bigcluster.store import Mark, RowWriter, Store, StoredRows, fingerprint
+from bigcluster.store import ColumnWriter, Mark, RowWriter, Store, StoredRows, fingerprint
 
 STAGE = "reduce"
+SCRATCH = "scratch"
+"""In the store: tiles of a fit that its workspace does not hold. Never vouched for, removed at the end."""
 
 
 @dataclass(frozen=True)
@@ -33,10 +33,10 @@ class Reduced:
 
     fingerprint: str
     rows: RowSource
-    """(n_ok, n_components) float32."""
+    """(n_ok, n_components) float32 scores, or the uint8 pixels themselves."""
     n_components: int
     explained_variance_ratio: NDArray[np.float64] | None
-    """(rank,) share of the total variance per computed component; None where nothing was reduced."""
+    """(n_computed,) share of the total variance per component; None where nothing was reduced."""
     reused: bool
     facts: dict[str, Any]
     """For summary.json: solver, passes, bytes read, and what the budget settled."""
@@ -45,31 +45,46 @@ class Reduced:
 def reduce(
     store: Store, ingested: Ingested, settings: Settings, plan: StagePlan | None, runtime: Runtime, progress: Progress
 ) -> Reduced:
-    """Bring scores up to date. `plan` is None for reduce = "none": then the pixels are the rows."""
-    pixels = pixel_rows(store, ingested.ok)
+    """Bring scores up to date. `plan` is None for reduce = "none": then the pixels are the rows.
+
+    Raises TooFewSamplesError, InvalidDataError where all pictures are the same, VarianceNotReachedError.
+    """
     if plan is None:
-        rows = FloatRows(pixels)
-        unreduced = fingerprint(before=ingested.fingerprint, stage=STAGE, reduce="none")
-        return Reduced(unreduced, rows, rows.shape[1], None, ingested.reused, {"solver": "none", "passes": 0})
-    n_rows, n_values = pixels.shape
-    if settings.components is not None and settings.components > min(n_rows, n_values):
-        raise TooFewSamplesError(
-            f"components = {settings.components} needs as many good images and values per image; "
-            f"there are {n_rows} images of {n_values} values: use --components {min(n_rows, n_values)} or fewer"
-        )
-    wanted = _fit_fingerprint(settings, ingested)
+        return _unreduced(store, ingested)
+    pixels = pixel_rows(store, ingested.ok)
+    wanted = _fit_fingerprint(settings, plan.solver, ingested)
     mark = store.marks.read(STAGE)
     reused = mark is not None and mark.fingerprint == wanted and _suffices(store, mark, settings, plan)
     if mark is None or not reused:
         mark = _fit(store, pixels, ingested, settings, plan, wanted, runtime, progress)
     else:
         progress.reused(STAGE)
+    return _from_mark(store, mark, wanted, settings, reused=reused)
+
+
+def load_reduced(store: Store, ingested: Ingested, settings: Settings, plan: StagePlan | None) -> Reduced:
+    """What the last reduction left, nothing fitted. Raises StoreError where it does not fit the settings."""
+    if plan is None:
+        return _unreduced(store, ingested)
+    wanted = _fit_fingerprint(settings, plan.solver, ingested)
+    mark = store.marks.read(STAGE)
+    if mark is None or mark.fingerprint != wanted:
+        raise StoreError(f"{store.root} holds no reduction by these settings; run the job to its end first")
+    return _from_mark(store, mark, wanted, settings, reused=True)
+
+
+def _unreduced(store: Store, ingested: Ingested) -> Reduced:
+    pixels = pixel_rows(store, ingested.ok)
+    unreduced = fingerprint(before=ingested.fingerprint, stage=STAGE, reduce="none")
+    return Reduced(unreduced, pixels, pixels.shape[1], None, ingested.reused, {"solver": "none", "passes": 0})
+
+
+def _from_mark(store: Store, mark: Mark, wanted: str, settings: Settings, *, reused: bool) -> Reduced:
     ratio = store.load("explained_variance") / mark.payload["total_variance"]
-    n_components = _components_for(ratio, settings)
-    scores = StoredRows(store.array("scores"))
+    n_components = _components_for(ratio, settings, mark.payload["n_components"])
     return Reduced(
         fingerprint=fingerprint(before=wanted, n_components=n_components),
-        rows=FirstColumns(scores, n_components),
+        rows=FirstColumns(StoredRows(store.array("scores")), n_components),
         n_components=n_components,
         explained_variance_ratio=ratio,
         reused=reused,
@@ -77,21 +92,50 @@ def reduce(
     )
 
 
-def _fit_fingerprint(settings: Settings, ingested: Ingested) -> str:
-    """What the fit depends on. The budget's part (batch, rank) is stored at the first fit and kept, outside of this."""
+def _fit_fingerprint(settings: Settings, solver: str, ingested: Ingested) -> str:
+    """What the fit depends on.
+
+    The incremental solver's one fit serves every variance target; the rank and batch that the budget settled for it
+    are stored with the first fit and kept, outside of this.
+    """
+    incremental = solver == "incremental"
     return fingerprint(
         before=ingested.fingerprint,
         stage=STAGE,
-        solver=settings.pca.solver,
+        solver=solver,
         components=settings.components,
+        variance=None if incremental else settings.variance,
         seed=settings.seed,
-        iterated_power=settings.pca.iterated_power,
+        iterated_power=settings.pca.iterated_power if incremental else None,
     )
+
+
+def _suffices(store: Store, mark: Mark, settings: Settings, plan: StagePlan) -> bool:
+    """Whether the stored fit still serves: it reaches the target, or today's budget affords no larger rank either."""
+    if settings.variance is None or plan.choices.get("rank", 0) <= mark.payload["rank"]:
+        return True
+    share = float(store.load("explained_variance").sum()) / mark.payload["total_variance"]
+    return bool(share >= settings.variance)
+
+
+def _components_for(ratio: NDArray[np.float64], settings: Settings, n_stored: int) -> int:
+    """How many of the stored scores' columns count."""
+    if settings.components is not None:
+        return settings.components
+    assert settings.variance is not None
+    cumulative = np.cumsum(ratio[:n_stored])
+    reached = np.flatnonzero(cumulative >= settings.variance - 1e-12)
+    if len(reached) == 0:
+        raise VarianceNotReachedError(
+            f"variance {settings.variance:g} was asked for, {n_stored} components reach {cumulative[-1]:.4f}; use "
+            f"--variance {np.floor(cumulative[-1] * 100) / 100:g}, --components {n_stored}, or a larger --memory"
+        )
+    return int(reached[0]) + 1
 
 
 def _fit(
     store: Store,
-    pixels: RowSource,
+    pixels: StoredRows,
     ingested: Ingested,
     settings: Settings,
     plan: StagePlan,
@@ -99,117 +143,92 @@ def _fit(
     runtime: Runtime,
     progress: Progress,
 ) -> Mark:
-    n_rows, n_values = pixels.shape
-    total_variance = total_variance_of(ingested, n_rows)
-    rank = min(plan.choices["rank"], n_rows, n_values)
-    batch_rows = max(rank, min(plan.choices["batch_rows"], n_rows))
-    block_rows = max(1, min(n_rows, 16 * 2**20 // (n_values * memory.FLOAT32)))
     store.marks.remove(STAGE)
-    with progress.stage(STAGE, 2 * n_rows, "images"):
-        basis = incremental.fit_incremental(
-            pixels,
-            rank=rank,
-            batch_rows=batch_rows,
-            iterated_power=settings.pca.iterated_power,
-            seed=settings.seed,
-            threads=runtime.threads,
-            on_progress=progress.at,
-        )
-        scores = RowWriter(store, "scores", n_rows, rank, np.float32)
-        incremental.project(
-            pixels,
-            basis,
-            block_rows=block_rows,
-            runtime=runtime,
-            write=scores.write,
-            on_progress=lambda done: progress.at(n_rows + done),
-        )
-        files = scores.close()
-        files += store.save("components", basis.components, chunk_shape(n_values, memory.FLOAT32))
-        files += store.save("mean", basis.mean)
-        files += store.save("explained_variance", basis.explained_variance)
+    scratch = store.root / SCRATCH
+    with progress.stage(STAGE, 1, "steps"):
+        try:
+            fit = _solve(store, pixels, ingested, settings, plan, runtime, progress)
+            if fit.total_variance == 0:
+                raise InvalidDataError(
+                    f"all {pixels.shape[0]} good images are the same picture at this size: there is no variance to "
+                    "reduce; use --set reduce=none or a larger --size"
+                )
+            files = _write(store, fit)
+        finally:
+            shutil.rmtree(scratch, ignore_errors=True)
         payload = {
-            "solver": settings.pca.solver,
-            "passes": 2,
-            "bytes_read": 2 * n_rows * n_values,
-            "rank": rank,
-            "batch_rows": batch_rows,
-            "total_variance": total_variance,
+            "solver": fit.solver,
+            "passes": fit.passes,
+            "bytes_read": round(fit.passes * pixels.shape[0] * pixels.shape[1]),
+            "rank": len(fit.eigenvalues),
+            "n_components": _stored_components(fit),
+            "total_variance": fit.total_variance,
+            "score_step": fit.score_step,
+            "components": "stored" if fit.left_dtype is None else "left",
+            **{name: plan.choices[name] for name in ("batch_rows",) if name in plan.choices},
         }
         return store.commit(STAGE, wanted, files, payload)
 
 
-def _suffices(store: Store, mark: Mark, settings: Settings, plan: StagePlan) -> bool:
-    """Whether the stored fit still serves: it reaches the target, or today's budget affords no larger rank either."""
-    if settings.variance is None or plan.choices["rank"] <= mark.payload["rank"]:
-        return True
-    share = float(store.load("explained_variance").sum()) / mark.payload["total_variance"]
-    return bool(share >= settings.variance)
+def _solve(
+    store: Store,
+    pixels: StoredRows,
+    ingested: Ingested,
+    settings: Settings,
+    plan: StagePlan,
+    runtime: Runtime,
+    progress: Progress,
+) -> PCAFit:
+    n_rows, n_values = pixels.shape
+    moments = Moments(ingested.column_sums, ingested.square_sum)
 
-
-def total_variance_of(ingested: Ingested, n_rows: int) -> float:
-    """Sum of the variances of all columns (ddof = 1), from exact integer sums.
-
-    Squares of column sums pass 2^63 at a million images: Python's integers do not mind.
-    """
-    squared_sums = sum(int(s) * int(s) for s in ingested.column_sums)
-    scatter = ingested.square_sum * n_rows - squared_sums  # n_rows times the sum of squared deviations
-    if scatter == 0:
-        raise InvalidDataError(
-            f"all {n_rows} good images are the same picture at this size: there is no variance to reduce; "
-            "use --set reduce=none or a larger --size"
+    if plan.solver == "incremental":
+        rank = min(plan.choices["rank"], n_rows, n_values)
+        return fit_incremental(
+            pixels,
+            target=target_of(settings),
+            rank=rank,
+            batch_rows=max(rank, min(plan.choices["batch_rows"], n_rows)),
+            iterated_power=settings.pca.iterated_power,
+            moments=moments,
+            runtime=runtime,
+            seed=settings.seed,
+            on_progress=progress.at,
         )
-    return scatter / n_rows / (n_rows - 1)
+    return SOLVERS[plan.solver](
+        pixels,
+        target=target_of(settings),
+        runtime=runtime,
+        workspace_bytes=plan.choices["workspace_bytes"],
+        tiles=FolderTiles(store.root / SCRATCH),
+        gemm=Gemm(settings.gemm.kernel),
+        seed=settings.seed,
+        moments=moments,
+        on_progress=progress.at,
+    )
 
 
-def _components_for(ratio: NDArray[np.float64], settings: Settings) -> int:
-    """The number of components asked for, or the first that reaches the variance target."""
-    if settings.components is not None:
-        return settings.components
-    assert settings.variance is not None, "one of the two is always set"
-    cumulative = np.cumsum(ratio)
-    reached = np.flatnonzero(cumulative >= settings.variance - 1e-12)
-    if len(reached) == 0:
-        raise VarianceNotReachedError(
-            f"variance {settings.variance:g} was asked for, {len(ratio)} components reach {cumulative[-1]:.4f}; "
-            f"use --variance {np.floor(cumulative[-1] * 100) / 100:g}, --components {len(ratio)}, or a larger --memory"
-        )
-    return int(reached[0]) + 1
+def _stored_components(fit: PCAFit) -> int:
+    """All that was computed where scores are projected anyhow; else what the target took."""
+    return len(fit.eigenvalues) if fit.solver == "incremental" else fit.n_components
 
 
-class FirstColumns:
-    """The first columns of a row source."""
-
-    def __init__(self, rows: RowSource, n_columns: int) -> None:
-        self._rows = rows
-        self._n_columns = n_columns
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self._rows.shape[0], self._n_columns
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self._rows.dtype
-
-    def read(self, start: int, stop: int, columns: slice = slice(None)) -> NDArray[Any]:
-        begin, end, step = columns.indices(self._n_columns)
-        return np.ascontiguousarray(self._rows.read(start, stop, slice(begin, end, step)))
-
-
-class FloatRows:
-    """A row source as float32, converted at every read."""
-
-    def __init__(self, rows: RowSource) -> None:
-        self._rows = rows
-
-    @property
-    def shape(self) -> tuple[int, int]:
-        return self._rows.shape
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return np.dtype(np.float32)
-
-    def read(self, start: int, stop: int, columns: slice = slice(None)) -> NDArray[Any]:
-        return self._rows.read(start, stop, columns).astype(np.float32)
+def _write(store: Store, fit: PCAFit) -> list[Any]:
+    """Scores, mean and spectrum; and what components are made from."""
+    n_rows, n_values = fit.shape
+    scores = RowWriter(store, "scores", n_rows, _stored_components(fit), np.float32)
+    fit.write_scores(scores)
+    files = scores.close()
+    files += store.save("mean", fit.mean)
+    files += store.save("explained_variance", fit.eigenvalues)
+    if fit.left_dtype is not None:
+        # Components would cost another read of the pixels: they are made when somebody asks (stages.components).
+        left = RowWriter(store, "left", n_rows, fit.n_components, fit.left_dtype)
+        fit.write_left(left)
+        files += left.close()
+    else:
+        components = ColumnWriter(store, "components", _stored_components(fit), n_values, np.float32)
+        fit.write_components(components)
+        files += components.close()
+    fit.close()
+    return files

@@ -17,8 +17,8 @@ SHOWN = 3
 def image_size(listing: Listing, size: str) -> tuple[int, int]:
     """(width, height) in pixels. Raises ImageSizeError where `native` meets unequal sizes and says which differ."""
     if size != "native":
-        width, height = size.split("x")
-        return int(width), int(height)
+        asked = size.split("x")
+        return int(asked[0]), int(asked[1])
     first: tuple[int, int] | None = None
     first_name = ""
     others: list[str] = []

@@ -1,10 +1,11 @@
 """What a run keeps on disk: arrays, completion marks, fingerprints, digests."""
 
-from bigcluster.store.arrays import RowWriter, Store, StoredRows
+from bigcluster.store.arrays import ColumnWriter, RowWriter, Store, StoredRows
 from bigcluster.store.marks import DONE, Mark, Marks, fingerprint
 
 __all__ = [
     "DONE",
+    "ColumnWriter",
     "Mark",
     "Marks",
     "RowWriter",

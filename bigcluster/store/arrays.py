@@ -18,12 +18,13 @@ import zarr
 from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec
 
-from bigcluster.chunks import chunk_shape
+from bigcluster.chunks import row_chunks
 from bigcluster.durable import digest_of, sync_all
 from bigcluster.errors import OutError, StoreError
 from bigcluster.store.marks import DONE, Mark, Marks
 
 FORMAT = 1
+METADATA = "zarr.json"
 
 
 class Store:
@@ -34,13 +35,17 @@ class Store:
         self.root = root
         self.marks = Marks(root / "marks")
         # zarr's own parallelism is kept small: its tasks run inside ours.
-        zarr.config.set({"async.concurrency": 2, "threading.max_workers": 2})
+        # Empty chunks are written: an all-black image is data, not a hole - in arrays that are opened again, too.
+        zarr.config.set({"async.concurrency": 2, "threading.max_workers": 2, "array.write_empty_chunks": True})
         try:
             self._group = zarr.open_group(root, mode="a", zarr_format=3)
             if "bigcluster_format" not in self._group.attrs:
                 self._group.attrs["bigcluster_format"] = FORMAT
+                sync_all([root / METADATA])
         except OSError as error:
             raise StoreError(f"cannot write the store {root}: {error.strerror or error}") from error
+        except (ValueError, KeyError, TypeError, AttributeError) as error:  # what zarr makes of broken JSON
+            raise StoreError(f"{root / METADATA} is damaged; delete {root} to begin anew") from error
         found = self._group.attrs["bigcluster_format"]
         if found != FORMAT:
             raise OutError(f"{root} has the format {found}, this version reads {FORMAT}; use the version that wrote it")
@@ -57,6 +62,7 @@ class Store:
             array = self._create(name, shape, dtype, chunks)
         elif array.shape != shape:
             array.resize(shape)
+        sync_all([self.root / name / METADATA])
         self._open[name] = array
         return array
 
@@ -70,13 +76,17 @@ class Store:
             fill_value=0,
             zarr_format=3,
             codecs=[BytesCodec(), Crc32cCodec()],
-            config={"write_empty_chunks": True},  # an all-black image is data, not a hole
         )
 
     def _existing(self, name: str) -> Any | None:
         with self._lock:
-            if name not in self._open and name in self._group:
-                self._open[name] = self._group[name]
+            try:
+                if name not in self._open and name in self._group:
+                    self._open[name] = self._group[name]
+            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                raise StoreError(
+                    f"{self.root / name / METADATA} is damaged; delete {self.root / name} to make it anew"
+                ) from error
             return self._open.get(name)
 
     def array(self, name: str) -> Any:
@@ -140,7 +150,7 @@ class RowWriter:
 
     def __init__(self, store: Store, name: str, n_rows: int, n_columns: int, dtype: DTypeLike) -> None:
         self._store, self._name, self._n_rows = store, name, n_rows
-        chunks = chunk_shape(n_columns, np.dtype(dtype).itemsize)
+        chunks = row_chunks(n_columns, np.dtype(dtype).itemsize)
         store.create(name, (n_rows, n_columns), dtype, chunks)
         self._buffer = np.empty((min(chunks[0], n_rows), n_columns), dtype)
         self._start = self._filled = 0
@@ -167,7 +177,39 @@ class RowWriter:
         """All rows are in: the files that hold them, metadata included."""
         if self._start != self._n_rows:
             raise ValueError(f"{self._name} got {self._start} of {self._n_rows} rows")
-        return [*self._files, self._store.root / self._name / "zarr.json"]
+        return [*self._files, self._store.root / self._name / METADATA]
+
+
+class ColumnWriter:
+    """Takes consecutive blocks of columns, (n_rows, w) each, and writes whole chunks: the sink of components."""
+
+    def __init__(self, store: Store, name: str, n_rows: int, n_columns: int, dtype: DTypeLike) -> None:
+        # As RowWriter, of the transposed matrix: chunks hold all rows of some columns where they can.
+        columns, rows = row_chunks(n_rows, np.dtype(dtype).itemsize)
+        self._array = store.create(name, (n_rows, n_columns), dtype, (rows, min(columns, n_columns)))
+        self._buffer = np.empty((n_rows, min(columns, n_columns)), dtype)
+        self._folder = store.root / name
+        self._start = self._filled = 0
+
+    def write(self, start: int, block: NDArray[Any]) -> None:
+        """Take columns start .. start + w - 1; they follow the columns taken before."""
+        if start != self._start + self._filled:
+            raise ValueError(f"columns must come in order: expected {self._start + self._filled}, got {start}")
+        while block.shape[1]:
+            taken = min(block.shape[1], self._buffer.shape[1] - self._filled)
+            self._buffer[:, self._filled : self._filled + taken] = block[:, :taken]
+            self._filled += taken
+            block = block[:, taken:]
+            if self._filled == self._buffer.shape[1] or self._start + self._filled == self._array.shape[1]:
+                self._array[:, self._start : self._start + self._filled] = self._buffer[:, : self._filled]
+                self._start += self._filled
+                self._filled = 0
+
+    def close(self) -> list[Path]:
+        """All columns are in: the files that hold them, metadata included."""
+        if self._start != self._array.shape[1]:
+            raise ValueError(f"got {self._start} of {self._array.shape[1]} columns")
+        return [path for path in sorted(self._folder.rglob("*")) if path.is_file()]
 
 
 class StoredRows:

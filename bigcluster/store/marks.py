@@ -51,7 +51,10 @@ class Marks:
             return None
         if digest_of(_canonical(sealed)) != seal:
             return None
-        return Mark(**sealed)
+        try:
+            return Mark(**sealed)
+        except TypeError:  # of another version
+            return None
 
     def write(self, stage: str, mark: Mark, block: str = DONE) -> None:
         """Put a mark in place; what it vouches for must be synced already."""

@@ -3,7 +3,7 @@
 What happens to unusual pictures, decided once:
 
 - EXIF orientation is applied.
-- Grey of a JPEG is its own luma plane, of anything else BT.601 luma: the same formula, without a detour over colour.
+- Grey of a JPEG is its own luma plane, of anything else BT.601 luma: the same formula.
 - JPEG is decoded at 1/2, 1/4 or 1/8 scale where that is still at least the target size.
 - 16-bit samples are shifted by the number of significant bits (8, 10, 12, 14 or 16) that the picture uses: 12-bit data
   in a 16-bit file does not come out nearly black.
@@ -59,6 +59,9 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "PPM", "J
 assert set(FORMATS) <= set(Image.OPEN), "a plugin is missing from _PLUGINS"  # MPO comes by way of JPEG
 _MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
 _EXIF_ORIENTATION = 0x0112
+_TIFF_BITS = 258  # BitsPerSample
+_JP2_PRECISION = 42
+"""Bytes from the start-of-codestream marker to the first component's precision (ITU-T T.800, A.5.1)."""
 _DIRECT_FORMATS = ("JPEG", "PNG")
 _DIRECT_MODES = ("1", "L", "RGB")
 _REDUCED_GREY = {
@@ -177,14 +180,14 @@ def _parse_header(file: Any, magic: bytes, n_bytes: int) -> _Header:
         raise _RejectedError("empty", "the file has no bytes")
     try:
         image = Image.open(file, formats=FORMATS)
-        orientation = int(image.getexif().get(_EXIF_ORIENTATION, 1)) if "exif" in image.info or _is_tiff(image) else 1
+        orientation = _orientation(image)
+        deep = _bit_depth(image, file) == 16
     except UnidentifiedImageError:
         if magic.startswith(_MAGIC):
             raise _RejectedError("damaged", "the header cannot be read") from None
         raise _RejectedError("unsupported", "not a picture of a known format") from None
     except Exception as error:  # codecs raise nearly anything on broken headers: SyntaxError, struct.error, ...
         raise _RejectedError("damaged", f"the header cannot be read: {_one_line(error)}") from error
-    deep = image.mode.startswith("I;16") or (image.format == "PNG" and _png_bit_depth(file) == 16)
     direct = (
         image.format in _DIRECT_FORMATS
         and image.mode in _DIRECT_MODES
@@ -196,16 +199,39 @@ def _parse_header(file: Any, magic: bytes, n_bytes: int) -> _Header:
     return _Header(str(image.format), image.mode, image.width, image.height, valid, direct, deep)
 
 
-def _is_tiff(image: Image.Image) -> bool:
-    return image.format == "TIFF"
+def _orientation(image: Image.Image) -> int:
+    """The orientation that is still to be applied: TIFF is turned by both of its readers, and its size says so."""
+    if image.format == "TIFF" or "exif" not in image.info:
+        return 1
+    return int(image.getexif().get(_EXIF_ORIENTATION, 1))
 
 
-def _png_bit_depth(file: Any) -> int:
+def _bit_depth(image: Image.Image, file: Any) -> int:
+    """16, or 8 for everything else: Pillow's mode tells the two apart for grey pictures of some formats only."""
+    if image.mode.startswith("I;16"):
+        return 16
+    if image.format == "PPM":
+        tile = getattr(image, "tile", None)
+        maximum = tile[0][3][-1] if tile and isinstance(tile[0][3], tuple) else 0
+        return 16 if image.mode == "I" or (isinstance(maximum, int) and maximum > 255) else 8
+    if image.format == "PNG":
+        return 16 if _bytes_at(file, 24, 1) == b"\x10" else 8
+    if image.format == "TIFF" and image.mode in ("RGB", "RGBA"):
+        return 16 if max(getattr(image, "tag_v2", {}).get(_TIFF_BITS, (8,))) == 16 else 8
+    if image.format == "JPEG2000" and image.mode in ("RGB", "RGBA"):
+        start = _bytes_at(file, 0, 4096)
+        size_marker = start.find(b"\xff\x4f\xff\x51")
+        precision = start[size_marker + _JP2_PRECISION : size_marker + _JP2_PRECISION + 1] if size_marker >= 0 else b""
+        return 16 if precision and precision[0] & 0x7F > 7 else 8
+    return 8
+
+
+def _bytes_at(file: Any, start: int, n_bytes: int) -> bytes:
     at = file.tell()
-    file.seek(24)
-    depth = file.read(1)
+    file.seek(start)
+    found: bytes = file.read(n_bytes)
     file.seek(at)
-    return depth[0] if depth else 0
+    return found
 
 
 def _check_limits(header: _Header, spec: DecodeSpec) -> None:
@@ -243,13 +269,17 @@ def _reduction(header: _Header, spec: DecodeSpec) -> int:
 
 def _decode_direct(data: bytes, header: _Header, spec: DecodeSpec) -> NDArray[np.uint8] | None:
     """OpenCV, straight to grey or colour; it applies the EXIF orientation itself. None where it refuses."""
-    flags = (_REDUCED_COLOR if spec.color else _REDUCED_GREY)[_reduction(header, spec)]
+    # libpng makes grey in linear light where a file says its gamma: grey of a colour PNG goes through colour.
+    by_hand = header.format == "PNG" and header.mode == "RGB" and not spec.color
+    flags = (_REDUCED_COLOR if spec.color or by_hand else _REDUCED_GREY)[_reduction(header, spec)]
     try:
         array = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error:
         return None
     if array is None:
         return None
+    if by_hand:
+        return cast("NDArray[np.uint8]", cv2.cvtColor(array, cv2.COLOR_BGR2GRAY))
     return cast("NDArray[np.uint8]", cv2.cvtColor(array, cv2.COLOR_BGR2RGB) if spec.color else array)
 
 

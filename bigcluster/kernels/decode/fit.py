@@ -56,10 +56,21 @@ def fit_to(array: Pixels, width: int, height: int, fit: str) -> Pixels:
         return array
     if fit == "stretch":
         return _resize(array, width, height)
-    ratios = (width / have_width, height / have_height)
-    scale = min(ratios) if fit == "pad" else max(ratios)
+    if fit == "crop":
+        return _resize(_middle(array, width, height), width, height)
+    scale = min(width / have_width, height / have_height)
     scaled = _resize(array, max(1, round(have_width * scale)), max(1, round(have_height * scale)))
     return _center(scaled, width, height)
+
+
+def _middle(array: Pixels, width: int, height: int) -> Pixels:
+    """The largest middle part of the target's proportions: cut before resizing, or a thin strip would grow huge."""
+    have_height, have_width = array.shape[:2]
+    scale = max(width / have_width, height / have_height)
+    cut_width = min(have_width, max(1, round(width / scale)))
+    cut_height = min(have_height, max(1, round(height / scale)))
+    left, top = (have_width - cut_width) // 2, (have_height - cut_height) // 2
+    return np.ascontiguousarray(array[top : top + cut_height, left : left + cut_width])
 
 
 def _resize(array: Pixels, width: int, height: int) -> Pixels:
@@ -71,15 +82,11 @@ def _resize(array: Pixels, width: int, height: int) -> Pixels:
 
 
 def _center(array: Pixels, width: int, height: int) -> Pixels:
-    """Center the picture on a white canvas of the target size, cutting what stands over."""
+    """Center a picture that is not larger than the target on a white canvas of the target size."""
+    have_height, have_width = array.shape[:2]
+    left, top = (width - have_width) // 2, (height - have_height) // 2
     canvas: Pixels = np.full((height, width, *array.shape[2:]), WHITE, np.uint8)
-    into: list[slice] = []
-    take: list[slice] = []
-    for have, want in zip(array.shape[:2], (height, width), strict=True):
-        shared = min(have, want)
-        into.append(slice((want - shared) // 2, (want - shared) // 2 + shared))
-        take.append(slice((have - shared) // 2, (have - shared) // 2 + shared))
-    canvas[into[0], into[1]] = array[take[0], take[1]]
+    canvas[top : top + have_height, left : left + have_width] = array
     return canvas
 
 

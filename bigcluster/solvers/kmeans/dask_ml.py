@@ -1,105 +1,104 @@
-"""dask-ml's KMeans as a solver, used so that its known faults do not reach a result.
-
-- Its k-means|| draws 2 candidates a round in total where the paper means 2k: the factor is set.
-- Its `tol` is absolute: it is scaled by the mean variance here.
-- Its `n_init` restarts only the choice of candidates: whole fits are repeated here.
-- An emptied cluster becomes the origin: where that happened, our Lloyd goes on from its centers, and reseeds.
-- Its `inertia_` mixes squared and unsquared distances: inertia and labels come from our final pass.
-"""
+"""dask-ml's KMeans on our rows, with its known faults worked around, and our own final pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import replace
+import warnings
 from typing import Any
 
-import dask
-import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
+from sklearn.exceptions import ConvergenceWarning
 
+from bigcluster.errors import UsageError
 from bigcluster.rows import RowSource
 from bigcluster.runtime import Runtime
-from bigcluster.solvers.kmeans.blocks import Blocks, block_rows, survey
-from bigcluster.solvers.kmeans.fit import finish, fit, open_rows
+from bigcluster.solvers.kmeans.blocks import Blocks
+from bigcluster.solvers.kmeans.fit import check_arguments, finish, open_rows
 from bigcluster.solvers.kmeans.lloyd import Lloyd, Start
-from bigcluster.solvers.kmeans.result import KMeansFit
+from bigcluster.solvers.kmeans.result import KMeansFit, RowSink
 
 INIT_ROUNDS = 5  # Bahmani et al. 2012, section 5: more rounds gain little
-OVERSAMPLING = 2  # candidates a round, per cluster
 
 
 def fit_dask_ml(
     rows: RowSource,
     n_clusters: int,
     *,
-    seed: int,
-    n_init: int,
-    max_iter: int,
-    tol: float,
-    runtime: Runtime,
+    seed: int = 0,
+    n_init: int = 1,
+    max_iter: int = 300,
+    tol: float = 1e-4,
+    init: str | NDArray[Any] = "k-means||",
+    runtime: Runtime | None = None,
     workspace_bytes: int | None = None,
-    on_progress: Callable[[int], None] | None = None,
+    sink: RowSink | None = None,
 ) -> KMeansFit:
-    """Cluster rows with dask-ml's KMeans; `on_progress(starts_done)`.
+    """Centers by dask-ml; labels, distances and inertia by us. Not bit-equal between machines or chunkings.
 
-    Raises what `fit` raises. With fewer distinct rows than clusters the result has fewer clusters and says so.
+    dask-ml draws 2 candidates in all unless told otherwise (we ask for 2 k a round), takes tol as absolute (we scale
+    it), restarts only the choice of candidates (we repeat whole fits), turns an emptied cluster into the origin (our
+    iteration afterwards reseeds it) and sums unsquared distances as inertia (ours replaces it). Raises UsageError for
+    more clusters than rows.
     """
-    from dask_ml.cluster import KMeans
-
-    array = as_dask(rows)
-    mean_variance = survey(Blocks(rows, runtime), None).mean_variance
-    best: KMeansFit | None = None
-    for start in range(n_init):
-        solver = KMeans(
-            n_clusters=min(n_clusters, rows.shape[0]),
-            init="k-means||",
-            oversampling_factor=OVERSAMPLING * n_clusters,
-            init_max_iter=INIT_ROUNDS,
-            max_iter=max_iter,
-            tol=tol * mean_variance,
-            random_state=seed + start,
-        )
-        with dask.config.set(scheduler="threads", num_workers=runtime.threads):
-            solver.fit(array)
-        found = _settle(rows, np.asarray(solver.cluster_centers_, np.float64), max_iter, tol, runtime, workspace_bytes)
-        if best is None or found.inertia < best.inertia:
-            best = replace(found, n_iter=int(solver.n_iter_) + found.n_iter)
-        if on_progress is not None:
-            on_progress(start + 1)
-    assert best is not None, "n_init is at least 1"
-    return replace(best, algorithm="dask-ml", asked=n_clusters)
-
-
-def _settle(
-    rows: RowSource, centers: NDArray[np.float64], max_iter: int, tol: float, runtime: Runtime, workspace: int | None
-) -> KMeansFit:
-    """Our final pass over dask-ml's centers; where one of them is dead, Lloyd from there."""
-    blocks, found, _ = open_rows(rows, None, runtime, workspace, len(centers), 1)
-    start = Start(centers, bounded=False)
-    Lloyd(blocks, found, None).run([start], max_iter=0, tol=tol)
-    settled = finish(blocks, found, start, asked=len(centers), algorithm="dask-ml", inertias=[start.inertia])
-    if settled.n_clusters == len(centers):
-        return settled
-    return fit(rows, len(centers), init=centers, max_iter=max_iter, tol=tol, runtime=runtime, workspace_bytes=workspace)
+    check_arguments(rows, n_clusters, 1, max_iter, tol, "k-means||" if isinstance(init, str) else init)
+    if n_clusters > rows.shape[0]:
+        raise UsageError(f"dask-ml cannot make {n_clusters} clusters of {rows.shape[0]} rows; use algorithm lloyd")
+    blocks, found, _ = open_rows(rows, None, runtime, workspace_bytes, n_clusters, 1)
+    starts = []
+    for turn in range(n_init if isinstance(init, str) else 1):
+        centers, n_iter = _centers(blocks, n_clusters, init, max_iter, tol * found.mean_variance, seed + turn)
+        start = Start(centers, bounded=False)
+        Lloyd(blocks, found, None).run([start], max_iter=0, tol=tol)
+        if (start.counts == 0).any():  # dead centers: reseeded, and on from there
+            start = Start(centers, bounded=False)
+            Lloyd(blocks, found, None).run([start], max_iter=max_iter, tol=tol)
+        start.n_iter += n_iter
+        starts.append(start)
+    best = min(starts, key=lambda start: start.inertia)
+    return finish(
+        blocks,
+        found,
+        best,
+        asked=n_clusters,
+        algorithm="dask-ml",
+        sink=sink,
+        inertias=[start.inertia for start in starts],
+    )
 
 
-def as_dask(rows: RowSource) -> da.Array:
-    """A row source as a float32 dask array, chunked along rows."""
-    n_rows, n_columns = rows.shape
-    chunk = min(n_rows, block_rows(n_columns))
-    return da.from_array(_Sliceable(rows), chunks=(chunk, n_columns), meta=np.empty((0, 0), np.float32))
+def _centers(
+    blocks: Blocks, n_clusters: int, init: str | NDArray[Any], max_iter: int, tol: float, seed: int
+) -> tuple[NDArray[np.float64], int]:
+    """One fit of dask-ml's: (n_clusters, r) centers, some of them perhaps dead, and its iterations."""
+    import dask
+    from dask_ml.cluster import KMeans  # 140 MiB and a second: only where it was asked for
+
+    model = KMeans(
+        n_clusters,
+        init="k-means||" if isinstance(init, str) else np.asarray(init, dtype=np.float32),
+        oversampling_factor=2 * n_clusters,
+        init_max_iter=INIT_ROUNDS,
+        max_iter=max_iter,
+        tol=tol,
+        random_state=seed % 2**32,
+    )
+    with warnings.catch_warnings(), dask.config.set(scheduler="threads", num_workers=blocks.runtime.threads):
+        warnings.filterwarnings("ignore", category=ConvergenceWarning)  # fewer distinct candidates than clusters
+        model.fit(_as_dask(blocks))
+    return np.asarray(model.cluster_centers_, dtype=np.float64), int(model.n_iter_)
 
 
-class _Sliceable:
-    """What dask asks of an array: shape, dtype and slicing."""
+def _as_dask(blocks: Blocks) -> Any:
+    """(n_rows, r) float32 dask array; dask-ml would cast centers back to an integer dtype."""
+    import dask
+    import dask.array as da
 
-    def __init__(self, rows: RowSource) -> None:
-        self._rows = rows
-        self.shape = rows.shape
-        self.dtype = np.dtype(np.float32)
-        self.ndim = 2
+    def part(number: int) -> NDArray[np.float32]:
+        return np.ascontiguousarray(blocks.read(number), dtype=np.float32)
 
-    def __getitem__(self, key: tuple[slice, slice]) -> NDArray[Any]:
-        start, stop, _ = key[0].indices(self.shape[0])
-        return self._rows.read(start, stop, key[1]).astype(np.float32, copy=False)
+    parts = []
+    for number in range(blocks.count):
+        span = blocks.span(number)
+        shape = (span.stop - span.start, blocks.n_columns)
+        parts.append(da.from_delayed(dask.delayed(part, pure=False)(number), shape, np.float32))
+    return da.concatenate(parts)

@@ -10,7 +10,6 @@ Source: Ross, Lim, Lin and Yang 2008, Incremental Learning for Robust Visual Tra
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,17 +18,38 @@ import dask.array as da
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.rows import RowSource
+from bigcluster.kernels.pca import choose_rank
+from bigcluster.rows import RowSource, spans
 from bigcluster.runtime import Runtime
+from bigcluster.solvers.pca.moments import block_rows, exact_total_variance
+from bigcluster.solvers.pca.result import Moments, OnProgress, PCAFit, Progress, Sink, Target, Variance, check_target
+
+_COMPONENT_COLUMNS = 1024
 
 
 @dataclass(frozen=True)
-class Basis:
-    """Mean (d,) float64, components (rank, d) float32, explained_variance (rank,) float64."""
+class _Basis:
+    """mean (d,) float64, vectors (rank, d) float32."""
 
+    rows: RowSource
     mean: NDArray[np.float64]
-    components: NDArray[np.float32]
-    explained_variance: NDArray[np.float64]
+    vectors: NDArray[np.float32]
+    runtime: Runtime
+
+    def write_scores(self, sink: Sink) -> None:
+        """(x - mean) vectors' of all rows, block by block, in float32."""
+        offset = (self.vectors @ self.mean).astype(np.float32)  # (rank,)
+
+        def task(span: tuple[int, int]) -> NDArray[Any]:
+            return self.rows.read(*span).astype(np.float32) @ self.vectors.T - offset
+
+        blocks = list(spans(self.rows.shape[0], block_rows(self.rows.shape[1])))
+        for (start, _), block in zip(blocks, self.runtime.map(task, blocks), strict=True):
+            sink.write(start, block)
+
+    def write_components(self, sink: Sink) -> None:
+        for start, stop in spans(self.vectors.shape[1], _COMPONENT_COLUMNS):
+            sink.write(start, np.ascontiguousarray(self.vectors[:, start:stop]))
 
 
 def batches(n_rows: int, batch_rows: int, rank: int) -> list[tuple[int, int]]:
@@ -43,46 +63,50 @@ def batches(n_rows: int, batch_rows: int, rank: int) -> list[tuple[int, int]]:
 def fit_incremental(
     rows: RowSource,
     *,
+    target: Target,
     rank: int,
     batch_rows: int,
     iterated_power: int,
-    seed: int,
-    threads: int,
-    on_progress: Callable[[int], None],
-) -> Basis:
-    """One pass over the rows; `on_progress(rows_done)`. float64 inside, 7 copies of a batch at the peak."""
+    moments: Moments,
+    runtime: Runtime,
+    seed: int = 0,
+    on_progress: OnProgress | None = None,
+) -> PCAFit:
+    """Fit uint8 rows in one pass at `rank`, in float64 inside; a variance target is cut from its spectrum.
+
+    Where the rank does not reach the target, all of it is kept: `cumulative_shares` says how far it came. A batch is
+    held about seven times over. Raises TooFewSamplesError.
+    """
     from dask_ml.decomposition import IncrementalPCA
 
-    n_columns = rows.shape[1]
+    check_target(target, rows.shape)
+    n_rows, n_columns = rows.shape
     solver = IncrementalPCA(n_components=rank, svd_solver="auto", iterated_power=iterated_power, random_state=seed)
-    for start, stop in batches(rows.shape[0], batch_rows, rank):
+    steps = batches(n_rows, batch_rows, rank)
+    progress = Progress(len(steps) + 1, on_progress)
+    for start, stop in steps:
         block = da.from_array(rows.read(start, stop).astype(np.float64), chunks=(stop - start, n_columns))
-        with warnings.catch_warnings(), dask.config.set(scheduler="threads", num_workers=threads):
+        with warnings.catch_warnings(), dask.config.set(scheduler="threads", num_workers=runtime.threads):
             # It divides by the zero rows seen before the first batch.
             warnings.filterwarnings("ignore", "invalid value encountered in divide", RuntimeWarning)
             solver.partial_fit(block)
-        on_progress(stop)
-    variance = np.asarray(solver.explained_variance_, dtype=np.float64)
-    return Basis(np.asarray(solver.mean_, dtype=np.float64), np.asarray(solver.components_, np.float32), variance)
-
-
-def project(
-    rows: RowSource,
-    basis: Basis,
-    *,
-    block_rows: int,
-    runtime: Runtime,
-    write: Callable[[int, NDArray[np.float32]], None],
-    on_progress: Callable[[int], None],
-) -> None:
-    """Scores (x - mean) components' of all rows, block by block in order, in float32."""
-    offset = (basis.mean @ basis.components.T.astype(np.float64)).astype(np.float32)  # (rank,)
-    n_rows = rows.shape[0]
-
-    def scores_of(start: int) -> tuple[int, NDArray[Any]]:
-        block = rows.read(start, min(start + block_rows, n_rows)).astype(np.float32)
-        return start, block @ basis.components.T - offset  # (block_rows, rank)
-
-    for start, scores in runtime.map(scores_of, range(0, n_rows, block_rows)):
-        write(start, scores)
-        on_progress(start + len(scores))
+        progress.step()
+    eigenvalues = np.asarray(solver.explained_variance_, dtype=np.float64)
+    total = exact_total_variance(moments, n_rows)
+    mean = np.asarray(moments.column_sums, np.float64) / n_rows
+    reached = choose_rank(eigenvalues, total, target.share) if isinstance(target, Variance) else len(eigenvalues)
+    basis = _Basis(rows, mean, np.asarray(solver.components_, np.float32), runtime)
+    progress.finish()
+    return PCAFit(
+        solver="incremental",
+        shape=rows.shape,
+        mean=mean,
+        total_variance=total,
+        eigenvalues=eigenvalues,
+        n_components=reached or len(eigenvalues),
+        score_step=0.0,
+        passes=2,
+        _write_scores=basis.write_scores,
+        _write_components=basis.write_components,
+        _close=lambda: None,
+    )

@@ -1,11 +1,10 @@
-"""The main job, end to end: list, plan, ingest, reduce, cluster, write. Runs inside the working process."""
+"""The main job: list, plan, ingest, reduce, sweep where asked, cluster, write."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -13,21 +12,21 @@ from typing import Any
 import numpy as np
 
 from bigcluster import outdir
-from bigcluster.catalog import FileRecord, Listing, list_images
+from bigcluster.catalog import Listing, list_images
 from bigcluster.config import Settings, flatten
 from bigcluster.errors import NoImagesError, TooFewSamplesError
 from bigcluster.kernels.decode import DecodeSpec
-from bigcluster.measure import MemorySampler
-from bigcluster.outputs import folders, summary, tables
+from bigcluster.outputs import curves, folders, summary, tables
+from bigcluster.pipeline.job import Job, open_job
 from bigcluster.planning import Plan, Resources, make_plan
-from bigcluster.progress import Listener, Progress, silent
-from bigcluster.runtime import EmbeddedRuntime, Runtime
+from bigcluster.progress import Listener, silent
 from bigcluster.stages import sizing
 from bigcluster.stages.cluster import Clustered, cluster
 from bigcluster.stages.ingest import Ingested, check_recipe, ingest, records
 from bigcluster.stages.reduce import Reduced, reduce
+from bigcluster.stages.sweep import Swept, sweep
 from bigcluster.store import Store
-from bigcluster.units import show_bytes, show_count
+from bigcluster.units import show_count
 
 
 def prepare(settings: Settings, resources: Resources) -> tuple[Listing, Plan]:
@@ -38,7 +37,7 @@ def prepare(settings: Settings, resources: Resources) -> tuple[Listing, Plan]:
     assert settings.images is not None
     assert settings.out is not None
     listing = list_images(settings.images, Path(settings.out), allow_outside=settings.manifest.allow_outside)
-    if settings.k is not None and settings.k > len(listing):
+    if settings.ks and settings.ks[-1] > len(listing):
         raise TooFewSamplesError(
             f"k = {settings.k} needs as many good images, {len(listing)} are listed; use -k {len(listing)} or fewer"
         )
@@ -56,8 +55,7 @@ def run(
 ) -> dict[str, Any]:
     """Do the whole job, reusing what OUT already holds; returns what summary.json says."""
     assert settings.images is not None
-    assert settings.out is not None
-    job = _Job(settings, resources, Path(settings.out), Progress(listener))
+    job = open_job(settings, resources, listener, root_pid)
     listing, plan = prepare(settings, resources)
     plan.check()
     outdir.claim(job.out, settings.images)
@@ -65,58 +63,34 @@ def run(
     spec = _decode_spec(settings, plan)
     check_recipe(store, spec, replace=replace)
     outdir.keep(settings)
-    sampler = MemorySampler(root_pid) if root_pid is not None else MemorySampler()
-    with sampler:
-        runtime = EmbeddedRuntime(resources.threads)
-        stages = _Stages(sampler, plan)
-        ingested, reduced, clustered = _compute(job, listing, plan, spec, store, runtime, stages)
-        with stages.measure("output"), job.progress.stage("output", len(listing), "images"):
-            linked = _write_outputs(job, listing, store, ingested, reduced, clustered)
+    with job.stages.sampler:
+        done = _compute(job, listing, plan, spec, store)
+        with job.stages.measure("output"), job.progress.stage("output", len(listing), "images"):
+            _write_outputs(job, listing, store, done)
             job.progress.at(len(listing))
-    found = _summarise(job, listing, plan, store, ingested, reduced, clustered, linked, stages)
+    found = _summarise(job, listing, plan, store, done)
     summary.write_summary(job.out / "summary.json", found)
     return found
 
 
 @dataclass(frozen=True)
-class _Job:
-    settings: Settings
-    resources: Resources
-    out: Path
-    progress: Progress
+class _Done:
+    """What the stages made."""
+
+    ingested: Ingested
+    reduced: Reduced
+    swept: Swept | None
+    clustered: Clustered
 
 
-@dataclass
-class _Stages:
-    """Seconds and facts of each stage as it ran."""
+def _compute(job: Job, listing: Listing, plan: Plan, spec: DecodeSpec, store: Store) -> _Done:
+    settings, progress, runtime = job.settings, job.progress, job.runtime
 
-    sampler: MemorySampler
-    plan: Plan
-    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    def stage(name: str) -> AbstractContextManager[dict[str, Any]]:
+        planned = {planned.stage: planned.projected_bytes for planned in plan.stages}
+        return job.stages.measure(name, planned.get(name))
 
-    @contextmanager
-    def measure(self, name: str) -> Iterator[dict[str, Any]]:
-        """Time a stage and take its peak; the stage adds its own facts to what is yielded."""
-        self.sampler.enter(name)
-        began = time.monotonic()
-        facts: dict[str, Any] = {}
-        yield facts
-        self.sampler.enter(name)  # a last sample at the end of the stage
-        seconds = time.monotonic() - began
-        projected = {stage.stage: stage.projected_bytes for stage in self.plan.stages}.get(name)
-        self.facts[name] = {
-            "seconds": round(seconds, 3),
-            **facts,
-            "projected_peak_bytes": projected,
-            "measured_peak_bytes": self.sampler.peaks[name].peak_bytes,
-        }
-
-
-def _compute(
-    job: _Job, listing: Listing, plan: Plan, spec: DecodeSpec, store: Store, runtime: Runtime, stages: _Stages
-) -> tuple[Ingested, Reduced, Clustered]:
-    settings, progress = job.settings, job.progress
-    with stages.measure("ingest") as facts:
+    with stage("ingest") as facts:
         ingested = ingest(
             listing,
             store,
@@ -130,13 +104,24 @@ def _compute(
         facts |= {"blocks": ingested.n_blocks, "blocks_reused": ingested.blocks_reused}
     _check_enough(listing, store, ingested, settings)
     planned = plan.stage("reduce") if settings.reduce == "pca" else None
-    with stages.measure("reduce") as facts:
+    with stage("reduce") as facts:
         reduced = reduce(store, ingested, settings, planned, runtime, progress)
         facts |= {**reduced.facts, "reused": reduced.reused}
-    with stages.measure("cluster") as facts:
-        clustered = cluster(store, reduced, settings, plan.stage("cluster"), listing, ingested, runtime, progress)
+    swept = None
+    if len(settings.ks) > 1:
+        with stage("sweep") as facts:
+            swept = sweep(
+                store, reduced, settings, settings.ks, plan.stage("sweep"), ingested.row_keys, runtime, progress
+            )
+            facts |= {**swept.facts, "reused": swept.reused}
+        how = "" if swept.suggested_k is not None else ", the best silhouette"
+        progress.note(f"{swept.reason}; k = {swept.chosen_k} is taken{how}")
+    with stage("cluster") as facts:
+        clustered = cluster(
+            store, reduced, settings, plan.stage("cluster"), listing, ingested, runtime, progress, swept=swept
+        )
         facts |= {**clustered.facts, "reused": clustered.reused}
-    return ingested, reduced, clustered
+    return _Done(ingested, reduced, swept, clustered)
 
 
 def _check_enough(listing: Listing, store: Store, ingested: Ingested, settings: Settings) -> None:
@@ -145,7 +130,7 @@ def _check_enough(listing: Listing, store: Store, ingested: Ingested, settings: 
         bad = list(islice(records(store, ingested.n_blocks), 3))
         shown = "; ".join(f"{listing.names[i]}: {record.status}, {record.reason}" for i, record in enumerate(bad))
         raise NoImagesError(f"none of the {show_count(len(listing))} listed images could be read ({shown})")
-    if settings.k is not None and settings.k > n_ok:
+    if settings.ks and settings.ks[-1] > n_ok:
         raise TooFewSamplesError(
             f"k = {settings.k} needs as many good images, {n_ok} of {len(listing)} listed ones are good; "
             f"use -k {n_ok} or fewer"
@@ -165,68 +150,55 @@ def _decode_spec(settings: Settings, plan: Plan) -> DecodeSpec:
     )
 
 
-def _ledger(store: Store, ingested: Ingested) -> Iterator[FileRecord]:
-    return records(store, ingested.n_blocks)
-
-
-def _write_outputs(
-    job: _Job, listing: Listing, store: Store, ingested: Ingested, reduced: Reduced, clustered: Clustered
-) -> folders.Linked:
-    membership = clustered.membership
+def _write_outputs(job: Job, listing: Listing, store: Store, done: _Done) -> None:
+    clustered, ingested = done.clustered, done.ingested
     linked = folders.write_clusters(
         job.out,
         job.out / outdir.STORE,
         listing,
         ingested.ok,
-        membership.labels,
+        clustered.membership.labels,
         clustered.n_clusters,
         job.settings.link,
     )
-    tables.write_labels(job.out / "labels.csv", listing, _ledger(store, ingested), membership, linked.files)
-    tables.write_images(job.out / "images.csv", listing, _ledger(store, ingested))
-    if reduced.explained_variance_ratio is not None:
-        tables.write_variance(job.out / "variance.csv", reduced.explained_variance_ratio)
+    ledger = partial(records, store, ingested.n_blocks)
+    tables.write_labels(job.out / "labels.csv", listing, ledger(), clustered.membership, linked.files)
+    tables.write_images(job.out / "images.csv", listing, ledger())
+    if done.reduced.explained_variance_ratio is not None:
+        tables.write_variance(job.out / "variance.csv", done.reduced.explained_variance_ratio)
     else:
         (job.out / "variance.csv").unlink(missing_ok=True)
+    if done.swept is not None:
+        curves.write(job.out, done.swept.rows, done.swept.suggested_k, done.swept.reason)
     if linked.n_symlinks and job.settings.link == "hardlink":
-        job.progress.note(
-            f"{linked.n_symlinks} entries under clusters/ are symlinks: no hard links across file systems"
-        )
+        job.progress.note(f"{linked.n_symlinks} entries under clusters/ are symlinks: hard links need one file system")
     if linked.n_gone:
         job.progress.warn(f"{linked.n_gone} images vanished since they were decoded and have no entry under clusters/")
-    return linked
 
 
-def _summarise(
-    job: _Job,
-    listing: Listing,
-    plan: Plan,
-    store: Store,
-    ingested: Ingested,
-    reduced: Reduced,
-    clustered: Clustered,
-    linked: folders.Linked,
-    stages: _Stages,
-) -> dict[str, Any]:
+def _summarise(job: Job, listing: Listing, plan: Plan, store: Store, done: _Done) -> dict[str, Any]:
+    clustered, reduced = done.clustered, done.reduced
     ratio = reduced.explained_variance_ratio
-    measured = stages.sampler.peak_bytes
-    job.progress.note(f"memory: {show_bytes(measured)} at the peak, {show_bytes(plan.budget_bytes)} allowed")
-    sizes = np.bincount(clustered.membership.labels, minlength=clustered.n_clusters)
+    sizes = np.bincount(clustered.membership.labels, minlength=clustered.n_clusters).tolist()
     return {
-        "counts": summary.counts(listing, _ledger(store, ingested)),
+        "counts": summary.counts(listing, records(store, done.ingested.n_blocks)),
         "n_clusters": clustered.n_clusters,
-        "cluster_sizes": sizes.tolist(),
+        "cluster_sizes": sizes,
+        "advice": summary.advice(sizes),
         "nearest_previous": clustered.nearest_previous,
         "inertia": clustered.inertia,
         "n_components": reduced.n_components,
         "explained_variance_ratio": None if ratio is None else round(float(ratio[: reduced.n_components].sum()), 6),
+        "sweep": None
+        if done.swept is None
+        else {"k": done.swept.chosen_k, "suggested_k": done.swept.suggested_k, "reason": done.swept.reason},
         "memory": {
             "budget_bytes": plan.budget_bytes,
             "projected_peak_bytes": plan.projected_bytes,
-            "measured_peak_bytes": measured,
-            "metric": stages.sampler.metric,
+            "measured_peak_bytes": job.stages.sampler.peak_bytes,
+            "metric": job.stages.sampler.metric,
         },
-        "stages": stages.facts,
+        "stages": job.stages.facts,
         "settings": {name: value for name, value in flatten(job.settings).items() if value is not None},
         "versions": summary.versions(),
     }

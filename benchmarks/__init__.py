@@ -1,0 +1,1 @@
+"""Peers and ourselves on the same work, in fresh processes: `python -m benchmarks --help`."""

@@ -1,0 +1,212 @@
+"""k-means for arrays, with scikit-learn's names and conventions."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
+from sklearn.exceptions import ConvergenceWarning
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from bigcluster.errors import InvalidDataError, UsageError
+from bigcluster.kernels.assign import nearest, prepare
+from bigcluster.kernels.kmeans import block_moments, exact_sq, first_bad_row, frame_of
+from bigcluster.rows import ArrayRows, DaskRows, RowSource
+from bigcluster.solvers.kmeans import KMeansFit, fit, fit_minibatch, fit_two_level
+from bigcluster.solvers.kmeans.blocks import check_weights
+from bigcluster.solvers.kmeans.choose import check_algorithm, choose
+
+# Kept as they are; anything else, lists among it, becomes the first.
+_KINDS = (np.float64, np.float32, np.uint8, np.int8, np.uint16, np.int16)
+
+
+class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]
+    """K-means clustering of numpy or dask arrays that may be larger than memory.
+
+    Parameters
+    ----------
+    n_clusters : int, default 8
+    init : "auto", "k-means++", "k-means||" or array of shape (n_clusters, n_features). "auto" goes by n_clusters.
+    n_init : int, default 4. Starts, which share passes over the data; the best is kept. 1 where init is an array.
+    max_iter : int, default 300. Lloyd iterations.
+    tol : float, default 1e-4. Relative to the mean variance of the features; compared with the squared center shift.
+    random_state : int, RandomState or None. The same int gives the same labels for any chunking, budget and threads.
+    algorithm : "auto", "lloyd", "minibatch", "two-level" or "dask-ml". "auto" goes by the shape and n_clusters alone.
+    workspace_bytes : int or None. What a dask array's rows and our state may hold in memory between passes; None for
+        no limit. Never changes a result.
+
+    Attributes
+    ----------
+    cluster_centers_ : (n_clusters, n_features) float64. Fewer than asked for, with a ConvergenceWarning that says so,
+        where the data has fewer distinct rows.
+    labels_ : (n_samples,) int32, nearest center of every row; ties go to the lower number.
+    inertia_ : float, sum of squared distances (weighted, if weights were given) to the nearest center.
+    n_iter_ : int. algorithm_ : the one that ran. distances_ : (n_samples,) float64, Euclidean, to the nearest center.
+    n_features_in_ : int.
+
+    Raises InvalidDataError (a ValueError) naming the row that holds NaN or infinity, UsageError for bad arguments.
+    """
+
+    def __init__(
+        self,
+        n_clusters: int = 8,
+        *,
+        init: str | NDArray[Any] = "auto",
+        n_init: int = 4,
+        max_iter: int = 300,
+        tol: float = 1e-4,
+        random_state: Any = None,
+        algorithm: str = "auto",
+        workspace_bytes: int | None = None,
+    ) -> None:
+        self.n_clusters = n_clusters
+        self.init = init
+        self.n_init = n_init
+        self.max_iter = max_iter
+        self.tol = tol
+        self.random_state = random_state
+        self.algorithm = algorithm
+        self.workspace_bytes = workspace_bytes
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> KMeans:
+        """Cluster X, a numpy or dask array of shape (n_samples, n_features). sample_weight : (n_samples,)."""
+        rows = self._rows(X, reset=True)
+        weights = _weights(sample_weight, rows.shape[0])
+        result = self._solve(rows, weights)
+        assert result.rows is not None
+        self.cluster_centers_ = result.centers
+        self.labels_ = result.rows.labels
+        self.distances_ = result.rows.distance
+        self.inertia_ = result.inertia
+        self.n_iter_ = result.n_iter
+        self.algorithm_ = result.algorithm
+        self._n_features_out = result.n_clusters
+        if result.reason:
+            warnings.warn(result.reason, ConvergenceWarning, stacklevel=2)
+        return self
+
+    def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> NDArray[np.int32]:
+        """Labels of X after fitting to it: (n_samples,) int32."""
+        labels: NDArray[np.int32] = self.fit(X, sample_weight=sample_weight).labels_
+        return labels
+
+    def predict(self, X: Any) -> Any:
+        """Label of each row: (n_samples,) int32; a lazy dask array for a dask array."""
+        check_is_fitted(self)
+        return self._each_block(X, self._labels, np.dtype(np.int32), columns=None)
+
+    def transform(self, X: Any) -> Any:
+        """Euclidean distance of each row to each center: (n_samples, n_clusters), float32 for float32 input."""
+        check_is_fitted(self)
+        dtype = np.dtype(np.float32 if X is not None and getattr(X, "dtype", None) == np.float32 else np.float64)
+
+        def distances(x: NDArray[Any]) -> NDArray[Any]:
+            return self._distances(x).astype(dtype)
+
+        return self._each_block(X, distances, dtype, columns=len(self.cluster_centers_))
+
+    def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
+        """`transform` of X after fitting to it."""
+        return self.fit(X, sample_weight=sample_weight).transform(X)
+
+    def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
+        """Minus the (weighted) sum of squared distances of X to the nearest center."""
+        check_is_fitted(self)
+        rows = self._rows(X, reset=False)
+        weights = _weights(sample_weight, rows.shape[0])
+        total = 0.0
+        for start in range(0, rows.shape[0], 8192):
+            x = rows.read(start, min(start + 8192, rows.shape[0]))
+            sq = exact_sq(x, self.cluster_centers_, self._labels(x, start))
+            total += float((sq if weights is None else sq * weights[start : start + len(sq)]).sum())
+        return -total
+
+    def _solve(self, rows: RowSource, weights: NDArray[np.float64] | None) -> KMeansFit:
+        name = check_algorithm(self.algorithm)
+        if name == "auto":
+            name, _ = choose(*rows.shape, self.n_clusters)
+        seed = self.random_state
+        if not isinstance(seed, int | np.integer):
+            seed = check_random_state(seed).randint(2**31)
+        common: dict[str, Any] = {
+            "seed": int(seed),
+            "max_iter": self.max_iter,
+            "tol": self.tol,
+            "workspace_bytes": self.workspace_bytes,
+        }
+        if name == "dask-ml":
+            if weights is not None:
+                raise UsageError("dask-ml takes no sample_weight; use algorithm lloyd")
+            from bigcluster.solvers.kmeans.dask_ml import fit_dask_ml
+
+            return fit_dask_ml(rows, self.n_clusters, init=self.init, **common)
+        if name == "lloyd":
+            return fit(rows, self.n_clusters, init=self.init, n_init=self.n_init, sample_weight=weights, **common)
+        if not isinstance(self.init, str):
+            raise UsageError(f"algorithm {name} chooses its own centers; use lloyd with an init array")
+        solve = fit_minibatch if name == "minibatch" else fit_two_level
+        return solve(rows, self.n_clusters, sample_weight=weights, **common)
+
+    def _rows(self, X: Any, *, reset: bool) -> RowSource:
+        """X as a row source, checked as scikit-learn checks it; what a dask array holds is looked at while reading."""
+        if not _is_dask(X):
+            checked = validate_data(self, X, reset=reset, dtype=_KINDS, order="C", ensure_all_finite=False)
+            return ArrayRows(checked)
+        if X.ndim != 2:
+            raise UsageError(f"expected a 2D array, got {X.ndim}D of shape {X.shape}")
+        if np.isnan(X.shape[0]):
+            X.compute_chunk_sizes()
+        if reset:
+            self.n_features_in_ = int(X.shape[1])
+        elif X.shape[1] != self.n_features_in_:
+            expected = f"{type(self).__name__} is expecting {self.n_features_in_} features as input"
+            raise UsageError(f"X has {X.shape[1]} features, but {expected}")
+        return DaskRows(X)
+
+    def _labels(self, x: NDArray[Any], first: int = 0) -> NDArray[np.int32]:
+        _refuse_bad_rows(x, first)
+        if not len(x):
+            return np.empty(0, np.int32)
+        frame = frame_of(block_moments(x).merge(block_moments(self.cluster_centers_)))
+        return nearest(x, [prepare(self.cluster_centers_, frame)])[0]
+
+    def _distances(self, x: NDArray[Any]) -> NDArray[np.float64]:
+        _refuse_bad_rows(x, 0)
+        centers = self.cluster_centers_
+        every = [exact_sq(x, centers, np.full(len(x), j, np.int32)) for j in range(len(centers))]
+        return np.sqrt(np.stack(every, axis=1))
+
+    def _each_block(self, X: Any, work: Any, dtype: np.dtype[Any], columns: int | None) -> Any:
+        rows = self._rows(X, reset=False)
+        if not _is_dask(X):
+            return work(rows.read(0, rows.shape[0]))
+        whole = X.rechunk({1: -1})
+        if columns is None:
+            return whole.map_blocks(work, dtype=dtype, drop_axis=1, meta=np.empty(0, dtype))
+        return whole.map_blocks(work, dtype=dtype, chunks=(whole.chunks[0], (columns,)), meta=np.empty((0, 0), dtype))
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def _refuse_bad_rows(x: NDArray[Any], first: int) -> None:
+    bad = first_bad_row(x) if np.issubdtype(x.dtype, np.floating) else None
+    if bad is not None:
+        raise InvalidDataError(f"row {first + bad} holds NaN or infinity; remove the row or fill its gaps")
+
+
+def _is_dask(X: Any) -> bool:
+    return hasattr(X, "__dask_graph__") and hasattr(X, "chunks")
+
+
+def _weights(sample_weight: Any, n_rows: int) -> NDArray[np.float64] | None:
+    if sample_weight is None:
+        return None
+    weights = np.asarray(sample_weight, dtype=np.float64)
+    return check_weights(np.full(n_rows, weights) if weights.ndim == 0 else weights, n_rows)

@@ -1,0 +1,210 @@
+"""PCA for arrays, with scikit-learn's names and conventions."""
+
+from __future__ import annotations
+
+import numbers
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils import check_random_state
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from bigcluster.errors import ConfigError
+from bigcluster.kernels.gemm import Gemm
+from bigcluster.rows import ArrayRows, DaskRows, RowSource
+from bigcluster.runtime import EmbeddedRuntime
+from bigcluster.solvers.pca import SOLVERS, Components, PCAFit, Target, Variance, choose
+from bigcluster.solvers.tiles import FolderTiles
+from bigcluster.units import GIB
+
+_KINDS = (np.float32, np.float64, np.uint8)
+
+
+class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
+    """Principal component analysis of numpy or dask arrays that may be larger than memory.
+
+    Parameters
+    ----------
+    n_components : int, float or None, default None
+        How many components; or, between 0 and 1, the share of variance that they must explain; None for all there are.
+    solver : "auto", "gram", "covariance" or "subspace". "auto" goes by the shape of the data alone.
+    random_state : int, RandomState or None. The same int gives the same bits for any chunking, workspace and threads.
+    workspace_bytes : int, default 1 GiB. What the solver may hold beside the results; tiles go to a temporary folder
+        where that is not enough. Never changes a result.
+    gemm : "auto", "integer" or "float32". How 8-bit data is multiplied; the results are the same.
+
+    Attributes
+    ----------
+    components_ : (n_components, n_features) float32, unit rows. mean_ : (n_features,) float64.
+    explained_variance_, explained_variance_ratio_, singular_values_ : (n_components,) float64, ddof = 1.
+    n_components_, n_samples_, n_features_in_ : int. solver_ : the one that ran.
+
+    8-bit data stays 8-bit and is multiplied exactly; floating-point data is multiplied in float32.
+    Raises InvalidDataError (a ValueError) naming the first row with NaN or infinity, TooFewSamplesError (a ValueError)
+    for more components than the data can have, ConfigError for bad arguments.
+    """
+
+    def __init__(
+        self,
+        n_components: Any = None,
+        *,
+        solver: str = "auto",
+        random_state: Any = None,
+        workspace_bytes: int = GIB,
+        gemm: str = "auto",
+    ) -> None:
+        self.n_components = n_components
+        self.solver = solver
+        self.random_state = random_state
+        self.workspace_bytes = workspace_bytes
+        self.gemm = gemm
+
+    def fit(self, X: Any, y: Any = None) -> PCA:
+        """Fit to X, a numpy or dask array of shape (n_samples, n_features)."""
+        self._fit(X, scores=None)
+        return self
+
+    def fit_transform(self, X: Any, y: Any = None) -> Any:
+        """Fit, and return the scores: (n_samples, n_components) float32, as a dask array where X is one."""
+        scores = _ScoreSink()
+        dtype = self._fit(X, scores=scores)
+        array = scores.array.astype(dtype, copy=False)
+        if not _is_dask(X):
+            return array
+        import dask.array as da
+
+        return da.from_array(array, chunks=(X.chunks[0], array.shape[1]))
+
+    def transform(self, X: Any) -> Any:
+        """Scores of new rows, (n_samples, n_components): lazy where X is a dask array."""
+        check_is_fitted(self)
+        if _is_dask(X):
+            self._check_width(X.shape[1])
+            return X.rechunk({1: -1}).map_blocks(
+                self._project, dtype=np.float32, chunks=(X.chunks[0], (self.n_components_,))
+            )
+        array = validate_data(self, X, reset=False, dtype=_KINDS)
+        return self._project(array).astype(_float_of(array.dtype), copy=False)
+
+    def inverse_transform(self, X: Any) -> Any:
+        """Rows (n_samples, n_features) whose scores are X: lazy where X is a dask array."""
+        check_is_fitted(self)
+        if _is_dask(X):
+            return X.rechunk({1: -1}).map_blocks(
+                self._rebuild, dtype=np.float32, chunks=(X.chunks[0], (self.n_features_in_,))
+            )
+        return self._rebuild(np.asarray(X))
+
+    def _project(self, block: NDArray[Any]) -> NDArray[np.float32]:
+        centered = np.subtract(block, self.mean_, dtype=np.float64).astype(np.float32)
+        scores: NDArray[np.float32] = centered @ self.components_.T
+        return scores
+
+    def _rebuild(self, scores: NDArray[Any]) -> NDArray[Any]:
+        rows: NDArray[Any] = scores @ self.components_ + self.mean_.astype(_float_of(scores.dtype))
+        return rows
+
+    def _fit(self, X: Any, scores: _ScoreSink | None) -> np.dtype[Any]:
+        rows = self._rows(X)
+        target = self._target(rows.shape)
+        solver = choose(*rows.shape, target).solver if self.solver == "auto" else self.solver
+        if solver not in SOLVERS:
+            raise ConfigError(f"solver must be one of auto, {', '.join(SOLVERS)}, not {solver!r}")
+        with tempfile.TemporaryDirectory(prefix="bigcluster-") as scratch:
+            fit = SOLVERS[solver](
+                rows,
+                target=target,
+                runtime=EmbeddedRuntime(),
+                workspace_bytes=self.workspace_bytes,
+                tiles=FolderTiles(Path(scratch)),
+                gemm=Gemm(self.gemm),
+                seed=_seed(self.random_state),
+            )
+            self._keep(fit, scores)
+        return _float_of(rows.dtype)
+
+    def _keep(self, fit: PCAFit, scores: _ScoreSink | None) -> None:
+        n = fit.n_components
+        components = _ColumnSink(n, fit.shape[1])
+        fit.write_components(components)
+        if scores is not None:
+            scores.array = np.empty((fit.shape[0], n), np.float32)
+            fit.write_scores(scores)
+        fit.close()
+        self.components_ = components.array
+        self.mean_ = fit.mean
+        self.explained_variance_ = fit.eigenvalues[:n]
+        total = fit.total_variance
+        self.explained_variance_ratio_ = fit.eigenvalues[:n] / total if total > 0 else np.zeros(n)
+        self.singular_values_ = np.sqrt(fit.eigenvalues[:n] * (fit.shape[0] - 1))
+        self.n_components_ = n
+        self.n_samples_ = fit.shape[0]
+        self.solver_ = fit.solver
+
+    def _rows(self, X: Any) -> RowSource:
+        if not _is_dask(X):
+            return ArrayRows(validate_data(self, X, dtype=_KINDS, ensure_min_samples=2))
+        if X.ndim != 2 or np.isnan(X.shape).any():
+            raise ConfigError("X must have two dimensions of known length; call compute_chunk_sizes() first")
+        self.n_features_in_ = X.shape[1]
+        return DaskRows(X if X.dtype in _KINDS else X.astype(np.float64))
+
+    def _check_width(self, n_features: int) -> None:
+        if n_features != self.n_features_in_:
+            raise ConfigError(f"X has {n_features} features, PCA was fitted to {self.n_features_in_}")
+
+    def _target(self, shape: tuple[int, int]) -> Target:
+        wanted = self.n_components
+        if wanted is None:
+            return Components(min(shape))
+        if isinstance(wanted, int | np.integer):
+            return Components(int(wanted))
+        if isinstance(wanted, float | np.floating) and 0 < wanted < 1:
+            return Variance(float(wanted))
+        raise ConfigError(f"n_components must be a whole number, a share between 0 and 1, or None, not {wanted!r}")
+
+    @property
+    def _n_features_out(self) -> int:
+        return self.n_components_
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+class _ScoreSink:
+    """Scores in memory: (n_rows, n_components) float32."""
+
+    array: NDArray[np.float32]
+
+    def write(self, start: int, block: NDArray[np.float32]) -> None:
+        self.array[start : start + len(block)] = block
+
+
+class _ColumnSink:
+    """Components in memory: (n_components, n_columns) float32."""
+
+    def __init__(self, n_components: int, n_columns: int) -> None:
+        self.array = np.empty((n_components, n_columns), np.float32)
+
+    def write(self, start: int, block: NDArray[np.float32]) -> None:
+        self.array[:, start : start + block.shape[1]] = block
+
+
+def _is_dask(X: Any) -> bool:
+    return hasattr(X, "dask") and hasattr(X, "map_blocks")
+
+
+def _float_of(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(np.float64 if dtype == np.float64 else np.float32)
+
+
+def _seed(random_state: Any) -> int:
+    if isinstance(random_state, numbers.Integral):
+        return int(random_state)
+    return int(check_random_state(random_state).randint(2**31 - 1))

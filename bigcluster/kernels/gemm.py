@@ -1,0 +1,183 @@
+"""Exact products of 8-bit matrices, and float32 products, on ONNX Runtime's kernels.
+
+    product(a, b)    int32    (a - 128) b      a (m, k) uint8, b (k, n) int8
+    flip(x)                   x - 128 as int8, of any shape: uint8 pixels on the right-hand side
+    transpose(x)              (m, k) uint8 -> (k, m) uint8
+
+Both sides of a product of pixels are x - 128, which needs no centering and moves none: a shift of every value leaves
+each centered product as it is. uint8 on the left and int8 on the right is the pair that processors multiply natively
+(two unsigned sides run at half the speed), and subtracting 128 from a uint8 is flipping its top bit.
+
+Every call runs on the calling thread alone. Parallelism is over calls, so a result never feels the number of threads.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.errors import BigclusterError, ConfigError
+from bigcluster.kernels import gemm_model
+
+KERNELS = ("auto", "integer", "float32")
+# |a - 128| and |b| are at most 128, so each term is at most 2^14 and 2^17 - 1 of them stay below 2^31.
+MAX_TERMS = 131_071
+# 2^24 / 2^14: every partial sum is an integer that float32 holds exactly, whatever order the kernel adds in.
+EXACT_FLOAT_TERMS = 1_024
+
+Bytes = NDArray[np.uint8]
+Signed = NDArray[np.int8]
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float32]
+
+
+@cache
+def _session(model: bytes) -> Any:
+    """An inference session on one thread that keeps no memory between calls."""
+    import onnxruntime  # 0.1 s and 40 MiB: only when something is multiplied
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    # An arena would keep the largest scratch of every thread, outside of any projection.
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _run(model: bytes, inputs: dict[str, NDArray[Any]], out: NDArray[Any]) -> None:
+    """Run a one-operator model straight into `out`, without copies on either side."""
+    session = _session(model)
+    binding = session.io_binding()
+    for name, array in inputs.items():
+        if not array.flags.c_contiguous:
+            raise ValueError(f"operand {name} must be C-contiguous")
+        binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+    if not out.flags.c_contiguous:
+        raise ValueError("the output must be C-contiguous")
+    binding.bind_output("c", "cpu", 0, out.dtype, out.shape, out.ctypes.data)
+    session.run_with_iobinding(binding)
+
+
+def flip(pixels: Bytes, out: Signed | None = None) -> Signed:
+    """x - 128 of uint8 x, as int8 of the same shape."""
+    target = None if out is None else out.view(np.uint8)
+    return np.bitwise_xor(pixels, np.uint8(128), out=target).view(np.int8)
+
+
+def transpose(pixels: Bytes, out: Bytes | None = None) -> Bytes:
+    """(m, k) uint8 -> (k, m) uint8, C-contiguous; several times faster than a strided copy."""
+    if out is None:
+        out = np.empty(pixels.shape[::-1], np.uint8)
+    _run(gemm_model.BYTE_TRANSPOSE, {"a": pixels}, out)
+    return out
+
+
+def float_product(a: Floats, b: Floats, *, transpose_left: bool = False) -> Floats:
+    """a b, or a' b, in float32 on one thread.
+
+    a : (m, k), or (k, m) where it is transposed, b : (k, n), both C-contiguous; returns (m, n).
+    """
+    m = a.shape[1] if transpose_left else a.shape[0]
+    out = np.empty((m, b.shape[1]), np.float32)
+    model = gemm_model.FLOAT_PRODUCT_LEFT_TRANSPOSED if transpose_left else gemm_model.FLOAT_PRODUCT
+    _run(model, {"a": a, "b": b}, out)
+    return out
+
+
+class Gemm:
+    """The product of uint8 and int8 matrices, exact on every processor.
+
+    kernel : "integer" multiplies in 8 bits and fails where the processor saturates; "float32" multiplies blocks of
+    1,024 terms in float32, whose partial sums are all exact; "auto" is "integer" where its self-test passes.
+    Both give the same integers.
+    """
+
+    def __init__(self, kernel: str = "auto") -> None:
+        if kernel not in KERNELS:
+            raise ConfigError(f"gemm.kernel is {kernel!r}; use one of {', '.join(KERNELS)}")
+        self._wanted = kernel
+        self._integer = kernel != "float32"
+        self._tested: set[tuple[int, int, int]] = set()
+        self._lock = Lock()
+
+    @property
+    def kernel(self) -> str:
+        """ "integer" or "float32": what products use now (the self-test of a new shape can still move it)."""
+        return "integer" if self._integer else "float32"
+
+    def product(self, a: Bytes, b: Signed, out: Ints | None = None) -> Ints:
+        """The sum over k of (a - 128) b, exact.
+
+        a : (m, k) uint8, b : (k, n) int8, out : (m, n) int32, all C-contiguous; k at most MAX_TERMS.
+        """
+        (m, k), n = a.shape, b.shape[1]
+        if k > MAX_TERMS:
+            raise ValueError(f"a contraction over {k} terms can pass 2^31; cut it into blocks of {MAX_TERMS}")
+        if out is None:
+            out = np.empty((m, n), np.int32)
+        if self._integer and self._passes((m, k, n)):
+            _run(gemm_model.INTEGER_PRODUCT, {"a": a, "b": b}, out)
+        else:
+            _float32_product(a, b, out)
+        return out
+
+    def _passes(self, shape: tuple[int, int, int]) -> bool:
+        """Whether the integer kernel is exact at this shape; the kernel that runs depends on the shape."""
+        if shape in self._tested:
+            return True
+        with self._lock:
+            if self._integer and shape not in self._tested:
+                if is_exact(shape):
+                    self._tested.add(shape)
+                elif self._wanted == "integer":
+                    raise BigclusterError(
+                        f"8-bit products of shape {shape} are not exact on this processor; use gemm.kernel = 'float32'"
+                    )
+                else:
+                    self._integer = False
+        return self._integer
+
+
+# What every even and odd place of the contraction holds, worst cases first: pairs of equal large products saturate a
+# 16-bit intermediate, alternating signs hide it from a sum.
+_LEFT_PATTERNS = ((255, 255), (0, 0), (255, 0), (0, 255), (128, 255), (129, 127))
+_RIGHT_PATTERNS = ((-128, -128), (127, 127), (127, -128), (-128, 127), (0, -128))
+
+
+@cache
+def is_exact(shape: tuple[int, int, int]) -> bool:
+    """Whether the integer kernel is exact on worst-case values of this (m, k, n).
+
+    Rows and columns cycle through the patterns, so that all pairs meet wherever the kernel has its edges; the right
+    answer of each pair is known in closed form, so the test costs one product.
+    """
+    m, k, n = shape
+    left = np.array(_LEFT_PATTERNS, np.uint8)[np.arange(m) % len(_LEFT_PATTERNS)]  # (m, 2)
+    right = np.array(_RIGHT_PATTERNS, np.int8)[np.arange(n) % len(_RIGHT_PATTERNS)]  # (n, 2)
+    a = np.empty((m, k), np.uint8)
+    b = np.empty((k, n), np.int8)
+    for parity in (0, 1):
+        a[:, parity::2] = left[:, parity, None]
+        b[parity::2] = right[:, parity]
+    out = np.empty((m, n), np.int32)
+    _run(gemm_model.INTEGER_PRODUCT, {"a": a, "b": b}, out)
+    counts = np.array([(k + 1) // 2, k // 2])  # how many even and odd places
+    expected = ((left.astype(np.int64) - 128) * counts) @ right.T.astype(np.int64)  # (m, n)
+    return bool(np.array_equal(out, expected))
+
+
+def _float32_product(a: Bytes, b: Signed, out: Ints) -> None:
+    out[...] = 0
+    for start in range(0, a.shape[1], EXACT_FLOAT_TERMS):
+        stop = start + EXACT_FLOAT_TERMS
+        left = a[:, start:stop].astype(np.float32)
+        left -= 128
+        part = float_product(left, b[start:stop].astype(np.float32))
+        # Reinterpreted in place: one scratch instead of two.
+        np.add(out, part.astype(np.int32), out=out)

@@ -1,0 +1,50 @@
+"""Vectors in 8 bits: one integer per entry and one scale per column."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Code:
+    """values : (n, b) int8 within +-127, or float32 where nothing is rounded; scale : (b,) float32."""
+
+    values: NDArray[Any]
+    scale: Floats
+
+    def columns(self, start: int, stop: int) -> Code:
+        return Code(np.ascontiguousarray(self.values[:, start:stop]), self.scale[start:stop])
+
+    def weighted(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
+        """(b,) float64: the sum over rows of weight times vector."""
+        sums = np.zeros(self.values.shape[1])
+        # Row by row rather than by BLAS, whose order of adding depends on how many columns there are.
+        for start in range(0, len(weights), 256):
+            rows = slice(start, start + 256)
+            sums += (weights[rows, None] * self.values[rows]).sum(axis=0)
+        return sums * self.scale
+
+    def decode(self) -> Floats:
+        """(n, b) float32."""
+        decoded: Floats = np.multiply(self.values, self.scale, dtype=np.float32)
+        return decoded
+
+
+def encode(block: Floats, *, rounded: bool) -> Code:
+    """(n, b) float32 -> the nearest integers times each column's largest magnitude / 127.
+
+    The error is a white noise of about one percent of a column: spread over all directions it is far below the
+    captured variance (3e-5 of it), and whoever uses the decoded vectors as the vectors has no error at all.
+    """
+    if not rounded:
+        return Code(block, np.ones(block.shape[1], np.float32))
+    scale = np.maximum(block.max(axis=0), -block.min(axis=0)) / np.float32(127)
+    inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
+    scaled = block * inverse
+    return Code(np.rint(scaled, out=scaled).astype(np.int8), scale)

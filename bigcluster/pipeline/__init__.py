@@ -1,0 +1,6 @@
+"""The jobs, end to end. They run inside the working process."""
+
+from bigcluster.pipeline.run import prepare, run
+from bigcluster.pipeline.sweep import sweep
+
+__all__ = ["prepare", "run", "sweep"]

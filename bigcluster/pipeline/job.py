@@ -1,0 +1,59 @@
+"""What every job has: settings, resources, a runtime; and the clock and the memory sampler around its stages."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from bigcluster.config import Settings
+from bigcluster.measure import MemorySampler
+from bigcluster.planning import Resources
+from bigcluster.progress import Listener, Progress
+from bigcluster.runtime import EmbeddedRuntime, Runtime
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call: what was asked for and what it may use."""
+
+    settings: Settings
+    resources: Resources
+    out: Path
+    progress: Progress
+    runtime: Runtime
+    stages: Stages
+
+
+def open_job(settings: Settings, resources: Resources, listener: Listener, root_pid: int | None) -> Job:
+    """`root_pid`: the process whose tree the budget covers; by default this one."""
+    assert settings.out is not None
+    sampler = MemorySampler() if root_pid is None else MemorySampler(root_pid)
+    runtime = EmbeddedRuntime(resources.threads)
+    return Job(settings, resources, Path(settings.out), Progress(listener), runtime, Stages(sampler))
+
+
+@dataclass
+class Stages:
+    """Seconds, peak memory and facts of each stage as it ran."""
+
+    sampler: MemorySampler
+    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+
+    @contextmanager
+    def measure(self, name: str, projected_bytes: int | None = None) -> Iterator[dict[str, Any]]:
+        """Time a stage and take its peak; the stage adds its own facts to what is yielded."""
+        self.sampler.enter(name)
+        began = time.monotonic()
+        facts: dict[str, Any] = {}
+        yield facts
+        self.sampler.enter(name)  # a last sample at the end of the stage
+        self.facts[name] = {
+            "seconds": round(time.monotonic() - began, 3),
+            **facts,
+            "projected_peak_bytes": projected_bytes,
+            "measured_peak_bytes": self.sampler.peaks[name].peak_bytes,
+        }

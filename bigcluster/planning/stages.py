@@ -1,0 +1,214 @@
+"""One function a stage: what the budget settles for it, and what it will hold."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bigcluster import memory
+from bigcluster.chunks import pixel_chunks
+from bigcluster.config import Settings
+from bigcluster.planning.plan import Resources, StagePlan
+from bigcluster.solvers.kmeans.blocks import block_rows
+from bigcluster.solvers.kmeans.choose import choose as choose_kmeans
+from bigcluster.solvers.kmeans.lloyd import PRUNE_FROM
+from bigcluster.solvers.kmeans.projection import (
+    project_bounds_bytes,
+    project_centers_bytes,
+    project_labels_bytes,
+    project_lloyd_bytes,
+)
+from bigcluster.solvers.pca.choose import choose
+from bigcluster.solvers.pca.projection import project_bytes
+from bigcluster.solvers.pca.result import Components, Target, Variance
+from bigcluster.units import MIB
+
+DECODE_FLOOR_BYTES = 32 * MIB
+"""Working memory per decode thread that every plan grants: a picture of about 4 megapixels of any kind."""
+BLOCKS_IN_FLIGHT = 2
+"""One row block is decoded while another is written."""
+
+
+def baseline_bytes(settings: Settings) -> int:
+    """What the processes of a run hold before they hold any data."""
+    dask_ml = settings.kmeans.algorithm == "dask-ml" or (
+        settings.reduce == "pca" and settings.pca.solver == "incremental"
+    )
+    return memory.project_baseline_bytes(dask_ml=dask_ml)
+
+
+def plan_ingest(settings: Settings, n_images: int, n_values: int, resources: Resources) -> StagePlan:
+    """Blocks in flight and the largest decode: the budget's share in what decoding holds."""
+    rows, columns = pixel_chunks(n_values)
+    rows_used = min(rows, n_images)
+    n_blocks = -(-n_images // rows)
+    baseline = baseline_bytes(settings)
+
+    def projected(in_flight: int, decode_bytes: int) -> int:
+        return baseline + memory.project_ingest_bytes(
+            block_rows=rows_used,
+            n_values=n_values,
+            in_flight=in_flight,
+            threads=resources.threads,
+            decode_bytes=decode_bytes,
+        )
+
+    in_flight = min(BLOCKS_IN_FLIGHT, n_blocks)
+    while in_flight > 1 and projected(in_flight, DECODE_FLOOR_BYTES) > resources.budget_bytes:
+        in_flight -= 1
+    spare = resources.budget_bytes - projected(in_flight, 0)
+    decode_bytes = max(DECODE_FLOOR_BYTES, spare // resources.threads)
+    return StagePlan(
+        stage="ingest",
+        solver="decode",
+        why=f"{settings.features} {settings.size}, fit {settings.image.fit}, normalize {settings.image.normalize}",
+        block_shape=(rows, columns),
+        passes="1 over the files",
+        bytes_read=0,
+        bytes_written=n_images * n_values,
+        # The decode limit is what the rest leaves; what is projected is what ordinary pictures take.
+        projected_bytes=projected(in_flight, DECODE_FLOOR_BYTES),
+        choices={"in_flight": in_flight, "decode_bytes": decode_bytes},
+    )
+
+
+def target_of(settings: Settings) -> Target:
+    """What the reduction is asked for."""
+    if settings.components is not None:
+        return Components(settings.components)
+    assert settings.variance is not None, "one of the two is always set"
+    return Variance(settings.variance)
+
+
+def plan_reduce(settings: Settings, n_images: int, n_values: int, resources: Resources) -> StagePlan:
+    """The solver, by the number of listed images and their size, and its workspace, by the budget."""
+    if settings.pca.solver == "incremental":
+        return _plan_incremental(settings, n_images, n_values, resources)
+    target = target_of(settings)
+    chosen = choose(n_images, n_values, target)
+    solver, why = chosen.solver, chosen.reason
+    if settings.pca.solver != "auto":
+        solver, why = settings.pca.solver, "asked for by pca.solver"
+    baseline = baseline_bytes(settings)
+    workspace = max(0, resources.budget_bytes - baseline)
+    projected = project_bytes(solver, (n_images, n_values), _PIXEL, target, resources.threads, workspace)
+    rank = min(n_images, n_values, target.n if isinstance(target, Components) else VARIANCE_RANK)
+    return StagePlan(
+        stage="reduce",
+        solver=solver,
+        why=why,
+        block_shape=pixel_chunks(n_values),
+        passes=_PASSES[solver],
+        bytes_read=_LEAST_PASSES[solver] * n_images * n_values,
+        bytes_written=(n_images + n_values) * rank * memory.FLOAT32,
+        projected_bytes=baseline + projected,
+        choices={"workspace_bytes": workspace, "rank": rank},
+    )
+
+
+VARIANCE_RANK = 1024
+"""How many components a plan reckons with before the spectrum is known."""
+_PIXEL = np.dtype(np.uint8)
+_PASSES = {
+    "gram": "1 over the pixels",
+    "covariance": "1 over the pixels, 1 for scores",
+    "subspace": "5 or more over the pixels",
+}
+_LEAST_PASSES = {"gram": 1, "covariance": 2, "subspace": 5}
+
+
+def _plan_incremental(settings: Settings, n_images: int, n_values: int, resources: Resources) -> StagePlan:
+    baseline = baseline_bytes(settings)
+    usable = resources.budget_bytes - baseline
+    batch_rows, rank = incremental_batch(n_images, n_values, settings.components, usable)
+    return StagePlan(
+        stage="reduce",
+        solver="incremental",
+        why="asked for by pca.solver",
+        block_shape=(batch_rows, n_values),
+        passes="2 over the pixels: fit, then scores",
+        bytes_read=2 * n_images * n_values,
+        bytes_written=(n_images + n_values) * rank * memory.FLOAT32,
+        projected_bytes=baseline
+        + memory.project_incremental_bytes(batch_rows=batch_rows, rank=rank, n_values=n_values),
+        choices={"batch_rows": batch_rows, "rank": rank},
+    )
+
+
+INCREMENTAL_BATCH_ROWS = 1024
+"""Larger batches gain little accuracy: the basis is refined often enough."""
+INCREMENTAL_MAX_RANK = 1024
+"""A variance target does not say its rank; the fit's time grows with its square."""
+
+
+def incremental_batch(n_images: int, n_values: int, components: int | None, usable_bytes: int) -> tuple[int, int]:
+    """(batch_rows, rank) of the incremental solver: what fits, with a batch never smaller than the rank."""
+    affordable = max(1, memory.incremental_rows(n_values, usable_bytes))  # batch + rank
+    if components is None:
+        rank = max(1, min(affordable // 2, n_images, n_values, INCREMENTAL_MAX_RANK))
+    else:
+        rank = components
+    batch_rows = min(n_images, max(rank, min(affordable - rank, INCREMENTAL_BATCH_ROWS)))
+    return batch_rows, rank
+
+
+def plan_cluster(settings: Settings, n_images: int, n_columns: int, resources: Resources) -> StagePlan:
+    """k-means on rows of n_columns values: scores, or the pixels themselves."""
+    n_clusters = max(settings.ks, default=1)
+    solver, why = settings.kmeans.algorithm, "asked for by kmeans.algorithm"
+    if solver == "auto":
+        solver, why = choose_kmeans(n_images, n_columns, n_clusters)
+    extra = 0
+    if solver == "dask-ml":
+        extra = memory.project_dask_kmeans_bytes(
+            n_columns=n_columns, n_clusters=n_clusters, block_rows=block_rows(n_columns), threads=resources.threads
+        )
+    return _plan_lloyd(settings, "cluster", solver, why, (n_images, n_columns), n_clusters, extra, resources)
+
+
+def plan_sweep(
+    settings: Settings, ks: tuple[int, ...], n_images: int, n_columns: int, resources: Resources
+) -> StagePlan:
+    """All k at once: beside the largest fit, the labels, bounds and centers of every other one."""
+    n_starts = max(2, settings.kmeans.n_init)
+    others = sum(
+        project_labels_bytes(n_images, k, n_starts)
+        + project_centers_bytes(n_columns, k, n_starts)
+        + (project_bounds_bytes(n_images, k) * n_starts if k >= PRUNE_FROM else 0)
+        for k in ks
+    )
+    why = f"{len(ks)} values of k share passes"
+    return _plan_lloyd(settings, "sweep", "lloyd", why, (n_images, n_columns), ks[-1], others, resources)
+
+
+def _plan_lloyd(
+    settings: Settings,
+    stage: str,
+    solver: str,
+    why: str,
+    shape: tuple[int, int],
+    n_clusters: int,
+    extra_bytes: int,
+    resources: Resources,
+) -> StagePlan:
+    n_images, n_columns = shape
+    itemsize = memory.FLOAT32 if settings.reduce == "pca" else 1
+    least = baseline_bytes(settings) + memory.project_memberships_bytes(n_images) + extra_bytes
+    least += project_lloyd_bytes(
+        n_images,
+        n_columns,
+        n_clusters,
+        itemsize=itemsize,
+        n_starts=settings.kmeans.n_init,
+        threads=resources.threads,
+    )
+    return StagePlan(
+        stage=stage,
+        solver=solver,
+        why=why,
+        block_shape=(min(n_images, block_rows(n_columns)), n_columns),
+        passes="until the centers rest",
+        bytes_read=n_images * n_columns * itemsize,
+        bytes_written=n_images * 24,
+        projected_bytes=least,
+        choices={"workspace_bytes": max(0, resources.budget_bytes - least)},
+    )

@@ -1,0 +1,145 @@
+"""The rows in canonical blocks: what every pass of k-means reads, and the first pass over them.
+
+A canonical block has a number of rows that depends on the number of columns alone. Sums are formed within blocks and
+added in block order, so neither storage chunks nor the budget nor threads show in a result.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.errors import InvalidDataError, TooFewSamplesError, UsageError
+from bigcluster.kernels.kmeans import Floats, Frame, Moments, block_moments, first_bad_row, frame_of
+from bigcluster.rows import ArrayRows, RowSource
+from bigcluster.runtime import Runtime
+
+Result = TypeVar("Result")
+
+_BLOCK_BYTES = 4 * 1024**2  # as float32: a block per thread fits the last-level cache
+_MIN_ROWS, _MAX_ROWS = 256, 16_384
+
+
+def block_rows(n_columns: int) -> int:
+    """Rows of a canonical block: a power of two, about 4 MiB of float32, from 256 to 16,384."""
+    wanted = max(1, _BLOCK_BYTES // (4 * max(1, n_columns)))
+    return min(_MAX_ROWS, max(_MIN_ROWS, 1 << (wanted.bit_length() - 1)))
+
+
+class Blocks:
+    """A row source read block by block; the first `cached_blocks` blocks stay in memory after their first read.
+
+    Rows that are a numpy array already are never copied.
+    """
+
+    def __init__(self, rows: RowSource, runtime: Runtime, cache_bytes: int = 0) -> None:
+        self.rows = rows
+        self.runtime = runtime
+        self.n_rows, self.n_columns = rows.shape
+        self.size = block_rows(self.n_columns)
+        self.count = -(-self.n_rows // self.size)
+        self.bytes_read = 0
+        self.passes = 0
+        one = self.size * self.n_columns * rows.dtype.itemsize
+        self._cached_blocks = 0 if isinstance(rows, ArrayRows) else cache_bytes // max(1, one)
+        self._cache: dict[int, NDArray[Any]] = {}
+        self._lock = threading.Lock()
+
+    def span(self, number: int) -> slice:
+        return slice(number * self.size, min((number + 1) * self.size, self.n_rows))
+
+    def read(self, number: int) -> NDArray[Any]:
+        """Block `number`, (rows, n_columns) in the source's dtype; not to be written into."""
+        found = self._cache.get(number)
+        if found is not None:
+            return found
+        part = self.span(number)
+        block = self.rows.read(part.start, part.stop)
+        with self._lock:
+            self.bytes_read += block.nbytes
+            if number < self._cached_blocks:
+                self._cache[number] = block
+        return block
+
+    def map(self, task: Callable[[int, NDArray[Any]], Result]) -> Iterator[tuple[int, Result]]:
+        """(number, task(number, block)) for every block, in order: one pass."""
+        self.passes += 1
+
+        def run(number: int) -> Result:
+            return task(number, self.read(number))
+
+        # two more than run at once, so that a slow block does not leave a thread waiting
+        results = self.runtime.map(run, range(self.count), in_flight=self.runtime.threads + 2)
+        yield from enumerate(results)
+
+    def take(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
+        """The rows of those numbers, in the given order: one pass over the blocks that hold them."""
+        self.passes += 1
+        out = np.empty((len(numbers), self.n_columns), self.rows.dtype)
+        order = np.argsort(numbers, kind="stable")
+        blocks, first = np.unique(numbers[order] // self.size, return_index=True)
+        ends = np.append(first[1:], len(order))
+
+        def copy(item: tuple[int, NDArray[np.int64]]) -> None:
+            number, places = item
+            out[places] = self.read(number)[numbers[places] - number * self.size]
+
+        items = ((int(b), order[i:j]) for b, i, j in zip(blocks, first, ends, strict=True))
+        for _ in self.runtime.map(copy, items):
+            pass
+        return out
+
+
+@dataclass(frozen=True)
+class Survey:
+    """What the first pass finds. frame : where the float32 filter looks from."""
+
+    moments: Moments
+    frame: Frame
+
+    @property
+    def mean_variance(self) -> float:
+        """Mean over columns of the weighted variance: `tol` is relative to it."""
+        return float(self.moments.scatter.mean() / self.moments.weight)
+
+
+def survey(blocks: Blocks, sample_weight: Floats | None) -> Survey:
+    """Moments of all rows. Raises InvalidDataError at a row with NaN or infinity, TooFewSamplesError for no rows."""
+    if blocks.n_rows == 0 or blocks.n_columns == 0:
+        raise TooFewSamplesError(
+            f"k-means needs at least one row and one column; got {blocks.n_rows} x {blocks.n_columns}"
+        )
+    can_be_bad = np.issubdtype(blocks.rows.dtype, np.floating)
+
+    def look(number: int, block: NDArray[Any]) -> Moments:
+        part = blocks.span(number)
+        bad = first_bad_row(block) if can_be_bad else None
+        if bad is not None:
+            raise InvalidDataError(f"row {part.start + bad} holds NaN or infinity; remove the row or fill its gaps")
+        return block_moments(block, None if sample_weight is None else sample_weight[part])
+
+    total: Moments | None = None
+    for _, moments in blocks.map(look):
+        total = moments if total is None else total.merge(moments)
+    assert total is not None
+    return Survey(total, frame_of(total))
+
+
+def check_weights(sample_weight: NDArray[Any] | None, n_rows: int) -> Floats | None:
+    """(n_rows,) float64, or None for weights that are all the same. Raises UsageError for any that cannot be used."""
+    if sample_weight is None:
+        return None
+    weights = np.asarray(sample_weight, dtype=np.float64)
+    if weights.shape != (n_rows,):
+        raise UsageError(f"sample_weight has shape {weights.shape}, the rows need ({n_rows},)")
+    if not np.isfinite(weights).all() or (weights < 0).any():
+        bad = int(np.argmax(~(weights >= 0) | ~np.isfinite(weights)))
+        raise UsageError(f"sample_weight must be finite and not negative; weight {bad} is {weights[bad]}")
+    if not weights.any():
+        raise UsageError("sample_weight is zero for every row; give at least one row a positive weight")
+    return weights

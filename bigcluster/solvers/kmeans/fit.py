@@ -1,0 +1,186 @@
+"""k-means from rows to labels: survey, starts, Lloyd, the best start, the final pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.errors import ConfigError, UsageError
+from bigcluster.kernels.assign import Centers, TwoNearest, prepare, two_nearest
+from bigcluster.kernels.kmeans import Floats, Frame, block_moments, frame_of
+from bigcluster.rows import RowSource
+from bigcluster.runtime import EmbeddedRuntime, Runtime
+from bigcluster.solvers.kmeans.blocks import Blocks, Survey, check_weights, survey
+from bigcluster.solvers.kmeans.lloyd import Lloyd, Start
+from bigcluster.solvers.kmeans.projection import share_workspace
+from bigcluster.solvers.kmeans.result import ArraySink, KMeansFit, Progress, RowSink
+from bigcluster.solvers.kmeans.seeding import PARALLEL_FROM, Keys, initial_centers
+
+INITS = ("auto", "k-means++", "k-means||")
+
+
+def fit(
+    rows: RowSource,
+    n_clusters: int,
+    *,
+    seed: int = 0,
+    row_keys: NDArray[np.uint64] | None = None,
+    n_init: int = 4,
+    max_iter: int = 300,
+    tol: float = 1e-4,
+    init: str | NDArray[Any] = "auto",
+    sample_weight: NDArray[Any] | None = None,
+    runtime: Runtime | None = None,
+    workspace_bytes: int | None = None,
+    sink: RowSink | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> KMeansFit:
+    """Cluster rows by Lloyd's algorithm.
+
+    rows : (n_rows, n_columns) of any real dtype. row_keys : (n_rows,) uint64, what randomness is keyed by, such as a
+    hash of the path; the row number by default. init : "k-means++", "k-means||", "auto" (by n_clusters) or
+    (n_clusters, n_columns) centers, with which there is one start. tol : relative to the mean variance of the columns.
+    workspace_bytes : what rows, bounds and labels may hold between passes; it decides speed, never a result; no limit
+    by default. sink : takes the final pass; arrays in the result by default.
+
+    Raises UsageError for arguments out of range, InvalidDataError for NaN or infinity, TooFewSamplesError for no rows.
+    """
+    starts_wanted = check_arguments(rows, n_clusters, n_init, max_iter, tol, init)
+    blocks, found, weights = open_rows(rows, sample_weight, runtime, workspace_bytes, n_clusters, starts_wanted)
+    reason = ""
+    if isinstance(init, str):
+        method = init if init != "auto" else ("k-means||" if n_clusters >= PARALLEL_FROM else "k-means++")
+        keys = check_keys(row_keys, blocks.n_rows)
+        seeds = [seed + 7919 * turn for turn in range(starts_wanted)]
+        centers, short = initial_centers(
+            blocks, found.frame, method, n_clusters, seeds=seeds, keys=keys, sample_weight=weights
+        )
+        if short:
+            distinct = min(len(c) for c in centers)
+            reason = f"the rows hold only {distinct} distinct values, {n_clusters} clusters were asked for"
+    else:
+        centers = [np.array(init, dtype=np.float64)]
+    starts = [Start(c, bounded=keeps_bounds(blocks, len(c), starts_wanted, workspace_bytes)) for c in centers]
+    lloyd = Lloyd(blocks, found, weights)
+    lloyd.run(starts, max_iter=max_iter, tol=tol, on_progress=on_progress)
+    best = min(starts, key=lambda start: start.inertia)
+    return finish(
+        blocks, found, best, asked=n_clusters, algorithm="lloyd", reason=reason, sink=sink,
+        inertias=[start.inertia for start in starts],
+    )  # fmt: skip
+
+
+def open_rows(
+    rows: RowSource,
+    sample_weight: NDArray[Any] | None,
+    runtime: Runtime | None,
+    workspace_bytes: int | None,
+    n_clusters: int,
+    n_starts: int,
+) -> tuple[Blocks, Survey, Floats | None]:
+    """The rows as blocks, with as many kept in memory as the workspace leaves room for, and their survey."""
+    weights = check_weights(sample_weight, rows.shape[0])
+    _, cache = share_workspace(workspace_bytes, *rows.shape, n_clusters, n_starts)
+    blocks = Blocks(rows, runtime or EmbeddedRuntime(), cache)
+    return blocks, survey(blocks, weights), weights
+
+
+def keeps_bounds(blocks: Blocks, n_clusters: int, n_starts: int, workspace_bytes: int | None) -> bool:
+    return share_workspace(workspace_bytes, blocks.n_rows, blocks.n_columns, n_clusters, n_starts)[0]
+
+
+def check_arguments(
+    rows: RowSource, n_clusters: int, n_init: int, max_iter: int, tol: float, init: str | NDArray[Any]
+) -> int:
+    """How many starts there will be. Raises UsageError or ConfigError."""
+    if n_clusters < 1:
+        raise UsageError(f"n_clusters must be at least 1, not {n_clusters}")
+    if n_init < 1 or max_iter < 1 or tol < 0:
+        raise UsageError(f"n_init and max_iter must be at least 1, tol not negative; got {n_init}, {max_iter}, {tol}")
+    if isinstance(init, str):
+        if init not in INITS:
+            raise ConfigError(f"init must be one of {', '.join(INITS)} or an array of centers, not {init!r}")
+        return n_init
+    shape = (n_clusters, rows.shape[1])
+    if np.shape(init) != shape:
+        raise UsageError(f"init has shape {np.shape(init)}, n_clusters and the columns of the rows need {shape}")
+    if not np.isfinite(np.asarray(init, dtype=np.float64)).all():
+        raise UsageError("init holds NaN or infinity")
+    return 1
+
+
+def check_keys(row_keys: NDArray[np.uint64] | None, n_rows: int) -> Keys:
+    if row_keys is None:
+        return np.arange(n_rows, dtype=np.uint64)
+    if row_keys.shape != (n_rows,) or row_keys.dtype != np.uint64:
+        raise UsageError(f"row_keys must be ({n_rows},) uint64, not {row_keys.shape} {row_keys.dtype}")
+    return row_keys
+
+
+def finish(
+    blocks: Blocks,
+    found: Survey,
+    best: Start,
+    *,
+    asked: int,
+    algorithm: str,
+    reason: str = "",
+    sink: RowSink | None = None,
+    inertias: Sequence[float] = (),
+    notes: tuple[str, ...] = (),
+) -> KMeansFit:
+    """Drop centers that no row is nearest to, then the pass that labels every row."""
+    rows_of = np.zeros(len(best.centers), np.int64)
+    for labels in best.labels:
+        rows_of += np.bincount(labels, minlength=len(rows_of))
+    used = np.flatnonzero(rows_of)
+    if len(used) < asked and not reason:
+        reason = f"no row is nearest to {asked - len(used)} of the {asked} centers; they were left out"
+    centers = best.centers[used]
+    kept = None
+    if sink is None:
+        sink = kept = ArraySink(blocks.n_rows)
+    write_rows(blocks, prepare(centers, found.frame), sink)
+    return KMeansFit(
+        centers=centers, counts=rows_of[used], inertia=best.inertia, n_iter=best.n_iter, converged=best.converged,
+        asked=asked, algorithm=algorithm, passes=blocks.passes, bytes_read=blocks.bytes_read, reason=reason,
+        inertias=tuple(inertias), inertia_path=tuple(best.inertia_path), notes=notes, rows=kept,
+    )  # fmt: skip
+
+
+def write_rows(blocks: Blocks, centers: Centers, sink: RowSink) -> None:
+    """One pass: label, distance, runner-up and its distance of every row, in order."""
+
+    def look(_number: int, x: NDArray[Any]) -> TwoNearest:
+        return two_nearest(x, centers)
+
+    for number, two in blocks.map(look):
+        start = blocks.span(number).start
+        sink.write(start, two.labels, np.sqrt(two.sq), two.runner_up, np.sqrt(two.runner_up_sq))
+
+
+def predict(
+    rows: RowSource, centers: Floats, *, sink: RowSink | None = None, runtime: Runtime | None = None
+) -> ArraySink | None:
+    """Label rows by given centers, as the final pass of `fit` does: the rows of a fit get their labels back.
+
+    centers : (k, r) float64. Returns the arrays where no sink is given. Raises UsageError for other columns,
+    InvalidDataError for NaN or infinity.
+    """
+    if centers.ndim != 2 or centers.shape[1] != rows.shape[1]:
+        raise UsageError(f"the centers have shape {centers.shape}, the rows {rows.shape}: their columns differ")
+    blocks, found, _ = open_rows(rows, None, runtime, 0, len(centers), 1)
+    kept = ArraySink(blocks.n_rows) if sink is None else None
+    prepared = prepare(np.asarray(centers, dtype=np.float64), _frame_for(found, centers))
+    target = sink if sink is not None else kept
+    assert target is not None
+    write_rows(blocks, prepared, target)
+    return kept
+
+
+def _frame_for(found: Survey, centers: Floats) -> Frame:
+    """New rows may lie far from old centers: the frame spans both."""
+    return frame_of(found.moments.merge(block_moments(centers)))

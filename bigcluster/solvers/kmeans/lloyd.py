@@ -1,0 +1,246 @@
+"""Lloyd's algorithm over canonical blocks, for several starts in the same passes.
+
+Every start keeps its labels per block and, for many centers and where the budget allows, distance bounds. Bounds skip
+products; they never change a label. Without weights only rows that changed sides touch the sums.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.kernels.assign import Centers, nearest, prepare
+from bigcluster.kernels.bounds import Bounds, look_again, look_first
+from bigcluster.kernels.groups import GroupedCenters, Groups, arrange, group_centers
+from bigcluster.kernels.kmeans import ClusterSums, Floats, Labels, cluster_sums, exact_sq, moved_sums
+from bigcluster.kernels.product import tune
+from bigcluster.solvers.kmeans.blocks import Blocks, Survey
+from bigcluster.solvers.kmeans.result import Progress
+
+PRUNE_FROM = 256  # centers; below, a product over all of them costs less than keeping bounds
+
+
+@dataclass
+class Start:
+    """One start on its way. centers : (k, r) float64; labels, bounds : one entry per block."""
+
+    centers: Floats
+    bounded: bool
+    before: Floats | None = None  # the centers that the bounds know
+    groups: Groups | None = None
+    labels: list[NDArray[Any]] = field(default_factory=list)
+    bounds: list[Bounds] = field(default_factory=list)
+    sums: Floats = field(default_factory=lambda: np.empty(0))
+    weights: Floats = field(default_factory=lambda: np.empty(0))
+    counts: NDArray[np.int64] = field(default_factory=lambda: np.empty(0, np.int64))
+    n_iter: int = 0
+    converged: bool = False
+    inertia_path: list[float] = field(default_factory=list)
+    inertia: float = np.inf
+    scatter: Floats = field(default_factory=lambda: np.empty(0))  # (k,) squared distances by cluster, at the end
+
+    def clear_sums(self) -> None:
+        k, r = self.centers.shape
+        self.sums, self.weights, self.counts = np.zeros((k, r)), np.zeros(k), np.zeros(k, np.int64)
+
+    def add(self, part: ClusterSums) -> None:
+        self.sums[part.ids] += part.sums
+        self.weights[part.ids] += part.weights
+        self.counts[part.ids] += part.counts
+
+
+@dataclass(frozen=True)
+class _Outcome:
+    """What a block hands back for one start."""
+
+    labels: Labels
+    bounds: Bounds | None
+    part: ClusterSums | None
+    moved: int
+    sq: Floats | None  # (k,) weighted squared distances by cluster, where asked for
+
+
+class Lloyd:
+    """Runs starts over the blocks until each has converged. tol : absolute, on the sum of squared center shifts."""
+
+    def __init__(self, blocks: Blocks, found: Survey, sample_weight: Floats | None) -> None:
+        self.blocks = blocks
+        self.survey = found
+        self.sample_weight = sample_weight
+
+    def run(
+        self,
+        starts: Sequence[Start],
+        *,
+        max_iter: int,
+        tol: float,
+        on_progress: Callable[[Progress], None] | None = None,
+    ) -> None:
+        """Iterate every start, then give each its final labels, counts and exact inertia."""
+        tune(self.blocks.n_rows * self.blocks.n_columns * sum(len(start.centers) for start in starts))
+        limit = tol * self.survey.mean_variance
+        for iteration in range(1, max_iter + 1):
+            live = [start for start in starts if not start.converged]
+            if not live:
+                break
+            moved = self.step(live)
+            for start, rows in zip(live, moved, strict=True):
+                self._move_centers(start, rows, limit, first=iteration == 1)
+            if on_progress is not None:
+                best = min(start.inertia_path[-1] for start in live)
+                on_progress(Progress(iteration, len(live), best, sum(moved)))
+        self.step(starts, final=True)
+
+    def step(self, starts: Sequence[Start], *, final: bool = False) -> list[int]:
+        """One pass: new labels and sums of every start. Returns how many rows changed sides, per start."""
+        first = [not start.labels for start in starts]
+        prepared = [prepare(start.centers, self.survey.frame) for start in starts]
+        grouped = [_arrange(start, centers) for start, centers in zip(starts, prepared, strict=True)]
+        whole = [f or final or self.sample_weight is not None for f in first]
+        for start, again in zip(starts, whole, strict=True):
+            if again:
+                start.clear_sums()
+            if final:
+                start.scatter = np.zeros(len(start.centers))
+
+        def work(number: int, x: NDArray[Any]) -> list[_Outcome]:
+            weights = None if self.sample_weight is None else self.sample_weight[self.blocks.span(number)]
+            old = [None if f else start.labels[number] for f, start in zip(first, starts, strict=True)]
+            bounds = [None if f or not s.bounded else s.bounds[number] for f, s in zip(first, starts, strict=True)]
+            new = _assign(x, prepared, grouped, bounds)
+            return [
+                _outcome(x, before, labels, kept, centers, weights, again, final)
+                for before, (labels, kept), centers, again in zip(old, new, prepared, whole, strict=True)
+            ]
+
+        moved = [0] * len(starts)
+        for number, outcomes in self.blocks.map(work):
+            for index, (start, outcome) in enumerate(zip(starts, outcomes, strict=True)):
+                _keep(start, number, outcome)
+                moved[index] += outcome.moved
+        for start in starts:
+            start.before = start.centers
+            if final:
+                start.inertia = float(start.scatter.sum())
+        return moved
+
+    def _move_centers(self, start: Start, moved: int, limit: float, *, first: bool) -> None:
+        """The means of the rows become the centers; decides whether this start has converged."""
+        start.n_iter += 1
+        has_weight = (start.counts > 0) & (start.weights > 0)
+        centers = start.centers.copy()
+        centers[has_weight] = start.sums[has_weight] / start.weights[has_weight, None]
+        mean = self.survey.moments.mean
+        between = float(start.weights[has_weight] @ ((centers[has_weight] - mean) ** 2).sum(axis=1))
+        start.inertia_path.append(max(0.0, float(self.survey.moments.scatter.sum()) - between))
+        empty = np.flatnonzero(~has_weight)
+        placed = self._refill(centers, start.labels, empty) if empty.size else 0
+        shift = float(((centers - start.centers) ** 2).sum())
+        start.centers = centers
+        start.converged = not placed and ((moved == 0 and not first) or shift <= limit)
+
+    def _refill(self, centers: Floats, labels: Sequence[NDArray[Any]], empty: NDArray[np.int64]) -> int:
+        """Each emptied cluster takes the row farthest from its center, distinct ones. Returns how many found one."""
+
+        def farthest(number: int, x: NDArray[Any]) -> tuple[Floats, NDArray[np.int64], NDArray[Any]]:
+            sq = exact_sq(x, centers, labels[number])
+            if self.sample_weight is not None:
+                sq = np.where(self.sample_weight[self.blocks.span(number)] > 0, sq, 0.0)
+            rows = np.unique(x[np.argsort(-sq, kind="stable")[: len(empty)]], axis=0, return_index=True)[1]
+            order = np.argsort(-sq, kind="stable")[: len(empty)][np.sort(rows)]
+            return sq[order], order + number * self.blocks.size, x[order]
+
+        found = [result for _, result in self.blocks.map(farthest)]
+        sq = np.concatenate([part[0] for part in found])
+        numbers = np.concatenate([part[1] for part in found])
+        values = np.concatenate([part[2] for part in found])
+        taken: set[bytes] = set()
+        for place in np.lexsort((numbers, -sq)):
+            if len(taken) == len(empty) or sq[place] == 0:
+                break
+            row = values[place]
+            if row.tobytes() not in taken:
+                centers[empty[len(taken)]] = row
+                taken.add(row.tobytes())
+        return len(taken)
+
+
+def _arrange(start: Start, centers: Centers) -> GroupedCenters | None:
+    if not start.bounded:
+        return None
+    if start.groups is None:
+        start.groups = group_centers(start.centers)
+    return arrange(centers, start.groups, start.before if start.bounds else None)
+
+
+def _assign(
+    x: NDArray[Any],
+    prepared: Sequence[Centers],
+    grouped: Sequence[GroupedCenters | None],
+    bounds: Sequence[Bounds | None],
+) -> list[tuple[Labels, Bounds | None]]:
+    """Exact labels of a block for every start: one product for those without bounds, the proofs for the others."""
+    plain = [centers for centers, layout in zip(prepared, grouped, strict=True) if layout is None]
+    labels = iter(nearest(x, plain) if plain else [])
+    small = prepared[0].frame.rows(x) if len(plain) < len(prepared) else np.empty((0, 0), np.float32)
+    out: list[tuple[Labels, Bounds | None]] = []
+    for layout, known in zip(grouped, bounds, strict=True):
+        if layout is None:
+            out.append((next(labels), None))
+        elif known is None:
+            fresh = look_first(x, small, layout)
+            out.append((fresh.labels, fresh))
+        else:
+            again = Bounds(known.labels.copy(), known.upper, known.lower)
+            look_again(x, small, again, layout)
+            out.append((again.labels, again))
+    return out
+
+
+def _outcome(
+    x: NDArray[Any],
+    before: NDArray[Any] | None,
+    labels: Labels,
+    bounds: Bounds | None,
+    centers: Centers,
+    weights: Floats | None,
+    whole: bool,
+    final: bool,
+) -> _Outcome:
+    moved = np.arange(len(x)) if before is None else np.flatnonzero(before != labels)
+    if whole:
+        part: ClusterSums | None = cluster_sums(x, labels, weights)
+    else:
+        assert before is not None
+        part = moved_sums(x, before, labels, moved) if moved.size else None
+    by_cluster: Floats | None = None
+    if final:
+        sq = exact_sq(x, centers.exact, labels)
+        own = sq if weights is None else sq * weights
+        by_cluster = np.bincount(labels, own, minlength=centers.count).astype(np.float64)
+    return _Outcome(labels, bounds, part, len(moved), by_cluster)
+
+
+def labels_dtype(n_clusters: int) -> np.dtype[Any]:
+    """The smallest that holds the labels: a sweep keeps those of dozens of starts."""
+    return np.min_scalar_type(max(0, n_clusters - 1))
+
+
+def _keep(start: Start, number: int, outcome: _Outcome) -> None:
+    labels = outcome.labels.astype(labels_dtype(len(start.centers)))
+    if number == len(start.labels):
+        start.labels.append(labels)
+        if outcome.bounds is not None:
+            start.bounds.append(outcome.bounds)
+    else:
+        start.labels[number] = labels
+        if outcome.bounds is not None:
+            start.bounds[number] = outcome.bounds
+    if outcome.part is not None:
+        start.add(outcome.part)
+    if outcome.sq is not None:
+        start.scatter += outcome.sq

@@ -1,0 +1,78 @@
+"""Mini-batch k-means: for rows so many that even one exact iteration is dear."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from bigcluster.kernels.assign import nearest, prepare
+from bigcluster.kernels.kmeans import Floats, Frame, cluster_sums
+from bigcluster.rows import RowSource, spans
+from bigcluster.runtime import Runtime
+from bigcluster.solvers.kmeans.fit import check_arguments, check_keys, finish, keeps_bounds, open_rows
+from bigcluster.solvers.kmeans.lloyd import Lloyd, Start
+from bigcluster.solvers.kmeans.result import KMeansFit, Progress, RowSink
+from bigcluster.solvers.kmeans.seeding import PARALLEL_FROM, initial_centers, sample_rows, sample_size
+
+EPOCHS = 3
+SAMPLE_FACTOR = 2  # times the rows that seeding looks at
+
+
+def fit_minibatch(
+    rows: RowSource,
+    n_clusters: int,
+    *,
+    seed: int = 0,
+    row_keys: NDArray[np.uint64] | None = None,
+    max_iter: int = 300,
+    tol: float = 1e-4,
+    sample_weight: NDArray[Any] | None = None,
+    runtime: Runtime | None = None,
+    workspace_bytes: int | None = None,
+    sink: RowSink | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> KMeansFit:
+    """Three epochs of batches over a sample in hash order, one exact iteration over all rows, the final pass.
+
+    Rows next to each other are often alike, so batches are drawn by hash, not by place: one read gathers them all.
+    Arguments and errors as in `fit`. Source: Sculley 2010, algorithm 1.
+    """
+    check_arguments(rows, n_clusters, 1, max_iter, tol, "k-means||")
+    blocks, found, weights = open_rows(rows, sample_weight, runtime, workspace_bytes, n_clusters, 1)
+    keys = check_keys(row_keys, blocks.n_rows)
+    method = "k-means||" if n_clusters >= PARALLEL_FROM else "k-means++"
+    (centers,), short = initial_centers(
+        blocks, found.frame, method, n_clusters, seeds=[seed], keys=keys, sample_weight=weights
+    )
+    size = SAMPLE_FACTOR * sample_size(n_clusters, blocks.n_columns)
+    numbers = sample_rows(keys, weights, size, seed)
+    x = blocks.take(numbers)
+    centers = _batches(x, None if weights is None else weights[numbers], centers, found.frame)
+    start = Start(centers, bounded=keeps_bounds(blocks, len(centers), 1, workspace_bytes))
+    Lloyd(blocks, found, weights).run([start], max_iter=1, tol=tol, on_progress=on_progress)
+    reason = ""
+    if short:
+        reason = f"the rows hold only {len(centers)} distinct values, {n_clusters} clusters were asked for"
+    return finish(
+        blocks, found, start, asked=n_clusters, algorithm="minibatch", reason=reason, sink=sink,
+        inertias=[start.inertia],
+    )  # fmt: skip
+
+
+def _batches(x: NDArray[Any], weights: Floats | None, centers: Floats, frame: Frame) -> Floats:
+    """Each batch moves its centers toward its rows, by one over the weight that a center has seen."""
+    centers = centers.copy()
+    seen = np.zeros(len(centers))
+    with threadpool_limits(limits=1):
+        for _ in range(EPOCHS):
+            for begin, end in spans(len(x), max(1024, len(centers))):
+                labels = nearest(x[begin:end], [prepare(centers, frame)])[0]
+                part = cluster_sums(x[begin:end], labels, None if weights is None else weights[begin:end])
+                seen[part.ids] += part.weights
+                step = part.sums - part.weights[:, None] * centers[part.ids]
+                centers[part.ids] += step / np.maximum(seen[part.ids], np.finfo(np.float64).tiny)[:, None]
+    return centers

@@ -1,0 +1,82 @@
+"""What a fit returns, and where its rows go."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.kernels.kmeans import Floats, Labels
+
+
+class RowSink(Protocol):
+    """Takes the final pass, block after block, in row order."""
+
+    def write(
+        self, start: int, labels: Labels, distance: Floats, runner_up: Labels, runner_up_distance: Floats
+    ) -> None:
+        """Rows start .. start + len(labels) - 1. Distances are Euclidean, in the units of the rows.
+
+        With one cluster, runner_up is -1 and runner_up_distance infinite.
+        """
+
+
+class ArraySink:
+    """Keeps the final pass in four arrays of n_rows: 24 bytes a row."""
+
+    def __init__(self, n_rows: int) -> None:
+        self.labels = np.empty(n_rows, np.int32)
+        self.distance = np.empty(n_rows, np.float64)
+        self.runner_up = np.empty(n_rows, np.int32)
+        self.runner_up_distance = np.empty(n_rows, np.float64)
+
+    def write(
+        self, start: int, labels: Labels, distance: Floats, runner_up: Labels, runner_up_distance: Floats
+    ) -> None:
+        part = slice(start, start + len(labels))
+        self.labels[part] = labels
+        self.distance[part] = distance
+        self.runner_up[part] = runner_up
+        self.runner_up_distance[part] = runner_up_distance
+
+
+@dataclass(frozen=True)
+class Progress:
+    """One event per pass of Lloyd. inertia : of the best live start, after its centers moved."""
+
+    iteration: int
+    live: int
+    inertia: float
+    moved_rows: int
+
+
+@dataclass(frozen=True)
+class KMeansFit:
+    """centers : (n_clusters, n_columns) float64. counts : (n_clusters,) int64, every one at least 1.
+
+    inertia : the (weighted) sum of squared distances of the rows to their nearest center, from differences in float64.
+    n_iter : Lloyd iterations of the start that won. asked : the number of clusters that was asked for; `reason` says
+    why there are fewer, else it is empty. inertias : of every start. inertia_path : after each iteration of the winner.
+    rows : the final pass, where no other sink was given.
+    """
+
+    centers: Floats
+    counts: NDArray[np.int64]
+    inertia: float
+    n_iter: int
+    converged: bool
+    asked: int
+    algorithm: str
+    passes: int
+    bytes_read: int
+    reason: str = ""
+    inertias: tuple[float, ...] = ()
+    inertia_path: tuple[float, ...] = ()
+    notes: tuple[str, ...] = ()
+    rows: ArraySink | None = field(default=None, repr=False)
+
+    @property
+    def n_clusters(self) -> int:
+        return len(self.centers)

@@ -1,0 +1,185 @@
+"""Every k of a range in shared passes: inertia, two silhouettes, sizes, stability, and a knee if there is one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from threadpoolctl import threadpool_limits
+
+from bigcluster.errors import UsageError
+from bigcluster.kernels.assign import prepare, two_nearest
+from bigcluster.kernels.kmeans import Floats
+from bigcluster.kernels.metrics import adjusted_rand, contingency, silhouette_sq, simplified_silhouette
+from bigcluster.rows import ArrayRows, RowSource
+from bigcluster.runtime import EmbeddedRuntime, Runtime
+from bigcluster.solvers.kmeans.blocks import Blocks, survey
+from bigcluster.solvers.kmeans.fit import check_keys
+from bigcluster.solvers.kmeans.knee import Suggestion, suggest
+from bigcluster.solvers.kmeans.lloyd import PRUNE_FROM, Lloyd, Start
+from bigcluster.solvers.kmeans.projection import project_labels_bytes
+from bigcluster.solvers.kmeans.result import Progress
+from bigcluster.solvers.kmeans.seeding import Keys, initial_centers, sample_rows, sample_size, uniforms
+
+
+@dataclass(frozen=True)
+class SweepRow:
+    """One k. inertia : squared. silhouette : simplified, mean over rows; silhouette_sq : exact, on squared distances.
+
+    stability : adjusted Rand index of the first two starts. start : which start won. centers : (k, r) float64.
+    """
+
+    k: int
+    inertia: float
+    silhouette: float
+    silhouette_sq: float
+    smallest: int
+    largest: int
+    stability: float
+    n_iter: int
+    start: int
+    centers: Floats = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """rows : in ascending k. orders : per start, (max k, r) initial centers; k clusters start from the first k."""
+
+    rows: tuple[SweepRow, ...]
+    suggestion: Suggestion
+    orders: tuple[Floats, ...] = field(repr=False)
+    passes: int
+    bytes_read: int
+    reason: str = ""
+
+
+def sweep(
+    rows: RowSource,
+    ks: Sequence[int],
+    *,
+    seed: int = 0,
+    row_keys: NDArray[np.uint64] | None = None,
+    n_init: int = 4,
+    max_iter: int = 300,
+    tol: float = 1e-4,
+    runtime: Runtime | None = None,
+    workspace_bytes: int | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Sweep:
+    """Cluster for every k at once; a pass reads each block once for all of them.
+
+    ks : distinct numbers of clusters, in any order. Other arguments as in `fit`. k above the number of distinct rows
+    is left out and named in `reason`. Raises UsageError for an empty range, a k below 1 or n_init below 1.
+    """
+    wanted = sorted(set(ks))
+    if not wanted:
+        raise UsageError("the range of k is empty; write the smaller number first, such as 5:20")
+    if wanted[0] < 1 or n_init < 1:
+        raise UsageError(f"every k and n_init must be at least 1; got k = {wanted[0]}, n_init = {n_init}")
+    keys = check_keys(row_keys, rows.shape[0])
+    blocks = Blocks(rows, runtime or EmbeddedRuntime(), _room(workspace_bytes, rows.shape[0], wanted, n_init))
+    fits, orders, lloyd = _fit_all(blocks, wanted, seed, keys, n_init, max_iter, tol, on_progress)
+    best = {k: min(range(len(starts)), key=lambda i, s=starts: s[i].inertia) for k, starts in fits.items()}  # type: ignore[misc]
+    scores = _score(lloyd, [fits[k][best[k]] for k in fits])
+    table = tuple(
+        SweepRow(
+            k=k,
+            inertia=starts[best[k]].inertia,
+            silhouette=scores[place][0],
+            silhouette_sq=scores[place][1],
+            smallest=int(starts[best[k]].counts.min()),
+            largest=int(starts[best[k]].counts.max()),
+            stability=_stability(starts),
+            n_iter=starts[best[k]].n_iter,
+            start=best[k],
+            centers=starts[best[k]].centers,
+        )
+        for place, (k, starts) in enumerate(fits.items())
+    )
+    halves = [_half_curve(blocks, list(fits), seed, keys, which, max_iter, tol) for which in (0, 1)]
+    left_out = [k for k in wanted if k not in fits]
+    reason = f"k = {', '.join(map(str, left_out))}: fewer distinct rows than clusters" if left_out else ""
+    suggestion = suggest([row.k for row in table], [row.inertia for row in table], halves)
+    return Sweep(table, suggestion, tuple(orders), blocks.passes, blocks.bytes_read, reason)
+
+
+def _room(workspace_bytes: int | None, n_rows: int, ks: Sequence[int], n_init: int) -> int:
+    if workspace_bytes is None:
+        return 1 << 62
+    return max(0, workspace_bytes - sum(project_labels_bytes(n_rows, k, n_init) for k in ks))
+
+
+def _fit_all(
+    blocks: Blocks,
+    ks: Sequence[int],
+    seed: int,
+    keys: Keys,
+    n_init: int,
+    max_iter: int,
+    tol: float,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> tuple[dict[int, list[Start]], list[Floats], Lloyd]:
+    """Starts of every k that the distinct rows allow, run to their end; seeds are prefixes of one order per start."""
+    found = survey(blocks, None)
+    seeds = [seed + 7919 * turn for turn in range(n_init)]
+    orders, _ = initial_centers(blocks, found.frame, "k-means++", ks[-1], seeds=seeds, keys=keys, sample_weight=None)
+    allowed = [k for k in ks if k <= min(len(order) for order in orders)]
+    fits = {k: [Start(order[:k].copy(), bounded=k >= PRUNE_FROM) for order in orders] for k in allowed}
+    lloyd = Lloyd(blocks, found, None)
+    lloyd.run([s for starts in fits.values() for s in starts], max_iter=max_iter, tol=tol, on_progress=on_progress)
+    return fits, orders, lloyd
+
+
+def _score(lloyd: Lloyd, starts: Sequence[Start]) -> list[tuple[float, float]]:
+    """One pass: (mean simplified silhouette, mean exact silhouette on squared distances) of every start."""
+    blocks, frame = lloyd.blocks, lloyd.survey.frame
+    prepared = [prepare(start.centers, frame) for start in starts]
+    means = [start.sums / np.maximum(start.counts, 1)[:, None] for start in starts]
+    # scatter is about the centers; about the means it is less by n |mean - center|^2
+    scatter = [
+        np.maximum(start.scatter - start.counts * ((mean - start.centers) ** 2).sum(axis=1), 0)
+        for start, mean in zip(starts, means, strict=True)
+    ]
+
+    def look(_number: int, x: NDArray[Any]) -> NDArray[np.float64]:
+        out = np.zeros((len(starts), 2))
+        for place, start in enumerate(starts):
+            two = two_nearest(x, prepared[place])
+            if prepared[place].count > 1:
+                out[place, 0] = simplified_silhouette(np.sqrt(two.sq), np.sqrt(two.runner_up_sq)).sum()
+            out[place, 1] = silhouette_sq(x, two.labels, means[place], start.counts, scatter[place]).sum()
+        return out
+
+    total = np.zeros((len(starts), 2))
+    for _, part in blocks.map(look):
+        total += part
+    return [(float(a), float(b)) for a, b in total / blocks.n_rows]
+
+
+def _stability(starts: Sequence[Start]) -> float:
+    """Agreement of the first two starts; 1 where there is one start only."""
+    if len(starts) < 2:
+        return 1.0
+    one, other = starts[0], starts[1]
+    k = len(one.centers)
+    table = np.zeros((k, k), np.int64)
+    for a, b in zip(one.labels, other.labels, strict=True):
+        table += contingency(a, b, k, k)
+    return adjusted_rand(table)
+
+
+def _half_curve(
+    blocks: Blocks, ks: Sequence[int], seed: int, keys: Keys, which: int, max_iter: int, tol: float
+) -> list[float]:
+    """Inertia for every k, fitted anew on a sample of one half of the rows: a knee must show there too."""
+    half = np.flatnonzero((uniforms(keys, seed, "halves") < 0.5) == (which == 0))
+    if not ks or len(half) <= ks[-1]:
+        return []
+    numbers = half[sample_rows(keys[half], None, sample_size(ks[-1], blocks.n_columns), seed)]
+    with threadpool_limits(limits=1):
+        mine = Blocks(ArrayRows(blocks.take(numbers)), blocks.runtime)
+        fits, _, _ = _fit_all(mine, ks, seed, keys[numbers], 2, max_iter, tol)
+    return [min(start.inertia for start in fits[k]) for k in ks] if len(fits) == len(ks) else []

@@ -1,0 +1,103 @@
+"""k-means in two levels, for tens of thousands of clusters: coarse clusters first, each split on its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.kernels.kmeans import Floats
+from bigcluster.rows import ArrayRows, RowSource
+from bigcluster.runtime import EmbeddedRuntime, Runtime
+from bigcluster.solvers.kmeans.fit import check_arguments, check_keys, finish, fit, keeps_bounds, open_rows
+from bigcluster.solvers.kmeans.lloyd import Lloyd, Start
+from bigcluster.solvers.kmeans.result import KMeansFit, Progress, RowSink
+from bigcluster.solvers.kmeans.seeding import fill_up, sample_rows, sample_size
+
+FLAT_ITERATIONS = 2  # over all rows and centers, after the split; they measure what the split cost
+
+
+def fit_two_level(
+    rows: RowSource,
+    n_clusters: int,
+    *,
+    seed: int = 0,
+    row_keys: NDArray[np.uint64] | None = None,
+    max_iter: int = 300,
+    tol: float = 1e-4,
+    sample_weight: NDArray[Any] | None = None,
+    runtime: Runtime | None = None,
+    workspace_bytes: int | None = None,
+    sink: RowSink | None = None,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> KMeansFit:
+    """About sqrt(k) coarse clusters of a sample, each split in proportion to its rows, then two flat iterations.
+
+    Labels, distances and inertia are exact for the final centers, as in `fit`, whose arguments and errors these are.
+    `notes` says by how much the last flat iteration still lowered the inertia: what a flat fit would go on gaining.
+    """
+    check_arguments(rows, n_clusters, 1, max_iter, tol, "k-means||")
+    blocks, found, weights = open_rows(rows, sample_weight, runtime, workspace_bytes, n_clusters, 1)
+    keys = check_keys(row_keys, blocks.n_rows)
+    numbers = sample_rows(keys, weights, sample_size(n_clusters, blocks.n_columns), seed)
+    x = blocks.take(numbers)
+    centers = _split(x, n_clusters, seed, None if weights is None else weights[numbers], blocks.runtime, tol)
+    centers, short = fill_up(blocks, centers, n_clusters, found.frame, weights)
+    start = Start(centers, bounded=keeps_bounds(blocks, len(centers), 1, workspace_bytes))
+    Lloyd(blocks, found, weights).run(
+        [start], max_iter=min(FLAT_ITERATIONS, max_iter), tol=tol, on_progress=on_progress
+    )
+    reason = ""
+    if short:
+        reason = f"the rows hold only {len(centers)} distinct values, {n_clusters} clusters were asked for"
+    gain = 1 - start.inertia / start.inertia_path[0] if start.inertia_path[0] > 0 else 0.0
+    note = f"the last flat iteration still lowered the inertia by {gain:.2%}; a flat fit would go on from there"
+    return finish(
+        blocks, found, start, asked=n_clusters, algorithm="two-level", reason=reason, sink=sink,
+        inertias=[start.inertia], notes=(note,),
+    )  # fmt: skip
+
+
+def shares(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:
+    """Split `total` in proportion to `counts`, at least 1 and at most the count each; what cannot be placed is left.
+
+    (3, 1, 96), 10 -> (1, 1, 8). The result sums to min(total, sum of counts), provided total >= len(counts).
+    """
+    out = np.ones(len(counts), np.int64)
+    while True:
+        room = counts - out
+        left = min(total - int(out.sum()), int(room.sum()))
+        if left <= 0:
+            return out
+        weight = np.where(room > 0, counts, 0)
+        exact = left * weight / weight.sum()
+        whole = np.minimum(np.floor(exact).astype(np.int64), room)
+        if not whole.any():
+            # less than one each: the largest remainders, ties to the first
+            whole[np.argsort(-np.where(room > 0, exact, -1), kind="stable")[:left]] = 1
+            whole = np.minimum(whole, room)
+        out += whole
+
+
+def _split(x: NDArray[Any], n_clusters: int, seed: int, weights: Floats | None, runtime: Runtime, tol: float) -> Floats:
+    """(at most n_clusters, r) centers of a sample in memory."""
+    n_coarse = max(1, round(n_clusters**0.5))
+    coarse = fit(
+        ArrayRows(x), n_coarse, seed=seed, n_init=1, max_iter=20, tol=tol, sample_weight=weights, runtime=runtime
+    )
+    assert coarse.rows is not None
+    labels = coarse.rows.labels
+    wanted = shares(coarse.counts, n_clusters)
+
+    def part(number: int) -> Floats:
+        mine = np.flatnonzero(labels == number)
+        own = None if weights is None else weights[mine]
+        split = fit(
+            ArrayRows(x[mine]), int(wanted[number]), seed=seed, n_init=1, max_iter=20, tol=tol, sample_weight=own,
+            runtime=EmbeddedRuntime(1),
+        )  # fmt: skip
+        return split.centers
+
+    return np.concatenate(list(runtime.map(part, range(coarse.n_clusters))))

@@ -1,0 +1,129 @@
+"""PCA through the covariance of the columns: for up to about 8,000 columns and any number of rows.
+
+    C = X'X  ->  centered  ->  C = V L V'  ->  components V'          scores (X - mean) V
+
+One pass for C, exact for uint8 data, and one to project the rows when the scores are written.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.kernels.gemm import Gemm, float_product
+from bigcluster.kernels.pca import (
+    center_covariance,
+    column_extremes,
+    column_signs,
+    round_to_step,
+    score_step,
+)
+from bigcluster.rows import RowSource, spans
+from bigcluster.runtime import Runtime
+from bigcluster.solvers.pca.eigen import DENSE_LIMIT, TiledMatrix, lanczos_steps, leading_eigenpairs
+from bigcluster.solvers.pca.moments import block_rows, data_mean
+from bigcluster.solvers.pca.operands import Operands
+from bigcluster.solvers.pca.products import ProductPlan, plan_products, symmetric_products
+from bigcluster.solvers.pca.projection import eigensolver_bytes
+from bigcluster.solvers.pca.result import Doubles, Moments, OnProgress, PCAFit, Progress, Sink, Target, check_target
+from bigcluster.solvers.tiles import Shelf, Tiles
+
+
+def fit_covariance(
+    rows: RowSource,
+    *,
+    target: Target,
+    runtime: Runtime,
+    workspace_bytes: int,
+    tiles: Tiles,
+    gemm: Gemm,
+    seed: int = 0,
+    moments: Moments | None = None,
+    on_progress: OnProgress | None = None,
+) -> PCAFit:
+    """Fit by the covariance matrix; arguments, errors and guarantees as fit_gram."""
+    check_target(target, rows.shape)
+    n_rows, n_columns = rows.shape
+    mean = data_mean(rows, moments, runtime)
+    operands = Operands(rows, gemm, mean, by_row=False)
+    plan = plan_products(n_columns, n_rows, operands.dtype, runtime.threads, workspace_bytes)
+    progress = Progress(plan.steps + lanczos_steps(target, n_columns) + 1, on_progress)
+    # Between panels nothing may stay in memory: the next panel takes all of it.
+    shelf = Shelf(tiles, workspace_bytes if len(plan.panels) == 1 else 0)
+    matrix, total = _scatter(operands, plan, shelf, mean, runtime, progress)
+    shelf.limit(workspace_bytes - eigensolver_bytes(n_columns, target, runtime.threads))
+    pairs = leading_eigenpairs(matrix, total, target, shelf=shelf, runtime=runtime, seed=seed, progress=progress)
+    matrix.delete()
+    # (n_columns, n_components)
+    vectors = np.concatenate(
+        [block.astype(np.float32) for block in runtime.map(pairs.vectors, range(len(plan.unit_spans)))]
+    )
+    pairs.close()
+    vectors *= column_signs(column_extremes(vectors)) * (pairs.values[: pairs.n_vectors] > 0)
+    projection = Projection(rows, mean, vectors, score_step(n_rows, float(np.sqrt(pairs.values[0]))), runtime)
+    progress.finish()
+    return PCAFit(
+        solver="covariance",
+        shape=rows.shape,
+        mean=mean,
+        total_variance=total / (n_rows - 1),
+        eigenvalues=pairs.values / (n_rows - 1),
+        n_components=pairs.n_vectors,
+        score_step=projection.step,
+        passes=len(plan.panels) + (moments is None),
+        _write_scores=projection.write_scores,
+        _write_components=projection.write_components,
+        _close=shelf.clear,
+    )
+
+
+def _scatter(
+    operands: Operands, plan: ProductPlan, shelf: Shelf, mean: Doubles, runtime: Runtime, progress: Progress
+) -> tuple[TiledMatrix, float]:
+    """(X - mean)'(X - mean) in tiles on the shelf, and its trace."""
+    n_rows = operands.n_terms
+    exact = operands.dtype == np.uint8
+    # Sums of x - 128, integers again; float data was centered before it was multiplied.
+    sums = np.rint(mean * n_rows) - 128.0 * n_rows if exact else np.zeros(len(mean))
+    sum_dtype = np.int64 if exact else np.float64
+    matrix = TiledMatrix(plan.unit_spans, shelf)
+    squares = 0 if exact else 0.0
+    for j, i, tile in symmetric_products(operands, plan, runtime, progress):
+        sums_j, sums_i = sums[slice(*plan.unit_spans[j])], sums[slice(*plan.unit_spans[i])]
+        if i == j:
+            squares += np.diag(tile).sum(dtype=sum_dtype).item()
+        centered = center_covariance(tile, sums_j, sums_i, n_rows)
+        matrix.put(j, i, centered if matrix.n <= DENSE_LIMIT else centered.astype(np.float32))
+    if exact:
+        trace = (n_rows * int(squares) - sum(int(value) ** 2 for value in sums)) / n_rows
+    else:
+        trace = float(squares)
+    return matrix, max(trace, 0.0)
+
+
+@dataclass(frozen=True)
+class Projection:
+    """Components in memory: vectors (n_columns, n_components) float32, signs fixed, zero where there is no variance."""
+
+    rows: RowSource
+    mean: Doubles
+    vectors: NDArray[np.float32]
+    step: float
+    runtime: Runtime
+
+    def write_scores(self, sink: Sink) -> None:
+        n_rows, n_columns = self.rows.shape
+
+        def task(span: tuple[int, int]) -> NDArray[np.float32]:
+            centered = np.subtract(self.rows.read(*span), self.mean, dtype=np.float64).astype(np.float32)
+            return round_to_step(float_product(centered, self.vectors), self.step)
+
+        blocks = list(spans(n_rows, block_rows(n_columns)))
+        for (start, _), block in zip(blocks, self.runtime.map(task, blocks), strict=True):
+            sink.write(start, block)
+
+    def write_components(self, sink: Sink) -> None:
+        for start, stop in spans(len(self.vectors), 1024):
+            sink.write(start, np.ascontiguousarray(self.vectors[start:stop].T))

@@ -1,0 +1,190 @@
+"""From eigenvectors U of the centered Gram matrix G to scores and components that agree with each other.
+
+Components are V = X' U L^(-1/2), X centered, and the scores of the training rows are those that anybody computes from
+V: X V = G U L^(-1/2). For exact eigenvectors that is U L^(1/2); Ritz vectors leave a residual, and taking the scores
+from G keeps it out of the difference between fit and transform. A last rotation R diagonalises the scores, which is a
+Rayleigh-Ritz step of X'X on the span of V: half a power step better than the eigenvalues that came in.
+
+    P = G U L^(-1/2),   P'P = R M R',   scores P R,   components R' L^(-1/2) U' X,   eigenvalues M
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.kernels.gemm import float_product
+from bigcluster.kernels.pca import (
+    choose_rank,
+    column_extremes,
+    column_signs,
+    inverse_root,
+    merge_extremes,
+    nonzero_rank,
+    ritz,
+    round_to_step,
+    score_step,
+)
+from bigcluster.rows import RowSource, spans
+from bigcluster.runtime import Runtime
+from bigcluster.solvers.pca.eigen import DENSE_LIMIT, FLOAT32_NOISE, Eigenpairs, TiledMatrix, alone
+from bigcluster.solvers.pca.result import Doubles, LeftSink, Sink, Target, Variance
+from bigcluster.solvers.tiles import Shelf
+
+Floats = NDArray[np.float32]
+Spans = list[tuple[int, int]]
+
+# Columns of one block of components: fixed, since a float32 product of another width may round otherwise.
+_COMPONENT_COLUMNS = 1024
+_SLAB_COLUMNS = 16 * _COMPONENT_COLUMNS
+
+
+@dataclass(frozen=True)
+class GramScores:
+    """Shelf entries "scores/t" (rows_t, n_components) and "left/t" (n_components, rows_t), before signs.
+
+    values : (n_computed,) eigenvalues of G, not divided; step : the grid of the scores.
+    """
+
+    values: Doubles
+    n_components: int
+    signs: NDArray[np.int8]
+    step: float
+    dtype: np.dtype[Any]
+    unit_spans: Spans
+    shelf: Shelf
+    runtime: Runtime
+
+    def write(self, sink: Sink) -> None:
+        def task(t: int) -> Floats:
+            return round_to_step(self.shelf.get(f"scores/{t}") * self.signs, self.step)
+
+        tiles = range(len(self.unit_spans))
+        for t, block in zip(tiles, self.runtime.map(task, tiles), strict=True):
+            sink.write(self.unit_spans[t][0], block)
+
+    def write_left(self, sink: LeftSink) -> None:
+        """(n_rows, n_components) R' L^(-1/2) U' transposed: what components are made from, signs included.
+
+        float64 where the matrix was solved densely: components of tiny eigenvalues need it. Else float32.
+        """
+        for t, (start, _) in enumerate(self.unit_spans):
+            sink.write(start, np.ascontiguousarray(self._left(t).T))
+
+    def _left(self, t: int) -> NDArray[Any]:
+        """(n_components, rows of tile t), signs included."""
+        left = self.shelf.get(f"left/{t}")
+        signed: NDArray[Any] = np.multiply(left, self.signs[:, None], dtype=left.dtype)
+        return signed
+
+    def write_components(self, rows: RowSource, mean: Doubles, sink: Sink) -> None:
+        components_from_left(rows, mean, self._left, self.n_components, self.unit_spans, sink, self.runtime)
+
+
+def components_from_left(
+    rows: RowSource,
+    mean: Doubles,
+    left: Callable[[int], NDArray[Any]],
+    n_components: int,
+    unit_spans: Spans,
+    sink: Sink,
+    runtime: Runtime,
+) -> None:
+    """left (X - mean), a block of columns after the other: products of one row tile each, added in row order.
+
+    left(t) : (n_components, rows of tile t) float32 or float64. Many blocks share one read of the rows: storage chunks
+    are wide.
+    """
+    dtype = left(0).dtype
+    for slab in spans(rows.shape[1], _SLAB_COLUMNS):
+        total = np.zeros((n_components, slab[1] - slab[0]), dtype)
+        blocks = list(spans(slab[1] - slab[0], _COMPONENT_COLUMNS))
+        for t, (start, stop) in enumerate(unit_spans):
+            tile = rows.read(start, stop, slice(*slab))
+            for _ in runtime.map(partial(_add_block, total, left(t), tile, mean[slice(*slab)]), blocks):
+                pass
+        sink.write(slab[0], total.astype(np.float32, copy=False))
+
+
+def _add_block(
+    total: NDArray[Any], left: NDArray[Any], tile: NDArray[Any], mean: Doubles, block: tuple[int, int]
+) -> None:
+    columns = slice(*block)
+    centered = np.subtract(tile[:, columns], mean[columns], dtype=np.float64, order="C")
+    total[:, columns] += _product(left, centered.astype(left.dtype, copy=False))
+
+
+def gram_scores(
+    matrix: TiledMatrix, pairs: Eigenpairs, target: Target, total: float, shelf: Shelf, runtime: Runtime
+) -> GramScores:
+    """Scores and what components are made from, on the shelf; the matrix and the eigenvectors are given up."""
+    inverse = inverse_root(pairs.values[: pairs.n_vectors])
+    tiles = range(len(matrix.unit_spans))
+
+    def vectors(t: int) -> None:
+        shelf.put(f"vectors/{t}", pairs.vectors(t))
+
+    for _ in runtime.map(vectors, tiles):
+        pass
+    pairs.close()
+    if matrix.n <= DENSE_LIMIT:
+        found = pairs.values, np.eye(pairs.n_vectors)
+    else:
+        found = _rotation(matrix, pairs, inverse, shelf, runtime)
+    matrix.delete()
+    values, rotation = found
+    n_components = pairs.n_vectors
+    if isinstance(target, Variance):  # the values have grown: fewer may do
+        n_components = choose_rank(values[:n_components], total, target.share) or n_components
+    dense = matrix.n <= DENSE_LIMIT
+    dtype = np.dtype(np.float64 if dense else np.float32)
+    roots = np.sqrt(pairs.values[: pairs.n_vectors])
+    kept = np.ascontiguousarray(rotation[:, :n_components], dtype)
+
+    def rotate(t: int) -> Floats:
+        block = shelf.get(f"vectors/{t}")
+        images = block * roots if dense else shelf.get(f"scores/{t}")
+        scores = _product(images, kept)
+        left = _product((block * inverse).astype(dtype), kept)
+        shelf.delete(f"vectors/{t}")
+        shelf.put(f"left/{t}", np.ascontiguousarray(left.T))
+        shelf.put(f"scores/{t}", scores)
+        return column_extremes(scores)
+
+    extremes = np.zeros(n_components, dtype)
+    for found_extremes in runtime.map(rotate, tiles):
+        extremes = merge_extremes(extremes, found_extremes)
+    step = score_step(matrix.n, float(np.sqrt(values[0])))
+    return GramScores(values, n_components, column_signs(extremes), step, dtype, matrix.unit_spans, shelf, runtime)
+
+
+def _product(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
+    """Float32 operands on the float32 kernel, float64 ones by numpy."""
+    return float_product(left, right) if left.dtype == np.float32 else left @ right
+
+
+def _rotation(
+    matrix: TiledMatrix, pairs: Eigenpairs, inverse: Doubles, shelf: Shelf, runtime: Runtime
+) -> tuple[Doubles, Doubles]:
+    """P on the shelf as "scores/t", the eigenvalues of P'P before those beyond the vectors, and R."""
+
+    def image(t: int) -> Doubles:
+        block = (matrix.apply(t, lambda i: shelf.get(f"vectors/{i}")) * inverse).astype(np.float32)
+        shelf.put(f"scores/{t}", block)
+        return float_product(block, block, transpose_left=True).astype(np.float64)
+
+    tiles = range(len(matrix.unit_spans))
+    inner = np.zeros((pairs.n_vectors, pairs.n_vectors))
+    for share in runtime.map(image, tiles):
+        inner += share
+    values, rotation = alone(runtime, lambda: ritz(inner, pairs.n_vectors))
+    rank = nonzero_rank(values, FLOAT32_NOISE)
+    values[rank:] = 0
+    rotation[:, rank:] = 0
+    # Those beyond are of the same matrix, but half a power step behind.
+    return np.minimum.accumulate(np.concatenate([values, pairs.values[pairs.n_vectors :]])), rotation

@@ -1,0 +1,88 @@
+"""Means and finiteness: one pass over the data, saved where ingest already knows the sums."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.errors import InvalidDataError
+from bigcluster.rows import RowSource, spans
+from bigcluster.runtime import Runtime
+from bigcluster.solvers.pca.result import Doubles, Moments
+
+# One read: at most this many values, in whole rows. Fixed, since float sums depend on it.
+_BLOCK_VALUES = 1 << 21
+
+
+def block_rows(n_columns: int) -> int:
+    """Rows of one canonical row block: from the row length alone, never from the budget."""
+    return max(1, min(1024, _BLOCK_VALUES // max(1, n_columns)))
+
+
+def exact_moments(rows: RowSource, runtime: Runtime) -> Moments:
+    """Moments of uint8 data, in one pass."""
+
+    def task(span: tuple[int, int]) -> tuple[NDArray[np.uint32], int]:
+        block = rows.read(*span)
+        # At most 2^21 values or one row: the sum of squares of up to 2^37 bytes is an integer below 2^53.
+        flat = block.ravel().astype(np.float64)
+        return block.sum(axis=0, dtype=np.uint32), int(np.vdot(flat, flat))
+
+    column_sums = np.zeros(rows.shape[1], np.int64)
+    total_square_sum = 0
+    for sums, square_sum in runtime.map(task, spans(rows.shape[0], block_rows(rows.shape[1]))):
+        column_sums += sums
+        total_square_sum += square_sum
+    return Moments(column_sums, total_square_sum)
+
+
+def exact_column_sums(rows: RowSource, runtime: Runtime) -> NDArray[np.int64]:
+    """(n_columns,) int64 sums of uint8 data, in one pass."""
+    total = np.zeros(rows.shape[1], np.int64)
+    blocks = spans(rows.shape[0], block_rows(rows.shape[1]))
+    for sums in runtime.map(lambda span: rows.read(*span).sum(axis=0, dtype=np.uint32), blocks):
+        total += sums
+    return total
+
+
+def data_mean(rows: RowSource, moments: Moments | None, runtime: Runtime) -> Doubles:
+    """(n_columns,) float64: from known moments, or in one pass, which also refuses NaN and infinity in float data."""
+    if rows.dtype != np.uint8:
+        return float_mean(rows, runtime)
+    sums = exact_column_sums(rows, runtime) if moments is None else moments.column_sums
+    return np.asarray(sums, np.float64) / rows.shape[0]
+
+
+def exact_total_variance(moments: Moments, n_rows: int) -> float:
+    """The sum of all column variances, ddof = 1, in integers up to the last division."""
+    squares_of_sums = sum(int(value) ** 2 for value in moments.column_sums)
+    return (n_rows * moments.total_square_sum - squares_of_sums) / (n_rows * (n_rows - 1))
+
+
+def float_mean(rows: RowSource, runtime: Runtime) -> Doubles:
+    """(n_columns,) float64 means of float data; InvalidDataError names the first row with NaN or infinity."""
+    n_rows, n_columns = rows.shape
+
+    def task(span: tuple[int, int]) -> Doubles:
+        block = rows.read(*span)
+        finite = np.isfinite(block).all(axis=1)
+        if not finite.all():
+            raise InvalidDataError(f"row {span[0] + int(np.argmin(finite))} holds NaN or infinity")
+        sums: Doubles = block.sum(axis=0, dtype=np.float64)
+        return sums
+
+    total = np.zeros(n_columns)
+    for sums in runtime.map(task, spans(n_rows, block_rows(n_columns))):
+        total += sums
+    return total / n_rows
+
+
+def float_total_variance(rows: RowSource, mean: Doubles, runtime: Runtime) -> float:
+    """The sum of all column variances, ddof = 1, in float64, in one pass."""
+    n_rows, n_columns = rows.shape
+
+    def task(span: tuple[int, int]) -> float:
+        centered = (rows.read(*span) - mean).ravel()
+        return float(np.vdot(centered, centered))
+
+    return sum(runtime.map(task, spans(n_rows, block_rows(n_columns)))) / (n_rows - 1)

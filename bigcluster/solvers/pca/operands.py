@@ -1,0 +1,106 @@
+"""The two sides of a symmetric product X X' or X' X, laid out so that no multiplication has to copy or transpose.
+
+A *unit* is what the product is square in: a row of X for X X', a column for X' X. The contraction runs over the other
+axis. An operand block of units u and contraction c is read once and kept in both layouts:
+
+    left    (u, c)   uint8                      rights   [(c, half), ...]   int8, x - 128
+
+For X X' the left side is the data as it is read and the right side is its transpose; for X' X the other way round.
+Float data is centered by its means, in float64, before it becomes the work type, and needs no shift.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.kernels.gemm import Gemm, flip, float_product, transpose
+from bigcluster.rows import RowSource, spans
+
+Array = NDArray[Any]
+
+# Columns of one right-hand block: the diagonal is then wasted by 1 / (2 * 1024 / 512) of a tile only.
+HALF = 512
+
+
+@dataclass(frozen=True)
+class Block:
+    left: Array | None
+    rights: list[Array]
+
+
+# Up to here the product is solved densely in float64, so float32 data is multiplied in float64 too: scikit-learn's
+# accuracy where it costs little.
+PRECISE_UNITS = 1536
+
+
+def work_dtype(rows: RowSource, n_units: int) -> np.dtype[Any]:
+    """uint8 for exact integers; float64 for float64 data and for few units; float32 for any other float."""
+    if rows.dtype == np.uint8:
+        return np.dtype(np.uint8)
+    return np.dtype(np.float64 if rows.dtype == np.float64 or n_units <= PRECISE_UNITS else np.float32)
+
+
+class Operands:
+    """Reads blocks of units in the layouts above.
+
+    by_row : units are rows (X X') or columns (X' X); mean : (n_columns,) float64, used for float data only.
+    """
+
+    def __init__(self, rows: RowSource, gemm: Gemm, mean: NDArray[np.float64] | None, *, by_row: bool) -> None:
+        self._rows = rows
+        self._gemm = gemm
+        self._mean = mean
+        self._by_row = by_row
+        self.n_units, self.n_terms = rows.shape if by_row else rows.shape[::-1]
+        self.dtype = work_dtype(rows, self.n_units)
+
+    def _read(self, units: tuple[int, int], terms: tuple[int, int]) -> Array:
+        """The rectangle as it lies in X: (units, terms) by row, (terms, units) by column."""
+        row_span, column_span = (units, terms) if self._by_row else (terms, units)
+        columns = slice(*column_span)
+        block = self._rows.read(*row_span, columns)
+        if self.dtype == np.uint8 or self._mean is None:
+            return np.ascontiguousarray(block)
+        return (block - self._mean[columns]).astype(self.dtype)
+
+    def load(self, units: tuple[int, int], terms: tuple[int, int], *, left: bool, right: bool) -> Block:
+        """Both layouts of a block of units, or the one that is needed."""
+        if self._by_row:
+            raw = self._read(units, terms)
+            cuts = spans(len(raw), HALF) if right else ()
+            rights = [self._right(_transposed(raw[start:stop])) for start, stop in cuts]
+            return Block(raw if left else None, rights)
+        n_units, n_terms = units[1] - units[0], terms[1] - terms[0]
+        lefts = np.empty((n_units, n_terms), self.dtype) if left else None
+        rights = []
+        for start, stop in spans(n_units, HALF):
+            raw = self._read((units[0] + start, units[0] + stop), terms)
+            if lefts is not None:
+                _transposed(raw, lefts[start:stop])
+            if right:
+                rights.append(self._right(raw, fresh=False))
+        return Block(lefts, rights)
+
+    def _right(self, block: Array, *, fresh: bool = True) -> Array:
+        if self.dtype != np.uint8:
+            return block
+        return flip(block, block.view(np.int8) if fresh else None)
+
+    def multiply(self, left: Array, right: Array) -> Array:
+        """(m, c) times (c, n): int32 for uint8 data, else the work type."""
+        if self.dtype == np.uint8:
+            return self._gemm.product(left, right)
+        return float_product(left, right) if self.dtype == np.float32 else left @ right
+
+
+def _transposed(block: Array, out: Array | None = None) -> Array:
+    if block.dtype == np.uint8:
+        return transpose(block, out)
+    if out is None:
+        return np.ascontiguousarray(block.T)
+    out[...] = block.T
+    return out

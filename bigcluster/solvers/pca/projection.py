@@ -1,0 +1,85 @@
+"""How many bytes the solvers hold: pure integer arithmetic, made before any solver runs, tested against measurement.
+
+project_bytes(solver, ...)  the peak of a fit under a workspace
+least_bytes(solver, ...)    the smallest workspace that a fit keeps to: below it, MemoryBudgetError is honest
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from bigcluster.errors import ConfigError
+from bigcluster.solvers.pca.eigen import DENSE_LIMIT, lanczos_size, lanczos_width
+from bigcluster.solvers.pca.operands import PRECISE_UNITS
+from bigcluster.solvers.pca.products import TILE, plan_products
+from bigcluster.solvers.pca.result import Components, Target
+from bigcluster.solvers.pca.sides import TERMS, UNIT_TILE, application_bytes, block_width, plan_pass
+
+Shape = tuple[int, int]
+
+
+def dense_finish_bytes(size: int) -> int:
+    """A symmetric (size, size) float64 matrix, its eigenvectors, and LAPACK's workspace of twice its size."""
+    return 4 * 8 * size * size
+
+
+def eigensolver_bytes(n: int, target: Target, threads: int) -> int:
+    """What the eigensolver of an (n, n) matrix holds beside the matrix and the full chunks of its basis."""
+    if n <= DENSE_LIMIT:
+        return dense_finish_bytes(n)
+    width = lanczos_width(target)
+    n_wanted = target.n if isinstance(target, Components) else 800
+    blocks = 4 * 4 * n * width  # V, W, and their successors
+    open_chunks = 4 * n * 512
+    per_thread = threads * (2 * 4 * TILE * TILE + 3 * 4 * TILE * n_wanted)
+    return dense_finish_bytes(lanczos_size(target, n) * 9 // 8) + blocks + open_chunks + per_thread
+
+
+def _work_dtype(dtype: np.dtype[np.generic], n_units: int) -> np.dtype[np.generic]:
+    if dtype == np.uint8:
+        return dtype
+    return np.dtype(np.float64 if dtype == np.float64 or n_units <= PRECISE_UNITS else np.float32)
+
+
+def project_bytes(
+    solver: str, shape: Shape, dtype: np.dtype[np.generic], target: Target, threads: int, workspace_bytes: int
+) -> int:
+    """The most that a fit holds at once in `workspace_bytes`; more than that where the workspace is below the least.
+
+    shape : (n_rows, n_columns). Raises ConfigError for an unknown solver.
+    """
+    if solver == "subspace":
+        return max(_subspace_least(shape, dtype, target, threads), workspace_bytes)
+    n_units, n_terms = _units_terms(solver, shape)
+    plan = plan_products(n_units, n_terms, _work_dtype(dtype, n_units), threads, workspace_bytes)
+    # Tiles and basis fill what the eigensolver leaves of the workspace, and never more than they are.
+    kept = 4 * n_units * (n_units + TILE) // 2 + 4 * n_units * lanczos_size(target, n_units) * 9 // 8
+    finish = eigensolver_bytes(n_units, target, threads)
+    return max(plan.projected_bytes, min(finish + kept, max(finish, workspace_bytes)))
+
+
+def least_bytes(solver: str, shape: Shape, dtype: np.dtype[np.generic], target: Target, threads: int) -> int:
+    """The smallest workspace that a fit keeps to."""
+    if solver == "subspace":
+        return _subspace_least(shape, dtype, target, threads)
+    n_units, n_terms = _units_terms(solver, shape)
+    plan = plan_products(n_units, n_terms, _work_dtype(dtype, n_units), threads, 0)
+    return max(plan.projected_bytes, eigensolver_bytes(n_units, target, threads))
+
+
+def _units_terms(solver: str, shape: Shape) -> Shape:
+    if solver not in ("gram", "covariance"):
+        raise ConfigError(f"pca.solver is {solver!r}; use one of gram, covariance, subspace")
+    return shape if solver == "gram" else (shape[1], shape[0])
+
+
+def _subspace_least(shape: Shape, dtype: np.dtype[np.generic], target: Target, threads: int) -> int:
+    n_units = min(shape)
+    item = 1 if dtype == np.uint8 else 4
+    width = block_width(target, n_units)
+    plan = plan_pass(n_units, width, threads, item, 0)
+    applied = application_bytes(n_units, plan.columns, threads, item, keep_tiles=plan.keep_tiles)
+    n_wanted = target.n if isinstance(target, Components) else 800
+    codes = n_units * max(width, n_wanted) * item
+    tile = min(UNIT_TILE, n_units) * max(width, n_wanted) * 4 * 3 * threads
+    return max(applied + codes, dense_finish_bytes(min(n_units, 6 * width)) + tile, TERMS)

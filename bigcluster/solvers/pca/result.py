@@ -1,0 +1,156 @@
+"""What a PCA solver is asked for, and what it hands back."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.errors import ConfigError, TooFewSamplesError
+
+Doubles = NDArray[np.float64]
+OnProgress = Callable[[int, int], None]
+
+
+class Sink(Protocol):
+    """Takes the blocks of an array that may be larger than memory, in ascending order, from one thread."""
+
+    def write(self, start: int, block: NDArray[np.float32]) -> None:
+        """Scores: rows start .. start + len(block) - 1. Components: the same of columns, `block` (n_components, w)."""
+
+
+class LeftSink(Protocol):
+    """Takes row blocks of what components are made from, in ascending order, from one thread."""
+
+    def write(self, start: int, block: NDArray[Any]) -> None:
+        """Rows start .. start + len(block) - 1, (rows, n_components) float32 or float64."""
+
+
+@dataclass(frozen=True)
+class Components:
+    """Exactly this many components."""
+
+    n: int
+
+    def __post_init__(self) -> None:
+        if self.n < 1:
+            raise ConfigError(f"components must be at least 1, not {self.n}")
+
+
+@dataclass(frozen=True)
+class Variance:
+    """The fewest components that explain this share of the variance; 1 means all that there is."""
+
+    share: float
+
+    def __post_init__(self) -> None:
+        if not 0 < self.share <= 1:
+            raise ConfigError(f"variance must be above 0 and at most 1, not {self.share:g}")
+
+
+Target = Components | Variance
+
+
+def check_target(target: Target, shape: tuple[int, int]) -> None:
+    """Raise TooFewSamplesError where the data cannot have what is asked for."""
+    n_rows, n_columns = shape
+    if n_rows < 2:
+        raise TooFewSamplesError(f"PCA needs at least 2 rows, there {'is' if n_rows == 1 else 'are'} {n_rows}")
+    if n_columns < 1:
+        raise TooFewSamplesError("PCA needs at least 1 column, there are 0")
+    if isinstance(target, Components) and target.n > min(shape):
+        raise TooFewSamplesError(
+            f"{target.n} components need as many rows and columns, the data has {n_rows} rows and {n_columns} columns; "
+            f"use at most {min(shape)} components"
+        )
+
+
+@dataclass(frozen=True)
+class Moments:
+    """Exact sums over the rows of uint8 data, as ingest collects them.
+
+    column_sums : (n_columns,) int64 or uint64, sums of x; total_square_sum : the sum of every x^2, a Python int
+    (it passes 2^63 for large data).
+    """
+
+    column_sums: NDArray[Any]
+    total_square_sum: int
+
+
+@dataclass(frozen=True)
+class PCAFit:
+    """A fitted PCA. Scores and components are written out in blocks, since either may be larger than memory.
+
+    mean : (n_columns,) float64; total_variance : the sum of all column variances, ddof = 1, exact for uint8 data;
+    eigenvalues : (n_computed,) float64, descending explained variances (ddof = 1). The first n_components are the
+    fit; those after them are lower bounds of the variances that further components would explain;
+    score_step : the power of two that every score is a multiple of; passes : reads of the data by the solver.
+    """
+
+    solver: str
+    shape: tuple[int, int]
+    mean: Doubles
+    total_variance: float
+    eigenvalues: Doubles
+    n_components: int
+    score_step: float
+    passes: float
+    _write_scores: Callable[[Sink], None] = field(repr=False)
+    _write_components: Callable[[Sink], None] = field(repr=False)
+    _close: Callable[[], None] = field(repr=False)
+    _write_left: Callable[[LeftSink], None] | None = field(default=None, repr=False)
+    left_dtype: np.dtype[Any] | None = None
+    """Of what `write_left` hands over, where components cost a read of the data; None where they are at hand."""
+
+    @property
+    def cumulative_shares(self) -> Doubles:
+        """(n_computed,) float64: the share of the total variance that the first 1, 2, ... components explain."""
+        if self.total_variance == 0:
+            return np.zeros_like(self.eigenvalues)
+        return np.cumsum(self.eigenvalues) / self.total_variance
+
+    def write_scores(self, sink: Sink) -> None:
+        """Hand over the (n_rows, n_components) float32 scores in row blocks. Components without variance score 0."""
+        self._write_scores(sink)
+
+    def write_components(self, sink: Sink) -> None:
+        """Hand over the (n_components, n_columns) float32 components in column blocks; reads the data where it must.
+
+        Rows are unit vectors; the row of a component without variance is zero.
+        """
+        self._write_components(sink)
+
+    def write_left(self, sink: LeftSink) -> None:
+        """Hand over (n_rows, n_components) F in row blocks, float64 for small data: components are F' (X - mean)."""
+        if self._write_left is None:
+            raise ValueError(f"the {self.solver} solver has its components at hand; use write_components")
+        self._write_left(sink)
+
+    def close(self) -> None:
+        """Delete the tiles behind scores and components; neither can be written afterwards."""
+        self._close()
+
+
+class Progress:
+    """Counts finished units of work; the total is known from the start and reached at the end."""
+
+    def __init__(self, total: int, listener: OnProgress | None) -> None:
+        self._done = 0
+        self._total = total
+        self._listener = listener
+
+    def step(self, units: int = 1) -> None:
+        """Some units more; work that was not foreseen does not pass the total."""
+        self._done = min(self._done + units, self._total - 1)
+        self._tell()
+
+    def finish(self) -> None:
+        self._done = self._total
+        self._tell()
+
+    def _tell(self) -> None:
+        if self._listener is not None:
+            self._listener(self._done, self._total)

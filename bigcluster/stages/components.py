@@ -1,0 +1,54 @@
+"""The components, (n_components, d) float32: stored by the fit, or made from what it left when somebody asks.
+
+The Gram solver's scores need no second pass over the pixels; its components do. Only predict and the pictures of
+components use them, so a run does not wait for them.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.errors import StoreError
+from bigcluster.progress import Progress
+from bigcluster.rows import spans
+from bigcluster.runtime import Runtime
+from bigcluster.solvers.pca.gram_scores import components_from_left
+from bigcluster.solvers.pca.products import TILE
+from bigcluster.stages import reduce
+from bigcluster.stages.ingest import pixel_rows
+from bigcluster.store import ColumnWriter, Store, fingerprint
+
+STAGE = "components"
+
+
+def components(store: Store, ok: NDArray[np.bool_], runtime: Runtime, progress: Progress) -> Any:
+    """The stored array of components, made first where the fit left that for later.
+
+    Raises StoreError where there is no fit.
+    """
+    fit = store.marks.read(reduce.STAGE)
+    if fit is None:
+        raise StoreError(f"{store.root} holds no reduction; run the job to its end first")
+    if fit.payload["components"] == "stored":
+        return store.array("components")
+    wanted = fingerprint(before=fit.fingerprint, stage=STAGE)
+    mark = store.marks.read(STAGE)
+    if mark is None or mark.fingerprint != wanted:
+        pixels = pixel_rows(store, ok)
+        left = store.array("left")
+        n_rows, n_components = left.shape
+        units = list(spans(n_rows, TILE))
+        store.marks.remove(STAGE)
+
+        def factor(t: int) -> NDArray[Any]:
+            return np.ascontiguousarray(left[slice(*units[t])].T)
+
+        with progress.stage(STAGE, pixels.shape[1], "values"):
+            sink = ColumnWriter(store, STAGE, n_components, pixels.shape[1], np.float32)
+            components_from_left(pixels, store.load("mean"), factor, n_components, units, sink, runtime)
+            progress.at(pixels.shape[1])
+            store.commit(STAGE, wanted, sink.close(), {})
+    return store.array(STAGE)

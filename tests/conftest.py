@@ -1,0 +1,180 @@
+"""What every test may use: small pictures, the command line as a real process, and a process without root's rights."""
+
+from __future__ import annotations
+
+import ctypes
+import io
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+from numpy.typing import NDArray
+from PIL import Image
+
+CHECKOUT = Path(__file__).parents[1]
+PATIENCE_SECONDS = 120
+
+# Deadlines measure the machine; a function-scoped fixture in a law is always one that holds no state between examples.
+settings.register_profile("laws", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
+settings.load_profile("laws")
+
+
+def picture(seed: int, width: int = 24, height: int = 32) -> NDArray[np.uint8]:
+    """(height, width) uint8: a few blocks of tones, different for every seed, that survive resizing and JPEG."""
+    rng = np.random.default_rng(seed)
+    coarse = rng.integers(0, 256, (4, 3), dtype=np.uint8)
+    return np.asarray(cv2.resize(coarse, (width, height), interpolation=cv2.INTER_NEAREST))
+
+
+def encoded(array: NDArray[Any], suffix: str = ".png") -> bytes:
+    """A grey or RGB array as a file of that kind."""
+    stored = array[..., ::-1] if array.ndim == 3 and array.shape[2] == 3 else array
+    done, data = cv2.imencode(suffix, np.ascontiguousarray(stored))
+    assert done
+    return bytes(data.tobytes())
+
+
+def pillow_bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, kind, **options)
+    return buffer.getvalue()
+
+
+def write_pictures(folder: Path, number: int, *, first: int = 0, width: int = 24, height: int = 32) -> list[Path]:
+    """`number` PNG files, each another picture."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = [folder / f"p{first + i:03d}.png" for i in range(number)]
+    for i, file in enumerate(files):
+        file.write_bytes(encoded(picture(first + i, width, height)))
+    return files
+
+
+@dataclass(frozen=True)
+class Ran:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+    @property
+    def error_lines(self) -> list[str]:
+        """stderr without what announces the run."""
+        return [line for line in self.err.splitlines() if not line.startswith(("memory budget:", "kept from"))]
+
+
+Cli = Callable[..., Ran]
+
+_DROP = """
+import ctypes, os, sys
+libc = ctypes.CDLL(None, use_errno=True)
+for capability in (1, 2, 3):  # CAP_DAC_OVERRIDE, CAP_DAC_READ_SEARCH, CAP_FOWNER
+    if libc.prctl(24, capability, 0, 0, 0):  # PR_CAPBSET_DROP: root itself obeys permissions after the next exec
+        sys.exit("cannot drop capabilities")
+os.execv(sys.executable, [sys.executable, *sys.argv[1:]])
+"""
+
+
+def command(*args: object, unprivileged: bool = False) -> list[str]:
+    """The command line of `bigcluster ARGS`."""
+    start = [sys.executable, "-c", _DROP] if unprivileged and os.geteuid() == 0 else [sys.executable]
+    return [*start, "-m", "bigcluster", *map(str, args)]
+
+
+def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if name not in ("COLUMNS", "FORCE_COLOR", "NO_COLOR")}
+    path = os.pathsep.join(filter(None, (str(CHECKOUT), kept.get("PYTHONPATH"))))
+    return kept | {"PYTHONPATH": path} | dict(extra or {})
+
+
+def run_cli(*args: object, cwd: Path | None = None, unprivileged: bool = False) -> Ran:
+    done = subprocess.run(
+        command(*args, unprivileged=unprivileged),
+        cwd=cwd,
+        env=environment(),
+        capture_output=True,
+        timeout=PATIENCE_SECONDS,
+        check=False,
+    )
+    return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
+
+
+@pytest.fixture(scope="session")
+def cli() -> Cli:
+    """`cli("run", folder, "--out", out)` in a process of its own."""
+    return run_cli
+
+
+@pytest.fixture(scope="session")
+def shared() -> Path:
+    """The folder of real pictures beside the checkout."""
+    folder = Path(os.environ.get("BIGCLUSTER_SHARED", CHECKOUT.parent / "shared"))
+    if not (folder / "images").is_dir():
+        pytest.skip(f"no real pictures: {folder}/images does not exist; BIGCLUSTER_SHARED names another folder")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def permissions() -> None:
+    """For tests that need files nobody may read or write: `unprivileged=True` works here, or the test is skipped."""
+    if os.name != "posix" or (os.geteuid() == 0 and not sys.platform.startswith("linux")):
+        pytest.skip("root's rights cannot be dropped on this system")
+    if os.geteuid() == 0:
+        tried = subprocess.run([sys.executable, "-c", _DROP, "-c", ""], capture_output=True, text=True, check=False)
+        if tried.returncode != 0:
+            pytest.skip(f"root's rights cannot be dropped here: {tried.stderr.strip()}")
+
+
+@pytest.fixture(scope="session")
+def subreaper() -> None:
+    """Orphans of processes that tests kill come to us, so that their end can be seen."""
+    if not sys.platform.startswith("linux"):
+        pytest.skip("needs prctl")
+    assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER
+
+
+class Background:
+    """A command that runs while the test looks on."""
+
+    def __init__(self, *args: object) -> None:
+        self.process = subprocess.Popen(
+            command(*args), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def wait_until(self, condition: Callable[[], object]) -> None:
+        """Look every 10 ms; fails where the process ends before, or does not get there."""
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not condition():
+            if self.process.poll() is not None:
+                raise AssertionError(f"it ended before: {self.end()}")
+            assert time.monotonic() < deadline, "it never came"
+            time.sleep(0.01)
+
+    def end(self) -> Ran:
+        out, err = self.process.communicate(timeout=PATIENCE_SECONDS)
+        return Ran(self.process.returncode, out, err)
+
+
+@pytest.fixture
+def background() -> Iterator[Callable[..., Background]]:
+    """`background("run", ...)` starts a command; what still runs at the end of the test is killed."""
+    started: list[Background] = []
+
+    def start(*args: object) -> Background:
+        started.append(Background(*args))
+        return started[-1]
+
+    yield start
+    for one in started:
+        if one.process.poll() is None:
+            one.process.kill()
+            one.process.communicate()

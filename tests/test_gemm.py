@@ -1,0 +1,145 @@
+"""Exactness of the 8-bit products, on both kernels, and the bytes of the models behind them."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bigcluster.errors import BigclusterError, ConfigError
+from bigcluster.kernels import gemm, gemm_model
+from bigcluster.kernels.gemm import MAX_TERMS, Gemm, flip, float_product, is_exact, transpose
+
+
+def exact(a, b):
+    """(a - 128) b in float64: every value is an integer below 2^53."""
+    return (a.astype(np.float64) - 128) @ b.astype(np.float64)
+
+
+def operands(m, k, n, seed=0):
+    random = np.random.default_rng(seed)
+    return random.integers(0, 256, (m, k), np.uint8), random.integers(-128, 128, (k, n), np.int8)
+
+
+@pytest.mark.parametrize("kernel", ["integer", "float32"])
+@settings(max_examples=40, deadline=None)
+@given(m=st.integers(1, 70), k=st.integers(1, 1500), n=st.integers(1, 70), seed=st.integers(0, 99))
+def test_products_are_exact(kernel, m, k, n, seed):
+    a, b = operands(m, k, n, seed)
+    np.testing.assert_array_equal(Gemm(kernel).product(a, b), exact(a, b))
+
+
+@pytest.mark.parametrize("kernel", ["integer", "float32"])
+@pytest.mark.parametrize("k", [MAX_TERMS, MAX_TERMS - 1, 65_794, 8_192, 1_025])
+@pytest.mark.parametrize(("left", "right"), [(0, -128), (255, 127), (255, -128), (0, 127), ("alternating", -128)])
+def test_worst_cases_at_the_longest_contraction(kernel, k, left, right):
+    a = np.empty((5, k), np.uint8)
+    a[...] = np.where(np.arange(k) % 2, 255, 0) if left == "alternating" else left
+    b = np.full((k, 19), right, np.int8)
+    np.testing.assert_array_equal(Gemm(kernel).product(a, b), exact(a, b))
+
+
+def test_a_contraction_that_can_overflow_is_refused():
+    a, b = np.zeros((1, MAX_TERMS + 1), np.uint8), np.zeros((MAX_TERMS + 1, 1), np.int8)
+    with pytest.raises(ValueError, match="cut it into blocks"):
+        Gemm().product(a, b)
+
+
+@pytest.mark.parametrize("shape", [(1024, 2048, 512), (1022, 6120, 510), (1, 1, 1), (448, 4096, 333), (3, 131_071, 65)])
+def test_self_test_passes_here_or_says_no(shape):
+    assert is_exact(shape) in (True, False)
+
+
+def test_the_self_test_catches_saturation(monkeypatch):
+    """A kernel that saturates 16-bit sums of pairs, as processors without VNNI do."""
+
+    def saturating(model, inputs, out):
+        a, b = inputs["a"].astype(np.int64), inputs["b"].astype(np.int64)
+        terms = a[:, :, None] * b[None]
+        odd = terms.shape[1] // 2 * 2
+        pairs = np.clip(terms[:, :odd:2] + terms[:, 1:odd:2], -32768, 32767).sum(axis=1)
+        out[...] = pairs + terms[:, odd:].sum(axis=1) - 128 * b.sum(axis=0)
+
+    is_exact.cache_clear()
+    monkeypatch.setattr(gemm, "_run", saturating)
+    try:
+        assert not is_exact((13, 30, 11))
+        with pytest.raises(BigclusterError, match="float32"):
+            Gemm("integer").product(*operands(13, 30, 11))
+        assert not is_exact((13, 30, 11))
+    finally:
+        is_exact.cache_clear()
+
+
+def test_auto_falls_back_where_the_self_test_fails(monkeypatch):
+    monkeypatch.setattr(gemm, "is_exact", lambda shape: False)
+    kernel = Gemm("auto")
+    assert kernel.kernel == "integer"
+    a, b = operands(9, 1100, 7)
+    np.testing.assert_array_equal(kernel.product(a, b), exact(a, b))
+    assert kernel.kernel == "float32"
+
+
+def test_output_goes_where_it_is_wanted():
+    a, b = operands(6, 40, 5)
+    out = np.empty((6, 5), np.int32)
+    assert Gemm().product(a, b, out) is out
+    np.testing.assert_array_equal(out, exact(a, b))
+
+
+def test_strided_operands_are_refused():
+    a, b = operands(6, 40, 5)
+    with pytest.raises(ValueError, match="C-contiguous"):
+        Gemm("integer").product(a[:, ::2], b[::2])
+
+
+def test_unknown_kernel_names_the_valid_ones():
+    with pytest.raises(ConfigError, match="auto, integer, float32"):
+        Gemm("int4")
+
+
+@settings(max_examples=30, deadline=None)
+@given(m=st.integers(1, 90), n=st.integers(1, 90), seed=st.integers(0, 9))
+def test_layout_helpers(m, n, seed):
+    x = np.random.default_rng(seed).integers(0, 256, (m, n), np.uint8)
+    np.testing.assert_array_equal(transpose(x), x.T)
+    np.testing.assert_array_equal(flip(x), x.astype(int) - 128)
+    a, b = x.astype(np.float32), np.eye(n, dtype=np.float32)
+    np.testing.assert_array_equal(float_product(a, b), a)
+    np.testing.assert_array_equal(float_product(a, np.eye(m, dtype=np.float32), transpose_left=True), a.T)
+
+
+def test_read_only_input_is_fine():
+    a, b = operands(6, 40, 5)
+    a.flags.writeable = b.flags.writeable = False
+    np.testing.assert_array_equal(Gemm().product(a, b), exact(a, b))
+
+
+def test_model_bytes_are_what_onnx_builds():
+    onnx = pytest.importorskip("onnx")
+    from onnx import TensorProto, helper
+
+    def build(nodes, a, b, c, constants=()):
+        names = [("a", a, ["p", "q"])] + ([("b", b, ["r", "s"])] if b else [])
+        graph = helper.make_graph(
+            nodes,
+            "g",
+            [helper.make_tensor_value_info(*name) for name in names],
+            [helper.make_tensor_value_info("c", c, ["m", "n"])],
+            list(constants),
+        )
+        model = helper.make_model(graph, producer_name="", opset_imports=[helper.make_opsetid("", 13)], ir_version=7)
+        onnx.checker.check_model(model)
+        return model.SerializeToString()
+
+    byte, signed, integer, real = TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32, TensorProto.FLOAT
+    zero = helper.make_tensor("z", byte, [], [128])
+    integers = helper.make_node("MatMulInteger", ["a", "b", "z"], ["c"])
+    assert build([integers], byte, signed, integer, [zero]) == gemm_model.INTEGER_PRODUCT
+    product = helper.make_node("Gemm", ["a", "b"], ["c"])
+    assert build([product], real, real, real) == gemm_model.FLOAT_PRODUCT
+    transposed = helper.make_node("Gemm", ["a", "b"], ["c"], transA=1)
+    assert build([transposed], real, real, real) == gemm_model.FLOAT_PRODUCT_LEFT_TRANSPOSED
+    turned = helper.make_node("Transpose", ["a"], ["c"], perm=[1, 0])
+    assert build([turned], byte, None, byte) == gemm_model.BYTE_TRANSPOSE

@@ -1,0 +1,381 @@
+"""Every PCA solver against numpy.linalg.svd, and against itself under other budgets, threads, kernels and chunks."""
+
+from __future__ import annotations
+
+import tracemalloc
+
+import dask.array as da
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bigcluster.errors import ConfigError, InvalidDataError, TooFewSamplesError
+from bigcluster.kernels.gemm import Gemm
+from bigcluster.kernels.pca import choose_rank, orthonormal_transform, ritz_generalised, round_to_step, score_step
+from bigcluster.rows import ArrayRows, DaskRows
+from bigcluster.runtime import EmbeddedRuntime
+from bigcluster.solvers.pca import SOLVERS, Components, Moments, Variance, choose
+from bigcluster.solvers.pca.products import plan_products
+from bigcluster.solvers.pca.projection import least_bytes, project_bytes
+from bigcluster.solvers.tiles import FolderTiles, MemoryTiles, Shelf
+
+MIB = 1024**2
+NAMES = sorted(SOLVERS)
+
+
+class Collect:
+    """A sink that puts the blocks together again and sees that they come in order."""
+
+    def __init__(self, axis):
+        self.axis, self.blocks, self.at = axis, [], 0
+
+    def write(self, start, block):
+        assert start == self.at
+        assert block.dtype == np.float32
+        self.at += block.shape[self.axis]
+        self.blocks.append(block.copy())
+
+    @property
+    def array(self):
+        return np.concatenate(self.blocks, axis=self.axis)
+
+
+def solve(name, x, target, *, workspace_mib=256, threads=2, kernel="auto", tiles=None, seed=0, **options):
+    rows = x if hasattr(x, "read") else ArrayRows(x)
+    fit = SOLVERS[name](
+        rows,
+        target=target if not isinstance(target, int) else Components(target),
+        runtime=EmbeddedRuntime(threads),
+        workspace_bytes=int(workspace_mib * MIB),
+        tiles=tiles or MemoryTiles(),
+        gemm=Gemm(kernel),
+        seed=seed,
+        **options,
+    )
+    scores, components = Collect(0), Collect(1)
+    fit.write_scores(scores)
+    fit.write_components(components)
+    return fit, scores.array, components.array
+
+
+def pictures(n, d, rank=12, noise=4.0, seed=0):
+    """uint8 rows with a falling spectrum."""
+    random = np.random.default_rng(seed)
+    weights = random.standard_normal((n, rank)) * 40 / np.arange(1, rank + 1) ** 0.7
+    x = 128 + weights @ random.standard_normal((rank, d)) + noise * random.standard_normal((n, d))
+    return np.clip(np.rint(x), 0, 255).astype(np.uint8)
+
+
+def exact_fit(x):
+    centered = x - x.mean(axis=0, dtype=np.float64)
+    _, singular, vectors = np.linalg.svd(centered, full_matrices=False)
+    return centered, singular**2 / (len(x) - 1), vectors
+
+
+SHAPES = {"wide": (120, 700), "tall": (700, 120), "square": (200, 200)}
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32, np.float64])
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("name", NAMES)
+def test_agrees_with_the_svd(name, shape, dtype):
+    x = pictures(*SHAPES[shape]).astype(dtype)
+    if dtype != np.uint8:
+        x = x * dtype(0.37) + dtype(11)
+    fit, scores, components = solve(name, x, 10)
+    centered, variances, vectors = exact_fit(x)
+    loose = name == "subspace"
+    assert fit.total_variance == pytest.approx(variances.sum(), rel=1e-6)
+    np.testing.assert_allclose(fit.mean, x.mean(axis=0, dtype=np.float64), rtol=1e-12)
+    np.testing.assert_allclose(fit.eigenvalues[:10], variances[:10], rtol=1e-3 if loose else 1e-5)
+    cosines = np.linalg.svd(components @ vectors[:10].T, compute_uv=False)
+    assert cosines.min() > (0.999 if loose else 0.999999)
+    np.testing.assert_allclose(components @ components.T, np.eye(10), atol=1e-5)
+    scale = np.abs(scores).max()
+    np.testing.assert_allclose(centered @ components.T, scores, atol=1e-5 * scale)
+    np.testing.assert_allclose(scores.var(axis=0, ddof=1, dtype=np.float64), fit.eigenvalues[:10], rtol=1e-4)
+    residual = ((centered - scores @ components) ** 2).sum() / (len(x) - 1)
+    # The subspace solver's 8-bit components lose about 1e-4 of what they explain.
+    assert residual == pytest.approx(variances[10:].sum(), abs=(2e-4 if loose else 1e-6) * variances.sum())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_total_variance_of_pixels_is_exact(name):
+    x = pictures(90, 150)
+    integers = x.astype(int)
+    n = len(x)
+    exact = (n * int((integers**2).sum()) - int((integers.sum(axis=0) ** 2).sum())) / (n * (n - 1))
+    moments = Moments(integers.sum(axis=0), int((integers**2).sum()))
+    assert solve(name, x, 3)[0].total_variance == pytest.approx(exact, rel=1e-15)
+    assert solve(name, x, 3, moments=moments)[0].total_variance == pytest.approx(exact, rel=1e-15)
+
+
+@settings(max_examples=25, deadline=None)
+@given(
+    name=st.sampled_from(NAMES),
+    n=st.integers(2, 40),
+    d=st.integers(1, 50),
+    kind=st.sampled_from(["noise", "duplicates", "constant columns", "two values", "all equal"]),
+    dtype=st.sampled_from([np.uint8, np.float32, np.float64]),
+    data=st.data(),
+)
+def test_laws_on_small_data(name, n, d, kind, dtype, data):
+    random = np.random.default_rng(data.draw(st.integers(0, 2**16)))
+    x = random.integers(0, 256, (n, d))
+    if kind == "duplicates":
+        x = x[random.integers(0, max(1, n // 4), n)]
+    elif kind == "constant columns":
+        x[:, random.random(d) < 0.7] = 255
+    elif kind == "two values":
+        x = np.where(x > 127, 255, 0)
+    elif kind == "all equal":
+        x[...] = x[0]
+    x = x.astype(dtype)
+    r = data.draw(st.integers(1, min(n, d)))
+    fit, scores, components = solve(name, x, r)
+    centered, variances, _ = exact_fit(x)
+    assert scores.shape == (n, r)
+    assert components.shape == (r, d)
+    assert fit.n_components == r
+    tolerance = 2e-3 if name == "subspace" else 1e-5
+    largest = variances[0]
+    np.testing.assert_allclose(fit.eigenvalues[:r], variances[:r], atol=tolerance * largest + 1e-9)
+    assert (np.diff(fit.eigenvalues) <= 1e-6 * largest + 1e-12).all()
+    np.testing.assert_allclose(centered @ components.T, scores, atol=1e-4 * np.sqrt(largest * n) + 1e-6)
+    lengths = (components.astype(np.float64) ** 2).sum(axis=1)
+    assert all(length == pytest.approx(1, abs=1e-2) or length == 0 for length in lengths)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("share", [0.3, 0.8, 0.95])
+def test_variance_target_takes_the_first_that_reaches_it(name, share):
+    x = pictures(150, 400, rank=30)
+    fit, scores, _ = solve(name, x, Variance(share))
+    shares = fit.cumulative_shares
+    n = fit.n_components
+    assert shares[n - 1] >= share
+    assert n == 1 or shares[n - 2] < share
+    assert scores.shape == (150, n)
+    assert abs(n - (np.searchsorted(np.cumsum(exact_fit(x)[1]) / exact_fit(x)[1].sum(), share) + 1)) <= 1
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_all_of_the_variance(name):
+    fit, scores, components = solve(name, pictures(40, 300), Variance(1))
+    assert fit.cumulative_shares[fit.n_components - 1] == pytest.approx(1, abs=1e-3)
+    assert 38 <= fit.n_components <= 40
+    assert np.isfinite(scores).all()
+    assert np.isfinite(components).all()
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_same_bits_for_any_budget_threads_kernel_and_chunks(name, dtype, tmp_path):
+    """Lanczos in gram and covariance (more than 1,536 units), several tiles in each direction, spilled and not."""
+    shape = {"gram": (1700, 2300), "covariance": (2300, 1700), "subspace": (4300, 4500)}[name]
+    x = pictures(*shape, rank=40).astype(dtype)
+    fit, scores, components = solve(name, x, 24)
+    variants = [
+        {"workspace_mib": 12, "tiles": FolderTiles(tmp_path / "tiles")},
+        {"threads": 3},
+        {"threads": 1, "workspace_mib": 40},
+    ]
+    if dtype == np.uint8:
+        variants.append({"kernel": "float32"})
+    for variant in variants:
+        other, other_scores, other_components = solve(name, x, 24, **variant)
+        np.testing.assert_array_equal(scores, other_scores, err_msg=str(variant))
+        np.testing.assert_array_equal(components, other_components, err_msg=str(variant))
+        np.testing.assert_array_equal(fit.eigenvalues, other.eigenvalues, err_msg=str(variant))
+        other.close()
+    assert not list((tmp_path / "tiles").iterdir())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_chunks_do_not_show(name):
+    x = pictures(300, 260)
+    _, scores, components = solve(name, x, 9)
+    for chunks in [(300, 260), (7, 260), (64, 33)]:
+        _, other, others = solve(name, DaskRows(da.from_array(x, chunks=chunks)), 9)
+        np.testing.assert_array_equal(scores, other)
+        np.testing.assert_array_equal(components, others)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scores_sum_exactly_in_any_order(name):
+    fit, scores, _ = solve(name, pictures(500, 300), 12)
+    steps = scores.astype(np.float64) / fit.score_step
+    np.testing.assert_array_equal(steps, np.rint(steps))
+    order = np.random.default_rng(0).permutation(len(scores))
+    forward, shuffled = np.zeros(12), np.zeros(12)
+    for i, j in enumerate(order):
+        forward += scores[i]
+        shuffled += scores[j]
+    np.testing.assert_array_equal(forward, shuffled)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_extremes_of_pixels_past_the_int32_bound(name):
+    """A contraction of more than 131,071 terms of 255 and 0 in each orientation."""
+    n, d = (6, 140_000) if name != "covariance" else (140_000, 6)
+    x = np.zeros((n, d), np.uint8)
+    x[::2] = 255
+    x[:, ::3] ^= 255
+    fit, _, _ = solve(name, x, 1)
+    centered = x - x.mean(axis=0, dtype=np.float64)
+    assert fit.total_variance == pytest.approx((centered**2).sum() / (n - 1), rel=1e-12)
+    small = centered @ centered.T if n < d else centered.T @ centered
+    assert fit.eigenvalues[0] == pytest.approx(np.linalg.eigvalsh(small)[-1] / (n - 1), rel=1e-4)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_refusals_are_one_clear_line(name):
+    x = pictures(20, 30)
+    with pytest.raises(TooFewSamplesError, match="use at most 20"):
+        solve(name, x, 21)
+    with pytest.raises(TooFewSamplesError, match="at least 2 rows"):
+        solve(name, x[:1], 1)
+    for value in (np.nan, np.inf, -np.inf):
+        bad = x.astype(np.float32)
+        bad[[13, 17], 5] = value
+        with pytest.raises(InvalidDataError, match="row 13 "):
+            solve(name, bad, 2)
+
+
+@pytest.mark.parametrize("share", [0, -0.5, 1.5, float("nan")])
+def test_impossible_shares(share):
+    with pytest.raises(ConfigError, match="at most 1"):
+        Variance(share)
+
+
+def test_impossible_components():
+    with pytest.raises(ConfigError, match="at least 1"):
+        Components(0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("target", [Components(3), Variance(0.8)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
+def test_without_variance_all_scores_are_zero(name, target, dtype):
+    x = np.full((30, 50), 7, dtype)
+    fit, scores, components = solve(name, x, target)
+    assert fit.total_variance == 0
+    assert not scores.any()
+    assert not components.any()
+    assert not fit.cumulative_shares.any()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_progress_reaches_its_total(name):
+    seen = []
+    solve(name, pictures(60, 80), 4, on_progress=lambda done, total: seen.append((done, total)))
+    dones = [done for done, _ in seen]
+    assert dones == sorted(dones)
+    assert len({total for _, total in seen}) == 1
+    assert seen[-1][0] == seen[-1][1]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_projected_bytes_hold_what_a_fit_takes(name, tmp_path):
+    workspace_mib = 64
+    x = pictures(*((2500, 5000) if name != "covariance" else (5000, 2500)), rank=4)
+    target, dtype = Components(16), np.dtype(np.uint8)
+    assert least_bytes(name, x.shape, dtype, target, 2) <= workspace_mib * MIB
+    projected = project_bytes(name, x.shape, dtype, target, 2, workspace_mib * MIB)
+    assert projected <= workspace_mib * MIB
+    solve(name, x[:40, :50], 2)  # sessions of the kernels
+    tracemalloc.start()
+    try:
+        fit, *_ = solve(name, x, target, workspace_mib=workspace_mib, tiles=FolderTiles(tmp_path / "tiles"))
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    fit.close()
+    assert peak <= projected + 8 * MIB  # this test's sinks and the self-test of the kernel
+
+
+def test_least_bytes_of_the_catalog_fit_half_a_gibibyte():
+    shape, dtype = (8190, 129_000), np.dtype(np.uint8)
+    assert least_bytes("gram", shape, dtype, Components(800), 2) <= 170 * MIB
+    assert project_bytes("gram", shape, dtype, Components(800), 2, 750 * MIB) <= 420 * MIB
+    assert least_bytes("subspace", (100_000, 129_000), dtype, Components(800), 2) <= 700 * MIB
+    with pytest.raises(ConfigError, match="gram, covariance, subspace"):
+        least_bytes("lanczos", shape, dtype, Components(8), 2)
+
+
+@settings(max_examples=50, deadline=None)
+@given(n=st.integers(1, 20_000), d=st.integers(1, 300_000), workspace=st.integers(16, 2000), threads=st.integers(1, 8))
+def test_plans_cover_every_tile_once(n, d, workspace, threads):
+    plan = plan_products(n, d, np.dtype(np.uint8), threads, workspace * MIB)
+    tiles = len(plan.unit_spans)
+    assert [first for first, _ in plan.panels] == [0, *(last for _, last in plan.panels[:-1])]
+    assert plan.panels[-1][1] == tiles
+    assert plan.terms >= 1
+
+
+def test_choice_depends_on_shape_alone():
+    assert choose(8190, 129_000, Components(800)).solver == "gram"
+    assert choose(50_000, 4096, Variance(0.8)).solver == "covariance"
+    assert choose(100_000, 129_000, Components(800)).solver == "subspace"
+    assert choose(100, 4096, Variance(0.8)).solver == "gram"
+    assert "8,190" in choose(8190, 129_000, Components(800)).reason
+
+
+def test_shelf_spills_and_finds_again(tmp_path):
+    tiles = FolderTiles(tmp_path / "tiles")
+    shelf = Shelf(tiles, 3000)
+    arrays = {f"tile/{i}": np.full(250, i, np.float32) for i in range(6)}  # 1,000 bytes each
+    for name, array in arrays.items():
+        shelf.put(name, array)
+    assert len(list((tmp_path / "tiles").iterdir())) == 3
+    shelf.limit(1000)
+    assert len(list((tmp_path / "tiles").iterdir())) == 5
+    for name, array in arrays.items():
+        np.testing.assert_array_equal(shelf.get(name), array)
+    shelf.limit(9000)
+    for name, array in arrays.items():
+        shelf.put(name, array + 1)
+    assert not list((tmp_path / "tiles").iterdir())
+    np.testing.assert_array_equal(shelf.get("tile/3"), arrays["tile/3"] + 1)
+    shelf.clear()
+    with pytest.raises(KeyError):
+        shelf.get("tile/3")
+
+
+@settings(max_examples=40, deadline=None)
+@given(n=st.integers(1, 30), b=st.integers(1, 8), rank=st.integers(0, 8), seed=st.integers(0, 99))
+def test_orthonormal_transform_drops_what_is_dependent(n, b, rank, seed):
+    random = np.random.default_rng(seed)
+    w = random.standard_normal((n, rank)) @ random.standard_normal((rank, b))
+    transform = orthonormal_transform(w.T @ w, 1e-9)
+    q = w @ transform
+    np.testing.assert_allclose(q.T @ q, np.eye(q.shape[1]), atol=1e-6)
+    assert q.shape[1] <= min(n, b, rank)
+
+
+def test_generalised_ritz_is_orthonormal_in_its_inner_product():
+    random = np.random.default_rng(1)
+    basis = random.standard_normal((20, 6))
+    basis[:, 5] = basis[:, 0]
+    operator = np.diag(np.arange(20.0))
+    values, vectors = ritz_generalised(basis.T @ operator @ basis, basis.T @ basis)
+    u = basis @ vectors
+    np.testing.assert_allclose(u.T @ u, np.diag([1, 1, 1, 1, 1, 0]), atol=1e-6)
+    np.testing.assert_allclose(u.T @ operator @ u, np.diag(values), atol=1e-6)
+
+
+def test_rank_for_a_share():
+    values = np.array([5.0, 3.0, 2.0])
+    assert [choose_rank(values, 10, share) for share in (0.5, 0.51, 0.8, 1.0)] == [1, 2, 2, 3]
+    assert choose_rank(values, 11, 1.0) is None
+    assert choose_rank(np.zeros(3), 0, 0.8) == 1
+
+
+@settings(max_examples=60, deadline=None)
+@given(n=st.integers(1, 10**9), norm=st.floats(1e-20, 1e20), share=st.floats(-1, 1))
+def test_score_grid(n, norm, share):
+    step = score_step(n, norm)
+    score = round_to_step(np.array([share * norm]), step)[0]
+    assert float(score) / step == np.rint(float(score) / step)
+    assert n * norm / step <= 2.0**53

@@ -1,0 +1,321 @@
+"""The chunked arrays and their marks: what is written is read, and what is damaged counts as absent."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import example, given, settings
+from hypothesis import strategies as st
+from hypothesis.extra import numpy as hnp
+
+from bigcluster.chunks import CHUNK_BYTES, MOST_ROWS, ROW_BLOCK_BYTES, pixel_chunks, row_chunks
+from bigcluster.durable import digest_of, replacing
+from bigcluster.errors import OutError, StoreError
+from bigcluster.rows import ArrayRows, DaskRows, RowSource, spans
+from bigcluster.store import DONE, Mark, Marks, RowWriter, Store, StoredRows, fingerprint
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store.zarr")
+
+
+# -- chunk shapes
+
+
+@given(st.integers(1, 40_000_000))
+@example(1)
+@example(129_000)
+@example(129_000 * 3)
+def test_pixel_chunks_are_neither_tiny_nor_huge(n_values: int) -> None:
+    rows, columns = pixel_chunks(n_values)
+    assert rows & (rows - 1) == 0, "a power of two: blocks of several arrays line up"
+    assert 1 <= columns <= n_values
+    assert rows * columns <= CHUNK_BYTES
+    assert rows * columns > CHUNK_BYTES // 2 or columns == n_values or rows == MOST_ROWS
+    # A row block as decoded: within its bound, unless one row alone is larger.
+    assert rows * n_values <= max(ROW_BLOCK_BYTES, n_values)
+
+
+@given(st.integers(1, 40_000_000), st.sampled_from([1, 2, 4, 8]))
+def test_row_chunks_hold_whole_rows_where_they_can(n_columns: int, itemsize: int) -> None:
+    rows, columns = row_chunks(n_columns, itemsize)
+    assert rows & (rows - 1) == 0
+    assert columns == n_columns or (rows == 1 and columns * itemsize == CHUNK_BYTES)
+    assert rows * columns * itemsize <= max(CHUNK_BYTES, n_columns * itemsize)
+    assert rows == MOST_ROWS or 2 * rows * n_columns * itemsize > CHUNK_BYTES
+
+
+@given(st.integers(0, 1000), st.integers(1, 1000))
+def test_spans_cover_everything_once(total: int, size: int) -> None:
+    found = list(spans(total, size))
+    assert [row for a, b in found for row in range(a, b)] == list(range(total))
+    assert all(b - a == size for a, b in found[:-1])
+
+
+# -- rows
+
+small_arrays = hnp.arrays(np.uint8, hnp.array_shapes(min_dims=2, max_dims=2, min_side=1, max_side=20))
+
+
+@st.composite
+def rectangles(draw: st.DrawFn, n_rows: int, n_columns: int) -> tuple[int, int, slice]:
+    start = draw(st.integers(0, n_rows))
+    stop = draw(st.integers(start, n_rows))
+    left = draw(st.integers(0, n_columns))
+    right = draw(st.integers(left, n_columns))
+    return start, stop, draw(st.sampled_from([slice(None), slice(left, right), slice(None, right), slice(left, None)]))
+
+
+def check_reads(rows: RowSource, wanted: np.ndarray[Any, Any], data: st.DataObject) -> None:
+    assert rows.shape == wanted.shape
+    assert rows.dtype == wanted.dtype
+    for _ in range(3):
+        start, stop, columns = data.draw(rectangles(*wanted.shape))
+        block = rows.read(start, stop, columns)
+        np.testing.assert_array_equal(block, wanted[start:stop, columns])
+        assert block.dtype == wanted.dtype
+        assert block.flags.c_contiguous
+
+
+@settings(max_examples=60)
+@given(small_arrays, st.integers(1, 7), st.integers(1, 7), st.data())
+def test_stored_rows_are_the_good_rows(
+    tmp_path_factory: pytest.TempPathFactory, values: Any, rows: int, columns: int, data: st.DataObject
+) -> None:
+    store = Store(tmp_path_factory.mktemp("rows") / "s")
+    store.save("x", values, (rows, columns))
+    ok = data.draw(hnp.arrays(np.bool_, len(values)))
+    check_reads(StoredRows(store.array("x"), ok), values[ok], data)
+    check_reads(StoredRows(store.array("x")), values, data)
+
+
+@given(small_arrays, st.data())
+def test_arrays_of_numpy_and_dask_read_the_same(values: Any, data: st.DataObject) -> None:
+    import dask.array as da
+
+    check_reads(ArrayRows(values), values, data)
+    check_reads(DaskRows(da.from_array(values, chunks=(3, 4))), values, data)
+
+
+def test_dask_arrays_of_the_store_are_the_same_numbers(store: Store) -> None:
+    values = np.arange(60, dtype=np.float32).reshape(12, 5)
+    store.save("x", values, (5, 2))
+    np.testing.assert_array_equal(store.dask("x").compute(scheduler="synchronous"), values)
+
+
+# -- writing
+
+
+@settings(max_examples=60)
+@given(st.integers(1, 40), st.integers(1, 6), st.lists(st.integers(0, 15), max_size=20), st.integers(0, 3))
+def test_a_row_writer_takes_blocks_of_any_size(
+    tmp_path_factory: pytest.TempPathFactory, n_rows: int, n_columns: int, sizes: list[int], chunk_power: int
+) -> None:
+    store = Store(tmp_path_factory.mktemp("writer") / "s")
+    values = np.random.default_rng(0).normal(size=(n_rows, n_columns)).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:  # real chunks would take millions of rows
+        patch.setattr("bigcluster.store.arrays.row_chunks", lambda width, itemsize: (2**chunk_power, max(1, width - 1)))
+        writer = RowWriter(store, "x", n_rows, n_columns, np.float32)
+    start = 0
+    for size in [*sizes, n_rows]:
+        block = values[start : start + size]
+        writer.write(start, block)
+        start += len(block)
+    files = writer.close()
+    np.testing.assert_array_equal(store.load("x"), values)
+    on_disk = {path for path in (store.root / "x").rglob("*") if path.is_file()}
+    assert set(files) == on_disk, "what the mark vouches for is all there is"
+
+
+def test_a_row_writer_refuses_gaps_and_missing_rows(store: Store) -> None:
+    writer = RowWriter(store, "x", 10, 2, np.float32)
+    writer.write(0, np.zeros((4, 2), np.float32))
+    with pytest.raises(ValueError, match="expected row 4, got 5"):
+        writer.write(5, np.zeros((1, 2), np.float32))
+    with pytest.raises(ValueError, match="of 10 rows"):
+        writer.close()
+
+
+def test_only_whole_chunks_are_written(store: Store) -> None:
+    store.create("x", (10, 4), np.uint8, (4, 4))
+    for start, n in ((1, 4), (0, 3), (4, 5)):
+        with pytest.raises(ValueError, match="whole chunks"):
+            store.write_rows("x", start, np.zeros((n, 4), np.uint8))
+    assert len(store.write_rows("x", 8, np.ones((2, 4), np.uint8))) == 1
+
+
+@pytest.mark.parametrize("shape", [(8, 6), (7, 5)])
+def test_all_zero_chunks_are_stored(store: Store, shape: tuple[int, int]) -> None:
+    store.create("x", shape, np.uint8, (4, 3))
+    files = store.write_rows("x", 0, np.zeros(shape, np.uint8))
+    assert len(files) == 4
+    assert all(file.is_file() for file in files)
+    again = Store(store.root)
+    again.write_rows("x", 0, np.ones(shape, np.uint8))
+    files = again.write_rows("x", 0, np.zeros(shape, np.uint8))
+    assert all(file.is_file() for file in files), "an array that was opened again keeps them too"
+
+
+def test_a_flipped_byte_is_noticed(store: Store) -> None:
+    values = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    store.save("x", values, (8, 8))
+    chunk = store.root / "x" / "c" / "0" / "0"
+    data = bytearray(chunk.read_bytes())
+    data[10] ^= 1
+    chunk.write_bytes(bytes(data))
+    with pytest.raises(Exception, match=r"(?i)checksum|crc"):
+        Store(store.root).load("x")
+
+
+def test_an_array_is_kept_grown_or_replaced(store: Store) -> None:
+    store.create("x", (8, 4), np.uint8, (4, 4))
+    store.write_rows("x", 0, np.full((8, 4), 7, np.uint8))
+    grown = store.create("x", (12, 4), np.uint8, (4, 4))
+    assert grown.shape == (12, 4)
+    assert (grown[:8] == 7).all()
+    assert store.create("x", (8, 4), np.uint8, (4, 4)).shape == (8, 4)
+    assert (store.load("x") == 7).all()
+    assert (store.create("x", (8, 5), np.uint8, (4, 5))[...] == 0).all()
+
+
+def test_an_absent_array_is_an_error_that_says_so(store: Store) -> None:
+    with pytest.raises(StoreError, match="'scores'"):
+        store.load("scores")
+
+
+# -- who may open it
+
+
+def snapshot(folder: Path) -> dict[str, bytes]:
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_an_unknown_format_is_refused_untouched(store: Store) -> None:
+    store.save("x", np.zeros((2, 2)))
+    metadata = store.root / "zarr.json"
+    values = json.loads(metadata.read_text())
+    values["attributes"]["bigcluster_format"] = 99
+    metadata.write_text(json.dumps(values))
+    before = snapshot(store.root)
+    with pytest.raises(OutError, match="format 99"):
+        Store(store.root)
+    assert snapshot(store.root) == before
+
+
+@pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe"])
+@pytest.mark.parametrize("name", ["", "x"])
+def test_damaged_metadata_is_an_error_with_one_line(store: Store, name: str, content: bytes) -> None:
+    store.save("x", np.zeros((2, 2)))
+    (store.root / name / "zarr.json").write_bytes(content)
+    with pytest.raises(StoreError, match=r"damaged; delete") as caught:
+        Store(store.root).load("x")
+    assert "\n" not in str(caught.value)
+
+
+def test_a_store_opens_again(store: Store) -> None:
+    store.save("x", np.arange(4))
+    np.testing.assert_array_equal(Store(store.root).load("x"), np.arange(4))
+
+
+# -- marks
+
+json_values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(), inner, max_size=3),
+    max_leaves=8,
+)
+marks = st.builds(
+    Mark,
+    st.text(),
+    st.dictionaries(st.text(), st.text(), max_size=3),
+    st.dictionaries(st.text(), json_values, max_size=3),
+)
+
+
+@given(marks)
+def test_a_mark_comes_back_whole(tmp_path_factory: pytest.TempPathFactory, mark: Mark) -> None:
+    found = Marks(tmp_path_factory.mktemp("marks"))
+    found.write("stage", mark, "b")
+    assert found.read("stage", "b") == mark
+    assert found.read("stage") is None
+    found.remove("stage", "b")
+    assert found.read("stage", "b") is None
+
+
+@given(st.data())
+def test_a_damaged_mark_counts_as_absent(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
+    root = tmp_path_factory.mktemp("marks")
+    mark = Mark("abc", {"pixels/c/0": "12"}, {"records": [[1, None, "x"]], "square_sum": 10**40})
+    Marks(root).write("stage", mark)
+    path = root / "stage" / f"{DONE}.json"
+    raw = bytearray(path.read_bytes())
+    at = data.draw(st.integers(0, len(raw) - 1))
+    if data.draw(st.booleans()):
+        raw = raw[:at]
+    else:
+        raw[at] ^= data.draw(st.integers(1, 255))
+    path.write_bytes(raw)
+    assert Marks(root).read("stage") in (None, mark)  # the same values in other bytes, such as a space, are no damage
+    if len(raw) == at:
+        assert Marks(root).read("stage") is None
+
+
+@pytest.mark.parametrize("text", ["null", "[]", '"x"', "{}", '{"mark": 1, "seal": 2}', '{"mark": {}}'])
+def test_other_json_is_no_mark(tmp_path: Path, text: str) -> None:
+    (tmp_path / "stage").mkdir()
+    (tmp_path / "stage" / "done.json").write_text(text)
+    assert Marks(tmp_path).read("stage") is None
+
+
+def test_a_sealed_mark_of_another_kind_is_no_mark(tmp_path: Path) -> None:
+    for sealed in ({"fingerprint": "x", "added_later": 1}, ["x"], "x"):
+        body = {"mark": sealed, "seal": digest_of(json.dumps(sealed, sort_keys=True, separators=(",", ":")).encode())}
+        (tmp_path / "stage").mkdir(exist_ok=True)
+        (tmp_path / "stage" / "done.json").write_text(json.dumps(body))
+        assert Marks(tmp_path).read("stage") is None
+
+
+def test_a_commit_vouches_for_the_content_of_its_files(store: Store) -> None:
+    files = store.save("x", np.arange(10, dtype=np.uint8))
+    mark = store.commit("stage", "print", files, {"n": 1})
+    assert store.marks.read("stage") == mark
+    assert mark.digests == {f.relative_to(store.root).as_posix(): digest_of(f.read_bytes()) for f in files}
+    assert set(files) == {path for path in (store.root / "x").rglob("*") if path.is_file()}
+
+
+@given(
+    st.dictionaries(st.sampled_from("abcd"), json_values, min_size=1),
+    st.dictionaries(st.sampled_from("abcd"), json_values),
+)
+def test_fingerprints_are_equal_exactly_where_values_are(one: dict[str, Any], other: dict[str, Any]) -> None:
+    assert fingerprint(**one) == fingerprint(**dict(reversed(one.items())))
+    same = json.dumps(one, sort_keys=True) == json.dumps(other, sort_keys=True)
+    assert (fingerprint(**one) == fingerprint(**other)) == same
+
+
+# -- files that are written whole
+
+
+def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("before")
+
+    def fail() -> None:
+        with replacing(path) as file:
+            file.write("half")
+            file.flush()
+            assert path.read_text() == "before"
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
+    assert path.read_text() == "before"
+    with replacing(path) as file:
+        file.write("after\r\nπ")
+    assert path.read_bytes() == "after\r\nπ".encode()
+    assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
