@@ -11,17 +11,21 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bigcluster.api import Run, open, plan, run
+    from bigcluster.estimators.kmeans import KMeans
+    from bigcluster.estimators.pca import PCA
 
 __version__ = "0.1.0"
 
 _LAZY = {
+    "KMeans": "bigcluster.estimators.kmeans",
+    "PCA": "bigcluster.estimators.pca",
     "Run": "bigcluster.api",
     "open": "bigcluster.api",
     "plan": "bigcluster.api",
     "run": "bigcluster.api",
 }
 
-__all__ = ["Run", "__version__", "open", "plan", "run"]
+__all__ = ["PCA", "KMeans", "Run", "__version__", "open", "plan", "run"]
 
 
 def __getattr__(name: str) -> Any:

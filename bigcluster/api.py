@@ -71,6 +71,14 @@ class Run:
         supervise("sweep", settings, resources(memory, workers), listener=silent, ks=ks)
         return _read_table(self.out / "sweep.csv")
 
+    def predict(
+        self, images: PathLike, to: PathLike, *, memory: str | None = None, workers: int | None = None
+    ) -> pd.DataFrame:
+        """Labels of new images by the stored model, also written to `to`: the columns of labels.csv and `novelty`."""
+        arguments = {"images": os.fspath(images), "to": os.fspath(to)}
+        supervise("predict", stored_settings(self.out), resources(memory, workers), listener=silent, **arguments)
+        return _read_table(Path(to))
+
     def __repr__(self) -> str:
         found = self.summary
         return f"<bigcluster run {self.out}: {found['counts']['ok']} images in {found['n_clusters']} clusters>"
@@ -163,11 +171,15 @@ def resolve_settings(
 
 def resolve_sweep(out: PathLike, k: int | str, *, sets: tuple[str, ...] = ()) -> tuple[Settings, tuple[int, ...]]:
     """The settings that OUT kept, and the numbers of clusters to sweep."""
+    return stored_settings(out, sets=sets), parse_ks("k", k)
+
+
+def stored_settings(out: PathLike, *, sets: tuple[str, ...] = ()) -> Settings:
+    """The settings that OUT kept. Raises StoreError where it kept none."""
     kept = outdir.kept_values(os.fspath(out))
     if kept is None:
         raise StoreError(f"{out} holds no run; run `bigcluster run IMAGES --out {out} -k 10` first")
-    settings = resolve(flags={"out": os.fspath(out)}, sets=sets, config=None, kept=kept)
-    return settings, parse_ks("k", k)
+    return resolve(flags={"out": os.fspath(out)}, sets=sets, config=None, kept=kept)
 
 
 def resources(memory: str | None, workers: int | None) -> Resources:

@@ -172,6 +172,31 @@ def sweep(
 
 
 @app.command()
+def predict(
+    out: Annotated[str, typer.Argument(help="The OUT of a finished run.")],
+    images: Annotated[str, typer.Argument(help="A folder, a glob, or a CSV/Parquet manifest with a path column.")],
+    to: Annotated[str, typer.Option("--to", metavar="FILE.csv", help="The CSV that takes the labels.")],
+    memory: Memory = None,
+    workers: Workers = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Label new images by the stored model; nothing is fitted again."""
+    from bigcluster import api, display
+    from bigcluster.supervisor import supervise
+
+    settings = api.stored_settings(out)
+    with display.listening(quiet=quiet) as listener:
+        found = supervise("predict", settings, api.resources(memory, workers), listener=listener, images=images, to=to)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        display.print_prediction(found, to, _stdout())
+    if found["counts"]["failed"]:
+        raise typer.Exit(EXIT_SOME_UNREAD)
+
+
+@app.command()
 def demo(
     directory: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     images: Annotated[int, typer.Option(help="How many cuts to draw.")] = 600,

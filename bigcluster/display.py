@@ -172,6 +172,20 @@ def print_sweep(found: dict[str, Any], out: str, console: Console) -> None:
     console.print(Text(f"look at: {out}/sweep.png  {out}/sweep.csv"), soft_wrap=True)
 
 
+def print_prediction(found: dict[str, Any], to: str, console: Console) -> None:
+    """How many were labelled, and whether they are like the images of the model."""
+    counts = found["counts"]
+    lines = [
+        f"{show_count(counts['ok'])} of {show_count(counts['listed'])} images labelled: {to}",
+        f"{found['beyond_share']:.1%} lie beyond the 95th percentile of their cluster (5 % of the model's own do)",
+    ]
+    if found["unlike"]:
+        lines.append("these images are unlike those of the model: their labels say little; see novelty")
+    lines.append(f"{show_count(found['close_calls'])} are as near to two clusters (margin within 1e-4 of the distance)")
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+
+
 def _shown_sizes(sizes: list[int], most: int = 20) -> str:
     shown = " ".join(str(size) for size in sizes[:most])
     return shown if len(sizes) <= most else f"{shown} ... {sizes[-1]}"

@@ -62,3 +62,12 @@ def project_dask_kmeans_bytes(*, n_columns: int, n_clusters: int, block_rows: in
 def project_memberships_bytes(n_rows: int) -> int:
     """Label, distance, runner-up and its distance of every row, once as fitted and once renumbered; and the names."""
     return n_rows * (2 * 24 + 120)
+
+
+def project_predict_bytes(*, rows: int, n_values: int, n_columns: int, n_clusters: int) -> int:
+    """A block of new pixels (twice: the good ones are copied), a slab of it centered, one of the components, scores."""
+    slab = min(n_values, 8192)
+    centered = rows * slab * (FLOAT64 + FLOAT32)
+    components = 2 * n_columns * slab * FLOAT32
+    scores = rows * (3 * n_columns * FLOAT64 + 4 * n_clusters * FLOAT32)
+    return 2 * rows * n_values + centered + components + scores + 3 * n_clusters * n_columns * FLOAT64

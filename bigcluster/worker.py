@@ -20,7 +20,11 @@ from bigcluster.errors import BigclusterError, StoreError
 from bigcluster.planning import Resources
 from bigcluster.progress import Event, to_json
 
-TASKS: dict[str, Callable[..., dict[str, Any]]] = {"run": pipeline.run, "sweep": pipeline.sweep}
+TASKS: dict[str, Callable[..., dict[str, Any]]] = {
+    "run": pipeline.run,
+    "sweep": pipeline.sweep,
+    "predict": pipeline.predict,
+}
 
 
 def main() -> int:

@@ -144,7 +144,7 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path, where: str, given_name
         *((name, [1]) for name in KEYS),
         *((name, math.nan) for name in KEYS),
         *(("variance", value) for value in (0, -1, 1.0001, True, "0.8", math.inf)),
-        *(("k", value) for value in (0, -1, 2.5, True, "10")),
+        *(("k", value) for value in (0, -1, 2.5, True, "ten", "20:5", "5:", "5:20:0")),
         *(
             ("size", value)
             for value in (0, -64, "0x64", "64x", "x64", "64 x 64", "64x64x3", 64.0, True, "Native", "64\n")

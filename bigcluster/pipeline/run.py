@@ -58,6 +58,7 @@ def run(
     job = open_job(settings, resources, listener, root_pid)
     listing, plan = prepare(settings, resources)
     plan.check()
+    outdir.absolute(settings)  # refuses what run.toml cannot hold, before anything is made
     outdir.claim(job.out, settings.images)
     store = Store(job.out / outdir.STORE)
     spec = _decode_spec(settings, plan)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from bigcluster.config import Settings
 from bigcluster.planning.plan import Plan, Resources, StagePlan, check_budget
-from bigcluster.planning.stages import plan_cluster, plan_ingest, plan_reduce, plan_sweep, target_of
+from bigcluster.planning.stages import plan_cluster, plan_ingest, plan_predict, plan_reduce, plan_sweep, target_of
 
 
 def make_plan(settings: Settings, n_images: int, image_size: tuple[int, int], resources: Resources) -> Plan:
@@ -33,6 +33,7 @@ __all__ = [
     "make_plan",
     "plan_cluster",
     "plan_ingest",
+    "plan_predict",
     "plan_reduce",
     "plan_sweep",
     "target_of",

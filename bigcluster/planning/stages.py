@@ -180,6 +180,37 @@ def plan_sweep(
     return _plan_lloyd(settings, "sweep", "lloyd", why, (n_images, n_columns), ks[-1], others, resources)
 
 
+def plan_predict(
+    settings: Settings, n_images: int, n_values: int, n_columns: int, n_clusters: int, resources: Resources
+) -> StagePlan:
+    """Blocks of new pixels, as many rows as the budget leaves room for, up to a row block of the store."""
+    baseline = baseline_bytes(settings)
+    threads = resources.threads
+
+    def projected(rows: int) -> int:
+        return (
+            baseline
+            + memory.project_predict_bytes(rows=rows, n_values=n_values, n_columns=n_columns, n_clusters=n_clusters)
+            + threads * DECODE_FLOOR_BYTES
+        )
+
+    rows = min(n_images, pixel_chunks(n_values)[0])
+    while rows > 1 and projected(rows) > resources.budget_bytes:
+        rows //= 2
+    spare = max(0, resources.budget_bytes - projected(rows))
+    return StagePlan(
+        stage="predict",
+        solver="stored model",
+        why="nothing is fitted",
+        block_shape=(rows, n_values),
+        passes="1 over the files",
+        bytes_read=0,
+        bytes_written=0,
+        projected_bytes=projected(rows),
+        choices={"decode_bytes": DECODE_FLOOR_BYTES + spare // threads},
+    )
+
+
 def _plan_lloyd(
     settings: Settings,
     stage: str,

@@ -113,6 +113,14 @@ def _recipe_values(spec: DecodeSpec) -> dict[str, Any]:
     return {name: value for name, value in asdict(spec).items() if name != "max_bytes"}
 
 
+def stored_recipe(store: Store) -> DecodeSpec:
+    """How the stored pixels were decoded. Raises StoreError where there are none."""
+    mark = store.marks.read(RECIPE)
+    if mark is None:
+        raise StoreError(f"{store.root} holds no pixels; run the job to its end first")
+    return DecodeSpec(**mark.payload)
+
+
 def check_recipe(store: Store, spec: DecodeSpec, *, replace: bool) -> None:
     """Refuse to discard decoded pixels that were made in another way, unless that is permitted."""
     mark = store.marks.read(RECIPE)

@@ -60,7 +60,7 @@ class Marks:
         """Put a mark in place; what it vouches for must be synced already."""
         path = self._path(stage, block)
         if not path.parent.is_dir():
-            path.parent.mkdir(parents=True)
+            path.parent.mkdir(parents=True, exist_ok=True)  # several blocks may be the first
             sync(path.parent.parent)
         sealed = {"fingerprint": mark.fingerprint, "digests": mark.digests, "payload": mark.payload}
         write_text(path, json.dumps({"mark": sealed, "seal": digest_of(_canonical(sealed))}))

@@ -1,0 +1,37 @@
+"""The CSV of `predict`: the columns of labels.csv, and `novelty`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from bigcluster.catalog import FileRecord, Listing, to_csv_path
+from bigcluster.outputs.tables import LABEL_COLUMNS, write_csv
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Where one new image belongs. Distances are Euclidean, in score units."""
+
+    label: int
+    distance: float
+    runner_up: int | None
+    """None where there is one cluster only; the margin is then infinite, and both cells stay blank."""
+    margin: float
+    novelty: float
+    """Distance relative to the 95th percentile of the cluster's own images; above 1 it is farther than those."""
+
+
+def write_predictions(path: Path, listing: Listing, rows: Iterable[tuple[FileRecord, Predicted | None]]) -> None:
+    """One row per listed file in listing order; a failed one has the label -1. `file` is empty: nothing is linked."""
+    write_csv(path, (*LABEL_COLUMNS, "novelty"), map(_cells, listing.names, rows))
+
+
+def _cells(name: str, row: tuple[FileRecord, Predicted | None]) -> list[str]:
+    record, found = row
+    if found is None:
+        return [to_csv_path(name), "-1", "", "", "", record.status, "", ""]
+    cells = [to_csv_path(name), str(found.label), f"{found.distance:.6g}"]
+    cells += ["", ""] if found.runner_up is None else [str(found.runner_up), f"{found.margin:.6g}"]
+    return [*cells, record.status, "", f"{found.novelty:.6g}"]
