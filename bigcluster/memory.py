@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from bigcluster.units import MIB
 
-SUPERVISOR_BYTES = 45 * MIB
+SUPERVISOR_BYTES = 35 * MIB
 """The process that the user started: interpreter, command line, progress display."""
-WORKER_BYTES = 185 * MIB
-"""The working process with numpy, OpenCV, dask.array, zarr and its threads' stacks, before any image."""
-DASK_ML_BYTES = 150 * MIB
-"""What importing dask-ml adds: scikit-learn, numba, scipy, pandas."""
+WORKER_BYTES = 160 * MIB
+"""The working process with numpy, OpenCV, zarr, ONNX Runtime and its threads' stacks, before any image."""
+DASK_ML_BYTES = 270 * MIB
+"""What dask-ml adds as its solvers run: dask.array, scikit-learn, numba, pandas."""
 FILE_BYTES = 32 * MIB
 """An encoded file as read, per decode thread."""
 FLOAT64 = 8

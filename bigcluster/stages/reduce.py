@@ -17,7 +17,6 @@ from bigcluster.progress import Progress
 from bigcluster.rows import FirstColumns, RowSource
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca import SOLVERS, Moments, PCAFit
-from bigcluster.solvers.pca.incremental import fit_incremental
 from bigcluster.solvers.tiles import FolderTiles
 from bigcluster.stages.ingest import Ingested, pixel_rows
 from bigcluster.store import ColumnWriter, Mark, RowWriter, Store, StoredRows, fingerprint
@@ -183,6 +182,8 @@ def _solve(
     moments = Moments(ingested.column_sums, ingested.square_sum)
 
     if plan.solver == "incremental":
+        from bigcluster.solvers.pca.incremental import fit_incremental  # imports dask
+
         rank = min(plan.choices["rank"], n_rows, n_values)
         return fit_incremental(
             pixels,

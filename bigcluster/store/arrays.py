@@ -10,9 +10,8 @@ import shutil
 import threading
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import dask.array as da
 import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
@@ -22,6 +21,9 @@ from bigcluster.chunks import row_chunks
 from bigcluster.durable import digest_of, sync_all
 from bigcluster.errors import OutError, StoreError
 from bigcluster.store.marks import DONE, Mark, Marks
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 FORMAT = 1
 METADATA = "zarr.json"
@@ -97,6 +99,9 @@ class Store:
         return array
 
     def dask(self, name: str) -> da.Array:
+        """The array as a dask array, in its stored chunks."""
+        import dask.array as da  # brings numba along where dask-ml is installed: 70 MiB that a run does not need
+
         array = self.array(name)
         return da.from_zarr(array)
 
