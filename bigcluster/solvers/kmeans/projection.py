@@ -61,7 +61,9 @@ def project_lloyd_bytes(
 ) -> int:
     """Least that a fit holds at once: nothing cached, no bounds. Sinks are the caller's."""
     steady = project_labels_bytes(n_rows, n_clusters, n_starts) + project_centers_bytes(n_columns, n_clusters, n_starts)
-    work = threads * project_block_bytes(n_columns, n_clusters * (n_starts if n_clusters < PRUNE_FROM else 1), itemsize)
+    # Starts share one product until bounds take over; never less than just before that.
+    together = n_clusters * n_starts if n_clusters < PRUNE_FROM else max(n_clusters, (PRUNE_FROM - 1) * n_starts)
+    work = threads * project_block_bytes(n_columns, together, itemsize)
     return steady + max(work, project_seeding_bytes(n_rows, n_columns, n_clusters, itemsize, n_starts))
 
 

@@ -1,0 +1,92 @@
+"""bc.PCA keeps scikit-learn's conventions, on numpy and on dask arrays, and agrees with its PCA."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import dask.array as da
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from sklearn.decomposition import PCA as SklearnPCA  # noqa: N811 - an acronym
+from sklearn.utils.estimator_checks import parametrize_with_checks
+
+from bigcluster.errors import ConfigError, InvalidDataError, TooFewSamplesError
+from bigcluster.estimators.pca import PCA
+
+
+# No check is expected to fail.
+@parametrize_with_checks([PCA(random_state=0)])
+@pytest.mark.filterwarnings("ignore::sklearn.exceptions.SkipTestWarning")
+def test_scikit_learn_conventions(estimator: Any, check: Any) -> None:
+    check(estimator)
+
+
+def pixels(n: int, d: int) -> NDArray[np.uint8]:
+    """(n, d): a few strong directions and noise, so that components are well separated."""
+    rng = np.random.default_rng(n * 1000 + d)
+    strong = rng.normal(size=(n, 6)) * [60, 40, 25, 15, 10, 6]
+    noisy = 128 + strong @ rng.normal(size=(6, d)) / 3 + rng.normal(size=(n, d))
+    return np.clip(noisy, 0, 255).astype(np.uint8)
+
+
+@pytest.mark.parametrize("solver", ["gram", "covariance", "subspace"])
+@pytest.mark.parametrize("dtype", ["u1", "f4", "f8"])
+def test_agrees_with_scikit_learn(solver: str, dtype: str) -> None:
+    x = pixels(120, 90).astype(dtype)
+    ours = PCA(5, solver=solver, random_state=0)
+    scores = ours.fit_transform(x)
+    theirs = SklearnPCA(5, svd_solver="full").fit(x.astype("f8"))
+    np.testing.assert_allclose(ours.explained_variance_, theirs.explained_variance_, rtol=1e-4)
+    np.testing.assert_allclose(ours.explained_variance_ratio_, theirs.explained_variance_ratio_, rtol=1e-4)
+    np.testing.assert_allclose(ours.singular_values_, theirs.singular_values_, rtol=1e-4)
+    np.testing.assert_allclose(ours.mean_, theirs.mean_, atol=1e-4)
+    np.testing.assert_allclose(np.abs(np.sum(ours.components_ * theirs.components_, axis=1)), 1, atol=1e-3)
+    rebuilt = ours.inverse_transform(scores)
+    np.testing.assert_allclose(rebuilt, theirs.inverse_transform(theirs.transform(x.astype("f8"))), atol=0.3)
+    np.testing.assert_allclose(ours.transform(x), scores, atol=1e-3 * float(np.abs(scores).max()))
+
+
+def test_dask_gives_the_same_bits_in_any_chunks() -> None:
+    x = pixels(200, 64)
+    wanted = PCA(4, random_state=0).fit_transform(x)
+    for chunks in ((200, 64), (33, 17), (7, 64)):
+        lazy = da.from_array(x, chunks=chunks)
+        estimator = PCA(4, random_state=0, workspace_bytes=1 << 20)
+        found = estimator.fit_transform(lazy)
+        assert isinstance(found, da.Array)
+        np.testing.assert_array_equal(found.compute(), wanted)
+        assert isinstance(estimator.transform(lazy), da.Array)
+        assert estimator.transform(lazy).compute().shape == wanted.shape
+        assert estimator.inverse_transform(found).compute().shape == x.shape
+
+
+def test_a_share_takes_the_fewest_components_that_reach_it() -> None:
+    x = pixels(150, 80)
+    shares = np.cumsum(SklearnPCA(svd_solver="full").fit(x.astype("f8")).explained_variance_ratio_)
+    for share in (0.3, 0.8, 0.99):
+        assert PCA(share, random_state=0).fit(x).n_components_ == int(np.argmax(shares >= share)) + 1
+
+
+@pytest.mark.parametrize("bad", [0, -1, 0.0, 1.0, 1.5, -0.2, True, "mle", float("nan")])
+def test_bad_numbers_of_components_are_refused(bad: Any) -> None:
+    with pytest.raises(ConfigError):
+        PCA(bad).fit(pixels(20, 10))
+
+
+def test_what_the_data_cannot_have_is_refused() -> None:
+    with pytest.raises(TooFewSamplesError, match="11"):
+        PCA(11).fit(pixels(20, 10))
+    with pytest.raises(ConfigError, match="gram"):
+        PCA(2, solver="grm").fit(pixels(20, 10))
+    x = pixels(20, 10).astype("f4")
+    x[7, 3] = np.nan
+    with pytest.raises(InvalidDataError, match="7"):
+        PCA(2).fit(da.from_array(x, chunks=5))
+
+
+def test_rows_that_are_all_equal_have_no_components() -> None:
+    x = np.full((10, 6), 7, np.uint8)
+    estimator = PCA(2, random_state=0)
+    assert not estimator.fit_transform(x).any()
+    assert not estimator.explained_variance_ratio_.any()
