@@ -65,7 +65,7 @@ def _shrink(source: Path, target: Path, size: tuple[int, int]) -> None:
     """Files of that size on disk: then no peer resizes, and all of them see the same pixels."""
     import cv2
 
-    from bigcluster.demo.catalog import JPEG_QUALITY
+    from bigcluster.demo.jpeg import JPEG_QUALITY
 
     shutil.rmtree(target, ignore_errors=True)
 

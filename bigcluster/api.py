@@ -184,9 +184,9 @@ def stored_settings(out: PathLike, *, sets: tuple[str, ...] = ()) -> Settings:
 
 def resources(memory: str | None, workers: int | None) -> Resources:
     """The budget and threads of one call. Without `memory`, half of what the process may use."""
+    from bigcluster.cores import available_cores
     from bigcluster.measure import allowed_bytes
     from bigcluster.planning import Resources
-    from bigcluster.runtime import available_cores
 
     if workers is not None and workers < 1:
         raise ConfigError(f"workers must be at least 1, not {workers}")

@@ -7,13 +7,14 @@ are needed here, the one for the memory budget, the other for sums that do not d
 
 from __future__ import annotations
 
-import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
 from threadpoolctl import threadpool_limits
+
+from bigcluster.cores import available_cores
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -28,13 +29,6 @@ class Runtime(Protocol):
         self, task: Callable[[Item], Result], items: Iterable[Item], *, in_flight: int | None = None
     ) -> Iterator[Result]:
         """Results in the order of `items`; at most `in_flight` items started and not yet taken (default: threads)."""
-
-
-def available_cores() -> int:
-    """Cores that this process may use (affinity respected)."""
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 class EmbeddedRuntime:

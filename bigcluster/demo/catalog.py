@@ -14,12 +14,11 @@ from threading import Lock
 
 import cv2
 
+from bigcluster.cores import available_cores
+from bigcluster.demo.jpeg import encode
 from bigcluster.demo.styles import draw_cut
-from bigcluster.demo.tones import Picture
 from bigcluster.errors import ConfigError, OutError, StoreError
 
-# About 47 kB a cut, as the scanned ones have.
-JPEG_QUALITY = 89
 # A folder that a file manager still opens at once.
 CUTS_PER_HALL = 2048
 # A task: long enough that handing it over costs nothing, short enough for a progress bar.
@@ -105,7 +104,7 @@ def _write(
         rows = csv.writer(file)
         rows.writerow(("path", "style"))
         done = 0
-        with closing(_draw_tasks(directory, images, seed, threads or _processors())) as tasks:
+        with closing(_draw_tasks(directory, images, seed, threads or available_cores())) as tasks:
             for styles in tasks:
                 rows.writerows((cut_path(done + i), style) for i, style in enumerate(styles))
                 done += len(styles)
@@ -160,14 +159,3 @@ def _write_file(path: str, content: bytes) -> None:
             written += os.write(descriptor, content[written:])
     finally:
         os.close(descriptor)
-
-
-def encode(page: Picture) -> bytes:
-    """The JPEG file of one cut."""
-    _, encoded = cv2.imencode(".jpg", page, [cv2.IMWRITE_JPEG_QUALITY, JPEG_QUALITY])
-    return bytes(encoded.data)
-
-
-def _processors() -> int:
-    """Processors that this process may use, which can be fewer than the machine has."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1

@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from bigcluster.demo.catalog import JPEG_QUALITY, encode
+from bigcluster.demo.jpeg import JPEG_QUALITY, encode
 from bigcluster.demo.styles import draw_cut
 from bigcluster.demo.tones import HEIGHT, WIDTH, Picture
 

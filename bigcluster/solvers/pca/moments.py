@@ -6,6 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import InvalidDataError
+from bigcluster.kernels.moments import column_sums, square_sum
 from bigcluster.rows import RowSource, spans
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.result import Doubles, Moments
@@ -24,23 +25,21 @@ def exact_moments(rows: RowSource, runtime: Runtime) -> Moments:
 
     def task(span: tuple[int, int]) -> tuple[NDArray[np.uint32], int]:
         block = rows.read(*span)
-        # At most 2^21 values or one row: the sum of squares of up to 2^37 bytes is an integer below 2^53.
-        flat = block.ravel().astype(np.float64)
-        return block.sum(axis=0, dtype=np.uint32), int(np.vdot(flat, flat))
+        return column_sums(block), square_sum(block)
 
-    column_sums = np.zeros(rows.shape[1], np.int64)
-    total_square_sum = 0
-    for sums, square_sum in runtime.map(task, spans(rows.shape[0], block_rows(rows.shape[1]))):
-        column_sums += sums
-        total_square_sum += square_sum
-    return Moments(column_sums, total_square_sum)
+    total = np.zeros(rows.shape[1], np.int64)
+    squares = 0
+    for sums, block_squares in runtime.map(task, spans(rows.shape[0], block_rows(rows.shape[1]))):
+        total += sums
+        squares += block_squares
+    return Moments(total, squares)
 
 
 def exact_column_sums(rows: RowSource, runtime: Runtime) -> NDArray[np.int64]:
     """(n_columns,) int64 sums of uint8 data, in one pass."""
     total = np.zeros(rows.shape[1], np.int64)
     blocks = spans(rows.shape[0], block_rows(rows.shape[1]))
-    for sums in runtime.map(lambda span: rows.read(*span).sum(axis=0, dtype=np.uint32), blocks):
+    for sums in runtime.map(lambda span: column_sums(rows.read(*span)), blocks):
         total += sums
     return total
 

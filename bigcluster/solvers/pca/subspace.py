@@ -11,22 +11,14 @@ decomposition", algorithm 2; Halko, Martinsson and Tropp 2011, section 4.5, for 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import numpy as np
-from numpy.typing import NDArray
 
-from bigcluster.errors import VarianceNotReachedError
-from bigcluster.kernels.gemm import Gemm, float_product
-from bigcluster.kernels.pca import choose_rank, orthonormal_transform, ritz_generalised, ritz_values_generalised
-from bigcluster.kernels.quantize import Code, encode
+from bigcluster.kernels.gemm import Gemm
 from bigcluster.rows import RowSource
 from bigcluster.runtime import Runtime
-from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone
+from bigcluster.solvers.pca.krylov import LEAST_APPLICATIONS, Krylov
 from bigcluster.solvers.pca.moments import exact_moments, exact_total_variance, float_mean, float_total_variance
 from bigcluster.solvers.pca.result import (
-    Components,
-    Doubles,
     Moments,
     OnProgress,
     PCAFit,
@@ -34,17 +26,9 @@ from bigcluster.solvers.pca.result import (
     Target,
     check_target,
 )
-from bigcluster.solvers.pca.sides import Floats, KeepCode, Side, application_bytes, apply, block_width, plan_pass
+from bigcluster.solvers.pca.sides import Side
 from bigcluster.solvers.pca.subspace_scores import subspace_scores
 from bigcluster.solvers.tiles import Shelf, Tiles
-
-_LEAST_APPLICATIONS = 4
-_MOST_APPLICATIONS = 16
-# Another application is worth its read of the data while it promises more than this share of the variance. Gains fall
-# geometrically, and the last application, the one that gives the scores, is half an application more than the basis.
-_GAIN = 7e-4
-# A share that is short by no more than this after all that can be computed is taken as reached.
-_SHORTFALL = 1e-3
 
 
 def fit_subspace(
@@ -72,7 +56,7 @@ def fit_subspace(
     else:
         mean = float_mean(rows, runtime)
         total_variance = float_total_variance(rows, mean, runtime)
-    progress = Progress(_LEAST_APPLICATIONS + 2, on_progress)
+    progress = Progress(LEAST_APPLICATIONS + 2, on_progress)
     shelf = Shelf(tiles, 0)
     side = Side(rows, mean, gemm)
     krylov = Krylov(side, total_variance * (n_rows - 1), target, shelf, workspace_bytes, runtime, progress)
@@ -93,210 +77,3 @@ def fit_subspace(
         _write_components=scores.write_components,
         _close=shelf.clear,
     )
-
-
-class Krylov:
-    """The growing basis: codes on the shelf as "krylov/k/t" (values) with their scales here."""
-
-    def __init__(
-        self,
-        side: Side,
-        total: float,
-        target: Target,
-        shelf: Shelf,
-        workspace_bytes: int,
-        runtime: Runtime,
-        progress: Progress,
-    ) -> None:
-        self.side, self.total, self.target, self.shelf = side, total, target, shelf
-        self.runtime, self.progress = runtime, progress
-        width, item = block_width(target, side.n_units), 1 if side.exact else 4
-        self.plan = plan_pass(side.n_units, width, runtime.threads, item, 3 * workspace_bytes // 4)
-        held = application_bytes(
-            side.n_units, self.plan.columns, runtime.threads, item, keep_tiles=self.plan.keep_tiles
-        )
-        shelf.limit(max(0, workspace_bytes - held))
-        self.passes = 0
-        self._captured = self._gain = 0.0
-        self.tiles = range(len(side.unit_spans))
-        self._scales: list[list[Floats]] = []  # per block, per tile
-        self._widths: list[int] = []
-        self._inner = np.zeros((0, 0))  # V'V
-        self._projected = np.zeros((0, 0))  # V'AV
-
-    @property
-    def size(self) -> int:
-        return sum(self._widths)
-
-    def run(self, seed: int) -> tuple[Doubles, Doubles]:
-        """All Ritz values, and the coefficients (size, n_wanted) of the Ritz vectors that the target needs."""
-        width = block_width(self.target, self.side.n_units)
-        random = np.random.default_rng(seed)
-        for t, (start, stop) in enumerate(self.side.unit_spans):
-            self._put(t, random.standard_normal((stop - start, width), dtype=np.float32))
-        for application in range(1, _MOST_APPLICATIONS + 1):
-            self._append()
-            self.image([self._code(len(self._widths) - 1, t) for t in self.tiles])
-            self._extend_projected()
-            self.progress.step()
-            if application >= _LEAST_APPLICATIONS - 1 and self._converged() and application >= _LEAST_APPLICATIONS:
-                break
-            if not self._next_block():  # the basis spans all that the data reaches
-                break
-        values, vectors = alone(self.runtime, lambda: ritz_generalised(self._projected, self._inner))
-        return values, np.ascontiguousarray(vectors[:, : self._n_vectors(values)])
-
-    def _converged(self) -> bool:
-        """Whether the last block added next to nothing to the components that are wanted."""
-        values = alone(self.runtime, lambda: ritz_values_generalised(self._projected, self._inner))
-        n_wanted = self._n_wanted(values)
-        if n_wanted is None or 3 * n_wanted // 2 > self.size:
-            return False
-        before, self._captured = self._captured, float(values[:n_wanted].sum())
-        if self._captured >= (1 - 1e-7) * self.total:
-            return True
-        if before == 0:  # nothing to compare with yet
-            return False
-        gain = self._captured - before
-        promised = gain * min(1.0, gain / self._gain) if self._gain > 0 else gain
-        self._gain = gain
-        return promised <= _GAIN * self.total
-
-    def _n_wanted(self, values: Doubles) -> int | None:
-        """How many of these the target takes; None where it needs more."""
-        if isinstance(self.target, Components):
-            return self.target.n if len(values) >= self.target.n else None
-        return choose_rank(values, self.total, self.target.share)
-
-    def _n_vectors(self, values: Doubles) -> int:
-        """How many Ritz vectors go into the last application: for a share a few more, since rounding moves it."""
-        if isinstance(self.target, Components):
-            return min(self.target.n, len(values))
-        n_wanted = choose_rank(values, self.total, self.target.share)
-        if n_wanted is None and values.sum() < (self.target.share - _SHORTFALL) * self.total:
-            share = values.sum() / self.total
-            raise VarianceNotReachedError(f"{len(values)} components explain {share:.4f} of the variance; ask for less")
-        n_wanted = n_wanted or len(values)
-        return min(len(values), n_wanted + max(8, n_wanted // 16))
-
-    def _put(self, t: int, block: Floats) -> None:
-        """The block in work, tile by tile on the shelf: it is as long as the smaller side of the data."""
-        self.shelf.put(f"block/{t}", np.ascontiguousarray(block))
-
-    def _block(self, t: int) -> Floats:
-        block: Floats = self.shelf.get(f"block/{t}")
-        return block
-
-    def image(self, codes: list[Code], keep: Callable[[int], KeepCode] | None = None) -> None:
-        """The block in work becomes A V; keep(group) takes the rounded X_c' V of each group of columns."""
-        width = codes[0].values.shape[1]
-        starts = range(0, width, self.plan.columns)
-        for group, start in enumerate(starts):
-            part = [code.columns(start, min(width, start + self.plan.columns)) for code in codes]
-            images = apply(self.side, part, self.plan, self.runtime, None if keep is None else keep(group))
-            self.passes += 1 if self.plan.keep_tiles else 2
-            for t in self.tiles:
-                self.shelf.put(f"image/{group}/{t}", np.ascontiguousarray(images[t]))
-            del images
-        for t in self.tiles:
-            self._put(t, np.concatenate([self.shelf.get(f"image/{group}/{t}") for group in range(len(starts))], axis=1))
-            for group in range(len(starts)):
-                self.shelf.delete(f"image/{group}/{t}")
-
-    def _append(self) -> None:
-        """Round the block in work and keep it; extend V'V by what the rounded vectors really are."""
-
-        def task(t: int) -> tuple[Floats, Floats]:
-            code = encode(self._block(t), rounded=self.side.exact)
-            self.shelf.put(f"krylov/{len(self._widths)}/{t}", code.values)
-            decoded = code.decode()
-            older = self.project(t, decoded)
-            return code.scale, np.concatenate([older, float_product(decoded, decoded, transpose_left=True)])
-
-        scales, shares = zip(*self.runtime.map(task, self.tiles), strict=True)
-        self._scales.append(list(scales))
-        self._inner = _bordered(self._inner, _sum(shares))
-        self._widths.append(len(scales[0]))
-
-    def _code(self, k: int, t: int) -> Code:
-        return Code(self.shelf.get(f"krylov/{k}/{t}"), self._scales[k][t])
-
-    def project(self, t: int, block: Floats) -> Floats:
-        """Tile t's share of V'W: (size, b)."""
-        empty = [np.zeros((0, block.shape[1]), np.float32)]
-        codes = (self._code(k, t) for k in range(len(self._widths)))
-        return np.concatenate([*empty, *(float_product(code.decode(), block, transpose_left=True) for code in codes)])
-
-    def expand(self, t: int, coefficients: Doubles | Floats) -> Floats:
-        """Rows of tile t of V C: (units, b), from C (size, b)."""
-        start, stop = self.side.unit_spans[t]
-        total = np.zeros((stop - start, coefficients.shape[1]), np.float32)
-        at = 0
-        for k, width in enumerate(self._widths):
-            part = np.ascontiguousarray(coefficients[at : at + width], np.float32)
-            total += float_product(self._code(k, t).decode(), part)
-            at += width
-        return total
-
-    def take_block(self, t: int) -> Floats:
-        block = self._block(t)
-        self.shelf.delete(f"block/{t}")
-        return block
-
-    def delete_basis(self) -> None:
-        for k in range(len(self._widths)):
-            for t in self.tiles:
-                self.shelf.delete(f"krylov/{k}/{t}")
-
-    def _extend_projected(self) -> None:
-        shares = list(self.runtime.map(lambda t: self.project(t, self._block(t)), self.tiles))
-        self._projected = _bordered(self._projected, _sum(shares))
-
-    def _next_block(self) -> bool:
-        """The block in work minus what the basis already spans, twice, orthonormal; False if nothing is left."""
-        floor = FLOAT32_NOISE * float(np.abs(np.diag(self._projected)).max())
-        for floor_of_round in (floor, 0.5):
-            transform = self._projected_out(floor_of_round)
-            if transform.shape[1] == 0:
-                return False
-
-            def normalise(t: int, transform: Floats = transform) -> None:
-                self._put(t, float_product(self._block(t), transform))
-
-            for _ in self.runtime.map(normalise, self.tiles):
-                pass
-        return True
-
-    def _projected_out(self, floor: float) -> Floats:
-        """W - V (V'V)^-1 V'W in place of the block, and the transform that makes it orthonormal."""
-        inner = _sum(list(self.runtime.map(lambda t: self.project(t, self._block(t)), self.tiles)))
-        coefficients = alone(self.runtime, lambda: np.linalg.solve(self._inner, inner))
-
-        def subtract(t: int) -> Floats:
-            block = self._block(t) - self.expand(t, coefficients)
-            self._put(t, block)
-            return float_product(block, block, transpose_left=True)
-
-        square = _sum(list(self.runtime.map(subtract, self.tiles)))
-        transform = alone(self.runtime, lambda: orthonormal_transform(square, floor))
-        return np.ascontiguousarray(transform, np.float32)
-
-
-def _bordered(matrix: Doubles, columns: Doubles) -> Doubles:
-    """A symmetric matrix extended by its new last columns."""
-    size, old = len(columns), len(matrix)
-    grown = np.zeros((size, size))
-    grown[:old, :old] = matrix
-    grown[:, old:] = columns
-    grown[old:, :old] = columns[:old].T
-    corner = columns[old:]
-    grown[old:, old:] = (corner + corner.T) / 2
-    return grown
-
-
-def _sum(shares: list[NDArray[np.float32]] | tuple[NDArray[np.float32], ...]) -> Doubles:
-    """The sum in order, in float64."""
-    total = shares[0].astype(np.float64)
-    for share in shares[1:]:
-        total += share
-    return total

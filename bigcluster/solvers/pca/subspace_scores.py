@@ -9,7 +9,6 @@ orthonormal and the scores uncorrelated.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,12 +27,10 @@ from bigcluster.kernels.pca import (
 from bigcluster.kernels.quantize import Code, encode
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone
+from bigcluster.solvers.pca.krylov import Krylov
 from bigcluster.solvers.pca.result import Components, Doubles, Sink, Variance
 from bigcluster.solvers.pca.sides import project_terms
 from bigcluster.solvers.tiles import Shelf
-
-if TYPE_CHECKING:
-    from bigcluster.solvers.pca.subspace import Krylov
 
 Floats = NDArray[np.float32]
 Spans = list[tuple[int, int]]
