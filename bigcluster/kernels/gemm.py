@@ -78,13 +78,14 @@ def transpose(pixels: Bytes, out: Bytes | None = None) -> Bytes:
     return out
 
 
-def float_product(a: Floats, b: Floats, *, transpose_left: bool = False) -> Floats:
+def float_product(a: Floats, b: Floats, *, transpose_left: bool = False, out: Floats | None = None) -> Floats:
     """a b, or a' b, in float32 on one thread.
 
-    a : (m, k), or (k, m) where it is transposed, b : (k, n), both C-contiguous; returns (m, n).
+    a : (m, k), or (k, m) where it is transposed, b : (k, n), out : (m, n), all C-contiguous; returns (m, n).
     """
     m = a.shape[1] if transpose_left else a.shape[0]
-    out = np.empty((m, b.shape[1]), np.float32)
+    if out is None:
+        out = np.empty((m, b.shape[1]), np.float32)
     model = gemm_model.FLOAT_PRODUCT_LEFT_TRANSPOSED if transpose_left else gemm_model.FLOAT_PRODUCT
     _run(model, {"a": a, "b": b}, out)
     return out

@@ -23,11 +23,15 @@ _GAIN = 1.2
 Floats32 = NDArray[np.float32]
 
 
-def multiply(a: Floats32, b: Floats32) -> Floats32:
-    """a b, (m, n) float32. a : (m, r), b : (r, n), C-contiguous. On the calling thread where numpy is held to it."""
+def multiply(a: Floats32, b: Floats32, out: Floats32 | None = None) -> Floats32:
+    """a b, (m, n) float32. a : (m, r), b : (r, n), out : (m, n), C-contiguous.
+
+    On the calling thread where numpy is held to it. A tile that is written again and again is worth an `out`: fresh
+    pages of memory cost a good part of the product that fills them.
+    """
     if _fast.cache_info().currsize and _fast() and a.size * b.shape[1] >= _SMALL:
-        return float_product(np.ascontiguousarray(a), b)
-    return a @ b
+        return float_product(np.ascontiguousarray(a), b, out=out)
+    return np.matmul(a, b, out=out)
 
 
 def tune(multiply_adds: int) -> None:

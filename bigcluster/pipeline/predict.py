@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from bigcluster import outdir
 from bigcluster.catalog import FileRecord, Listing, list_images
 from bigcluster.config import Settings
-from bigcluster.errors import ImageSizeError, NoImagesError, StoreError
+from bigcluster.errors import NoImagesError, StoreError
 from bigcluster.kernels.assign import Centers, prepare, two_nearest
 from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
 from bigcluster.kernels.kmeans import block_moments, frame_of
@@ -56,7 +56,7 @@ def predict(
         raise StoreError(f"{job.out} holds no run; run `bigcluster run IMAGES --out {job.out} -k 10` first")
     store = Store(job.out / outdir.STORE)
     listing = list_images(images, job.out, allow_outside=settings.manifest.allow_outside)
-    spec = _spec(store, settings, listing)
+    spec = stored_recipe(store)
     n_clusters, n_components = store.array("centers").shape
     plan = plan_predict(settings, len(listing), spec.n_values, n_components, n_clusters, resources)
     check_budget((plan,), resources.budget_bytes, otherwise="fewer --workers")
@@ -109,18 +109,6 @@ def _load_model(job: Job, store: Store, n_components: int) -> _Model:
     return _Model(centers, limits, store.load("mean"), array, n_components, fit.payload["score_step"])
 
 
-def _spec(store: Store, settings: Settings, listing: Listing) -> DecodeSpec:
-    spec = stored_recipe(store)
-    if settings.size == "native":
-        width, height = sizing.image_size(listing, "native")
-        if (width, height) != (spec.width, spec.height):
-            raise ImageSizeError(
-                f"the model is of native images of {spec.width}x{spec.height}, these are {width}x{height}; "
-                f"resize them, or run the model again with --size {spec.width}x{spec.height}"
-            )
-    return spec
-
-
 def _predicted(
     job: Job, listing: Listing, spec: DecodeSpec, model: _Model, block_rows: int, counted: Counter[str]
 ) -> Iterator[tuple[FileRecord, Predicted | None]]:
@@ -136,6 +124,8 @@ def _predicted(
                 return loaded
 
             ledger = [r for some in decoders.map(load, spans(len(pixels), FILES_PER_TASK)) for r in some]
+            if job.settings.size == sizing.NATIVE:
+                sizing.check_native(listing, start, ledger, (spec.width, spec.height))
             good = np.array([record.ok for record in ledger])
             found = iter(_label(pixels[good], model))
             for record in ledger:

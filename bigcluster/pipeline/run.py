@@ -100,6 +100,7 @@ def _compute(job: Job, listing: Listing, plan: Plan, spec: DecodeSpec, store: St
             in_flight=plan.stage("ingest").choices["in_flight"],
             runtime=runtime,
             progress=progress,
+            native=settings.size == sizing.NATIVE,
         )
         facts |= {"solver": "decode", "passes": 0 if ingested.reused else 1, "reused": ingested.reused}
         facts |= {"blocks": ingested.n_blocks, "blocks_reused": ingested.blocks_reused}

@@ -18,13 +18,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.catalog import FileRecord, Listing
-from bigcluster.errors import OutError, StoreError
+from bigcluster.errors import ImageSizeError, OutError, StoreError
 from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
 from bigcluster.kernels.moments import column_sums, square_sum
 from bigcluster.progress import Progress
 from bigcluster.rows import spans
 from bigcluster.runtime import Runtime
 from bigcluster.stages.loading import load_picture
+from bigcluster.stages.sizing import check_native
 from bigcluster.store import Mark, Store, StoredRows, fingerprint
 
 STAGE = "ingest"
@@ -65,8 +66,13 @@ def ingest(
     in_flight: int,
     runtime: Runtime,
     progress: Progress,
+    native: bool = False,
 ) -> Ingested:
-    """Bring the store's pixels up to date with the listing; blocks whose marks still hold are not decoded again."""
+    """Bring the store's pixels up to date with the listing; blocks whose marks still hold are not decoded again.
+
+    native : every image must be of the target size itself. Raises ImageSizeError at the first block where one is not;
+    the store then holds nothing that a run at another size would have to replace.
+    """
     prepare_codecs()
     n_listed = len(listing)
     block_rows = block_shape[0]
@@ -83,10 +89,17 @@ def ingest(
         progress.advance(n_listed - sum(block.stop - block.start for block in missing))
 
         def fill(block: _Block) -> None:
-            _ingest_block(block, listing, store, spec, recipe, decoders, progress.advance)
+            pixels, ledger = _load_block(block, listing, spec, decoders, progress.advance)
+            if native:
+                check_native(listing, block.start, ledger, (spec.width, spec.height))
+            _write_block(block, pixels, ledger, store, _block_fingerprint(block, listing, recipe))
 
-        for _ in runtime.map(fill, missing, in_flight=in_flight):
-            pass
+        try:
+            for _ in runtime.map(fill, missing, in_flight=in_flight):
+                pass
+        except ImageSizeError:
+            store.marks.remove(RECIPE)
+            raise
     return _summarise(listing, store, recipe, blocks, len(blocks) - len(missing))
 
 
@@ -183,15 +196,14 @@ def _block_fingerprint(block: _Block, listing: Listing, recipe: str) -> str:
     return fingerprint(recipe=recipe, start=block.start, names=names)
 
 
-def _ingest_block(
+def _load_block(
     block: _Block,
     listing: Listing,
-    store: Store,
     spec: DecodeSpec,
-    recipe: str,
     decoders: ThreadPoolExecutor,
     advance: Callable[[int], None],
-) -> None:
+) -> tuple[NDArray[np.uint8], list[FileRecord]]:
+    """(rows, d) pixels, zero where a file failed, and the records."""
     pixels = np.zeros((block.stop - block.start, spec.n_values), np.uint8)
 
     def load_some(span: tuple[int, int]) -> list[FileRecord]:
@@ -200,12 +212,18 @@ def _ingest_block(
         return loaded
 
     ledger = [record for some in decoders.map(load_some, spans(len(pixels), FILES_PER_TASK)) for record in some]
+    return pixels, ledger
+
+
+def _write_block(
+    block: _Block, pixels: NDArray[np.uint8], ledger: list[FileRecord], store: Store, vouched: str
+) -> None:
     # Rows of failed files are zeros: they add nothing to either sum.
     store.marks.remove(STAGE, _name(block.index))
     files = store.write_rows("pixels", block.start, pixels)
     files += store.write_rows("sums", block.index, column_sums(pixels)[np.newaxis])
     payload = {"records": [record.to_json() for record in ledger], "square_sum": square_sum(pixels)}
-    store.commit(STAGE, _block_fingerprint(block, listing, recipe), files, payload, _name(block.index))
+    store.commit(STAGE, vouched, files, payload, _name(block.index))
 
 
 def _summarise(listing: Listing, store: Store, recipe: str, blocks: list[_Block], blocks_reused: int) -> Ingested:

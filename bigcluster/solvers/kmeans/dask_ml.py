@@ -44,26 +44,19 @@ def fit_dask_ml(
     if n_clusters > rows.shape[0]:
         raise UsageError(f"dask-ml cannot make {n_clusters} clusters of {rows.shape[0]} rows; use algorithm lloyd")
     blocks, found, _ = open_rows(rows, None, runtime, workspace_bytes, n_clusters, 1)
+    lloyd = Lloyd(blocks, found, None)
     starts = []
     for turn in range(n_init if isinstance(init, str) else 1):
         centers, n_iter = _centers(blocks, n_clusters, init, max_iter, tol * found.mean_variance, seed + turn)
         start = Start(centers, bounded=False)
-        Lloyd(blocks, found, None).run([start], max_iter=0, tol=tol)
+        lloyd.step([start])
         if (start.counts == 0).any():  # dead centers: reseeded, and on from there
             start = Start(centers, bounded=False)
-            Lloyd(blocks, found, None).run([start], max_iter=max_iter, tol=tol)
+            lloyd.run([start], max_iter=max_iter, tol=tol, settle=False)
+        lloyd.settle([start])
         start.n_iter += n_iter
         starts.append(start)
-    best = min(starts, key=lambda start: start.inertia)
-    return finish(
-        blocks,
-        found,
-        best,
-        asked=n_clusters,
-        algorithm="dask-ml",
-        sink=sink,
-        inertias=[start.inertia for start in starts],
-    )
+    return finish(lloyd, starts, asked=n_clusters, algorithm="dask-ml", sink=sink)
 
 
 def _centers(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -65,12 +66,9 @@ def fit(
         centers = [np.array(init, dtype=np.float64)]
     starts = [Start(c, bounded=keeps_bounds(blocks, len(c), starts_wanted, workspace_bytes)) for c in centers]
     lloyd = Lloyd(blocks, found, weights)
-    lloyd.run(starts, max_iter=max_iter, tol=tol, on_progress=on_progress)
-    best = min(starts, key=lambda start: start.inertia)
-    return finish(
-        blocks, found, best, asked=n_clusters, algorithm="lloyd", reason=reason, sink=sink,
-        inertias=[start.inertia for start in starts],
-    )  # fmt: skip
+    # one start is settled by the final pass itself
+    lloyd.run(starts, max_iter=max_iter, tol=tol, on_progress=on_progress, settle=len(starts) > 1)
+    return finish(lloyd, starts, asked=n_clusters, algorithm="lloyd", reason=reason, sink=sink)
 
 
 def open_rows(
@@ -121,45 +119,73 @@ def check_keys(row_keys: NDArray[np.uint64] | None, n_rows: int) -> Keys:
 
 
 def finish(
-    blocks: Blocks,
-    found: Survey,
-    best: Start,
+    lloyd: Lloyd,
+    starts: Sequence[Start],
     *,
     asked: int,
     algorithm: str,
     reason: str = "",
     sink: RowSink | None = None,
-    inertias: Sequence[float] = (),
     notes: tuple[str, ...] = (),
 ) -> KMeansFit:
-    """Drop centers that no row is nearest to, then the pass that labels every row."""
-    rows_of = np.zeros(len(best.centers), np.int64)
-    for labels in best.labels:
-        rows_of += np.bincount(labels, minlength=len(rows_of))
-    used = np.flatnonzero(rows_of)
-    if len(used) < asked and not reason:
-        reason = f"no row is nearest to {asked - len(used)} of the {asked} centers; they were left out"
-    centers = best.centers[used]
+    """The pass that labels every row by the centers of the best start; those that no row is nearest to are left out.
+
+    starts : one, or several that are settled.
+    """
+    blocks, found = lloyd.blocks, lloyd.survey
+    best = min(starts, key=lambda start: start.inertia)
     kept = None
     if sink is None:
         sink = kept = ArraySink(blocks.n_rows)
-    write_rows(blocks, prepare(centers, found.frame), sink)
+    if not best.settled:
+        done = write_rows(blocks, prepare(best.centers, found.frame), sink, lloyd.sample_weight)
+        best.inertia = done.inertia
+        if not done.filled:
+            lloyd.settle([best])
+    if best.settled:
+        rows_of = np.zeros(len(best.centers), np.int64)
+        for labels in best.labels:
+            rows_of += np.bincount(labels, minlength=len(rows_of))
+        best.centers = best.centers[rows_of > 0]
+        done = write_rows(blocks, prepare(best.centers, found.frame), sink, lloyd.sample_weight)
+    missing = asked - len(best.centers)
+    if missing and not reason:
+        reason = f"no row is nearest to {missing} of the {asked} centers; they were left out"
     return KMeansFit(
-        centers=centers, counts=rows_of[used], inertia=best.inertia, n_iter=best.n_iter, converged=best.converged,
+        centers=best.centers, counts=done.counts, inertia=best.inertia, n_iter=best.n_iter, converged=best.converged,
         asked=asked, algorithm=algorithm, passes=blocks.passes, bytes_read=blocks.bytes_read, reason=reason,
-        inertias=tuple(inertias), inertia_path=tuple(best.inertia_path), notes=notes, rows=kept,
+        inertias=tuple(start.inertia for start in starts), inertia_path=tuple(best.inertia_path), notes=notes,
+        rows=kept,
     )  # fmt: skip
 
 
-def write_rows(blocks: Blocks, centers: Centers, sink: RowSink) -> None:
+@dataclass(frozen=True)
+class Written:
+    """counts : (k,) int64, rows of each cluster. filled : each holds a row of positive weight. inertia : weighted."""
+
+    counts: NDArray[np.int64]
+    filled: bool
+    inertia: float
+
+
+def write_rows(blocks: Blocks, centers: Centers, sink: RowSink, sample_weight: Floats | None = None) -> Written:
     """One pass: label, distance, runner-up and its distance of every row, in order."""
 
-    def look(_number: int, x: NDArray[Any]) -> TwoNearest:
-        return two_nearest(x, centers)
+    def look(number: int, x: NDArray[Any]) -> tuple[TwoNearest, Floats, Floats]:
+        two = two_nearest(x, centers)
+        weights = np.ones(len(x)) if sample_weight is None else sample_weight[blocks.span(number)]
+        weight = np.bincount(two.labels, weights, minlength=centers.count).astype(np.float64)
+        sq = np.bincount(two.labels, two.sq * weights, minlength=centers.count).astype(np.float64)
+        return two, weight, sq
 
-    for number, two in blocks.map(look):
+    counts, weights, scatter = np.zeros(centers.count, np.int64), np.zeros(centers.count), np.zeros(centers.count)
+    for number, (two, weight, sq) in blocks.map(look):
         start = blocks.span(number).start
         sink.write(start, two.labels, np.sqrt(two.sq), two.runner_up, np.sqrt(two.runner_up_sq))
+        counts += np.bincount(two.labels, minlength=centers.count)
+        weights += weight
+        scatter += sq
+    return Written(counts, bool((weights > 0).all()), float(scatter.sum()))
 
 
 def predict(

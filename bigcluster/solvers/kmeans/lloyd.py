@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.assign import Centers, nearest, prepare
+from bigcluster.kernels.assign import Centers, largest_norm, nearest, prepare
 from bigcluster.kernels.bounds import Bounds, look_again, look_first
 from bigcluster.kernels.groups import GroupedCenters, Groups, arrange, group_centers
 from bigcluster.kernels.kmeans import ClusterSums, Floats, Labels, cluster_sums, exact_sq, moved_sums
@@ -21,6 +21,7 @@ from bigcluster.kernels.product import tune
 from bigcluster.solvers.kmeans.blocks import Blocks, Survey
 from bigcluster.solvers.kmeans.result import Progress
 
+_OUTSIDE = 4.0  # mean squared way of the centers over that of the rows to their means; from a row as center it is 1
 PRUNE_FROM = 256  # centers; below, a product over all of them costs less than keeping bounds
 
 
@@ -40,6 +41,7 @@ class Start:
     n_iter: int = 0
     converged: bool = False
     inertia_path: list[float] = field(default_factory=list)
+    settled: bool = False  # labels, counts, scatter and inertia are those of the final centers
     inertia: float = np.inf
     scatter: Floats = field(default_factory=lambda: np.empty(0))  # (k,) squared distances by cluster, at the end
 
@@ -71,6 +73,7 @@ class Lloyd:
         self.blocks = blocks
         self.survey = found
         self.sample_weight = sample_weight
+        self._norms: dict[int, float] = {}  # of the rows of each block, as `nearest` wants them
 
     def run(
         self,
@@ -79,8 +82,9 @@ class Lloyd:
         max_iter: int,
         tol: float,
         on_progress: Callable[[Progress], None] | None = None,
+        settle: bool = True,
     ) -> None:
-        """Iterate every start, then give each its final labels, counts and exact inertia."""
+        """Iterate every start, then `settle` them, unless the caller has a final pass of its own."""
         tune(self.blocks.n_rows * self.blocks.n_columns * sum(len(start.centers) for start in starts))
         limit = tol * self.survey.mean_variance
         for iteration in range(1, max_iter + 1):
@@ -93,14 +97,27 @@ class Lloyd:
             if on_progress is not None:
                 best = min(start.inertia_path[-1] for start in live)
                 on_progress(Progress(iteration, len(live), best, sum(moved)))
+        if settle:
+            self.settle(starts)
+
+    def settle(self, starts: Sequence[Start]) -> None:
+        """Give each start its final labels, counts and exact inertia. Clusters that are empty now take rows, too.
+
+        So a start keeps all of its clusters wherever there are as many distinct rows. Every round lowers the inertia.
+        """
         self.step(starts, final=True)
+        short = list(starts)
+        while short := [start for start in short if self._fill_empty(start)]:
+            self.step(short, final=True)
+        for start in starts:
+            start.settled = True
 
     def step(self, starts: Sequence[Start], *, final: bool = False) -> list[int]:
         """One pass: new labels and sums of every start. Returns how many rows changed sides, per start."""
         first = [not start.labels for start in starts]
         prepared = [prepare(start.centers, self.survey.frame) for start in starts]
         grouped = [_arrange(start, centers) for start, centers in zip(starts, prepared, strict=True)]
-        whole = [f or final or self.sample_weight is not None for f in first]
+        whole = [f or self.sample_weight is not None for f in first]
         for start, again in zip(starts, whole, strict=True):
             if again:
                 start.clear_sums()
@@ -111,7 +128,7 @@ class Lloyd:
             weights = None if self.sample_weight is None else self.sample_weight[self.blocks.span(number)]
             old = [None if f else start.labels[number] for f, start in zip(first, starts, strict=True)]
             bounds = [None if f or not s.bounded else s.bounds[number] for f, s in zip(first, starts, strict=True)]
-            new = _assign(x, prepared, grouped, bounds)
+            new = self._assign(number, x, prepared, grouped, bounds)
             return [
                 _outcome(x, before, labels, kept, centers, weights, again, final)
                 for before, (labels, kept), centers, again in zip(old, new, prepared, whole, strict=True)
@@ -138,35 +155,100 @@ class Lloyd:
         between = float(start.weights[has_weight] @ ((centers[has_weight] - mean) ** 2).sum(axis=1))
         start.inertia_path.append(max(0.0, float(self.survey.moments.scatter.sum()) - between))
         empty = np.flatnonzero(~has_weight)
-        placed = self._refill(centers, start.labels, empty) if empty.size else 0
+        placed = self._relocate(start, centers, empty) if empty.size else 0
         shift = float(((centers - start.centers) ** 2).sum())
         start.centers = centers
         start.converged = not placed and ((moved == 0 and not first) or shift <= limit)
 
-    def _refill(self, centers: Floats, labels: Sequence[NDArray[Any]], empty: NDArray[np.int64]) -> int:
-        """Each emptied cluster takes the row farthest from its center, distinct ones. Returns how many found one."""
+    def _relocate(self, start: Start, centers: Floats, empty: NDArray[np.int64]) -> int:
+        """Each emptied cluster takes one row, of those farthest from the centers that the step measured from.
 
-        def farthest(number: int, x: NDArray[Any]) -> tuple[Floats, NDArray[np.int64], NDArray[Any]]:
-            sq = exact_sq(x, centers, labels[number])
+        The row's cluster gives it up, which moves its mean, too; none gives up its last row. `centers`, the new means,
+        are changed in place. Returns how many clusters found a row. Source: scikit-learn's relocation. Unlike it, no
+        two clusters take equal rows, and centers that lay outside of the data are not measured from, but the new means
+        are: else all rows would be found on one side.
+        """
+        went = float(start.weights @ ((centers - start.centers) ** 2).sum(axis=1))
+        origin = centers.copy() if went > _OUTSIDE * start.inertia_path[-1] else start.centers
+        sums: dict[int, Floats] = {}
+        weights, counts = start.weights.copy(), start.counts.copy()
+        filled = 0
+        for number, owner, row in self._farthest(start, origin, 2 * len(empty)):
+            if filled == len(empty):
+                break
+            weight = 1.0 if self.sample_weight is None else float(self.sample_weight[number])
+            if counts[owner] < 2 or weights[owner] <= weight:
+                continue
+            counts[owner] -= 1
+            weights[owner] -= weight
+            sums[owner] = sums.get(owner, start.sums[owner]) - weight * row
+            centers[empty[filled]] = row
+            filled += 1
+        for owner, total in sums.items():
+            centers[owner] = total / weights[owner]
+        return filled
+
+    def _fill_empty(self, start: Start) -> bool:
+        """As `_relocate`, after the last iteration: the other centers stay. Returns whether any center was placed."""
+        empty = np.flatnonzero(start.counts == 0)
+        rows = self._farthest(start, start.centers, len(empty))[: len(empty)] if empty.size else []
+        if rows:
+            start.centers = start.centers.copy()
+            start.centers[empty[: len(rows)]] = [row for _, _, row in rows]
+        return bool(rows)
+
+    def _farthest(self, start: Start, centers: Floats, wanted: int) -> list[tuple[int, int, Floats]]:
+        """(row number, its cluster, its values) of the rows farthest from their cluster's center: one pass.
+
+        No two are alike, and there are at least `wanted` if as many rows lie off their centers.
+        """
+
+        def look(number: int, x: NDArray[Any]) -> tuple[Floats, NDArray[np.int64], NDArray[Any], NDArray[Any]]:
+            labels = start.labels[number]
+            sq = exact_sq(x, centers, labels)
             if self.sample_weight is not None:
                 sq = np.where(self.sample_weight[self.blocks.span(number)] > 0, sq, 0.0)
-            rows = np.unique(x[np.argsort(-sq, kind="stable")[: len(empty)]], axis=0, return_index=True)[1]
-            order = np.argsort(-sq, kind="stable")[: len(empty)][np.sort(rows)]
-            return sq[order], order + number * self.blocks.size, x[order]
+            distinct: dict[bytes, int] = {}
+            for row in np.argsort(-sq, kind="stable"):
+                if len(distinct) == wanted or sq[row] == 0:
+                    break
+                distinct.setdefault(x[row].tobytes(), row)
+            order = np.array(list(distinct.values()), np.int64)
+            return sq[order], order + number * self.blocks.size, labels[order], x[order].astype(np.float64)
 
-        found = [result for _, result in self.blocks.map(farthest)]
-        sq = np.concatenate([part[0] for part in found])
-        numbers = np.concatenate([part[1] for part in found])
-        values = np.concatenate([part[2] for part in found])
-        taken: set[bytes] = set()
+        found = [result for _, result in self.blocks.map(look)]
+        sq, numbers, owners, values = (np.concatenate(part) for part in zip(*found, strict=True))
+        out: dict[bytes, tuple[int, int, Floats]] = {}
         for place in np.lexsort((numbers, -sq)):
-            if len(taken) == len(empty) or sq[place] == 0:
-                break
-            row = values[place]
-            if row.tobytes() not in taken:
-                centers[empty[len(taken)]] = row
-                taken.add(row.tobytes())
-        return len(taken)
+            out.setdefault(values[place].tobytes(), (int(numbers[place]), int(owners[place]), values[place]))
+        return list(out.values())
+
+    def _assign(
+        self,
+        number: int,
+        x: NDArray[Any],
+        prepared: Sequence[Centers],
+        grouped: Sequence[GroupedCenters | None],
+        bounds: Sequence[Bounds | None],
+    ) -> list[tuple[Labels, Bounds | None]]:
+        """Exact labels of a block for every start: one product for those without bounds, the proofs for the others."""
+        plain = [centers for centers, layout in zip(prepared, grouped, strict=True) if layout is None]
+        if plain and number not in self._norms:
+            self._norms[number] = largest_norm(self.survey.frame.rows(x))
+        labels = iter(nearest(x, plain, self._norms[number]) if plain else [])
+        small = self.survey.frame.rows(x) if len(plain) < len(prepared) else np.empty((0, 0), np.float32)
+        out: list[tuple[Labels, Bounds | None]] = []
+        for layout, known in zip(grouped, bounds, strict=True):
+            if layout is None:
+                out.append((next(labels), None))
+            elif known is None:
+                fresh = look_first(x, small, layout)
+                out.append((fresh.labels, fresh))
+            else:
+                again = Bounds(known.labels.copy(), known.upper, known.lower)
+                look_again(x, small, again, layout)
+                out.append((again.labels, again))
+        return out
 
 
 def _arrange(start: Start, centers: Centers) -> GroupedCenters | None:
@@ -175,30 +257,6 @@ def _arrange(start: Start, centers: Centers) -> GroupedCenters | None:
     if start.groups is None:
         start.groups = group_centers(start.centers)
     return arrange(centers, start.groups, start.before if start.bounds else None)
-
-
-def _assign(
-    x: NDArray[Any],
-    prepared: Sequence[Centers],
-    grouped: Sequence[GroupedCenters | None],
-    bounds: Sequence[Bounds | None],
-) -> list[tuple[Labels, Bounds | None]]:
-    """Exact labels of a block for every start: one product for those without bounds, the proofs for the others."""
-    plain = [centers for centers, layout in zip(prepared, grouped, strict=True) if layout is None]
-    labels = iter(nearest(x, plain) if plain else [])
-    small = prepared[0].frame.rows(x) if len(plain) < len(prepared) else np.empty((0, 0), np.float32)
-    out: list[tuple[Labels, Bounds | None]] = []
-    for layout, known in zip(grouped, bounds, strict=True):
-        if layout is None:
-            out.append((next(labels), None))
-        elif known is None:
-            fresh = look_first(x, small, layout)
-            out.append((fresh.labels, fresh))
-        else:
-            again = Bounds(known.labels.copy(), known.upper, known.lower)
-            look_again(x, small, again, layout)
-            out.append((again.labels, again))
-    return out
 
 
 def _outcome(

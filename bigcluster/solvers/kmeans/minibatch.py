@@ -53,14 +53,12 @@ def fit_minibatch(
     x = blocks.take(numbers)
     centers = _batches(x, None if weights is None else weights[numbers], centers, found.frame)
     start = Start(centers, bounded=keeps_bounds(blocks, len(centers), 1, workspace_bytes))
-    Lloyd(blocks, found, weights).run([start], max_iter=1, tol=tol, on_progress=on_progress)
+    lloyd = Lloyd(blocks, found, weights)
+    lloyd.run([start], max_iter=1, tol=tol, on_progress=on_progress, settle=False)
     reason = ""
     if short:
         reason = f"the rows hold only {len(centers)} distinct values, {n_clusters} clusters were asked for"
-    return finish(
-        blocks, found, start, asked=n_clusters, algorithm="minibatch", reason=reason, sink=sink,
-        inertias=[start.inertia],
-    )  # fmt: skip
+    return finish(lloyd, [start], asked=n_clusters, algorithm="minibatch", reason=reason, sink=sink)
 
 
 def _batches(x: NDArray[Any], weights: Floats | None, centers: Floats, frame: Frame) -> Floats:

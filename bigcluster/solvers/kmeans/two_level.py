@@ -46,17 +46,15 @@ def fit_two_level(
     centers = _split(x, n_clusters, seed, None if weights is None else weights[numbers], blocks.runtime, tol)
     centers, short = fill_up(blocks, centers, n_clusters, found.frame, weights)
     start = Start(centers, bounded=keeps_bounds(blocks, len(centers), 1, workspace_bytes))
-    Lloyd(blocks, found, weights).run(
-        [start], max_iter=min(FLAT_ITERATIONS, max_iter), tol=tol, on_progress=on_progress
-    )
+    lloyd = Lloyd(blocks, found, weights)
+    lloyd.run([start], max_iter=min(FLAT_ITERATIONS, max_iter), tol=tol, on_progress=on_progress)
     reason = ""
     if short:
         reason = f"the rows hold only {len(centers)} distinct values, {n_clusters} clusters were asked for"
     gain = 1 - start.inertia / start.inertia_path[0] if start.inertia_path[0] > 0 else 0.0
     note = f"the last flat iteration still lowered the inertia by {gain:.2%}; a flat fit would go on from there"
     return finish(
-        blocks, found, start, asked=n_clusters, algorithm="two-level", reason=reason, sink=sink,
-        inertias=[start.inertia], notes=(note,),
+        lloyd, [start], asked=n_clusters, algorithm="two-level", reason=reason, sink=sink, notes=(note,)
     )  # fmt: skip
 
 
