@@ -102,7 +102,7 @@ def measure(module: str, arguments: list[str], log: Path, timeout_seconds: float
 
         timer = threading.Timer(timeout_seconds, stop)
         timer.start()
-        sampler = OutsideSampler(process.pid)
+        sampler = OutsideSampler(process.pid, keeps_timeline=True)
         try:
             assert process.stdout is not None
             with sampler, process.stdout as stdout:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigcluster import outdir
-from bigcluster.config import Settings, parse_ks, resolve
+from bigcluster.config import Settings, parse_ks, parse_sets, resolve
 from bigcluster.errors import ConfigError, StoreError
-from bigcluster.progress import Listener, silent
+from bigcluster.progress import Event, Listener, Note
 from bigcluster.supervisor import supervise
 from bigcluster.units import parse_bytes
 
@@ -20,6 +21,12 @@ if TYPE_CHECKING:
     from bigcluster.planning import Plan, Resources
 
 PathLike = str | os.PathLike[str]
+
+
+def log_events(event: Event) -> None:
+    """The listener of Python calls: what the command line would print goes to the logger "bigcluster"."""
+    if isinstance(event, Note):
+        logging.getLogger("bigcluster").log(logging.WARNING if event.level == "warning" else logging.INFO, event.text)
 
 
 class Run:
@@ -53,22 +60,27 @@ class Run:
     @property
     def scores(self) -> da.Array:
         """(n_samples, n_components) float32: the rows that were clustered, good images only, in listing order."""
+        import numpy as np
+
         from bigcluster.store import Store
 
-        store = Store(self.out / outdir.STORE)
-        return store.dask("scores")[:, : self.summary["n_components"]]
+        store = Store(self.out / outdir.STORE, create=False)
+        found = self.summary
+        if found["settings"]["reduce"] == "none":
+            return store.dask("pixels")[store.load("ok")].astype(np.float32)
+        return store.dask("scores")[:, : found["n_components"]]
 
     @property
     def centers(self) -> Any:
         """(n_clusters, n_components) float64, in the order of the labels."""
         from bigcluster.store import Store
 
-        return Store(self.out / outdir.STORE).load("centers")
+        return Store(self.out / outdir.STORE, create=False).load("centers")
 
     def sweep(self, k: int | str, *, memory: str | None = None, workers: int | None = None) -> pd.DataFrame:
         """Elbow and silhouette for every k, such as "5:20", on the stored scores: sweep.csv, one row per k."""
         settings, ks = resolve_sweep(self.out, k)
-        supervise("sweep", settings, resources(memory, workers), listener=silent, ks=ks)
+        supervise("sweep", settings, resources(memory, workers), listener=log_events, ks=ks)
         return _read_table(self.out / "sweep.csv")
 
     def predict(
@@ -76,7 +88,7 @@ class Run:
     ) -> pd.DataFrame:
         """Labels of new images by the stored model, also written to `to`: the columns of labels.csv and `novelty`."""
         arguments = {"images": os.fspath(images), "to": os.fspath(to)}
-        supervise("predict", stored_settings(self.out), resources(memory, workers), listener=silent, **arguments)
+        supervise("predict", stored_settings(self.out), resources(memory, workers), listener=log_events, **arguments)
         return _read_table(Path(to))
 
     def __repr__(self) -> str:
@@ -102,7 +114,7 @@ def run(
     set: dict[str, Any] | None = None,
     fresh: bool = False,
     replace: bool = False,
-    listener: Listener = silent,
+    listener: Listener = log_events,
     **settings: Any,
 ) -> Run:
     """Cluster a folder of images; the same call again resumes or reuses what OUT holds.
@@ -170,7 +182,10 @@ def resolve_settings(
 
 
 def resolve_sweep(out: PathLike, k: int | str, *, sets: tuple[str, ...] = ()) -> tuple[Settings, tuple[int, ...]]:
-    """The settings that OUT kept, and the numbers of clusters to sweep."""
+    """The settings that OUT kept, and the numbers of clusters to sweep. `sets` may name seed and kmeans.* alone."""
+    for name in parse_sets(sets):
+        if name != "seed" and not name.startswith("kmeans."):
+            raise ConfigError(f"a sweep takes the stored scores: --set may name seed and kmeans.*, not {name}")
     return stored_settings(out, sets=sets), parse_ks("k", k)
 
 

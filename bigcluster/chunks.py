@@ -18,6 +18,8 @@ ROW_BLOCK_BYTES = 64 * MIB
 """A row block of pixels as decoded: at most this much, unless one image alone is larger."""
 MOST_BLOCK_ROWS = 4096
 MOST_ROWS = 65536
+MOST_COLUMNS = 131_072
+"""Of pictures so large that a row block holds few: products read 8,192 columns at a time, and whole chunks."""
 
 
 def pixel_chunks(n_values: int) -> tuple[int, int]:
@@ -26,12 +28,12 @@ def pixel_chunks(n_values: int) -> tuple[int, int]:
     The Gram product reads 1,024 rows x 8,192 pixels at a time, the covariance 8,192 rows x 512 pixels: both in whole
     chunks or nearly so.
     >>> pixel_chunks(4096), pixel_chunks(129_000), pixel_chunks(24_000_000)
-    ((4096, 1024), (512, 8192), (2, 2097152))
+    ((4096, 1024), (512, 8192), (2, 131072))
     """
     if n_values * MOST_BLOCK_ROWS <= CHUNK_BYTES:
         return row_chunks(n_values, 1)
     rows = min(MOST_BLOCK_ROWS, _power_of_two_up_to(ROW_BLOCK_BYTES // n_values))
-    return rows, min(n_values, CHUNK_BYTES // rows)
+    return rows, min(n_values, CHUNK_BYTES // rows, MOST_COLUMNS)
 
 
 def row_chunks(n_columns: int, itemsize: int) -> tuple[int, int]:

@@ -233,7 +233,8 @@ def _show_plan(settings: Any, resources: Any, as_json: bool) -> None:
 def _stdout() -> Any:
     from rich.console import Console
 
-    return Console(highlight=False)
+    # Tables in a pipe are not squeezed into 80 columns.
+    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
 
 
 def _say(line: str) -> None:

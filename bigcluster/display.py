@@ -118,12 +118,11 @@ def print_plan(plan: Any, console: Console) -> None:
         f"{plan.threads} threads; memory budget {show_bytes(plan.budget_bytes)}",
         soft_wrap=True,
     )
-    table = Table("stage", "solver", "why", "blocks", "passes", "read", "written", "peak memory")
+    table = Table("stage", "solver", "blocks", "passes", "read", "written", "peak memory")
     for stage in plan.stages:
         table.add_row(
             stage.stage,
             stage.solver,
-            stage.why,
             f"{stage.block_shape[0]:,} x {stage.block_shape[1]:,}",
             stage.passes,
             show_bytes(stage.bytes_read),
@@ -131,6 +130,8 @@ def print_plan(plan: Any, console: Console) -> None:
             show_bytes(stage.projected_bytes),
         )
     console.print(table)
+    for stage in plan.stages:
+        console.print(Text(f"{stage.stage}: {stage.solver}, {stage.why}"), soft_wrap=True)
 
 
 def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:

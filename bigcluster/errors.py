@@ -10,7 +10,8 @@
     ├── ImageSizeError           `size = "native"` on images of unequal size
     ├── VarianceNotReachedError  the spectrum that was computed ends below the target
     ├── InvalidDataError         NaN or infinity in float input
-    └── StoreError               OUT cannot be written, or what it holds is damaged
+    └── StoreError               OUT cannot be read or written, or is in use
+        └── DamagedError         what OUT holds is not what was written
 
 A picture that cannot be read is not an error: it is a row with a status (see kernels/decode.py).
 """
@@ -63,4 +64,8 @@ class InvalidDataError(BigclusterError, ValueError):
 
 
 class StoreError(BigclusterError, OSError):
-    """OUT cannot be read or written, or what it holds is damaged."""
+    """OUT cannot be read or written, or is in use by another run."""
+
+
+class DamagedError(StoreError):
+    """What OUT holds is not what was written."""

@@ -59,8 +59,9 @@ class MemorySampler:
     root_pid: int = field(default_factory=os.getpid)
     interval_seconds: float = SAMPLE_SECONDS
     peaks: dict[str, StagePeak] = field(default_factory=dict)
+    keeps_timeline: bool = False
     timeline: list[tuple[float, str, int]] = field(default_factory=list)
-    """(seconds since start, stage, bytes), one per sample."""
+    """(seconds since start, stage, bytes), one per sample, where it is kept: a long run takes many."""
 
     def __post_init__(self) -> None:
         self.metric = memory_metric()
@@ -112,4 +113,5 @@ class MemorySampler:
         peak = self.peaks.setdefault(stage, StagePeak())
         peak.peak_bytes = max(peak.peak_bytes, total)
         peak.samples += 1
-        self.timeline.append((time.monotonic() - self._began, stage, total))
+        if self.keeps_timeline:
+            self.timeline.append((time.monotonic() - self._began, stage, total))

@@ -13,8 +13,6 @@ WORKER_BYTES = 160 * MIB
 """The working process with numpy, OpenCV, zarr, ONNX Runtime and its threads' stacks, before any image."""
 DASK_ML_BYTES = 270 * MIB
 """What dask-ml adds as its solvers run: dask.array, scikit-learn, numba, pandas."""
-FILE_BYTES = 32 * MIB
-"""An encoded file as read, per decode thread."""
 FLOAT64 = 8
 FLOAT32 = 4
 

@@ -2,18 +2,36 @@
 
 from __future__ import annotations
 
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from bigcluster.catalog.roots import root_of
 from bigcluster.config import Settings, flatten, read_toml, to_toml
 from bigcluster.durable import write_text
-from bigcluster.errors import ConfigError, OutError, StoreError
+from bigcluster.errors import (
+    ConfigError,
+    ImageSizeError,
+    InvalidDataError,
+    NoImagesError,
+    OutError,
+    StoreError,
+    TooFewSamplesError,
+    VarianceNotReachedError,
+)
 
 RUN_TOML = "run.toml"
 STORE = "store.zarr"
-_OURS = (RUN_TOML, STORE)
+LOCK = ".lock"
+_OURS = (RUN_TOML, STORE, LOCK)
 """A folder that holds one of these is the OUT of an earlier run."""
+_SETTINGS_DO_NOT_FIT = (
+    *(ImageSizeError, InvalidDataError, NoImagesError),
+    *(TooFewSamplesError, VarianceNotReachedError),
+)
 
 
 def kept_values(out: str) -> dict[str, Any] | None:
@@ -53,16 +71,54 @@ def claim(out: Path, images: str) -> None:
                 f"OUT belongs to the images in {root_of(kept['images'])}, not {root_of(images)}: {out}; give another"
             )
         out.mkdir(parents=True, exist_ok=True)
-        probe = out / ".writable"
-        probe.touch()
-        probe.unlink()
+        (out / LOCK).touch()
     except OSError as error:
         if isinstance(error, OutError):
             raise
         raise StoreError(f"OUT cannot be written: {out}: {error.strerror}; give a folder of your own") from error
 
 
-def keep(settings: Settings) -> None:
-    """Write OUT/run.toml: `bigcluster run --config OUT/run.toml` repeats the run."""
+@contextmanager
+def keeping(settings: Settings) -> Iterator[None]:
+    """Write OUT/run.toml: `bigcluster run --config OUT/run.toml` repeats the run.
+
+    Settings that turn out not to fit the images are not kept: the file is put back as it was.
+    """
     values = absolute(settings)
-    write_text(Path(values["out"]) / RUN_TOML, "# The settings of the last run.\n" + to_toml(values))
+    path = Path(values["out"]) / RUN_TOML
+    before = path.read_text(encoding="utf-8") if path.is_file() else None
+    write_text(path, "# The settings of the last run.\n" + to_toml(values))
+    try:
+        yield
+    except _SETTINGS_DO_NOT_FIT:
+        if before is None:
+            path.unlink(missing_ok=True)
+        else:
+            write_text(path, before)
+        raise
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold OUT for this process. Raises StoreError where another one has it; the lock of a dead one is none.
+
+    Advisory, by flock; on systems without it nothing is locked.
+    """
+    try:
+        import fcntl
+    except ImportError:  # on Windows
+        yield
+        return
+    with (out / LOCK).open("a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise StoreError(f"OUT is in use by {file.read().strip() or 'another run'}: {out}; wait for it") from error
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        try:
+            yield
+        finally:
+            file.truncate(0)

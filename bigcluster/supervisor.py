@@ -6,6 +6,7 @@ what codecs print there is not the user's concern; and a crash of a codec takes 
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import signal
@@ -59,8 +60,9 @@ def supervise(
     listening = threading.Thread(target=last_words.extend, args=(worker.stderr,), daemon=True)
     listening.start()
     try:
-        worker.stdin.write(json.dumps(request) + "\n")
-        worker.stdin.flush()
+        with contextlib.suppress(BrokenPipeError):  # it died at once: what it said last is told below
+            worker.stdin.write(json.dumps(request) + "\n")
+            worker.stdin.flush()
         return _listen(worker, worker.stdout, listener, last_words)
     finally:
         if worker.poll() is None:
@@ -68,7 +70,8 @@ def supervise(
         worker.wait()
         listening.join(timeout=5)
         for pipe in (worker.stdin, worker.stdout, worker.stderr):
-            pipe.close()
+            with contextlib.suppress(BrokenPipeError):  # closing flushes
+                pipe.close()
 
 
 def worker_environment(threads: int) -> dict[str, str]:

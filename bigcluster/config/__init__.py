@@ -1,7 +1,7 @@
 """Settings: what there is (schema) and which value counts (levels)."""
 
 from bigcluster.config.ks import parse_ks
-from bigcluster.config.levels import read_toml, resolve, shipped_configs, to_toml
+from bigcluster.config.levels import parse_sets, read_toml, resolve, shipped_configs, to_toml
 from bigcluster.config.schema import KEYS, Settings, flatten, settings_from
 
 __all__ = [
@@ -9,6 +9,7 @@ __all__ = [
     "Settings",
     "flatten",
     "parse_ks",
+    "parse_sets",
     "read_toml",
     "resolve",
     "settings_from",

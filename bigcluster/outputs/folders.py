@@ -24,8 +24,8 @@ from bigcluster.units import show_bytes
 
 FOLDER = "clusters"
 CREATED = "clusters.json"
-"""In the store: the lists of paths that we made, under "current" for clusters/ and, while it is being replaced, under
-"next" for the folder that takes its place. Other files are foreign and stay."""
+"""In the store: what we made, path -> identity, under "current" for clusters/ and, while it is being replaced, under
+"next" for the folder that takes its place. Other files are foreign and stay, also under a name that was ours."""
 NAME_BYTES = 255
 _NO_HARDLINK = {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EOPNOTSUPP}
 
@@ -82,6 +82,7 @@ def write_clusters(
     labels: NDArray[np.int32],
     n_clusters: int,
     link: str,
+    advance: Callable[[int], None] = lambda _: None,
 ) -> Linked:
     """Build clusters/ for the good rows and swap it in; `link` is hardlink, symlink, copy or none.
 
@@ -95,8 +96,8 @@ def write_clusters(
     if link == "copy":
         _check_space(out, listing, ok)
     if link != "none":
-        _fill(new, current.absolute(), listing, ok, labels, n_clusters, _PLACE[link], linked)
-    made = [name for name in linked.files if name]
+        _fill(new, current.absolute(), listing, ok, labels, n_clusters, _PLACE[link], linked, advance)
+    made = {name: _identity(new / name, link) for name in linked.files if name}
     _remember(folders, ours, made)
     if current.exists():
         current.rename(folders.old)
@@ -117,13 +118,22 @@ class _Folders:
     created: Path
 
 
-def _recover(folders: _Folders) -> list[str]:
+Made = dict[str, list[int]]
+"""Path under clusters/ -> inode (0 for copies, which are files of their own), size, modification time."""
+
+
+def _identity(path: Path, link: str) -> list[int]:
+    found = path.lstat()
+    return [0 if link == "copy" else found.st_ino, found.st_size, found.st_mtime_ns]
+
+
+def _recover(folders: _Folders) -> Made:
     """Bring what a kill left to rest; returns what we made in the current folder.
 
     A swap goes: note both lists; current -> old; new -> current; old retires; note the list of the current one.
     """
     lists = _lists(folders.created)
-    ours = lists.get("current", [])
+    ours = lists.get("current", {})
     if folders.old.exists() and folders.current.exists():  # old was retiring
         _retire(folders.old, folders.current, ours)
         ours = lists.get("next", ours)
@@ -138,15 +148,16 @@ def _recover(folders: _Folders) -> list[str]:
     return ours
 
 
-def _lists(created: Path) -> dict[str, list[str]]:
+def _lists(created: Path) -> dict[str, Made]:
     try:
-        lists: dict[str, list[str]] = json.loads(created.read_text(encoding="utf-8"))
+        lists: dict[str, Made] = json.loads(created.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
-    return lists if isinstance(lists, dict) else {}
+    sound = isinstance(lists, dict) and all(isinstance(made, dict) for made in lists.values())
+    return lists if sound else {}
 
 
-def _remember(folders: _Folders, ours: list[str], made: list[str] | None = None) -> None:
+def _remember(folders: _Folders, ours: Made, made: Made | None = None) -> None:
     lists = {"current": ours} if made is None else {"current": ours, "next": made}
     write_text(folders.created, json.dumps(lists))
 
@@ -164,12 +175,14 @@ def _fill(
     n_clusters: int,
     place: Place,
     linked: Linked,
+    advance: Callable[[int], None],
 ) -> None:
     for cluster in range(n_clusters):
         (new / cluster_folder(cluster, n_clusters)).mkdir(parents=True)
     rows = np.flatnonzero(ok).tolist()
     names = folder_names(labels, n_clusters, (listing.names[row] for row in rows))
     for row, name in zip(rows, names, strict=True):
+        advance(1)
         try:
             linked.n_symlinks += place(listing.path(row), new / name, final / name)
         except FileNotFoundError:
@@ -217,7 +230,7 @@ def _size(path: str) -> int:
         return 0
 
 
-def _retire(old: Path, current: Path, ours: list[str]) -> None:
+def _retire(old: Path, current: Path, ours: Made) -> None:
     """Remove the old folder; what others put into it moves into the current one."""
     for foreign in _foreign_files(old, ours):
         target = current / foreign
@@ -230,8 +243,14 @@ def _retire(old: Path, current: Path, ours: list[str]) -> None:
     shutil.rmtree(old)
 
 
-def _foreign_files(folder: Path, ours: list[str]) -> list[Path]:
-    """Files in the folder that we did not create; all of them where our list is gone."""
-    known = set(ours)
-    inside = (path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
-    return [path for path in inside if path.as_posix() not in known]
+def _foreign_files(folder: Path, ours: Made) -> list[Path]:
+    """Files in the folder that are not what we made there; all of them where our list is gone."""
+    inside = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
+    named = ((path, path.relative_to(folder)) for path in inside)
+    return [name for path, name in named if not _is_ours(path, ours.get(name.as_posix()))]
+
+
+def _is_ours(path: Path, identity: list[int] | None) -> bool:
+    """A link is known by its inode, also after its picture was edited; a moved or copied OUT by size and time."""
+    found = path.lstat()
+    return identity is not None and (found.st_ino == identity[0] or [found.st_size, found.st_mtime_ns] == identity[1:])

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bigcluster.catalog import FileRecord, Listing, to_csv_path
-from bigcluster.outputs.tables import LABEL_COLUMNS, write_csv
+from bigcluster.outputs.tables import LABEL_COLUMNS, passed_cells, passed_columns, write_csv
 
 
 @dataclass(frozen=True)
@@ -25,11 +25,15 @@ class Predicted:
 
 def write_predictions(path: Path, listing: Listing, rows: Iterable[tuple[FileRecord, Predicted | None]]) -> None:
     """One row per listed file in listing order; a failed one has the label -1. `file` is empty: nothing is linked."""
-    write_csv(path, (*LABEL_COLUMNS, "novelty"), map(_cells, listing.names, rows))
+    columns = (*LABEL_COLUMNS, "novelty")
+    shown = (
+        _cells(name, record, found) + cells
+        for name, (record, found), cells in zip(listing.names, rows, passed_cells(listing), strict=True)
+    )
+    write_csv(path, (*columns, *passed_columns(listing, columns)), shown)
 
 
-def _cells(name: str, row: tuple[FileRecord, Predicted | None]) -> list[str]:
-    record, found = row
+def _cells(name: str, record: FileRecord, found: Predicted | None) -> list[str]:
     if found is None:
         return [to_csv_path(name), "-1", "", "", "", record.status, "", ""]
     cells = [to_csv_path(name), str(found.label), f"{found.distance:.6g}"]

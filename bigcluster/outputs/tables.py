@@ -31,13 +31,23 @@ def write_labels(
     path: Path, listing: Listing, ledger: Iterable[FileRecord], membership: Membership, files: Iterable[str]
 ) -> None:
     """labels.csv: one row per listed file in listing order. `files` names each row's entry under clusters/, or ''."""
-    extra = listing.manifest.columns if listing.manifest else ()
-    header = [*LABEL_COLUMNS, *_free_names(extra)]
+    header = [*LABEL_COLUMNS, *passed_columns(listing)]
     write_csv(path, header, _label_rows(listing, ledger, membership, files))
 
 
-def _free_names(columns: Iterable[str]) -> Iterator[str]:
-    taken = set(LABEL_COLUMNS)
+def passed_columns(listing: Listing, taken: Iterable[str] = LABEL_COLUMNS) -> list[str]:
+    """The names under which a manifest's other columns pass through."""
+    return list(_free_names(listing.manifest.columns if listing.manifest else (), taken))
+
+
+def passed_cells(listing: Listing) -> Iterator[list[str]]:
+    """Per listed row, the cells of a manifest's other columns; text that a spreadsheet would run is guarded."""
+    rows: Iterable[list[str]] = listing.manifest.passed_through() if listing.manifest else repeat([], len(listing))
+    return ([guard_cell(cell) for cell in cells] for cells in rows)
+
+
+def _free_names(columns: Iterable[str], used: Iterable[str]) -> Iterator[str]:
+    taken = set(used)
     for column in columns:
         name = column
         while name in taken:
@@ -49,14 +59,13 @@ def _free_names(columns: Iterable[str]) -> Iterator[str]:
 def _label_rows(
     listing: Listing, ledger: Iterable[FileRecord], membership: Membership, files: Iterable[str]
 ) -> Iterator[list[str]]:
-    passed: Iterator[list[str]] = listing.manifest.passed_through() if listing.manifest else repeat([])
     good = 0
-    for name, record, file, cells in zip(listing.names, ledger, files, passed, strict=False):
+    for name, record, file, cells in zip(listing.names, ledger, files, passed_cells(listing), strict=True):
         row = [to_csv_path(name), "-1", "", "", "", record.status, ""]
         if record.ok:
             row = [row[0], *_membership_cells(membership, good), record.status, to_csv_path(file) if file else ""]
             good += 1
-        yield row + [guard_cell(cell) for cell in cells]
+        yield row + cells
 
 
 def _membership_cells(membership: Membership, row: int) -> list[str]:

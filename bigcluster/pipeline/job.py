@@ -10,10 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from bigcluster.config import Settings
+from bigcluster.errors import DamagedError
 from bigcluster.measure import MemorySampler
 from bigcluster.planning import Resources
 from bigcluster.progress import Listener, Progress
 from bigcluster.runtime import EmbeddedRuntime, Runtime
+from bigcluster.store import Store
 
 
 @dataclass(frozen=True)
@@ -34,6 +36,17 @@ def open_job(settings: Settings, resources: Resources, listener: Listener, root_
     sampler = MemorySampler() if root_pid is None else MemorySampler(root_pid)
     runtime = EmbeddedRuntime(resources.threads)
     return Job(settings, resources, Path(settings.out), Progress(listener), runtime, Stages(sampler))
+
+
+@contextmanager
+def naming_damage(store: Store) -> Iterator[None]:
+    """Where a stored array turns out damaged, drop the marks that vouch for it and say what happens next."""
+    try:
+        yield
+    except DamagedError as error:
+        files = store.drop_damaged()
+        what = f"{len(files)} damaged files, such as {files[0]}" if files else str(error)
+        raise DamagedError(f"{store.root}: {what}; run again: what is damaged is made anew") from error
 
 
 @dataclass

@@ -15,20 +15,21 @@ from numpy.typing import NDArray
 from bigcluster import outdir
 from bigcluster.catalog import FileRecord, Listing, list_images
 from bigcluster.config import Settings
-from bigcluster.errors import NoImagesError, StoreError
+from bigcluster.errors import NoImagesError, StoreError, UsageError
 from bigcluster.kernels.assign import Centers, prepare, two_nearest
 from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
 from bigcluster.kernels.kmeans import block_moments, frame_of
 from bigcluster.outputs.predictions import Predicted, write_predictions
-from bigcluster.pipeline.job import Job, open_job
+from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning import Resources, check_budget, plan_predict
 from bigcluster.progress import Listener, silent
 from bigcluster.rows import spans
 from bigcluster.solvers.pca.transform import transform
-from bigcluster.stages import cluster, reduce, sizing
+from bigcluster.stages import cluster, reduce
 from bigcluster.stages.components import components
 from bigcluster.stages.ingest import load_ingested, stored_recipe
 from bigcluster.stages.loading import load_picture
+from bigcluster.stages.sizing import NATIVE
 from bigcluster.store import Store
 
 NOVEL_PERCENTILE = 95
@@ -48,13 +49,13 @@ def predict(
 ) -> dict[str, Any]:
     """Label `images` by the model in OUT and write the CSV `to`; returns counts and how unlike the images are.
 
-    Raises StoreError where OUT holds no finished run, ImageSizeError where the model is of native size and the images
-    are of another, NoImagesError, MemoryBudgetError.
+    Images of another size than the model's are resized as its own were; where the model is native, a note says so.
+    Raises StoreError where OUT holds no finished run, UsageError where `to` cannot be written, NoImagesError,
+    MemoryBudgetError.
     """
     job = open_job(settings, resources, listener, root_pid)
-    if not (job.out / outdir.STORE).is_dir():
-        raise StoreError(f"{job.out} holds no run; run `bigcluster run IMAGES --out {job.out} -k 10` first")
-    store = Store(job.out / outdir.STORE)
+    _check_target(Path(to), images, job.out)
+    store = Store(job.out / outdir.STORE, create=False)
     listing = list_images(images, job.out, allow_outside=settings.manifest.allow_outside)
     spec = stored_recipe(store)
     n_clusters, n_components = store.array("centers").shape
@@ -63,20 +64,41 @@ def predict(
     spec = replace(spec, max_bytes=plan.choices["decode_bytes"])
     counted: Counter[str] = Counter()
     with job.stages.sampler, job.stages.measure("predict", plan.projected_bytes):
-        model = _load_model(job, store, n_components)
+        with outdir.locked(job.out), naming_damage(store):
+            model = _load_model(job, store)
         with job.progress.stage("predict", len(listing), "images"):
             rows = _predicted(job, listing, spec, model, plan.block_shape[0], counted)
             write_predictions(Path(to), listing, rows)
     n_ok = counted["ok"]
+    if settings.size == NATIVE and counted["resized"]:
+        job.progress.note(
+            f"{counted['resized']} images were resized to {spec.width}x{spec.height}, the native size of the model's"
+        )
     if n_ok == 0:
         raise NoImagesError(f"none of the {len(listing)} listed images could be read; see {to}")
     return {
         "counts": {"listed": len(listing), "ok": n_ok, "failed": len(listing) - n_ok},
         "beyond_share": counted["beyond"] / n_ok,
-        "unlike": counted["beyond"] / n_ok > UNLIKE_SHARE,
+        "unlike": _unlike(counted["beyond"], n_ok),
         "close_calls": counted["close"],
         "stages": job.stages.facts,
     }
+
+
+def _unlike(n_beyond: int, n_ok: int) -> bool:
+    """More beyond the percentile than chance puts there: three standard deviations, and a share that matters."""
+    expected = 1 - NOVEL_PERCENTILE / 100
+    chance = expected * n_ok + 3 * (n_ok * expected * (1 - expected)) ** 0.5
+    return bool(n_beyond > max(chance, UNLIKE_SHARE * n_ok))
+
+
+def _check_target(to: Path, images: str, out: Path) -> None:
+    """Refuse to write over what is read, into OUT, or where there is no folder."""
+    target = to.resolve()
+    if target == Path(images).resolve() or target.is_relative_to(out.resolve()):
+        raise UsageError(f"--to {to} would write over IMAGES or into OUT; give another file")
+    if target.is_dir() or not target.parent.is_dir():
+        raise UsageError(f"--to {to} must name a file in a folder that exists")
 
 
 @dataclass(frozen=True)
@@ -92,20 +114,23 @@ class _Model:
     step: float
 
 
-def _load_model(job: Job, store: Store, n_components: int) -> _Model:
-    if store.marks.read(cluster.STAGE) is None:
-        raise StoreError(f"{job.out} holds no finished clustering; run the job to its end first")
+def _load_model(job: Job, store: Store) -> _Model:
+    """Centers and what leads to them. Raises StoreError where the stages in OUT are not of one finished run."""
     ingested = load_ingested(store)
+    clustered, fit = store.mark(cluster.STAGE), store.mark(reduce.STAGE)
+    unfinished = StoreError(f"{job.out} holds no finished run; run the job to its end first")
+    if clustered is None or clustered.payload["images"] != ingested.fingerprint:
+        raise unfinished
     exact = store.load("centers")
     centers = prepare(exact, frame_of(block_moments(exact)))
     labels, distance = store.load("labels"), store.load("distance")
     limits = np.array([np.percentile(distance[labels == c], NOVEL_PERCENTILE) for c in range(len(exact))])
-    if job.settings.reduce == "none":
+    n_components = exact.shape[1]
+    if clustered.payload["reduction"] == "none":
         return _Model(centers, limits, None, None, n_components, 0.0)
-    fit = store.marks.read(reduce.STAGE)
-    if fit is None:
-        raise StoreError(f"{job.out} holds no finished reduction; run the job to its end first")
-    array = components(store, ingested.ok, job.runtime, job.progress)
+    if fit is None or clustered.payload["rows"] != reduce.rows_fingerprint(fit.fingerprint, n_components):
+        raise unfinished
+    array = components(store, ingested, job.runtime, job.progress)
     return _Model(centers, limits, store.load("mean"), array, n_components, fit.payload["score_step"])
 
 
@@ -124,8 +149,9 @@ def _predicted(
                 return loaded
 
             ledger = [r for some in decoders.map(load, spans(len(pixels), FILES_PER_TASK)) for r in some]
-            if job.settings.size == sizing.NATIVE:
-                sizing.check_native(listing, start, ledger, (spec.width, spec.height))
+            counted["resized"] += sum(
+                record.ok and (record.width, record.height) != (spec.width, spec.height) for record in ledger
+            )
             good = np.array([record.ok for record in ledger])
             found = iter(_label(pixels[good], model))
             for record in ledger:

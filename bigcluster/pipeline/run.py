@@ -17,7 +17,7 @@ from bigcluster.config import Settings, flatten
 from bigcluster.errors import NoImagesError, TooFewSamplesError
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.outputs import curves, folders, summary, tables
-from bigcluster.pipeline.job import Job, open_job
+from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning import Plan, Resources, make_plan
 from bigcluster.progress import Listener, silent
 from bigcluster.stages import sizing
@@ -41,6 +41,11 @@ def prepare(settings: Settings, resources: Resources) -> tuple[Listing, Plan]:
         raise TooFewSamplesError(
             f"k = {settings.k} needs as many good images, {len(listing)} are listed; use -k {len(listing)} or fewer"
         )
+    if settings.reduce == "pca" and settings.components is not None and settings.components > len(listing):
+        raise TooFewSamplesError(
+            f"components = {settings.components} needs as many good images, {len(listing)} are listed; "
+            f"use --components {len(listing)} or fewer"
+        )
     plan = make_plan(settings, len(listing), sizing.image_size(listing, settings.size), resources)
     return listing, plan
 
@@ -57,20 +62,22 @@ def run(
     assert settings.images is not None
     job = open_job(settings, resources, listener, root_pid)
     listing, plan = prepare(settings, resources)
+    unreadable = listing.ignored.get("(unreadable folder)", 0)
+    if unreadable:
+        job.progress.warn(f"{unreadable} folders could not be read; what they hold is not listed")
     plan.check()
     outdir.absolute(settings)  # refuses what run.toml cannot hold, before anything is made
     outdir.claim(job.out, settings.images)
-    store = Store(job.out / outdir.STORE)
-    spec = _decode_spec(settings, plan)
-    check_recipe(store, spec, replace=replace)
-    outdir.keep(settings)
-    with job.stages.sampler:
-        done = _compute(job, listing, plan, spec, store)
-        with job.stages.measure("output"), job.progress.stage("output", len(listing), "images"):
-            _write_outputs(job, listing, store, done)
-            job.progress.at(len(listing))
-    found = _summarise(job, listing, plan, store, done)
-    summary.write_summary(job.out / "summary.json", found)
+    with outdir.locked(job.out):
+        store = Store(job.out / outdir.STORE)
+        spec = _decode_spec(settings, plan)
+        check_recipe(store, spec, replace=replace)
+        with outdir.keeping(settings), naming_damage(store), job.stages.sampler:
+            done = _compute(job, listing, plan, spec, store)
+            with job.stages.measure("output"), job.progress.stage("output", len(listing), "images"):
+                _write_outputs(job, listing, store, done)
+        found = _summarise(job, listing, plan, store, done)
+        summary.write_summary(job.out / "summary.json", found)
     return found
 
 
@@ -132,6 +139,8 @@ def _check_enough(listing: Listing, store: Store, ingested: Ingested, settings: 
         bad = list(islice(records(store, ingested.n_blocks), 3))
         shown = "; ".join(f"{listing.names[i]}: {record.status}, {record.reason}" for i, record in enumerate(bad))
         raise NoImagesError(f"none of the {show_count(len(listing))} listed images could be read ({shown})")
+    if n_ok == 1 and settings.reduce == "pca":
+        raise TooFewSamplesError("PCA needs at least 2 good images, there is 1; use --set reduce=none")
     if settings.ks and settings.ks[-1] > n_ok:
         raise TooFewSamplesError(
             f"k = {settings.k} needs as many good images, {n_ok} of {len(listing)} listed ones are good; "
@@ -162,6 +171,7 @@ def _write_outputs(job: Job, listing: Listing, store: Store, done: _Done) -> Non
         clustered.membership.labels,
         clustered.n_clusters,
         job.settings.link,
+        job.progress.advance,
     )
     ledger = partial(records, store, ingested.n_blocks)
     tables.write_labels(job.out / "labels.csv", listing, ledger(), clustered.membership, linked.files)

@@ -71,7 +71,7 @@ def cluster(
         seed=settings.seed,
         kmeans=asdict(settings.kmeans),
     )
-    mark = store.marks.read(STAGE)
+    mark = store.mark(STAGE)
     reused = mark is not None and mark.fingerprint == wanted
     if mark is None or not reused:
         previous = store.load("labels") if mark is not None and mark.payload["images"] == ingested.fingerprint else None
@@ -83,6 +83,8 @@ def cluster(
         files = [file for name, value in zip(_ARRAYS, values, strict=True) for file in store.save(name, value)]
         mark_payload = {
             "images": ingested.fingerprint,
+            "reduction": settings.reduce,
+            "rows": reduced.fingerprint,
             "n_clusters": found.n_clusters,
             "inertia": found.inertia,
             "nearest_previous": None if previous is None else _nearest_previous(values[1], previous, found.n_clusters),

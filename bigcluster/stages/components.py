@@ -18,26 +18,26 @@ from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.gram_scores import components_from_left
 from bigcluster.solvers.pca.products import TILE
 from bigcluster.stages import reduce
-from bigcluster.stages.ingest import pixel_rows
+from bigcluster.stages.ingest import Ingested, pixel_rows
 from bigcluster.store import ColumnWriter, Store, fingerprint
 
 STAGE = "components"
 
 
-def components(store: Store, ok: NDArray[np.bool_], runtime: Runtime, progress: Progress) -> Any:
+def components(store: Store, ingested: Ingested, runtime: Runtime, progress: Progress) -> Any:
     """The stored array of components, made first where the fit left that for later.
 
     Raises StoreError where there is no fit.
     """
-    fit = store.marks.read(reduce.STAGE)
-    if fit is None:
-        raise StoreError(f"{store.root} holds no reduction; run the job to its end first")
+    fit = store.mark(reduce.STAGE)
+    if fit is None or fit.payload["images"] != ingested.fingerprint:
+        raise StoreError(f"{store.root} holds no reduction of its pixels; run the job to its end first")
     if fit.payload["components"] == "stored":
         return store.array("components")
     wanted = fingerprint(before=fit.fingerprint, stage=STAGE)
-    mark = store.marks.read(STAGE)
+    mark = store.mark(STAGE)
     if mark is None or mark.fingerprint != wanted:
-        pixels = pixel_rows(store, ok)
+        pixels = pixel_rows(store, ingested.ok)
         left = store.array("left")
         n_rows, n_components = left.shape
         units = list(spans(n_rows, TILE))

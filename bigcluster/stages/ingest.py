@@ -86,6 +86,7 @@ def ingest(
         progress.reused(STAGE)
         return _summarise(listing, store, recipe, blocks, len(blocks))
     with progress.stage(STAGE, n_listed, "images"), ThreadPoolExecutor(runtime.threads) as decoders:
+        store.marks.remove(STAGE)  # nothing made of the old pixels may pass for current from here on
         progress.advance(n_listed - sum(block.stop - block.start for block in missing))
 
         def fill(block: _Block) -> None:
@@ -111,7 +112,7 @@ def pixel_rows(store: Store, ok: NDArray[np.bool_]) -> StoredRows:
 def records(store: Store, n_blocks: int) -> Iterator[FileRecord]:
     """The ledger in listing order, one block in memory at a time."""
     for index in range(n_blocks):
-        mark = store.marks.read(STAGE, _name(index))
+        mark = store.mark(STAGE, _name(index))
         if mark is None:
             raise StoreError(f"the mark of pixel block {index} in {store.root} is damaged; run again")
         yield from map(FileRecord.from_json, mark.payload["records"])
@@ -128,7 +129,7 @@ def _recipe_values(spec: DecodeSpec) -> dict[str, Any]:
 
 def stored_recipe(store: Store) -> DecodeSpec:
     """How the stored pixels were decoded. Raises StoreError where there are none."""
-    mark = store.marks.read(RECIPE)
+    mark = store.mark(RECIPE)
     if mark is None:
         raise StoreError(f"{store.root} holds no pixels; run the job to its end first")
     return DecodeSpec(**mark.payload)
@@ -136,7 +137,7 @@ def stored_recipe(store: Store) -> DecodeSpec:
 
 def check_recipe(store: Store, spec: DecodeSpec, *, replace: bool) -> None:
     """Refuse to discard decoded pixels that were made in another way, unless that is permitted."""
-    mark = store.marks.read(RECIPE)
+    mark = store.mark(RECIPE)
     if mark is None or replace or mark.fingerprint == decode_recipe(spec):
         return
     wanted = _recipe_values(spec)
@@ -163,10 +164,8 @@ def _name(index: int) -> str:
 
 def _still_holds(block: _Block, listing: Listing, store: Store, recipe: str, spec: DecodeSpec) -> bool:
     """Whether the block's mark vouches for just these files: same names, sizes and times, nothing worth a retry."""
-    mark = store.marks.read(STAGE, _name(block.index))
+    mark = store.mark(STAGE, _name(block.index))
     if mark is None or mark.fingerprint != _block_fingerprint(block, listing, recipe):
-        return False
-    if not all((store.root / file).is_file() for file in mark.digests):
         return False
     for row, values in enumerate(mark.payload["records"], start=block.start):
         if not _unchanged(listing, row, FileRecord.from_json(values), spec):
@@ -233,7 +232,7 @@ def _summarise(listing: Listing, store: Store, recipe: str, blocks: list[_Block]
     squares = 0
     chain = recipe
     for block in blocks:
-        mark = store.marks.read(STAGE, _name(block.index))
+        mark = store.mark(STAGE, _name(block.index))
         if mark is None:
             raise StoreError(f"the mark of pixel block {block.index} in {store.root} is damaged; run again")
         ledger = [FileRecord.from_json(values) for values in mark.payload["records"]]
@@ -241,7 +240,7 @@ def _summarise(listing: Listing, store: Store, recipe: str, blocks: list[_Block]
         squares += mark.payload["square_sum"]
         sums += store.array("sums")[block.index].astype(np.int64)
         chain = fingerprint(before=chain, block=mark.fingerprint, files=[(r.digest, r.status) for r in ledger])
-    done = store.marks.read(STAGE)
+    done = store.mark(STAGE)
     if done is None or done.fingerprint != chain:
         store.marks.remove(STAGE)
         files = store.save("ok", ok) + store.save("row_keys", _row_keys(listing, ok)) + store.save("column_sums", sums)
@@ -251,7 +250,7 @@ def _summarise(listing: Listing, store: Store, recipe: str, blocks: list[_Block]
 
 def load_ingested(store: Store) -> Ingested:
     """What the last ingest left, without looking at the files. Raises StoreError where it did not finish."""
-    mark = store.marks.read(STAGE)
+    mark = store.mark(STAGE)
     if mark is None:
         raise StoreError(f"{store.root} holds no finished ingest; run the job to its end first")
     return _from_mark(store, mark, mark.payload["n_blocks"])

@@ -52,7 +52,7 @@ def reduce(
         return _unreduced(store, ingested)
     pixels = pixel_rows(store, ingested.ok)
     wanted = _fit_fingerprint(settings, plan.solver, ingested)
-    mark = store.marks.read(STAGE)
+    mark = store.mark(STAGE)
     reused = mark is not None and mark.fingerprint == wanted and _suffices(store, mark, settings, plan)
     if mark is None or not reused:
         mark = _fit(store, pixels, ingested, settings, plan, wanted, runtime, progress)
@@ -66,7 +66,7 @@ def load_reduced(store: Store, ingested: Ingested, settings: Settings, plan: Sta
     if plan is None:
         return _unreduced(store, ingested)
     wanted = _fit_fingerprint(settings, plan.solver, ingested)
-    mark = store.marks.read(STAGE)
+    mark = store.mark(STAGE)
     if mark is None or mark.fingerprint != wanted:
         raise StoreError(f"{store.root} holds no reduction by these settings; run the job to its end first")
     return _from_mark(store, mark, wanted, settings, reused=True)
@@ -82,13 +82,18 @@ def _from_mark(store: Store, mark: Mark, wanted: str, settings: Settings, *, reu
     ratio = store.load("explained_variance") / mark.payload["total_variance"]
     n_components = _components_for(ratio, settings, mark.payload["n_components"])
     return Reduced(
-        fingerprint=fingerprint(before=wanted, n_components=n_components),
+        fingerprint=rows_fingerprint(wanted, n_components),
         rows=FirstColumns(StoredRows(store.array("scores")), n_components),
         n_components=n_components,
         explained_variance_ratio=ratio,
         reused=reused,
         facts=mark.payload,
     )
+
+
+def rows_fingerprint(fit: str, n_components: int) -> str:
+    """Of the first n_components columns of a fit's scores."""
+    return fingerprint(before=fit, n_components=n_components)
 
 
 def _fit_fingerprint(settings: Settings, solver: str, ingested: Ingested) -> str:
@@ -162,6 +167,7 @@ def _fit(
             "rank": len(fit.eigenvalues),
             "n_components": _stored_components(fit),
             "total_variance": fit.total_variance,
+            "images": ingested.fingerprint,
             "score_step": fit.score_step,
             "components": "stored" if fit.left_dtype is None else "left",
             **{name: plan.choices[name] for name in ("batch_rows",) if name in plan.choices},

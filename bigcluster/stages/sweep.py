@@ -57,7 +57,7 @@ def sweep(
     wanted = fingerprint(
         before=reduced.fingerprint, stage=STAGE, ks=ks, seed=settings.seed, kmeans=asdict(settings.kmeans)
     )
-    mark = store.marks.read(STAGE)
+    mark = store.mark(STAGE)
     reused = mark is not None and mark.fingerprint == wanted
     if mark is None or not reused:
         store.marks.remove(STAGE)

@@ -19,7 +19,7 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 
 from bigcluster.chunks import row_chunks
 from bigcluster.durable import digest_of, sync_all
-from bigcluster.errors import OutError, StoreError
+from bigcluster.errors import DamagedError, OutError, StoreError
 from bigcluster.store.marks import DONE, Mark, Marks
 
 if TYPE_CHECKING:
@@ -32,8 +32,13 @@ METADATA = "zarr.json"
 class Store:
     """Arrays and marks under one folder."""
 
-    def __init__(self, root: Path) -> None:
-        """Open or create. Raises OutError for a store of an unknown format, StoreError where it cannot be written."""
+    def __init__(self, root: Path, *, create: bool = True) -> None:
+        """Open or create. Raises OutError for a store of an unknown format, StoreError where it cannot be written.
+
+        create : False to refuse a folder that is no store.
+        """
+        if not create and not (root / METADATA).is_file():
+            raise StoreError(f"{root} is no store; run the job to its end first")
         self.root = root
         self.marks = Marks(root / "marks")
         # zarr's own parallelism is kept small: its tasks run inside ours.
@@ -136,7 +141,24 @@ class Store:
 
     def load(self, name: str) -> NDArray[Any]:
         """A whole array in memory: for the small ones."""
-        return np.asarray(self.array(name)[...])
+        return read_whole(self.array(name), ...)
+
+    def mark(self, stage: str, block: str = DONE) -> Mark | None:
+        """The mark where it still holds: zarr reads a chunk whose file is gone as zeros, without a word."""
+        mark = self.marks.read(stage, block)
+        if mark is None or not all((self.root / file).is_file() for file in mark.digests):
+            return None
+        return mark
+
+    def drop_damaged(self) -> list[str]:
+        """Remove every mark one of whose files is not what it was; returns these files. The next run redoes them."""
+        damaged = []
+        for stage, block, mark in self.marks.all():
+            bad = [file for file, digest in mark.digests.items() if not _is(self.root / file, digest)]
+            if bad:
+                damaged += bad
+                self.marks.remove(stage, block)
+        return damaged
 
     def commit(
         self, stage: str, fingerprint: str, files: Iterable[Path], payload: dict[str, Any], block: str = DONE
@@ -148,6 +170,21 @@ class Store:
         mark = Mark(fingerprint, digests, payload)
         self.marks.write(stage, mark, block)
         return mark
+
+
+def read_whole(array: Any, key: Any) -> NDArray[Any]:
+    """Part of a zarr array in memory. Raises DamagedError where a chunk's checksum does not fit."""
+    try:
+        return np.asarray(array[key])
+    except ValueError as error:  # the checksum codec's
+        raise DamagedError(f"the stored array {array.path!r} is damaged ({error})") from error
+
+
+def _is(file: Path, digest: str) -> bool:
+    try:
+        return digest_of(file.read_bytes()) == digest
+    except OSError:
+        return False
 
 
 class RowWriter:
@@ -236,9 +273,9 @@ class StoredRows:
 
     def read(self, start: int, stop: int, columns: slice = slice(None)) -> NDArray[Any]:
         if self._physical is None:
-            return np.asarray(self._array[start:stop, columns])
+            return read_whole(self._array, (slice(start, stop), columns))
         rows = self._physical[start:stop]
         if len(rows) == 0:
             return np.empty((0, len(range(*columns.indices(self.shape[1])))), self.dtype)
-        block = np.asarray(self._array[int(rows[0]) : int(rows[-1]) + 1, columns])
+        block = read_whole(self._array, (slice(int(rows[0]), int(rows[-1]) + 1), columns))
         return block if len(block) == len(rows) else np.ascontiguousarray(block[rows - rows[0]])

@@ -10,6 +10,7 @@ seal is a digest of all that: a damaged mark counts as absent.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,13 @@ class Marks:
 
     def remove(self, stage: str, block: str = DONE) -> None:
         self._path(stage, block).unlink(missing_ok=True)
+
+    def all(self) -> Iterator[tuple[str, str, Mark]]:
+        """(stage, block, mark) of every sound mark."""
+        for path in sorted(self._root.glob("*/*.json")):
+            mark = self.read(path.parent.name, path.stem)
+            if mark is not None:
+                yield path.parent.name, path.stem, mark
 
     def _path(self, stage: str, block: str) -> Path:
         return self._root / stage / f"{block}.json"

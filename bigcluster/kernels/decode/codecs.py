@@ -155,7 +155,7 @@ def decode(data: bytes, spec: DecodeSpec) -> Decoded:
     try:
         header = _parse_header(io.BytesIO(data), data[:8], len(data))
         width, height = header.seen
-        _check_limits(header, spec)
+        _check_limits(header, spec, len(data))
         array = _decode_direct(data, header, spec) if header.direct else None
         if array is None:  # not OpenCV's to decode, or it refused: Pillow's opinion counts, and names the fault
             array = _decode_carefully(data, header, spec)
@@ -234,14 +234,21 @@ def _bytes_at(file: Any, start: int, n_bytes: int) -> bytes:
     return found
 
 
-def _check_limits(header: _Header, spec: DecodeSpec) -> None:
+def _check_limits(header: _Header, spec: DecodeSpec, n_bytes: int) -> None:
     n_pixels = header.width * header.height
     if n_pixels > spec.max_pixels:
         raise _RejectedError(
             "too_large",
             f"{header.width} x {header.height} pixels, image.max_pixels is {spec.max_pixels}",
         )
-    need = decode_working_bytes(header.width, header.height, direct=header.direct, reduction=_reduction(header, spec))
+    need = decode_working_bytes(
+        header.width,
+        header.height,
+        direct=header.direct,
+        reduction=_reduction(header, spec),
+        n_values=spec.n_values,
+        n_bytes=n_bytes,
+    )
     if spec.max_bytes is not None and need > spec.max_bytes:
         raise _RejectedError(
             "too_large",
@@ -250,14 +257,17 @@ def _check_limits(header: _Header, spec: DecodeSpec) -> None:
         )
 
 
-def decode_working_bytes(width: int, height: int, *, direct: bool = False, reduction: int = 1) -> int:
-    """Upper bound of what one decode holds beside the file's bytes.
+def decode_working_bytes(
+    width: int, height: int, *, direct: bool = False, reduction: int = 1, n_values: int = 0, n_bytes: int = 0
+) -> int:
+    """Upper bound of what one decode holds: the file's bytes, the picture, and the result before it is handed over.
 
-    Direct: up to 4 bytes a pixel of the reduced picture and, for progressive files, the coefficients of all of it (2
-    bytes a sample, 3 samples). Careful: Pillow's picture, its RGBA and RGB conversions and the float composite.
+    Direct: up to 7 bytes a pixel of the reduced picture and, for progressive files, the coefficients of all of it (2
+    bytes a sample, 3 samples). Careful: Pillow's picture, its RGBA and RGB conversions and the composite.
     """
     n_pixels = width * height
-    return n_pixels * 6 + 4 * n_pixels // reduction**2 if direct else n_pixels * 20
+    picture = n_pixels * 6 + 7 * n_pixels // reduction**2 if direct else n_pixels * 20
+    return n_bytes + picture + 2 * n_values
 
 
 def _reduction(header: _Header, spec: DecodeSpec) -> int:
