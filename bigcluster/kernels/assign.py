@@ -94,8 +94,8 @@ def largest_norm(small: Floats32) -> float:
     return float(np.sqrt(row_sq(small).max(initial=0))) * (1 + 1e-4)
 
 
-def _widest_band(norm: float, centers: Centers) -> np.float32:
-    """`error_band` of any row of at most that norm, whichever center is nearest to it."""
+def widest_band(norm: float, centers: Centers) -> np.float32:
+    """At least the `error_band` of any row of at most that norm, whichever center is nearest to it."""
     alpha, beta = error_factors(centers.minus2.shape[0])
     longest = float(centers.norms.max())
     return np.float32(1.001 * (float(alpha) * norm * longest + float(beta) * longest**2))
@@ -145,7 +145,7 @@ def nearest(x: NDArray[Any], several: Sequence[Centers], norm: float | None = No
     small = several[0].frame.rows(x)
     if norm is None:
         norm = largest_norm(small)
-    widest = [_widest_band(norm, centers) for centers in several]
+    widest = [widest_band(norm, centers) for centers in several]
     rows = min(len(x), tile_rows(len(sq)))
     tile = np.empty((rows, len(sq)), np.float32)
     for start in range(0, len(x), max(1, rows)):
@@ -176,7 +176,7 @@ def two_nearest(x: NDArray[Any], centers: Centers) -> TwoNearest:
     labels = np.empty(len(x), np.int32)
     runner_up = np.full(len(x), -1, np.int32)
     small = centers.frame.rows(x)
-    widest = _widest_band(largest_norm(small), centers)
+    widest = widest_band(largest_norm(small), centers)
     rows = min(len(x), tile_rows(centers.count))
     tile = np.empty((rows, centers.count), np.float32)
     for start in range(0, len(x), max(1, rows)):

@@ -17,25 +17,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.assign import error_band, error_factors, settle
+from bigcluster.kernels.assign import error_band, error_factors, settle, widest_band
 from bigcluster.kernels.groups import UP, GroupedCenters, group_minima
 from bigcluster.kernels.kmeans import ROUNDING, Floats32, Labels, row_sq
 from bigcluster.kernels.product import multiply
 
 _FULL_SHARE = 0.6  # of (row, group) pairs in need, above which one product over all centers is cheaper
 _HEAD_SHARE = 0.35  # of pairs in need, above which the leading columns are asked first
-_HEAD_GROUPS, _FIRST_GROUPS = 4, 32  # groups, below which looking at all centers costs no more
+_HEAD_GROUPS, _FIRST_GROUPS = 16, 32  # groups, below which looking at all centers costs no more
+_NARROW = 32  # centers in a group, up to which a product of its own costs as much as one over all centers
+_ALL_SHARE = 0.9  # of rows in need, above which gathering them costs more than looking at the others, too
 _DOWN = np.float32(1 - 2.0**-21)
 _TILE_VALUES = 131_072
 
 
 @dataclass
 class Bounds:
-    """labels : (n,) int32. upper : (n,) float32. lower : (n, n_groups) float32. Distances, not squared, frame units."""
+    """labels : (n,) int32. upper : (n,) float32. lower : (n, n_groups) float32. Distances, not squared, frame units.
+
+    x_sq : (n,) float32, squared norms of the rows.
+    """
 
     labels: Labels
     upper: Floats32
     lower: Floats32
+    x_sq: Floats32
 
 
 def _upper(sq: Floats32) -> Floats32:
@@ -48,27 +54,116 @@ def _lower(sq: Floats32) -> Floats32:
 
 def look_at_all(x: NDArray[Any], small: Floats32, grouped: GroupedCenters) -> Bounds:
     """Exact labels and fresh bounds from every center. x : (n, r); small : the same in the frame."""
-    out = Bounds(
-        np.empty(len(x), np.int32),
-        np.empty(len(x), np.float32),
-        np.empty((len(x), grouped.groups.count), np.float32),
-    )
+    bounds = _empty_bounds(small, grouped)
+    _look_at_rows(x, small, None, bounds, grouped)
+    return bounds
+
+
+def _empty_bounds(small: Floats32, grouped: GroupedCenters) -> Bounds:
+    n = len(small)
+    lower = np.empty((n, grouped.groups.count), np.float32)
+    return Bounds(np.empty(n, np.int32), np.empty(n, np.float32), lower, row_sq(small))
+
+
+def _look_at_rows(
+    x: NDArray[Any], small: Floats32, rows: NDArray[np.int64] | None, bounds: Bounds, grouped: GroupedCenters
+) -> None:
+    """Bring labels and bounds of those rows (None: all) up to date from every center.
+
+    Tiles are left to what needs their scores; the rest is done for all rows at once, in few calls, because threads get
+    in each other's way between calls.
+    """
+    every = np.arange(len(small)) if rows is None else rows
+    if not every.size:
+        return
+    centers, n_columns = grouped.centers, small.shape[1]
+    slack = np.float32(2 * n_columns * ROUNDING)
+    alpha, beta = error_factors(n_columns)
+    x_sq = bounds.x_sq if rows is None else bounds.x_sq[rows]
+    norm = np.sqrt(x_sq.max()) * np.float32(1 + 1e-4)
+    place, value, minima = _scores(small, rows, grouped)
+    labels = grouped.numbers[place]
+    gap = _least(minima) - value
+    close = np.flatnonzero(gap <= 2 * widest_band(float(norm), centers))
+    if close.size:
+        x_norms = np.sqrt(x_sq[close]) * np.float32(1 + 1e-4)
+        band = error_band(x_norms, value[close], centers.norms[labels[close]], centers.norms, n_columns)
+        inside = gap[close] <= 2 * band
+        close, band = close[inside], band[inside]
     step = _tile_rows(grouped)
-    for start in range(0, len(x), step):
-        part = slice(start, start + step)
-        _look_at_tile(x[part], small[part], grouped, Bounds(out.labels[part], out.upper[part], out.lower[part]))
-    return out
+    for start in range(0, len(close), step):
+        some, reach = close[start : start + step], 2 * band[start : start + step]
+        labels[some], value[some], minima[some] = _settle_close(x, small, every[some], reach, grouped)
+    own = centers.norms[labels]
+    upper = _upper(x_sq * (1 + slack) + value + own * (alpha * norm + beta * own))
+    minima -= grouped.norms * (alpha * norm + beta * grouped.norms)
+    minima += (x_sq * (1 - slack))[:, None]
+    target = slice(None) if rows is None else rows
+    bounds.labels[target], bounds.upper[target], bounds.lower[target] = labels, upper, _lower(minima)
+
+
+def _scores(
+    small: Floats32, rows: NDArray[np.int64] | None, grouped: GroupedCenters
+) -> tuple[NDArray[np.int64], Floats32, Floats32]:
+    """Best place and score (n,) of each row, and the best of each group (n, n_groups) without that one."""
+    n = len(small) if rows is None else len(rows)
+    step, width = min(n, _tile_rows(grouped)), grouped.flat.shape[1]
+    place, value = np.empty(n, np.int64), np.empty(n, np.float32)
+    minima = np.empty((n, grouped.groups.count), np.float32)
+    tile = np.empty((step, width), np.float32)
+    gathered = np.empty((0 if rows is None else step, small.shape[1]), np.float32)
+    first = np.arange(0, step * width, width)
+    for start in range(0, n, step):
+        part = slice(start, min(start + step, n))
+        size = part.stop - start
+        if rows is None:
+            near = small[part]
+        else:
+            # tile by tile, so that the copies stay in cache; "clip" lets take write without a copy of its own
+            near = np.take(small, rows[part], axis=0, out=gathered[:size], mode="clip")
+        score = multiply(near, grouped.flat, tile[:size])  # (rows, width * n_groups)
+        score += grouped.flat_sq
+        flat = score.ravel()
+        score.argmin(axis=1, out=place[part])
+        best = first[:size] + place[part]
+        np.take(flat, best, out=value[part], mode="clip")
+        flat[best] = np.inf
+        minima[part] = group_minima(score, grouped.groups.count)
+    return place, value, minima
+
+
+def _settle_close(
+    x: NDArray[Any], small: Floats32, rows: NDArray[np.int64], reach: Floats32, grouped: GroupedCenters
+) -> tuple[Labels, Floats32, Floats32]:
+    """Exact labels of a tile of rows too close to call, most that their scores can be, and minima without them.
+
+    reach : (len(rows),) how far above the best score the nearest center's can be.
+    """
+    groups = grouped.groups
+    score = multiply(np.take(small, rows, axis=0), grouped.flat)
+    score += grouped.flat_sq
+    limit = score.min(axis=1) + reach
+    within = np.zeros((len(rows), grouped.centers.count), bool)
+    real = grouped.numbers >= 0
+    within[:, grouped.numbers[real]] = (score <= limit[:, None])[:, real]
+    labels = settle(x[rows], grouped.centers.exact, within)
+    score[np.arange(len(rows)), groups.slot[labels] * groups.count + groups.group[labels]] = np.inf
+    return labels, limit, group_minima(score, groups.count)
+
+
+def _least(bounds: Floats32) -> Floats32:
+    """(n, n_groups) -> (n,): the least of each row, by folding; n_groups is a power of two."""
+    return group_minima(bounds, 1)[:, 0]
 
 
 def look_first(x: NDArray[Any], small: Floats32, grouped: GroupedCenters) -> Bounds:
     """As `look_at_all`, by way of the leading columns: the nearest there is a guess that the groups must then beat."""
     if grouped.groups.count < _FIRST_GROUPS:
         return look_at_all(x, small, grouped)
-    n = len(x)
-    bounds = Bounds(np.empty(n, np.int32), np.empty(n, np.float32), np.empty((n, grouped.groups.count), np.float32))
-    rows = np.arange(n)
+    bounds = _empty_bounds(small, grouped)
+    rows = np.arange(len(x))
     _look_at_heads(small, None, bounds.labels, bounds.lower, grouped)
-    at_least, bounds.upper = _tighten(small, bounds.labels, grouped)
+    at_least, bounds.upper = _tighten(small, bounds.x_sq, bounds.labels, grouped)
     _look_where_needed(x, small, rows, at_least, bounds, grouped)
     return bounds
 
@@ -90,12 +185,13 @@ def _look_at_heads(
     alpha, beta = error_factors(r)
     norms = np.float32(1.1) * grouped.norms
     step = _tile_rows(grouped)
+    tile = np.empty((min(n, step), grouped.head.shape[1]), np.float32)
     for start in range(0, n, step):
         part = slice(start, min(start + step, n))
         rows = small[part]
         x_sq = row_sq(rows)
         rest = np.sqrt(row_sq(rows[:, n_head:])) * np.float32(1 + r * ROUNDING)
-        score = multiply(np.hstack([rows[:, :n_head], rest[:, None]]), grouped.head)  # (rows, width * n_groups)
+        score = multiply(np.hstack([rows[:, :n_head], rest[:, None]]), grouped.head, tile[: len(rows)])
         score += grouped.flat_sq
         every = np.arange(len(rows))
         if own is None:
@@ -111,40 +207,6 @@ def _look_at_heads(
         lower[part] = fresh if own is None else np.maximum(lower[part], fresh)
 
 
-def _look_at_tile(x: NDArray[Any], small: Floats32, grouped: GroupedCenters, out: Bounds) -> None:
-    groups, centers = grouped.groups, grouped.centers
-    n_columns = x.shape[1]
-    slack = np.float32(2 * n_columns * ROUNDING)
-    alpha, beta = error_factors(n_columns)
-    every = np.arange(len(x))
-    score = multiply(small, grouped.flat)  # (rows, width * n_groups)
-    score += grouped.flat_sq
-    x_sq = row_sq(small)
-    x_norms = np.sqrt(x_sq) * np.float32(1 + 1e-4)
-    place = score.argmin(axis=1)
-    value = score[every, place]
-    score[every, place] = np.inf
-    minima = group_minima(score, groups.count)  # (rows, n_groups), own center left out
-    labels = grouped.numbers[place]
-    band = error_band(x_norms, value, centers.norms[labels], centers.norms, n_columns)
-    close = np.flatnonzero(minima.min(axis=1) - value <= 2 * band)
-    if close.size:
-        score[close, place[close]] = value[close]
-        within = score[close] <= (value + 2 * band)[close, None]
-        by_number = np.zeros((len(close), centers.count), bool)
-        real = grouped.numbers >= 0
-        by_number[:, grouped.numbers[real]] = within[:, real]
-        labels[close] = settle(x[close], centers.exact, by_number)
-        value[close] += 2 * band[close]  # whichever won is at most this far
-        mine = labels[close]
-        score[close, groups.slot[mine] * groups.count + groups.group[mine]] = np.inf
-        minima[close] = group_minima(score[close], groups.count)
-    out.labels[:] = labels
-    out.upper[:] = _upper(x_sq + value + band + slack * x_sq)
-    reach = alpha * x_norms[:, None] * grouped.norms + beta * grouped.norms**2  # (rows, n_groups)
-    out.lower[:] = _lower((x_sq - slack * x_sq)[:, None] + minima - reach)
-
-
 def relax(bounds: Bounds, grouped: GroupedCenters) -> None:
     """Centers have moved: upper bounds rise, lower bounds fall, each by the longest way it could be."""
     bounds.upper += grouped.moved[bounds.labels]
@@ -154,7 +216,7 @@ def relax(bounds: Bounds, grouped: GroupedCenters) -> None:
     np.maximum(bounds.lower, 0, out=bounds.lower)
 
 
-def _tighten(small: Floats32, labels: Labels, grouped: GroupedCenters) -> tuple[Floats32, Floats32]:
+def _tighten(small: Floats32, x_sq: Floats32, labels: Labels, grouped: GroupedCenters) -> tuple[Floats32, Floats32]:
     """Distance to the own center from float32 differences: (at least, at most), each (n,)."""
     n, r = small.shape
     sq = np.empty(n, np.float32)
@@ -167,7 +229,7 @@ def _tighten(small: Floats32, labels: Labels, grouped: GroupedCenters) -> tuple[
     distance: Floats32 = np.sqrt(sq)
     # each coordinate of x and c is off by one rounding of its own size, the sum by r roundings of the squares
     slack: Floats32 = (
-        np.float32(1.1 * ROUNDING) * (np.sqrt(row_sq(small)) + grouped.centers.norms[labels])
+        np.float32(1.1 * ROUNDING) * (np.sqrt(x_sq) + grouped.centers.norms[labels])
         + np.float32((r + 8) * ROUNDING) * distance
     )
     return np.maximum(distance - slack, 0), distance + slack
@@ -179,10 +241,22 @@ def look_again(x: NDArray[Any], small: Floats32, bounds: Bounds, grouped: Groupe
     x, small as in `look_at_all`. `bounds` is changed in place.
     """
     relax(bounds, grouped)
-    rows = np.flatnonzero(bounds.lower.min(axis=1) <= bounds.upper)
+    least = _least(bounds.lower)
+    rows = np.flatnonzero(least <= bounds.upper)
     if not rows.size:
         return
-    at_least, at_most = _tighten(np.take(small, rows, axis=0), bounds.labels[rows], grouped)
+    if len(rows) > _ALL_SHARE * len(x):
+        _look_at_rows(x, small, None, bounds, grouped)
+        return
+    if grouped.groups.width <= _NARROW:
+        step = 2 * _tile_rows(grouped)
+        for start in range(0, len(rows), step):
+            part = rows[start : start + step]
+            near = np.take(small, part, axis=0)
+            _, bounds.upper[part] = _tighten(near, bounds.x_sq[part], bounds.labels[part], grouped)
+        _look_at_rows(x, small, rows[least[rows] <= bounds.upper[rows]], bounds, grouped)
+        return
+    at_least, at_most = _tighten(np.take(small, rows, axis=0), bounds.x_sq[rows], bounds.labels[rows], grouped)
     bounds.upper[rows] = at_most
     need = bounds.lower[rows] <= at_most[:, None]  # (rows, n_groups)
     if grouped.groups.count >= _HEAD_GROUPS and need.mean() > _HEAD_SHARE:
@@ -216,15 +290,11 @@ def _look_where_needed(
     if not some.size:
         return
     rows, need, at_least = rows[some], need[some], at_least[some]
-    near = np.take(small, rows, axis=0)
-    if grouped.groups.count == 1 or need.mean() > _FULL_SHARE:
-        unclear = np.arange(len(rows))
-    else:
-        unclear = _look_at_groups(near, rows, at_least, bounds.upper[rows], bounds, grouped)
-    if unclear.size:
-        fresh = look_at_all(x[rows[unclear]], np.take(near, unclear, axis=0), grouped)
-        again = rows[unclear]
-        bounds.labels[again], bounds.upper[again], bounds.lower[again] = fresh.labels, fresh.upper, fresh.lower
+    if need.mean() <= _FULL_SHARE:
+        near = np.take(small, rows, axis=0)
+        rows = rows[_look_at_groups(near, rows, at_least, bounds.upper[rows], bounds, grouped)]
+    if rows.size:
+        _look_at_rows(x, small, rows, bounds, grouped)
 
 
 def _look_at_groups(
@@ -240,7 +310,7 @@ def _look_at_groups(
     n_columns = small.shape[1]
     slack = np.float32(2 * n_columns * ROUNDING)
     alpha, beta = error_factors(n_columns)
-    x_sq = row_sq(small)
+    x_sq = bounds.x_sq[rows]
     x_norms = np.sqrt(x_sq) * np.float32(1 + 1e-4)
     labels = bounds.labels[rows]
     lower = bounds.lower[rows]

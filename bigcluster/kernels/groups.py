@@ -10,7 +10,8 @@ from numpy.typing import NDArray
 from bigcluster.kernels.assign import Centers
 from bigcluster.kernels.kmeans import Floats, Floats32
 
-GROUP = 64  # centers per group: 256 bytes a row of a tile; products of fewer columns are slow
+GROUP = 64  # most centers per group: 256 bytes a row of a tile
+_LEAST_GROUPS = 8  # one center that goes far spoils the bounds of its group alone
 UP = np.float32(1 + 2.0**-21)
 
 
@@ -29,11 +30,23 @@ class Groups:
     def count(self) -> int:
         return len(self.slots)
 
+    @property
+    def width(self) -> int:
+        return int(self.slots.shape[1])
+
+
+def group_count(n_clusters: int) -> int:
+    """A power of two, so that groups come by halving: at least 8, of at most GROUP centers each."""
+    count = _LEAST_GROUPS
+    while -(-n_clusters // count) > GROUP:
+        count *= 2
+    return count
+
 
 def group_centers(centers: Floats) -> Groups:
     """centers : (k, r) float64. The grouping decides speed only, never a label."""
     parts = [np.arange(len(centers))]
-    while max(len(part) for part in parts) > GROUP:
+    while len(parts) < group_count(len(centers)):
         halves = []
         for part in parts:
             column = int(np.argmax(np.ptp(centers[part], axis=0))) if len(part) > 1 else 0

@@ -89,8 +89,9 @@ def plan_reduce(settings: Settings, n_images: int, n_values: int, resources: Res
     if settings.pca.solver != "auto":
         solver, why = settings.pca.solver, "asked for by pca.solver"
     baseline = baseline_bytes(settings)
-    workspace = max(0, resources.budget_bytes - baseline)
-    projected = project_bytes(solver, (n_images, n_values), _PIXEL, target, resources.threads, workspace)
+    workspace = int(max(0, resources.budget_bytes - baseline) * memory.WORKSPACE_SHARE)
+    held = project_bytes(solver, (n_images, n_values), _PIXEL, target, resources.threads, workspace)
+    projected = int(held / memory.WORKSPACE_SHARE)
     rank = min(n_images, n_values, target.n if isinstance(target, Components) else VARIANCE_RANK)
     return StagePlan(
         stage="reduce",
@@ -232,14 +233,17 @@ def _plan_lloyd(
         n_starts=settings.kmeans.n_init,
         threads=resources.threads,
     )
+    workspace = int(max(0, resources.budget_bytes - least) * memory.WORKSPACE_SHARE)
+    rows_bytes = n_images * n_columns * itemsize
+    kept = int(min(workspace, rows_bytes) / memory.WORKSPACE_SHARE)
     return StagePlan(
         stage=stage,
         solver=solver,
         why=why,
         block_shape=(min(n_images, block_rows(n_columns)), n_columns),
         passes="until the centers rest",
-        bytes_read=n_images * n_columns * itemsize,
+        bytes_read=rows_bytes,
         bytes_written=n_images * 24,
-        projected_bytes=least,
-        choices={"workspace_bytes": max(0, resources.budget_bytes - least)},
+        projected_bytes=least + kept,
+        choices={"workspace_bytes": workspace},
     )

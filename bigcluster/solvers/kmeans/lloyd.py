@@ -7,7 +7,7 @@ products; they never change a label. Without weights only rows that changed side
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ from bigcluster.solvers.kmeans.blocks import Blocks, Survey
 from bigcluster.solvers.kmeans.result import Progress
 
 _OUTSIDE = 4.0  # mean squared way of the centers over that of the rows to their means; from a row as center it is 1
-PRUNE_FROM = 256  # centers; below, a product over all of them costs less than keeping bounds
+PRUNE_FROM = 64  # centers; below, a product over all of them costs less than keeping bounds
 
 
 @dataclass
@@ -245,7 +245,7 @@ class Lloyd:
                 fresh = look_first(x, small, layout)
                 out.append((fresh.labels, fresh))
             else:
-                again = Bounds(known.labels.copy(), known.upper, known.lower)
+                again = replace(known, labels=known.labels.copy())
                 look_again(x, small, again, layout)
                 out.append((again.labels, again))
         return out

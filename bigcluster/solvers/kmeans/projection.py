@@ -2,30 +2,22 @@
 
 between passes                              during a pass, per thread
 ├── labels      n_rows x starts             ├── the block, and its float32 copy where it is not float32
-├── bounds      n_rows x starts (k >= 256)  ├── gathered rows and differences
+├── bounds      n_rows x starts (k >= 64)   ├── gathered rows and differences
 └── cached rows what the workspace leaves   └── tiles of scores, sums of the clusters touched
 """
 
 from __future__ import annotations
 
 from bigcluster.kernels.assign import TILE_VALUES
-from bigcluster.kernels.groups import GROUP
+from bigcluster.kernels.groups import group_count
 from bigcluster.solvers.kmeans.blocks import block_rows
 from bigcluster.solvers.kmeans.lloyd import PRUNE_FROM
 from bigcluster.solvers.kmeans.seeding import PARALLEL_FROM, sample_size
 
 
-def group_count(n_clusters: int) -> int:
-    """Groups of at most GROUP centers, by halving."""
-    count = 1
-    while -(-n_clusters // count) > GROUP:
-        count *= 2
-    return count
-
-
 def project_bounds_bytes(n_rows: int, n_clusters: int) -> int:
-    """A label, an upper bound and a lower one per group, 4 bytes each."""
-    return 4 * n_rows * (2 + group_count(n_clusters))
+    """A label, a norm, an upper bound and a lower one per group, 4 bytes each."""
+    return 4 * n_rows * (3 + group_count(n_clusters))
 
 
 def project_labels_bytes(n_rows: int, n_clusters: int, n_starts: int) -> int:
@@ -45,7 +37,7 @@ def project_block_bytes(n_columns: int, n_clusters: int, itemsize: int) -> int:
     values = rows * n_columns
     touched = min(rows, n_clusters) * n_columns
     tile = 3 * 4 * max(TILE_VALUES, 64 * n_clusters)
-    return values * (itemsize + 2 * 4 + 8) + 2 * 8 * touched + tile + 8 * rows * group_count(n_clusters)
+    return values * (itemsize + 2 * 4 + 8) + 2 * 8 * touched + tile + 12 * rows * group_count(n_clusters)
 
 
 def project_seeding_bytes(n_rows: int, n_columns: int, n_clusters: int, itemsize: int, n_starts: int) -> int:

@@ -12,7 +12,7 @@ from bigcluster.kernels.kmeans import Floats, Labels
 
 
 class RowSink(Protocol):
-    """Takes the final pass, block after block, in row order."""
+    """Takes the final pass, block after block, in row order; anew from row 0 where it leaves a cluster empty."""
 
     def write(
         self, start: int, labels: Labels, distance: Floats, runner_up: Labels, runner_up_distance: Floats
