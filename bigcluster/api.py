@@ -149,7 +149,8 @@ def plan(
     """What `run` with these arguments would do; nothing is decoded or written."""
     from bigcluster import pipeline
 
-    resolved = resolve_settings(images, out, flags={"k": n_clusters, **settings, **(set or {})}, config=config)
+    flags = {"k": n_clusters, **settings, **(set or {})}
+    resolved = resolve_settings(images, out, flags=flags, config=config, to_run=False)
     return pipeline.prepare(resolved, resources(memory, workers))[1]
 
 
@@ -166,18 +167,18 @@ def resolve_settings(
     sets: tuple[str, ...] = (),
     config: PathLike | None = None,
     fresh: bool = False,
+    to_run: bool = True,
 ) -> Settings:
-    """Merge what was given with a config or with what OUT kept; both paths must be known in the end."""
+    """Merge what was given with a config or with what OUT kept. A run needs IMAGES, OUT and k, a plan IMAGES alone."""
     given = {name: None if path is None else os.fspath(path) for name, path in (("images", images), ("out", out))}
     kept = None if fresh or given["out"] is None else outdir.kept_values(given["out"])
     resolved = resolve(
         flags={**given, **flags}, sets=sets, config=None if config is None else os.fspath(config), kept=kept
     )
-    for name in ("images", "out"):
+    for name in ("images", "out", "k") if to_run else ("images",):
         if getattr(resolved, name) is None:
-            raise ConfigError(f"{name.upper()} is missing: bigcluster run IMAGES --out OUT -k 10")
-    if resolved.k is None:
-        raise ConfigError("k is missing: give the number of clusters, such as -k 10")
+            shown = name if name == "k" else name.upper()
+            raise ConfigError(f"{shown} is missing: bigcluster run IMAGES --out OUT -k 10")
     return resolved
 
 

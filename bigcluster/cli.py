@@ -144,7 +144,9 @@ def plan(
     flags = {"k": k, "features": features, "size": size, "variance": variance, "components": components}
     from bigcluster import api
 
-    settings = api.resolve_settings(images, out, flags=flags, sets=tuple(sets or ()), config=config, fresh=fresh)
+    settings = api.resolve_settings(
+        images, out, flags=flags, sets=tuple(sets or ()), config=config, fresh=fresh, to_run=False
+    )
     _show_plan(settings, api.resources(memory, workers), as_json)
 
 

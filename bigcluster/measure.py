@@ -6,6 +6,7 @@ does not count. Where the system has no PSS, USS or RSS stands in and is named.
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import time
@@ -20,6 +21,13 @@ CHILDREN_SECONDS = 1.0
 def memory_metric() -> str:
     """`pss`, or the best there is here: `uss`, `rss`."""
     return next(name for name in ("pss", "uss", "rss") if hasattr(psutil.Process().memory_full_info(), name))
+
+
+def release_memory() -> None:
+    """Give freed memory back to the system, where the C library can (glibc)."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if os.name == "posix" else None
+    if trim is not None:
+        trim(0)
 
 
 def allowed_bytes() -> int:

@@ -9,11 +9,11 @@ from bigcluster.units import MIB
 
 SUPERVISOR_BYTES = 35 * MIB
 """The process that the user started: interpreter, command line, progress display."""
-WORKER_BYTES = 160 * MIB
+WORKER_BYTES = 190 * MIB
 """The working process with numpy, OpenCV, zarr, ONNX Runtime and its threads' stacks, before any image."""
 DASK_ML_BYTES = 270 * MIB
 """What dask-ml adds as its solvers run: dask.array, scikit-learn, numba, pandas."""
-WORKSPACE_SHARE = 7 / 8
+WORKSPACE_SHARE = 3 / 4
 """Of what the budget leaves, the part that a solver may fill: the allocator keeps some of what was freed."""
 FLOAT64 = 8
 FLOAT32 = 4

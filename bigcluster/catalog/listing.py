@@ -56,7 +56,7 @@ class Listing:
         return self.may_read(row) and os.path.isfile(self.path(row))
 
 
-def list_images(images: str, out: Path, *, allow_outside: bool = False) -> Listing:
+def list_images(images: str, out: Path | None, *, allow_outside: bool = False) -> Listing:
     """List a folder, a glob or a manifest.
 
     Raises UsageError where IMAGES is none of these, OutError where `out` and the images overlap, NoImagesError where
@@ -75,10 +75,8 @@ def list_images(images: str, out: Path, *, allow_outside: bool = False) -> Listi
         listing = _list_glob(images)
     else:
         raise NoImagesError(f"IMAGES does not exist: {images}")
-    out_prefix = os.path.join(out.resolve(), "")
-    inside_out = next((n for n in listing.names if os.path.join(listing.root, n).startswith(out_prefix)), None)
-    if inside_out is not None:
-        raise OutError(f"IMAGES lists {inside_out}, which lies inside OUT ({out}); move OUT or narrow the glob")
+    if out is not None:
+        _check_apart(listing, out)
     if len(listing) == 0:
         others = sum(listing.ignored.values())
         raise NoImagesError(f"no images in {images} ({others} other files); known suffixes: {_suffixes()}")
@@ -89,8 +87,15 @@ def _suffixes() -> str:
     return " ".join(sorted(IMAGE_SUFFIXES))
 
 
-def _list_folder(root: Path, out: Path) -> Listing:
-    if out.resolve().is_relative_to(root):
+def _check_apart(listing: Listing, out: Path) -> None:
+    prefix = os.path.join(out.resolve(), "")
+    inside_out = next((n for n in listing.names if os.path.join(listing.root, n).startswith(prefix)), None)
+    if inside_out is not None:
+        raise OutError(f"IMAGES lists {inside_out}, which lies inside OUT ({out}); move OUT or narrow the glob")
+
+
+def _list_folder(root: Path, out: Path | None) -> Listing:
+    if out is not None and out.resolve().is_relative_to(root):
         raise OutError(f"OUT lies inside IMAGES ({out} in {root}): its pictures would be clustered again; move OUT")
     ignored: Counter[str] = Counter()
     names = Names(_walk(root, ignored))

@@ -11,7 +11,7 @@ from typing import Any
 
 from bigcluster.config import Settings
 from bigcluster.errors import DamagedError
-from bigcluster.measure import MemorySampler
+from bigcluster.measure import MemorySampler, release_memory
 from bigcluster.planning import Resources
 from bigcluster.progress import Listener, Progress
 from bigcluster.runtime import EmbeddedRuntime, Runtime
@@ -64,6 +64,7 @@ class Stages:
         facts: dict[str, Any] = {}
         yield facts
         self.sampler.enter(name)  # a last sample at the end of the stage
+        release_memory()
         self.facts[name] = {
             "seconds": round(time.monotonic() - began, 3),
             **facts,

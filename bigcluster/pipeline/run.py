@@ -35,8 +35,8 @@ def prepare(settings: Settings, resources: Resources) -> tuple[Listing, Plan]:
     Raises what the listing and the plan refuse.
     """
     assert settings.images is not None
-    assert settings.out is not None
-    listing = list_images(settings.images, Path(settings.out), allow_outside=settings.manifest.allow_outside)
+    out = None if settings.out is None else Path(settings.out)
+    listing = list_images(settings.images, out, allow_outside=settings.manifest.allow_outside)
     if settings.ks and settings.ks[-1] > len(listing):
         raise TooFewSamplesError(
             f"k = {settings.k} needs as many good images, {len(listing)} are listed; use -k {len(listing)} or fewer"

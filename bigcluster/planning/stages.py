@@ -7,6 +7,7 @@ import numpy as np
 from bigcluster import memory
 from bigcluster.chunks import pixel_chunks
 from bigcluster.config import Settings
+from bigcluster.kernels.decode import decode_working_bytes
 from bigcluster.planning.plan import Resources, StagePlan
 from bigcluster.solvers.kmeans.blocks import block_rows
 from bigcluster.solvers.kmeans.choose import choose as choose_kmeans
@@ -52,11 +53,15 @@ def plan_ingest(settings: Settings, n_images: int, n_values: int, resources: Res
             decode_bytes=decode_bytes,
         )
 
+    floor = DECODE_FLOOR_BYTES
+    if settings.size == "native":  # their size is known: every one of them must fit
+        n_pixels = n_values // (3 if settings.features == "color" else 1)
+        floor = max(floor, decode_working_bytes(n_pixels, 1, direct=True, n_values=n_values, n_bytes=n_pixels))
     in_flight = min(BLOCKS_IN_FLIGHT, n_blocks)
-    while in_flight > 1 and projected(in_flight, DECODE_FLOOR_BYTES) > resources.budget_bytes:
+    while in_flight > 1 and projected(in_flight, floor) > resources.budget_bytes:
         in_flight -= 1
     spare = resources.budget_bytes - projected(in_flight, 0)
-    decode_bytes = max(DECODE_FLOOR_BYTES, spare // resources.threads)
+    decode_bytes = max(floor, spare // resources.threads)
     return StagePlan(
         stage="ingest",
         solver="decode",
@@ -66,7 +71,7 @@ def plan_ingest(settings: Settings, n_images: int, n_values: int, resources: Res
         bytes_read=0,
         bytes_written=n_images * n_values,
         # The decode limit is what the rest leaves; what is projected is what ordinary pictures take.
-        projected_bytes=projected(in_flight, DECODE_FLOOR_BYTES),
+        projected_bytes=projected(in_flight, floor),
         choices={"in_flight": in_flight, "decode_bytes": decode_bytes},
     )
 

@@ -31,9 +31,9 @@ def project_centers_bytes(n_columns: int, n_clusters: int, n_starts: int) -> int
     return n_starts * n_clusters * n_columns * (3 * 8 + 5 * 4)
 
 
-def project_block_bytes(n_columns: int, n_clusters: int, itemsize: int) -> int:
+def project_block_bytes(n_rows: int, n_columns: int, n_clusters: int, itemsize: int) -> int:
     """One thread at work on one block: the block, two float32 and one float64 copy of its rows, tiles, partial sums."""
-    rows = block_rows(n_columns)
+    rows = min(n_rows, block_rows(n_columns))
     values = rows * n_columns
     touched = min(rows, n_clusters) * n_columns
     tile = 3 * 4 * max(TILE_VALUES, 64 * n_clusters)
@@ -55,7 +55,7 @@ def project_lloyd_bytes(
     steady = project_labels_bytes(n_rows, n_clusters, n_starts) + project_centers_bytes(n_columns, n_clusters, n_starts)
     # Starts share one product until bounds take over; never less than just before that.
     together = n_clusters * n_starts if n_clusters < PRUNE_FROM else max(n_clusters, (PRUNE_FROM - 1) * n_starts)
-    work = threads * project_block_bytes(n_columns, together, itemsize)
+    work = threads * project_block_bytes(n_rows, n_columns, together, itemsize)
     return steady + max(work, project_seeding_bytes(n_rows, n_columns, n_clusters, itemsize, n_starts))
 
 
