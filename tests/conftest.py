@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import io
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -142,12 +143,22 @@ def subreaper() -> None:
     assert ctypes.CDLL(None).prctl(36, 1, 0, 0, 0) == 0  # PR_SET_CHILD_SUBREAPER
 
 
+def _hear_interrupts() -> None:
+    """Tests that a shell put into the background inherit a deaf ear for SIGINT."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 class Background:
     """A command that runs while the test looks on."""
 
     def __init__(self, *args: object) -> None:
         self.process = subprocess.Popen(
-            command(*args), env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+            command(*args),
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            preexec_fn=_hear_interrupts,
         )
 
     def wait_until(self, condition: Callable[[], object]) -> None:

@@ -43,7 +43,8 @@ def test_agrees_with_scikit_learn(solver: str, dtype: str) -> None:
     np.testing.assert_allclose(ours.mean_, theirs.mean_, atol=1e-4)
     np.testing.assert_allclose(np.abs(np.sum(ours.components_ * theirs.components_, axis=1)), 1, atol=1e-3)
     rebuilt = ours.inverse_transform(scores)
-    np.testing.assert_allclose(rebuilt, theirs.inverse_transform(theirs.transform(x.astype("f8"))), atol=0.3)
+    wanted = theirs.inverse_transform(theirs.transform(x.astype("f8")))
+    np.testing.assert_allclose(rebuilt, wanted, atol=1.5 if solver == "subspace" else 0.3)  # 8-bit iterates
     np.testing.assert_allclose(ours.transform(x), scores, atol=1e-3 * float(np.abs(scores).max()))
 
 

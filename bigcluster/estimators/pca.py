@@ -161,7 +161,7 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         wanted = self.n_components
         if wanted is None:
             return Components(min(shape))
-        if isinstance(wanted, int | np.integer):
+        if isinstance(wanted, int | np.integer) and not isinstance(wanted, bool):
             return Components(int(wanted))
         if isinstance(wanted, float | np.floating) and 0 < wanted < 1:
             return Variance(float(wanted))
