@@ -23,19 +23,18 @@ from bigcluster.outputs.predictions import Predicted, write_predictions
 from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning import Resources, check_budget, plan_predict
 from bigcluster.progress import Listener, silent
-from bigcluster.rows import spans
+from bigcluster.rows import RowSource, spans
 from bigcluster.solvers.pca.transform import transform
 from bigcluster.stages import cluster, reduce
 from bigcluster.stages.components import components
 from bigcluster.stages.ingest import load_ingested, stored_recipe
-from bigcluster.stages.loading import load_picture
+from bigcluster.stages.loading import load_rows
 from bigcluster.stages.sizing import NATIVE
-from bigcluster.store import Store
+from bigcluster.store import Store, StoredRows
 
 NOVEL_PERCENTILE = 95
 UNLIKE_SHARE = 0.15
 """Share of new images beyond their cluster's 95th percentile (5 % of the old ones are) from which they are unlike."""
-FILES_PER_TASK = 8
 
 
 def predict(
@@ -63,8 +62,8 @@ def predict(
     check_budget((plan,), resources.budget_bytes, otherwise="fewer --workers")
     spec = replace(spec, max_bytes=plan.choices["decode_bytes"])
     counted: Counter[str] = Counter()
-    with job.stages.sampler, job.stages.measure("predict", plan.projected_bytes):
-        with outdir.locked(job.out), naming_damage(store):
+    with naming_damage(store), job.stages.sampler, job.stages.measure("predict", plan.projected_bytes):
+        with outdir.locked(job.out):
             model = _load_model(job, store)
         with job.progress.stage("predict", len(listing), "images"):
             rows = _predicted(job, listing, spec, model, plan.block_shape[0], counted)
@@ -109,7 +108,7 @@ class _Model:
     limits: NDArray[np.float64]
     mean: NDArray[np.float64] | None
     """(d,), or None where the pixels themselves were clustered."""
-    components: Any
+    components: RowSource | None
     n_components: int
     step: float
 
@@ -130,8 +129,8 @@ def _load_model(job: Job, store: Store) -> _Model:
         return _Model(centers, limits, None, None, n_components, 0.0)
     if fit is None or clustered.payload["rows"] != reduce.rows_fingerprint(fit.fingerprint, n_components):
         raise unfinished
-    array = components(store, ingested, job.runtime, job.progress)
-    return _Model(centers, limits, store.load("mean"), array, n_components, fit.payload["score_step"])
+    vectors = StoredRows(components(store, ingested, job.runtime, job.progress))
+    return _Model(centers, limits, store.load("mean"), vectors, n_components, fit.payload["score_step"])
 
 
 def _predicted(
@@ -141,14 +140,7 @@ def _predicted(
     prepare_codecs()
     with ThreadPoolExecutor(job.runtime.threads) as decoders:
         for start, stop in spans(len(listing), block_rows):
-            pixels = np.zeros((stop - start, spec.n_values), np.uint8)
-
-            def load(span: tuple[int, int], start: int = start, pixels: NDArray[np.uint8] = pixels) -> list[FileRecord]:
-                loaded = [load_picture(listing, start + i, spec, pixels[i]) for i in range(*span)]
-                job.progress.advance(len(loaded))
-                return loaded
-
-            ledger = [r for some in decoders.map(load, spans(len(pixels), FILES_PER_TASK)) for r in some]
+            pixels, ledger = load_rows(listing, (start, stop), spec, decoders, job.progress.advance)
             counted["resized"] += sum(
                 record.ok and (record.width, record.height) != (spec.width, spec.height) for record in ledger
             )
@@ -167,7 +159,7 @@ def _label(pixels: NDArray[np.uint8], model: _Model) -> Iterator[Predicted]:
     if len(pixels) == 0:
         return
     rows: NDArray[Any] = pixels
-    if model.mean is not None:
+    if model.mean is not None and model.components is not None:
         rows = transform(pixels, model.mean, model.components, model.n_components, model.step)
     two = two_nearest(rows, model.centers)
     limits = model.limits[two.labels]

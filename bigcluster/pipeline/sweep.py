@@ -9,7 +9,7 @@ from bigcluster import outdir
 from bigcluster.config import Settings
 from bigcluster.errors import TooFewSamplesError
 from bigcluster.outputs import curves
-from bigcluster.pipeline.job import open_job
+from bigcluster.pipeline.job import naming_damage, open_job
 from bigcluster.planning import Resources, check_budget, plan_reduce, plan_sweep
 from bigcluster.progress import Listener, silent
 from bigcluster.stages.ingest import load_ingested
@@ -34,18 +34,21 @@ def sweep(
     job = open_job(settings, resources, listener, root_pid)
     with outdir.locked(job.out):
         store = Store(job.out / outdir.STORE, create=False)
-        ingested = load_ingested(store)
-        n_ok = int(ingested.ok.sum())
-        if ks[-1] > n_ok:
-            raise TooFewSamplesError(f"k = {ks[-1]} needs as many good images, there are {n_ok}; sweep up to {n_ok}")
-        shape = (len(ingested.ok), len(ingested.column_sums))
-        planned = None if settings.reduce == "none" else plan_reduce(settings, *shape, resources)
-        reduced = load_reduced(store, ingested, settings, planned)
-        plan = plan_sweep(settings, ks, *reduced.rows.shape, resources)
-        check_budget((plan,), resources.budget_bytes, otherwise="fewer values of k")
-        with job.stages.sampler, job.stages.measure("sweep", plan.projected_bytes) as facts:
-            found = sweep_stage(store, reduced, settings, ks, plan, ingested.row_keys, job.runtime, job.progress)
-            facts |= {**found.facts, "reused": found.reused}
+        with naming_damage(store):
+            ingested = load_ingested(store)
+            n_ok = int(ingested.ok.sum())
+            if ks[-1] > n_ok:
+                raise TooFewSamplesError(
+                    f"k = {ks[-1]} needs as many good images, there are {n_ok}; sweep up to {n_ok}"
+                )
+            shape = (len(ingested.ok), len(ingested.column_sums))
+            planned = None if settings.reduce == "none" else plan_reduce(settings, *shape, resources)
+            reduced = load_reduced(store, ingested, settings, planned)
+            plan = plan_sweep(settings, ks, *reduced.rows.shape, resources)
+            check_budget((plan,), resources.budget_bytes, otherwise="fewer values of k")
+            with job.stages.sampler, job.stages.measure("sweep", plan.projected_bytes) as facts:
+                found = sweep_stage(store, reduced, settings, ks, plan, ingested.row_keys, job.runtime, job.progress)
+                facts |= {**found.facts, "reused": found.reused}
         curves.write(job.out, found.rows, found.suggested_k, found.reason)
     return {
         "rows": found.rows,

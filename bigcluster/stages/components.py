@@ -19,7 +19,7 @@ from bigcluster.solvers.pca.gram_scores import components_from_left
 from bigcluster.solvers.pca.products import TILE
 from bigcluster.stages import reduce
 from bigcluster.stages.ingest import Ingested, pixel_rows
-from bigcluster.store import ColumnWriter, Store, fingerprint
+from bigcluster.store import ColumnWriter, Store, StoredRows, fingerprint
 
 STAGE = "components"
 
@@ -38,13 +38,13 @@ def components(store: Store, ingested: Ingested, runtime: Runtime, progress: Pro
     mark = store.mark(STAGE)
     if mark is None or mark.fingerprint != wanted:
         pixels = pixel_rows(store, ingested.ok)
-        left = store.array("left")
+        left = StoredRows(store.array("left"))
         n_rows, n_components = left.shape
         units = list(spans(n_rows, TILE))
         store.marks.remove(STAGE)
 
         def factor(t: int) -> NDArray[Any]:
-            return np.ascontiguousarray(left[slice(*units[t])].T)
+            return np.ascontiguousarray(left.read(*units[t]).T)
 
         with progress.stage(STAGE, pixels.shape[1], "values"):
             sink = ColumnWriter(store, STAGE, n_components, pixels.shape[1], np.float32)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -24,15 +24,13 @@ from bigcluster.kernels.moments import column_sums, square_sum
 from bigcluster.progress import Progress
 from bigcluster.rows import spans
 from bigcluster.runtime import Runtime
-from bigcluster.stages.loading import load_picture
+from bigcluster.stages.loading import load_rows
 from bigcluster.stages.sizing import check_native
-from bigcluster.store import Mark, Store, StoredRows, fingerprint
+from bigcluster.store import Mark, Store, StoredRows, fingerprint, read_whole
 
 STAGE = "ingest"
 RECIPE = "recipe"
 """The mark that remembers how the stored pixels were decoded."""
-FILES_PER_TASK = 8
-"""Files that a decode thread takes at a time: enough to make handing over cheap, few enough to balance."""
 
 
 @dataclass(frozen=True)
@@ -90,7 +88,7 @@ def ingest(
         progress.advance(n_listed - sum(block.stop - block.start for block in missing))
 
         def fill(block: _Block) -> None:
-            pixels, ledger = _load_block(block, listing, spec, decoders, progress.advance)
+            pixels, ledger = load_rows(listing, (block.start, block.stop), spec, decoders, progress.advance)
             if native:
                 check_native(listing, block.start, ledger, (spec.width, spec.height))
             _write_block(block, pixels, ledger, store, _block_fingerprint(block, listing, recipe))
@@ -195,25 +193,6 @@ def _block_fingerprint(block: _Block, listing: Listing, recipe: str) -> str:
     return fingerprint(recipe=recipe, start=block.start, names=names)
 
 
-def _load_block(
-    block: _Block,
-    listing: Listing,
-    spec: DecodeSpec,
-    decoders: ThreadPoolExecutor,
-    advance: Callable[[int], None],
-) -> tuple[NDArray[np.uint8], list[FileRecord]]:
-    """(rows, d) pixels, zero where a file failed, and the records."""
-    pixels = np.zeros((block.stop - block.start, spec.n_values), np.uint8)
-
-    def load_some(span: tuple[int, int]) -> list[FileRecord]:
-        loaded = [load_picture(listing, block.start + i, spec, pixels[i]) for i in range(*span)]
-        advance(len(loaded))
-        return loaded
-
-    ledger = [record for some in decoders.map(load_some, spans(len(pixels), FILES_PER_TASK)) for record in some]
-    return pixels, ledger
-
-
 def _write_block(
     block: _Block, pixels: NDArray[np.uint8], ledger: list[FileRecord], store: Store, vouched: str
 ) -> None:
@@ -238,7 +217,7 @@ def _summarise(listing: Listing, store: Store, recipe: str, blocks: list[_Block]
         ledger = [FileRecord.from_json(values) for values in mark.payload["records"]]
         ok[block.start : block.stop] = [record.ok for record in ledger]
         squares += mark.payload["square_sum"]
-        sums += store.array("sums")[block.index].astype(np.int64)
+        sums += read_whole(store.array("sums"), block.index).astype(np.int64)
         chain = fingerprint(before=chain, block=mark.fingerprint, files=[(r.digest, r.status) for r in ledger])
     done = store.mark(STAGE)
     if done is None or done.fingerprint != chain:

@@ -1,9 +1,11 @@
-"""One listed file -> its pixels and its record. Whatever is wrong with a file becomes its record, never an error."""
+"""Listed files -> their pixels and their records. Whatever is wrong with a file becomes its record, never an error."""
 
 from __future__ import annotations
 
 import os
 import stat
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +13,31 @@ from numpy.typing import NDArray
 from bigcluster.catalog import FileRecord, Listing
 from bigcluster.durable import digest_of
 from bigcluster.kernels.decode import DecodeSpec, decode
+from bigcluster.rows import spans
 from bigcluster.units import show_bytes
+
+FILES_PER_TASK = 8
+"""Files that a decode thread takes at a time: enough to make handing over cheap, few enough to balance."""
+
+
+def load_rows(
+    listing: Listing,
+    span: tuple[int, int],
+    spec: DecodeSpec,
+    decoders: ThreadPoolExecutor,
+    advance: Callable[[int], None],
+) -> tuple[NDArray[np.uint8], list[FileRecord]]:
+    """Rows span[0] .. span[1] - 1: (rows, d) pixels, zero where a file failed, and the records."""
+    first = span[0]
+    pixels = np.zeros((span[1] - first, spec.n_values), np.uint8)
+
+    def load_some(part: tuple[int, int]) -> list[FileRecord]:
+        loaded = [load_picture(listing, first + i, spec, pixels[i]) for i in range(*part)]
+        advance(len(loaded))
+        return loaded
+
+    ledger = [record for some in decoders.map(load_some, spans(len(pixels), FILES_PER_TASK)) for record in some]
+    return pixels, ledger
 
 
 def load_picture(listing: Listing, row: int, spec: DecodeSpec, into: NDArray[np.uint8]) -> FileRecord:

@@ -14,7 +14,7 @@ from bigcluster.progress import Progress
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.kmeans import sweep as sweep_rows
 from bigcluster.stages.reduce import Reduced
-from bigcluster.store import Store, fingerprint
+from bigcluster.store import Store, StoredRows, fingerprint
 
 STAGE = "sweep"
 
@@ -96,6 +96,6 @@ def centers_of(store: Store, swept: Swept, k: int) -> NDArray[np.float64]:
     first = 0
     for row in swept.rows:
         if row["k"] == k:
-            return np.asarray(store.array("sweep_centers")[first : first + k])
+            return StoredRows(store.array("sweep_centers")).read(first, first + k)
         first += row["k"]
     raise ValueError(f"k = {k} was not swept")

@@ -1,6 +1,6 @@
 """What a run keeps on disk: arrays, completion marks, fingerprints, digests."""
 
-from bigcluster.store.arrays import ColumnWriter, RowWriter, Store, StoredRows
+from bigcluster.store.arrays import ColumnWriter, RowWriter, Store, StoredRows, read_whole
 from bigcluster.store.marks import DONE, Mark, Marks, fingerprint
 
 __all__ = [
@@ -12,4 +12,5 @@ __all__ = [
     "Store",
     "StoredRows",
     "fingerprint",
+    "read_whole",
 ]

@@ -9,22 +9,22 @@ from numpy.typing import NDArray
 
 from bigcluster.kernels.gemm import float_product
 from bigcluster.kernels.pca import round_to_step
-from bigcluster.rows import spans
+from bigcluster.rows import RowSource, spans
 
 SLAB_COLUMNS = 8192
 
 
 def transform(
-    rows: NDArray[Any], mean: NDArray[np.float64], components: Any, n_components: int, step: float
+    rows: NDArray[Any], mean: NDArray[np.float64], components: RowSource, n_components: int, step: float
 ) -> NDArray[np.float32]:
     """(rows - mean) components', on the grid that the scores of the fit lie on.
 
-    rows : (m, d) uint8 or float; components : (r, d) float32, a numpy or zarr array of which the first `n_components`
-    rows count; step : the fit's score_step, or 0 for none. Returns (m, n_components) float32.
+    rows : (m, d) uint8 or float; components : (r, d) float32, of which the first `n_components` rows count;
+    step : the fit's score_step, or 0 for none. Returns (m, n_components) float32.
     """
     scores = np.zeros((len(rows), n_components), np.float32)
     for start, stop in spans(rows.shape[1], SLAB_COLUMNS):
         centered = np.subtract(rows[:, start:stop], mean[start:stop], dtype=np.float64, order="C").astype(np.float32)
-        slab = np.asarray(components[:n_components, start:stop], np.float32)  # (r, w)
+        slab = components.read(0, n_components, slice(start, stop))  # (r, w)
         scores += float_product(centered, np.ascontiguousarray(slab.T))
     return round_to_step(scores, step) if step > 0 else scores
