@@ -12,9 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
-from threadpoolctl import threadpool_limits
-
-from bigcluster.cores import available_cores
+from bigcluster.cores import available_cores, one_blas_thread
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -46,7 +44,7 @@ class EmbeddedRuntime:
     ) -> Iterator[Result]:
         window = in_flight or self._threads
         waiting: deque[Future[Result]] = deque()
-        with threadpool_limits(limits=1), ThreadPoolExecutor(min(self._threads, window)) as pool:
+        with one_blas_thread(), ThreadPoolExecutor(min(self._threads, window)) as pool:
             try:
                 for item in items:
                     if len(waiting) == window:
