@@ -40,11 +40,12 @@ def center_covariance(tile: NDArray[Any], row_sums: Doubles, column_sums: Double
     return np.asarray(tile - (row_sums[:, None] * column_sums) / n_rows, np.float64)
 
 
-def orthonormal_transform(inner: Doubles, floor: float) -> Doubles:
+def orthonormal_transform(inner: Doubles, floor: float, noise: float = _BLOCK_NOISE) -> Doubles:
     """T such that the columns of W T are orthonormal, where inner = W'W.
 
-    inner : (b, b) float64; columns of norm up to `floor` are dropped, and so are directions that float32 cannot tell
-    from the others, so T is (b, b') with b' <= b, and b' = 0 where nothing is left.
+    inner : (b, b) float64; columns of norm up to `floor` are dropped, and so are directions whose share of unit
+    columns is below `noise` (what float32 cannot tell from the others), so T is (b, b') with b' <= b, and b' = 0 where
+    nothing is left.
     Source: Stathopoulos and Wu 2002, "A block orthogonalization procedure with constant synchronization requirements",
     algorithm SVQB.
     """
@@ -54,7 +55,7 @@ def orthonormal_transform(inner: Doubles, floor: float) -> Doubles:
         return np.zeros((len(inner), 0))
     scale = 1 / norms[kept]
     values, vectors = np.linalg.eigh(inner[np.ix_(kept, kept)] * scale[:, None] * scale)
-    good = values > _BLOCK_NOISE * values[-1]
+    good = values > noise * values[-1]
     transform = np.zeros((len(inner), int(good.sum())))
     transform[kept] = scale[:, None] * vectors[:, good] / np.sqrt(values[good])
     return transform
@@ -66,12 +67,13 @@ def ritz(projected: Doubles, n_vectors: int) -> tuple[Doubles, Doubles]:
     return values[::-1].copy(), np.ascontiguousarray(vectors[:, : -n_vectors - 1 : -1])
 
 
-def ritz_generalised(projected: Doubles, inner: Doubles) -> tuple[Doubles, Doubles]:
+def ritz_generalised(projected: Doubles, inner: Doubles, noise: float = _BLOCK_NOISE) -> tuple[Doubles, Doubles]:
     """Eigenvalues (m,) and eigenvectors C (m, m) of V'AV c = l V'V c, descending, with C' V'V C = 1.
 
-    Directions in which the basis V is dependent are left out: their eigenvalue is 0 and their vector zero.
+    Directions in which the basis V is dependent, up to `noise`, are left out: their eigenvalue is 0 and their vector
+    zero. Rounding of the two matrices grows by 1 / noise.
     """
-    reduced, transform = _orthonormal_form(projected, inner)
+    reduced, transform = _orthonormal_form(projected, inner, noise)
     values, vectors = ritz(reduced, len(reduced))
     missing = len(inner) - len(values)
     return np.pad(values, (0, missing)), np.pad(transform @ vectors, ((0, 0), (0, missing)))
@@ -79,20 +81,20 @@ def ritz_generalised(projected: Doubles, inner: Doubles) -> tuple[Doubles, Doubl
 
 def ritz_values_generalised(projected: Doubles, inner: Doubles) -> Doubles:
     """The eigenvalues of ritz_generalised, for a third of its cost."""
-    reduced, _ = _orthonormal_form(projected, inner)
+    reduced, _ = _orthonormal_form(projected, inner, _BLOCK_NOISE)
     values = np.linalg.eigvalsh(reduced)[::-1]
     return np.pad(values, (0, len(inner) - len(values)))
 
 
-def _orthonormal_form(projected: Doubles, inner: Doubles) -> tuple[Doubles, Doubles]:
+def _orthonormal_form(projected: Doubles, inner: Doubles, noise: float) -> tuple[Doubles, Doubles]:
     """T' P T and T such that T' inner T = 1."""
     try:
         # A basis that is nearly orthonormal, which is nearly always.
         transform: Doubles = np.linalg.inv(np.linalg.cholesky(inner)).T
         if np.abs(np.diag(transform)).max() > _WELL_CONDITIONED * np.abs(np.diag(transform)).min():
-            transform = orthonormal_transform(inner, 0.0)
+            transform = orthonormal_transform(inner, 0.0, noise)
     except np.linalg.LinAlgError:
-        transform = orthonormal_transform(inner, 0.0)
+        transform = orthonormal_transform(inner, 0.0, noise)
     reduced = transform.T @ projected @ transform
     return (reduced + reduced.T) / 2, transform
 

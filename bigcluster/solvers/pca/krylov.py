@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bigcluster.errors import VarianceNotReachedError
 from bigcluster.kernels.gemm import float_product
-from bigcluster.kernels.pca import choose_rank, orthonormal_transform, ritz_generalised, ritz_values_generalised
+from bigcluster.kernels.pca import choose_rank, nonzero_rank, orthonormal_transform, ritz_generalised, ritz_values_generalised
 from bigcluster.kernels.quantize import Code, encode
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone
@@ -73,6 +73,9 @@ class Krylov:
         random = np.random.default_rng(seed)
         for t, (start, stop) in enumerate(self.side.unit_spans):
             self._put(t, random.standard_normal((stop - start, width), dtype=np.float32))
+        # A random block about as wide as long is nearly dependent, which would multiply the rounding.
+        for _ in range(2):
+            self._transform(self._orthonormal(self._block, 0.0))
         for application in range(1, _MOST_APPLICATIONS + 1):
             self._append()
             self.image([self._code(len(self._widths) - 1, t) for t in self.tiles])
@@ -83,7 +86,9 @@ class Krylov:
             if not self._next_block():  # the basis spans all that the data reaches
                 break
         values, vectors = alone(self.runtime, lambda: ritz_generalised(self._projected, self._inner))
-        return values, np.ascontiguousarray(vectors[:, : self._n_vectors(values)])
+        # What float32 cannot tell from zero has no direction: its vector is rounding, and so is all made of it.
+        n_vectors = min(self._n_vectors(values), max(1, nonzero_rank(values, FLOAT32_NOISE)))
+        return values, np.ascontiguousarray(vectors[:, :n_vectors])
 
     def _converged(self) -> bool:
         """Whether the last block added next to nothing to the components that are wanted."""
@@ -198,13 +203,17 @@ class Krylov:
             transform = self._projected_out(floor_of_round)
             if transform.shape[1] == 0:
                 return False
-
-            def normalise(t: int, transform: Floats = transform) -> None:
-                self._put(t, float_product(self._block(t), transform))
-
-            for _ in self.runtime.map(normalise, self.tiles):
-                pass
+            self._transform(transform)
         return True
+
+    def _transform(self, transform: Floats) -> None:
+        """The block in work times (b, b')."""
+
+        def task(t: int) -> None:
+            self._put(t, float_product(self._block(t), transform))
+
+        for _ in self.runtime.map(task, self.tiles):
+            pass
 
     def _projected_out(self, floor: float) -> Floats:
         """W - V (V'V)^-1 V'W in place of the block, and the transform that makes it orthonormal."""
@@ -214,10 +223,19 @@ class Krylov:
         def subtract(t: int) -> Floats:
             block = self._block(t) - self.expand(t, coefficients)
             self._put(t, block)
-            return float_product(block, block, transpose_left=True)
+            return block
 
-        square = _sum(list(self.runtime.map(subtract, self.tiles)))
-        transform = alone(self.runtime, lambda: orthonormal_transform(square, floor))
+        return self._orthonormal(subtract, floor)
+
+    def _orthonormal(self, block: Callable[[int], Floats], floor: float) -> Floats:
+        """The transform that makes the columns of a block orthonormal, given tile by tile."""
+
+        def square(t: int) -> Floats:
+            tile = block(t)
+            return float_product(tile, tile, transpose_left=True)
+
+        total = _sum(list(self.runtime.map(square, self.tiles)))
+        transform = alone(self.runtime, lambda: orthonormal_transform(total, floor))
         return np.ascontiguousarray(transform, np.float32)
 
 
