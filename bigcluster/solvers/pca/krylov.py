@@ -12,7 +12,13 @@ from numpy.typing import NDArray
 
 from bigcluster.errors import VarianceNotReachedError
 from bigcluster.kernels.gemm import float_product
-from bigcluster.kernels.pca import choose_rank, nonzero_rank, orthonormal_transform, ritz_generalised, ritz_values_generalised
+from bigcluster.kernels.pca import (
+    choose_rank,
+    nonzero_rank,
+    orthonormal_transform,
+    ritz_generalised,
+    ritz_values_generalised,
+)
 from bigcluster.kernels.quantize import Code, encode
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone
