@@ -1,4 +1,4 @@
-"""How many cores there are to use, and holding BLAS to one of them where our own threads take the others."""
+"""How many cores there are to use, and holding BLAS to a number of threads."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
-from threadpoolctl import ThreadpoolController
+from threadpoolctl import OpenBLASController, ThreadpoolController
 
 
 def available_cores() -> int:
@@ -19,44 +20,69 @@ def available_cores() -> int:
 
 
 class _Libraries:
-    """The BLAS libraries of this process and how many of our threads want them on one thread.
+    """The BLAS libraries of this process, and how many of our threads want which number of threads of them.
 
     Finding them reads the memory map of the process, 2 ms each time: it is done again only when modules were loaded.
-    Libraries have one setting per process, so the first that asks sets it and the last restores it, in any order.
+    Libraries have one setting per process: the first that asks sets it, the last restores it, and who wants another
+    number waits.
     """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
+        self._free = threading.Condition()
+        self._mine = threading.local()
         self._users = 0
+        self._threads = 0
         self._n_modules = -1
         self._controller: ThreadpoolController | None = None
-        self._limits: list[object] = []
+        self._limits: list[Any] = []
 
-    def enter(self) -> None:
-        with self._lock:
-            self._users += 1
+    def enter(self, threads: int) -> None:
+        held = getattr(self._mine, "held", 0)
+        with self._free:
+            if held and threads != self._threads:
+                raise RuntimeError(
+                    f"this thread holds BLAS to {self._threads} threads and {threads} would wait forever"
+                )
+            while self._users and threads != self._threads:
+                self._free.wait()
             loaded = len(sys.modules) != self._n_modules
-            if self._users > 1 and not loaded:
-                return
-            if loaded or self._controller is None:
-                self._controller = ThreadpoolController()
-                self._n_modules = len(sys.modules)
-            self._limits.append(self._controller.limit(limits=1))
+            if not self._users or loaded:
+                if loaded or self._controller is None:
+                    self._controller = ThreadpoolController()
+                    self._n_modules = len(sys.modules)
+                _take_control()
+                self._limits.append(self._controller.limit(limits=threads))
+            self._users += 1
+            self._threads = threads
+        self._mine.held = held + 1
 
     def leave(self) -> None:
-        with self._lock:
+        self._mine.held -= 1
+        with self._free:
             self._users -= 1
-            while not self._users and self._limits:
-                self._limits.pop().restore_original_limits()  # type: ignore[attr-defined]
+            if not self._users:
+                _take_control()
+                while self._limits:
+                    self._limits.pop().restore_original_limits()
+                _take_control()  # for nobody: another library may limit it now
+                self._free.notify_all()
+
+
+def _take_control() -> None:
+    """threadpoolctl ignores every thread but the one that set a limit first; which one that was is no matter here."""
+    OpenBLASController.clear_controlling_thread(force=True)
 
 
 _LIBRARIES = _Libraries()
 
 
 @contextmanager
-def one_blas_thread() -> Iterator[None]:
-    """BLAS and OpenMP libraries compute on the thread that calls them. May be nested and used from many threads."""
-    _LIBRARIES.enter()
+def blas_threads(threads: int) -> Iterator[None]:
+    """BLAS and OpenMP libraries compute on so many threads, whatever the environment says. May be nested.
+
+    Waits while another thread of this process holds them to another number.
+    """
+    _LIBRARIES.enter(threads)
     try:
         yield
     finally:

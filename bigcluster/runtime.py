@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
-from bigcluster.cores import available_cores, one_blas_thread
+from bigcluster.cores import available_cores, blas_threads
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -44,7 +44,7 @@ class EmbeddedRuntime:
     ) -> Iterator[Result]:
         window = in_flight or self._threads
         waiting: deque[Future[Result]] = deque()
-        with one_blas_thread(), ThreadPoolExecutor(min(self._threads, window)) as pool:
+        with blas_threads(1), ThreadPoolExecutor(min(self._threads, window)) as pool:
             try:
                 for item in items:
                     if len(waiting) == window:

@@ -13,7 +13,7 @@ from time import perf_counter
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.cores import one_blas_thread
+from bigcluster.cores import blas_threads
 from bigcluster.kernels.gemm import float_product
 
 _SMALL = 1 << 22  # multiply-adds of a call, below which its overhead of 20 us shows
@@ -45,7 +45,7 @@ def _fast() -> bool:
     """Whether ONNX Runtime's product is clearly the faster one here."""
     m, r, n = _TRIAL
     a, b = np.ones((m, r), np.float32), np.ones((r, n), np.float32)
-    with one_blas_thread():
+    with blas_threads(1):
         return _seconds(float_product, a, b) * _GAIN < _seconds(np.matmul, a, b)
 
 

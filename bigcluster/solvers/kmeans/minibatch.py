@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.cores import one_blas_thread
+from bigcluster.cores import blas_threads
 from bigcluster.kernels.assign import nearest, prepare
 from bigcluster.kernels.kmeans import Floats, Frame, cluster_sums
 from bigcluster.rows import RowSource, spans
@@ -65,7 +65,7 @@ def _batches(x: NDArray[Any], weights: Floats | None, centers: Floats, frame: Fr
     """Each batch moves its centers toward its rows, by one over the weight that a center has seen."""
     centers = centers.copy()
     seen = np.zeros(len(centers))
-    with one_blas_thread():
+    with blas_threads(1):
         for _ in range(EPOCHS):
             for begin, end in spans(len(x), max(1024, len(centers))):
                 labels = nearest(x[begin:end], [prepare(centers, frame)])[0]

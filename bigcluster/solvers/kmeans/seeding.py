@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.cores import one_blas_thread
+from bigcluster.cores import blas_threads
 from bigcluster.kernels.assign import Centers, nearest, prepare
 from bigcluster.kernels.kmeans import ROUNDING, Floats, Frame, exact_sq, row_sq
 from bigcluster.rows import ArrayRows
@@ -69,7 +69,7 @@ def plus_plus(
     trials = 2 + int(np.log(n_clusters))
     first = int(np.searchsorted(np.cumsum(w), rng.random() * w.sum(), side="right"))
     chosen = [min(first, len(x) - 1)]
-    with one_blas_thread():
+    with blas_threads(1):
         sq = _sq_to(small, x_sq, np.array(chosen))[0]
         for _ in range(1, n_clusters):
             mass = np.cumsum(sq * w)

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.cores import one_blas_thread
+from bigcluster.cores import blas_threads
 from bigcluster.errors import UsageError
 from bigcluster.kernels.assign import prepare, two_nearest
 from bigcluster.kernels.kmeans import Floats
@@ -179,7 +179,7 @@ def _half_curve(
     if not ks or len(half) <= ks[-1]:
         return []
     numbers = half[sample_rows(keys[half], None, sample_size(ks[-1], blocks.n_columns), seed)]
-    with one_blas_thread():
+    with blas_threads(1):
         mine = Blocks(ArrayRows(blocks.take(numbers)), blocks.runtime)
         fits, _, _ = _fit_all(mine, ks, seed, keys[numbers], 2, max_iter, tol)
     return [min(start.inertia for start in fits[k]) for k in ks] if len(fits) == len(ks) else []

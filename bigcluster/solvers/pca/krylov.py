@@ -91,14 +91,14 @@ class Krylov:
                 break
             if not self._next_block():  # the basis spans all that the data reaches
                 break
-        values, vectors = alone(self.runtime, lambda: ritz_generalised(self._projected, self._inner))
+        values, vectors = alone(lambda: ritz_generalised(self._projected, self._inner))
         # What float32 cannot tell from zero has no direction: its vector is rounding, and so is all made of it.
         n_vectors = min(self._n_vectors(values), max(1, nonzero_rank(values, FLOAT32_NOISE)))
         return values, np.ascontiguousarray(vectors[:, :n_vectors])
 
     def _converged(self) -> bool:
         """Whether the last block added next to nothing to the components that are wanted."""
-        values = alone(self.runtime, lambda: ritz_values_generalised(self._projected, self._inner))
+        values = alone(lambda: ritz_values_generalised(self._projected, self._inner))
         n_wanted = self._n_wanted(values)
         if n_wanted is None or 3 * n_wanted // 2 > self.size:
             return False
@@ -224,7 +224,7 @@ class Krylov:
     def _projected_out(self, floor: float) -> Floats:
         """W - V (V'V)^-1 V'W in place of the block, and the transform that makes it orthonormal."""
         inner = _sum(list(self.runtime.map(lambda t: self.project(t, self._block(t)), self.tiles)))
-        coefficients = alone(self.runtime, lambda: np.linalg.solve(self._inner, inner))
+        coefficients = alone(lambda: np.linalg.solve(self._inner, inner))
 
         def subtract(t: int) -> Floats:
             block = self._block(t) - self.expand(t, coefficients)
@@ -241,7 +241,7 @@ class Krylov:
             return float_product(tile, tile, transpose_left=True)
 
         total = _sum(list(self.runtime.map(square, self.tiles)))
-        transform = alone(self.runtime, lambda: orthonormal_transform(total, floor))
+        transform = alone(lambda: orthonormal_transform(total, floor))
         return np.ascontiguousarray(transform, np.float32)
 
 

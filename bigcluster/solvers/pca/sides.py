@@ -163,7 +163,7 @@ def apply(side: Side, codes: list[Code], plan: Pass, runtime: Runtime, keep: Kee
     term_shift = np.zeros(width)  # c' Z
     for i, (terms, total, kept) in enumerate(_forward_blocks(side, codes, plan, runtime)):
         offsets = side.term_offsets[slice(*terms)]
-        code, shift, operand = alone(runtime, partial(_term_code, side, total, offsets))
+        code, shift, operand = alone(partial(_term_code, side, total, offsets))
         term_shift += shift
         if keep is not None:
             keep(i, code)
