@@ -19,7 +19,7 @@ from bigcluster.errors import UsageError
 from bigcluster.kernels.kmeans import ROUNDING, Floats, Floats32, Frame, Labels, exact_sq, row_sq
 from bigcluster.kernels.product import multiply
 
-TILE_VALUES = 131_072  # of float32: 512 KiB, half of a second-level cache
+TILE_VALUES = 262_144  # of float32: 1 MiB, a second-level cache
 _FARTHEST = 1e15  # in the frame; squares of 100,000 columns stay below 3e38
 _PAIRS = 65_536  # (row, center) pairs settled at once
 
@@ -80,7 +80,7 @@ def settle(x: NDArray[Any], centers: Floats, candidates: NDArray[np.bool_]) -> L
     step = max(1, _PAIRS // max(1, candidates.shape[1]))
     for start in range(0, len(x), step):
         rows, columns = np.nonzero(candidates[start : start + step])
-        sq = exact_sq(x[start + rows] if len(rows) else x[:0], centers, columns)
+        sq = exact_sq(np.take(x, start + rows, axis=0), centers, columns)
         first = np.searchsorted(rows, np.arange(rows[-1] + 1))
         least = np.minimum.reduceat(sq, first)
         # of equal distances the least number: the first True of a row
@@ -129,7 +129,7 @@ def _take_nearest(
 
 def tile_rows(n_centers: int) -> int:
     """Rows of a tile, so that it stays in cache; a float32 product is slow below 64 rows."""
-    return min(1024, max(64, TILE_VALUES // max(1, n_centers)))
+    return min(2048, max(64, TILE_VALUES // max(1, n_centers)))
 
 
 def nearest(x: NDArray[Any], several: Sequence[Centers], norm: float | None = None) -> list[Labels]:

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.assign import error_band, error_factors, settle, widest_band
+from bigcluster.kernels.assign import TILE_VALUES, error_band, error_factors, settle, widest_band
 from bigcluster.kernels.groups import UP, GroupedCenters, group_minima
 from bigcluster.kernels.kmeans import ROUNDING, Floats32, Labels, row_sq
 from bigcluster.kernels.product import multiply
@@ -28,7 +28,6 @@ _HEAD_GROUPS, _FIRST_GROUPS = 16, 32  # groups, below which looking at all cente
 _NARROW = 32  # centers in a group, up to which a product of its own costs as much as one over all centers
 _ALL_SHARE = 0.9  # of rows in need, above which gathering them costs more than looking at the others, too
 _DOWN = np.float32(1 - 2.0**-21)
-_TILE_VALUES = 131_072
 
 
 @dataclass
@@ -146,7 +145,7 @@ def _settle_close(
     within = np.zeros((len(rows), grouped.centers.count), bool)
     real = grouped.numbers >= 0
     within[:, grouped.numbers[real]] = (score <= limit[:, None])[:, real]
-    labels = settle(x[rows], grouped.centers.exact, within)
+    labels = settle(np.take(x, rows, axis=0), grouped.centers.exact, within)
     score[np.arange(len(rows)), groups.slot[labels] * groups.count + groups.group[labels]] = np.inf
     return labels, limit, group_minima(score, groups.count)
 
@@ -169,7 +168,7 @@ def look_first(x: NDArray[Any], small: Floats32, grouped: GroupedCenters) -> Bou
 
 
 def _tile_rows(grouped: GroupedCenters) -> int:
-    return min(1024, max(64, _TILE_VALUES // grouped.sq.size))
+    return min(2048, max(64, TILE_VALUES // grouped.sq.size))
 
 
 def _look_at_heads(
@@ -258,7 +257,7 @@ def look_again(x: NDArray[Any], small: Floats32, bounds: Bounds, grouped: Groupe
         return
     at_least, at_most = _tighten(np.take(small, rows, axis=0), bounds.x_sq[rows], bounds.labels[rows], grouped)
     bounds.upper[rows] = at_most
-    need = bounds.lower[rows] <= at_most[:, None]  # (rows, n_groups)
+    need = np.take(bounds.lower, rows, axis=0) <= at_most[:, None]  # (rows, n_groups)
     if grouped.groups.count >= _HEAD_GROUPS and need.mean() > _HEAD_SHARE:
         some = np.flatnonzero(need.any(axis=1))
         _raise_by_heads(small, rows[some], bounds, grouped)
@@ -285,7 +284,7 @@ def _look_where_needed(
     grouped: GroupedCenters,
 ) -> None:
     """Make labels and bounds of `rows` exact. at_least : (len(rows),) lower bound of the distance to the own center."""
-    need = bounds.lower[rows] <= bounds.upper[rows, None]  # (rows, n_groups)
+    need = np.take(bounds.lower, rows, axis=0) <= bounds.upper[rows, None]  # (rows, n_groups)
     some = np.flatnonzero(need.any(axis=1))
     if not some.size:
         return
@@ -313,7 +312,7 @@ def _look_at_groups(
     x_sq = bounds.x_sq[rows]
     x_norms = np.sqrt(x_sq) * np.float32(1 + 1e-4)
     labels = bounds.labels[rows]
-    lower = bounds.lower[rows]
+    lower = np.take(bounds.lower, rows, axis=0)
     unclear = np.zeros(len(rows), bool)
     for number in range(groups.count):
         who = np.flatnonzero(lower[:, number] <= at_most)
