@@ -141,5 +141,7 @@ def test_model_bytes_are_what_onnx_builds():
     assert build([product], real, real, real) == gemm_model.FLOAT_PRODUCT
     transposed = helper.make_node("Gemm", ["a", "b"], ["c"], transA=1)
     assert build([transposed], real, real, real) == gemm_model.FLOAT_PRODUCT_LEFT_TRANSPOSED
+    transposed = helper.make_node("Gemm", ["a", "b"], ["c"], transB=1)
+    assert build([transposed], real, real, real) == gemm_model.FLOAT_PRODUCT_RIGHT_TRANSPOSED
     turned = helper.make_node("Transpose", ["a"], ["c"], perm=[1, 0])
     assert build([turned], byte, None, byte) == gemm_model.BYTE_TRANSPOSE

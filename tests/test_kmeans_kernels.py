@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score, silhouette_samples
 
-from bigcluster.kernels.assign import nearest, prepare, two_nearest
+from bigcluster.kernels.assign import nearest, two_nearest
 from bigcluster.kernels.bounds import Bounds, look_again, look_at_all, look_first
+from bigcluster.kernels.centers import prepare
 from bigcluster.kernels.groups import arrange, group_centers
 from bigcluster.kernels.kmeans import block_moments, cluster_sums, exact_sq, first_bad_row, frame_of, moved_sums
 from bigcluster.kernels.metrics import (
@@ -136,10 +137,25 @@ def test_exact_distances_do_not_depend_on_the_neighbours(n: int, r: int, seed: i
     np.testing.assert_array_equal(whole[shuffled], exact_sq(x[shuffled], centers, labels[shuffled]))
 
 
+@pytest.mark.parametrize("k", [2, 3, 64, 127, 128, 129])
+@pytest.mark.parametrize("r", [1, 2, 30])
+def test_rows_halfway_between_two_centers_are_settled_exactly(k: int, r: int) -> None:
+    rng = np.random.default_rng(k * r)
+    centers = rng.standard_normal((k, r))
+    pairs = rng.integers(0, k, (4000, 2))
+    halfway = centers[pairs].mean(axis=1)
+    x = (halfway * (1 + rng.choice([0, 1e-7, -1e-7, 1e-5, -1e-5], (4000, 1)))).astype(np.float32)
+    two = two_nearest(x, prepare(centers, frame_of(block_moments(x))))
+    sq = brute(x, centers)
+    np.testing.assert_array_equal(two.labels, sq.argmin(axis=1))
+    sq[np.arange(len(x)), two.labels] = np.inf
+    np.testing.assert_array_equal(two.runner_up, sq.argmin(axis=1))
+
+
 def test_several_sets_of_centers_at_once_give_what_each_gives_alone() -> None:
     x = draw_rows("normal", 3000, 12, 0)
     frame = frame_of(block_moments(x))
-    sets = [prepare(draw_rows("normal", k, 12, k).astype(np.float64), frame) for k in (1, 5, 17, 40)]
+    sets = [prepare(draw_rows("normal", k, 12, k).astype(np.float64), frame) for k in (1, 5, 17, 40, 100, 128)]
     for together, alone in zip(nearest(x, sets), [nearest(x, [one])[0] for one in sets], strict=True):
         np.testing.assert_array_equal(together, alone)
 

@@ -13,7 +13,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted, validate_data
 
 from bigcluster.errors import InvalidDataError, UsageError
-from bigcluster.kernels.assign import nearest, prepare
+from bigcluster.kernels.assign import nearest
+from bigcluster.kernels.centers import prepare
 from bigcluster.kernels.kmeans import block_moments, exact_sq, first_bad_row, frame_of
 from bigcluster.rows import ArrayRows, DaskRows, RowSource
 from bigcluster.solvers.kmeans import KMeansFit, fit, fit_minibatch, fit_two_level

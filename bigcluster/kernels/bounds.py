@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.assign import TILE_VALUES, error_band, error_factors, settle, widest_band
+from bigcluster.kernels.assign import TILE_VALUES
+from bigcluster.kernels.centers import error_band, error_factors, settle, widest_band
 from bigcluster.kernels.groups import UP, GroupedCenters, group_minima
 from bigcluster.kernels.kmeans import ROUNDING, Floats32, Labels, row_sq
 from bigcluster.kernels.product import multiply

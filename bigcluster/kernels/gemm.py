@@ -78,15 +78,21 @@ def transpose(pixels: Bytes, out: Bytes | None = None) -> Bytes:
     return out
 
 
-def float_product(a: Floats, b: Floats, *, transpose_left: bool = False, out: Floats | None = None) -> Floats:
-    """a b, or a' b, in float32 on one thread.
+def float_product(
+    a: Floats, b: Floats, *, transpose_left: bool = False, transpose_right: bool = False, out: Floats | None = None
+) -> Floats:
+    """a b, a' b or a b', in float32 on one thread.
 
-    a : (m, k), or (k, m) where it is transposed, b : (k, n), out : (m, n), all C-contiguous; returns (m, n).
+    a : (m, k), or (k, m) where it is transposed, b : (k, n), or (n, k) where it is, out : (m, n), all C-contiguous;
+    returns (m, n). Not both are transposed.
     """
-    m = a.shape[1] if transpose_left else a.shape[0]
+    m, n = a.shape[1 if transpose_left else 0], b.shape[0 if transpose_right else 1]
     if out is None:
-        out = np.empty((m, b.shape[1]), np.float32)
-    model = gemm_model.FLOAT_PRODUCT_LEFT_TRANSPOSED if transpose_left else gemm_model.FLOAT_PRODUCT
+        out = np.empty((m, n), np.float32)
+    if transpose_right:
+        model = gemm_model.FLOAT_PRODUCT_RIGHT_TRANSPOSED
+    else:
+        model = gemm_model.FLOAT_PRODUCT_LEFT_TRANSPOSED if transpose_left else gemm_model.FLOAT_PRODUCT
     _run(model, {"a": a, "b": b}, out)
     return out
 

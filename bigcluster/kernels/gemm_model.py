@@ -1,4 +1,4 @@
-"""The four ONNX models behind kernels/gemm.py, one operator each, as the bytes of their protocol buffers.
+"""The five ONNX models behind kernels/gemm.py, one operator each, as the bytes of their protocol buffers.
 
 They are part of the source so that neither building nor running needs the `onnx` package; tests/test_gemm.py builds
 them anew and compares. Inputs are `a` (p, q) and `b` (r, s), the output is `c` (m, n); every size is free.
@@ -25,6 +25,14 @@ FLOAT_PRODUCT = (
 # Gemm(a float32, b float32, transA=1): a' b
 FLOAT_PRODUCT_LEFT_TRANSPOSED = (
     b'\x08\x07\x12\x00:h\n\x1e\n\x01a\n\x01b\x12\x01c"\x04Gemm*\r\n\x06transA\x18\x01\xa0\x01\x02\x12\x01g'
+    b"Z\x15\n\x01a\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01p\n\x03\x12\x01q"
+    b"Z\x15\n\x01b\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01r\n\x03\x12\x01s"
+    b"b\x15\n\x01c\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01m\n\x03\x12\x01nB\x04\n\x00\x10\r"
+)
+
+# Gemm(a float32, b float32, transB=1): a b'
+FLOAT_PRODUCT_RIGHT_TRANSPOSED = (
+    b'\x08\x07\x12\x00:h\n\x1e\n\x01a\n\x01b\x12\x01c"\x04Gemm*\r\n\x06transB\x18\x01\xa0\x01\x02\x12\x01g'
     b"Z\x15\n\x01a\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01p\n\x03\x12\x01q"
     b"Z\x15\n\x01b\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01r\n\x03\x12\x01s"
     b"b\x15\n\x01c\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01m\n\x03\x12\x01nB\x04\n\x00\x10\r"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.assign import Centers
+from bigcluster.kernels.centers import Centers
 from bigcluster.kernels.kmeans import Floats, Floats32
 
 GROUP = 64  # most centers per group: 256 bytes a row of a tile

@@ -34,6 +34,13 @@ def multiply(a: Floats32, b: Floats32, out: Floats32 | None = None) -> Floats32:
     return np.matmul(a, b, out=out)
 
 
+def multiply_transposed(a: Floats32, b: Floats32, out: Floats32) -> Floats32:
+    """a b', (m, n) float32, otherwise as `multiply`. a : (m, r), b : (n, r)."""
+    if _fast.cache_info().currsize and _fast() and a.size * len(b) >= _SMALL:
+        return float_product(a, np.ascontiguousarray(b), transpose_right=True, out=out)
+    return np.matmul(a, b.T, out=out)
+
+
 def tune(multiply_adds: int) -> None:
     """Choose the faster of the two for the rest of the process, if there is enough to do: 1e10 or more."""
     if multiply_adds >= 10**10:

@@ -16,7 +16,8 @@ from bigcluster import outdir
 from bigcluster.catalog import FileRecord, Listing, list_images
 from bigcluster.config import Settings
 from bigcluster.errors import NoImagesError, StoreError, UsageError
-from bigcluster.kernels.assign import Centers, prepare, two_nearest
+from bigcluster.kernels.assign import two_nearest
+from bigcluster.kernels.centers import Centers, prepare
 from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
 from bigcluster.kernels.kmeans import block_moments, frame_of
 from bigcluster.outputs.predictions import Predicted, write_predictions

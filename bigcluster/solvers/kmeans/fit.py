@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import ConfigError, UsageError
-from bigcluster.kernels.assign import Centers, TwoNearest, prepare, two_nearest
+from bigcluster.kernels.assign import TwoNearest, two_nearest
+from bigcluster.kernels.centers import Centers, prepare
 from bigcluster.kernels.kmeans import Floats, Frame, block_moments, frame_of
 from bigcluster.rows import RowSource
 from bigcluster.runtime import EmbeddedRuntime, Runtime

@@ -9,7 +9,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.cores import blas_threads
-from bigcluster.kernels.assign import nearest, prepare
+from bigcluster.kernels.assign import nearest
+from bigcluster.kernels.centers import prepare
 from bigcluster.kernels.kmeans import Floats, Frame, cluster_sums
 from bigcluster.rows import RowSource, spans
 from bigcluster.runtime import Runtime

@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.cores import blas_threads
-from bigcluster.kernels.assign import Centers, nearest, prepare
+from bigcluster.kernels.assign import nearest
+from bigcluster.kernels.centers import Centers, prepare
 from bigcluster.kernels.kmeans import ROUNDING, Floats, Frame, exact_sq, row_sq
 from bigcluster.rows import ArrayRows
 from bigcluster.runtime import Runtime

@@ -11,7 +11,8 @@ from numpy.typing import NDArray
 
 from bigcluster.cores import blas_threads
 from bigcluster.errors import UsageError
-from bigcluster.kernels.assign import prepare, two_nearest
+from bigcluster.kernels.assign import two_nearest
+from bigcluster.kernels.centers import prepare
 from bigcluster.kernels.kmeans import Floats
 from bigcluster.kernels.metrics import adjusted_rand, contingency, silhouette_sq, simplified_silhouette
 from bigcluster.rows import ArrayRows, RowSource
@@ -23,6 +24,9 @@ from bigcluster.solvers.kmeans.lloyd import PRUNE_FROM, Lloyd, Start
 from bigcluster.solvers.kmeans.projection import project_labels_bytes
 from bigcluster.solvers.kmeans.result import Progress
 from bigcluster.solvers.kmeans.seeding import Keys, initial_centers, sample_rows, sample_size, uniforms
+
+
+_HALF_ROWS = 16_384  # of each half, for its curve: an elbow that needs more rows to show is none
 
 
 @dataclass(frozen=True)
@@ -178,7 +182,8 @@ def _half_curve(
     half = np.flatnonzero((uniforms(keys, seed, "halves") < 0.5) == (which == 0))
     if not ks or len(half) <= ks[-1]:
         return []
-    numbers = half[sample_rows(keys[half], None, sample_size(ks[-1], blocks.n_columns), seed)]
+    n_rows = min(sample_size(ks[-1], blocks.n_columns), max(_HALF_ROWS, 64 * ks[-1]))
+    numbers = half[sample_rows(keys[half], None, n_rows, seed)]
     with blas_threads(1):
         mine = Blocks(ArrayRows(blocks.take(numbers)), blocks.runtime)
         fits, _, _ = _fit_all(mine, ks, seed, keys[numbers], 2, max_iter, tol)
