@@ -18,6 +18,7 @@ from bigcluster.runtime import EmbeddedRuntime
 from bigcluster.solvers.pca import SOLVERS, Components, Moments, Variance, choose
 from bigcluster.solvers.pca.products import plan_products
 from bigcluster.solvers.pca.projection import least_bytes, project_bytes
+from bigcluster.solvers.pca.sides import plan_pass
 from bigcluster.solvers.tiles import FolderTiles, MemoryTiles, Shelf
 
 MIB = 1024**2
@@ -190,6 +191,16 @@ def test_same_bits_for_any_budget_threads_kernel_and_chunks(name, dtype, tmp_pat
         np.testing.assert_array_equal(fit.eigenvalues, other.eigenvalues, err_msg=str(variant))
         other.close()
     assert not list((tmp_path / "tiles").iterdir())
+
+
+def test_blocks_of_pixels_read_together_give_the_bits_of_blocks_read_alone():
+    x = pictures(300, 17_000)
+    plans = {plan_pass(300, 32, 2, 1, 3 * mib * MIB // 4, by_row=True).slab: mib for mib in (2, 14, 20, 64)}
+    assert sorted(plans) == [1, 2, 4]
+    found = [solve("subspace", x, 20, workspace_mib=mib) for mib in plans.values()]
+    for _, scores, components in found[1:]:
+        np.testing.assert_array_equal(scores, found[0][1])
+        np.testing.assert_array_equal(components, found[0][2])
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -25,7 +25,6 @@ from bigcluster.solvers.kmeans.projection import project_labels_bytes
 from bigcluster.solvers.kmeans.result import Progress
 from bigcluster.solvers.kmeans.seeding import Keys, initial_centers, sample_rows, sample_size, uniforms
 
-
 _HALF_ROWS = 16_384  # of each half, for its curve: an elbow that needs more rows to show is none
 
 

@@ -56,10 +56,8 @@ class Krylov:
         self.side, self.total, self.target, self.shelf = side, total, target, shelf
         self.runtime, self.progress = runtime, progress
         width, item = block_width(target, side.n_units), 1 if side.exact else 4
-        self.plan = plan_pass(side.n_units, width, runtime.threads, item, 3 * workspace_bytes // 4)
-        held = application_bytes(
-            side.n_units, self.plan.columns, runtime.threads, item, keep_tiles=self.plan.keep_tiles
-        )
+        self.plan = plan_pass(side.n_units, width, runtime.threads, item, 3 * workspace_bytes // 4, by_row=side.by_row)
+        held = application_bytes(side.n_units, runtime.threads, item, self.plan)
         shelf.limit(max(0, workspace_bytes - held))
         self.passes = 0
         self._captured = self._gain = 0.0

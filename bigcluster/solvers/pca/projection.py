@@ -77,8 +77,8 @@ def _subspace_least(shape: Shape, dtype: np.dtype[np.generic], target: Target, t
     n_units = min(shape)
     item = 1 if dtype == np.uint8 else 4
     width = block_width(target, n_units)
-    plan = plan_pass(n_units, width, threads, item, 0)
-    applied = application_bytes(n_units, plan.columns, threads, item, keep_tiles=plan.keep_tiles)
+    plan = plan_pass(n_units, width, threads, item, 0, by_row=shape[0] <= shape[1])
+    applied = application_bytes(n_units, threads, item, plan)
     n_wanted = target.n if isinstance(target, Components) else 800
     codes = n_units * max(width, n_wanted) * item
     tile = min(UNIT_TILE, n_units) * max(width, n_wanted) * 4 * 3 * threads

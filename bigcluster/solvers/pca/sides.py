@@ -36,6 +36,10 @@ KeepCode = Callable[[int, Code], None]
 UNIT_TILE = 4096
 TERMS = 2048
 FLOAT_VECTORS = 32
+# Blocks of terms that may be read together: a chunk of pixels is four of them wide, and is read whole or not at all.
+_SLABS = (4, 2, 1)
+# What the second reading of a slab costs beside its first: it has just been read.
+_AGAIN = 0.5
 
 
 class Side:
@@ -63,6 +67,11 @@ class Side:
             return block
         centered: Floats = np.subtract(block, self._mean[columns], dtype=np.float64).astype(np.float32)
         return centered
+
+    def cut(self, tile: Array, slab: Span, terms: Span) -> Array:
+        """The part of a tile, read for a slab of terms, that belongs to one block of them; C-contiguous."""
+        part = slice(terms[0] - slab[0], terms[1] - slab[0])
+        return np.ascontiguousarray(tile[:, part] if self.by_row else tile[part])
 
     def _product(self, left: Array, right: Array, *, vectors_left: bool) -> Array:
         """int32 of uint8 and int8, or all float32; the vectors are the rows of one or the columns of the other."""
@@ -120,10 +129,14 @@ class Side:
 
 @dataclass(frozen=True)
 class Pass:
-    """How an application is scheduled: columns at once (each group is a read of the data), and whether the tiles of a
-    block stay in memory between their two uses (else they are read twice)."""
+    """How an application is scheduled.
+
+    columns : vectors at once (each group of them is a read of the data); slab : blocks of terms read together;
+    keep_tiles : whether the tiles of a slab stay in memory between their two uses (else they are read twice).
+    """
 
     columns: int
+    slab: int
     keep_tiles: bool
 
 
@@ -133,23 +146,32 @@ def block_width(target: Target, n_units: int) -> int:
     return min(n_units, max(32, -(-n_wanted * 9 // 16 // 16) * 16))
 
 
-def application_bytes(n_units: int, columns: int, threads: int, item: int, *, keep_tiles: bool) -> int:
-    """What one application of `columns` vectors holds: images, operands, tiles and the scratch of every thread."""
-    tile = min(UNIT_TILE, n_units)
-    held = n_units * TERMS * item if keep_tiles else 0
-    scratch = threads * (2 * tile * TERMS * item + 8 * columns * max(tile, TERMS)) + 4 * 8 * columns * TERMS
-    return n_units * columns * (4 + item) + held + scratch
+def application_bytes(n_units: int, threads: int, item: int, plan: Pass) -> int:
+    """What one application holds: images, operands, tiles and the scratch of every thread."""
+    tile, terms = min(UNIT_TILE, n_units), TERMS * plan.slab
+    held = n_units * terms * item if plan.keep_tiles else 0
+    scratch = threads * (tile * (terms + 2 * TERMS) * item + 8 * plan.columns * max(tile, TERMS))
+    products = plan.columns * terms * (4 * (threads + 2) + 2)  # shares of Z, Z itself, its codes
+    return n_units * plan.columns * (4 + item) + held + scratch + products
 
 
-def plan_pass(n_units: int, width: int, threads: int, item: int, workspace_bytes: int) -> Pass:
-    """The fewest reads that fit; 32 columns at a time, twice read, where nothing does."""
+def plan_pass(n_units: int, width: int, threads: int, item: int, workspace_bytes: int, *, by_row: bool) -> Pass:
+    """What reads the least and fits; 32 columns at a time, twice read, where nothing does."""
     blocks = -(-width // FLOAT_VECTORS)
-    for groups in range(1, blocks + 1):
-        columns = -(-blocks // groups) * FLOAT_VECTORS
-        for keep_tiles in (True, False):
-            if application_bytes(n_units, columns, threads, item, keep_tiles=keep_tiles) <= workspace_bytes:
-                return Pass(columns, keep_tiles)
-    return Pass(FLOAT_VECTORS, keep_tiles=False)
+    slabs = _SLABS if by_row and item == 1 else (1,)
+    fitting = [
+        (groups * (1.0 if keep_tiles else 1 + _AGAIN) * slabs[0] / slab, groups, plan)
+        for slab in slabs
+        for keep_tiles in (True, False)
+        for groups in range(1, blocks + 1)
+        if application_bytes(
+            n_units, threads, item, plan := Pass(-(-blocks // groups) * FLOAT_VECTORS, slab, keep_tiles)
+        )
+        <= workspace_bytes
+    ]
+    if not fitting:
+        return Pass(FLOAT_VECTORS, 1, keep_tiles=False)
+    return min(fitting, key=lambda choice: choice[:2])[2]
 
 
 def apply(side: Side, codes: list[Code], plan: Pass, runtime: Runtime, keep: KeepCode | None = None) -> list[Floats]:
@@ -161,22 +183,21 @@ def apply(side: Side, codes: list[Code], plan: Pass, runtime: Runtime, keep: Kee
     width = codes[0].values.shape[1]
     images = [side.empty_image(t, width) for t in tiles]
     term_shift = np.zeros(width)  # c' Z
-    for i, (terms, total, kept) in enumerate(_forward_blocks(side, codes, plan, runtime)):
-        offsets = side.term_offsets[slice(*terms)]
-        code, shift, operand = alone(partial(_term_code, side, total, offsets))
-        term_shift += shift
-        if keep is not None:
-            keep(i, code)
+    n_done = 0
+    for slab in _forward_slabs(side, codes, plan, runtime):
+        coded = []
+        for terms, total in zip(slab.terms, slab.totals, strict=True):
+            code, shift, operand = alone(partial(_term_code, side, total, side.term_offsets[slice(*terms)]))
+            term_shift += shift
+            coded.append((terms, code, operand))
+            if keep is not None:
+                keep(n_done, code)
+            n_done += 1
 
-        def backward(
-            t: int,
-            terms: Span = terms,
-            kept: dict[int, Array] = kept,
-            code: Code = code,
-            operand: Array = operand,
-        ) -> None:
-            tile = kept.pop(t) if t in kept else side.read(t, terms)
-            side.add_backward(images[t], tile, code, operand)
+        def backward(t: int, slab: _Slab = slab, coded: list[tuple[Span, Code, Array]] = coded) -> None:
+            tile = slab.kept.pop(t) if t in slab.kept else side.read(t, slab.span)
+            for terms, code, operand in coded:
+                side.add_backward(images[t], side.cut(tile, slab.span, terms), code, operand)
 
         for _ in runtime.map(backward, tiles):
             pass
@@ -187,34 +208,49 @@ def apply(side: Side, codes: list[Code], plan: Pass, runtime: Runtime, keep: Kee
 
 def project_terms(side: Side, codes: list[Code], runtime: Runtime) -> Iterator[Floats]:
     """X_c' V, (w, b) float32 for every block of terms: half an application."""
-    for _, total, _ in _forward_blocks(side, codes, Pass(codes[0].values.shape[1], keep_tiles=False), runtime):
-        yield np.ascontiguousarray(total)
+    for slab in _forward_slabs(side, codes, Pass(codes[0].values.shape[1], 1, keep_tiles=False), runtime):
+        for total in slab.totals:
+            yield np.ascontiguousarray(total)
 
 
-def _forward_blocks(
-    side: Side, codes: list[Code], plan: Pass, runtime: Runtime
-) -> Iterator[tuple[Span, Floats, dict[int, Array]]]:
-    """For every block of terms Z = X_c' V, summed over unit tiles in order, and the tiles that were kept."""
+@dataclass(frozen=True)
+class _Slab:
+    """Some blocks of terms: Z = X_c' V of each, summed over unit tiles in order, and the tiles that were kept."""
+
+    terms: list[Span]
+    totals: list[Floats]
+    kept: dict[int, Array]
+
+    @property
+    def span(self) -> Span:
+        return self.terms[0][0], self.terms[-1][1]
+
+
+def _forward_slabs(side: Side, codes: list[Code], plan: Pass, runtime: Runtime) -> Iterator[_Slab]:
     tiles = range(len(side.unit_spans))
     operands = list(runtime.map(lambda t: side.operand(codes[t]), tiles))
     unit_shift = np.zeros(codes[0].values.shape[1])  # a' V
     for shift in runtime.map(lambda t: codes[t].weighted(side.unit_offsets[slice(*side.unit_spans[t])]), tiles):
         unit_shift += shift
-    for terms in side.term_spans:
-        kept: dict[int, Array] = {}
+    for first in range(0, len(side.term_spans), plan.slab):
+        slab = _Slab(side.term_spans[first : first + plan.slab], [], {})
 
-        def forward(t: int, terms: Span = terms, kept: dict[int, Array] = kept) -> Floats:
-            tile = side.read(t, terms)
+        def forward(t: int, slab: _Slab = slab) -> list[Floats]:
+            tile = side.read(t, slab.span)
             if plan.keep_tiles:
-                kept[t] = tile
-            return side.forward(tile, operands[t], codes[t].scale)
+                slab.kept[t] = tile
+            parts = (side.cut(tile, slab.span, terms) for terms in slab.terms)
+            return [side.forward(part, operands[t], codes[t].scale) for part in parts]
 
-        total: Floats | None = None
-        for share in runtime.map(forward, tiles):
-            total = share if total is None else np.add(total, share, out=total)
-        assert total is not None
-        total -= np.outer(side.term_offsets[slice(*terms)], unit_shift).astype(np.float32)
-        yield terms, total, kept
+        for shares in runtime.map(forward, tiles):
+            if not slab.totals:
+                slab.totals.extend(shares)
+                continue
+            for total, share in zip(slab.totals, shares, strict=True):
+                total += share
+        for terms, total in zip(slab.terms, slab.totals, strict=True):
+            total -= np.outer(side.term_offsets[slice(*terms)], unit_shift).astype(np.float32)
+        yield slab
 
 
 def _term_code(side: Side, block: Floats, offsets: Doubles) -> tuple[Code, Doubles, Array]:
