@@ -19,11 +19,9 @@ from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca import SOLVERS, Moments, PCAFit
 from bigcluster.solvers.tiles import FolderTiles
 from bigcluster.stages.ingest import Ingested, pixel_rows
-from bigcluster.store import ColumnWriter, Mark, RowWriter, Store, StoredRows, fingerprint
+from bigcluster.store import SCRATCH, ColumnWriter, Mark, RowWriter, Store, StoredRows, fingerprint
 
 STAGE = "reduce"
-SCRATCH = "scratch"
-"""In the store: tiles of a fit that its workspace does not hold. Never vouched for, removed at the end."""
 
 
 @dataclass(frozen=True)

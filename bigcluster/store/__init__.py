@@ -1,11 +1,15 @@
 """What a run keeps on disk: arrays, completion marks, fingerprints, digests."""
 
 from bigcluster.store.arrays import ColumnWriter, RowWriter, Store, StoredRows, read_whole
+from bigcluster.store.inventory import SCRATCH, Damage, Inventory, sweep, take_inventory, tidy
 from bigcluster.store.marks import DONE, Mark, Marks, fingerprint
 
 __all__ = [
     "DONE",
+    "SCRATCH",
     "ColumnWriter",
+    "Damage",
+    "Inventory",
     "Mark",
     "Marks",
     "RowWriter",
@@ -13,4 +17,7 @@ __all__ = [
     "StoredRows",
     "fingerprint",
     "read_whole",
+    "sweep",
+    "take_inventory",
+    "tidy",
 ]
