@@ -36,10 +36,10 @@ def recognised(folder: Path, listing: Listing) -> Made:
     A link holds nothing of its own, and a copy equals its image in size and time: so nothing of others is in it.
     """
     made: Made = {}
-    for path, file in _labelled_files(folder.parent / LABELS):
+    for path, file in labelled_files(folder.parent / LABELS):
         entry, source = folder / file, os.path.join(listing.root, path)
         try:
-            if os.path.samefile(entry, source):
+            if entry.samefile(source):
                 made[file] = identity(entry, copied=False)
             elif not entry.is_symlink() and _looks_equal(entry, source):
                 made[file] = identity(entry, copied=True)
@@ -48,7 +48,7 @@ def recognised(folder: Path, listing: Listing) -> Made:
     return made
 
 
-def _labelled_files(labels: Path) -> Iterator[tuple[str, str]]:
+def labelled_files(labels: Path) -> Iterator[tuple[str, str]]:
     """(path of the image, its file under clusters/), as far as labels.csv can be read."""
     try:
         with labels.open(newline="", encoding="utf-8") as file:

@@ -96,7 +96,7 @@ def cluster(
     payload: dict[str, Any] = mark.payload
     return Clustered(
         wanted,
-        _load_membership(store, payload["n_clusters"]),
+        load_membership(store, payload["n_clusters"]),
         payload["n_clusters"],
         payload["inertia"],
         payload["nearest_previous"],
@@ -189,7 +189,7 @@ def _facts(found: KMeansFit) -> dict[str, Any]:
     }
 
 
-def _load_membership(store: Store, n_clusters: int) -> Membership:
+def load_membership(store: Store, n_clusters: int) -> Membership:
     distance = store.load("distance")
     if n_clusters == 1:
         return Membership(store.load("labels"), distance, None, None)

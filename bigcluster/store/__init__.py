@@ -1,6 +1,6 @@
 """What a run keeps on disk: arrays, completion marks, fingerprints, digests."""
 
-from bigcluster.store.arrays import ColumnWriter, RowWriter, Store, StoredRows, read_whole
+from bigcluster.store.arrays import ColumnWriter, RowWriter, Store, StoredRows, check_format, read_whole
 from bigcluster.store.inventory import SCRATCH, Damage, Inventory, sweep, take_inventory, tidy
 from bigcluster.store.marks import DONE, Mark, Marks, fingerprint
 
@@ -15,6 +15,7 @@ __all__ = [
     "RowWriter",
     "Store",
     "StoredRows",
+    "check_format",
     "fingerprint",
     "read_whole",
     "sweep",

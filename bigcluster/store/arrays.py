@@ -112,6 +112,11 @@ class Store:
                 ) from error
             return self._open.get(name)
 
+    def mend(self, block: str) -> None:
+        """Put the metadata of a `metadata` mark's array back, or vouch for them again where the mark was damaged."""
+        if (self.root / block).is_dir() and self._existing(block) is not None:
+            metadata.vouch(self.marks, self.root, block)
+
     def array(self, name: str) -> Any:
         """The zarr array of that name."""
         array = self._existing(name)
@@ -201,7 +206,6 @@ def read_whole(array: Any, key: Any) -> NDArray[Any]:
         return np.asarray(array[key])
     except ValueError as error:  # the checksum codec's, or a chunk that is gone
         raise DamagedError(f"the stored array {array.path!r} is damaged ({error})") from error
-
 
 
 def _chunk_files(folder: Path) -> list[Path]:

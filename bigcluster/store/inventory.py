@@ -1,7 +1,7 @@
 """What lies in a store against what its marks vouch for.
 
-    damaged     a mark whose seal does not fit; a vouched file that is gone or not what was written
-    leftovers   files that nothing vouches for: of an interrupted write, or of settings that are no more
+damaged     a mark whose seal does not fit; a vouched file that is gone or not what was written
+leftovers   files that nothing vouches for: of an interrupted write, or of settings that are no more
 """
 
 from __future__ import annotations
@@ -95,7 +95,10 @@ def take_inventory(root: Path, *, sample: int | None = None, spread: Spread = ma
             _, stage, block = vouched[file]
             damaged.append(Damage(file, stage, what, (stage, block)))
     return Inventory(
-        sorted(damaged, key=lambda damage: damage.file), list(_unvouched(root, vouched)), len(vouched) + n_marks, n_bytes
+        sorted(damaged, key=lambda damage: damage.file),
+        list(_unvouched(root, vouched)),
+        len(vouched) + n_marks,
+        n_bytes,
     )
 
 

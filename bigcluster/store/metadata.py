@@ -1,7 +1,7 @@
 """zarr's own small files, each vouched for by a mark that holds its text: a damaged one is put back, its data kept.
 
-    store.zarr/zarr.json          marks/metadata/store.json
-    store.zarr/<array>/zarr.json  marks/metadata/<array>.json
+store.zarr/zarr.json          marks/metadata/store.json
+store.zarr/<array>/zarr.json  marks/metadata/<array>.json
 """
 
 from __future__ import annotations
@@ -25,6 +25,12 @@ def vouch(marks: Marks, root: Path, name: str = "") -> None:
         sync_all([file])
         digests = {file.relative_to(root).as_posix(): digest_of(text.encode())}
         marks.write(STAGE, Mark("", digests, {"text": text}), name or _GROUP)
+
+
+def is_changed(marks: Marks, root: Path, name: str = "") -> bool:
+    """Whether the file is there and is not what its mark says."""
+    mark, file = marks.read(STAGE, name or _GROUP), root / name / FILE
+    return mark is not None and file.is_file() and file.read_bytes() != mark.payload["text"].encode()
 
 
 def restore(marks: Marks, root: Path, name: str = "") -> None:
