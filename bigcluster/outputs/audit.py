@@ -16,11 +16,9 @@ from typing import Any
 import numpy as np
 
 from bigcluster.catalog import from_csv_path, path_key
-from bigcluster.config import read_toml
 from bigcluster.durable import digest_of
-from bigcluster.errors import ConfigError
 from bigcluster.outputs import seal, tables
-from bigcluster.stages import ingest
+from bigcluster.stages import ingest, reduce
 from bigcluster.stages.audit import Stored
 from bigcluster.stages.cluster import load_membership
 from bigcluster.store import Damage, Store
@@ -37,25 +35,21 @@ def audit(out: Path, store: Store, stored: Stored) -> Iterator[Damage]:
         "images.csv": lambda path: _compare_images(path, store, stored),
         "variance.csv": lambda path: _compare_variance(path, store, stored),
         seal.SUMMARY: lambda path: _compare_summary(path, store, stored),
-        seal.RUN_TOML: _check_settings,
     }
-    for name in sorted(digests.keys() | set(compare if stored.clustered is not None else ())):
-        if name not in digests and not (out / name).exists():
-            continue  # not of this kind of run
-        what = _difference(out / name, compare.get(name), digests.get(name))
+    for name in sorted(digests.keys() - {seal.RUN_TOML}):
+        what = _difference(out / name, compare.get(name), digests[name])
         if what is not None:
             yield Damage(name, STAGE, what)
 
 
-def _difference(path: Path, compare: Callable[[Path], str | None] | None, digest: str | None) -> str | None:
+def _difference(path: Path, compare: Callable[[Path], str | None] | None, digest: str) -> str | None:
     if not path.is_file():
         return "is gone"
     try:
         what = None if compare is None else compare(path)
     except (ValueError, KeyError, TypeError, csv.Error) as error:  # not the format that it was
         what = f"cannot be read ({type(error).__name__})"
-    changed = digest is not None and path.name != seal.RUN_TOML and digest_of(path.read_bytes()) != digest
-    return what or ("is not what was written" if changed else None)
+    return what or ("is not what was written" if digest_of(path.read_bytes()) != digest else None)
 
 
 def rows_of(path: Path) -> Iterator[Row]:
@@ -88,7 +82,7 @@ def _compare_images(path: Path, store: Store, stored: Stored) -> str | None:
 
 
 def _compare_variance(path: Path, store: Store, stored: Stored) -> str | None:
-    if stored.fitted is None:
+    if stored.fitted is None or store.mark(reduce.STAGE) is None:
         return None
     ratio = store.load("explained_variance") / stored.fitted.payload["total_variance"]
     return _first_difference(_body(path, tables.VARIANCE_COLUMNS), tables.variance_rows(ratio))
@@ -122,13 +116,4 @@ def _compare_summary(path: Path, store: Store, stored: Stored) -> str | None:
     sizes = np.bincount(store.load("labels"), minlength=stored.clustered.payload["n_clusters"]).tolist()
     if summary["cluster_sizes"] != sizes or summary["inertia"] != stored.clustered.payload["inertia"]:
         return "has other clusters than the store"
-    return None
-
-
-def _check_settings(path: Path) -> str | None:
-    """run.toml may be edited, or be that of a later call that did not end; it must be readable."""
-    try:
-        read_toml(path)
-    except ConfigError as error:
-        return f"cannot be read: {error}"
     return None

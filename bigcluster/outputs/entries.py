@@ -7,7 +7,6 @@ list is lost, by what labels.csv and the images themselves say of it.
 from __future__ import annotations
 
 import csv
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -37,15 +36,29 @@ def recognised(folder: Path, listing: Listing) -> Made:
     """
     made: Made = {}
     for path, file in labelled_files(folder.parent / LABELS):
-        entry, source = folder / file, os.path.join(listing.root, path)
-        try:
-            if entry.samefile(source):
-                made[file] = identity(entry, copied=False)
-            elif not entry.is_symlink() and _looks_equal(entry, source):
-                made[file] = identity(entry, copied=True)
-        except (OSError, ValueError):  # not there any more, or never made
-            continue
+        entry, source = folder / file, Path(listing.root, path)
+        if is_same(entry, source):
+            made[file] = identity(entry, copied=False)
+        elif looks_equal(entry, source):
+            made[file] = identity(entry, copied=True)
     return made
+
+
+def is_same(entry: Path, source: Path) -> bool:
+    """Whether a link leads to the image."""
+    try:
+        return entry.samefile(source)
+    except (OSError, ValueError):  # one of them is gone, or its name holds a NUL
+        return False
+
+
+def looks_equal(entry: Path, source: Path) -> bool:
+    """Whether a copy has the image's size and time."""
+    try:
+        mine, theirs = entry.lstat(), source.stat()
+    except (OSError, ValueError):
+        return False
+    return not entry.is_symlink() and (mine.st_size, mine.st_mtime_ns) == (theirs.st_size, theirs.st_mtime_ns)
 
 
 def labelled_files(labels: Path) -> Iterator[tuple[str, str]]:
@@ -57,8 +70,3 @@ def labelled_files(labels: Path) -> Iterator[tuple[str, str]]:
                     yield from_csv_path(row["path"]), from_csv_path(row["file"])
     except (OSError, UnicodeDecodeError, csv.Error):
         return
-
-
-def _looks_equal(entry: Path, source: str) -> bool:
-    mine, theirs = entry.stat(), os.stat(source)
-    return (mine.st_size, mine.st_mtime_ns) == (theirs.st_size, theirs.st_mtime_ns)

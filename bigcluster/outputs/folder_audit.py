@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from bigcluster.outputs.entries import LABELS, Made, identity, is_ours, labelled_files
+from bigcluster.outputs.entries import LABELS, Made, identity, is_ours, is_same, labelled_files, looks_equal
 from bigcluster.outputs.folders import FOLDER
 from bigcluster.store import Damage
 
@@ -65,14 +65,15 @@ def _entry(entry: Path, source: Path, known: list[int] | None) -> str | None:
         return "is gone"
     if entry.is_symlink():
         return _symlink(entry, source, known)
+    if is_same(entry, source):
+        return None if known is None or identity(source, copied=False)[1:] == known[1:] else _EDITED
     if known is None or not is_ours(entry, known):
-        return None if known is None and _is_same(entry, source) else "is not what was put there"
+        return None if known is None and looks_equal(entry, source) else "is not what was put there"
     if not source.exists():
         return _LOST
-    if known[0] and not _is_same(entry, source):
+    if entry.stat().st_ino == known[0]:  # it is still the link that was made
         return _REPLACED
-    seen = source.stat()
-    return None if [seen.st_size, seen.st_mtime_ns] == known[1:] else _EDITED
+    return None if looks_equal(entry, source) else _EDITED
 
 
 def _symlink(entry: Path, source: Path, known: list[int] | None) -> str | None:
@@ -80,10 +81,3 @@ def _symlink(entry: Path, source: Path, known: list[int] | None) -> str | None:
         return None if source.exists() else _LOST
     as_made = known is not None and identity(entry, copied=False)[1:] == known[1:]
     return _REPLACED if as_made and entry.exists() else "leads to another image"
-
-
-def _is_same(entry: Path, source: Path) -> bool:
-    try:
-        return entry.samefile(source)
-    except OSError:
-        return False

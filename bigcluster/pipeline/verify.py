@@ -7,6 +7,8 @@ anew, and no more than it. The images themselves are not read: what became of th
 from __future__ import annotations
 
 import errno
+import glob
+import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -15,6 +17,7 @@ from typing import Any
 
 from bigcluster import outdir
 from bigcluster.catalog import root_of
+from bigcluster.catalog.manifest import MANIFEST_SUFFIXES
 from bigcluster.config import Settings, read_toml
 from bigcluster.durable import write_text
 from bigcluster.errors import ConfigError, DamagedError, StoreError
@@ -31,9 +34,10 @@ from bigcluster.store import Damage, Inventory, Marks, Store, check_format, meta
 QUICK_FILES = 64
 """Chunks of at most 4 MiB: a quarter of a GiB is read."""
 QUICK_ENTRIES = 1000
+SETTINGS = "settings"
 ORDER = (ingest.STAGE, reduce.STAGE, "components", "sweep", cluster.STAGE, files.STAGE)
 _MADE_BY = {"recipe": ingest.STAGE, seal.STAGE: files.STAGE, folders.CREATED: files.STAGE}
-"""Marks that are no stage of their own; metadata are put back without redoing anything."""
+"""Marks that are no stage of their own. Metadata and run.toml are put back from their marks, nothing is redone."""
 
 
 def verify(
@@ -60,16 +64,12 @@ def verify(
         stack.enter_context(job.stages.sampler)
         writable = _lock(stack, job.out)
         with job.stages.measure("verify"):
-            found = _take(job, root, quick)
-            damaged = [_outside(damage) for damage in found.damaged]
-            notes: list[str] = []
+            try:
+                found, damaged, notes = _look(job, root, quick=quick, writable=writable)
+            except DamagedError:  # in a chunk beyond the sample: which one, digests tell
+                found, damaged, notes = _look(job, root, quick=False, writable=writable)
             if writable:
-                _mend(root, found)
-                damaged += _settings(job.out, Marks(root))
-            if writable or not found.damaged:
-                damaged += _audit(job, Store(root, create=False), {damage.stage for damage in damaged}, quick, notes)
-            else:
-                notes.append("OUT cannot be written: what depends on the damaged files was not looked at")
+                found.drop(Marks(root))
     if found.leftovers:
         notes.append(f"{len(found.leftovers)} leftover files of an interrupted run; the next run removes them")
     return {
@@ -82,6 +82,27 @@ def verify(
         "bytes_read": found.n_bytes,
         "stages": job.stages.facts,
     }
+
+
+def _look(job: Job, root: Path, *, quick: bool, writable: bool) -> tuple[Inventory, list[Damage], list[str]]:
+    """The files of the store, what is damaged anywhere, and notes. Raises DamagedError where a sample missed damage."""
+    found, notes = _take(job, root, quick), list[str]()
+    damaged = [_outside(damage) for damage in found.damaged]
+    if writable:
+        _mend(root, found)
+    if writable or not found.damaged:
+        damaged += _settings(job.out, Marks(root), put_back=writable)
+        damaged += _audit(job, Store(root, create=False), {damage.stage for damage in damaged}, quick, notes)
+    else:
+        notes.append("OUT cannot be written: what depends on the damaged files was not looked at")
+    return found, damaged, notes
+
+
+def _root(images: str) -> Path:
+    """The folder that paths are relative to, also where it is gone."""
+    path = Path(images)
+    is_folder = path.suffix.lower() not in MANIFEST_SUFFIXES and not glob.has_magic(images)
+    return path if is_folder and not path.exists() else root_of(images)
 
 
 def _lock(stack: ExitStack, out: Path) -> bool:
@@ -115,23 +136,22 @@ def _outside(damage: Damage) -> Damage:
 
 
 def _mend(root: Path, found: Inventory) -> None:
-    """Drop the marks that no longer hold, and put metadata back."""
-    found.drop(Marks(root))
+    """Put metadata back, so that arrays can be opened."""
+    mended = [damage.mark[1] for damage in found.damaged if damage.mark is not None and damage.stage == metadata.STAGE]
     store = Store(root)
-    for damage in found.damaged:
-        if damage.stage == metadata.STAGE:
-            store.mend(Path(damage.file).parent.name if damage.mark is None else damage.mark[1])
+    for name in mended:
+        store.mend(name)
 
 
-def _settings(out: Path, marks: Marks) -> Iterator[Damage]:
+def _settings(out: Path, marks: Marks, *, put_back: bool) -> Iterator[Damage]:
     """run.toml may be edited, or be of a call that did not end; one that cannot be read is put back."""
     path, sealed = out / seal.RUN_TOML, seal.sealed_settings(marks)
     try:
         read_toml(path)
     except ConfigError as error:
-        if sealed:
+        if sealed and put_back:
             write_text(path, sealed)
-        yield Damage(seal.RUN_TOML, files.STAGE, f"{error}{'; it is put back' if sealed else ''}")
+        yield Damage(seal.RUN_TOML, SETTINGS, f"cannot be read: {error.__cause__ or error}")
 
 
 def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[str]) -> Iterator[Damage]:
@@ -139,7 +159,9 @@ def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[s
     stored = stages.load(store)
     finished = seal.is_finished(store.marks)
     if finished:
-        wanted = {ingest.STAGE: stored.n_blocks > 0, cluster.STAGE: stored.clustered is not None}
+        wanted = {ingest.STAGE: stored.n_blocks > 0}
+        if stored.n_blocks:
+            wanted[cluster.STAGE] = stored.clustered is not None
         if stored.clustered is not None and stored.clustered.payload["reduction"] != "none":
             wanted[reduce.STAGE] = stored.fitted is not None
         for stage in (stage for stage, there in wanted.items() if not there and stage not in missing):
@@ -147,16 +169,12 @@ def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[s
             yield Damage(f"{outdir.STORE}/marks/{stage}", stage, "does not hold any more")
     else:
         notes.append("the last run did not come to its end; the same command resumes")
-    try:
-        for damage in stages.audit(store, stored, missing):
-            missing = missing | {damage.stage}
-            yield _outside(damage)
-    except DamagedError as error:
-        yield Damage(outdir.STORE, ingest.STAGE, str(error))
-        return
-    if finished and not missing & {ingest.STAGE, reduce.STAGE, cluster.STAGE}:
+    for damage in stages.audit(store, stored, missing):
+        missing = missing | {damage.stage}
+        yield _outside(damage)
+    if finished and not missing & {ingest.STAGE, cluster.STAGE}:
         yield from files.audit(job.out, store, stored)
-        root = root_of(read_toml(job.out / seal.RUN_TOML)["images"])
+        root = _root(tomllib.loads(seal.sealed_settings(store.marks))["images"])
         seen = entries.audit(job.out, root, folders.created(store.marks), sample=QUICK_ENTRIES if quick else None)
         notes += seen.notes()
         yield from seen.damaged

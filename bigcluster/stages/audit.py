@@ -36,17 +36,16 @@ class Stored:
 
 def load(store: Store) -> Stored:
     """The marks of the stages, as far as they are of one state: an interrupted run leaves later ones behind."""
-    ingested, fitted, clustered = (store.mark(stage.STAGE) for stage in (ingest, reduce, cluster))
+    ingested, fitted, clustered = (store.marks.read(stage.STAGE) for stage in (ingest, reduce, cluster))
     if ingested is None:
         return Stored(0, None, None)
     if fitted is not None and fitted.payload["images"] != ingested.fingerprint:
         fitted = None
     if clustered is not None and clustered.payload["images"] != ingested.fingerprint:
         clustered = None
-    if clustered is not None and clustered.payload["reduction"] != "none":
-        n_components = store.array("centers").shape[1]
-        if fitted is None or clustered.payload["rows"] != reduce.rows_fingerprint(fitted.fingerprint, n_components):
-            clustered = None
+    if clustered is not None and fitted is not None and clustered.payload["reduction"] != "none":
+        rows = reduce.rows_fingerprint(fitted.fingerprint, clustered.payload["n_columns"])
+        clustered = clustered if clustered.payload["rows"] == rows else None
     return Stored(ingested.payload["n_blocks"], fitted, clustered)
 
 
@@ -54,7 +53,7 @@ def audit(store: Store, stored: Stored, missing: set[str]) -> Iterator[Damage]:
     """What does not fit. missing : stages already known to be damaged; what depends on them is not looked at."""
     if stored.n_blocks and ingest.STAGE not in missing:
         yield from _audit_pixels(store, stored.n_blocks)
-    if stored.fitted is not None and reduce.STAGE not in missing:
+    if stored.fitted is not None and not missing & {ingest.STAGE, reduce.STAGE}:
         yield from _audit_reduction(store, stored.fitted)
     if stored.clustered is not None and not missing & {ingest.STAGE, reduce.STAGE, cluster.STAGE}:
         yield from _audit_clusters(store, stored.clustered)

@@ -86,6 +86,7 @@ def cluster(
             "reduction": settings.reduce,
             "rows": reduced.fingerprint,
             "n_clusters": found.n_clusters,
+            "n_columns": found.centers.shape[1],
             "inertia": found.inertia,
             "nearest_previous": None if previous is None else _nearest_previous(values[1], previous, found.n_clusters),
             "facts": _facts(found),

@@ -54,10 +54,10 @@ class Inventory:
     def drop(self, marks: Marks) -> None:
         """Remove the marks that no longer hold: the next run redoes what they vouched for, and that alone.
 
-        Marks of metadata stay: they hold what the file is put back from.
+        Those of metadata stay: a file is put back from its mark, and the mark is made anew from its file.
         """
         for damage in self.damaged:
-            if damage.mark is not None and (damage.mark[0] != metadata.STAGE or damage.what == UNSEALED):
+            if damage.mark is not None and damage.mark[0] != metadata.STAGE:
                 marks.remove(*damage.mark)
 
 
