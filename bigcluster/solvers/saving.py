@@ -51,3 +51,6 @@ class NotSaving:
 
     def save(self, facts: Facts, arrays: Iterable[tuple[str, Array]], keep: Collection[str] = ()) -> None:
         del facts, arrays, keep
+
+
+NOT_SAVING = NotSaving()

@@ -3,6 +3,7 @@
 from bigcluster.store.arrays import ColumnWriter, RowWriter, Store, StoredRows, check_format, read_whole
 from bigcluster.store.inventory import SCRATCH, Damage, Inventory, sweep, take_inventory, tidy
 from bigcluster.store.marks import DONE, Mark, Marks, fingerprint
+from bigcluster.store.states import StageState
 
 __all__ = [
     "DONE",
@@ -13,6 +14,7 @@ __all__ = [
     "Mark",
     "Marks",
     "RowWriter",
+    "StageState",
     "Store",
     "StoredRows",
     "check_format",

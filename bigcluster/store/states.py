@@ -1,9 +1,9 @@
 """The state that an unfinished stage saves, so that a resumed run redoes its current pass at most.
 
-    store.zarr/state/<stage>/<turn>-<name>.npy      the arrays of a state
-    store.zarr/marks/state/<stage>.json             the mark that vouches for them, and holds the other values
+    store.zarr/state/<stage>/<turn>-<n>.npy     the arrays of a state: a large one, or many small ones in a row
+    store.zarr/marks/state/<stage>.json         the mark that vouches for them, and holds the other values
 
-New arrays are written beside those of the state before; the mark, replaced at once, decides which of them count.
+New files are written beside those of the state before; the mark, replaced at once, decides which of them count.
 """
 
 from __future__ import annotations
@@ -30,26 +30,36 @@ MOST_SECONDS = 60.0
 """A state is never older than this and the pass in which it grew old."""
 COST_FACTOR = 50
 """Saving takes at most a fiftieth of the time: after one of 20 ms, the next comes a second later at the earliest."""
+_LARGE_BYTES = 1 * MIB
+"""An array from here on has a file of its own; the others share one, since a file costs two syncs."""
 _BYTES_PER_SECOND = 200 * MIB
 _LEAST_COST_SECONDS = 0.02
 
 
-@dataclass(frozen=True)
+Place = tuple[str, int]
+"""File, relative to the store, and the byte at which an array begins."""
+
+
+@dataclass
 class StoredState:
     """As solvers.saving.SavedState."""
 
     root: Path
     digests: dict[str, str]
-    files: dict[str, str]
-    """Array -> file."""
+    places: dict[str, Place]
     facts: dict[str, Any]
+    _last: tuple[str, bytes] = ("", b"")
 
     def get(self, name: str) -> NDArray[Any]:
-        file = self.files[name]
-        data = (self.root / file).read_bytes()
-        if digest_of(data) != self.digests[file]:
-            raise DamagedError(f"the saved state {file} is damaged")
-        array: NDArray[Any] = np.load(io.BytesIO(data), allow_pickle=False)
+        file, start = self.places[name]
+        if file != self._last[0]:
+            data = (self.root / file).read_bytes()
+            if digest_of(data) != self.digests[file]:
+                raise DamagedError(f"the saved state {file} is damaged")
+            self._last = file, data
+        stream = io.BytesIO(self._last[1])
+        stream.seek(start)
+        array: NDArray[Any] = np.load(stream, allow_pickle=False)
         return array
 
 
@@ -67,34 +77,49 @@ class StageState:
         mark = self._mark()
         if mark is None:
             return None
-        return StoredState(self._store.root, mark.digests, mark.payload["files"], mark.payload["facts"])
+        return StoredState(self._store.root, mark.digests, mark.payload["places"], mark.payload["facts"])
 
     def due(self, n_bytes: int) -> bool:
         cost = self._cost_seconds or max(_LEAST_COST_SECONDS, n_bytes / _BYTES_PER_SECOND)
         return time.monotonic() - self._saved_at >= min(MOST_SECONDS, COST_FACTOR * cost)
 
-    def save(self, facts: dict[str, Any], arrays: Iterable[tuple[str, NDArray[Any]]], keep: Collection[str] = ()) -> None:
+    def save(
+        self, facts: dict[str, Any], arrays: Iterable[tuple[str, NDArray[Any]]], keep: Collection[str] = ()
+    ) -> None:
         began = time.monotonic()
         before = self._mark()
-        turn = 0 if before is None else before.payload["turn"] + 1
-        files = {name: before.payload["files"][name] for name in keep} if before is not None else {}
-        digests = {file: before.digests[file] for file in files.values()} if before is not None else {}
-        self._folder.mkdir(parents=True, exist_ok=True)
-        written = []
-        for name, array in arrays:
-            path = self._folder / f"{turn}-{name.replace('/', '-')}.npy"
-            np.save(path, array, allow_pickle=False)
-            files[name] = path.relative_to(self._store.root).as_posix()
-            digests[files[name]] = digest_of(path.read_bytes())
-            written.append(path)
-        sync_all(written)
-        payload = {"turn": turn, "files": files, "facts": facts}
+        turn, places, digests = 0, dict[str, Place](), dict[str, str]()
+        if before is not None:
+            turn = before.payload["turn"] + 1
+            places = {name: before.payload["places"][name] for name in keep}
+            digests = {file: before.digests[file] for file, _ in places.values()}
+        places |= self._write(turn, arrays)
+        written = {file: self._store.root / file for file, _ in places.values() if file not in digests}
+        sync_all(written.values())
+        digests |= {file: digest_of(path.read_bytes()) for file, path in written.items()}
+        payload = {"turn": turn, "places": places, "facts": facts}
         self._store.marks.write(STATE, Mark(self._fingerprint, digests, payload), self._stage)
         for path in self._folder.iterdir():
             if path.relative_to(self._store.root).as_posix() not in digests:
                 path.unlink()
         self._saved_at = time.monotonic()
         self._cost_seconds = max(_LEAST_COST_SECONDS, self._saved_at - began)
+
+    def _write(self, turn: int, arrays: Iterable[tuple[str, NDArray[Any]]]) -> dict[str, Place]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        places: dict[str, Place] = {}
+        with (self._folder / f"{turn}-small.npy").open("wb") as small:
+            for number, (name, array) in enumerate(arrays):
+                if array.nbytes < _LARGE_BYTES:
+                    places[name] = self._relative(f"{turn}-small.npy"), small.tell()
+                    np.save(small, array, allow_pickle=False)
+                else:
+                    places[name] = self._relative(f"{turn}-{number}.npy"), 0
+                    np.save(self._folder / f"{turn}-{number}.npy", array, allow_pickle=False)
+        return places
+
+    def _relative(self, file: str) -> str:
+        return (self._folder / file).relative_to(self._store.root).as_posix()
 
     def clear(self) -> None:
         """The stage is done: its state is of no use any more."""
