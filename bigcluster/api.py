@@ -91,6 +91,15 @@ class Run:
         supervise("predict", stored_settings(self.out), resources(memory, workers), listener=log_events, **arguments)
         return _read_table(Path(to))
 
+    def verify(self, *, quick: bool = False) -> dict[str, Any]:
+        """Check digests, counts, labels, folders and model: `ok`, and what is damaged and which stages are redone.
+
+        quick : read a sample only. What is damaged is made anew by the next run.
+        """
+        return supervise(
+            "verify", Settings(out=os.fspath(self.out)), resources(None, None), listener=log_events, quick=quick
+        )
+
     def __repr__(self) -> str:
         found = self.summary
         return f"<bigcluster run {self.out}: {found['counts']['ok']} images in {found['n_clusters']} clusters>"

@@ -14,6 +14,7 @@ import typer
 
 from bigcluster.errors import BigclusterError, ConfigError
 
+EXIT_DAMAGED = 1
 EXIT_SOME_UNREAD = 3
 EXIT_INTERRUPTED = 130
 
@@ -196,6 +197,28 @@ def predict(
         display.print_prediction(found, to, _stdout())
     if found["counts"]["failed"]:
         raise typer.Exit(EXIT_SOME_UNREAD)
+
+
+@app.command()
+def verify(
+    out: Annotated[str, typer.Argument(help="The OUT of a run.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Read a sample of the data and of the links.")] = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Check digests, counts, labels, folders and model; exit 1 on any damage, which the next run makes good."""
+    from bigcluster import api, display
+    from bigcluster.config import Settings
+    from bigcluster.supervisor import supervise
+
+    with display.listening(quiet=quiet) as listener:
+        found = supervise("verify", Settings(out=out), api.resources(None, None), listener=listener, quick=quick)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        display.print_verified(found, out, _stdout())
+    if not found["ok"]:
+        raise typer.Exit(EXIT_DAMAGED)
 
 
 @app.command()

@@ -187,6 +187,22 @@ def print_prediction(found: dict[str, Any], to: str, console: Console) -> None:
         console.print(Text(line), soft_wrap=True)
 
 
+def print_verified(found: dict[str, Any], out: str, console: Console) -> None:
+    """Each damaged file with what makes it, notes, and what to do."""
+    lines = [f"damaged: {damage['file']} {damage['what']} (stage {damage['stage']})" for damage in found["damaged"]]
+    lines += [f"note: {note}" for note in found["notes"]]
+    read = (
+        f"{show_count(found['files'])} files, {show_bytes(found['bytes_read'])} read{' (a sample)' * found['sampled']}"
+    )
+    if found["ok"]:
+        lines.append(f"{read}: all as they were written")
+    else:
+        redone = f"; it redoes {', '.join(found['redo'])}" if found["redo"] else ""
+        lines.append(f"{read}: {len(found['damaged'])} damaged; `bigcluster run --out {out}` makes them anew{redone}")
+    for line in lines:
+        console.print(Text(line), soft_wrap=True)
+
+
 def _shown_sizes(sizes: list[int], most: int = 20) -> str:
     shown = " ".join(str(size) for size in sizes[:most])
     return shown if len(sizes) <= most else f"{shown} ... {sizes[-1]}"

@@ -11,6 +11,8 @@ from typing import IO
 
 DIGEST_DIGITS = 32
 """Hex digits kept of a SHA-256: 128 bits."""
+PARTIAL = ".partial"
+"""Ends the name of a file that is being written."""
 
 
 def digest_of(data: bytes | memoryview) -> str:
@@ -39,18 +41,36 @@ def sync_all(files: Iterable[Path]) -> None:
 @contextlib.contextmanager
 def replacing(path: Path) -> Iterator[IO[str]]:
     """Write text to a file beside `path` and put it in place when the block ends well; nothing changes otherwise."""
-    beside = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    with _placing(path) as beside, beside.open("w", encoding="utf-8", newline="") as file:
+        yield file
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode())
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    """Replace a file whole, on disk when this returns."""
+    with _placing(path) as beside, beside.open("wb") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+@contextlib.contextmanager
+def _placing(path: Path) -> Iterator[Path]:
+    beside = path.with_name(f".{path.name}.{os.getpid()}{PARTIAL}")
     try:
-        with beside.open("w", encoding="utf-8", newline="") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
+        yield beside
         beside.replace(path)
         sync(path.parent)
     finally:
         beside.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
-    with replacing(path) as file:
-        file.write(text)
+def sweep_partial(folder: Path) -> None:
+    """Remove what interrupted writes left directly in a folder. Nobody else may be writing there."""
+    for path in folder.glob(f".*{PARTIAL}"):
+        path.unlink()

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import errno
 import io
-import json
 import os
 import shutil
 from collections.abc import Iterator
@@ -23,6 +22,7 @@ from bigcluster.outputs import folders, tables
 from bigcluster.outputs.folders import Linked, write_clusters
 from bigcluster.outputs.summary import counts, read_summary, write_summary
 from bigcluster.stages.cluster import Membership
+from bigcluster.store import Marks
 
 ODD = [
     '=HYPERLINK("x").jpg',
@@ -334,7 +334,7 @@ def steps(monkeypatch: pytest.MonkeyPatch, stop_at: int) -> Iterator[int]:
         return call
 
     for owner, name in ((Path, "rename"), (Path, "mkdir"), (Path, "rmdir"), (os, "link"), (shutil, "rmtree"),
-                        (folders, "write_text")):  # fmt: skip
+                        (Marks, "write")):  # fmt: skip
         monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
     yield done
 
@@ -366,7 +366,7 @@ def test_killed_at_any_step_the_next_run_puts_it_right(tmp_path: Path, resumed_s
 
 def test_without_our_list_everything_is_kept(job: Job) -> None:
     first = job.write()
-    (job.store / folders.CREATED).unlink()
+    Marks(job.store).remove(folders.CREATED)
     job.write(1)
     found = job.inside()
     assert len(found) == 2 * sum(map(bool, first.files))
@@ -376,12 +376,13 @@ def test_without_our_list_everything_is_kept(job: Job) -> None:
 def test_a_damaged_list_counts_as_absent(job: Job, text: str) -> None:
     job.write()
     put(job, FOREIGN)
-    (job.store / folders.CREATED).write_text(text)
+    Marks(job.store).path(folders.CREATED).write_text(text)
     job.write(1)
     assert FOREIGN.items() <= job.inside().items()
 
 
 def test_paths_in_the_list_of_files_are_the_names_in_the_folder(job: Job) -> None:
     linked = job.write()
-    made = json.loads((job.store / folders.CREATED).read_text())["current"]
+    made = folders.created(Marks(job.store))
+    assert made is not None
     assert made.keys() == {file for file in linked.files if file}

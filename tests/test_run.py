@@ -452,7 +452,7 @@ def test_a_name_that_run_toml_cannot_hold(images: Path, tmp_path: Path, cli: Cli
 
 def test_a_store_of_another_version(out: Path, cli: Cli) -> None:
     metadata = out / "store.zarr" / "zarr.json"
-    metadata.write_text(metadata.read_text().replace('"bigcluster_format": 1', '"bigcluster_format": 99'))
+    metadata.write_text(metadata.read_text().replace('"bigcluster_format": 2', '"bigcluster_format": 99'))
     before = (out / "run.toml").read_bytes()
     refused(cli("run", "--out", out), 2, "format 99")
     assert (out / "run.toml").read_bytes() == before

@@ -2,7 +2,7 @@
 
 from bigcluster.catalog.ledger import FileRecord
 from bigcluster.catalog.listing import IMAGE_SUFFIXES, Listing, list_images
-from bigcluster.catalog.names import Names, from_csv_path, guard_cell, natural_key, to_csv_path
+from bigcluster.catalog.names import Names, from_csv_path, guard_cell, natural_key, path_key, to_csv_path
 from bigcluster.catalog.roots import root_of
 
 __all__ = [
@@ -14,6 +14,7 @@ __all__ = [
     "guard_cell",
     "list_images",
     "natural_key",
+    "path_key",
     "root_of",
     "to_csv_path",
 ]

@@ -7,6 +7,7 @@ spreadsheet would run as a formula starts with `./`, which names the same file.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -43,6 +44,11 @@ def from_csv_path(cell: str) -> str:
 def guard_cell(cell: str) -> str:
     """A foreign text cell that a spreadsheet would run gets a leading apostrophe; a number such as -5 stays one."""
     return "'" + cell if cell.startswith(_FORMULA_STARTS) and not _NUMBER.fullmatch(cell) else cell
+
+
+def path_key(path: str) -> bytes:
+    """8 bytes that stand for a path wherever randomness is keyed by it."""
+    return hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
 
 
 class Names:

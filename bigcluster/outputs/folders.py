@@ -7,7 +7,6 @@ move along into the new folder.
 from __future__ import annotations
 
 import errno
-import json
 import os
 import shutil
 from collections.abc import Callable, Iterator
@@ -18,14 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.catalog import Listing
-from bigcluster.durable import write_text
 from bigcluster.errors import StoreError
+from bigcluster.outputs.entries import Made, identity, is_ours, recognised
+from bigcluster.store import Mark, Marks
 from bigcluster.units import show_bytes
 
 FOLDER = "clusters"
-CREATED = "clusters.json"
-"""In the store: what we made, path -> identity, under "current" for clusters/ and, while it is being replaced, under
-"next" for the folder that takes its place. Other files are foreign and stay, also under a name that was ours."""
+CREATED = "folders"
+"""The mark that lists what we made, path -> identity, under "current" for clusters/ and, while it is being replaced,
+under "next" for the folder that takes its place. Other files are foreign and stay, also under a name that was ours."""
 NAME_BYTES = 255
 _NO_HARDLINK = {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EOPNOTSUPP}
 
@@ -89,15 +89,15 @@ def write_clusters(
     Our list of what we made there follows the folder: killed at any point, the next call puts both right.
     """
     linked = Linked([""] * len(listing))
-    folders = _Folders(out / FOLDER, out / f".{FOLDER}.new", out / f".{FOLDER}.old", store_root / CREATED)
-    ours = _recover(folders)
+    folders = _Folders(out / FOLDER, out / f".{FOLDER}.new", out / f".{FOLDER}.old", Marks(store_root))
+    ours = _recover(folders, listing)
     current, new = folders.current, folders.new
     new.mkdir()
     if link == "copy":
         _check_space(out, listing, ok)
     if link != "none":
         _fill(new, current.absolute(), listing, ok, labels, n_clusters, _PLACE[link], linked, advance)
-    made = {name: _identity(new / name, link) for name in linked.files if name}
+    made = {name: identity(new / name, copied=link == "copy") for name in linked.files if name}
     _remember(folders, ours, made)
     if current.exists():
         current.rename(folders.old)
@@ -115,25 +115,23 @@ class _Folders:
     current: Path
     new: Path
     old: Path
-    created: Path
+    marks: Marks
 
 
-Made = dict[str, list[int]]
-"""Path under clusters/ -> inode (0 for copies, which are files of their own), size, modification time."""
+def created(marks: Marks) -> Made | None:
+    """What we made in clusters/; None where the list is lost, or there never was one."""
+    mark = marks.read(CREATED)
+    return None if mark is None else mark.payload["current"]
 
 
-def _identity(path: Path, link: str) -> list[int]:
-    found = path.lstat()
-    return [0 if link == "copy" else found.st_ino, found.st_size, found.st_mtime_ns]
-
-
-def _recover(folders: _Folders) -> Made:
+def _recover(folders: _Folders, listing: Listing) -> Made:
     """Bring what a kill left to rest; returns what we made in the current folder.
 
     A swap goes: note both lists; current -> old; new -> current; old retires; note the list of the current one.
     """
-    lists = _lists(folders.created)
-    ours = lists.get("current", {})
+    mark = folders.marks.read(CREATED)
+    lists = {"current": recognised(folders.current, listing)} if mark is None else mark.payload
+    ours: Made = lists["current"]
     if folders.old.exists() and folders.current.exists():  # old was retiring
         _retire(folders.old, folders.current, ours)
         ours = lists.get("next", ours)
@@ -148,18 +146,9 @@ def _recover(folders: _Folders) -> Made:
     return ours
 
 
-def _lists(created: Path) -> dict[str, Made]:
-    try:
-        lists: dict[str, Made] = json.loads(created.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    sound = isinstance(lists, dict) and all(isinstance(made, dict) for made in lists.values())
-    return lists if sound else {}
-
-
 def _remember(folders: _Folders, ours: Made, made: Made | None = None) -> None:
     lists = {"current": ours} if made is None else {"current": ours, "next": made}
-    write_text(folders.created, json.dumps(lists))
+    folders.marks.write(CREATED, Mark("", payload=lists))
 
 
 Place = Callable[[str, Path, Path], bool]
@@ -247,10 +236,4 @@ def _foreign_files(folder: Path, ours: Made) -> list[Path]:
     """Files in the folder that are not what we made there; all of them where our list is gone."""
     inside = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
     named = ((path, path.relative_to(folder)) for path in inside)
-    return [name for path, name in named if not _is_ours(path, ours.get(name.as_posix()))]
-
-
-def _is_ours(path: Path, identity: list[int] | None) -> bool:
-    """A link is known by its inode, also after its picture was edited; a moved or copied OUT by size and time."""
-    found = path.lstat()
-    return identity is not None and (found.st_ino == identity[0] or [found.st_size, found.st_mtime_ns] == identity[1:])
+    return [name for path, name in named if not is_ours(path, ours.get(name.as_posix()))]

@@ -16,6 +16,7 @@ from bigcluster.durable import replacing
 from bigcluster.stages.cluster import Membership
 
 LABEL_COLUMNS = ("path", "label", "distance", "runner_up", "margin", "status", "file")
+VARIANCE_COLUMNS = ("n_components", "cumulative_share")
 IMAGE_COLUMNS = ("id", "path", "bytes", "mtime_ns", "width", "height", "digest", "status", "reason")
 
 
@@ -59,13 +60,20 @@ def _free_names(columns: Iterable[str], used: Iterable[str]) -> Iterator[str]:
 def _label_rows(
     listing: Listing, ledger: Iterable[FileRecord], membership: Membership, files: Iterable[str]
 ) -> Iterator[list[str]]:
+    labelled = label_cells(ledger, membership)
+    for name, label, file, cells in zip(listing.names, labelled, files, passed_cells(listing), strict=True):
+        yield [to_csv_path(name), *label, to_csv_path(file) if file else "", *cells]
+
+
+def label_cells(ledger: Iterable[FileRecord], membership: Membership) -> Iterator[list[str]]:
+    """What labels.csv says of every listed file from `label` to `status`."""
     good = 0
-    for name, record, file, cells in zip(listing.names, ledger, files, passed_cells(listing), strict=True):
-        row = [to_csv_path(name), "-1", "", "", "", record.status, ""]
+    for record in ledger:
         if record.ok:
-            row = [row[0], *_membership_cells(membership, good), record.status, to_csv_path(file) if file else ""]
+            yield [*_membership_cells(membership, good), record.status]
             good += 1
-        yield row + cells
+        else:
+            yield ["-1", "", "", "", record.status]
 
 
 def _membership_cells(membership: Membership, row: int) -> list[str]:
@@ -78,20 +86,22 @@ def _membership_cells(membership: Membership, row: int) -> list[str]:
 def write_images(path: Path, listing: Listing, ledger: Iterable[FileRecord]) -> None:
     """images.csv, the ledger: what became of every listed file."""
     rows = (
-        [
-            row,
-            to_csv_path(name),
-            *("" if v is None else v for v in (record.n_bytes, record.mtime_ns, record.width, record.height)),
-            record.digest,
-            record.status,
-            guard_cell(record.reason),
-        ]
+        [row, to_csv_path(name), *file_cells(record)]
         for row, (name, record) in enumerate(zip(listing.names, ledger, strict=True))
     )
     write_csv(path, IMAGE_COLUMNS, rows)
 
 
+def file_cells(record: FileRecord) -> list[str]:
+    """What images.csv says of a file, after its number and its path."""
+    numbers = (record.n_bytes, record.mtime_ns, record.width, record.height)
+    return [*("" if v is None else str(v) for v in numbers), record.digest, record.status, guard_cell(record.reason)]
+
+
 def write_variance(path: Path, ratio: NDArray[np.float64]) -> None:
     """variance.csv: the cumulative share for every number of components that was computed."""
-    rows = ((n, f"{share:.6f}") for n, share in enumerate(np.cumsum(ratio), start=1))
-    write_csv(path, ("n_components", "cumulative_share"), rows)
+    write_csv(path, VARIANCE_COLUMNS, variance_rows(ratio))
+
+
+def variance_rows(ratio: NDArray[np.float64]) -> Iterator[list[str]]:
+    return ([str(n), f"{share:.6f}"] for n, share in enumerate(np.cumsum(ratio), start=1))

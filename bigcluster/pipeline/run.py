@@ -14,9 +14,11 @@ import numpy as np
 from bigcluster import outdir
 from bigcluster.catalog import Listing, list_images
 from bigcluster.config import Settings, flatten
+from bigcluster.durable import sweep_partial
 from bigcluster.errors import NoImagesError, TooFewSamplesError
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.outputs import curves, folders, summary, tables
+from bigcluster.outputs.seal import OF_A_RUN, OF_A_SWEEP, sealing
 from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning import Plan, Resources, make_plan
 from bigcluster.progress import Listener, silent
@@ -25,7 +27,8 @@ from bigcluster.stages.cluster import Clustered, cluster
 from bigcluster.stages.ingest import Ingested, check_recipe, ingest, records
 from bigcluster.stages.reduce import Reduced, reduce
 from bigcluster.stages.sweep import Swept, sweep
-from bigcluster.store import Store
+from bigcluster.store import Store, tidy
+from bigcluster.store import sweep as sweep_leftovers
 from bigcluster.units import show_count
 
 
@@ -70,14 +73,19 @@ def run(
     outdir.claim(job.out, settings.images)
     with outdir.locked(job.out):
         store = Store(job.out / outdir.STORE)
+        sweep_leftovers(store.root)
+        sweep_partial(job.out)
         spec = _decode_spec(settings, plan)
         check_recipe(store, spec, replace=replace)
-        with outdir.keeping(settings), naming_damage(store), job.stages.sampler:
-            done = _compute(job, listing, plan, spec, store)
-            with job.stages.measure("output"), job.progress.stage("output", len(listing), "images"):
-                _write_outputs(job, listing, store, done)
-        found = _summarise(job, listing, plan, store, done)
-        summary.write_summary(job.out / "summary.json", found)
+        with outdir.keeping(settings), sealing(store.root, job.out, (*OF_A_RUN, *OF_A_SWEEP)):
+            with naming_damage(store), job.stages.sampler:
+                done = _compute(job, listing, plan, spec, store)
+                with job.stages.measure("output"), job.progress.stage("output", len(listing), "images"):
+                    _write_outputs(job, listing, store, done)
+            found = _summarise(job, listing, plan, store, done)
+            summary.write_summary(job.out / "summary.json", found)
+            if not done.reused:
+                tidy(store.root)
     return found
 
 
@@ -89,6 +97,11 @@ class _Done:
     reduced: Reduced
     swept: Swept | None
     clustered: Clustered
+
+    @property
+    def reused(self) -> bool:
+        """Whether the store holds what it held before."""
+        return self.ingested.reused and self.reduced.reused and self.clustered.reused
 
 
 def _compute(job: Job, listing: Listing, plan: Plan, spec: DecodeSpec, store: Store) -> _Done:

@@ -9,6 +9,7 @@ from bigcluster import outdir
 from bigcluster.config import Settings
 from bigcluster.errors import TooFewSamplesError
 from bigcluster.outputs import curves
+from bigcluster.outputs.seal import OF_A_SWEEP, sealing
 from bigcluster.pipeline.job import naming_damage, open_job
 from bigcluster.planning import Resources, check_budget, plan_reduce, plan_sweep
 from bigcluster.progress import Listener, silent
@@ -49,7 +50,8 @@ def sweep(
             with job.stages.sampler, job.stages.measure("sweep", plan.projected_bytes) as facts:
                 found = sweep_stage(store, reduced, settings, ks, plan, ingested.row_keys, job.runtime, job.progress)
                 facts |= {**found.facts, "reused": found.reused}
-        curves.write(job.out, found.rows, found.suggested_k, found.reason)
+        with sealing(store.root, job.out, OF_A_SWEEP):
+            curves.write(job.out, found.rows, found.suggested_k, found.reason)
     return {
         "rows": found.rows,
         "suggested_k": found.suggested_k,

@@ -17,7 +17,7 @@ from bigcluster.solvers.kmeans import KMeansFit, fit, fit_minibatch, fit_two_lev
 from bigcluster.stages.ingest import Ingested
 from bigcluster.stages.reduce import Reduced
 from bigcluster.stages.sweep import Swept, centers_of
-from bigcluster.store import Store, fingerprint
+from bigcluster.store import StageState, Store, fingerprint
 
 STAGE = "cluster"
 _ARRAYS = ("centers", "labels", "distance", "runner_up", "runner_up_distance")
@@ -71,12 +71,12 @@ def cluster(
         seed=settings.seed,
         kmeans=asdict(settings.kmeans),
     )
-    mark = store.mark(STAGE)
+    mark, saving = store.mark(STAGE), StageState(store, STAGE, wanted)
     reused = mark is not None and mark.fingerprint == wanted
     if mark is None or not reused:
         previous = store.load("labels") if mark is not None and mark.payload["images"] == ingested.fingerprint else None
         init = None if swept is None else centers_of(store, swept, n_clusters)
-        found = _fit(reduced, n_clusters, init, settings, plan, ingested, runtime, progress)
+        found = _fit(reduced, n_clusters, init, settings, plan, ingested, saving, runtime, progress)
         found, order = _by_size(found, listing, ingested.ok)
         store.marks.remove(STAGE)
         values = (found.centers, *_columns(found, order))
@@ -86,6 +86,7 @@ def cluster(
             "reduction": settings.reduce,
             "rows": reduced.fingerprint,
             "n_clusters": found.n_clusters,
+            "n_columns": found.centers.shape[1],
             "inertia": found.inertia,
             "nearest_previous": None if previous is None else _nearest_previous(values[1], previous, found.n_clusters),
             "facts": _facts(found),
@@ -93,10 +94,11 @@ def cluster(
         mark = store.commit(STAGE, wanted, files, mark_payload)
     else:
         progress.reused(STAGE)
+    saving.clear()
     payload: dict[str, Any] = mark.payload
     return Clustered(
         wanted,
-        _load_membership(store, payload["n_clusters"]),
+        load_membership(store, payload["n_clusters"]),
         payload["n_clusters"],
         payload["inertia"],
         payload["nearest_previous"],
@@ -112,6 +114,7 @@ def _fit(
     settings: Settings,
     plan: StagePlan,
     ingested: Ingested,
+    saving: StageState,
     runtime: Runtime,
     progress: Progress,
 ) -> KMeansFit:
@@ -129,7 +132,11 @@ def _fit(
 
             found = fit_dask_ml(reduced.rows, n_clusters, n_init=options.n_init, **common)
         else:
-            common |= {"row_keys": ingested.row_keys, "on_progress": lambda event: progress.at(event.iteration)}
+            common |= {
+                "saving": saving,
+                "row_keys": ingested.row_keys,
+                "on_progress": lambda event: progress.at(event.iteration),
+            }
             if plan.solver == "lloyd":
                 common |= {"n_init": options.n_init, "init": "auto" if init is None else init}
             found = _SOLVERS[plan.solver](reduced.rows, n_clusters, **common)
@@ -189,7 +196,7 @@ def _facts(found: KMeansFit) -> dict[str, Any]:
     }
 
 
-def _load_membership(store: Store, n_clusters: int) -> Membership:
+def load_membership(store: Store, n_clusters: int) -> Membership:
     distance = store.load("distance")
     if n_clusters == 1:
         return Membership(store.load("labels"), distance, None, None)

@@ -7,7 +7,6 @@ that mean and total variance never need a pass of their own.
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.catalog import FileRecord, Listing
+from bigcluster.catalog import FileRecord, Listing, path_key
 from bigcluster.errors import ImageSizeError, OutError, StoreError
 from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
 from bigcluster.kernels.moments import column_sums, square_sum
@@ -249,5 +248,5 @@ def _from_mark(store: Store, mark: Mark, blocks_reused: int) -> Ingested:
 
 def _row_keys(listing: Listing, ok: NDArray[np.bool_]) -> NDArray[np.uint64]:
     rows = np.flatnonzero(ok).tolist()
-    digests = b"".join(hashlib.blake2b(os.fsencode(listing.names[row]), digest_size=8).digest() for row in rows)
-    return np.frombuffer(digests, np.dtype("<u8")).astype(np.uint64)
+    keys = b"".join(path_key(listing.names[row]) for row in rows)
+    return np.frombuffer(keys, np.dtype("<u8")).astype(np.uint64)

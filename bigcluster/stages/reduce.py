@@ -19,11 +19,9 @@ from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca import SOLVERS, Moments, PCAFit
 from bigcluster.solvers.tiles import FolderTiles
 from bigcluster.stages.ingest import Ingested, pixel_rows
-from bigcluster.store import ColumnWriter, Mark, RowWriter, Store, StoredRows, fingerprint
+from bigcluster.store import SCRATCH, ColumnWriter, Mark, RowWriter, StageState, Store, StoredRows, fingerprint
 
 STAGE = "reduce"
-SCRATCH = "scratch"
-"""In the store: tiles of a fit that its workspace does not hold. Never vouched for, removed at the end."""
 
 
 @dataclass(frozen=True)
@@ -54,10 +52,12 @@ def reduce(
     wanted = _fit_fingerprint(settings, plan.solver, ingested)
     mark = store.mark(STAGE)
     reused = mark is not None and mark.fingerprint == wanted and _suffices(store, mark, settings, plan)
+    saving = StageState(store, STAGE, fingerprint(before=wanted, rank=plan.choices.get("rank")))
     if mark is None or not reused:
-        mark = _fit(store, pixels, ingested, settings, plan, wanted, runtime, progress)
+        mark = _fit(store, pixels, ingested, settings, plan, wanted, saving, runtime, progress)
     else:
         progress.reused(STAGE)
+    saving.clear()
     return _from_mark(store, mark, wanted, settings, reused=reused)
 
 
@@ -144,6 +144,7 @@ def _fit(
     settings: Settings,
     plan: StagePlan,
     wanted: str,
+    saving: StageState,
     runtime: Runtime,
     progress: Progress,
 ) -> Mark:
@@ -151,7 +152,7 @@ def _fit(
     scratch = store.root / SCRATCH
     with progress.stage(STAGE, 1, "steps"):
         try:
-            fit = _solve(store, pixels, ingested, settings, plan, runtime, progress)
+            fit = _solve(store, pixels, ingested, settings, plan, saving, runtime, progress)
             if fit.total_variance == 0:
                 raise InvalidDataError(
                     f"all {pixels.shape[0]} good images are the same picture at this size: there is no variance to "
@@ -181,6 +182,7 @@ def _solve(
     ingested: Ingested,
     settings: Settings,
     plan: StagePlan,
+    saving: StageState,
     runtime: Runtime,
     progress: Progress,
 ) -> PCAFit:
@@ -201,6 +203,7 @@ def _solve(
             runtime=runtime,
             seed=settings.seed,
             on_progress=progress.at,
+            saving=saving,
         )
     return SOLVERS[plan.solver](
         pixels,
@@ -212,6 +215,7 @@ def _solve(
         seed=settings.seed,
         moments=moments,
         on_progress=progress.at,
+        saving=saving,
     )
 
 

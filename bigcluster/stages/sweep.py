@@ -14,7 +14,7 @@ from bigcluster.progress import Progress
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.kmeans import sweep as sweep_rows
 from bigcluster.stages.reduce import Reduced
-from bigcluster.store import Store, StoredRows, fingerprint
+from bigcluster.store import StageState, Store, StoredRows, fingerprint
 
 STAGE = "sweep"
 
@@ -57,7 +57,7 @@ def sweep(
     wanted = fingerprint(
         before=reduced.fingerprint, stage=STAGE, ks=ks, seed=settings.seed, kmeans=asdict(settings.kmeans)
     )
-    mark = store.mark(STAGE)
+    mark, saving = store.mark(STAGE), StageState(store, STAGE, wanted)
     reused = mark is not None and mark.fingerprint == wanted
     if mark is None or not reused:
         store.marks.remove(STAGE)
@@ -73,6 +73,7 @@ def sweep(
                 runtime=runtime,
                 workspace_bytes=plan.choices["workspace_bytes"],
                 on_progress=lambda event: progress.at(event.iteration),
+                saving=saving,
             )
         files = store.save("sweep_centers", np.vstack([row.centers for row in found.rows]))
         rows = [{name: value for name, value in vars(row).items() if name != "centers"} for row in found.rows]
@@ -87,6 +88,7 @@ def sweep(
         mark = store.commit(STAGE, wanted, files, mark_payload)
     else:
         progress.reused(STAGE)
+    saving.clear()
     payload: dict[str, Any] = mark.payload
     return Swept(wanted, payload["rows"], payload["suggested_k"], payload["reason"], reused, payload["facts"])
 

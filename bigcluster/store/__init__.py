@@ -1,16 +1,26 @@
 """What a run keeps on disk: arrays, completion marks, fingerprints, digests."""
 
-from bigcluster.store.arrays import ColumnWriter, RowWriter, Store, StoredRows, read_whole
+from bigcluster.store.arrays import ColumnWriter, RowWriter, Store, StoredRows, check_format, read_whole
+from bigcluster.store.inventory import SCRATCH, Damage, Inventory, sweep, take_inventory, tidy
 from bigcluster.store.marks import DONE, Mark, Marks, fingerprint
+from bigcluster.store.states import StageState
 
 __all__ = [
     "DONE",
+    "SCRATCH",
     "ColumnWriter",
+    "Damage",
+    "Inventory",
     "Mark",
     "Marks",
     "RowWriter",
+    "StageState",
     "Store",
     "StoredRows",
+    "check_format",
     "fingerprint",
     "read_whole",
+    "sweep",
+    "take_inventory",
+    "tidy",
 ]

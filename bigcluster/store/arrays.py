@@ -6,6 +6,7 @@ compression at this speed), with a CRC-32C that is checked at every read.
 
 from __future__ import annotations
 
+import json
 import shutil
 import threading
 from collections.abc import Iterable
@@ -20,13 +21,16 @@ from zarr.codecs import BytesCodec, Crc32cCodec
 from bigcluster.chunks import row_chunks
 from bigcluster.durable import digest_of, sync_all
 from bigcluster.errors import DamagedError, OutError, StoreError
+from bigcluster.store import metadata
+from bigcluster.store.chunks import ChunkFiles
+from bigcluster.store.inventory import take_inventory
 from bigcluster.store.marks import DONE, Mark, Marks
 
 if TYPE_CHECKING:
     import dask.array as da
 
-FORMAT = 1
-METADATA = "zarr.json"
+FORMAT = 2
+METADATA = metadata.FILE
 
 
 class Store:
@@ -40,22 +44,22 @@ class Store:
         if not create and not (root / METADATA).is_file():
             raise StoreError(f"{root} is no store; run the job to its end first")
         self.root = root
-        self.marks = Marks(root / "marks")
+        self.marks = Marks(root)
         # zarr's own parallelism is kept small: its tasks run inside ours.
         # Empty chunks are written: an all-black image is data, not a hole - in arrays that are opened again, too.
         zarr.config.set({"async.concurrency": 2, "threading.max_workers": 2, "array.write_empty_chunks": True})
+        check_format(root)
         try:
-            self._group = zarr.open_group(root, mode="a", zarr_format=3)
+            metadata.restore(self.marks, root)
+            self._group = zarr.open_group(ChunkFiles(root), mode="a", zarr_format=3)
             if "bigcluster_format" not in self._group.attrs:
                 self._group.attrs["bigcluster_format"] = FORMAT
-                sync_all([root / METADATA])
+            if create:
+                metadata.vouch(self.marks, root)
         except OSError as error:
             raise StoreError(f"cannot write the store {root}: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:  # what zarr makes of broken JSON
             raise StoreError(f"{root / METADATA} is damaged; delete {root} to begin anew") from error
-        found = self._group.attrs["bigcluster_format"]
-        if found != FORMAT:
-            raise OutError(f"{root} has the format {found}, this version reads {FORMAT}; use the version that wrote it")
         self._open: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -63,13 +67,16 @@ class Store:
         """A new array, or the old one where it has this shape, type and chunking; same-width arrays are resized."""
         array = self._existing(name)
         if array is not None and (array.dtype != dtype or array.chunks != chunks or array.shape[1:] != shape[1:]):
+            self._disown(name, 0)
             self.remove(name)
             array = None
         if array is None:
             array = self._create(name, shape, dtype, chunks)
         elif array.shape != shape:
+            if shape[0] < array.shape[0]:
+                self._disown(name, -(-shape[0] // chunks[0]))
             array.resize(shape)
-        sync_all([self.root / name / METADATA])
+        metadata.vouch(self.marks, self.root, name)
         self._open[name] = array
         return array
 
@@ -85,16 +92,30 @@ class Store:
             codecs=[BytesCodec(), Crc32cCodec()],
         )
 
+    def _disown(self, name: str, first: int) -> None:
+        """Remove the marks that vouch for chunks of rows first, first + 1, ... of an array: they are about to go."""
+        for stage, block, mark in self.marks.all():
+            chunks = (file.split("/") for file in mark.digests if file.startswith(f"{name}/c/"))
+            if any(int(chunk[2]) >= first for chunk in chunks):
+                self.marks.remove(stage, block)
+
     def _existing(self, name: str) -> Any | None:
         with self._lock:
             try:
-                if name not in self._open and name in self._group:
-                    self._open[name] = self._group[name]
+                if name not in self._open:
+                    metadata.restore(self.marks, self.root, name)
+                    if name in self._group:
+                        self._open[name] = self._group[name]
             except (ValueError, KeyError, TypeError, AttributeError) as error:
                 raise StoreError(
                     f"{self.root / name / METADATA} is damaged; delete {self.root / name} to make it anew"
                 ) from error
             return self._open.get(name)
+
+    def mend(self, block: str) -> None:
+        """Put the metadata of a `metadata` mark's array back, or vouch for them again where the mark was damaged."""
+        if (self.root / block).is_dir() and self._existing(block) is not None:
+            metadata.vouch(self.marks, self.root, block)
 
     def array(self, name: str) -> Any:
         """The zarr array of that name."""
@@ -113,6 +134,7 @@ class Store:
     def remove(self, name: str) -> None:
         with self._lock:
             self._open.pop(name, None)
+            metadata.forget(self.marks, name)
             shutil.rmtree(self.root / name)
 
     def write_rows(self, name: str, start: int, block: NDArray[Any]) -> list[Path]:
@@ -130,14 +152,14 @@ class Store:
         return [folder / str(column) for folder in folders for column in range(columns[0])]
 
     def save(self, name: str, values: NDArray[Any], chunks: tuple[int, ...] | None = None) -> list[Path]:
-        """A whole small array at once; returns its files, its metadata included."""
+        """A whole small array at once; returns its chunk files."""
         if chunks is None:
             chunks = tuple(max(1, n) for n in values.shape)
         if self._existing(name) is not None:
             self.remove(name)
         array = self.create(name, values.shape, values.dtype, chunks)
         array[...] = values
-        return [path for path in sorted((self.root / name).rglob("*")) if path.is_file()]
+        return _chunk_files(self.root / name)
 
     def load(self, name: str) -> NDArray[Any]:
         """A whole array in memory: for the small ones."""
@@ -152,13 +174,9 @@ class Store:
 
     def drop_damaged(self) -> list[str]:
         """Remove every mark one of whose files is not what it was; returns these files. The next run redoes them."""
-        damaged = []
-        for stage, block, mark in self.marks.all():
-            bad = [file for file, digest in mark.digests.items() if not _is(self.root / file, digest)]
-            if bad:
-                damaged += bad
-                self.marks.remove(stage, block)
-        return damaged
+        found = take_inventory(self.root)
+        found.drop(self.marks)
+        return [damage.file for damage in found.damaged]
 
     def commit(
         self, stage: str, fingerprint: str, files: Iterable[Path], payload: dict[str, Any], block: str = DONE
@@ -172,19 +190,26 @@ class Store:
         return mark
 
 
+def check_format(root: Path) -> None:
+    """Raise OutError where the store says that it has another format: nothing of it may be changed."""
+    try:
+        found = json.loads((root / METADATA).read_bytes())["attributes"].get("bigcluster_format", FORMAT)
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no store, or a damaged one: dealt with later
+        return
+    if found != FORMAT:
+        raise OutError(f"{root} has the format {found}, this version reads {FORMAT}; use the version that wrote it")
+
+
 def read_whole(array: Any, key: Any) -> NDArray[Any]:
     """Part of a zarr array in memory. Raises DamagedError where a chunk's checksum does not fit."""
     try:
         return np.asarray(array[key])
-    except ValueError as error:  # the checksum codec's
+    except ValueError as error:  # the checksum codec's, or a chunk that is gone
         raise DamagedError(f"the stored array {array.path!r} is damaged ({error})") from error
 
 
-def _is(file: Path, digest: str) -> bool:
-    try:
-        return digest_of(file.read_bytes()) == digest
-    except OSError:
-        return False
+def _chunk_files(folder: Path) -> list[Path]:
+    return [path for path in sorted((folder / "c").rglob("*")) if path.is_file()]
 
 
 class RowWriter:
@@ -216,10 +241,10 @@ class RowWriter:
         self._filled = 0
 
     def close(self) -> list[Path]:
-        """All rows are in: the files that hold them, metadata included."""
+        """All rows are in: the files that hold them."""
         if self._start != self._n_rows:
             raise ValueError(f"{self._name} got {self._start} of {self._n_rows} rows")
-        return [*self._files, self._store.root / self._name / METADATA]
+        return self._files
 
 
 class ColumnWriter:
@@ -248,10 +273,10 @@ class ColumnWriter:
                 self._filled = 0
 
     def close(self) -> list[Path]:
-        """All columns are in: the files that hold them, metadata included."""
+        """All columns are in: the files that hold them."""
         if self._start != self._array.shape[1]:
             raise ValueError(f"got {self._start} of {self._array.shape[1]} columns")
-        return [path for path in sorted(self._folder.rglob("*")) if path.is_file()]
+        return _chunk_files(self._folder)
 
 
 class StoredRows:

@@ -4,7 +4,7 @@
     store.zarr/marks/<stage>/done.json        the whole stage
 
 A mark holds the fingerprint of what it vouches for, the digests of the files, and what the stage wants to remember. Its
-seal is a digest of all that: a damaged mark counts as absent.
+seal is a digest of all that, byte for byte: a damaged mark counts as absent.
 """
 
 from __future__ import annotations
@@ -15,9 +15,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bigcluster.durable import digest_of, sync, write_text
+from bigcluster.durable import digest_of, sync, write_bytes
 
 DONE = "done"
+FOLDER = "marks"
 
 
 def fingerprint(**parts: Any) -> str:
@@ -40,41 +41,52 @@ class Mark:
 class Marks:
     """The marks of one store."""
 
-    def __init__(self, root: Path) -> None:
-        self._root = root
+    def __init__(self, store_root: Path) -> None:
+        self._root = store_root / FOLDER
 
     def read(self, stage: str, block: str = DONE) -> Mark | None:
         """The mark, or None where there is none or its seal does not fit."""
         try:
-            body = json.loads(self._path(stage, block).read_bytes())
-            sealed, seal = body["mark"], body["seal"]
-        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            raw = self.path(stage, block).read_bytes()
+        except FileNotFoundError:
             return None
-        if digest_of(_canonical(sealed)) != seal:
+        body = raw[len(_sealed(b"")) - 1 : -1]
+        if _sealed(body) != raw:
             return None
         try:
-            return Mark(**sealed)
-        except TypeError:  # of another version
+            return Mark(**json.loads(body))
+        except (ValueError, TypeError):  # of another version
             return None
 
     def write(self, stage: str, mark: Mark, block: str = DONE) -> None:
         """Put a mark in place; what it vouches for must be synced already."""
-        path = self._path(stage, block)
+        path = self.path(stage, block)
         if not path.parent.is_dir():
             path.parent.mkdir(parents=True, exist_ok=True)  # several blocks may be the first
             sync(path.parent.parent)
-        sealed = {"fingerprint": mark.fingerprint, "digests": mark.digests, "payload": mark.payload}
-        write_text(path, json.dumps({"mark": sealed, "seal": digest_of(_canonical(sealed))}))
+        content = {"fingerprint": mark.fingerprint, "digests": mark.digests, "payload": mark.payload}
+        write_bytes(path, _sealed(json.dumps(content).encode()))
 
     def remove(self, stage: str, block: str = DONE) -> None:
-        self._path(stage, block).unlink(missing_ok=True)
+        self.path(stage, block).unlink(missing_ok=True)
+
+    def names(self) -> Iterator[tuple[str, str]]:
+        """(stage, block) of every mark there is, sound or not."""
+        for path in sorted(self._root.glob("*/*.json")):
+            yield path.parent.name, path.stem
 
     def all(self) -> Iterator[tuple[str, str, Mark]]:
         """(stage, block, mark) of every sound mark."""
-        for path in sorted(self._root.glob("*/*.json")):
-            mark = self.read(path.parent.name, path.stem)
+        for stage, block in self.names():
+            mark = self.read(stage, block)
             if mark is not None:
-                yield path.parent.name, path.stem, mark
+                yield stage, block, mark
 
-    def _path(self, stage: str, block: str) -> Path:
+    def path(self, stage: str, block: str = DONE) -> Path:
+        """The file of a mark, there or not."""
         return self._root / stage / f"{block}.json"
+
+
+def _sealed(body: bytes) -> bytes:
+    """The JSON file around a mark: `{"seal": "<digest of body>", "mark": body}`."""
+    return b'{"seal": "%s", "mark": %s}' % (digest_of(body).encode(), body)

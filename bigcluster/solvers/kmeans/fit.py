@@ -19,7 +19,9 @@ from bigcluster.solvers.kmeans.blocks import Blocks, Survey, check_weights, surv
 from bigcluster.solvers.kmeans.lloyd import Lloyd, Start
 from bigcluster.solvers.kmeans.projection import share_workspace
 from bigcluster.solvers.kmeans.result import ArraySink, KMeansFit, Progress, RowSink
+from bigcluster.solvers.kmeans.saved_starts import SavedStarts, load_starts
 from bigcluster.solvers.kmeans.seeding import PARALLEL_FROM, Keys, initial_centers
+from bigcluster.solvers.saving import NOT_SAVING, Saving
 
 INITS = ("auto", "k-means++", "k-means||")
 
@@ -39,6 +41,7 @@ def fit(
     workspace_bytes: int | None = None,
     sink: RowSink | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    saving: Saving = NOT_SAVING,
 ) -> KMeansFit:
     """Cluster rows by Lloyd's algorithm.
 
@@ -46,14 +49,21 @@ def fit(
     hash of the path; the row number by default. init : "k-means++", "k-means||", "auto" (by n_clusters) or
     (n_clusters, n_columns) centers, with which there is one start. tol : relative to the mean variance of the columns.
     workspace_bytes : what rows, bounds and labels may hold between passes; it decides speed, never a result; no limit
-    by default. sink : takes the final pass; arrays in the result by default.
+    by default. sink : takes the final pass; arrays in the result by default. saving : where a killed fit goes on from.
 
     Raises UsageError for arguments out of range, InvalidDataError for NaN or infinity, TooFewSamplesError for no rows.
     """
     starts_wanted = check_arguments(rows, n_clusters, n_init, max_iter, tol, init)
     blocks, found, weights = open_rows(rows, sample_weight, runtime, workspace_bytes, n_clusters, starts_wanted)
-    reason = ""
-    if isinstance(init, str):
+    reason, done = "", 0
+
+    def bounded(k: int) -> bool:
+        return keeps_bounds(blocks, k, starts_wanted, workspace_bytes)
+
+    resumed = load_starts(saving, blocks, bounded)
+    if resumed is not None:
+        starts, done, reason = resumed.starts, resumed.iterations, resumed.state.facts["reason"]
+    elif isinstance(init, str):
         method = init if init != "auto" else ("k-means||" if n_clusters >= PARALLEL_FROM else "k-means++")
         keys = check_keys(row_keys, blocks.n_rows)
         seeds = [seed + 7919 * turn for turn in range(starts_wanted)]
@@ -62,14 +72,21 @@ def fit(
         )
         if short:
             distinct = min(len(c) for c in centers)
-            reason = f"the rows hold only {distinct} distinct values, {n_clusters} clusters were asked for"
+            reason = fewer_than(n_clusters, distinct)
+        starts = [Start(c, bounded=bounded(len(c))) for c in centers]
     else:
-        centers = [np.array(init, dtype=np.float64)]
-    starts = [Start(c, bounded=keeps_bounds(blocks, len(c), starts_wanted, workspace_bytes)) for c in centers]
+        starts = [Start(np.array(init, dtype=np.float64), bounded=bounded(n_clusters))]
     lloyd = Lloyd(blocks, found, weights)
+    save = SavedStarts(saving, blocks, {"reason": reason}).save
     # one start is settled by the final pass itself
-    lloyd.run(starts, max_iter=max_iter, tol=tol, on_progress=on_progress, settle=len(starts) > 1)
+    settle = len(starts) > 1
+    lloyd.run(starts, max_iter=max_iter, tol=tol, on_progress=on_progress, settle=settle, done=done, save=save)
     return finish(lloyd, starts, asked=n_clusters, algorithm="lloyd", reason=reason, sink=sink)
+
+
+def fewer_than(n_clusters: int, distinct: int) -> str:
+    """Why there are fewer clusters than were asked for."""
+    return f"the rows hold only {distinct} distinct values, {n_clusters} clusters were asked for"
 
 
 def open_rows(

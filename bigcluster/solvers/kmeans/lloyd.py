@@ -84,11 +84,17 @@ class Lloyd:
         tol: float,
         on_progress: Callable[[Progress], None] | None = None,
         settle: bool = True,
+        done: int = 0,
+        save: Callable[[Sequence[Start], int], None] = lambda starts, done: None,
     ) -> None:
-        """Iterate every start, then `settle` them, unless the caller has a final pass of its own."""
+        """Iterate every start, then `settle` them, unless the caller has a final pass of its own.
+
+        done : iterations that resumed starts have behind them; save : called between passes.
+        """
         tune(self.blocks.n_rows * self.blocks.n_columns * sum(len(start.centers) for start in starts))
         limit = tol * self.survey.mean_variance
-        for iteration in range(1, max_iter + 1):
+        for iteration in range(done + 1, max_iter + 1):
+            save(starts, iteration - 1)
             live = [start for start in starts if not start.converged]
             if not live:
                 break
@@ -118,6 +124,7 @@ class Lloyd:
         first = [not start.labels for start in starts]
         prepared = [prepare(start.centers, self.survey.frame) for start in starts]
         grouped = [_arrange(start, centers) for start, centers in zip(starts, prepared, strict=True)]
+        kept = [len(start.bounds) for start in starts]  # none in the first pass, also of resumed starts
         whole = [f or self.sample_weight is not None for f in first]
         for start, again in zip(starts, whole, strict=True):
             if again:
@@ -128,7 +135,9 @@ class Lloyd:
         def work(number: int, x: NDArray[Any]) -> list[_Outcome]:
             weights = None if self.sample_weight is None else self.sample_weight[self.blocks.span(number)]
             old = [None if f else start.labels[number] for f, start in zip(first, starts, strict=True)]
-            bounds = [None if f or not s.bounded else s.bounds[number] for f, s in zip(first, starts, strict=True)]
+            bounds = [
+                start.bounds[number] if number < known else None for known, start in zip(kept, starts, strict=True)
+            ]
             new = self._assign(number, x, prepared, grouped, bounds)
             return [
                 _outcome(x, before, labels, kept, centers, weights, again, final)
@@ -289,16 +298,19 @@ def labels_dtype(n_clusters: int) -> np.dtype[Any]:
     return np.min_scalar_type(max(0, n_clusters - 1))
 
 
+def _put(blocks: list[Any], number: int, value: Any) -> None:
+    """Blocks come in order: the first pass appends them."""
+    if number == len(blocks):
+        blocks.append(value)
+    else:
+        blocks[number] = value
+
+
 def _keep(start: Start, number: int, outcome: _Outcome) -> None:
     labels = outcome.labels.astype(labels_dtype(len(start.centers)))
-    if number == len(start.labels):
-        start.labels.append(labels)
-        if outcome.bounds is not None:
-            start.bounds.append(outcome.bounds)
-    else:
-        start.labels[number] = labels
-        if outcome.bounds is not None:
-            start.bounds[number] = outcome.bounds
+    _put(start.labels, number, labels)
+    if outcome.bounds is not None:
+        _put(start.bounds, number, outcome.bounds)
     if outcome.part is not None:
         start.add(outcome.part)
     if outcome.sq is not None:

@@ -14,10 +14,12 @@ from bigcluster.kernels.centers import prepare
 from bigcluster.kernels.kmeans import Floats, Frame, cluster_sums
 from bigcluster.rows import RowSource, spans
 from bigcluster.runtime import Runtime
-from bigcluster.solvers.kmeans.fit import check_arguments, check_keys, finish, keeps_bounds, open_rows
+from bigcluster.solvers.kmeans.fit import check_arguments, check_keys, fewer_than, finish, keeps_bounds, open_rows
 from bigcluster.solvers.kmeans.lloyd import Lloyd, Start
 from bigcluster.solvers.kmeans.result import KMeansFit, Progress, RowSink
+from bigcluster.solvers.kmeans.saved_starts import SavedStarts, load_starts
 from bigcluster.solvers.kmeans.seeding import PARALLEL_FROM, initial_centers, sample_rows, sample_size
+from bigcluster.solvers.saving import NOT_SAVING, Saving
 
 EPOCHS = 3
 SAMPLE_FACTOR = 2  # times the rows that seeding looks at
@@ -36,6 +38,7 @@ def fit_minibatch(
     workspace_bytes: int | None = None,
     sink: RowSink | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    saving: Saving = NOT_SAVING,
 ) -> KMeansFit:
     """Three epochs of batches over a sample in hash order, one exact iteration over all rows, the final pass.
 
@@ -45,21 +48,28 @@ def fit_minibatch(
     check_arguments(rows, n_clusters, 1, max_iter, tol, "k-means||")
     blocks, found, weights = open_rows(rows, sample_weight, runtime, workspace_bytes, n_clusters, 1)
     keys = check_keys(row_keys, blocks.n_rows)
-    method = "k-means||" if n_clusters >= PARALLEL_FROM else "k-means++"
-    (centers,), short = initial_centers(
-        blocks, found.frame, method, n_clusters, seeds=[seed], keys=keys, sample_weight=weights
-    )
-    size = SAMPLE_FACTOR * sample_size(n_clusters, blocks.n_columns)
-    numbers = sample_rows(keys, weights, size, seed)
-    x = blocks.take(numbers)
-    centers = _batches(x, None if weights is None else weights[numbers], centers, found.frame)
-    start = Start(centers, bounded=keeps_bounds(blocks, len(centers), 1, workspace_bytes))
+
+    def bounded(k: int) -> bool:
+        return keeps_bounds(blocks, k, 1, workspace_bytes)
+
+    resumed = load_starts(saving, blocks, bounded)
+    if resumed is not None:
+        starts, done, reason = resumed.starts, resumed.iterations, resumed.state.facts["reason"]
+    else:
+        method = "k-means||" if n_clusters >= PARALLEL_FROM else "k-means++"
+        (centers,), short = initial_centers(
+            blocks, found.frame, method, n_clusters, seeds=[seed], keys=keys, sample_weight=weights
+        )
+        size = SAMPLE_FACTOR * sample_size(n_clusters, blocks.n_columns)
+        numbers = sample_rows(keys, weights, size, seed)
+        x = blocks.take(numbers)
+        centers = _batches(x, None if weights is None else weights[numbers], centers, found.frame)
+        starts, done = [Start(centers, bounded=bounded(len(centers)))], 0
+        reason = fewer_than(n_clusters, len(centers)) if short else ""
     lloyd = Lloyd(blocks, found, weights)
-    lloyd.run([start], max_iter=1, tol=tol, on_progress=on_progress, settle=False)
-    reason = ""
-    if short:
-        reason = f"the rows hold only {len(centers)} distinct values, {n_clusters} clusters were asked for"
-    return finish(lloyd, [start], asked=n_clusters, algorithm="minibatch", reason=reason, sink=sink)
+    save = SavedStarts(saving, blocks, {"reason": reason}).save
+    lloyd.run(starts, max_iter=1, tol=tol, on_progress=on_progress, settle=False, done=done, save=save)
+    return finish(lloyd, starts, asked=n_clusters, algorithm="minibatch", reason=reason, sink=sink)
 
 
 def _batches(x: NDArray[Any], weights: Floats | None, centers: Floats, frame: Frame) -> Floats:

@@ -23,7 +23,9 @@ from bigcluster.solvers.kmeans.knee import Suggestion, suggest
 from bigcluster.solvers.kmeans.lloyd import PRUNE_FROM, Lloyd, Start
 from bigcluster.solvers.kmeans.projection import project_labels_bytes
 from bigcluster.solvers.kmeans.result import Progress
+from bigcluster.solvers.kmeans.saved_starts import SavedStarts, load_starts
 from bigcluster.solvers.kmeans.seeding import Keys, initial_centers, sample_rows, sample_size, uniforms
+from bigcluster.solvers.saving import NOT_SAVING, Saving
 
 _HALF_ROWS = 16_384  # of each half, for its curve: an elbow that needs more rows to show is none
 
@@ -71,6 +73,7 @@ def sweep(
     runtime: Runtime | None = None,
     workspace_bytes: int | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    saving: Saving = NOT_SAVING,
 ) -> Sweep:
     """Cluster for every k at once; a pass reads each block once for all of them.
 
@@ -84,7 +87,7 @@ def sweep(
         raise UsageError(f"every k and n_init must be at least 1; got k = {wanted[0]}, n_init = {n_init}")
     keys = check_keys(row_keys, rows.shape[0])
     blocks = Blocks(rows, runtime or EmbeddedRuntime(), _room(workspace_bytes, rows.shape[0], wanted, n_init))
-    fits, orders, lloyd = _fit_all(blocks, wanted, seed, keys, n_init, max_iter, tol, on_progress)
+    fits, orders, lloyd = _fit_all(blocks, wanted, seed, keys, n_init, max_iter, tol, on_progress, saving)
     best = {k: min(range(len(starts)), key=lambda i, s=starts: s[i].inertia) for k, starts in fits.items()}  # type: ignore[misc]
     scores = _score(lloyd, [fits[k][best[k]] for k in fits])
     table = tuple(
@@ -124,15 +127,25 @@ def _fit_all(
     max_iter: int,
     tol: float,
     on_progress: Callable[[Progress], None] | None = None,
+    saving: Saving = NOT_SAVING,
 ) -> tuple[dict[int, list[Start]], list[Floats], Lloyd]:
     """Starts of every k that the distinct rows allow, run to their end; seeds are prefixes of one order per start."""
     found = survey(blocks, None)
     seeds = [seed + 7919 * turn for turn in range(n_init)]
-    orders, _ = initial_centers(blocks, found.frame, "k-means++", ks[-1], seeds=seeds, keys=keys, sample_weight=None)
-    allowed = [k for k in ks if k <= min(len(order) for order in orders)]
-    fits = {k: [Start(order[:k].copy(), bounded=k >= PRUNE_FROM) for order in orders] for k in allowed}
+    resumed, done = load_starts(saving, blocks, lambda k: k >= PRUNE_FROM), 0
+    if resumed is not None:
+        orders = [resumed.state.get(f"order/{turn}") for turn in range(n_init)]
+        starts, done = resumed.starts, resumed.iterations
+    else:
+        orders, _ = initial_centers(
+            blocks, found.frame, "k-means++", ks[-1], seeds=seeds, keys=keys, sample_weight=None
+        )
+        allowed = [k for k in ks if k <= min(len(order) for order in orders)]
+        starts = [Start(order[:k].copy(), bounded=k >= PRUNE_FROM) for k in allowed for order in orders]
     lloyd = Lloyd(blocks, found, None)
-    lloyd.run([s for starts in fits.values() for s in starts], max_iter=max_iter, tol=tol, on_progress=on_progress)
+    save = SavedStarts(saving, blocks, {}, [(f"order/{turn}", order) for turn, order in enumerate(orders)]).save
+    lloyd.run(starts, max_iter=max_iter, tol=tol, on_progress=on_progress, done=done, save=save)
+    fits = {len(starts[at].centers): starts[at : at + n_init] for at in range(0, len(starts), n_init)}
     return fits, orders, lloyd
 
 

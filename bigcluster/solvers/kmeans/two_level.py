@@ -11,10 +11,12 @@ from numpy.typing import NDArray
 from bigcluster.kernels.kmeans import Floats
 from bigcluster.rows import ArrayRows, RowSource
 from bigcluster.runtime import EmbeddedRuntime, Runtime
-from bigcluster.solvers.kmeans.fit import check_arguments, check_keys, finish, fit, keeps_bounds, open_rows
+from bigcluster.solvers.kmeans.fit import check_arguments, check_keys, fewer_than, finish, fit, keeps_bounds, open_rows
 from bigcluster.solvers.kmeans.lloyd import Lloyd, Start
 from bigcluster.solvers.kmeans.result import KMeansFit, Progress, RowSink
+from bigcluster.solvers.kmeans.saved_starts import SavedStarts, load_starts
 from bigcluster.solvers.kmeans.seeding import fill_up, sample_rows, sample_size
+from bigcluster.solvers.saving import NOT_SAVING, Saving
 
 FLAT_ITERATIONS = 2  # over all rows and centers, after the split; they measure what the split cost
 
@@ -32,6 +34,7 @@ def fit_two_level(
     workspace_bytes: int | None = None,
     sink: RowSink | None = None,
     on_progress: Callable[[Progress], None] | None = None,
+    saving: Saving = NOT_SAVING,
 ) -> KMeansFit:
     """About sqrt(k) coarse clusters of a sample, each split in proportion to its rows, then two flat iterations.
 
@@ -41,16 +44,24 @@ def fit_two_level(
     check_arguments(rows, n_clusters, 1, max_iter, tol, "k-means||")
     blocks, found, weights = open_rows(rows, sample_weight, runtime, workspace_bytes, n_clusters, 1)
     keys = check_keys(row_keys, blocks.n_rows)
-    numbers = sample_rows(keys, weights, sample_size(n_clusters, blocks.n_columns), seed)
-    x = blocks.take(numbers)
-    centers = _split(x, n_clusters, seed, None if weights is None else weights[numbers], blocks.runtime, tol)
-    centers, short = fill_up(blocks, centers, n_clusters, found.frame, weights)
-    start = Start(centers, bounded=keeps_bounds(blocks, len(centers), 1, workspace_bytes))
+
+    def bounded(k: int) -> bool:
+        return keeps_bounds(blocks, k, 1, workspace_bytes)
+
+    resumed = load_starts(saving, blocks, bounded)
+    if resumed is not None:
+        (start,), done, reason = resumed.starts, resumed.iterations, resumed.state.facts["reason"]
+    else:
+        numbers = sample_rows(keys, weights, sample_size(n_clusters, blocks.n_columns), seed)
+        x = blocks.take(numbers)
+        centers = _split(x, n_clusters, seed, None if weights is None else weights[numbers], blocks.runtime, tol)
+        centers, short = fill_up(blocks, centers, n_clusters, found.frame, weights)
+        start, done = Start(centers, bounded=bounded(len(centers))), 0
+        reason = fewer_than(n_clusters, len(centers)) if short else ""
     lloyd = Lloyd(blocks, found, weights)
-    lloyd.run([start], max_iter=min(FLAT_ITERATIONS, max_iter), tol=tol, on_progress=on_progress)
-    reason = ""
-    if short:
-        reason = f"the rows hold only {len(centers)} distinct values, {n_clusters} clusters were asked for"
+    save = SavedStarts(saving, blocks, {"reason": reason}).save
+    max_iter = min(FLAT_ITERATIONS, max_iter)
+    lloyd.run([start], max_iter=max_iter, tol=tol, on_progress=on_progress, done=done, save=save)
     gain = 1 - start.inertia / start.inertia_path[0] if start.inertia_path[0] > 0 else 0.0
     note = f"the last flat iteration still lowered the inertia by {gain:.2%}; a flat fit would go on from there"
     return finish(

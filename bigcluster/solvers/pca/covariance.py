@@ -28,6 +28,7 @@ from bigcluster.solvers.pca.operands import Operands
 from bigcluster.solvers.pca.products import ProductPlan, plan_products, symmetric_products
 from bigcluster.solvers.pca.projection import eigensolver_bytes
 from bigcluster.solvers.pca.result import Doubles, Moments, OnProgress, PCAFit, Progress, Sink, Target, check_target
+from bigcluster.solvers.saving import NOT_SAVING, Saving
 from bigcluster.solvers.tiles import Shelf, Tiles
 
 
@@ -42,6 +43,7 @@ def fit_covariance(
     seed: int = 0,
     moments: Moments | None = None,
     on_progress: OnProgress | None = None,
+    saving: Saving = NOT_SAVING,
 ) -> PCAFit:
     """Fit by the covariance matrix; arguments, errors and guarantees as fit_gram."""
     check_target(target, rows.shape)
@@ -52,7 +54,7 @@ def fit_covariance(
     progress = Progress(plan.steps + lanczos_steps(target, n_columns) + 1, on_progress)
     # Between panels nothing may stay in memory: the next panel takes all of it.
     shelf = Shelf(tiles, workspace_bytes if len(plan.panels) == 1 else 0)
-    matrix, total = _scatter(operands, plan, shelf, mean, runtime, progress)
+    matrix, total = _scatter(operands, plan, shelf, mean, runtime, progress, saving)
     shelf.limit(workspace_bytes - eigensolver_bytes(n_columns, target, runtime.threads))
     pairs = leading_eigenpairs(matrix, total, target, shelf=shelf, runtime=runtime, seed=seed, progress=progress)
     matrix.delete()
@@ -80,7 +82,13 @@ def fit_covariance(
 
 
 def _scatter(
-    operands: Operands, plan: ProductPlan, shelf: Shelf, mean: Doubles, runtime: Runtime, progress: Progress
+    operands: Operands,
+    plan: ProductPlan,
+    shelf: Shelf,
+    mean: Doubles,
+    runtime: Runtime,
+    progress: Progress,
+    saving: Saving,
 ) -> tuple[TiledMatrix, float]:
     """(X - mean)'(X - mean) in tiles on the shelf, and its trace."""
     n_rows = operands.n_terms
@@ -90,7 +98,7 @@ def _scatter(
     sum_dtype = np.int64 if exact else np.float64
     matrix = TiledMatrix(plan.unit_spans, shelf)
     squares = 0 if exact else 0.0
-    for j, i, tile in symmetric_products(operands, plan, runtime, progress):
+    for j, i, tile in symmetric_products(operands, plan, runtime, progress, saving):
         sums_j, sums_i = sums[slice(*plan.unit_spans[j])], sums[slice(*plan.unit_spans[i])]
         if i == j:
             squares += np.diag(tile).sum(dtype=sum_dtype).item()

@@ -33,6 +33,7 @@ from bigcluster.solvers.pca.result import (
     Target,
     check_target,
 )
+from bigcluster.solvers.saving import NOT_SAVING, Saving
 from bigcluster.solvers.tiles import Shelf, Tiles
 
 
@@ -47,11 +48,12 @@ def fit_gram(
     seed: int = 0,
     moments: Moments | None = None,
     on_progress: OnProgress | None = None,
+    saving: Saving = NOT_SAVING,
 ) -> PCAFit:
     """Fit by the Gram matrix.
 
     rows : (n_rows, n_columns), uint8 or float; workspace_bytes : what the solver may hold in memory, the rest goes to
-    `tiles`; moments : known sums of uint8 data, which save a pass.
+    `tiles`; moments : known sums of uint8 data, which save a pass; saving : where a killed fit goes on from.
     Raises TooFewSamplesError, InvalidDataError (NaN or infinity). Nothing but n_rows, n_columns, target and seed
     changes the result.
     """
@@ -62,7 +64,7 @@ def fit_gram(
     progress = Progress(plan.steps + lanczos_steps(target, rows.shape[0]) + 1, on_progress)
     # Between panels nothing may stay in memory: the next panel takes all of it.
     shelf = Shelf(tiles, workspace_bytes if len(plan.panels) == 1 else 0)
-    matrix, total = _centered_gram(operands, plan, shelf, target, workspace_bytes, runtime, progress)
+    matrix, total = _centered_gram(operands, plan, shelf, target, workspace_bytes, runtime, progress, saving)
     pairs = leading_eigenpairs(matrix, total, target, shelf=shelf, runtime=runtime, seed=seed, progress=progress)
     scores = gram_scores(matrix, pairs, target, total, shelf, runtime)
     progress.finish()
@@ -92,6 +94,7 @@ def _centered_gram(
     workspace_bytes: int,
     runtime: Runtime,
     progress: Progress,
+    saving: Saving,
 ) -> tuple[TiledMatrix, float]:
     """The Gram matrix of the centered rows, on the shelf, and its trace."""
     exact = operands.dtype == np.uint8
@@ -99,7 +102,7 @@ def _centered_gram(
     matrix = TiledMatrix(plan.unit_spans, shelf)
     sums: NDArray[Any] = np.zeros(n, np.int64 if exact else np.float64)  # of whole rows of G
     diagonal = np.zeros(n, sums.dtype)
-    for j, i, tile in symmetric_products(operands, plan, runtime, progress):
+    for j, i, tile in symmetric_products(operands, plan, runtime, progress, saving):
         rows_j, rows_i = slice(*plan.unit_spans[j]), slice(*plan.unit_spans[i])
         sums[rows_j] += tile.sum(axis=1, dtype=sums.dtype)
         if i != j:

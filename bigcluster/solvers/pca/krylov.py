@@ -6,6 +6,7 @@ Described in bigcluster.solvers.pca.subspace.
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import chain
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,7 @@ from bigcluster.solvers.pca.result import (
     Target,
 )
 from bigcluster.solvers.pca.sides import Floats, KeepCode, Side, application_bytes, apply, block_width, plan_pass
+from bigcluster.solvers.saving import Saving
 from bigcluster.solvers.tiles import Shelf
 
 LEAST_APPLICATIONS = 4
@@ -52,9 +54,12 @@ class Krylov:
         workspace_bytes: int,
         runtime: Runtime,
         progress: Progress,
+        saving: Saving,
     ) -> None:
         self.side, self.total, self.target, self.shelf = side, total, target, shelf
-        self.runtime, self.progress = runtime, progress
+        self.runtime, self.progress, self.saving = runtime, progress, saving
+        self._saved: set[str] = set()  # names of the basis that the last state holds
+        self._complete = False
         width, item = block_width(target, side.n_units), 1 if side.exact else 4
         self.plan = plan_pass(side.n_units, width, runtime.threads, item, 3 * workspace_bytes // 4, by_row=side.by_row)
         held = application_bytes(side.n_units, runtime.threads, item, self.plan)
@@ -73,6 +78,25 @@ class Krylov:
 
     def run(self, seed: int) -> tuple[Doubles, Doubles]:
         """All Ritz values, and the coefficients (size, n_wanted) of the Ritz vectors that the target needs."""
+        if not self._resume():
+            self._begin(seed)
+        for application in range(len(self._widths) + 1, _MOST_APPLICATIONS + 1):
+            if self._complete:
+                break
+            self._append()
+            self.image([self._code(len(self._widths) - 1, t) for t in self.tiles])
+            self._extend_projected()
+            self.progress.step()
+            converged = application >= LEAST_APPLICATIONS - 1 and self._converged()
+            # without a next block, the basis spans all that the data reaches
+            self._complete = (converged and application >= LEAST_APPLICATIONS) or not self._next_block()
+            self._save()
+        values, vectors = alone(lambda: ritz_generalised(self._projected, self._inner))
+        # What float32 cannot tell from zero has no direction: its vector is rounding, and so is all made of it.
+        n_vectors = min(self._n_vectors(values), max(1, nonzero_rank(values, FLOAT32_NOISE)))
+        return values, np.ascontiguousarray(vectors[:, :n_vectors])
+
+    def _begin(self, seed: int) -> None:
         width = block_width(self.target, self.side.n_units)
         random = np.random.default_rng(seed)
         for t, (start, stop) in enumerate(self.side.unit_spans):
@@ -80,19 +104,45 @@ class Krylov:
         # A random block about as wide as long is nearly dependent, which would multiply the rounding.
         for _ in range(2):
             self._transform(self._orthonormal(self._block, 0.0))
-        for application in range(1, _MOST_APPLICATIONS + 1):
-            self._append()
-            self.image([self._code(len(self._widths) - 1, t) for t in self.tiles])
-            self._extend_projected()
+
+    def _save(self) -> None:
+        """Between two applications: the basis, of which older blocks are saved already, and the next block."""
+        n_bytes = self.side.n_units * self._widths[-1] * (1 if self._complete else 5)
+        if not self.saving.due(n_bytes):
+            return
+        facts = {
+            "widths": self._widths,
+            "passes": self.passes,
+            "captured": self._captured,
+            "gain": self._gain,
+            "complete": self._complete,
+        }
+        blocks = [] if self._complete else [f"block/{t}" for t in self.tiles]
+        basis = [f"krylov/{k}/{t}" for k in range(len(self._widths)) for t in self.tiles]
+        new = [name for name in [*basis, *blocks] if name not in self._saved]
+        scales = ((f"scale/{k}/{t}", self._scales[k][t]) for k in range(len(self._widths)) for t in self.tiles)
+        arrays = ((name, self.shelf.get(name)) for name in new)
+        small = (("inner", self._inner), ("projected", self._projected))
+        self.saving.save(facts, chain(small, scales, arrays), keep=self._saved)
+        self._saved = set(basis)
+
+    def _resume(self) -> bool:
+        """Go on from a saved state; False where there is none."""
+        found = self.saving.load()
+        if found is None:
+            return False
+        facts = found.facts
+        self._widths, self._complete = list(facts["widths"]), facts["complete"]
+        self.passes, self._captured, self._gain = facts["passes"], facts["captured"], facts["gain"]
+        self._inner, self._projected = found.get("inner"), found.get("projected")
+        blocks = range(len(self._widths))
+        self._scales = [[found.get(f"scale/{k}/{t}") for t in self.tiles] for k in blocks]
+        self._saved = {f"krylov/{k}/{t}" for k in blocks for t in self.tiles}
+        for name in [*self._saved, *([] if self._complete else [f"block/{t}" for t in self.tiles])]:
+            self.shelf.put(name, found.get(name))
+        for _ in blocks:
             self.progress.step()
-            if application >= LEAST_APPLICATIONS - 1 and self._converged() and application >= LEAST_APPLICATIONS:
-                break
-            if not self._next_block():  # the basis spans all that the data reaches
-                break
-        values, vectors = alone(lambda: ritz_generalised(self._projected, self._inner))
-        # What float32 cannot tell from zero has no direction: its vector is rounding, and so is all made of it.
-        n_vectors = min(self._n_vectors(values), max(1, nonzero_rank(values, FLOAT32_NOISE)))
-        return values, np.ascontiguousarray(vectors[:, :n_vectors])
+        return True
 
     def _converged(self) -> bool:
         """Whether the last block added next to nothing to the components that are wanted."""

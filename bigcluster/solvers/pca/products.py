@@ -23,6 +23,8 @@ from bigcluster.rows import spans
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.operands import HALF, Array, Block, Operands
 from bigcluster.solvers.pca.result import Progress
+from bigcluster.solvers.pca.saved_sums import SavedSums
+from bigcluster.solvers.saving import Saving
 
 TILE = 1024
 _TERMS_CHOICES = (8192, 4096, 2048)  # for integers, longest first: fewer additions of whole tiles
@@ -97,7 +99,7 @@ def _panel_bytes(sizes: list[int], first: int, last: int, terms: int, accumulato
 
 
 def symmetric_products(
-    operands: Operands, plan: ProductPlan, runtime: Runtime, progress: Progress
+    operands: Operands, plan: ProductPlan, runtime: Runtime, progress: Progress, saving: Saving
 ) -> Iterator[tuple[int, int, Array]]:
     """(j, i, tile) of the lower triangle, i <= j: the sums of left[j] right[i] over the whole contraction.
 
@@ -105,15 +107,18 @@ def symmetric_products(
     """
     dtype = accumulator_dtype(operands.dtype, plan.n_terms)
     unit_spans = plan.unit_spans
+    saved = SavedSums(saving, plan.panels, plan.n_terms, dtype)
     for first, last in plan.panels:
         sums = {
-            (j, i): np.zeros((_length(unit_spans[j]), _length(unit_spans[i])), dtype)
+            (j, i): saved.tile(j, i, (_length(unit_spans[j]), _length(unit_spans[i])))
             for i in range(first, last)
             for j in range(i, len(unit_spans))
         }
-        for terms in spans(plan.n_terms, plan.terms):
+        for start in range(saved.done_terms(first), plan.n_terms, plan.terms):
+            terms = start, min(start + plan.terms, plan.n_terms)
             _add_products(operands, unit_spans, (first, last), terms, sums, runtime)
             progress.step()
+            saved.save(sums, first, terms[1])
         for j, i in list(sums):
             tile = sums.pop((j, i))
             if i == j:

@@ -28,6 +28,7 @@ from bigcluster.solvers.pca.result import (
 )
 from bigcluster.solvers.pca.sides import Side
 from bigcluster.solvers.pca.subspace_scores import subspace_scores
+from bigcluster.solvers.saving import NOT_SAVING, Saving
 from bigcluster.solvers.tiles import Shelf, Tiles
 
 
@@ -42,6 +43,7 @@ def fit_subspace(
     seed: int = 0,
     moments: Moments | None = None,
     on_progress: OnProgress | None = None,
+    saving: Saving = NOT_SAVING,
 ) -> PCAFit:
     """Fit by block Krylov iteration; arguments, errors and guarantees as fit_gram.
 
@@ -59,7 +61,7 @@ def fit_subspace(
     progress = Progress(LEAST_APPLICATIONS + 2, on_progress)
     shelf = Shelf(tiles, 0)
     side = Side(rows, mean, gemm)
-    krylov = Krylov(side, total_variance * (n_rows - 1), target, shelf, workspace_bytes, runtime, progress)
+    krylov = Krylov(side, total_variance * (n_rows - 1), target, shelf, workspace_bytes, runtime, progress, saving)
     values, vectors = krylov.run(seed)
     scores = subspace_scores(krylov, vectors)
     progress.finish()

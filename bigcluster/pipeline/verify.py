@@ -1,0 +1,180 @@
+"""Is OUT as it was left: digests, counts, labels against the store, folders against labels.csv, a finite model.
+
+What turns out damaged is named, with the stage that makes it, and its marks are dropped, so that the next run makes it
+anew, and no more than it. The images themselves are not read: what became of them since is a note.
+"""
+
+from __future__ import annotations
+
+import errno
+import glob
+import tomllib
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bigcluster import outdir
+from bigcluster.catalog import root_of
+from bigcluster.catalog.manifest import MANIFEST_SUFFIXES
+from bigcluster.config import Settings, read_toml
+from bigcluster.durable import write_text
+from bigcluster.errors import ConfigError, DamagedError, StoreError
+from bigcluster.outputs import audit as files
+from bigcluster.outputs import folder_audit as entries
+from bigcluster.outputs import folders, seal
+from bigcluster.pipeline.job import Job, open_job
+from bigcluster.planning import Resources
+from bigcluster.progress import Listener, silent
+from bigcluster.stages import audit as stages
+from bigcluster.stages import cluster, ingest, reduce
+from bigcluster.store import Damage, Inventory, Marks, Store, check_format, metadata, take_inventory
+
+QUICK_FILES = 64
+"""Chunks of at most 4 MiB: a quarter of a GiB is read."""
+QUICK_ENTRIES = 1000
+SETTINGS = "settings"
+ORDER = (ingest.STAGE, reduce.STAGE, "components", "sweep", cluster.STAGE, files.STAGE)
+_MADE_BY = {"recipe": ingest.STAGE, seal.STAGE: files.STAGE, folders.CREATED: files.STAGE}
+"""Marks that are no stage of their own. Metadata and run.toml are put back from their marks, nothing is redone."""
+
+
+def verify(
+    settings: Settings,
+    resources: Resources,
+    *,
+    quick: bool = False,
+    listener: Listener = silent,
+    root_pid: int | None = None,
+) -> dict[str, Any]:
+    """Check what OUT holds; returns `ok`, `damaged` (file, stage, what), `redo`, `notes` and how much was read.
+
+    quick : read a sample of the chunks and look at a sample of the links. Nothing but marks of what is damaged is
+    changed, and a run.toml that cannot be read is put back. Raises StoreError where OUT holds no store or is in use,
+    OutError for a store of another format.
+    """
+    job = open_job(settings, resources, listener, root_pid)
+    root = job.out / outdir.STORE
+    if not root.is_dir():
+        raise StoreError(f"{job.out} holds no store; run `bigcluster run IMAGES --out {job.out} -k 10` first")
+    if not metadata.is_changed(Marks(root), root):  # else it is damage, not another format
+        check_format(root)
+    with ExitStack() as stack:
+        stack.enter_context(job.stages.sampler)
+        writable = _lock(stack, job.out)
+        with job.stages.measure("verify"):
+            try:
+                found, damaged, notes = _look(job, root, quick=quick, writable=writable)
+            except DamagedError:  # in a chunk beyond the sample: which one, digests tell
+                found, damaged, notes = _look(job, root, quick=False, writable=writable)
+            if writable:
+                found.drop(Marks(root))
+    if found.leftovers:
+        notes.append(f"{len(found.leftovers)} leftover files of an interrupted run; the next run removes them")
+    return {
+        "ok": not damaged,
+        "damaged": [{"file": damage.file, "stage": damage.stage, "what": damage.what} for damage in damaged],
+        "redo": [stage for stage in ORDER if any(damage.stage == stage for damage in damaged)],
+        "notes": notes,
+        "sampled": quick,
+        "files": found.n_files,
+        "bytes_read": found.n_bytes,
+        "stages": job.stages.facts,
+    }
+
+
+def _look(job: Job, root: Path, *, quick: bool, writable: bool) -> tuple[Inventory, list[Damage], list[str]]:
+    """The files of the store, what is damaged anywhere, and notes. Raises DamagedError where a sample missed damage."""
+    found, notes = _take(job, root, quick), list[str]()
+    damaged = [_outside(damage) for damage in found.damaged]
+    if writable:
+        _mend(root, found)
+    if writable or not found.damaged:
+        damaged += _settings(job.out, Marks(root), put_back=writable)
+        damaged += _audit(job, Store(root, create=False), {damage.stage for damage in damaged}, quick, notes)
+    else:
+        notes.append("OUT cannot be written: what depends on the damaged files was not looked at")
+    return found, damaged, notes
+
+
+def _root(images: str) -> Path:
+    """The folder that paths are relative to, also where it is gone."""
+    path = Path(images)
+    is_folder = path.suffix.lower() not in MANIFEST_SUFFIXES and not glob.has_magic(images)
+    return path if is_folder and not path.exists() else root_of(images)
+
+
+def _lock(stack: ExitStack, out: Path) -> bool:
+    """Hold OUT while it is read; whether it can be written at all: an archive on a read-only disk needs no lock."""
+    try:
+        stack.enter_context(outdir.locked(out))
+    except StoreError:
+        raise
+    except OSError as error:
+        if error.errno not in (errno.EROFS, errno.EACCES, errno.EPERM):
+            raise
+        return False
+    return True
+
+
+def _take(job: Job, root: Path, quick: bool) -> Inventory:
+    def spread(task: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+        waiting = list(items)
+        job.progress.at(0, len(waiting))
+        for result in job.runtime.map(task, waiting):
+            job.progress.advance()
+            yield result
+
+    with job.progress.stage("verify", 0, "files"):
+        return take_inventory(root, sample=QUICK_FILES if quick else None, spread=spread)
+
+
+def _outside(damage: Damage) -> Damage:
+    """As seen from OUT."""
+    return replace(damage, file=f"{outdir.STORE}/{damage.file}", stage=_MADE_BY.get(damage.stage, damage.stage))
+
+
+def _mend(root: Path, found: Inventory) -> None:
+    """Put metadata back, so that arrays can be opened."""
+    mended = [damage.mark[1] for damage in found.damaged if damage.mark is not None and damage.stage == metadata.STAGE]
+    store = Store(root)
+    for name in mended:
+        store.mend(name)
+
+
+def _settings(out: Path, marks: Marks, *, put_back: bool) -> Iterator[Damage]:
+    """run.toml may be edited, or be of a call that did not end; one that cannot be read is put back."""
+    path, sealed = out / seal.RUN_TOML, seal.sealed_settings(marks)
+    try:
+        read_toml(path)
+    except ConfigError as error:
+        if sealed and put_back:
+            write_text(path, sealed)
+        yield Damage(seal.RUN_TOML, SETTINGS, f"cannot be read: {error.__cause__ or error}")
+
+
+def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[str]) -> Iterator[Damage]:
+    """What of the sound files does not belong together. What became of the images goes to the notes."""
+    stored = stages.load(store)
+    finished = seal.is_finished(store.marks)
+    if finished:
+        wanted = {ingest.STAGE: stored.n_blocks > 0}
+        if stored.n_blocks:
+            wanted[cluster.STAGE] = stored.clustered is not None
+        if stored.clustered is not None and stored.clustered.payload["reduction"] != "none":
+            wanted[reduce.STAGE] = stored.fitted is not None
+        for stage in (stage for stage, there in wanted.items() if not there and stage not in missing):
+            missing = missing | {stage}
+            yield Damage(f"{outdir.STORE}/marks/{stage}", stage, "does not hold any more")
+    else:
+        notes.append("the last run did not come to its end; the same command resumes")
+    for damage in stages.audit(store, stored, missing):
+        missing = missing | {damage.stage}
+        yield _outside(damage)
+    if finished and not missing & {ingest.STAGE, cluster.STAGE}:
+        yield from files.audit(job.out, store, stored)
+        root = _root(tomllib.loads(seal.sealed_settings(store.marks))["images"])
+        seen = entries.audit(job.out, root, folders.created(store.marks), sample=QUICK_ENTRIES if quick else None)
+        notes += seen.notes()
+        yield from seen.damaged

@@ -1,0 +1,131 @@
+"""The state that an unfinished stage saves, so that a resumed run redoes its current pass at most.
+
+    store.zarr/state/<stage>/<turn>-<n>.npy     the arrays of a state: a large one, or many small ones in a row
+    store.zarr/marks/state/<stage>.json         the mark that vouches for them, and holds the other values
+
+New files are written beside those of the state before; the mark, replaced at once, decides which of them count.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.durable import digest_of, sync_all
+from bigcluster.errors import DamagedError
+from bigcluster.store.arrays import Store
+from bigcluster.store.inventory import STATE
+from bigcluster.store.marks import Mark
+from bigcluster.units import MIB
+
+MOST_SECONDS = 60.0
+"""A state is never older than this and the pass in which it grew old."""
+COST_FACTOR = 50
+"""Saving takes at most a fiftieth of the time: after one of 20 ms, the next comes a second later at the earliest."""
+_LARGE_BYTES = 1 * MIB
+"""An array from here on has a file of its own; the others share one, since a file costs two syncs."""
+_BYTES_PER_SECOND = 200 * MIB
+_LEAST_COST_SECONDS = 0.02
+
+
+Place = tuple[str, int]
+"""File, relative to the store, and the byte at which an array begins."""
+
+
+@dataclass
+class StoredState:
+    """As solvers.saving.SavedState."""
+
+    root: Path
+    digests: dict[str, str]
+    places: dict[str, Place]
+    facts: dict[str, Any]
+    _last: tuple[str, bytes] = ("", b"")
+
+    def get(self, name: str) -> NDArray[Any]:
+        file, start = self.places[name]
+        if file != self._last[0]:
+            data = (self.root / file).read_bytes()
+            if digest_of(data) != self.digests[file]:
+                raise DamagedError(f"the saved state {file} is damaged")
+            self._last = file, data
+        stream = io.BytesIO(self._last[1])
+        stream.seek(start)
+        array: NDArray[Any] = np.load(stream, allow_pickle=False)
+        return array
+
+
+class StageState:
+    """Saves and finds the state of one stage; as solvers.saving.Saving."""
+
+    def __init__(self, store: Store, stage: str, fingerprint: str) -> None:
+        """fingerprint : of the stage's settings and input; a state of another one counts as none."""
+        self._store, self._stage, self._fingerprint = store, stage, fingerprint
+        self._folder = store.root / STATE / stage
+        self._saved_at = time.monotonic()
+        self._cost_seconds: float | None = None
+
+    def load(self) -> StoredState | None:
+        mark = self._mark()
+        if mark is None:
+            return None
+        return StoredState(self._store.root, mark.digests, mark.payload["places"], mark.payload["facts"])
+
+    def due(self, n_bytes: int) -> bool:
+        cost = self._cost_seconds or max(_LEAST_COST_SECONDS, n_bytes / _BYTES_PER_SECOND)
+        return time.monotonic() - self._saved_at >= min(MOST_SECONDS, COST_FACTOR * cost)
+
+    def save(
+        self, facts: dict[str, Any], arrays: Iterable[tuple[str, NDArray[Any]]], keep: Collection[str] = ()
+    ) -> None:
+        began = time.monotonic()
+        before = self._mark()
+        turn, places, digests = 0, dict[str, Place](), dict[str, str]()
+        if before is not None:
+            turn = before.payload["turn"] + 1
+            places = {name: before.payload["places"][name] for name in keep}
+            digests = {file: before.digests[file] for file, _ in places.values()}
+        places |= self._write(turn, arrays)
+        written = {file: self._store.root / file for file, _ in places.values() if file not in digests}
+        sync_all(written.values())
+        digests |= {file: digest_of(path.read_bytes()) for file, path in written.items()}
+        payload = {"turn": turn, "places": places, "facts": facts}
+        self._store.marks.write(STATE, Mark(self._fingerprint, digests, payload), self._stage)
+        for path in self._folder.iterdir():
+            if path.relative_to(self._store.root).as_posix() not in digests:
+                path.unlink()
+        self._saved_at = time.monotonic()
+        self._cost_seconds = max(_LEAST_COST_SECONDS, self._saved_at - began)
+
+    def _write(self, turn: int, arrays: Iterable[tuple[str, NDArray[Any]]]) -> dict[str, Place]:
+        self._folder.mkdir(parents=True, exist_ok=True)
+        places: dict[str, Place] = {}
+        with (self._folder / f"{turn}-small.npy").open("wb") as small:
+            for number, (name, array) in enumerate(arrays):
+                if array.nbytes < _LARGE_BYTES:
+                    places[name] = self._relative(f"{turn}-small.npy"), small.tell()
+                    np.save(small, array, allow_pickle=False)
+                else:
+                    places[name] = self._relative(f"{turn}-{number}.npy"), 0
+                    np.save(self._folder / f"{turn}-{number}.npy", array, allow_pickle=False)
+        return places
+
+    def _relative(self, file: str) -> str:
+        return (self._folder / file).relative_to(self._store.root).as_posix()
+
+    def clear(self) -> None:
+        """The stage is done: its state is of no use any more."""
+        self._store.marks.remove(STATE, self._stage)
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def _mark(self) -> Mark | None:
+        mark = self._store.mark(STATE, self._stage)
+        return mark if mark is not None and mark.fingerprint == self._fingerprint else None

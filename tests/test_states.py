@@ -1,0 +1,226 @@
+"""States of unfinished stages: a solver killed after any save goes on from it, and ends with the same bits."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from conftest import write_pictures
+
+from bigcluster.errors import DamagedError
+from bigcluster.kernels.gemm import Gemm
+from bigcluster.rows import ArrayRows
+from bigcluster.runtime import EmbeddedRuntime
+from bigcluster.solvers.kmeans import fit, fit_minibatch, fit_two_level, sweep
+from bigcluster.solvers.pca import SOLVERS, Components, Moments
+from bigcluster.solvers.saving import NOT_SAVING, Saving
+from bigcluster.solvers.tiles import MemoryTiles
+from bigcluster.store import StageState, Store, states, take_inventory
+from bigcluster.units import MIB
+
+
+class Killed(BaseException):
+    """Nobody catches it."""
+
+
+class DyingState(StageState):
+    """Always due; the process ends right after the save number `last`."""
+
+    def __init__(self, store: Store, last: int) -> None:
+        super().__init__(store, "stage", "print")
+        self.last, self.saves = last, 0
+
+    def due(self, n_bytes: int) -> bool:
+        return True
+
+    def save(self, facts: dict[str, Any], arrays: Iterable[Any], keep: Collection[str] = ()) -> None:
+        super().save(facts, arrays, keep)
+        self.saves += 1
+        if self.saves == self.last:
+            raise Killed
+
+
+@pytest.fixture
+def store(tmp_path: Path) -> Store:
+    return Store(tmp_path / "store.zarr")
+
+
+class Kept:
+    """A sink that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.blocks: list[Any] = []
+
+    def write(self, start: int, block: Any) -> None:
+        self.blocks.append((start, block.copy()))
+
+
+class CountedRows(ArrayRows):
+    """Counts the values that are read."""
+
+    values_read = 0
+
+    def read(self, start: int, stop: int, columns: slice = slice(None)) -> Any:
+        block = super().read(start, stop, columns)
+        type(self).values_read += block.size
+        return block
+
+
+def pixels(n_rows: int, n_columns: int) -> Any:
+    """Low rank and noise: rows of a few styles."""
+    rng = np.random.default_rng(1)
+    styles = rng.normal(size=(n_rows, 12)) @ rng.normal(size=(12, n_columns)) * 20
+    return np.clip(128 + styles + rng.normal(scale=9, size=(n_rows, n_columns)), 0, 255).astype(np.uint8)
+
+
+def pca(solver: str, shape: tuple[int, int], workspace_bytes: int) -> Callable[[Saving], list[Any]]:
+    x = pixels(*shape)
+    moments = Moments(x.sum(axis=0, dtype=np.int64), int((x.astype(np.int64) ** 2).sum()))
+
+    def job(saving: Saving) -> list[Any]:
+        found = SOLVERS[solver](
+            CountedRows(x), target=Components(6), runtime=EmbeddedRuntime(2), workspace_bytes=workspace_bytes,
+            tiles=MemoryTiles(), gemm=Gemm("auto"), seed=3, moments=moments, saving=saving,
+        )  # fmt: skip
+        scores, components = Kept(), Kept()
+        found.write_scores(scores)
+        found.write_components(components)
+        return [found.eigenvalues, *(block for _, block in (*scores.blocks, *components.blocks))]
+
+    return job
+
+
+def kmeans(solver: Callable[..., Any], k: int, **options: Any) -> Callable[[Saving], list[Any]]:
+    rng = np.random.default_rng(2)
+    # As scores are: multiples of a power of two, so that sums are exact in any order.
+    x = np.round(rng.normal(size=(3000, 5)) * 8 + rng.integers(0, 9, (3000, 1)) * 4).astype(np.float32) / 4
+
+    def job(saving: Saving) -> list[Any]:
+        found = solver(CountedRows(x), k, seed=1, runtime=EmbeddedRuntime(2), saving=saving, **options)
+        return [found.centers, found.inertia, found.n_iter, found.rows.labels, found.rows.distance, found.inertia_path]
+
+    return job
+
+
+def swept() -> Callable[[Saving], list[Any]]:
+    x = np.round(np.random.default_rng(2).normal(size=(800, 4)) * 8).astype(np.float32) / 4
+
+    def job(saving: Saving) -> list[Any]:
+        found = sweep(ArrayRows(x), (2, 3, 70), seed=1, n_init=2, runtime=EmbeddedRuntime(2), saving=saving)
+        return [value for row in found.rows for value in (row.inertia, row.stability, row.silhouette_sq, row.centers)]
+
+    return job
+
+
+JOBS = {
+    "gram": pca("gram", (1100, 9000), 256 * MIB),
+    "gram in panels": pca("gram", (2100, 2500), 1 * MIB),
+    "covariance": pca("covariance", (9000, 300), 256 * MIB),
+    "subspace": pca("subspace", (1500, 2100), 64 * MIB),
+    "lloyd": kmeans(fit, 7, n_init=2, tol=0.0),
+    "lloyd with bounds": kmeans(fit, 80, n_init=1, max_iter=6),
+    "minibatch": kmeans(fit_minibatch, 9),
+    "two-level": kmeans(fit_two_level, 30),
+    "sweep": swept(),
+}
+
+
+@pytest.mark.parametrize("name", JOBS)
+def test_killed_after_any_save_a_solver_ends_with_the_same_bits(store: Store, name: str) -> None:
+    job = JOBS[name]
+    undisturbed = job(NOT_SAVING)
+    counted = DyingState(store, 0)
+    job(counted)
+    for last in sorted({1, 2, counted.saves // 2, counted.saves} & set(range(1, counted.saves + 1))):
+        state = DyingState(store, last)
+        state.clear()
+        with pytest.raises(Killed):
+            job(state)
+        assert not take_inventory(store.root).leftovers
+        resumed = job(StageState(store, "stage", "print"))
+        for mine, theirs in zip(resumed, undisturbed, strict=True):
+            np.testing.assert_array_equal(mine, theirs)
+    assert counted.saves, "it never saved"
+
+
+@pytest.mark.parametrize("name", ["gram", "covariance", "subspace", "lloyd"])
+def test_a_resumed_solver_does_not_read_again_what_it_has_summed(store: Store, name: str) -> None:
+    def values_read(job: Callable[[], Any]) -> int:
+        CountedRows.values_read = 0
+        job()
+        return CountedRows.values_read
+
+    job = JOBS[name]
+    saves = DyingState(store, 0)
+    whole = values_read(lambda: job(saves))
+    state = DyingState(store, saves.saves)
+    state.clear()
+    with pytest.raises(Killed):
+        job(state)
+    assert values_read(lambda: job(StageState(store, "stage", "print"))) < 0.75 * whole
+
+
+def test_a_state_of_other_settings_is_none_and_is_replaced(store: Store) -> None:
+    StageState(store, "stage", "one").save({"n": 1}, [("x", np.arange(3))])
+    assert StageState(store, "stage", "other").load() is None
+    StageState(store, "stage", "other").save({"n": 2}, [("y", np.arange(4))])
+    assert StageState(store, "stage", "one").load() is None
+    found = StageState(store, "stage", "other").load()
+    assert found is not None
+    assert (found.facts, found.get("y").tolist()) == ({"n": 2}, [0, 1, 2, 3])
+    assert not take_inventory(store.root).leftovers
+
+
+def test_kept_arrays_are_not_written_again(store: Store) -> None:
+    state = StageState(store, "stage", "print")
+    state.save({}, [("old", np.arange(3)), ("gone", np.arange(2))])
+    (before,) = (store.root / "state" / "stage").iterdir()
+    stamp = before.stat().st_mtime_ns
+    state.save({}, [("new", np.arange(5)), ("large", np.zeros(2**18))], keep={"old"})
+    assert before.stat().st_mtime_ns == stamp
+    state.save({}, [("newer", np.arange(5))], keep={"old"})
+    found = StageState(store, "stage", "print").load()
+    assert found is not None
+    assert found.get("old").tolist() == [0, 1, 2]
+    assert len(list((store.root / "state" / "stage").iterdir())) == 2
+
+
+def test_a_damaged_state_is_named_and_dropped(store: Store) -> None:
+    state = StageState(store, "stage", "print")
+    state.save({}, [("x", np.arange(300))])
+    (file,) = (store.root / "state" / "stage").iterdir()
+    data = bytearray(file.read_bytes())
+    data[-5] ^= 1
+    file.write_bytes(data)
+    found = state.load()
+    assert found is not None
+    with pytest.raises(DamagedError, match="saved state"):
+        found.get("x")
+    assert store.drop_damaged() == [file.relative_to(store.root).as_posix()]
+    assert state.load() is None
+
+
+def test_states_are_saved_rarely_and_never_late(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 0.0
+    monkeypatch.setattr(states.time, "monotonic", lambda: now)
+    state = StageState(store, "stage", "print")
+    now = 0.9
+    assert not state.due(1000), "a stage of a second is simply done again"
+    now = 1.1
+    assert state.due(1000)
+    assert not state.due(1000 * MIB), "which would take seconds"
+    now = 60.0
+    assert state.due(1000 * MIB), "but a minute is never lost"
+
+
+def test_a_finished_stage_leaves_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from benchmarks.stress.work import Job
+
+    write_pictures(tmp_path / "images", 20)
+    monkeypatch.setattr(states, "COST_FACTOR", 0)
+    out = tmp_path / "out"
+    Job(tmp_path / "images", {"k": 2, "size": "8x8", "components": 3}).run(out)
+    assert not [path for path in (out / "store.zarr").rglob("*") if "state" in path.parts[-3:] and path.is_file()]
