@@ -14,7 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import StoreError
-from bigcluster.kernels.assign import prepare, two_nearest
+from bigcluster.kernels.assign import two_nearest
+from bigcluster.kernels.centers import prepare
 from bigcluster.kernels.kmeans import block_moments, frame_of
 from bigcluster.rows import RowSource, spans
 from bigcluster.stages import cluster, components, ingest, reduce
