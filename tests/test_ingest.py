@@ -23,8 +23,8 @@ from bigcluster.kernels.moments import column_sums, square_sum
 from bigcluster.outputs.summary import counts
 from bigcluster.progress import Progress
 from bigcluster.runtime import EmbeddedRuntime
-from bigcluster.stages import loading as stage
 from bigcluster.stages.ingest import Ingested, check_recipe, ingest, pixel_rows, records
+from bigcluster.stages.loading import files as stage
 from bigcluster.store import Store
 
 SPEC = DecodeSpec(6, 4)

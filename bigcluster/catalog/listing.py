@@ -42,18 +42,28 @@ class Listing:
         """The file of a row, absolute."""
         return os.path.join(self.root, self.names[row])
 
+    @property
+    def confined_to(self) -> Path | None:
+        """The folder that no file may leave, links followed; None where files may lie anywhere."""
+        return self.root if self.confined else None
+
     def may_read(self, row: int) -> bool:
         """Whether the row's file lies under the root, links followed, where that is asked for."""
-        if not self.confined:
-            return True
-        try:
-            return Path(self.path(row)).resolve().is_relative_to(self.root)
-        except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL in the name
-            return False
+        return is_confined(self.path(row), self.confined_to)
 
     def is_readable_file(self, row: int) -> bool:
         """Whether opening it can neither block (a FIFO) nor leave the root."""
         return self.may_read(row) and os.path.isfile(self.path(row))
+
+
+def is_confined(path: str, to: Path | None) -> bool:
+    """Whether a file lies under the folder `to`, links followed; everything does where that is None."""
+    if to is None:
+        return True
+    try:
+        return Path(path).resolve().is_relative_to(to)
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL in the name
+        return False
 
 
 def list_images(images: str, out: Path | None, *, allow_outside: bool = False) -> Listing:

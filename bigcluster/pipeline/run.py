@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -55,10 +56,14 @@ def run(
     resources: Resources,
     *,
     replace: bool = False,
+    careful: Sequence[Sequence[int]] = (),
     listener: Listener = silent,
     root_pid: int | None = None,
 ) -> dict[str, Any]:
-    """Do the whole job, reusing what OUT already holds; returns what summary.json says."""
+    """Do the whole job, reusing what OUT already holds; returns what summary.json says.
+
+    careful : (start, stop) of listed rows that an earlier attempt died over: their files decode in a child.
+    """
     assert settings.images is not None
     job = open_job(settings, resources, listener, root_pid)
     listing, plan = prepare(settings, resources)
@@ -73,7 +78,7 @@ def run(
         spec = _decode_spec(settings, plan)
         check_recipe(store, spec, replace=replace)
         with outdir.keeping(settings), naming_damage(store), job.stages.sampler:
-            done = _compute(job, listing, plan, spec, store)
+            done = _compute(job, listing, plan, spec, store, careful)
             with job.stages.measure("output"), job.progress.stage("output", len(listing), "images"):
                 _write_outputs(job, listing, store, done)
         found = _summarise(job, listing, plan, store, done)
@@ -91,7 +96,9 @@ class _Done:
     clustered: Clustered
 
 
-def _compute(job: Job, listing: Listing, plan: Plan, spec: DecodeSpec, store: Store) -> _Done:
+def _compute(
+    job: Job, listing: Listing, plan: Plan, spec: DecodeSpec, store: Store, careful: Sequence[Sequence[int]]
+) -> _Done:
     settings, progress, runtime = job.settings, job.progress, job.runtime
 
     def stage(name: str) -> AbstractContextManager[dict[str, Any]]:
@@ -108,6 +115,8 @@ def _compute(job: Job, listing: Listing, plan: Plan, spec: DecodeSpec, store: St
             runtime=runtime,
             progress=progress,
             native=settings.size == sizing.NATIVE,
+            timeout_seconds=settings.image.timeout,
+            careful=careful,
         )
         facts |= {"solver": "decode", "passes": 0 if ingested.reused else 1, "reused": ingested.reused}
         facts |= {"blocks": ingested.n_blocks, "blocks_reused": ingested.blocks_reused}

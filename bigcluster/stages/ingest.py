@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -19,12 +18,12 @@ from numpy.typing import NDArray
 
 from bigcluster.catalog import FileRecord, Listing
 from bigcluster.errors import ImageSizeError, OutError, StoreError
-from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
+from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.kernels.moments import column_sums, square_sum
 from bigcluster.progress import Progress
 from bigcluster.rows import spans
 from bigcluster.runtime import Runtime
-from bigcluster.stages.loading import load_rows
+from bigcluster.stages.loading import Loader
 from bigcluster.stages.sizing import check_native
 from bigcluster.store import Mark, Store, StoredRows, fingerprint, read_whole
 
@@ -65,13 +64,14 @@ def ingest(
     runtime: Runtime,
     progress: Progress,
     native: bool = False,
+    timeout_seconds: float = 30.0,
+    careful: Sequence[Sequence[int]] = (),
 ) -> Ingested:
     """Bring the store's pixels up to date with the listing; blocks whose marks still hold are not decoded again.
 
     native : every image must be of the target size itself. Raises ImageSizeError at the first block where one is not;
     the store then holds nothing that a run at another size would have to replace.
     """
-    prepare_codecs()
     n_listed = len(listing)
     block_rows = block_shape[0]
     store.create("pixels", (n_listed, spec.n_values), np.uint8, block_shape)
@@ -83,12 +83,16 @@ def ingest(
     if not missing:
         progress.reused(STAGE)
         return _summarise(listing, store, recipe, blocks, len(blocks))
-    with progress.stage(STAGE, n_listed, "images"), ThreadPoolExecutor(runtime.threads) as decoders:
+    loader = Loader(
+        listing, spec, threads=runtime.threads, timeout_seconds=timeout_seconds, progress=progress, careful=careful
+    )
+    with progress.stage(STAGE, n_listed, "images"), loader:
         store.marks.remove(STAGE)  # nothing made of the old pixels may pass for current from here on
         progress.advance(n_listed - sum(block.stop - block.start for block in missing))
 
         def fill(block: _Block) -> None:
-            pixels, ledger = load_rows(listing, (block.start, block.stop), spec, decoders, progress.advance)
+            pixels = np.zeros((block.stop - block.start, spec.n_values), np.uint8)
+            ledger = loader.load(range(block.start, block.stop), pixels, block.start)
             if native:
                 check_native(listing, block.start, ledger, (spec.width, spec.height))
             _write_block(block, pixels, ledger, store, _block_fingerprint(block, listing, recipe))

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from typing import cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
@@ -73,10 +73,7 @@ def _decode_direct(data: bytes, header: Header, spec: DecodeSpec) -> NDArray[np.
     # libpng makes grey in linear light where a file says its gamma: grey of a colour PNG goes through colour.
     by_hand = header.format == "PNG" and header.mode == "RGB" and not spec.color
     flags = (_REDUCED_COLOR if spec.color or by_hand else _REDUCED_GREY)[reduction_of(header, spec)]
-    try:
-        array = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        return None
+    array = _opencv(data, flags)
     if array is None:
         return None
     if by_hand:
@@ -84,7 +81,17 @@ def _decode_direct(data: bytes, header: Header, spec: DecodeSpec) -> NDArray[np.
     return cast("NDArray[np.uint8]", cv2.cvtColor(array, cv2.COLOR_BGR2RGB) if spec.color else array)
 
 
+def _opencv(data: bytes, flags: int) -> Any:
+    """What OpenCV makes of the bytes, or None where it refuses."""
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
+
+
 def _decode_carefully(data: bytes, header: Header, spec: DecodeSpec) -> NDArray[np.uint8]:
+    if header.is_jpeg and not header.direct:
+        _opencv(data, _REDUCED_GREY[8])  # for what it says of damage: Pillow's decoder is silent
     array = _load_deep(data, header) if header.deep else _load_pillow(data)
     array = orient(array, header.orientation)
     if array.ndim == 2:
@@ -94,10 +101,7 @@ def _decode_carefully(data: bytes, header: Header, spec: DecodeSpec) -> NDArray[
 
 def _load_deep(data: bytes, header: Header) -> NDArray[np.uint8]:
     """16-bit samples: (h, w) or (h, w, 3) uint8."""
-    try:
-        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        array = None
+    array: NDArray[Any] | None = _opencv(data, cv2.IMREAD_UNCHANGED)
     if array is None:
         _load_pillow(data)  # names the fault where there is one
         raise RejectedError("damaged", "the 16-bit data cannot be decoded")

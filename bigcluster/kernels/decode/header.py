@@ -39,6 +39,8 @@ _DIRECT_MODES = ("1", "L", "RGB")
 
 @dataclass(frozen=True)
 class Header:
+    """What the first bytes of a file say of the picture."""
+
     format: str
     mode: str
     width: int
@@ -49,6 +51,10 @@ class Header:
     """OpenCV decodes it straight to what is asked, with nothing to decide."""
     deep: bool
     """16 bits a sample."""
+
+    @property
+    def is_jpeg(self) -> bool:
+        return self.format in ("JPEG", "MPO")
 
     @property
     def seen(self) -> tuple[int, int]:

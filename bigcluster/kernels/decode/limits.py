@@ -44,7 +44,7 @@ def decode_working_bytes(
 
 
 def reduction_of(header: Header, spec: DecodeSpec) -> int:
-    if header.format not in ("JPEG", "MPO"):
+    if not header.is_jpeg:
         return 1
     width, height = header.seen
     return next((by for by in (8, 4, 2) if width >= by * spec.width and height >= by * spec.height), 1)

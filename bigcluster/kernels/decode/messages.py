@@ -1,13 +1,12 @@
 """What codecs print, told apart: damage of the picture, or a remark on its frills.
 
-libjpeg, libpng and libtiff decode on after many a fault and only say so, on fd 2. Their texts are those of their sources
-(jerror.h, pngerror.c and pngrutil.c, tif_*.c), where a word in angle brackets stands for a number or a name:
+libjpeg, libpng and libtiff decode on after many a fault and only say so, on fd 2. These are the texts of their sources
+(jerror.h, pngerror.c, tif_*.c); a word in angle brackets stands for a number or a name:
 
     Corrupt JPEG data: <what>             the entropy-coded data is broken from here on
     Inconsistent progression sequence     a scan of a progressive file is lost or out of place
     Premature end of JPEG file            the end marker may be all that is missing: Pillow's opinion counts
-    libpng error: <what>                  the picture ends here
-    libpng warning: IDAT: <what>          pixel data does not fit its checksum
+    libpng error: IDAT: <what>            pixel data does not fit its checksum; of other errors Pillow's opinion counts
     <codec>Decode: <what>                 libtiff; harmless remarks have "Warning," after the colon
     JPEGLib: <what>                       libjpeg within libtiff
 
@@ -21,8 +20,7 @@ import re
 _DAMAGE = re.compile(
     r"Corrupt JPEG data: .+"
     r"|Inconsistent progression sequence.*"
-    r"|libpng error: .+"
-    r"|libpng warning: IDAT: (?!Too much image data|Extra compressed data).+"
+    r"|libpng (?:error|warning): (?:IDAT: (?!Too much|Extra).+|bad adaptive filter value|Not enough image data)"
     r"|Fax\w+: .+"  # here a remark on a line means that the line is not as it was drawn
     r"|\w*(?:Decode|Setup|FillStrip|FillTile|PreDecode)\w*: (?!Warning,).+"
     r"|JPEGLib: (?!Warning,).+"

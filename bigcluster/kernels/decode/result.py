@@ -16,6 +16,9 @@ STATUSES = {
     "too_large": "more pixels than image.max_pixels, or more memory to decode than the budget leaves",
     "unreadable": "the system would not let us read it",
     "missing": "listed in the manifest, but not there",
+    "changed_during_run": "written to while it was read; the next run reads it again",
+    "timeout": "decoding it took longer than image.timeout",
+    "crashed": "decoding it ended the process that tried",
 }
 
 
