@@ -278,8 +278,8 @@ def test_no_word_is_lost_that_was_not_about_pictures(tmp_path: Path) -> None:
     write_pictures(tmp_path / "images", 3)
     code = (
         "import os, sys\nfrom bigcluster.stages.loading.words import CodecWords\n"
-        "with CodecWords() as words:\n    os.write(2, b'one')\n    assert words.take() == 'one'\n    os.write(2, b'two')\n"
-        "    assert words.n_bytes() == 3\nos.write(2, b' three')\n"
+        "with CodecWords() as words:\n    os.write(2, b'one')\n    assert words.take() == 'one'\n"
+        "    os.write(2, b'two')\n    assert words.n_bytes() == 3\nos.write(2, b' three')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     assert done.stderr == "two three"

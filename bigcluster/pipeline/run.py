@@ -23,7 +23,8 @@ from bigcluster.planning import Plan, Resources, make_plan
 from bigcluster.progress import Listener, silent
 from bigcluster.stages import sizing
 from bigcluster.stages.cluster import Clustered, cluster
-from bigcluster.stages.ingest import Ingested, check_recipe, ingest, records
+from bigcluster.stages.ingest import Ingested, check_recipe, ingest
+from bigcluster.stages.pixel_blocks import records
 from bigcluster.stages.reduce import Reduced, reduce
 from bigcluster.stages.sweep import Swept, sweep
 from bigcluster.store import Store
@@ -56,12 +57,14 @@ def run(
     resources: Resources,
     *,
     replace: bool = False,
+    rehash: bool = False,
     careful: Sequence[Sequence[int]] = (),
     listener: Listener = silent,
     root_pid: int | None = None,
 ) -> dict[str, Any]:
     """Do the whole job, reusing what OUT already holds; returns what summary.json says.
 
+    rehash : read every image again and compare its content with the ledger's, whatever its size and time say.
     careful : (start, stop) of listed rows that an earlier attempt died over: their files decode in a child.
     """
     assert settings.images is not None
@@ -78,7 +81,7 @@ def run(
         spec = _decode_spec(settings, plan)
         check_recipe(store, spec, replace=replace)
         with outdir.keeping(settings), naming_damage(store), job.stages.sampler:
-            done = _compute(job, listing, plan, spec, store, careful)
+            done = _compute(job, listing, plan, spec, store, careful, rehash)
             with job.stages.measure("output"), job.progress.stage("output", len(listing), "images"):
                 _write_outputs(job, listing, store, done)
         found = _summarise(job, listing, plan, store, done)
@@ -97,7 +100,13 @@ class _Done:
 
 
 def _compute(
-    job: Job, listing: Listing, plan: Plan, spec: DecodeSpec, store: Store, careful: Sequence[Sequence[int]]
+    job: Job,
+    listing: Listing,
+    plan: Plan,
+    spec: DecodeSpec,
+    store: Store,
+    careful: Sequence[Sequence[int]],
+    rehash: bool,
 ) -> _Done:
     settings, progress, runtime = job.settings, job.progress, job.runtime
 
@@ -117,9 +126,11 @@ def _compute(
             native=settings.size == sizing.NATIVE,
             timeout_seconds=settings.image.timeout,
             careful=careful,
+            rehash=rehash,
         )
         facts |= {"solver": "decode", "passes": 0 if ingested.reused else 1, "reused": ingested.reused}
         facts |= {"blocks": ingested.n_blocks, "blocks_reused": ingested.blocks_reused}
+        facts |= {"images_decoded": ingested.n_decoded, "images_reused": len(listing) - ingested.n_decoded}
     _check_enough(listing, store, ingested, settings)
     planned = plan.stage("reduce") if settings.reduce == "pca" else None
     with stage("reduce") as facts:

@@ -7,10 +7,8 @@ that mean and total variance never need a pass of their own.
 
 from __future__ import annotations
 
-import hashlib
-import os
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -23,11 +21,13 @@ from bigcluster.kernels.moments import column_sums, square_sum
 from bigcluster.progress import Progress
 from bigcluster.rows import spans
 from bigcluster.runtime import Runtime
+from bigcluster.stages.freshness import Freshness
 from bigcluster.stages.loading import Loader
+from bigcluster.stages.pixel_blocks import STAGE, Block, fingerprint_of, mark_of, payload_of, records_in
+from bigcluster.stages.salvage import Salvage, name_keys
 from bigcluster.stages.sizing import check_native
 from bigcluster.store import Mark, Store, StoredRows, fingerprint, read_whole
 
-STAGE = "ingest"
 RECIPE = "recipe"
 """The mark that remembers how the stored pixels were decoded."""
 
@@ -48,6 +48,8 @@ class Ingested:
     """Exact sum of all squared values of good rows."""
     blocks_reused: int
     n_blocks: int
+    n_decoded: int = 0
+    """Files that this run decoded, or tried to; the others were decoded by an earlier one."""
 
     @property
     def reused(self) -> bool:
@@ -66,58 +68,63 @@ def ingest(
     native: bool = False,
     timeout_seconds: float = 30.0,
     careful: Sequence[Sequence[int]] = (),
+    rehash: bool = False,
 ) -> Ingested:
-    """Bring the store's pixels up to date with the listing; blocks whose marks still hold are not decoded again.
+    """Bring the store's pixels up to date with the listing; what an earlier run decoded is not decoded again.
 
     native : every image must be of the target size itself. Raises ImageSizeError at the first block where one is not;
     the store then holds nothing that a run at another size would have to replace.
+    careful : (start, stop) of rows whose files may crash or hang the codec.
+    rehash : read every file again and compare its content, whatever its size and time say.
     """
-    n_listed = len(listing)
-    block_rows = block_shape[0]
-    store.create("pixels", (n_listed, spec.n_values), np.uint8, block_shape)
-    store.create("sums", (-(-n_listed // block_rows), spec.n_values), np.uint32, (1, spec.n_values))
     recipe = decode_recipe(spec)
-    store.marks.write(RECIPE, Mark(recipe, payload=_recipe_values(spec)))
-    blocks = [_Block(index, a, b) for index, (a, b) in enumerate(spans(n_listed, block_rows))]
-    missing = [block for block in blocks if not _still_holds(block, listing, store, recipe, spec)]
-    if not missing:
-        progress.reused(STAGE)
-        return _summarise(listing, store, recipe, blocks, len(blocks))
+    blocks = [Block(index, a, b) for index, (a, b) in enumerate(spans(len(listing), block_shape[0]))]
     loader = Loader(
         listing, spec, threads=runtime.threads, timeout_seconds=timeout_seconds, progress=progress, careful=careful
     )
-    with progress.stage(STAGE, n_listed, "images"), loader:
-        store.marks.remove(STAGE)  # nothing made of the old pixels may pass for current from here on
-        progress.advance(n_listed - sum(block.stop - block.start for block in missing))
-
-        def fill(block: _Block) -> None:
-            pixels = np.zeros((block.stop - block.start, spec.n_values), np.uint8)
-            ledger = loader.load(range(block.start, block.stop), pixels, block.start)
-            if native:
-                check_native(listing, block.start, ledger, (spec.width, spec.height))
-            _write_block(block, pixels, ledger, store, _block_fingerprint(block, listing, recipe))
-
+    freshness = Freshness(listing, spec, timeout_seconds, rehash)
+    filling = _Filling(listing, store, recipe, loader, freshness, (spec.width, spec.height) if native else None)
+    if not store.fits("pixels", (spec.n_values,), np.uint8, block_shape):
+        store.create("pixels", (len(listing), spec.n_values), np.uint8, block_shape)  # whatever was there goes
+    doubtful = {block: filling.doubtful_rows(block) for block in blocks}
+    if not any(rows is None or rows for rows in doubtful.values()):
+        _make_arrays(store, len(listing), spec, block_shape, recipe)
+        filling.salvage.clear()
+        progress.reused(STAGE)
+        return _summarise(listing, store, recipe, blocks, len(blocks), 0)
+    with progress.stage(STAGE, len(listing), "images"), loader:
+        missing = [block for block, rows in doubtful.items() if not filling.confirm(block, rows)]
+        if missing:
+            store.marks.remove(STAGE)  # nothing made of the old pixels may pass for current from here on
+            filling.salvage.prepare(blocks, missing)
+        _make_arrays(store, len(listing), spec, block_shape, recipe)
+        progress.advance(len(listing) - sum(len(block.rows) for block in missing))
         try:
-            for _ in runtime.map(fill, missing, in_flight=in_flight):
-                pass
+            n_decoded = sum(runtime.map(filling.fill, missing, in_flight=in_flight))
         except ImageSizeError:
             store.marks.remove(RECIPE)
             raise
-    return _summarise(listing, store, recipe, blocks, len(blocks) - len(missing))
+    if n_decoded < len(listing):
+        progress.note(f"{n_decoded} images decoded, {len(listing) - n_decoded} reused")
+    done = _summarise(listing, store, recipe, blocks, len(blocks) - len(missing), n_decoded)
+    filling.salvage.clear()
+    return done
+
+
+def _make_arrays(store: Store, n_listed: int, spec: DecodeSpec, block_shape: tuple[int, int], recipe: str) -> None:
+    """Arrays of the listing's length; what lies beyond goes."""
+    n_blocks = -(-n_listed // block_shape[0])
+    for name in store.marks.blocks(STAGE):
+        if int(name) >= n_blocks:
+            store.marks.remove(STAGE, name)
+    store.create("pixels", (n_listed, spec.n_values), np.uint8, block_shape)
+    store.create("sums", (n_blocks, spec.n_values), np.uint32, (1, spec.n_values))
+    store.marks.write(RECIPE, Mark(recipe, payload=_recipe_values(spec)))
 
 
 def pixel_rows(store: Store, ok: NDArray[np.bool_]) -> StoredRows:
     """The good rows of the pixels."""
     return StoredRows(store.array("pixels"), ok)
-
-
-def records(store: Store, n_blocks: int) -> Iterator[FileRecord]:
-    """The ledger in listing order, one block in memory at a time."""
-    for index in range(n_blocks):
-        mark = store.mark(STAGE, _name(index))
-        if mark is None:
-            raise StoreError(f"the mark of pixel block {index} in {store.root} is damaged; run again")
-        yield from map(FileRecord.from_json, mark.payload["records"])
 
 
 def decode_recipe(spec: DecodeSpec) -> str:
@@ -153,72 +160,93 @@ def check_recipe(store: Store, spec: DecodeSpec, *, replace: bool) -> None:
     )
 
 
-@dataclass(frozen=True)
-class _Block:
-    index: int
-    start: int
-    stop: int
+class _Filling:
+    """Row blocks and whence their rows come: from where they are, from retired blocks, or from the files."""
 
+    def __init__(
+        self,
+        listing: Listing,
+        store: Store,
+        recipe: str,
+        loader: Loader,
+        freshness: Freshness,
+        native_size: tuple[int, int] | None,
+    ) -> None:
+        self._listing, self._store, self._recipe = listing, store, recipe
+        self._loader, self._freshness, self._native_size = loader, freshness, native_size
+        self.salvage = Salvage(store, listing, recipe)
 
-def _name(index: int) -> str:
-    return f"{index:06d}"
+    def doubtful_rows(self, block: Block) -> list[int] | None:
+        """Rows whose files may have changed since the block was filled; None where it holds other files, or nothing."""
+        mark = self._store.mark(STAGE, block.name)
+        if mark is None or mark.fingerprint != fingerprint_of(block, self._listing, self._recipe):
+            return None
+        ledger = zip(block.rows, records_in(mark), strict=True)
+        return [row for row, record in ledger if not self._freshness.holds(row, record)]
 
-
-def _still_holds(block: _Block, listing: Listing, store: Store, recipe: str, spec: DecodeSpec) -> bool:
-    """Whether the block's mark vouches for just these files: same names, sizes and times, nothing worth a retry."""
-    mark = store.mark(STAGE, _name(block.index))
-    if mark is None or mark.fingerprint != _block_fingerprint(block, listing, recipe):
-        return False
-    for row, values in enumerate(mark.payload["records"], start=block.start):
-        if not _unchanged(listing, row, FileRecord.from_json(values), spec):
+    def confirm(self, block: Block, doubtful: list[int] | None) -> bool:
+        """Whether the block's files have the content that they had; a new time of theirs is noted then."""
+        if not doubtful:
+            return doubtful is not None
+        mark = mark_of(self._store, block)
+        ledger = records_in(mark)
+        known = {row: ledger[row - block.start] for row in doubtful}
+        if not all(map(self._freshness.is_final, known.values())):
             return False
-    return True
+        now = self._loader.compare(known)
+        if now is None:
+            return False
+        for row, record in now.items():
+            ledger[row - block.start] = record
+        payload = payload_of(block, self._listing, ledger, mark.payload["square_sum"])
+        if payload != mark.payload:
+            self._store.marks.write(STAGE, Mark(mark.fingerprint, mark.digests, payload), block.name)
+        return True
+
+    def fill(self, block: Block) -> int:
+        """Bring one block up to date; returns how many files were decoded for it."""
+        pixels = np.zeros((len(block.rows), self._store.array("pixels").shape[1]), np.uint8)
+        ledger: dict[int, FileRecord] = {}
+        known: dict[int, FileRecord] = {}
+        for source in self.salvage.sources(block):
+            final = [i for i, record in enumerate(source.records) if self._freshness.is_final(record)]
+            for i in final:
+                row, record = source.to[i], source.records[i]
+                (ledger if self._freshness.holds(row, record) else known)[row] = record
+            at = np.array(source.rows, np.int64)[final]
+            self.salvage.copy(source.slot, at, pixels, np.array(source.to, np.int64)[final] - block.start)
+        rest = [row for row in block.rows if row not in ledger]
+        self._loader.skip(len(ledger))
+        loaded = self._loader.load(rest, pixels, block.start, known)
+        ledger |= zip(rest, loaded, strict=True)
+        in_order = [ledger[row] for row in block.rows]
+        if self._native_size is not None:
+            check_native(self._listing, block.start, in_order, self._native_size)
+        self._write(block, pixels, in_order)
+        self.salvage.release(block)
+        return sum(row not in known or known[row].digest != ledger[row].digest for row in rest)
+
+    def _write(self, block: Block, pixels: NDArray[np.uint8], ledger: list[FileRecord]) -> None:
+        # Rows of failed files are zeros: they add nothing to either sum.
+        store = self._store
+        store.marks.remove(STAGE, block.name)
+        files = store.write_rows("pixels", block.start, pixels)
+        files += store.write_rows("sums", block.index, column_sums(pixels)[np.newaxis])
+        payload = payload_of(block, self._listing, ledger, square_sum(pixels))
+        store.commit(STAGE, fingerprint_of(block, self._listing, self._recipe), files, payload, block.name)
 
 
-def _unchanged(listing: Listing, row: int, record: FileRecord, spec: DecodeSpec) -> bool:
-    path = listing.path(row)
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return record.n_bytes is None  # it was not there then either
-    if (found.st_size, found.st_mtime_ns) != (record.n_bytes, record.mtime_ns):
-        return False
-    if record.status == "unreadable":
-        return not (listing.is_readable_file(row) and os.access(path, os.R_OK))
-    if not listing.may_read(row):
-        return False  # permitted then, not now
-    if record.status == "too_large" and record.needed_bytes is not None:
-        return spec.max_bytes is not None and record.needed_bytes > spec.max_bytes
-    return True
-
-
-def _block_fingerprint(block: _Block, listing: Listing, recipe: str) -> str:
-    names = [os.fsencode(listing.names[row]).hex() for row in range(block.start, block.stop)]
-    return fingerprint(recipe=recipe, start=block.start, names=names)
-
-
-def _write_block(
-    block: _Block, pixels: NDArray[np.uint8], ledger: list[FileRecord], store: Store, vouched: str
-) -> None:
-    # Rows of failed files are zeros: they add nothing to either sum.
-    store.marks.remove(STAGE, _name(block.index))
-    files = store.write_rows("pixels", block.start, pixels)
-    files += store.write_rows("sums", block.index, column_sums(pixels)[np.newaxis])
-    payload = {"records": [record.to_json() for record in ledger], "square_sum": square_sum(pixels)}
-    store.commit(STAGE, vouched, files, payload, _name(block.index))
-
-
-def _summarise(listing: Listing, store: Store, recipe: str, blocks: list[_Block], blocks_reused: int) -> Ingested:
+def _summarise(
+    listing: Listing, store: Store, recipe: str, blocks: list[Block], blocks_reused: int, n_decoded: int
+) -> Ingested:
     """Read the marks back: they, not memory, say what there is; keep what later stages need without the files."""
     ok = np.zeros(blocks[-1].stop, bool)
     sums = np.zeros(store.array("sums").shape[1], np.int64)
     squares = 0
     chain = recipe
     for block in blocks:
-        mark = store.mark(STAGE, _name(block.index))
-        if mark is None:
-            raise StoreError(f"the mark of pixel block {block.index} in {store.root} is damaged; run again")
-        ledger = [FileRecord.from_json(values) for values in mark.payload["records"]]
+        mark = mark_of(store, block)
+        ledger = records_in(mark)
         ok[block.start : block.stop] = [record.ok for record in ledger]
         squares += mark.payload["square_sum"]
         sums += read_whole(store.array("sums"), block.index).astype(np.int64)
@@ -228,7 +256,7 @@ def _summarise(listing: Listing, store: Store, recipe: str, blocks: list[_Block]
         store.marks.remove(STAGE)
         files = store.save("ok", ok) + store.save("row_keys", _row_keys(listing, ok)) + store.save("column_sums", sums)
         done = store.commit(STAGE, chain, files, {"square_sum": squares, "n_blocks": len(blocks)})
-    return _from_mark(store, done, blocks_reused)
+    return replace(_from_mark(store, done), blocks_reused=blocks_reused, n_decoded=n_decoded)
 
 
 def load_ingested(store: Store) -> Ingested:
@@ -236,22 +264,20 @@ def load_ingested(store: Store) -> Ingested:
     mark = store.mark(STAGE)
     if mark is None:
         raise StoreError(f"{store.root} holds no finished ingest; run the job to its end first")
-    return _from_mark(store, mark, mark.payload["n_blocks"])
+    return _from_mark(store, mark)
 
 
-def _from_mark(store: Store, mark: Mark, blocks_reused: int) -> Ingested:
+def _from_mark(store: Store, mark: Mark) -> Ingested:
     return Ingested(
         fingerprint=mark.fingerprint,
         ok=store.load("ok"),
         row_keys=store.load("row_keys"),
         column_sums=store.load("column_sums"),
         square_sum=mark.payload["square_sum"],
-        blocks_reused=blocks_reused,
+        blocks_reused=mark.payload["n_blocks"],
         n_blocks=mark.payload["n_blocks"],
     )
 
 
 def _row_keys(listing: Listing, ok: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    rows = np.flatnonzero(ok).tolist()
-    digests = b"".join(hashlib.blake2b(os.fsencode(listing.names[row]), digest_size=8).digest() for row in rows)
-    return np.frombuffer(digests, np.dtype("<u8")).astype(np.uint64)
+    return name_keys(listing.names[row] for row in np.flatnonzero(ok).tolist())

@@ -69,6 +69,10 @@ class Marks:
     def remove(self, stage: str, block: str = DONE) -> None:
         self._path(stage, block).unlink(missing_ok=True)
 
+    def blocks(self, stage: str) -> list[str]:
+        """The blocks of a stage that have a mark, sound or not."""
+        return sorted(path.stem for path in (self._root / stage).glob("*.json") if path.stem != DONE)
+
     def all(self) -> Iterator[tuple[str, str, Mark]]:
         """(stage, block, mark) of every sound mark."""
         for path in sorted(self._root.glob("*/*.json")):

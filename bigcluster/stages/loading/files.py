@@ -38,8 +38,18 @@ def load_picture(
         into[:] = 0
         return content
     if known is not None and known.digest == content.digest:
-        return replace(known, n_bytes=len(content.data), mtime_ns=content.mtime_ns)
+        return replace(known, mtime_ns=content.mtime_ns)
     return _decode(content, spec, into)
+
+
+def same_content(path: str, confined_to: Path | None, max_bytes: int | None, known: FileRecord) -> FileRecord | None:
+    """The record with the file's time as it is now, or None where the file no longer holds what it held."""
+    if stat_of(path)[0] != known.n_bytes:
+        return None
+    content = _read(path, confined_to, max_bytes)
+    if isinstance(content, FileRecord) or content.digest != known.digest:
+        return None
+    return replace(known, mtime_ns=content.mtime_ns)
 
 
 def load_alone(

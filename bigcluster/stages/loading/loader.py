@@ -19,7 +19,7 @@ from bigcluster.catalog import FileRecord, Listing
 from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
 from bigcluster.progress import Progress
 from bigcluster.rows import spans
-from bigcluster.stages.loading.files import load_alone, load_picture
+from bigcluster.stages.loading.files import load_alone, load_picture, same_content
 from bigcluster.stages.loading.gate import Gate
 from bigcluster.stages.loading.isolated import IsolatedDecoder
 from bigcluster.stages.loading.words import CodecWords
@@ -74,6 +74,21 @@ class Loader:
             if any(row in span for span in self._careful for row in rows):
                 return self._load_isolated(rows, pixels, first)
             return self._load_together(rows, pixels, first, known or {})
+
+    def skip(self, n_rows: int) -> None:
+        """That many rows need no file."""
+        self._progress.advance(n_rows)
+
+    def compare(self, known: Mapping[int, FileRecord]) -> dict[int, FileRecord] | None:
+        """The same records with the files' times as they are now; None where the content of one is another."""
+
+        def compare_one(item: tuple[int, FileRecord]) -> FileRecord | None:
+            row, record = item
+            return same_content(self._listing.path(row), self._listing.confined_to, self._spec.max_bytes, record)
+
+        now = dict(zip(known, self._decoders.map(compare_one, known.items()), strict=True))
+        same = {row: record for row, record in now.items() if record is not None}
+        return same if len(same) == len(now) else None
 
     def _load_together(
         self, rows: Sequence[int], pixels: NDArray[np.uint8], first: int, known: Mapping[int, FileRecord]
