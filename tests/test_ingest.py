@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -453,15 +454,54 @@ def test_a_file_too_large_for_the_budget_is_retried_with_a_larger_one(
     check(*bring_in(images, tmp_path / "s", spec=DecodeSpec(6, 4, max_bytes=10**8)), ALL)
 
 
-def test_files_that_stand_still_while_unreadable_are_not_retried(tmp_path: Path, decodes: Callable[[], int]) -> None:
+def test_what_is_no_file_is_a_row_and_is_not_retried(tmp_path: Path, decodes: Callable[[], int]) -> None:
     images = fill(tmp_path / "images", {"a.png": GOOD[0]})
+    (images / "device.png").symlink_to("/dev/zero")
+    (images / "folder-link.png").symlink_to(images)
     (images / "gone.png").symlink_to("nowhere.png")
+    (images / "loop.png").symlink_to("loop.png")
     os.mkfifo(images / "pipe.png")
-    _, store, done = bring_in(images, tmp_path / "s")
-    assert [record.status for record in records(store, done.n_blocks)] == ["ok", "missing", "unreadable"]
+    with socket.socket(socket.AF_UNIX) as listener:
+        short = Path(f"/tmp/bigcluster-{os.getpid()}.png")  # a socket's path may have 107 bytes
+        listener.bind(str(short))
+        (images / "socket.png").symlink_to(short)
+        try:
+            listing, store, done = bring_in(images, tmp_path / "s")
+            found = dict(zip(listing.names, records(store, done.n_blocks), strict=True))
+            assert bring_in(images, tmp_path / "s")[2].reused
+        finally:
+            short.unlink()
+    assert {name: record.status for name, record in found.items()} == {
+        "a.png": "ok",
+        "device.png": "unreadable",
+        "gone.png": "missing",
+        "loop.png": "unreadable",
+        "pipe.png": "unreadable",
+        "socket.png": "unreadable",
+    }
+    assert found["loop.png"].reason == "Too many levels of symbolic links"
+    assert found["device.png"].reason == "not a regular file"
     assert decodes() == 1
-    assert bring_in(images, tmp_path / "s")[2].reused
-    assert decodes() == 0
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_file_that_is_written_to_meanwhile_is_read_again_by_the_next_run(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    def slow_open(path: str, mode: str) -> Any:
+        if path.endswith("05.png"):
+            change(Path(path), GOOD[1] + b"more")
+        return open(path, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "open", slow_open, raising=False)
+        _, store, done = bring_in(images, tmp_path / "s", threads=threads)
+    ledger = list(records(store, done.n_blocks))
+    assert ledger[5].status == "changed_during_run"
+    assert not done.ok[5]
+    listing, store, done = bring_in(images, tmp_path / "s", threads=threads)
+    check(listing, store, done, ALL | {"05.png": GOOD[1] + b"more"})
+    assert done.n_decoded == 1
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 300), st.integers(1, 300))

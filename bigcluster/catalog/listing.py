@@ -125,8 +125,8 @@ def _walk(
             ignored["(link loop)"] += 1
             return
         with os.scandir(os.path.join(root, folder)) as entries:
-            inside = sorted((natural_key(e.name), e.is_dir()) for e in entries if not e.name.startswith("."))
-    except PermissionError:
+            inside = sorted((natural_key(e.name), _is_folder(e)) for e in entries if not e.name.startswith("."))
+    except OSError:  # not permitted, gone meanwhile, or on a disk that fails
         ignored["(unreadable folder)"] += 1
         return
     for (_, name), is_folder in inside:
@@ -137,6 +137,13 @@ def _walk(
             yield path
         else:
             ignored[_suffix(name)] += 1
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: a file that cannot be read
+        return False
 
 
 def _list_glob(pattern: str) -> Listing:
