@@ -26,9 +26,8 @@ from bigcluster.kernels.moments import column_sums, square_sum
 from bigcluster.outputs.summary import counts
 from bigcluster.progress import Progress
 from bigcluster.runtime import EmbeddedRuntime
-from bigcluster.stages.ingest import Ingested, check_recipe, ingest, pixel_rows
+from bigcluster.stages.ingest import Ingested, check_recipe, ingest, pixel_rows, records
 from bigcluster.stages.loading import files as stage
-from bigcluster.stages.pixel_blocks import records
 from bigcluster.store import Store
 from bigcluster.store.marks import Marks
 

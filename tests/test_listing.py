@@ -15,8 +15,7 @@ from bigcluster.errors import NoImagesError, OutError, UsageError
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.progress import Progress
 from bigcluster.runtime import EmbeddedRuntime
-from bigcluster.stages.ingest import ingest
-from bigcluster.stages.pixel_blocks import records
+from bigcluster.stages.ingest import ingest, records
 from bigcluster.stages.sizing import image_size
 from bigcluster.store import Store
 

@@ -23,8 +23,7 @@ from bigcluster.planning import Plan, Resources, make_plan
 from bigcluster.progress import Listener, silent
 from bigcluster.stages import sizing
 from bigcluster.stages.cluster import Clustered, cluster
-from bigcluster.stages.ingest import Ingested, check_recipe, ingest
-from bigcluster.stages.pixel_blocks import records
+from bigcluster.stages.ingest import Ingested, check_recipe, ingest, records
 from bigcluster.stages.reduce import Reduced, reduce
 from bigcluster.stages.sweep import Swept, sweep
 from bigcluster.store import Store

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -59,12 +58,6 @@ def payload_of(block: Block, listing: Listing, ledger: list[FileRecord], squares
         "records": [record.to_json() for record in ledger],
         "square_sum": squares,
     }
-
-
-def records(store: Store, n_blocks: int) -> Iterator[FileRecord]:
-    """The ledger in listing order, one block in memory at a time."""
-    for index in range(n_blocks):
-        yield from records_in(mark_of(store, Block(index, 0, 0)))
 
 
 def mark_of(store: Store, block: Block) -> Mark:
