@@ -123,6 +123,7 @@ def run(
     set: dict[str, Any] | None = None,
     fresh: bool = False,
     replace: bool = False,
+    rehash: bool = False,
     listener: Listener = log_events,
     **settings: Any,
 ) -> Run:
@@ -130,15 +131,18 @@ def run(
 
     images : folder, glob or manifest; out : the folder of results; memory : such as "1GiB", for the whole process tree;
     workers : decode and compute threads; `settings` are keys such as size="64" or variance=0.8, `set` takes the dotted
-    ones ({"kmeans.n_init": 8}). Precedence is that of the command line. The work is done in a process of its own,
-    started as a module, so that a script needs no main guard.
+    ones ({"kmeans.n_init": 8}). Precedence is that of the command line. `rehash` reads every image again, whatever its
+    size and time say. The work is done in a process of its own, started as a module, so that a script needs no main
+    guard.
 
     Raises the errors of bigcluster.errors.
     """
     resolved = resolve_settings(
         images, out, flags={"k": n_clusters, **settings, **(set or {})}, config=config, fresh=fresh
     )
-    summary_of_run = supervise("run", resolved, resources(memory, workers), listener=listener, replace=replace)
+    summary_of_run = supervise(
+        "run", resolved, resources(memory, workers), listener=listener, replace=replace, rehash=rehash
+    )
     del summary_of_run  # it stands in OUT/summary.json
     assert resolved.out is not None
     return Run(resolved.out)

@@ -46,6 +46,9 @@ Config = Annotated[str | None, typer.Option(help="A TOML file, or a shipped one:
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting by its name.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore the settings that OUT/run.toml kept.")]
 Replace = Annotated[bool, typer.Option("--replace", help="Permit discarding decoded pixels that no longer match.")]
+Rehash = Annotated[
+    bool, typer.Option("--rehash", help="Read every image again; by default a new size or time is what shows a change.")
+]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages, errors excepted.")]
@@ -85,6 +88,7 @@ def run(
     sets: Sets = None,
     fresh: Fresh = False,
     replace: Replace = False,
+    rehash: Rehash = False,
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -116,7 +120,7 @@ def run(
             _say_kept(None if fresh or config else outdir.kept_values(settings.out), settings)
             if not resources.budget_given:
                 _say(f"memory budget: {show_bytes(resources.budget_bytes)}, half of what this process may use")
-        summary = supervise("run", settings, resources, listener=listener, replace=replace)
+        summary = supervise("run", settings, resources, listener=listener, replace=replace, rehash=rehash)
     if as_json:
         print(json.dumps(summary, indent=2))
     else:

@@ -34,6 +34,11 @@ def project_ingest_bytes(*, block_rows: int, n_values: int, in_flight: int, thre
     return in_flight * (block + block // 4 + sums) + threads * decode_bytes
 
 
+def project_names_bytes(n_images: int) -> int:
+    """Finding rows that were decoded before: 64-bit hashes of all names twice, where they stand, and their order."""
+    return n_images * 40
+
+
 _INCREMENTAL_COPIES = 7
 """float64 copies of batch + basis that dask-ml's IncrementalPCA holds at its peak, as measured."""
 

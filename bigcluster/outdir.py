@@ -66,16 +66,27 @@ def claim(out: Path, images: str) -> None:
                 f"OUT holds files that are not ours ({inside[0]}, {len(inside)} in all): {out}; give another"
             )
         kept = kept_values(str(out)) or {}
-        if "images" in kept and root_of(kept["images"]) != root_of(images):
-            raise OutError(
-                f"OUT belongs to the images in {root_of(kept['images'])}, not {root_of(images)}: {out}; give another"
-            )
+        if "images" in kept:
+            _check_root(out, kept["images"], root_of(images))
         out.mkdir(parents=True, exist_ok=True)
         (out / LOCK).touch()
     except OSError as error:
         if isinstance(error, OutError):
             raise
         raise StoreError(f"OUT cannot be written: {out}: {error.strerror}; give a folder of your own") from error
+
+
+def _check_root(out: Path, kept_images: str, root: Path) -> None:
+    """Refuse another root. One that was renamed is no other: the stored paths are relative to it."""
+    kept_root = root_of(kept_images)
+    if kept_root == root:
+        return
+    if kept_root.exists():
+        raise OutError(f"OUT belongs to the images in {kept_root}, not {root}: {out}; give another")
+    raise OutError(
+        f"OUT belongs to the images in {kept_root}, which is gone, not {root}: {out}; where it was renamed, set images "
+        f"in {out / RUN_TOML} to its new name, and all is reused; otherwise give another OUT"
+    )
 
 
 @contextmanager

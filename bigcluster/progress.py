@@ -49,10 +49,28 @@ class Note:
     """info or warning."""
 
 
-Event = StageStarted | StageAdvanced | StageFinished | Note
+@dataclass(frozen=True)
+class DecodingStarted:
+    """Files of listed rows start .. stop - 1 are in codecs' hands; a crash or a hang from now on is theirs."""
+
+    start: int
+    stop: int
+
+
+@dataclass(frozen=True)
+class DecodingEnded:
+    """Those files are done with."""
+
+    start: int
+    stop: int
+
+
+Event = StageStarted | StageAdvanced | StageFinished | Note | DecodingStarted | DecodingEnded
 Listener = Callable[[Event], None]
 
-_KINDS: dict[str, type[Any]] = {kind.__name__: kind for kind in (StageStarted, StageAdvanced, StageFinished, Note)}
+_KINDS: dict[str, type[Any]] = {
+    kind.__name__: kind for kind in (StageStarted, StageAdvanced, StageFinished, Note, DecodingStarted, DecodingEnded)
+}
 
 
 def to_json(event: Event) -> dict[str, Any]:
@@ -88,6 +106,13 @@ class Progress:
         yield
         self._listener(StageAdvanced(name, self._done, self._total))
         self._listener(StageFinished(name, self._done, time.monotonic() - began, reused=False))
+
+    @contextmanager
+    def decoding(self, start: int, stop: int) -> Iterator[None]:
+        """Bracket what codecs do with the files of rows start .. stop - 1, for whoever watches over this process."""
+        self._listener(DecodingStarted(start, stop))
+        yield
+        self._listener(DecodingEnded(start, stop))
 
     def advance(self, by: int = 1) -> None:
         with self._lock:

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import os
+import shutil
+import socket
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +20,16 @@ from hypothesis import strategies as st
 
 from bigcluster.catalog import FileRecord, Listing, list_images
 from bigcluster.durable import digest_of
-from bigcluster.errors import OutError
+from bigcluster.errors import DamagedError, OutError
 from bigcluster.kernels.decode import DecodeSpec, decode, prepare_codecs
 from bigcluster.kernels.moments import column_sums, square_sum
 from bigcluster.outputs.summary import counts
 from bigcluster.progress import Progress
 from bigcluster.runtime import EmbeddedRuntime
-from bigcluster.stages import loading as stage
 from bigcluster.stages.ingest import Ingested, check_recipe, ingest, pixel_rows, records
+from bigcluster.stages.loading import files as stage
 from bigcluster.store import Store
+from bigcluster.store.marks import Marks
 
 SPEC = DecodeSpec(6, 4)
 GOOD = [encoded(picture(seed)) for seed in range(8)]
@@ -64,7 +68,14 @@ def decodes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[], int]]:
 
 
 def bring_in(
-    images: Path, store: Path, *, rows: int = 4, columns: int = 10, threads: int = 2, spec: DecodeSpec = SPEC
+    images: Path,
+    store: Path,
+    *,
+    rows: int = 4,
+    columns: int = 10,
+    threads: int = 2,
+    spec: DecodeSpec = SPEC,
+    rehash: bool = False,
 ) -> tuple[Listing, Store, Ingested]:
     listing = list_images(str(images), images.parent / "out")
     opened = Store(store)
@@ -76,6 +87,7 @@ def bring_in(
         in_flight=2,
         runtime=EmbeddedRuntime(threads),
         progress=Progress(),
+        rehash=rehash,
     )
     return listing, opened, done
 
@@ -157,24 +169,30 @@ def test_any_chunking_gives_the_same_pixels_and_sums(
     assert first.square_sum == second.square_sum
 
 
-@settings(max_examples=15)
-@given(st.lists(folders(), min_size=2, max_size=3), st.integers(1, 4))
+@settings(max_examples=20)
+@given(
+    st.lists(st.tuples(folders(), st.integers(0, 2**14 - 1), st.booleans()), min_size=2, max_size=3), st.integers(1, 4)
+)
 def test_a_folder_that_changes_is_followed(
-    tmp_path_factory: pytest.TempPathFactory, states: list[dict[str, bytes]], rows: int
+    tmp_path_factory: pytest.TempPathFactory, states: list[tuple[dict[str, bytes], int, bool]], rows: int
 ) -> None:
-    """Files added, removed and replaced between runs into one store: each time as if it were the first."""
+    """Files added, removed, replaced and touched between runs into one store: each time as if it were the first."""
     root = tmp_path_factory.mktemp("changes")
     images = root / "images"
     present: dict[str, bytes] = {}
-    for moment, contents in enumerate(states):
+    for moment, (contents, touched, rehash) in enumerate(states):
         for name in present.keys() - contents.keys():
             (images / name).unlink()
-        for name, data in contents.items():
-            if present.get(name) != data:
+        changed = {name for name, data in contents.items() if present.get(name) != data}
+        for i, (name, data) in enumerate(contents.items()):
+            if name in changed or touched >> i & 1:
                 fill(images, {name: data})
                 os.utime(images / name, ns=(moment * 10**9, moment * 10**9))
         present = contents
-        check(*bring_in(images, root / "s", rows=rows), contents)
+        listing, store, done = bring_in(images, root / "s", rows=rows, rehash=rehash)
+        check(listing, store, done, contents)
+        assert done.n_decoded == len(changed), "what is stored already is copied"
+    assert done.fingerprint == bring_in(images, root / "fresh", rows=rows)[2].fingerprint
 
 
 @given(folders())
@@ -218,39 +236,45 @@ def change(path: Path, data: bytes) -> None:
     os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns + 1))
 
 
-def test_a_changed_file_redoes_its_block_alone(images: Path, tmp_path: Path, decodes: Callable[[], int]) -> None:
+def test_a_changed_file_is_decoded_alone(images: Path, tmp_path: Path, decodes: Callable[[], int]) -> None:
     _, _, first = bring_in(images, tmp_path / "s")
     decodes()
     swapped = bytes(GOOD[0])
     change(images / "05.png", swapped)
     listing, store, second = bring_in(images, tmp_path / "s")
-    assert decodes() == 4
+    assert decodes() == 1
+    assert second.n_decoded == 1
     assert second.blocks_reused == 2
     assert second.fingerprint != first.fingerprint
     check(listing, store, second, ALL | {"05.png": swapped})
 
 
 def test_a_touched_file_is_looked_at_and_changes_nothing(
-    images: Path, tmp_path: Path, decodes: Callable[[], int]
+    images: Path, tmp_path: Path, decodes: Callable[[], int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, _, first = bring_in(images, tmp_path / "s")
     decodes()
     change(images / "05.png", ALL["05.png"])
+    pixels = (tmp_path / "s" / "pixels" / "c" / "1" / "0").stat().st_mtime_ns
     _, _, second = bring_in(images, tmp_path / "s")
-    assert decodes() == 4
+    assert decodes() == 0
+    assert second.reused
     assert second.fingerprint == first.fingerprint, "the same content: what follows need not be redone"
+    assert (tmp_path / "s" / "pixels" / "c" / "1" / "0").stat().st_mtime_ns == pixels
+    monkeypatch.setattr(stage, "digest_of", None)
+    assert bring_in(images, tmp_path / "s")[2].reused, "its new time is known now: no file is read"
 
 
 def test_an_added_or_removed_file_is_noticed(images: Path, tmp_path: Path, decodes: Callable[[], int]) -> None:
     bring_in(images, tmp_path / "s")
     decodes()
-    fill(images, {"12.png": GOOD[1]})  # after all others: one new block
-    check(*bring_in(images, tmp_path / "s"), ALL | {"12.png": GOOD[1]})
+    fill(images, {"00-first.png": GOOD[1]})  # before all others: every row moves
+    check(*bring_in(images, tmp_path / "s"), ALL | {"00-first.png": GOOD[1]})
     assert decodes() == 1
-    (images / "12.png").unlink()
-    (images / "11.png").unlink()
-    check(*bring_in(images, tmp_path / "s"), {name: data for name, data in ALL.items() if name != "11.png"})
-    assert decodes() == 3
+    (images / "00-first.png").unlink()
+    (images / "06.png").unlink()
+    check(*bring_in(images, tmp_path / "s"), {name: data for name, data in ALL.items() if name != "06.png"})
+    assert decodes() == 0
 
 
 def test_a_damaged_mark_or_a_lost_chunk_redoes_the_block(
@@ -265,6 +289,123 @@ def test_a_damaged_mark_or_a_lost_chunk_redoes_the_block(
     assert decodes() == 8
     assert second.fingerprint == first.fingerprint
     check(listing, store, second, ALL)
+
+
+def test_rehash_finds_what_size_and_time_hide(images: Path, tmp_path: Path, decodes: Callable[[], int]) -> None:
+    _, _, first = bring_in(images, tmp_path / "s")
+    decodes()
+    times = (images / "05.png").stat()
+    hidden = bytes(reversed(ALL["05.png"]))
+    (images / "05.png").write_bytes(hidden)
+    os.utime(images / "05.png", ns=(times.st_atime_ns, times.st_mtime_ns))
+    assert bring_in(images, tmp_path / "s")[2].reused
+    listing, store, done = bring_in(images, tmp_path / "s", rehash=True)
+    assert decodes() == done.n_decoded == 1
+    check(listing, store, done, ALL | {"05.png": hidden})
+    assert bring_in(images, tmp_path / "s", rehash=True)[2].reused
+    assert decodes() == 0
+    assert done.fingerprint != first.fingerprint
+
+
+class Killed(BaseException):
+    """Not an error that any code would handle."""
+
+
+@contextmanager
+def killed_after(monkeypatch: pytest.MonkeyPatch, steps: int) -> Iterator[None]:
+    """Every change of the store is a step; after so many of them the process is no more."""
+    n_done = 0
+
+    def counted(kind: type, name: str) -> None:
+        change = getattr(kind, name)
+
+        def step(*args: Any, **kwargs: Any) -> Any:
+            nonlocal n_done
+            if n_done >= steps:
+                raise Killed
+            n_done += 1
+            return change(*args, **kwargs)
+
+        patch.setattr(kind, name, step)
+
+    with monkeypatch.context() as patch:
+        for name in ("write_rows", "move_rows", "drop_rows", "create", "save", "remove"):
+            counted(Store, name)
+        for name in ("write", "remove"):
+            counted(Marks, name)
+        yield
+
+
+def shuffled(folder: Path, moment: int) -> dict[str, bytes]:
+    """ALL with a file in front, one gone from the middle, one changed and one touched."""
+    contents = ALL | {"00-first.png": GOOD[3], "06.png": GOOD[2]}
+    del contents["04.png"]
+    (folder / "04.png").unlink()
+    for name in ("00-first.png", "06.png", "02.png"):
+        fill(folder, {name: contents[name]})
+        os.utime(folder / name, ns=(moment, moment))
+    return contents
+
+
+def test_killed_at_any_step_of_a_rewrite_it_goes_on(
+    images: Path, tmp_path: Path, decodes: Callable[[], int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    bring_in(images, tmp_path / "before")
+    contents = shuffled(images, 10**9)
+    wanted = bring_in(images, tmp_path / "fresh")[2].fingerprint
+    for n_steps in range(1000):
+        folder = tmp_path / f"killed-{n_steps}"
+        shutil.copytree(tmp_path / "before", folder)
+        decodes()
+        try:
+            with killed_after(monkeypatch, n_steps):
+                bring_in(images, folder, threads=1)
+        except Killed:
+            n_before = decodes()
+        else:
+            break
+        listing, store, done = bring_in(images, folder)
+        check(listing, store, done, contents)
+        assert done.fingerprint == wanted
+        assert n_before + decodes() <= 2 + 2, "what is new; and of the two blocks in flight once more"
+        assert not (folder / "retired").exists()
+        assert store.marks.blocks("retired") == []
+        shutil.rmtree(folder)
+    assert n_steps > 20
+
+
+@pytest.mark.parametrize("n_steps", range(4, 40, 4))
+def test_killed_and_changed_and_killed_again(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, n_steps: int
+) -> None:
+    """Blocks of two generations are retired at once, with the same names in both."""
+    folder = tmp_path / "s"
+    bring_in(images, folder)
+    contents = shuffled(images, 10**9)
+    with suppress(Killed), killed_after(monkeypatch, n_steps):
+        bring_in(images, folder, threads=1)
+    for name in ("00.png", "07.png"):
+        (images / name).unlink()
+        del contents[name]
+    change(images / "05.png", GOOD[0])
+    with suppress(Killed), killed_after(monkeypatch, n_steps):
+        bring_in(images, folder, threads=1)
+    check(*bring_in(images, folder), contents | {"05.png": GOOD[0]})
+
+
+def test_damage_in_a_retired_block_is_noticed(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bring_in(images, tmp_path / "s")
+    fill(images, {"00-first.png": GOOD[1]})
+    with suppress(Killed), killed_after(monkeypatch, 14):
+        bring_in(images, tmp_path / "s", threads=1)
+    chunk = next(path for path in sorted((tmp_path / "s" / "retired" / "c").rglob("*")) if path.is_file())
+    data = bytearray(chunk.read_bytes())
+    data[3] ^= 1
+    chunk.write_bytes(data)
+    with pytest.raises(DamagedError, match="retired"):
+        bring_in(images, tmp_path / "s")
+    assert Store(tmp_path / "s").drop_damaged() == [chunk.relative_to(tmp_path / "s").as_posix()]
+    check(*bring_in(images, tmp_path / "s"), ALL | {"00-first.png": GOOD[1]})
 
 
 @pytest.mark.parametrize("fail_at", [1, 5, 9])
@@ -312,15 +453,54 @@ def test_a_file_too_large_for_the_budget_is_retried_with_a_larger_one(
     check(*bring_in(images, tmp_path / "s", spec=DecodeSpec(6, 4, max_bytes=10**8)), ALL)
 
 
-def test_files_that_stand_still_while_unreadable_are_not_retried(tmp_path: Path, decodes: Callable[[], int]) -> None:
+def test_what_is_no_file_is_a_row_and_is_not_retried(tmp_path: Path, decodes: Callable[[], int]) -> None:
     images = fill(tmp_path / "images", {"a.png": GOOD[0]})
+    (images / "device.png").symlink_to("/dev/zero")
+    (images / "folder-link.png").symlink_to(images)
     (images / "gone.png").symlink_to("nowhere.png")
+    (images / "loop.png").symlink_to("loop.png")
     os.mkfifo(images / "pipe.png")
-    _, store, done = bring_in(images, tmp_path / "s")
-    assert [record.status for record in records(store, done.n_blocks)] == ["ok", "missing", "unreadable"]
+    with socket.socket(socket.AF_UNIX) as listener:
+        short = Path(f"/tmp/bigcluster-{os.getpid()}.png")  # a socket's path may have 107 bytes
+        listener.bind(str(short))
+        (images / "socket.png").symlink_to(short)
+        try:
+            listing, store, done = bring_in(images, tmp_path / "s")
+            found = dict(zip(listing.names, records(store, done.n_blocks), strict=True))
+            assert bring_in(images, tmp_path / "s")[2].reused
+        finally:
+            short.unlink()
+    assert {name: record.status for name, record in found.items()} == {
+        "a.png": "ok",
+        "device.png": "unreadable",
+        "gone.png": "missing",
+        "loop.png": "unreadable",
+        "pipe.png": "unreadable",
+        "socket.png": "unreadable",
+    }
+    assert found["loop.png"].reason == "Too many levels of symbolic links"
+    assert found["device.png"].reason == "not a regular file"
     assert decodes() == 1
-    assert bring_in(images, tmp_path / "s")[2].reused
-    assert decodes() == 0
+
+
+@pytest.mark.parametrize("threads", [1, 3])
+def test_a_file_that_is_written_to_meanwhile_is_read_again_by_the_next_run(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
+) -> None:
+    def slow_open(path: str, mode: str) -> Any:
+        if path.endswith("05.png"):
+            change(Path(path), GOOD[1] + b"more")
+        return open(path, mode)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(stage, "open", slow_open, raising=False)
+        _, store, done = bring_in(images, tmp_path / "s", threads=threads)
+    ledger = list(records(store, done.n_blocks))
+    assert ledger[5].status == "changed_during_run"
+    assert not done.ok[5]
+    listing, store, done = bring_in(images, tmp_path / "s", threads=threads)
+    check(listing, store, done, ALL | {"05.png": GOOD[1] + b"more"})
+    assert done.n_decoded == 1
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 300), st.integers(1, 300))

@@ -363,6 +363,20 @@ def test_out_of_other_images(out: Path, tmp_path: Path, cli: Cli) -> None:
     assert (out / "run.toml").read_bytes() == before
 
 
+def test_images_that_were_renamed(images: Path, tmp_path: Path, cli: Cli) -> None:
+    old, new, out = tmp_path / "old", tmp_path / "new", tmp_path / "o"
+    shutil.copytree(images, old)
+    assert cli("run", old, "--out", out, "-k", 2, *FAST).code == 0
+    old.rename(new)
+    refused(cli("run", new, "--out", out, "-k", 2, *FAST), 2, f"{old}, which is gone", str(new), f"{out}/run.toml")
+    refused(cli("run", "--out", out, *FAST[-2:]), 1, "IMAGES does not exist", str(old))
+    settings = out / "run.toml"
+    settings.write_text(settings.read_text().replace(f'"{old}"', f'"{new}"'))
+    ran = cli("run", new, "--out", out, "-k", 2, *FAST)
+    assert ran.code == 0, ran.err
+    assert reused(out)["ingest"], "what the message says is true"
+
+
 def test_out_that_is_not_ours(images: Path, tmp_path: Path, cli: Cli) -> None:
     foreign = tmp_path / "holiday"
     foreign.mkdir()

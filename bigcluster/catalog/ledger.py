@@ -22,6 +22,8 @@ class FileRecord:
     reason: str
     needed_bytes: int | None = None
     """Where the memory budget was too small for this file: what it takes. A larger budget retries it."""
+    tried_seconds: float | None = None
+    """Where image.timeout was too short for this file: what it was. A longer one retries it."""
 
     @property
     def ok(self) -> bool:

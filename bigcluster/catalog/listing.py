@@ -42,18 +42,28 @@ class Listing:
         """The file of a row, absolute."""
         return os.path.join(self.root, self.names[row])
 
+    @property
+    def confined_to(self) -> Path | None:
+        """The folder that no file may leave, links followed; None where files may lie anywhere."""
+        return self.root if self.confined else None
+
     def may_read(self, row: int) -> bool:
         """Whether the row's file lies under the root, links followed, where that is asked for."""
-        if not self.confined:
-            return True
-        try:
-            return Path(self.path(row)).resolve().is_relative_to(self.root)
-        except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL in the name
-            return False
+        return is_confined(self.path(row), self.confined_to)
 
     def is_readable_file(self, row: int) -> bool:
         """Whether opening it can neither block (a FIFO) nor leave the root."""
         return self.may_read(row) and os.path.isfile(self.path(row))
+
+
+def is_confined(path: str, to: Path | None) -> bool:
+    """Whether a file lies under the folder `to`, links followed; everything does where that is None."""
+    if to is None:
+        return True
+    try:
+        return Path(path).resolve().is_relative_to(to)
+    except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL in the name
+        return False
 
 
 def list_images(images: str, out: Path | None, *, allow_outside: bool = False) -> Listing:
@@ -115,8 +125,8 @@ def _walk(
             ignored["(link loop)"] += 1
             return
         with os.scandir(os.path.join(root, folder)) as entries:
-            inside = sorted((natural_key(e.name), e.is_dir()) for e in entries if not e.name.startswith("."))
-    except PermissionError:
+            inside = sorted((natural_key(e.name), _is_folder(e)) for e in entries if not e.name.startswith("."))
+    except OSError:  # not permitted, gone meanwhile, or on a disk that fails
         ignored["(unreadable folder)"] += 1
         return
     for (_, name), is_folder in inside:
@@ -127,6 +137,13 @@ def _walk(
             yield path
         else:
             ignored[_suffix(name)] += 1
+
+
+def _is_folder(entry: os.DirEntry[str]) -> bool:
+    try:
+        return entry.is_dir()
+    except OSError:  # a link to itself: a file that cannot be read
+        return False
 
 
 def _list_glob(pattern: str) -> Listing:

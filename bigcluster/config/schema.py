@@ -52,6 +52,12 @@ def positive(name: str, value: Any) -> float:
     return float(value)
 
 
+def at_least_a_tenth(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.1 <= value < float("inf"):
+        raise ConfigError(f"{name} must be a number of at least 0.1, not {value!r}")
+    return float(value)
+
+
 def yes_or_no(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
         raise ConfigError(f"{name} must be true or false, not {value!r}")
@@ -95,6 +101,9 @@ class ImageSettings:
     )
     max_pixels: int = key(
         250_000_000, whole_number(1), "larger images are not decoded (status too_large): a guard against bombs"
+    )
+    timeout: float = key(
+        30.0, at_least_a_tenth, "seconds after which reading and decoding one image is given up (status timeout)"
     )
 
 

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,7 @@ from bigcluster.config import Settings
 from bigcluster.errors import NoImagesError, StoreError, UsageError
 from bigcluster.kernels.assign import two_nearest
 from bigcluster.kernels.centers import Centers, prepare
-from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
+from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.kernels.kmeans import block_moments, frame_of
 from bigcluster.outputs.predictions import Predicted, write_predictions
 from bigcluster.pipeline.job import Job, naming_damage, open_job
@@ -29,7 +28,7 @@ from bigcluster.solvers.pca.transform import transform
 from bigcluster.stages import cluster, reduce
 from bigcluster.stages.components import components
 from bigcluster.stages.ingest import load_ingested, stored_recipe
-from bigcluster.stages.loading import load_rows
+from bigcluster.stages.loading import Loader
 from bigcluster.stages.sizing import NATIVE
 from bigcluster.store import Store, StoredRows
 
@@ -44,10 +43,13 @@ def predict(
     *,
     images: str,
     to: str,
+    careful: Sequence[Sequence[int]] = (),
     listener: Listener = silent,
     root_pid: int | None = None,
 ) -> dict[str, Any]:
     """Label `images` by the model in OUT and write the CSV `to`; returns counts and how unlike the images are.
+
+    careful : (start, stop) of listed rows that an earlier attempt died over.
 
     Images of another size than the model's are resized as its own were; where the model is native, a note says so.
     Raises StoreError where OUT holds no finished run, UsageError where `to` cannot be written, NoImagesError,
@@ -67,8 +69,12 @@ def predict(
         with outdir.locked(job.out):
             model = _load_model(job, store)
         with job.progress.stage("predict", len(listing), "images"):
-            rows = _predicted(job, listing, spec, model, plan.block_shape[0], counted)
-            write_predictions(Path(to), listing, rows)
+            threads, timeout = job.runtime.threads, settings.image.timeout
+            with Loader(
+                listing, spec, threads=threads, timeout_seconds=timeout, progress=job.progress, careful=careful
+            ) as loader:
+                rows = _predicted(loader, listing, spec, model, plan.block_shape[0], counted)
+                write_predictions(Path(to), listing, rows)
     n_ok = counted["ok"]
     if settings.size == NATIVE and counted["resized"]:
         job.progress.note(
@@ -135,25 +141,24 @@ def _load_model(job: Job, store: Store) -> _Model:
 
 
 def _predicted(
-    job: Job, listing: Listing, spec: DecodeSpec, model: _Model, block_rows: int, counted: Counter[str]
+    loader: Loader, listing: Listing, spec: DecodeSpec, model: _Model, block_rows: int, counted: Counter[str]
 ) -> Iterator[tuple[FileRecord, Predicted | None]]:
     """Every listed row's record, and where it belongs if it is good; one block of pixels in memory at a time."""
-    prepare_codecs()
-    with ThreadPoolExecutor(job.runtime.threads) as decoders:
-        for start, stop in spans(len(listing), block_rows):
-            pixels, ledger = load_rows(listing, (start, stop), spec, decoders, job.progress.advance)
-            counted["resized"] += sum(
-                record.ok and (record.width, record.height) != (spec.width, spec.height) for record in ledger
-            )
-            good = np.array([record.ok for record in ledger])
-            found = iter(_label(pixels[good], model))
-            for record in ledger:
-                counted[record.status] += 1
-                row = next(found) if record.ok else None
-                if row is not None:
-                    counted["beyond"] += row.novelty > 1
-                    counted["close"] += row.runner_up is not None and row.margin <= 1e-4 * row.distance
-                yield record, row
+    for start, stop in spans(len(listing), block_rows):
+        pixels = np.zeros((stop - start, spec.n_values), np.uint8)
+        ledger = loader.load(range(start, stop), pixels, start)
+        counted["resized"] += sum(
+            record.ok and (record.width, record.height) != (spec.width, spec.height) for record in ledger
+        )
+        good = np.array([record.ok for record in ledger])
+        found = iter(_label(pixels[good], model))
+        for record in ledger:
+            counted[record.status] += 1
+            row = next(found) if record.ok else None
+            if row is not None:
+                counted["beyond"] += row.novelty > 1
+                counted["close"] += row.runner_up is not None and row.margin <= 1e-4 * row.distance
+            yield record, row
 
 
 def _label(pixels: NDArray[np.uint8], model: _Model) -> Iterator[Predicted]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
@@ -58,10 +59,16 @@ def run(
     resources: Resources,
     *,
     replace: bool = False,
+    rehash: bool = False,
+    careful: Sequence[Sequence[int]] = (),
     listener: Listener = silent,
     root_pid: int | None = None,
 ) -> dict[str, Any]:
-    """Do the whole job, reusing what OUT already holds; returns what summary.json says."""
+    """Do the whole job, reusing what OUT already holds; returns what summary.json says.
+
+    rehash : read every image again and compare its content with the ledger's, whatever its size and time say.
+    careful : (start, stop) of listed rows that an earlier attempt died over: their files decode in a child.
+    """
     assert settings.images is not None
     job = open_job(settings, resources, listener, root_pid)
     listing, plan = prepare(settings, resources)
@@ -79,7 +86,7 @@ def run(
         check_recipe(store, spec, replace=replace)
         with outdir.keeping(settings), sealing(store.root, job.out, (*OF_A_RUN, *OF_A_SWEEP)):
             with naming_damage(store), job.stages.sampler:
-                done = _compute(job, listing, plan, spec, store)
+                done = _compute(job, listing, plan, spec, store, careful, rehash)
                 with job.stages.measure("output"), job.progress.stage("output", len(listing), "images"):
                     _write_outputs(job, listing, store, done)
             found = _summarise(job, listing, plan, store, done)
@@ -104,7 +111,15 @@ class _Done:
         return self.ingested.reused and self.reduced.reused and self.clustered.reused
 
 
-def _compute(job: Job, listing: Listing, plan: Plan, spec: DecodeSpec, store: Store) -> _Done:
+def _compute(
+    job: Job,
+    listing: Listing,
+    plan: Plan,
+    spec: DecodeSpec,
+    store: Store,
+    careful: Sequence[Sequence[int]],
+    rehash: bool,
+) -> _Done:
     settings, progress, runtime = job.settings, job.progress, job.runtime
 
     def stage(name: str) -> AbstractContextManager[dict[str, Any]]:
@@ -121,9 +136,13 @@ def _compute(job: Job, listing: Listing, plan: Plan, spec: DecodeSpec, store: St
             runtime=runtime,
             progress=progress,
             native=settings.size == sizing.NATIVE,
+            timeout_seconds=settings.image.timeout,
+            careful=careful,
+            rehash=rehash,
         )
         facts |= {"solver": "decode", "passes": 0 if ingested.reused else 1, "reused": ingested.reused}
         facts |= {"blocks": ingested.n_blocks, "blocks_reused": ingested.blocks_reused}
+        facts |= {"images_decoded": ingested.n_decoded, "images_reused": len(listing) - ingested.n_decoded}
     _check_enough(listing, store, ingested, settings)
     planned = plan.stage("reduce") if settings.reduce == "pca" else None
     with stage("reduce") as facts:

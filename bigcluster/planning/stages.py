@@ -42,7 +42,7 @@ def plan_ingest(settings: Settings, n_images: int, n_values: int, resources: Res
     rows, columns = pixel_chunks(n_values)
     rows_used = min(rows, n_images)
     n_blocks = -(-n_images // rows)
-    baseline = baseline_bytes(settings)
+    baseline = baseline_bytes(settings) + memory.project_names_bytes(n_images)
 
     def projected(in_flight: int, decode_bytes: int) -> int:
         return baseline + memory.project_ingest_bytes(

@@ -7,27 +7,28 @@ that mean and total variance never need a pass of their own.
 
 from __future__ import annotations
 
-import os
-from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.catalog import FileRecord, Listing, path_key
+from bigcluster.catalog import FileRecord, Listing
 from bigcluster.errors import ImageSizeError, OutError, StoreError
-from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
-from bigcluster.kernels.moments import column_sums, square_sum
+from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.progress import Progress
 from bigcluster.rows import spans
 from bigcluster.runtime import Runtime
-from bigcluster.stages.loading import load_rows
-from bigcluster.stages.sizing import check_native
+from bigcluster.stages import pixel_blocks
+from bigcluster.stages.filling import Filling
+from bigcluster.stages.freshness import Freshness
+from bigcluster.stages.loading import Loader
+from bigcluster.stages.pixel_blocks import Block, mark_of, records_in
+from bigcluster.stages.salvage import name_keys
 from bigcluster.store import Mark, Store, StoredRows, fingerprint, read_whole
 
-STAGE = "ingest"
+STAGE = pixel_blocks.STAGE
 RECIPE = "recipe"
 """The mark that remembers how the stored pixels were decoded."""
 
@@ -48,6 +49,8 @@ class Ingested:
     """Exact sum of all squared values of good rows."""
     blocks_reused: int
     n_blocks: int
+    n_decoded: int = 0
+    """Files that this run decoded, or tried to; the others were decoded by an earlier one."""
 
     @property
     def reused(self) -> bool:
@@ -64,41 +67,60 @@ def ingest(
     runtime: Runtime,
     progress: Progress,
     native: bool = False,
+    timeout_seconds: float = 30.0,
+    careful: Sequence[Sequence[int]] = (),
+    rehash: bool = False,
 ) -> Ingested:
-    """Bring the store's pixels up to date with the listing; blocks whose marks still hold are not decoded again.
+    """Bring the store's pixels up to date with the listing; what an earlier run decoded is not decoded again.
 
     native : every image must be of the target size itself. Raises ImageSizeError at the first block where one is not;
     the store then holds nothing that a run at another size would have to replace.
+    careful : (start, stop) of rows whose files may crash or hang the codec.
+    rehash : read every file again and compare its content, whatever its size and time say.
     """
-    prepare_codecs()
-    n_listed = len(listing)
-    block_rows = block_shape[0]
-    store.create("pixels", (n_listed, spec.n_values), np.uint8, block_shape)
-    store.create("sums", (-(-n_listed // block_rows), spec.n_values), np.uint32, (1, spec.n_values))
     recipe = decode_recipe(spec)
-    store.marks.write(RECIPE, Mark(recipe, payload=_recipe_values(spec)))
-    blocks = [_Block(index, a, b) for index, (a, b) in enumerate(spans(n_listed, block_rows))]
-    missing = [block for block in blocks if not _still_holds(block, listing, store, recipe, spec)]
-    if not missing:
+    blocks = [Block(index, a, b) for index, (a, b) in enumerate(spans(len(listing), block_shape[0]))]
+    loader = Loader(
+        listing, spec, threads=runtime.threads, timeout_seconds=timeout_seconds, progress=progress, careful=careful
+    )
+    freshness = Freshness(listing, spec, timeout_seconds, rehash)
+    filling = Filling(listing, store, recipe, loader, freshness, (spec.width, spec.height) if native else None)
+    if not store.fits("pixels", (spec.n_values,), np.uint8, block_shape):
+        store.create("pixels", (len(listing), spec.n_values), np.uint8, block_shape)  # whatever was there goes
+    doubtful = {block: filling.doubtful_rows(block) for block in blocks}
+    if not any(rows is None or rows for rows in doubtful.values()):
+        _make_arrays(store, len(listing), spec, block_shape, recipe)
+        filling.salvage.clear()
         progress.reused(STAGE)
-        return _summarise(listing, store, recipe, blocks, len(blocks))
-    with progress.stage(STAGE, n_listed, "images"), ThreadPoolExecutor(runtime.threads) as decoders:
-        store.marks.remove(STAGE)  # nothing made of the old pixels may pass for current from here on
-        progress.advance(n_listed - sum(block.stop - block.start for block in missing))
-
-        def fill(block: _Block) -> None:
-            pixels, ledger = load_rows(listing, (block.start, block.stop), spec, decoders, progress.advance)
-            if native:
-                check_native(listing, block.start, ledger, (spec.width, spec.height))
-            _write_block(block, pixels, ledger, store, _block_fingerprint(block, listing, recipe))
-
+        return _summarise(listing, store, recipe, blocks, len(blocks), 0)
+    with progress.stage(STAGE, len(listing), "images"), loader:
+        missing = [block for block, rows in doubtful.items() if not filling.confirm(block, rows)]
+        if missing:
+            store.marks.remove(STAGE)  # nothing made of the old pixels may pass for current from here on
+            filling.salvage.prepare(blocks, missing)
+        _make_arrays(store, len(listing), spec, block_shape, recipe)
+        progress.advance(len(listing) - sum(len(block.rows) for block in missing))
         try:
-            for _ in runtime.map(fill, missing, in_flight=in_flight):
-                pass
+            n_decoded = sum(runtime.map(filling.fill, missing, in_flight=in_flight))
         except ImageSizeError:
             store.marks.remove(RECIPE)
             raise
-    return _summarise(listing, store, recipe, blocks, len(blocks) - len(missing))
+    if n_decoded < len(listing):
+        progress.note(f"{n_decoded} images decoded, {len(listing) - n_decoded} reused")
+    done = _summarise(listing, store, recipe, blocks, len(blocks) - len(missing), n_decoded)
+    filling.salvage.clear()
+    return done
+
+
+def _make_arrays(store: Store, n_listed: int, spec: DecodeSpec, block_shape: tuple[int, int], recipe: str) -> None:
+    """Arrays of the listing's length; what lies beyond goes."""
+    n_blocks = -(-n_listed // block_shape[0])
+    for name in store.marks.blocks(STAGE):
+        if int(name) >= n_blocks:
+            store.marks.remove(STAGE, name)
+    store.create("pixels", (n_listed, spec.n_values), np.uint8, block_shape)
+    store.create("sums", (n_blocks, spec.n_values), np.uint32, (1, spec.n_values))
+    store.marks.write(RECIPE, Mark(recipe, payload=_recipe_values(spec)))
 
 
 def pixel_rows(store: Store, ok: NDArray[np.bool_]) -> StoredRows:
@@ -109,10 +131,7 @@ def pixel_rows(store: Store, ok: NDArray[np.bool_]) -> StoredRows:
 def records(store: Store, n_blocks: int) -> Iterator[FileRecord]:
     """The ledger in listing order, one block in memory at a time."""
     for index in range(n_blocks):
-        mark = store.mark(STAGE, _name(index))
-        if mark is None:
-            raise StoreError(f"the mark of pixel block {index} in {store.root} is damaged; run again")
-        yield from map(FileRecord.from_json, mark.payload["records"])
+        yield from records_in(mark_of(store, Block(index, 0, 0)))
 
 
 def decode_recipe(spec: DecodeSpec) -> str:
@@ -148,72 +167,17 @@ def check_recipe(store: Store, spec: DecodeSpec, *, replace: bool) -> None:
     )
 
 
-@dataclass(frozen=True)
-class _Block:
-    index: int
-    start: int
-    stop: int
-
-
-def _name(index: int) -> str:
-    return f"{index:06d}"
-
-
-def _still_holds(block: _Block, listing: Listing, store: Store, recipe: str, spec: DecodeSpec) -> bool:
-    """Whether the block's mark vouches for just these files: same names, sizes and times, nothing worth a retry."""
-    mark = store.mark(STAGE, _name(block.index))
-    if mark is None or mark.fingerprint != _block_fingerprint(block, listing, recipe):
-        return False
-    for row, values in enumerate(mark.payload["records"], start=block.start):
-        if not _unchanged(listing, row, FileRecord.from_json(values), spec):
-            return False
-    return True
-
-
-def _unchanged(listing: Listing, row: int, record: FileRecord, spec: DecodeSpec) -> bool:
-    path = listing.path(row)
-    try:
-        found = os.stat(path)
-    except (OSError, ValueError):
-        return record.n_bytes is None  # it was not there then either
-    if (found.st_size, found.st_mtime_ns) != (record.n_bytes, record.mtime_ns):
-        return False
-    if record.status == "unreadable":
-        return not (listing.is_readable_file(row) and os.access(path, os.R_OK))
-    if not listing.may_read(row):
-        return False  # permitted then, not now
-    if record.status == "too_large" and record.needed_bytes is not None:
-        return spec.max_bytes is not None and record.needed_bytes > spec.max_bytes
-    return True
-
-
-def _block_fingerprint(block: _Block, listing: Listing, recipe: str) -> str:
-    names = [os.fsencode(listing.names[row]).hex() for row in range(block.start, block.stop)]
-    return fingerprint(recipe=recipe, start=block.start, names=names)
-
-
-def _write_block(
-    block: _Block, pixels: NDArray[np.uint8], ledger: list[FileRecord], store: Store, vouched: str
-) -> None:
-    # Rows of failed files are zeros: they add nothing to either sum.
-    store.marks.remove(STAGE, _name(block.index))
-    files = store.write_rows("pixels", block.start, pixels)
-    files += store.write_rows("sums", block.index, column_sums(pixels)[np.newaxis])
-    payload = {"records": [record.to_json() for record in ledger], "square_sum": square_sum(pixels)}
-    store.commit(STAGE, vouched, files, payload, _name(block.index))
-
-
-def _summarise(listing: Listing, store: Store, recipe: str, blocks: list[_Block], blocks_reused: int) -> Ingested:
+def _summarise(
+    listing: Listing, store: Store, recipe: str, blocks: list[Block], blocks_reused: int, n_decoded: int
+) -> Ingested:
     """Read the marks back: they, not memory, say what there is; keep what later stages need without the files."""
     ok = np.zeros(blocks[-1].stop, bool)
     sums = np.zeros(store.array("sums").shape[1], np.int64)
     squares = 0
     chain = recipe
     for block in blocks:
-        mark = store.mark(STAGE, _name(block.index))
-        if mark is None:
-            raise StoreError(f"the mark of pixel block {block.index} in {store.root} is damaged; run again")
-        ledger = [FileRecord.from_json(values) for values in mark.payload["records"]]
+        mark = mark_of(store, block)
+        ledger = records_in(mark)
         ok[block.start : block.stop] = [record.ok for record in ledger]
         squares += mark.payload["square_sum"]
         sums += read_whole(store.array("sums"), block.index).astype(np.int64)
@@ -223,7 +187,7 @@ def _summarise(listing: Listing, store: Store, recipe: str, blocks: list[_Block]
         store.marks.remove(STAGE)
         files = store.save("ok", ok) + store.save("row_keys", _row_keys(listing, ok)) + store.save("column_sums", sums)
         done = store.commit(STAGE, chain, files, {"square_sum": squares, "n_blocks": len(blocks)})
-    return _from_mark(store, done, blocks_reused)
+    return replace(_from_mark(store, done), blocks_reused=blocks_reused, n_decoded=n_decoded)
 
 
 def load_ingested(store: Store) -> Ingested:
@@ -231,22 +195,20 @@ def load_ingested(store: Store) -> Ingested:
     mark = store.mark(STAGE)
     if mark is None:
         raise StoreError(f"{store.root} holds no finished ingest; run the job to its end first")
-    return _from_mark(store, mark, mark.payload["n_blocks"])
+    return _from_mark(store, mark)
 
 
-def _from_mark(store: Store, mark: Mark, blocks_reused: int) -> Ingested:
+def _from_mark(store: Store, mark: Mark) -> Ingested:
     return Ingested(
         fingerprint=mark.fingerprint,
         ok=store.load("ok"),
         row_keys=store.load("row_keys"),
         column_sums=store.load("column_sums"),
         square_sum=mark.payload["square_sum"],
-        blocks_reused=blocks_reused,
+        blocks_reused=mark.payload["n_blocks"],
         n_blocks=mark.payload["n_blocks"],
     )
 
 
 def _row_keys(listing: Listing, ok: NDArray[np.bool_]) -> NDArray[np.uint64]:
-    rows = np.flatnonzero(ok).tolist()
-    keys = b"".join(path_key(listing.names[row]) for row in rows)
-    return np.frombuffer(keys, np.dtype("<u8")).astype(np.uint64)
+    return name_keys(listing.names[row] for row in np.flatnonzero(ok).tolist())

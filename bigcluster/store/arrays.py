@@ -19,7 +19,7 @@ from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec
 
 from bigcluster.chunks import row_chunks
-from bigcluster.durable import digest_of, sync_all
+from bigcluster.durable import digest_of, sync, sync_all
 from bigcluster.errors import DamagedError, OutError, StoreError
 from bigcluster.store import metadata
 from bigcluster.store.chunks import ChunkFiles
@@ -66,7 +66,7 @@ class Store:
     def create(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, chunks: tuple[int, ...]) -> Any:
         """A new array, or the old one where it has this shape, type and chunking; same-width arrays are resized."""
         array = self._existing(name)
-        if array is not None and (array.dtype != dtype or array.chunks != chunks or array.shape[1:] != shape[1:]):
+        if array is not None and not self.fits(name, shape[1:], dtype, chunks):
             self._disown(name, 0)
             self.remove(name)
             array = None
@@ -79,6 +79,16 @@ class Store:
         metadata.vouch(self.marks, self.root, name)
         self._open[name] = array
         return array
+
+    def has(self, name: str) -> bool:
+        return self._existing(name) is not None
+
+    def fits(self, name: str, row_shape: tuple[int, ...], dtype: DTypeLike, chunks: tuple[int, ...]) -> bool:
+        """Whether there is an array of such rows, cut like this: `create` would keep what it holds."""
+        array = self._existing(name)
+        return array is not None and bool(
+            array.dtype == dtype and array.chunks == chunks and array.shape[1:] == row_shape
+        )
 
     def _create(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, chunks: tuple[int, ...]) -> Any:
         return zarr.create(
@@ -150,6 +160,20 @@ class Store:
         if not columns:
             return folders
         return [folder / str(column) for folder in folders for column in range(columns[0])]
+
+    def move_rows(self, source: str, index: int, target: str, to: int) -> None:
+        """Rename a row of chunks: from one matrix to another one that is cut alike."""
+        old, new = self.root / source / "c" / str(index), self.root / target / "c" / str(to)
+        new.parent.mkdir(exist_ok=True)
+        old.rename(new)
+        sync(new.parent)
+        sync(old.parent)
+
+    def drop_rows(self, name: str, index: int) -> None:
+        """Remove a row of chunks, where it is there."""
+        folder = self.root / name / "c" / str(index)
+        if folder.is_dir():
+            shutil.rmtree(folder)
 
     def save(self, name: str, values: NDArray[Any], chunks: tuple[int, ...] | None = None) -> list[Path]:
         """A whole small array at once; returns its chunk files."""

@@ -75,6 +75,10 @@ class Marks:
         for path in sorted(self._root.glob("*/*.json")):
             yield path.parent.name, path.stem
 
+    def blocks(self, stage: str) -> list[str]:
+        """The blocks of a stage that have a mark, sound or not."""
+        return sorted(path.stem for path in (self._root / stage).glob("*.json") if path.stem != DONE)
+
     def all(self) -> Iterator[tuple[str, str, Mark]]:
         """(stage, block, mark) of every sound mark."""
         for stage, block in self.names():

@@ -3,20 +3,17 @@
 The only package that reads pictures.
 """
 
-from bigcluster.kernels.decode.codecs import (
-    STATUSES,
-    Decoded,
-    DecodeSpec,
-    decode,
-    decode_working_bytes,
-    prepare_codecs,
-    read_header,
-)
+from bigcluster.kernels.decode.codecs import decode, prepare_codecs
+from bigcluster.kernels.decode.header import read_header
+from bigcluster.kernels.decode.limits import decode_working_bytes
+from bigcluster.kernels.decode.messages import damage_in
+from bigcluster.kernels.decode.result import STATUSES, Decoded, DecodeSpec
 
 __all__ = [
     "STATUSES",
     "DecodeSpec",
     "Decoded",
+    "damage_in",
     "decode",
     "decode_working_bytes",
     "prepare_codecs",

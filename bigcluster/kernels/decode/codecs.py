@@ -16,54 +16,18 @@ from __future__ import annotations
 
 import io
 import warnings
-from dataclasses import dataclass
 from typing import Any, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from PIL import (  # each plugin registers its format on import; Image.init() would load forty more
-    AvifImagePlugin,
-    BmpImagePlugin,
-    GifImagePlugin,
-    Image,
-    Jpeg2KImagePlugin,
-    JpegImagePlugin,
-    MpoImagePlugin,
-    PngImagePlugin,
-    PpmImagePlugin,
-    TiffImagePlugin,
-    UnidentifiedImageError,
-    WebPImagePlugin,
-)
+from PIL import Image
 
 from bigcluster.kernels.decode.fit import fit_to, from_16_bit, normalize_each, orient, over_white
-from bigcluster.units import show_bytes
+from bigcluster.kernels.decode.header import FORMATS, Header, parse_header
+from bigcluster.kernels.decode.limits import check_limits, reduction_of
+from bigcluster.kernels.decode.result import Decoded, DecodeSpec, RejectedError, one_line
 
-STATUSES = {
-    "ok": "decoded",
-    "empty": "the file has no bytes",
-    "truncated": "the file ends early",
-    "damaged": "the data inside is broken",
-    "unsupported": "not a picture, or of a kind that has no agreed grey",
-    "too_large": "more pixels than image.max_pixels, or more memory to decode than the budget leaves",
-    "unreadable": "the system would not let us read it",
-    "missing": "listed in the manifest, but not there",
-}
-
-_PLUGINS = (
-    *(AvifImagePlugin, BmpImagePlugin, GifImagePlugin, Jpeg2KImagePlugin, JpegImagePlugin),
-    *(MpoImagePlugin, PngImagePlugin, PpmImagePlugin, TiffImagePlugin, WebPImagePlugin),
-)
-FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000")
-assert set(FORMATS) <= set(Image.OPEN), "a plugin is missing from _PLUGINS"  # MPO comes by way of JPEG
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
-_EXIF_ORIENTATION = 0x0112
-_TIFF_BITS = 258  # BitsPerSample
-_JP2_PRECISION = 42
-"""Bytes from the start-of-codestream marker to the first component's precision (ITU-T T.800, A.5.1)."""
-_DIRECT_FORMATS = ("JPEG", "PNG")
-_DIRECT_MODES = ("1", "L", "RGB")
 _REDUCED_GREY = {
     1: cv2.IMREAD_GRAYSCALE,
     2: cv2.IMREAD_REDUCED_GRAYSCALE_2,
@@ -78,69 +42,6 @@ _REDUCED_COLOR = {
 }
 
 
-@dataclass(frozen=True)
-class DecodeSpec:
-    """What every picture is turned into."""
-
-    width: int
-    height: int
-    color: bool = False
-    fit: str = "stretch"
-    normalize: str = "none"
-    max_pixels: int = 250_000_000
-    max_bytes: int | None = None
-    """Working memory that one decode may take; larger ones are `too_large`."""
-
-    @property
-    def n_channels(self) -> int:
-        return 3 if self.color else 1
-
-    @property
-    def n_values(self) -> int:
-        """d: values per image."""
-        return self.width * self.height * self.n_channels
-
-
-@dataclass(frozen=True)
-class Decoded:
-    """`pixels` is uint8 of shape (d,): row by row, RGB interleaved where colour is asked; None unless ok."""
-
-    status: str
-    reason: str = ""
-    width: int | None = None
-    height: int | None = None
-    pixels: NDArray[np.uint8] | None = None
-    needed_bytes: int | None = None
-    """Working memory that it takes, where `max_bytes` was less."""
-
-
-@dataclass(frozen=True)
-class _Header:
-    format: str
-    mode: str
-    width: int
-    """Before orientation."""
-    height: int
-    orientation: int
-    direct: bool
-    """OpenCV decodes it straight to what is asked, with nothing to decide."""
-    deep: bool
-    """16 bits a sample."""
-
-    @property
-    def seen(self) -> tuple[int, int]:
-        """(width, height) as a person sees them."""
-        return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
-
-
-class _RejectedError(Exception):
-    def __init__(self, status: str, reason: str, needed_bytes: int | None = None) -> None:
-        super().__init__(reason)
-        self.status = status
-        self.reason = reason
-        self.needed_bytes = needed_bytes
-
-
 def prepare_codecs() -> None:
     """Settings of the whole process: one thread per decode, our own size limits, no codec chatter. Call it once."""
     cv2.setNumThreads(1)
@@ -153,139 +54,26 @@ def decode(data: bytes, spec: DecodeSpec) -> Decoded:
     """Decode one file's bytes into `spec`'s shape."""
     width = height = None
     try:
-        header = _parse_header(io.BytesIO(data), data[:8], len(data))
+        header = parse_header(io.BytesIO(data), data[:8], len(data))
         width, height = header.seen
-        _check_limits(header, spec, len(data))
+        check_limits(header, spec, len(data))
         array = _decode_direct(data, header, spec) if header.direct else None
         if array is None:  # not OpenCV's to decode, or it refused: Pillow's opinion counts, and names the fault
             array = _decode_carefully(data, header, spec)
         array = fit_to(array, spec.width, spec.height, spec.fit)
         if spec.normalize == "image":
             array = normalize_each(array)
-    except _RejectedError as rejected:
+    except RejectedError as rejected:
         return Decoded(rejected.status, rejected.reason, width, height, needed_bytes=rejected.needed_bytes)
     return Decoded("ok", "", width, height, array.reshape(spec.n_values))
 
 
-def read_header(file: Any) -> tuple[int, int] | None:
-    """(width, height) as seen, of an open binary file; None where there is no readable header."""
-    try:
-        return _parse_header(file, b"", 1).seen
-    except _RejectedError:
-        return None
-
-
-def _parse_header(file: Any, magic: bytes, n_bytes: int) -> _Header:
-    if n_bytes == 0:
-        raise _RejectedError("empty", "the file has no bytes")
-    try:
-        image = Image.open(file, formats=FORMATS)
-        orientation = _orientation(image)
-        deep = _bit_depth(image, file) == 16
-    except UnidentifiedImageError:
-        if magic.startswith(_MAGIC):
-            raise _RejectedError("damaged", "the header cannot be read") from None
-        raise _RejectedError("unsupported", "not a picture of a known format") from None
-    except Exception as error:  # codecs raise nearly anything on broken headers: SyntaxError, struct.error, ...
-        raise _RejectedError("damaged", f"the header cannot be read: {_one_line(error)}") from error
-    direct = (
-        image.format in _DIRECT_FORMATS
-        and image.mode in _DIRECT_MODES
-        and not deep
-        and "transparency" not in image.info
-        and not (image.format == "PNG" and getattr(image, "is_animated", False))
-    )
-    valid = orientation if 1 <= orientation <= 8 else 1
-    return _Header(str(image.format), image.mode, image.width, image.height, valid, direct, deep)
-
-
-def _orientation(image: Image.Image) -> int:
-    """The orientation that is still to be applied: TIFF is turned by both of its readers, and its size says so."""
-    if image.format == "TIFF" or "exif" not in image.info:
-        return 1
-    return int(image.getexif().get(_EXIF_ORIENTATION, 1))
-
-
-def _bit_depth(image: Image.Image, file: Any) -> int:
-    """16, or 8 for everything else: Pillow's mode tells the two apart for grey pictures of some formats only."""
-    if image.mode.startswith("I;16"):
-        return 16
-    if image.format == "PPM":
-        tile = getattr(image, "tile", None)
-        maximum = tile[0][3][-1] if tile and isinstance(tile[0][3], tuple) else 0
-        return 16 if image.mode == "I" or (isinstance(maximum, int) and maximum > 255) else 8
-    if image.format == "PNG":
-        return 16 if _bytes_at(file, 24, 1) == b"\x10" else 8
-    if image.format == "TIFF" and image.mode in ("RGB", "RGBA"):
-        return 16 if max(getattr(image, "tag_v2", {}).get(_TIFF_BITS, (8,))) == 16 else 8
-    if image.format == "JPEG2000" and image.mode in ("RGB", "RGBA"):
-        start = _bytes_at(file, 0, 4096)
-        size_marker = start.find(b"\xff\x4f\xff\x51")
-        precision = start[size_marker + _JP2_PRECISION : size_marker + _JP2_PRECISION + 1] if size_marker >= 0 else b""
-        return 16 if precision and precision[0] & 0x7F > 7 else 8
-    return 8
-
-
-def _bytes_at(file: Any, start: int, n_bytes: int) -> bytes:
-    at = file.tell()
-    file.seek(start)
-    found: bytes = file.read(n_bytes)
-    file.seek(at)
-    return found
-
-
-def _check_limits(header: _Header, spec: DecodeSpec, n_bytes: int) -> None:
-    n_pixels = header.width * header.height
-    if n_pixels > spec.max_pixels:
-        raise _RejectedError(
-            "too_large",
-            f"{header.width} x {header.height} pixels, image.max_pixels is {spec.max_pixels}",
-        )
-    need = decode_working_bytes(
-        header.width,
-        header.height,
-        direct=header.direct,
-        reduction=_reduction(header, spec),
-        n_values=spec.n_values,
-        n_bytes=n_bytes,
-    )
-    if spec.max_bytes is not None and need > spec.max_bytes:
-        raise _RejectedError(
-            "too_large",
-            f"decoding needs {show_bytes(need)}, the memory budget leaves {show_bytes(spec.max_bytes)}",
-            need,
-        )
-
-
-def decode_working_bytes(
-    width: int, height: int, *, direct: bool = False, reduction: int = 1, n_values: int = 0, n_bytes: int = 0
-) -> int:
-    """Upper bound of what one decode holds: the file's bytes, the picture, and the result before it is handed over.
-
-    Direct: up to 7 bytes a pixel of the reduced picture and, for progressive files, the coefficients of all of it (2
-    bytes a sample, 3 samples). Careful: Pillow's picture, its RGBA and RGB conversions and the composite.
-    """
-    n_pixels = width * height
-    picture = n_pixels * 6 + 7 * n_pixels // reduction**2 if direct else n_pixels * 20
-    return n_bytes + picture + 2 * n_values
-
-
-def _reduction(header: _Header, spec: DecodeSpec) -> int:
-    if header.format not in ("JPEG", "MPO"):
-        return 1
-    width, height = header.seen
-    return next((by for by in (8, 4, 2) if width >= by * spec.width and height >= by * spec.height), 1)
-
-
-def _decode_direct(data: bytes, header: _Header, spec: DecodeSpec) -> NDArray[np.uint8] | None:
+def _decode_direct(data: bytes, header: Header, spec: DecodeSpec) -> NDArray[np.uint8] | None:
     """OpenCV, straight to grey or colour; it applies the EXIF orientation itself. None where it refuses."""
     # libpng makes grey in linear light where a file says its gamma: grey of a colour PNG goes through colour.
     by_hand = header.format == "PNG" and header.mode == "RGB" and not spec.color
-    flags = (_REDUCED_COLOR if spec.color or by_hand else _REDUCED_GREY)[_reduction(header, spec)]
-    try:
-        array = cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
-        return None
+    flags = (_REDUCED_COLOR if spec.color or by_hand else _REDUCED_GREY)[reduction_of(header, spec)]
+    array = _opencv(data, flags)
     if array is None:
         return None
     if by_hand:
@@ -293,7 +81,17 @@ def _decode_direct(data: bytes, header: _Header, spec: DecodeSpec) -> NDArray[np
     return cast("NDArray[np.uint8]", cv2.cvtColor(array, cv2.COLOR_BGR2RGB) if spec.color else array)
 
 
-def _decode_carefully(data: bytes, header: _Header, spec: DecodeSpec) -> NDArray[np.uint8]:
+def _opencv(data: bytes, flags: int) -> Any:
+    """What OpenCV makes of the bytes, or None where it refuses."""
+    try:
+        return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
+    except cv2.error:
+        return None
+
+
+def _decode_carefully(data: bytes, header: Header, spec: DecodeSpec) -> NDArray[np.uint8]:
+    if header.is_jpeg and not header.direct:
+        _opencv(data, _REDUCED_GREY[8])  # for what it says of damage: Pillow's decoder is silent
     array = _load_deep(data, header) if header.deep else _load_pillow(data)
     array = orient(array, header.orientation)
     if array.ndim == 2:
@@ -301,17 +99,14 @@ def _decode_carefully(data: bytes, header: _Header, spec: DecodeSpec) -> NDArray
     return cast("NDArray[np.uint8]", array if spec.color else cv2.cvtColor(array, cv2.COLOR_RGB2GRAY))
 
 
-def _load_deep(data: bytes, header: _Header) -> NDArray[np.uint8]:
+def _load_deep(data: bytes, header: Header) -> NDArray[np.uint8]:
     """16-bit samples: (h, w) or (h, w, 3) uint8."""
-    try:
-        array = cv2.imdecode(np.frombuffer(data, np.uint8), cv2.IMREAD_UNCHANGED)
-    except cv2.error:
-        array = None
+    array: NDArray[Any] | None = _opencv(data, cv2.IMREAD_UNCHANGED)
     if array is None:
         _load_pillow(data)  # names the fault where there is one
-        raise _RejectedError("damaged", "the 16-bit data cannot be decoded")
+        raise RejectedError("damaged", "the 16-bit data cannot be decoded")
     if array.dtype != np.uint16:
-        raise _RejectedError("unsupported", f"samples of type {array.dtype}")
+        raise RejectedError("unsupported", f"samples of type {array.dtype}")
     if array.ndim == 3:
         array = cv2.cvtColor(array, cv2.COLOR_BGRA2RGBA if array.shape[2] == 4 else cv2.COLOR_BGR2RGB)
     return from_16_bit(array)
@@ -323,21 +118,17 @@ def _load_pillow(data: bytes) -> NDArray[np.uint8]:
         image = Image.open(io.BytesIO(data), formats=FORMATS)
         image.load()
         if image.mode in ("I", "F") or image.mode.startswith("I;32"):
-            raise _RejectedError("unsupported", f"samples of type {image.mode} have no agreed black and white")
+            raise RejectedError("unsupported", f"samples of type {image.mode} have no agreed black and white")
         if image.mode in ("1", "L"):
             return np.asarray(image.convert("L"))
         if image.mode in ("LA", "La", "PA", "RGBA", "RGBa") or "transparency" in image.info:
             return over_white(np.asarray(image.convert("RGBA")))
         return np.asarray(image.convert("RGB"))
-    except _RejectedError:
+    except RejectedError:
         raise
     except MemoryError as error:
-        raise _RejectedError("too_large", "not enough memory to decode it") from error
+        raise RejectedError("too_large", "not enough memory to decode it") from error
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
-        message = _one_line(error)
+        message = one_line(error)
         early = "truncated" in message.lower() or "end of" in message.lower() or isinstance(error, EOFError)
-        raise _RejectedError("truncated" if early else "damaged", message) from error
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+        raise RejectedError("truncated" if early else "damaged", message) from error

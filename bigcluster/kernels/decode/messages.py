@@ -1,0 +1,50 @@
+"""What codecs print, told apart: damage of the picture, or a remark on its frills.
+
+libjpeg, libpng and libtiff decode on after many a fault and only say so, on fd 2. These are the texts of their sources
+(jerror.h, pngerror.c, tif_*.c); a word in angle brackets stands for a number or a name:
+
+    Corrupt JPEG data: <what>             the entropy-coded data is broken from here on
+    Inconsistent progression sequence     a scan of a progressive file is lost or out of place
+    Premature end of JPEG file            the end marker may be all that is missing: Pillow's opinion counts
+    libpng error: IDAT: <what>            pixel data does not fit its checksum; of other errors Pillow's opinion counts
+    <codec>Decode: <what>                 libtiff; harmless remarks have "Warning," after the colon
+    JPEGLib: <what>                       libjpeg within libtiff
+
+Everything else (colour profiles, unknown tags, odd version numbers) leaves the picture as it is.
+"""
+
+from __future__ import annotations
+
+import re
+
+_DAMAGE = re.compile(
+    r"Corrupt JPEG data: .+"
+    r"|Inconsistent progression sequence.*"
+    r"|libpng (?:error|warning): (?:IDAT: (?!Too much|Extra).+|bad adaptive filter value|Not enough image data)"
+    r"|Fax\w+: .+"  # here a remark on a line means that the line is not as it was drawn
+    r"|\w*(?:Decode|Setup|FillStrip|FillTile|PreDecode)\w*: (?!Warning,).+"
+    r"|JPEGLib: (?!Warning,).+"
+    r"|\S+: Using code not yet in table\."
+)
+_TRAILING = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
+_END_OF_IMAGE = b"\xff\xd9"
+_MOST_SHOWN = 200
+
+
+def damage_in(words: str, data: bytes) -> str:
+    """The first line of a codec's `words` on the file `data` that means damage, cleaned; '' where none does."""
+    for line in words.splitlines():
+        shown = "".join(c for c in " ".join(line.split()) if c.isprintable())
+        if _DAMAGE.fullmatch(shown) and not _is_padding(shown, data):
+            return shown[:_MOST_SHOWN]
+    return ""
+
+
+def _is_padding(line: str, data: bytes) -> bool:
+    """Some cameras fill up with zeros or ones before the end marker: nothing of the picture is lost."""
+    found = _TRAILING.fullmatch(line)
+    if found is None:
+        return False
+    end = data.rfind(_END_OF_IMAGE)
+    filling = data[max(0, end - int(found[1])) : max(0, end)]
+    return set(filling) in ({0x00}, {0xFF})

@@ -1,0 +1,72 @@
+"""What is asked of a decode, and what comes out of it: pixels, or a status that says why not."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+STATUSES = {
+    "ok": "decoded",
+    "empty": "the file has no bytes",
+    "truncated": "the file ends early",
+    "damaged": "the data inside is broken",
+    "unsupported": "not a picture, or of a kind that has no agreed grey",
+    "too_large": "more pixels than image.max_pixels, or more memory to decode than the budget leaves",
+    "unreadable": "the system would not let us read it",
+    "missing": "listed in the manifest, but not there",
+    "changed_during_run": "written to while it was read; the next run reads it again",
+    "timeout": "decoding it took longer than image.timeout",
+    "crashed": "decoding it ended the process that tried",
+}
+
+
+@dataclass(frozen=True)
+class DecodeSpec:
+    """What every picture is turned into."""
+
+    width: int
+    height: int
+    color: bool = False
+    fit: str = "stretch"
+    normalize: str = "none"
+    max_pixels: int = 250_000_000
+    max_bytes: int | None = None
+    """Working memory that one decode may take; larger ones are `too_large`."""
+
+    @property
+    def n_channels(self) -> int:
+        return 3 if self.color else 1
+
+    @property
+    def n_values(self) -> int:
+        """d: values per image."""
+        return self.width * self.height * self.n_channels
+
+
+@dataclass(frozen=True)
+class Decoded:
+    """`pixels` is uint8 of shape (d,): row by row, RGB interleaved where colour is asked; None unless ok."""
+
+    status: str
+    reason: str = ""
+    width: int | None = None
+    height: int | None = None
+    pixels: NDArray[np.uint8] | None = None
+    needed_bytes: int | None = None
+    """Working memory that it takes, where `max_bytes` was less."""
+
+
+class RejectedError(Exception):
+    """A picture that is not decoded: how `decode` hears of it from within."""
+
+    def __init__(self, status: str, reason: str, needed_bytes: int | None = None) -> None:
+        super().__init__(reason)
+        self.status = status
+        self.reason = reason
+        self.needed_bytes = needed_bytes
+
+
+def one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200] or type(error).__name__

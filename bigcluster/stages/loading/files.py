@@ -1,0 +1,124 @@
+"""One listed file -> its pixels and its record. Whatever is wrong with a file becomes its record, never an error."""
+
+from __future__ import annotations
+
+import os
+import stat
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.catalog import FileRecord, is_confined
+from bigcluster.durable import digest_of
+from bigcluster.kernels.decode import DecodeSpec, damage_in, decode
+from bigcluster.stages.loading.words import CodecWords
+from bigcluster.units import show_bytes
+
+_OUTSIDE = "outside the manifest's folder; manifest.allow_outside = true permits it"
+
+
+@dataclass(frozen=True)
+class _Content:
+    data: bytes
+    mtime_ns: int
+    digest: str
+
+
+def load_picture(
+    path: str, confined_to: Path | None, spec: DecodeSpec, into: NDArray[np.uint8], known: FileRecord | None = None
+) -> FileRecord:
+    """Read and decode one file into its row, (d,), which is zero where that fails.
+
+    known : what the row already holds. Where the file's content is still that, the row stays as it is.
+    """
+    content = _read(path, confined_to, spec.max_bytes)
+    if isinstance(content, FileRecord):
+        into[:] = 0
+        return content
+    if known is not None and known.digest == content.digest:
+        return replace(known, mtime_ns=content.mtime_ns)
+    return _decode(content, spec, into)
+
+
+def same_content(path: str, confined_to: Path | None, max_bytes: int | None, known: FileRecord) -> FileRecord | None:
+    """The record with the file's time as it is now, or None where the file no longer holds what it held."""
+    if stat_of(path)[0] != known.n_bytes:
+        return None
+    content = _read(path, confined_to, max_bytes)
+    if isinstance(content, FileRecord) or content.digest != known.digest:
+        return None
+    return replace(known, mtime_ns=content.mtime_ns)
+
+
+def load_alone(
+    path: str, confined_to: Path | None, spec: DecodeSpec, into: NDArray[np.uint8], words: CodecWords
+) -> FileRecord:
+    """As `load_picture`, while nobody else decodes in this process: what codecs say is about this file."""
+    content = _read(path, confined_to, spec.max_bytes)
+    if isinstance(content, FileRecord):
+        into[:] = 0
+        return content
+    words.take()
+    record = _decode(content, spec, into)
+    damage = damage_in(words.take(), content.data)
+    if record.ok and damage:
+        into[:] = 0
+        return replace(record, status="damaged", reason=damage)
+    return record
+
+
+def stat_of(path: str) -> tuple[int, int] | tuple[None, None]:
+    """(size in bytes, modification time in ns), or a pair of None where there is no such file."""
+    try:
+        found = os.stat(path)
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return None, None
+    return found.st_size, found.st_mtime_ns
+
+
+def _read(path: str, confined_to: Path | None, max_bytes: int | None) -> _Content | FileRecord:
+    """The content, or the record of a file that has none to decode."""
+    n_bytes = mtime_ns = None
+    try:
+        found = os.stat(path)
+        n_bytes, mtime_ns = found.st_size, found.st_mtime_ns
+        if not is_confined(path, confined_to):
+            return _failed("unreadable", _OUTSIDE, n_bytes, mtime_ns)
+        if not stat.S_ISREG(found.st_mode):
+            return _failed("unreadable", "not a regular file", n_bytes, mtime_ns)
+        if max_bytes is not None and n_bytes > max_bytes:
+            reason = f"reading it needs {show_bytes(n_bytes)}, the memory budget leaves {show_bytes(max_bytes)}"
+            return _failed("too_large", reason, n_bytes, mtime_ns, n_bytes)
+        with open(path, "rb") as file:
+            data = file.read()
+        after = os.stat(path)
+    except (FileNotFoundError, ValueError):  # ValueError: a NUL in the name
+        return _failed("missing", "no such file")
+    except OSError as error:
+        return _failed("unreadable", error.strerror or type(error).__name__, n_bytes, mtime_ns)
+    if (n_bytes, mtime_ns) != (after.st_size, after.st_mtime_ns) or len(data) != n_bytes:
+        return _failed("changed_during_run", "it was written to while it was read", n_bytes, mtime_ns)
+    return _Content(data, mtime_ns, digest_of(data))
+
+
+def _decode(content: _Content, spec: DecodeSpec, into: NDArray[np.uint8]) -> FileRecord:
+    result = decode(content.data, spec)
+    into[:] = 0 if result.pixels is None else result.pixels
+    return FileRecord(
+        len(content.data),
+        content.mtime_ns,
+        result.width,
+        result.height,
+        content.digest,
+        result.status,
+        result.reason,
+        result.needed_bytes,
+    )
+
+
+def _failed(
+    status: str, reason: str, n_bytes: int | None = None, mtime_ns: int | None = None, needed_bytes: int | None = None
+) -> FileRecord:
+    return FileRecord(n_bytes, mtime_ns, None, None, "", status, reason, needed_bytes)

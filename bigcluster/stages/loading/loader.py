@@ -1,0 +1,129 @@
+"""Many listed files at once, by a pool of threads; and those under suspicion one by one.
+
+What a codec prints on fd 2 cannot be attributed while several decode. So a file during whose decode something was
+printed is decoded a second time, with nobody beside it. A codec that crashes or hangs takes the process along: the
+supervisor starts another one and names the rows that were in codecs' hands, whose files then decode in a child.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from types import TracebackType
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.catalog import FileRecord, Listing
+from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
+from bigcluster.progress import Progress
+from bigcluster.rows import spans
+from bigcluster.stages.loading.files import load_alone, load_picture, same_content
+from bigcluster.stages.loading.gate import Gate
+from bigcluster.stages.loading.isolated import IsolatedDecoder
+from bigcluster.stages.loading.words import CodecWords
+
+FILES_PER_TASK = 8
+"""Files that a decode thread takes at a time: enough to make handing over cheap, few enough to balance."""
+
+
+class Loader:
+    """Reads and decodes rows of a listing while it is open; several threads may ask at once."""
+
+    def __init__(
+        self,
+        listing: Listing,
+        spec: DecodeSpec,
+        *,
+        threads: int,
+        timeout_seconds: float,
+        progress: Progress,
+        careful: Iterable[Sequence[int]] = (),
+    ) -> None:
+        """`careful`: (start, stop) of rows whose files may crash or hang the codec: they decode in a child."""
+        self._listing, self._spec, self._threads = listing, spec, threads
+        self._timeout_seconds, self._progress = timeout_seconds, progress
+        self._careful = [range(start, stop) for start, stop in careful]
+        self._words = CodecWords()
+        self._gate = Gate()
+
+    def __enter__(self) -> Loader:
+        prepare_codecs()
+        with ExitStack() as stack:
+            stack.enter_context(self._words)
+            self._decoders = stack.enter_context(ThreadPoolExecutor(self._threads))
+            self._stack = stack.pop_all()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._stack.close()
+
+    def load(
+        self, rows: Sequence[int], pixels: NDArray[np.uint8], first: int, known: Mapping[int, FileRecord] | None = None
+    ) -> list[FileRecord]:
+        """Fill pixels[row - first], (d,), for every listed row of `rows`, ascending: zeros where a file failed.
+
+        known : row -> what it already holds, of rows that need a decode only where the content is another one.
+        """
+        if not rows:
+            return []
+        with self._progress.decoding(rows[0], rows[-1] + 1):
+            if any(row in span for span in self._careful for row in rows):
+                return self._load_isolated(rows, pixels, first)
+            return self._load_together(rows, pixels, first, known or {})
+
+    def skip(self, n_rows: int) -> None:
+        """That many rows need no file."""
+        self._progress.advance(n_rows)
+
+    def compare(self, known: Mapping[int, FileRecord]) -> dict[int, FileRecord] | None:
+        """The same records with the files' times as they are now; None where the content of one is another."""
+
+        def compare_one(item: tuple[int, FileRecord]) -> FileRecord | None:
+            row, record = item
+            return same_content(self._listing.path(row), self._listing.confined_to, self._spec.max_bytes, record)
+
+        now = dict(zip(known, self._decoders.map(compare_one, known.items()), strict=True))
+        same = {row: record for row, record in now.items() if record is not None}
+        return same if len(same) == len(now) else None
+
+    def _load_together(
+        self, rows: Sequence[int], pixels: NDArray[np.uint8], first: int, known: Mapping[int, FileRecord]
+    ) -> list[FileRecord]:
+        listing, confined_to = self._listing, self._listing.confined_to
+
+        def load_some(part: tuple[int, int]) -> list[tuple[FileRecord, bool]]:
+            return [load_one(row) for row in rows[slice(*part)]]
+
+        def load_one(row: int) -> tuple[FileRecord, bool]:
+            """The record, and whether anything was printed meanwhile, by this codec or by one beside it."""
+            with self._gate.shared():
+                before = self._words.n_bytes()
+                record = load_picture(listing.path(row), confined_to, self._spec, pixels[row - first], known.get(row))
+                printed = self._words.n_bytes() != before
+            self._progress.advance()
+            return record, printed
+
+        parts = self._decoders.map(load_some, spans(len(rows), FILES_PER_TASK))
+        loaded = [one for part in parts for one in part]
+        return [
+            self._look_again(row, pixels[row - first]) if printed and record.ok else record
+            for row, (record, printed) in zip(rows, loaded, strict=True)
+        ]
+
+    def _look_again(self, row: int, into: NDArray[np.uint8]) -> FileRecord:
+        with self._gate.alone():
+            return load_alone(self._listing.path(row), self._listing.confined_to, self._spec, into, self._words)
+
+    def _load_isolated(self, rows: Sequence[int], pixels: NDArray[np.uint8], first: int) -> list[FileRecord]:
+        """One by one in a child, with nobody beside it: its memory takes the place of the other decodes'."""
+        records = []
+        with self._gate.alone(), IsolatedDecoder(self._spec, self._timeout_seconds) as child:
+            for row in rows:
+                path, confined_to = self._listing.path(row), self._listing.confined_to
+                records.append(child.load(path, confined_to, pixels[row - first]))
+                self._progress.advance()
+        return records
