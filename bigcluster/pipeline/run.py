@@ -19,6 +19,7 @@ from bigcluster.errors import NoImagesError, TooFewSamplesError
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.outputs import curves, folders, summary, tables
 from bigcluster.outputs.seal import OF_A_RUN, OF_A_SWEEP, sealing
+from bigcluster.pipeline.disk import check_room
 from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning import Plan, Resources, make_plan
 from bigcluster.progress import Listener, silent
@@ -69,6 +70,7 @@ def run(
     if unreadable:
         job.progress.warn(f"{unreadable} folders could not be read; what they hold is not listed")
     plan.check()
+    check_room(job.out, plan)
     outdir.absolute(settings)  # refuses what run.toml cannot hold, before anything is made
     outdir.claim(job.out, settings.images)
     with outdir.locked(job.out):
