@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_pictures
+from conftest import CHECKOUT, Background, Cli, write_pictures
 
 from bigcluster.errors import DamagedError
 from bigcluster.kernels.gemm import Gemm
@@ -214,6 +215,28 @@ def test_states_are_saved_rarely_and_never_late(store: Store, monkeypatch: pytes
     assert not state.due(1000 * MIB), "which would take seconds"
     now = 60.0
     assert state.due(1000 * MIB), "but a minute is never lost"
+
+
+def test_an_interrupted_run_goes_on_from_its_state(
+    tmp_path: Path, background: Callable[..., Background], cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the middle of the iterations: exit 130, the state is there, and the next run takes it up."""
+    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT / "benchmarks" / "stress" / "seam"))
+    write_pictures(tmp_path / "images", 400)
+    out, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
+    line = ("--size", 8, "--components", 6, "-k", 60, "--set", "kmeans.tol=0", "--set", "kmeans.n_init=40")
+    run = background("run", tmp_path / "images", "--out", out, *line)
+    state = out / "store.zarr" / "marks" / "state" / "cluster.json"
+    run.wait_until(lambda: state.is_file())
+    run.process.send_signal(signal.SIGINT)
+    ran = run.end()
+    assert (ran.code, ran.err.splitlines()[-1][:11]) == (130, "interrupted"), ran
+    assert state.is_file()
+    ran = cli("run", "--out", out)
+    assert ran.code == 0, ran.err
+    assert not state.exists()
+    assert cli("run", tmp_path / "images", "--out", undisturbed, *line).code == 0
+    assert (out / "labels.csv").read_bytes() == (undisturbed / "labels.csv").read_bytes()
 
 
 def test_a_finished_stage_leaves_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
