@@ -116,11 +116,30 @@ def swept() -> Callable[[Saving], list[Any]]:
     return job
 
 
+def incremental() -> Callable[[Saving], list[Any]]:
+    x = pixels(400, 60)
+    moments = Moments(x.sum(axis=0, dtype=np.int64), int((x.astype(np.int64) ** 2).sum()))
+
+    def job(saving: Saving) -> list[Any]:
+        from bigcluster.solvers.pca.incremental import fit_incremental  # imports dask-ml
+
+        found = fit_incremental(
+            CountedRows(x), target=Components(6), rank=6, batch_rows=50, iterated_power=2, moments=moments,
+            runtime=EmbeddedRuntime(2), seed=3, saving=saving,
+        )  # fmt: skip
+        scores = Kept()
+        found.write_scores(scores)
+        return [found.eigenvalues, *(block for _, block in scores.blocks)]
+
+    return job
+
+
 JOBS = {
     "gram": pca("gram", (1100, 9000), 256 * MIB),
     "gram in panels": pca("gram", (2100, 2500), 1 * MIB),
     "covariance": pca("covariance", (9000, 300), 256 * MIB),
     "subspace": pca("subspace", (1500, 2100), 64 * MIB),
+    "incremental": incremental(),
     "lloyd": kmeans(fit, 7, n_init=2, tol=0.0),
     "lloyd with bounds": kmeans(fit, 80, n_init=1, max_iter=6),
     "minibatch": kmeans(fit_minibatch, 9),

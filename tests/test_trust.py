@@ -15,6 +15,8 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import numpy as np
+import psutil
 import pytest
 from conftest import CHECKOUT, Background, Cli, command, environment, write_pictures
 
@@ -109,6 +111,22 @@ def test_the_second_run_is_told_who_has_out_and_a_dead_one_has_nothing(
     holder.end()
     assert (out / ".lock").read_text(), "a stale lock is left behind"
     assert cli("run", images, "--out", out, "-k", 2, *FAST, "--replace").code == 0
+
+
+def test_a_second_interrupt_leaves_at_once(
+    images: Path, tmp_path: Path, background: Callable[..., Background], subreaper: None
+) -> None:
+    run = background("run", images, "--out", tmp_path / "out", "-k", 2, "--size", "1200x1200")
+    run.wait_until(lambda: psutil.Process(run.process.pid).children())
+    run.wait_until(lambda: (tmp_path / "out" / "run.toml").exists())
+    (worker,) = psutil.Process(run.process.pid).children()
+    worker.suspend()  # it will not answer
+    run.process.send_signal(signal.SIGINT)
+    with pytest.raises(subprocess.TimeoutExpired):
+        run.process.wait(1)
+    run.process.send_signal(signal.SIGINT)
+    assert run.end().code == 130
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
 
 
 # -- an OUT of another version
@@ -228,3 +246,14 @@ def test_a_disk_that_vanishes_is_one_line(images: Path, tmp_path: Path, monkeypa
         pipeline.run(settings_of(images, out), Resources(GIB, 2))
     assert not (out / "labels.csv").exists()
     assert outdir.kept_values(str(out)) is not None
+
+
+def test_another_folder_in_the_place_of_the_store_is_not_vouched_for(tmp_path: Path) -> None:
+    """An unmounted disk leaves its mount point: what would be written there is no part of the store."""
+    store = Store(tmp_path / "store.zarr")
+    first = store.save("x", np.arange(3))
+    (tmp_path / "store.zarr").rename(tmp_path / "elsewhere")
+    (tmp_path / "store.zarr").mkdir()
+    with pytest.raises(StoreError, match=r"vanished .* run again"):
+        store.commit("stage", "print", first, {})
+    assert list((tmp_path / "store.zarr").iterdir()) == []
