@@ -9,7 +9,7 @@ BENCH ?= --small
 DEMO_IMAGES := demo-images
 DEMO_OUT := demo-out
 
-.PHONY: help demo test lint bench clean
+.PHONY: help demo test lint bench stress clean
 
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
@@ -50,6 +50,9 @@ $(BENCH_STAMP): pyproject.toml constraints.txt | $(STAMP)
 
 bench: $(BENCH_STAMP)  ## peers and ourselves side by side; BENCH="--full --repeat 3" for the real sizes
 	@$(BENCH_VENV)/bin/python -m benchmarks $(BENCH)
+
+stress: $(STAMP)  ## kill runs, fill disks, flip bytes: the promises in numbers (an hour); STRESS=--small for a minute
+	@$(BIN)/python -m benchmarks.stress $(STRESS)
 
 clean:  ## remove what these commands made; tables measured stay
 	@rm -rf $(VENV) $(BENCH_VENV) $(DEMO_IMAGES) $(DEMO_OUT) $(addprefix benchmarks/results/,data work logs)

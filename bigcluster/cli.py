@@ -1,6 +1,7 @@
 """The command line. Results go to stdout, progress and messages to stderr; the exit code says how it went.
 
-0 all good; 1 the run failed; 2 wrong usage or config; 3 done, but some inputs could not be read; 130 interrupted.
+0 all good; 1 the run failed, or verify found damage; 2 wrong usage or config; 3 done, but some inputs could not be
+read; 130 interrupted.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ an error. When stdin closes, the supervisor is gone and the worker leaves at onc
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -28,6 +29,9 @@ TASKS: dict[str, Callable[..., dict[str, Any]]] = {
 }
 
 
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
 def main() -> int:
     """Serve one request; the exit status says whether a result was sent."""
     request = json.loads(sys.stdin.readline())
@@ -42,10 +46,10 @@ def main() -> int:
             messages.write(json.dumps(message) + "\n")
             messages.flush()
 
-    return _serve(request, send)
+    return serve(request, send)
 
 
-def _serve(request: dict[str, Any], send: Any) -> int:
+def serve(request: dict[str, Any], send: Any) -> int:
     def emit(event: Event) -> None:
         send(to_json(event))
 
@@ -67,7 +71,8 @@ def _serve(request: dict[str, Any], send: Any) -> int:
         return 1
     except OSError as error:
         where = f" ({error.filename})" if error.filename else ""
-        send({"error": StoreError.__name__, "text": f"{error.strerror or error}{where}; run again to resume"})
+        what = "free some space and run" if error.errno in _FULL else "run"
+        send({"error": StoreError.__name__, "text": f"{error.strerror or error}{where}; {what} again to resume"})
         return 1
     except Exception as error:
         text = f"{type(error).__name__}: {error}"

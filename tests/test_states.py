@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Collection, Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-from conftest import write_pictures
+from conftest import CHECKOUT, Background, Cli, write_pictures
 
 from bigcluster.errors import DamagedError
 from bigcluster.kernels.gemm import Gemm
@@ -115,11 +116,30 @@ def swept() -> Callable[[Saving], list[Any]]:
     return job
 
 
+def incremental() -> Callable[[Saving], list[Any]]:
+    x = pixels(400, 60)
+    moments = Moments(x.sum(axis=0, dtype=np.int64), int((x.astype(np.int64) ** 2).sum()))
+
+    def job(saving: Saving) -> list[Any]:
+        from bigcluster.solvers.pca.incremental import fit_incremental  # imports dask-ml
+
+        found = fit_incremental(
+            CountedRows(x), target=Components(6), rank=6, batch_rows=50, iterated_power=2, moments=moments,
+            runtime=EmbeddedRuntime(2), seed=3, saving=saving,
+        )  # fmt: skip
+        scores = Kept()
+        found.write_scores(scores)
+        return [found.eigenvalues, *(block for _, block in scores.blocks)]
+
+    return job
+
+
 JOBS = {
     "gram": pca("gram", (1100, 9000), 256 * MIB),
     "gram in panels": pca("gram", (2100, 2500), 1 * MIB),
     "covariance": pca("covariance", (9000, 300), 256 * MIB),
     "subspace": pca("subspace", (1500, 2100), 64 * MIB),
+    "incremental": incremental(),
     "lloyd": kmeans(fit, 7, n_init=2, tol=0.0),
     "lloyd with bounds": kmeans(fit, 80, n_init=1, max_iter=6),
     "minibatch": kmeans(fit_minibatch, 9),
@@ -214,6 +234,28 @@ def test_states_are_saved_rarely_and_never_late(store: Store, monkeypatch: pytes
     assert not state.due(1000 * MIB), "which would take seconds"
     now = 60.0
     assert state.due(1000 * MIB), "but a minute is never lost"
+
+
+def test_an_interrupted_run_goes_on_from_its_state(
+    tmp_path: Path, background: Callable[..., Background], cli: Cli, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Ctrl-C in the middle of the iterations: exit 130, the state is there, and the next run takes it up."""
+    monkeypatch.setenv("PYTHONPATH", str(CHECKOUT / "benchmarks" / "stress" / "seam"))
+    write_pictures(tmp_path / "images", 400)
+    out, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
+    line = ("--size", 8, "--components", 6, "-k", 60, "--set", "kmeans.tol=0", "--set", "kmeans.n_init=40")
+    run = background("run", tmp_path / "images", "--out", out, *line)
+    state = out / "store.zarr" / "marks" / "state" / "cluster.json"
+    run.wait_until(lambda: state.is_file())
+    run.process.send_signal(signal.SIGINT)
+    ran = run.end()
+    assert (ran.code, ran.err.splitlines()[-1][:11]) == (130, "interrupted"), ran
+    assert state.is_file()
+    ran = cli("run", "--out", out)
+    assert ran.code == 0, ran.err
+    assert not state.exists()
+    assert cli("run", tmp_path / "images", "--out", undisturbed, *line).code == 0
+    assert (out / "labels.csv").read_bytes() == (undisturbed / "labels.csv").read_bytes()
 
 
 def test_a_finished_stage_leaves_no_state(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

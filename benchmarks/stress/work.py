@@ -14,6 +14,7 @@ from bigcluster import pipeline
 from bigcluster.config import Settings, resolve
 from bigcluster.demo import generate
 from bigcluster.planning import Resources
+from bigcluster.progress import Listener, silent
 from bigcluster.units import GIB
 
 BUDGET = Resources(budget_bytes=GIB, threads=2)
@@ -40,9 +41,9 @@ class Job:
         given = {"images": str(self.images), "out": str(out), **self.values}
         return resolve(flags=given, sets=(), config=None, kept=None)
 
-    def run(self, out: Path) -> dict[str, Any]:
+    def run(self, out: Path, listener: Listener = silent) -> dict[str, Any]:
         """In this process; returns what summary.json says."""
-        return pipeline.run(self.settings(out), BUDGET)
+        return pipeline.run(self.settings(out), BUDGET, listener=listener)
 
     def predict(self, out: Path, to: Path) -> dict[str, Any]:
         return pipeline.predict(self.settings(out), BUDGET, images=str(self.images), to=str(to))

@@ -19,7 +19,8 @@ from bigcluster.durable import sweep_partial
 from bigcluster.errors import NoImagesError, TooFewSamplesError
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.outputs import curves, folders, summary, tables
-from bigcluster.outputs.seal import OF_A_RUN, OF_A_SWEEP, sealing
+from bigcluster.outputs.seal import OF_A_RUN, OF_A_SWEEP, is_finished, sealing
+from bigcluster.pipeline.disk import check_room
 from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning import Plan, Resources, make_plan
 from bigcluster.progress import Listener, silent
@@ -76,12 +77,14 @@ def run(
     if unreadable:
         job.progress.warn(f"{unreadable} folders could not be read; what they hold is not listed")
     plan.check()
+    check_room(job.out, plan)
     outdir.absolute(settings)  # refuses what run.toml cannot hold, before anything is made
     outdir.claim(job.out, settings.images)
     with outdir.locked(job.out):
         store = Store(job.out / outdir.STORE)
         sweep_leftovers(store.root)
         sweep_partial(job.out)
+        was_finished = is_finished(store.marks)
         spec = _decode_spec(settings, plan)
         check_recipe(store, spec, replace=replace)
         with outdir.keeping(settings), sealing(store.root, job.out, (*OF_A_RUN, *OF_A_SWEEP)):
@@ -91,7 +94,7 @@ def run(
                     _write_outputs(job, listing, store, done)
             found = _summarise(job, listing, plan, store, done)
             summary.write_summary(job.out / "summary.json", found)
-            if not done.reused:
+            if not (done.reused and was_finished):
                 tidy(store.root)
     return found
 

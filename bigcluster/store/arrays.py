@@ -60,6 +60,7 @@ class Store:
             raise StoreError(f"cannot write the store {root}: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:  # what zarr makes of broken JSON
             raise StoreError(f"{root / METADATA} is damaged; delete {root} to begin anew") from error
+        self._identity = _identity(root)
         self._open: dict[str, Any] = {}
         self._lock = threading.Lock()
 
@@ -205,13 +206,24 @@ class Store:
     def commit(
         self, stage: str, fingerprint: str, files: Iterable[Path], payload: dict[str, Any], block: str = DONE
     ) -> Mark:
-        """Sync the files, then write the mark that vouches for them, and return it."""
+        """Sync the files, then write the mark that vouches for them, and return it.
+
+        Raises StoreError where the store is another folder than it was: what it held before is not there to vouch for.
+        """
+        if _identity(self.root) != self._identity:
+            raise StoreError(f"{self.root} vanished while it was in use; mount its disk and run again to resume")
         files = list(files)
         sync_all(files)
         digests = {file.relative_to(self.root).as_posix(): digest_of(file.read_bytes()) for file in files}
         mark = Mark(fingerprint, digests, payload)
         self.marks.write(stage, mark, block)
         return mark
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """A disk that is unmounted leaves another folder in its place, or none."""
+    found = folder.stat()
+    return found.st_dev, found.st_ino
 
 
 def check_format(root: Path) -> None:

@@ -1,0 +1,121 @@
+"""SIGKILL at random moments of a run, then the same command again: it ends with the same labels, and redoes no more
+than the block or the pass that was in work.
+
+What was done before the kill is read from the marks that it left; what the next run redid, from what it reports.
+"""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+from benchmarks.stress import seam
+from benchmarks.stress.work import Job, catalog, labels, scratch
+from bigcluster.progress import Event, StageAdvanced
+from bigcluster.store import Marks
+from bigcluster.store.inventory import STATE
+
+SEAM = Path(seam.__path__[0])
+ROOT = Path(__file__).parents[2]
+STAGES = ("ingest", "reduce", "cluster")
+
+
+def main(full: bool) -> dict[str, Any]:
+    """100 kills of a run over 2,000 images (4 over 60 where not full), spread over its whole length."""
+    n_kills, n_images = (100, 2000) if full else (4, 60)
+    rng = random.Random(0)
+    with scratch() as folder:
+        # Four row blocks, and pixels enough that the reduction takes its time.
+        job = Job(catalog(folder / "images", n_images), {"k": 12, "size": "224x320", "components": 40})
+        undisturbed, out = folder / "undisturbed", folder / "out"
+        began = time.monotonic()
+        assert run(job, undisturbed).wait() == 0, "the undisturbed run failed"
+        seconds = time.monotonic() - began
+        expected = labels(undisturbed)
+        moments: Counter[str] = Counter()
+        redone: list[dict[str, int]] = []
+        for number in range(n_kills):
+            shutil.rmtree(out, ignore_errors=True)
+            kill(
+                run(job, out), seconds * (number + rng.random()) / n_kills, rng.choice(("supervisor", "worker", "both"))
+            )
+            before = done(out)
+            moments[before["in_work"]] += 1
+            events: list[Event] = []
+            stages = job.run(out, events.append)["stages"]
+            assert labels(out) == expected, f"kill {number}: other labels"
+            redone.append(count_redone(before, stages, events))
+        assert job.verify(out)["ok"]
+    worst = {name: max(one[name] for one in redone) for name in redone[0]}
+    assert not any(worst.values()), f"what had been done was done again: {worst}"
+    return {
+        "kills": n_kills,
+        "same_labels": len(redone),
+        "killed_in": dict(moments),
+        "undisturbed_seconds": round(seconds, 2),
+        "most_redone": worst,
+        "says": f"{len(redone)} of {n_kills} killed runs of {n_images} images end with the same labels; at most "
+        f"{worst['blocks']} finished blocks, {worst['stages']} finished stages and {worst['iterations']} saved "
+        f"iterations were redone; killed in {dict(moments)}",
+    }
+
+
+def run(job: Job, out: Path) -> subprocess.Popen[bytes]:
+    path = os.pathsep.join(filter(None, (str(SEAM), str(ROOT), os.environ.get("PYTHONPATH"))))
+    return subprocess.Popen(
+        [sys.executable, "-m", "bigcluster", *job.arguments(out)],
+        env=os.environ | {"PYTHONPATH": path},
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+
+
+def kill(process: subprocess.Popen[bytes], after: float, whom: str) -> None:
+    """SIGKILL without notice; returns once nobody of the run is left."""
+    try:
+        process.wait(after)
+    except subprocess.TimeoutExpired:
+        supervisor = psutil.Process(process.pid)
+        workers = supervisor.children(recursive=True)
+        for victim in [*workers * (whom != "supervisor"), *[supervisor] * (whom != "worker")]:
+            try:
+                victim.send_signal(signal.SIGKILL)
+            except psutil.NoSuchProcess:  # it has left meanwhile
+                continue
+        process.wait()
+        _, alive = psutil.wait_procs(workers, timeout=30)
+        assert not alive, "a worker outlived its supervisor"
+
+
+def done(out: Path) -> dict[str, Any]:
+    """What the marks say is done: blocks, stages, iterations of the stage in work; and which that is."""
+    marks = Marks(out / "store.zarr")
+    blocks = sum(stage == "ingest" and block != "done" for stage, block in marks.names())
+    stages = [stage for stage in STAGES if marks.read(stage) is not None]
+    state = marks.read(STATE, "cluster")
+    iterations = 0 if state is None else state.payload["facts"]["iterations"]
+    ends = [*stages, *(["output"] if (out / "summary.json").exists() else [])]
+    in_work = next((stage for stage in (*STAGES, "output") if stage not in ends), "nothing: it had ended")
+    if not (out / "run.toml").exists():
+        in_work = "start"
+    return {"blocks": blocks, "stages": stages, "iterations": iterations, "in_work": in_work}
+
+
+def count_redone(before: dict[str, Any], stages: dict[str, Any], events: list[Event]) -> dict[str, int]:
+    """Of the blocks, stages and saved iterations that were done before, how many were done again."""
+    first = next((e.done for e in events if isinstance(e, StageAdvanced) and e.stage == "cluster"), None)
+    return {
+        "blocks": max(0, before["blocks"] - stages["ingest"]["blocks_reused"]),
+        "stages": sum(not stages[stage]["reused"] for stage in before["stages"]),
+        "iterations": 0 if first is None else max(0, before["iterations"] - (first - 1)),
+    }
