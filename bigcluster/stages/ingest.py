@@ -106,7 +106,7 @@ def ingest(
             store.marks.remove(RECIPE)
             raise
     if n_decoded < len(listing):
-        progress.note(f"{n_decoded} images decoded, {len(listing) - n_decoded} reused")
+        progress.note(f"{n_decoded} decoded, {len(listing) - n_decoded} reused from earlier runs")
     done = _summarise(listing, store, recipe, blocks, len(blocks) - len(missing), n_decoded)
     filling.salvage.clear()
     return done

@@ -116,7 +116,9 @@ class Loader:
 
     def _look_again(self, row: int, into: NDArray[np.uint8]) -> FileRecord:
         with self._gate.alone():
-            return load_alone(self._listing.path(row), self._listing.confined_to, self._spec, into, self._words)
+            record = load_alone(self._listing.path(row), self._listing.confined_to, self._spec, into, self._words)
+        self._progress.advance(0)  # a sign of life
+        return record
 
     def _load_isolated(self, rows: Sequence[int], pixels: NDArray[np.uint8], first: int) -> list[FileRecord]:
         """One by one in a child, with nobody beside it: its memory takes the place of the other decodes'."""
