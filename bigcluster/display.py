@@ -111,14 +111,15 @@ def _live(console: Console) -> Iterator[Listener]:
 
 
 def print_plan(plan: Any, console: Console) -> None:
-    """The plan as a table, one line a stage."""
+    """The plan as a table, one line a stage, and what it adds up to."""
     width, height = plan.image_size
+    where = f"{show_count(plan.workers)} workers of one thread" if plan.joined else f"{plan.threads} threads"
     console.print(
         f"{show_count(plan.n_images)} images of {width}x{height}, {show_count(plan.n_values)} values each; "
-        f"{plan.threads} threads; memory budget {show_bytes(plan.budget_bytes)}",
+        f"{where}; memory budget {show_bytes(plan.budget_bytes)}{' each' if plan.joined else ''}",
         soft_wrap=True,
     )
-    table = Table("stage", "solver", "blocks", "passes", "read", "written", "peak memory")
+    table = Table("stage", "solver", "blocks", "passes", "read", "written", "time", "peak memory")
     for stage in plan.stages:
         table.add_row(
             stage.stage,
@@ -127,11 +128,32 @@ def print_plan(plan: Any, console: Console) -> None:
             stage.passes,
             show_bytes(stage.bytes_read),
             show_bytes(stage.bytes_written),
-            show_bytes(stage.projected_bytes),
+            "-" if stage.seconds is None else show_seconds(stage.seconds),
+            show_bytes(stage.projected_bytes) if stage.projected_bytes else "-",
         )
     console.print(table)
     for stage in plan.stages:
         console.print(Text(f"{stage.stage}: {stage.solver}, {stage.why}"), soft_wrap=True)
+    for line in _plan_notes(plan):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _plan_notes(plan: Any) -> Iterator[str]:
+    """What the table adds up to, and what it does not know."""
+    yield f"memory: {show_bytes(plan.projected_bytes)} at most, of {show_bytes(plan.budget_bytes)}"
+    if plan.joined:
+        yield f"memory of the process that starts it, for names and labels: {show_bytes(plan.client_bytes)}"
+    yield f"disk: {show_bytes(plan.disk_bytes)} in the end, {show_bytes(plan.peak_disk_bytes)} at most on the way"
+    if plan.seconds is not None:
+        like = ", were every worker a core of it" if plan.joined else ""
+        yield f"time: about {show_seconds(plan.seconds)}, estimated on this machine on {plan.estimated_on}{like}"
+    if plan.is_bound:
+        most = plan.stage("reduce").choices["rank"]
+        yield f"with a variance target up to {show_count(most)} components are reckoned with: an upper bound"
+    if plan.pictures.looked_at:
+        yield f"what decoding needs is taken from the headers of {show_count(plan.pictures.looked_at)} files"
+    else:
+        yield "no header was read: baseline JPEGs of 300x430, or of the target size, are assumed"
 
 
 def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:

@@ -30,28 +30,6 @@ def release_memory() -> None:
         trim(0)
 
 
-def allowed_bytes() -> int:
-    """What this process may use: the smallest of RAM, cgroup limits (v2, v1) and resource limits."""
-    limits: list[int] = [psutil.virtual_memory().total]
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            with open(path) as file:
-                text = file.read().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            limits.append(int(text))
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return min(limits)
-    for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
-        soft, _ = resource.getrlimit(kind)
-        if soft != resource.RLIM_INFINITY:
-            limits.append(soft)
-    return min(limits)
-
-
 @dataclass
 class StagePeak:
     """The largest sum over the tree seen during one stage."""

@@ -7,7 +7,7 @@ import numpy as np
 from bigcluster import memory
 from bigcluster.chunks import pixel_chunks
 from bigcluster.config import Settings
-from bigcluster.kernels.decode import decode_working_bytes
+from bigcluster.planning.pictures import Pictures
 from bigcluster.planning.plan import Resources, StagePlan
 from bigcluster.solvers.kmeans.blocks import block_rows
 from bigcluster.solvers.kmeans.choose import choose as choose_kmeans
@@ -19,30 +19,48 @@ from bigcluster.solvers.kmeans.projection import (
     project_lloyd_bytes,
 )
 from bigcluster.solvers.pca.choose import choose
-from bigcluster.solvers.pca.projection import project_bytes
+from bigcluster.solvers.pca.projection import project_bytes, project_scratch_bytes
 from bigcluster.solvers.pca.result import Components, Target, Variance
 from bigcluster.units import MIB
 
 DECODE_FLOOR_BYTES = 32 * MIB
-"""Working memory per decode thread that every plan grants: a picture of about 4 megapixels of any kind."""
+"""Working memory per decode thread that every plan leaves room for: a picture of several megapixels of any kind."""
 BLOCKS_IN_FLIGHT = 2
 """One row block is decoded while another is written."""
+MARK_BYTES = 330
+"""A row in the marks of the pixels: its record as JSON."""
+TABLE_BYTES = 400
+"""A row of labels.csv and images.csv, and its entry among the links."""
+LINK_BYTES = 1100
+"""A row while the links are made: its name, its place, and what vouches for the link as ours."""
 
 
-def baseline_bytes(settings: Settings) -> int:
-    """What the processes of a run hold before they hold any data."""
+def baseline_bytes(settings: Settings, resources: Resources, *, products: bool = True) -> int:
+    """What the processes of a run hold before they hold any data. products : ONNX Runtime is loaded."""
     dask_ml = settings.kmeans.algorithm == "dask-ml" or (
         settings.reduce == "pca" and settings.pca.solver == "incremental"
     )
-    return memory.project_baseline_bytes(dask_ml=dask_ml)
+    if resources.joined:
+        held = memory.WORKER_BYTES + memory.DISTRIBUTED_BYTES
+    else:
+        held = memory.SUPERVISOR_BYTES + memory.WORKER_BYTES
+    held += memory.PRODUCTS_BYTES if products else 0
+    return held + (memory.DASK_ML_BYTES if dask_ml and products else 0)
 
 
-def plan_ingest(settings: Settings, n_images: int, n_values: int, resources: Resources) -> StagePlan:
+def share_of(n_rows: int, resources: Resources) -> int:
+    """The rows of one worker."""
+    return -(-n_rows // resources.workers)
+
+
+def plan_ingest(
+    settings: Settings, n_images: int, n_values: int, resources: Resources, pictures: Pictures
+) -> StagePlan:
     """Blocks in flight and the largest decode: the budget's share in what decoding holds."""
     rows, columns = pixel_chunks(n_values)
     rows_used = min(rows, n_images)
     n_blocks = -(-n_images // rows)
-    baseline = baseline_bytes(settings)
+    baseline = baseline_bytes(settings, resources, products=False) + memory.NAME_BYTES * share_of(n_images, resources)
 
     def projected(in_flight: int, decode_bytes: int) -> int:
         return baseline + memory.project_ingest_bytes(
@@ -53,25 +71,24 @@ def plan_ingest(settings: Settings, n_images: int, n_values: int, resources: Res
             decode_bytes=decode_bytes,
         )
 
-    floor = DECODE_FLOOR_BYTES
-    if settings.size == "native":  # their size is known: every one of them must fit
-        n_pixels = n_values // (3 if settings.features == "color" else 1)
-        floor = max(floor, decode_working_bytes(n_pixels, 1, direct=True, n_values=n_values, n_bytes=n_pixels))
+    # native: every picture must fit. Else one that the budget leaves no room for becomes too_large.
+    needed = pictures.working_bytes
+    least = needed if settings.size == "native" else min(needed, DECODE_FLOOR_BYTES)
     in_flight = min(BLOCKS_IN_FLIGHT, n_blocks)
-    while in_flight > 1 and projected(in_flight, floor) > resources.budget_bytes:
+    while in_flight > 1 and projected(in_flight, max(least, DECODE_FLOOR_BYTES)) > resources.budget_bytes:
         in_flight -= 1
     spare = resources.budget_bytes - projected(in_flight, 0)
-    decode_bytes = max(floor, spare // resources.threads)
+    decode_bytes = max(least, spare // resources.threads)
     return StagePlan(
         stage="ingest",
         solver="decode",
         why=f"{settings.features} {settings.size}, fit {settings.image.fit}, normalize {settings.image.normalize}",
         block_shape=(rows, columns),
         passes="1 over the files",
-        bytes_read=0,
-        bytes_written=n_images * n_values,
-        # The decode limit is what the rest leaves; what is projected is what ordinary pictures take.
-        projected_bytes=projected(in_flight, floor),
+        bytes_read=int(n_images * pictures.file_bytes),
+        bytes_written=n_images * (n_values + MARK_BYTES) + n_blocks * n_values * 4,
+        # The decode limit is what the rest leaves; what is projected is what the pictures take.
+        projected_bytes=projected(in_flight, min(needed, decode_bytes)),
         choices={"in_flight": in_flight, "decode_bytes": decode_bytes},
     )
 
@@ -93,7 +110,7 @@ def plan_reduce(settings: Settings, n_images: int, n_values: int, resources: Res
     solver, why = chosen.solver, chosen.reason
     if settings.pca.solver != "auto":
         solver, why = settings.pca.solver, "asked for by pca.solver"
-    baseline = baseline_bytes(settings)
+    baseline = baseline_bytes(settings, resources) + memory.NAME_BYTES * share_of(n_images, resources)
     workspace = int(max(0, resources.budget_bytes - baseline) * memory.WORKSPACE_SHARE)
     held = project_bytes(solver, (n_images, n_values), _PIXEL, target, resources.threads, workspace)
     projected = int(held / memory.WORKSPACE_SHARE)
@@ -105,9 +122,11 @@ def plan_reduce(settings: Settings, n_images: int, n_values: int, resources: Res
         block_shape=pixel_chunks(n_values),
         passes=_PASSES[solver],
         bytes_read=_LEAST_PASSES[solver] * n_images * n_values,
-        bytes_written=(n_images + n_values) * rank * memory.FLOAT32,
+        # Of a Gram fit the left vectors are kept, of the others the components.
+        bytes_written=(2 * n_images if solver == "gram" else n_images + n_values) * rank * memory.FLOAT32,
         projected_bytes=baseline + projected,
         choices={"workspace_bytes": workspace, "rank": rank},
+        scratch_bytes=project_scratch_bytes(solver, (n_images, n_values), target, workspace),
     )
 
 
@@ -123,7 +142,7 @@ _LEAST_PASSES = {"gram": 1, "covariance": 2, "subspace": 5}
 
 
 def _plan_incremental(settings: Settings, n_images: int, n_values: int, resources: Resources) -> StagePlan:
-    baseline = baseline_bytes(settings)
+    baseline = baseline_bytes(settings, resources)
     usable = resources.budget_bytes - baseline
     batch_rows, rank = incremental_batch(n_images, n_values, settings.components, usable)
     return StagePlan(
@@ -190,7 +209,7 @@ def plan_predict(
     settings: Settings, n_images: int, n_values: int, n_columns: int, n_clusters: int, resources: Resources
 ) -> StagePlan:
     """Blocks of new pixels, as many rows as the budget leaves room for, up to a row block of the store."""
-    baseline = baseline_bytes(settings)
+    baseline = baseline_bytes(settings, resources)
     threads = resources.threads
 
     def projected(rows: int) -> int:
@@ -217,6 +236,24 @@ def plan_predict(
     )
 
 
+def plan_output(
+    settings: Settings, n_images: int, n_columns: int, resources: Resources, pictures: Pictures
+) -> StagePlan:
+    """Folders and tables: what is known of every row, once, in the process that writes them."""
+    copied = int(n_images * pictures.file_bytes) if settings.link == "copy" else 0
+    known = n_images * LINK_BYTES + memory.project_memberships_bytes(n_images)
+    return StagePlan(
+        stage="output",
+        solver="files",
+        why=f"link {settings.link}",
+        block_shape=(n_images, n_columns),
+        passes="1 over the rows",
+        bytes_read=copied,
+        bytes_written=n_images * TABLE_BYTES + copied,
+        projected_bytes=baseline_bytes(settings, resources, products=settings.reduce == "pca") + known,
+    )
+
+
 def _plan_lloyd(
     settings: Settings,
     stage: str,
@@ -228,10 +265,12 @@ def _plan_lloyd(
     resources: Resources,
 ) -> StagePlan:
     n_images, n_columns = shape
+    n_rows = share_of(n_images, resources)
     itemsize = memory.FLOAT32 if settings.reduce == "pca" else 1
-    least = baseline_bytes(settings) + memory.project_memberships_bytes(n_images) + extra_bytes
+    least = baseline_bytes(settings, resources, products=settings.reduce == "pca")
+    least += memory.project_memberships_bytes(n_rows) + extra_bytes
     least += project_lloyd_bytes(
-        n_images,
+        n_rows,
         n_columns,
         n_clusters,
         itemsize=itemsize,
@@ -239,7 +278,7 @@ def _plan_lloyd(
         threads=resources.threads,
     )
     workspace = int(max(0, resources.budget_bytes - least) * memory.WORKSPACE_SHARE)
-    rows_bytes = n_images * n_columns * itemsize
+    rows_bytes = n_rows * n_columns * itemsize
     kept = int(min(workspace, rows_bytes) / memory.WORKSPACE_SHARE)
     return StagePlan(
         stage=stage,
@@ -247,8 +286,8 @@ def _plan_lloyd(
         why=why,
         block_shape=(min(n_images, block_rows(n_columns)), n_columns),
         passes="until the centers rest",
-        bytes_read=rows_bytes,
-        bytes_written=n_images * 24,
+        bytes_read=n_images * n_columns * itemsize,
+        bytes_written=n_images * 24 + n_clusters * n_columns * memory.FLOAT64,
         projected_bytes=least + kept,
         choices={"workspace_bytes": workspace},
     )

@@ -7,8 +7,9 @@ from bigcluster.kernels.decode.codecs import (
     STATUSES,
     Decoded,
     DecodeSpec,
+    Look,
     decode,
-    decode_working_bytes,
+    look,
     prepare_codecs,
     read_header,
 )
@@ -17,8 +18,9 @@ __all__ = [
     "STATUSES",
     "DecodeSpec",
     "Decoded",
+    "Look",
     "decode",
-    "decode_working_bytes",
+    "look",
     "prepare_codecs",
     "read_header",
 ]

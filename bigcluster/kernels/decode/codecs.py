@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import io
 import warnings
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import cv2
@@ -38,6 +38,7 @@ from PIL import (  # each plugin registers its format on import; Image.init() wo
 )
 
 from bigcluster.kernels.decode.fit import fit_to, from_16_bit, normalize_each, orient, over_white
+from bigcluster.kernels.decode.working import careful_bytes, direct_bytes
 from bigcluster.units import show_bytes
 
 STATUSES = {
@@ -126,6 +127,8 @@ class _Header:
     """OpenCV decodes it straight to what is asked, with nothing to decide."""
     deep: bool
     """16 bits a sample."""
+    progressive: bool
+    """A JPEG in several scans."""
 
     @property
     def seen(self) -> tuple[int, int]:
@@ -158,6 +161,7 @@ def decode(data: bytes, spec: DecodeSpec) -> Decoded:
         _check_limits(header, spec, len(data))
         array = _decode_direct(data, header, spec) if header.direct else None
         if array is None:  # not OpenCV's to decode, or it refused: Pillow's opinion counts, and names the fault
+            _check_limits(replace(header, direct=False), spec, len(data))
             array = _decode_carefully(data, header, spec)
         array = fit_to(array, spec.width, spec.height, spec.fit)
         if spec.normalize == "image":
@@ -173,6 +177,31 @@ def read_header(file: Any) -> tuple[int, int] | None:
         return _parse_header(file, b"", 1).seen
     except _RejectedError:
         return None
+
+
+@dataclass(frozen=True)
+class Look:
+    """What a header says of the work that a file makes."""
+
+    n_pixels: int
+    n_bytes: int
+    is_jpeg: bool
+    reduction: int
+    """Of a JPEG that is decoded at a reduced scale: 2, 4 or 8."""
+    working_bytes: int
+
+
+def look(file: Any, n_bytes: int, spec: DecodeSpec) -> Look | None:
+    """At an open binary file of n_bytes; None where there is no readable header, or more pixels than are decoded."""
+    try:
+        header = _parse_header(file, b"", n_bytes)
+    except _RejectedError:
+        return None
+    n_pixels = header.width * header.height
+    if n_pixels > spec.max_pixels:
+        return None
+    is_jpeg = header.format in ("JPEG", "MPO")
+    return Look(n_pixels, n_bytes, is_jpeg, _reduction(header, spec), _working_bytes(header, spec, n_bytes))
 
 
 def _parse_header(file: Any, magic: bytes, n_bytes: int) -> _Header:
@@ -196,7 +225,8 @@ def _parse_header(file: Any, magic: bytes, n_bytes: int) -> _Header:
         and not (image.format == "PNG" and getattr(image, "is_animated", False))
     )
     valid = orientation if 1 <= orientation <= 8 else 1
-    return _Header(str(image.format), image.mode, image.width, image.height, valid, direct, deep)
+    progressive = "progressive" in image.info
+    return _Header(str(image.format), image.mode, image.width, image.height, valid, direct, deep, progressive)
 
 
 def _orientation(image: Image.Image) -> int:
@@ -241,14 +271,7 @@ def _check_limits(header: _Header, spec: DecodeSpec, n_bytes: int) -> None:
             "too_large",
             f"{header.width} x {header.height} pixels, image.max_pixels is {spec.max_pixels}",
         )
-    need = decode_working_bytes(
-        header.width,
-        header.height,
-        direct=header.direct,
-        reduction=_reduction(header, spec),
-        n_values=spec.n_values,
-        n_bytes=n_bytes,
-    )
+    need = _working_bytes(header, spec, n_bytes)
     if spec.max_bytes is not None and need > spec.max_bytes:
         raise _RejectedError(
             "too_large",
@@ -257,17 +280,19 @@ def _check_limits(header: _Header, spec: DecodeSpec, n_bytes: int) -> None:
         )
 
 
-def decode_working_bytes(
-    width: int, height: int, *, direct: bool = False, reduction: int = 1, n_values: int = 0, n_bytes: int = 0
-) -> int:
-    """Upper bound of what one decode holds: the file's bytes, the picture, and the result before it is handed over.
-
-    Direct: up to 7 bytes a pixel of the reduced picture and, for progressive files, the coefficients of all of it (2
-    bytes a sample, 3 samples). Careful: Pillow's picture, its RGBA and RGB conversions and the composite.
-    """
-    n_pixels = width * height
-    picture = n_pixels * 6 + 7 * n_pixels // reduction**2 if direct else n_pixels * 20
-    return n_bytes + picture + 2 * n_values
+def _working_bytes(header: _Header, spec: DecodeSpec, n_bytes: int) -> int:
+    """Upper bound of what the decode holds: the file's bytes, the picture, and the result before it is handed over."""
+    if header.direct:
+        picture = direct_bytes(
+            header.width,
+            header.height,
+            color=spec.color or (header.format == "PNG" and header.mode == "RGB"),
+            reduction=_reduction(header, spec),
+            coefficients_of=header.mode if header.progressive else None,
+        )
+    else:
+        picture = careful_bytes(header.width * header.height, image_format=header.format, deep=header.deep)
+    return n_bytes + picture + 2 * spec.n_values
 
 
 def _reduction(header: _Header, spec: DecodeSpec) -> int:
