@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from bigcluster.planning import Plan, Resources
+    from bigcluster.profiling import Profile
 
 PathLike = str | os.PathLike[str]
 
@@ -167,6 +169,45 @@ def plan(
     flags = {"k": n_clusters, **settings, **(set or {})}
     resolved = resolve_settings(images, out, flags=flags, config=config, needs=("images",))
     return pipeline.estimated(pipeline.prepare(resolved, resources(memory, workers))[1], resolved)
+
+
+def profile(
+    images: PathLike | None = None,
+    out: PathLike | None = None,
+    *,
+    n_clusters: int | str | None = None,
+    memory: str | None = None,
+    workers: int | None = None,
+    config: PathLike | None = None,
+    set: dict[str, Any] | None = None,
+    fresh: bool = False,
+    replace: bool = False,
+    compare: Sequence[str] = (),
+    limit: str | None = None,
+    quiet: bool = True,
+    listener: Listener = log_events,
+    **settings: Any,
+) -> Profile:
+    """`run` under memory-profiler, children included: OUT/profile with a .dat for mprof, timeline.csv and timeline.png.
+
+    compare : "numpy" and "naive-dask" are done too, each in a process of its own that may allocate `limit`, such as
+    "8GiB" (default: nine tenths of the memory that is free), so that its MemoryError is a result.
+    Raises ProfiledRunError where the run fails; the other arguments are those of `run`.
+    """
+    from bigcluster import profiling
+
+    resolved = resolve_settings(
+        images, out, flags={"k": n_clusters, **settings, **(set or {})}, config=config, fresh=fresh
+    )
+    return profiling.profile(
+        resolved,
+        resources(memory, workers),
+        compare=compare,
+        limit_bytes=None if limit is None else parse_bytes(limit),
+        replace=replace,
+        quiet=quiet,
+        listener=listener,
+    )
 
 
 def open(out: PathLike) -> Run:

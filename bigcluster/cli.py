@@ -239,6 +239,62 @@ def verify(
 
 
 @app.command()
+def profile(
+    images: Images = None,
+    out: Out = None,
+    k: K = None,
+    features: Features = None,
+    size: Size = None,
+    variance: Variance = None,
+    components: Components = None,
+    memory: Memory = None,
+    workers: Workers = None,
+    seed: Seed = None,
+    config: Config = None,
+    sets: Sets = None,
+    compare: Annotated[
+        list[str] | None, typer.Option(help="Also do it the naive way: numpy or naive-dask; may be repeated.")
+    ] = None,
+    limit: Annotated[
+        str | None, typer.Option(help="What a naive way may allocate, such as 8GiB; default: 0.9 of what is free.")
+    ] = None,
+    fresh: Fresh = False,
+    replace: Replace = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """`run` under memory-profiler: OUT/profile with a .dat for mprof, and the timeline as CSV and PNG."""
+    flags = {
+        "k": k,
+        "features": features,
+        "size": size,
+        "variance": variance,
+        "components": components,
+        "seed": seed,
+    }
+    from bigcluster import api, display, profiling
+    from bigcluster.units import parse_bytes
+
+    settings = api.resolve_settings(images, out, flags=flags, sets=tuple(sets or ()), config=config, fresh=fresh)
+    with display.listening(quiet=quiet) as listener:
+        found = profiling.profile(
+            settings,
+            api.resources(memory, workers),
+            compare=tuple(compare or ()),
+            limit_bytes=None if limit is None else parse_bytes(limit),
+            replace=replace,
+            quiet=quiet,
+            listener=listener,
+        )
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        display.print_profile(found, _stdout())
+    if found.summary["counts"]["failed"]:
+        raise typer.Exit(EXIT_SOME_UNREAD)
+
+
+@app.command()
 def demo(
     directory: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     images: Annotated[int, typer.Option(help="How many cuts to draw.")] = 600,

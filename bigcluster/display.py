@@ -17,6 +17,8 @@ from rich.text import Text
 from bigcluster.progress import Event, Listener, Note, StageAdvanced, StageFinished, StageStarted, silent
 from bigcluster.units import show_bytes, show_count, show_seconds
 
+SPIKE_SHARE = 0.02
+"""Of the measured peak: a spike between samples that is worth a line."""
 PLAIN_SECONDS = 5.0
 """Without a terminal a stage reports at most this often."""
 
@@ -173,13 +175,21 @@ def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:
     if summary["sweep"] is not None:
         lines.append(f"k = {summary['sweep']['k']}: {summary['sweep']['reason']}; see {out}/sweep.png")
     lines += summary["advice"]
-    memory = summary["memory"]
-    lines.append(
-        f"memory: {show_bytes(memory['measured_peak_bytes'])} measured, {show_bytes(memory['budget_bytes'])} promised"
-    )
+    lines += _memory_lines(summary["memory"])
     lines.append(f"look at: {out}/clusters/  {out}/labels.csv")
     for line in lines:
         console.print(Text(line), soft_wrap=True)
+
+
+def _memory_lines(memory: dict[str, Any]) -> Iterator[str]:
+    """Promised and measured; and what the measurement cannot say."""
+    measured, unseen = memory["measured_peak_bytes"], memory["unseen_bytes"]
+    how = "" if memory["metric"] == "pss" else f" ({memory['metric'].upper()}: this system has no PSS)"
+    yield f"memory: {show_bytes(measured)} measured{how}, {show_bytes(memory['budget_bytes'])} promised"
+    if unseen > SPIKE_SHARE * measured:
+        yield f"between samples a process went up to {show_bytes(unseen)} beyond what was sampled of it (VmHWM)"
+    if measured > memory["budget_bytes"]:
+        yield "that is more than was promised: a fault of bigcluster's; see memory.csv for the stage"
 
 
 def print_sweep(found: dict[str, Any], out: str, console: Console) -> None:
@@ -193,6 +203,20 @@ def print_sweep(found: dict[str, Any], out: str, console: Console) -> None:
     if found["suggested_k"] is None:
         console.print(Text(f"the best silhouette is at k = {found['best_silhouette_k']}"))
     console.print(Text(f"look at: {out}/sweep.png  {out}/sweep.csv"), soft_wrap=True)
+
+
+def print_profile(found: Any, console: Console) -> None:
+    """What the run held, beside the naive ways where they were asked for, and where to look."""
+    table = Table("", "peak memory", "allowed", "time", "ended")
+    for way in found.ways:
+        seconds = show_seconds(way.seconds)
+        table.add_row(way.name, show_bytes(way.peak_bytes), show_bytes(way.limit_bytes), seconds, way.ended)
+    console.print(table)
+    for line in _memory_lines(found.summary["memory"]):
+        console.print(Text(line), soft_wrap=True)
+    folder = found.folder
+    console.print(Text(f"look at: {folder}/timeline.png  {folder}/timeline.csv"), soft_wrap=True)
+    console.print(Text(f"mprof plot {folder}/mprofile.dat draws it too"), soft_wrap=True)
 
 
 def print_prediction(found: dict[str, Any], to: str, console: Console) -> None:

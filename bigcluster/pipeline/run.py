@@ -85,6 +85,7 @@ def run(
                 written = done.plan.stage("output").projected_bytes
                 with job.stages.measure("output", written), job.progress.stage("output", len(listing), "images"):
                     _write_outputs(job, listing, store, done)
+            tables.write_memory(job.out / "memory.csv", job.stages.sampler.timeline.rows)
             found = _summarise(job, listing, store, done)
             summary.write_summary(job.out / "summary.json", found)
             if not done.reused:
@@ -221,6 +222,7 @@ def _summarise(job: Job, listing: Listing, store: Store, done: _Done) -> dict[st
         "advice": summary.advice(sizes),
         "nearest_previous": clustered.nearest_previous,
         "inertia": clustered.inertia,
+        "image_size": list(plan.image_size),
         "n_components": reduced.n_components,
         "explained_variance_ratio": None if ratio is None else round(float(ratio[: reduced.n_components].sum()), 6),
         "sweep": None
@@ -230,6 +232,7 @@ def _summarise(job: Job, listing: Listing, store: Store, done: _Done) -> dict[st
             "budget_bytes": plan.budget_bytes,
             "projected_peak_bytes": plan.projected_bytes,
             "measured_peak_bytes": job.stages.sampler.peak_bytes,
+            "unseen_bytes": job.stages.sampler.unseen_bytes,
             "metric": job.stages.sampler.metric,
         },
         "stages": job.stages.facts,

@@ -356,8 +356,8 @@ def _load_pillow(data: bytes) -> NDArray[np.uint8]:
         return np.asarray(image.convert("RGB"))
     except _RejectedError:
         raise
-    except MemoryError as error:
-        raise _RejectedError("too_large", "not enough memory to decode it") from error
+    except MemoryError:  # what it needs was granted: the system ran out, and the picture is not to blame
+        raise
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
         message = _one_line(error)
         early = "truncated" in message.lower() or "end of" in message.lower() or isinstance(error, EOFError)
