@@ -327,7 +327,7 @@ def test_killed_in_every_way_the_same_command_resumes(
     orphaned.wait_until(lambda: psutil.Process(orphaned.process.pid).children())
     for worker in psutil.Process(orphaned.process.pid).children():
         worker.kill()
-    refused(orphaned.end(), 1, "died (signal SIGKILL)", "run again to resume")
+    refused(orphaned.end(), 1, "killed (SIGKILL)", "memory", "run again to resume")
 
     ran = cli(*command)
     assert ran.code == 0, ran.err

@@ -71,9 +71,8 @@ def plan_ingest(
             decode_bytes=decode_bytes,
         )
 
-    # native: every picture must fit. Else one that the budget leaves no room for becomes too_large.
-    needed = pictures.working_bytes
-    least = needed if settings.size == "native" else min(needed, DECODE_FLOOR_BYTES)
+    # native: every picture must fit. Else those that the budget leaves no room for become too_large, if not all do.
+    least = pictures.largest_bytes if settings.size == "native" else pictures.working_bytes[0]
     in_flight = min(BLOCKS_IN_FLIGHT, n_blocks)
     while in_flight > 1 and projected(in_flight, max(least, DECODE_FLOOR_BYTES)) > resources.budget_bytes:
         in_flight -= 1
@@ -88,7 +87,7 @@ def plan_ingest(
         bytes_read=int(n_images * pictures.file_bytes),
         bytes_written=n_images * (n_values + MARK_BYTES) + n_blocks * n_values * 4,
         # The decode limit is what the rest leaves; what is projected is what the pictures take.
-        projected_bytes=projected(in_flight, min(needed, decode_bytes)),
+        projected_bytes=projected(in_flight, max(least, pictures.largest_within(decode_bytes))),
         choices={"in_flight": in_flight, "decode_bytes": decode_bytes},
     )
 

@@ -33,7 +33,7 @@ def look_at(listing: Listing, spec: DecodeSpec) -> Pictures | None:
 
     return Pictures(
         looked_at=len(every),
-        working_bytes=max(each.working_bytes for each in every),
+        working_bytes=tuple(sorted({each.working_bytes for each in every})),
         file_bytes=sum(sizes.values()) / len(sizes),
         jpeg_pixels=pixels(lambda each: each.is_jpeg and each.reduction == 1),
         reduced_pixels=pixels(lambda each: each.is_jpeg and each.reduction > 1),
