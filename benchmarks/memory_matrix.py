@@ -94,12 +94,16 @@ def main(argv: list[str] | None = None) -> int:
     for cell in run_matrix(args):
         cells.append(cell)
         print(_line(cell), file=sys.stderr, flush=True)
-    found = {"date": now(), "machine": describe_machine(), "versions": versions(), "components": COMPONENTS}
-    found["cells"] = [asdict(cell) | {"failures": cell.failures} for cell in cells]
-    args.results.mkdir(parents=True, exist_ok=True)
-    (args.results / "memory-matrix.json").write_text(json.dumps(found, indent=2) + "\n")
+        _write(args.results, cells)  # after every cell: the whole takes an hour
     print(render(cells))
     return int(any(cell.failures for cell in cells))
+
+
+def _write(results: Path, cells: list[Cell]) -> None:
+    found = {"date": now(), "machine": describe_machine(), "versions": versions(), "components": COMPONENTS}
+    found["cells"] = [asdict(cell) | {"failures": cell.failures} for cell in cells]
+    results.mkdir(parents=True, exist_ok=True)
+    (results / "memory-matrix.json").write_text(json.dumps(found, indent=2) + "\n")
 
 
 def run_matrix(args: argparse.Namespace) -> Iterator[Cell]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from bigcluster.config import Settings
 from bigcluster.planning.plan import Plan, StagePlan
+from bigcluster.solvers.kmeans.seeding import sample_size
 from bigcluster.solvers.pca.eigen import DENSE_LIMIT, lanczos_size, lanczos_width
 from bigcluster.solvers.pca.result import Target
 from bigcluster.solvers.pca.sides import block_width
@@ -42,8 +43,14 @@ MINIBATCH_PASSES = 4
 """What sampled iterations and the last pass come to, in exact passes."""
 APPLICATIONS = 6
 """Reads of the pixels by the subspace solver."""
-PRUNED = 0.35
-"""Share of an exact pass that bounds leave to do."""
+AROUND_FILES = 3
+"""A file's turn through the interpreter, its record and its mark, in times of reading it."""
+AROUND_PRODUCTS = 1.7
+"""What packing, adding up and reading tiles makes of the time of integer products alone."""
+AROUND_LINKS = 4
+"""A row of the tables and what vouches for its link, in times of linking it."""
+SEEDING_SLOWNESS = 8
+"""Distances to one center at a time run this much below the rate of products."""
 START_SECONDS = 1.2
 """Two interpreters and their libraries."""
 
@@ -81,7 +88,7 @@ class _Estimate:
     def ingest(self, stage: StagePlan) -> float:
         rates, pictures = self.rates, self.plan.pictures
         a_file = (
-            rates.file_seconds
+            AROUND_FILES * rates.file_seconds
             + pictures.jpeg_pixels * rates.jpeg_pixel_seconds
             + pictures.reduced_pixels * rates.reduced_pixel_seconds
             + pictures.other_pixels * rates.other_pixel_seconds
@@ -103,7 +110,8 @@ class _Estimate:
             integer = 4.0 * n * d * (block_width(self.target, min(n, d)) * (APPLICATIONS - 1) + rank)
         else:  # dask-ml's randomized SVD in float64, with its copies
             floats = 40.0 * n * d * rank
-        computed = integer / self.rates.integer_ops_per_second + floats / self.rates.float_ops_per_second
+        computed = AROUND_PRODUCTS * integer / self.rates.integer_ops_per_second
+        computed += floats / self.rates.float_ops_per_second
         read = stage.bytes_read / self.rates.read_bytes_per_second / self.plan.workers
         return computed / self.hands + read
 
@@ -120,11 +128,20 @@ class _Estimate:
         n, r = self.plan.n_images, stage.block_shape[1]
         starts = self.settings.kmeans.n_init
         steps = MINIBATCH_PASSES if stage.solver == "minibatch" else STEPS
-        ops = sum(2.0 * n * r * k * starts * (PRUNED if k >= 64 else 1) for k in self.settings.ks or (1,))
+        ops = sum(2.0 * n * r * k * starts for k in self.settings.ks or (1,))
+        seeding = sum(self.seeding_ops(k, r) for k in self.settings.ks or (1,)) * starts
         if stage.stage == "cluster" and len(self.settings.ks) > 1:  # from the centers that the sweep found
-            ops = 2.0 * n * r * self.settings.ks[-1]
+            ops, seeding = 2.0 * n * r * self.settings.ks[-1], 0.0
+        computed = (steps * ops / self.hands + seeding) / self.rates.float_ops_per_second
         read = 4.0 * n * r / self.rates.read_bytes_per_second / self.plan.workers
-        return steps * (ops / self.rates.float_ops_per_second / self.hands) + read
+        return computed + read
+
+    def seeding_ops(self, n_clusters: int, n_columns: int) -> float:
+        """k-means++ on a sample, on one thread: every center from the best of some trials."""
+        candidates = min(self.plan.n_images, sample_size(n_clusters, n_columns), 12 * n_clusters + 64)
+        trials = 2 + n_clusters.bit_length()
+        return 2.0 * n_clusters * trials * candidates * n_columns * SEEDING_SLOWNESS
 
     def output(self, stage: StagePlan) -> float:
-        return self.plan.n_images * self.rates.link_seconds + stage.bytes_written / self.rates.write_bytes_per_second
+        rows = AROUND_LINKS * self.plan.n_images * self.rates.link_seconds
+        return rows + stage.bytes_written / self.rates.write_bytes_per_second

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from bigcluster import memory
-from bigcluster.chunks import pixel_chunks
+from bigcluster.chunks import pixel_chunks, row_chunks, stored_bytes
 from bigcluster.config import Settings
 from bigcluster.planning.pictures import Pictures
 from bigcluster.planning.plan import Resources, StagePlan
@@ -85,7 +85,9 @@ def plan_ingest(
         block_shape=(rows, columns),
         passes="1 over the files",
         bytes_read=int(n_images * pictures.file_bytes),
-        bytes_written=n_images * (n_values + MARK_BYTES) + n_blocks * n_values * 4,
+        bytes_written=stored_bytes((n_images, n_values), (rows, columns), 1)
+        + n_images * MARK_BYTES
+        + n_blocks * n_values * 4,  # the blocks' column sums
         # The decode limit is what the rest leaves; what is projected is what the pictures take.
         projected_bytes=projected(in_flight, max(least, pictures.largest_within(decode_bytes))),
         choices={"in_flight": in_flight, "decode_bytes": decode_bytes},
@@ -121,12 +123,19 @@ def plan_reduce(settings: Settings, n_images: int, n_values: int, resources: Res
         block_shape=pixel_chunks(n_values),
         passes=_PASSES[solver],
         bytes_read=_LEAST_PASSES[solver] * n_images * n_values,
-        # Of a Gram fit the left vectors are kept, of the others the components.
-        bytes_written=(2 * n_images if solver == "gram" else n_images + n_values) * rank * memory.FLOAT32,
+        bytes_written=_reduced_bytes(solver, n_images, n_values, rank),
         projected_bytes=baseline + projected,
         choices={"workspace_bytes": workspace, "rank": rank},
         scratch_bytes=project_scratch_bytes(solver, (n_images, n_values), target, workspace),
     )
+
+
+def _reduced_bytes(solver: str, n_images: int, n_values: int, rank: int) -> int:
+    """Scores and mean; of a Gram fit the left vectors, of the others the components."""
+    beside = n_images if solver == "gram" else n_values
+    chunks = row_chunks(rank, memory.FLOAT32)
+    stored = sum(stored_bytes((n_rows, rank), chunks, memory.FLOAT32) for n_rows in (n_images, beside))
+    return stored + n_values * memory.FLOAT64
 
 
 VARIANCE_RANK = 1024
@@ -151,7 +160,7 @@ def _plan_incremental(settings: Settings, n_images: int, n_values: int, resource
         block_shape=(batch_rows, n_values),
         passes="2 over the pixels: fit, then scores",
         bytes_read=2 * n_images * n_values,
-        bytes_written=(n_images + n_values) * rank * memory.FLOAT32,
+        bytes_written=_reduced_bytes("incremental", n_images, n_values, rank),
         projected_bytes=baseline
         + memory.project_incremental_bytes(batch_rows=batch_rows, rank=rank, n_values=n_values),
         choices={"batch_rows": batch_rows, "rank": rank},
