@@ -145,6 +145,7 @@ class MemorySampler:
             return []
 
     def _sample(self, tree: list[psutil.Process]) -> None:
+        stage = self.stage  # before looking: what is seen of one stage does not count for the next
         total = 0
         for process in tree:
             try:
@@ -153,7 +154,6 @@ class MemorySampler:
                 self._resident[process.pid] = max(info.rss, self._resident.get(process.pid, 0))
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
-        stage = self.stage
         peak = self.peaks.setdefault(stage, StagePeak())
         peak.peak_bytes = max(peak.peak_bytes, total)
         peak.samples += 1

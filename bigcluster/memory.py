@@ -43,8 +43,8 @@ def project_ingest_bytes(*, block_rows: int, n_values: int, in_flight: int, thre
 
 RECORD_BYTES = 1500
 """One row's record while its block is decoded and marked: the object, its values and its JSON."""
-NAME_BYTES = 64
-"""One listed name: about ten bytes beyond its text."""
+NAME_BYTES = 104
+"""One listed name, and what sorting it took."""
 
 
 _INCREMENTAL_COPIES = 7

@@ -426,7 +426,10 @@ def test_wrong_settings(images: Path, tmp_path: Path, cli: Cli) -> None:
 
 def test_a_budget_that_is_too_small(images: Path, tmp_path: Path, cli: Cli) -> None:
     ran = cli("run", images, "--out", tmp_path / "o", "-k", 2, "--memory", "50MiB")
-    refused(ran, 2, "needs", "the budget is 50 MiB", "--memory", "--size")
+    refused(ran, 2, "needs", "the budget is 50 MiB", "below the floor", "--memory")
+    assert not (tmp_path / "o").exists()
+    ran = cli("run", images, "--out", tmp_path / "o", "-k", 2, "--memory", "300MiB", "--size", 9000)
+    refused(ran, 2, "stage 'ingest' needs", "the budget is 300 MiB", "--memory", "--size 4500x4500")
     assert not (tmp_path / "o").exists()
 
 

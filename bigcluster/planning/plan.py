@@ -98,7 +98,13 @@ class Plan:
         """Raise MemoryBudgetError where a stage does not fit: what it needs, what is allowed, what to change."""
         width, height = self.image_size
         smaller = f"--size {max(1, width // 2)}x{max(1, height // 2)}"
-        check_budget(self.stages, self.budget_bytes, otherwise=smaller, floor_bytes=self.floor_bytes)
+        otherwise = {"sweep": "fewer values of k", "output": "--link none"}
+        if any(stage.stage == "reduce" for stage in self.stages):  # else clusters are of pixels
+            otherwise["cluster"] = "fewer clusters"
+        worst = max(self.stages, key=lambda stage: stage.projected_bytes).stage
+        check_budget(
+            self.stages, self.budget_bytes, otherwise=otherwise.get(worst, smaller), floor_bytes=self.floor_bytes
+        )
 
     def replaced(self, stage: StagePlan) -> Plan:
         """The plan with another plan for one stage."""

@@ -32,7 +32,7 @@ MARK_BYTES = 330
 TABLE_BYTES = 400
 """A row of labels.csv and images.csv, and its entry among the links."""
 LINK_BYTES = 1100
-"""A row while the links are made: its name, its place, and what vouches for the link as ours."""
+"""A row while links are made anew: its old and its new place, and what vouches for both as ours."""
 
 
 def baseline_bytes(settings: Settings, resources: Resources, *, products: bool = True) -> int:
@@ -249,7 +249,8 @@ def plan_output(
 ) -> StagePlan:
     """Folders and tables: what is known of every row, once, in the process that writes them."""
     copied = int(n_images * pictures.file_bytes) if settings.link == "copy" else 0
-    known = n_images * LINK_BYTES + memory.project_memberships_bytes(n_images)
+    linked = n_images * LINK_BYTES if settings.link != "none" else 0
+    known = n_images * memory.NAME_BYTES + linked + memory.project_memberships_bytes(n_images)
     return StagePlan(
         stage="output",
         solver="files",
