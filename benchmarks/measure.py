@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from benchmarks.peers.common import MEASURED
-from bigcluster.measure import MemorySampler
+from bigcluster.measure import MemorySampler, highest_rss_bytes
 
 ROOT = Path(__file__).parents[1]
 LIGHT = 20
@@ -54,7 +54,6 @@ class OutsideSampler(MemorySampler):
         if self.frozen.is_set():
             return
         began = time.monotonic()
-        before = len(self.timeline)
         peaks = {stage: peak.peak_bytes for stage, peak in self.peaks.items()}
         super()._sample(tree)
         for process in tree:
@@ -62,18 +61,8 @@ class OutsideSampler(MemorySampler):
         took = time.monotonic() - began
         self.interval_seconds = max(0.1, LIGHT * took)
         if self.frozen.is_set():  # the clock stopped while this sample was taken: it belongs to nobody
-            del self.timeline[before:]
             for stage, peak_bytes in peaks.items():
                 self.peaks[stage].peak_bytes = peak_bytes
-
-
-def highest_rss_bytes(pid: int) -> int:
-    """VmHWM; 0 where the system does not say or the process has gone."""
-    with suppress(OSError), open(f"/proc/{pid}/status") as file:
-        for line in file:
-            if line.startswith("VmHWM:"):
-                return int(line.split()[1]) * 1024
-    return 0
 
 
 def measure(module: str, arguments: list[str], log: Path, timeout_seconds: float) -> Outcome:
@@ -102,7 +91,7 @@ def measure(module: str, arguments: list[str], log: Path, timeout_seconds: float
 
         timer = threading.Timer(timeout_seconds, stop)
         timer.start()
-        sampler = OutsideSampler(process.pid, keeps_timeline=True)
+        sampler = OutsideSampler(process.pid)
         try:
             assert process.stdout is not None
             with sampler, process.stdout as stdout:
@@ -119,7 +108,7 @@ def measure(module: str, arguments: list[str], log: Path, timeout_seconds: float
     wall_seconds = round(time.monotonic() - began, 3)
     report = _last_report(lines)
     reason = f"took longer than {timeout_seconds:g} s" if late.is_set() else _reason(report, process.returncode, log)
-    samples = len(sampler.timeline)
+    samples = sum(peak.samples for peak in sampler.peaks.values())
     return Outcome(
         report,
         reason,

@@ -10,7 +10,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bigcluster.api import Run, open, plan, run
+    from bigcluster.api import Run, open, plan, profile, run
     from bigcluster.estimators.kmeans import KMeans
     from bigcluster.estimators.pca import PCA
 
@@ -22,10 +22,11 @@ _LAZY = {
     "Run": "bigcluster.api",
     "open": "bigcluster.api",
     "plan": "bigcluster.api",
+    "profile": "bigcluster.api",
     "run": "bigcluster.api",
 }
 
-__all__ = ["PCA", "KMeans", "Run", "__version__", "open", "plan", "run"]
+__all__ = ["PCA", "KMeans", "Run", "__version__", "open", "plan", "profile", "run"]
 
 
 def __getattr__(name: str) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,13 +13,14 @@ from bigcluster.config import Settings, parse_ks, parse_sets, resolve
 from bigcluster.errors import ConfigError, StoreError
 from bigcluster.progress import Event, Listener, Note
 from bigcluster.supervisor import supervise
-from bigcluster.units import parse_bytes
+from bigcluster.units import parse_bytes, show_bytes
 
 if TYPE_CHECKING:
     import dask.array as da
     import pandas as pd
 
     from bigcluster.planning import Plan, Resources
+    from bigcluster.profiling import Profile
 
 PathLike = str | os.PathLike[str]
 
@@ -140,9 +142,10 @@ def run(
     resolved = resolve_settings(
         images, out, flags={"k": n_clusters, **settings, **(set or {})}, config=config, fresh=fresh
     )
-    summary_of_run = supervise(
-        "run", resolved, resources(memory, workers), listener=listener, replace=replace, rehash=rehash
-    )
+    allowed = resources(memory, workers)
+    for note in budget_notes(allowed):
+        listener(note)
+    summary_of_run = supervise("run", resolved, allowed, listener=listener, replace=replace, rehash=rehash)
     del summary_of_run  # it stands in OUT/summary.json
     assert resolved.out is not None
     return Run(resolved.out)
@@ -159,12 +162,54 @@ def plan(
     set: dict[str, Any] | None = None,
     **settings: Any,
 ) -> Plan:
-    """What `run` with these arguments would do; nothing is decoded or written."""
+    """What `run` with these arguments would do; nothing is decoded or written.
+
+    Its seconds are estimates at the rates of this machine, which the first call measures (one to two seconds).
+    """
     from bigcluster import pipeline
 
     flags = {"k": n_clusters, **settings, **(set or {})}
-    resolved = resolve_settings(images, out, flags=flags, config=config, to_run=False)
-    return pipeline.prepare(resolved, resources(memory, workers))[1]
+    resolved = resolve_settings(images, out, flags=flags, config=config, needs=("images",))
+    return pipeline.estimated(pipeline.prepare(resolved, resources(memory, workers))[1], resolved)
+
+
+def profile(
+    images: PathLike | None = None,
+    out: PathLike | None = None,
+    *,
+    n_clusters: int | str | None = None,
+    memory: str | None = None,
+    workers: int | None = None,
+    config: PathLike | None = None,
+    set: dict[str, Any] | None = None,
+    fresh: bool = False,
+    replace: bool = False,
+    compare: Sequence[str] = (),
+    limit: str | None = None,
+    quiet: bool = True,
+    listener: Listener = log_events,
+    **settings: Any,
+) -> Profile:
+    """`run` under memory-profiler, children included: OUT/profile with a .dat for mprof, timeline.csv and timeline.png.
+
+    compare : "numpy" and "naive-dask" are done too, each in a process of its own that may allocate `limit`, such as
+    "8GiB" (default: nine tenths of the memory that is free), so that its MemoryError is a result.
+    Raises ProfiledRunError where the run fails; the other arguments are those of `run`.
+    """
+    from bigcluster import profiling
+
+    resolved = resolve_settings(
+        images, out, flags={"k": n_clusters, **settings, **(set or {})}, config=config, fresh=fresh
+    )
+    return profiling.profile(
+        resolved,
+        resources(memory, workers),
+        compare=compare,
+        limit_bytes=None if limit is None else parse_bytes(limit),
+        replace=replace,
+        quiet=quiet,
+        listener=listener,
+    )
 
 
 def open(out: PathLike) -> Run:
@@ -180,15 +225,15 @@ def resolve_settings(
     sets: tuple[str, ...] = (),
     config: PathLike | None = None,
     fresh: bool = False,
-    to_run: bool = True,
+    needs: tuple[str, ...] = ("images", "out", "k"),
 ) -> Settings:
-    """Merge what was given with a config or with what OUT kept. A run needs IMAGES, OUT and k, a plan IMAGES alone."""
+    """Merge what was given with a config or with what OUT kept. Raises ConfigError where one of `needs` is missing."""
     given = {name: None if path is None else os.fspath(path) for name, path in (("images", images), ("out", out))}
     kept = None if fresh or given["out"] is None else outdir.kept_values(given["out"])
     resolved = resolve(
         flags={**given, **flags}, sets=sets, config=None if config is None else os.fspath(config), kept=kept
     )
-    for name in ("images", "out", "k") if to_run else ("images",):
+    for name in needs:
         if getattr(resolved, name) is None:
             shown = name if name == "k" else name.upper()
             raise ConfigError(f"{shown} is missing: bigcluster run IMAGES --out OUT -k 10")
@@ -213,11 +258,36 @@ def stored_settings(out: PathLike, *, sets: tuple[str, ...] = ()) -> Settings:
 
 def resources(memory: str | None, workers: int | None) -> Resources:
     """The budget and threads of one call. Without `memory`, half of what the process may use."""
+    from bigcluster.allowed import allowed_memory
     from bigcluster.cores import available_cores
-    from bigcluster.measure import allowed_bytes
     from bigcluster.planning import Resources
 
     if workers is not None and workers < 1:
         raise ConfigError(f"workers must be at least 1, not {workers}")
-    budget = parse_bytes(memory) if memory is not None else allowed_bytes() // 2
+    budget = parse_bytes(memory) if memory is not None else allowed_memory().n_bytes // 2
     return Resources(budget, workers or available_cores(), budget_given=memory is not None)
+
+
+def cluster_resources(memory: str | None, workers: int | None) -> Resources:
+    """What the joined workers of a cluster would have, for a plan: one thread and the budget each."""
+    from bigcluster.planning import Resources
+
+    if workers is None or memory is None:
+        raise ConfigError("--scheduler needs --workers and --memory: how many there are, and what each may hold")
+    if workers < 1:
+        raise ConfigError(f"workers must be at least 1, not {workers}")
+    return Resources(parse_bytes(memory), 1, workers=workers, joined=True)
+
+
+def budget_notes(resources: Resources) -> list[Note]:
+    """What a person should know of the budget before a run."""
+    from bigcluster.allowed import allowed_memory
+
+    allowed = allowed_memory()
+    if not resources.budget_given:
+        budget = show_bytes(resources.budget_bytes)
+        return [Note(f"memory budget: {budget}, half of what this process may use: {allowed.shown}")]
+    if resources.budget_bytes > allowed.n_bytes:
+        text = f"the budget is {show_bytes(resources.budget_bytes)}, but this process may use {allowed.shown}"
+        return [Note(f"{text}: nothing holds the run to what is there", "warning")]
+    return []

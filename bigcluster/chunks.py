@@ -46,5 +46,15 @@ def row_chunks(n_columns: int, itemsize: int) -> tuple[int, int]:
     return rows, min(n_columns, CHUNK_BYTES // itemsize)
 
 
+def stored_bytes(shape: tuple[int, int], chunks: tuple[int, int], itemsize: int) -> int:
+    """What an array takes on the disk: its last chunks are written whole.
+
+    >>> stored_bytes((300, 4096), pixel_chunks(4096), 1)
+    16777216
+    """
+    rows, columns = (-(-n // size) * size for n, size in zip(shape, chunks, strict=True))
+    return rows * columns * itemsize
+
+
 def _power_of_two_up_to(number: int) -> int:
     return 1 << max(0, number.bit_length() - 1)

@@ -113,14 +113,13 @@ def run(
         return
     from bigcluster import display
     from bigcluster.supervisor import supervise
-    from bigcluster.units import show_bytes
 
     assert settings.out is not None
     with display.listening(quiet=quiet) as listener:
         if not quiet:
             _say_kept(None if fresh or config else outdir.kept_values(settings.out), settings)
-            if not resources.budget_given:
-                _say(f"memory budget: {show_bytes(resources.budget_bytes)}, half of what this process may use")
+            for note in api.budget_notes(resources):
+                listener(note)
         summary = supervise("run", settings, resources, listener=listener, replace=replace, rehash=rehash)
     if as_json:
         print(json.dumps(summary, indent=2))
@@ -140,20 +139,38 @@ def plan(
     variance: Variance = None,
     components: Components = None,
     memory: Memory = None,
-    workers: Workers = None,
+    workers: Annotated[int | None, typer.Option(help="Threads; with --scheduler, workers of the cluster.")] = None,
     config: Config = None,
     sets: Sets = None,
+    count: Annotated[
+        str | None,
+        typer.Option("--images", metavar="NUMBER", help="Plan for pictures that are not there: 8190, 1M or 100e6."),
+    ] = None,
+    scheduler: Annotated[
+        str | None,
+        typer.Option(help="Plan for a dask cluster: its address, or any. --workers counts it, --memory is of each."),
+    ] = None,
     fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what `run` would do: stages, solvers, passes, bytes, memory. Nothing is decoded or written."""
+    """Show what `run` would do: stages, solvers, bytes, disk, time, memory. Nothing is decoded or written."""
     flags = {"k": k, "features": features, "size": size, "variance": variance, "components": components}
     from bigcluster import api
+    from bigcluster.units import parse_count
 
+    if count is not None and images is not None:
+        raise ConfigError(f"--images {count} plans for pictures that are not there; leave out {images}, or --images")
     settings = api.resolve_settings(
-        images, out, flags=flags, sets=tuple(sets or ()), config=config, fresh=fresh, to_run=False
+        images,
+        out,
+        flags=flags,
+        sets=tuple(sets or ()),
+        config=config,
+        fresh=fresh,
+        needs=("images",) if count is None else (),
     )
-    _show_plan(settings, api.resources(memory, workers), as_json)
+    resources = api.resources(memory, workers) if scheduler is None else api.cluster_resources(memory, workers)
+    _show_plan(settings, resources, as_json, n_images=None if count is None else parse_count(count))
 
 
 @app.command()
@@ -227,6 +244,62 @@ def verify(
 
 
 @app.command()
+def profile(
+    images: Images = None,
+    out: Out = None,
+    k: K = None,
+    features: Features = None,
+    size: Size = None,
+    variance: Variance = None,
+    components: Components = None,
+    memory: Memory = None,
+    workers: Workers = None,
+    seed: Seed = None,
+    config: Config = None,
+    sets: Sets = None,
+    compare: Annotated[
+        list[str] | None, typer.Option(help="Also do it the naive way: numpy or naive-dask; may be repeated.")
+    ] = None,
+    limit: Annotated[
+        str | None, typer.Option(help="What a naive way may allocate, such as 8GiB; default: 0.9 of what is free.")
+    ] = None,
+    fresh: Fresh = False,
+    replace: Replace = False,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """`run` under memory-profiler: OUT/profile with a .dat for mprof, and the timeline as CSV and PNG."""
+    flags = {
+        "k": k,
+        "features": features,
+        "size": size,
+        "variance": variance,
+        "components": components,
+        "seed": seed,
+    }
+    from bigcluster import api, display, profiling
+    from bigcluster.units import parse_bytes
+
+    settings = api.resolve_settings(images, out, flags=flags, sets=tuple(sets or ()), config=config, fresh=fresh)
+    with display.listening(quiet=quiet) as listener:
+        found = profiling.profile(
+            settings,
+            api.resources(memory, workers),
+            compare=tuple(compare or ()),
+            limit_bytes=None if limit is None else parse_bytes(limit),
+            replace=replace,
+            quiet=quiet,
+            listener=listener,
+        )
+    if as_json:
+        print(json.dumps(found.to_json(), indent=2))
+    else:
+        display.print_profile(found, _stdout())
+    if found.summary["counts"]["failed"]:
+        raise typer.Exit(EXIT_SOME_UNREAD)
+
+
+@app.command()
 def demo(
     directory: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     images: Annotated[int, typer.Option(help="How many cuts to draw.")] = 600,
@@ -249,10 +322,14 @@ def demo(
     print(truth)
 
 
-def _show_plan(settings: Any, resources: Any, as_json: bool) -> None:
+def _show_plan(settings: Any, resources: Any, as_json: bool, n_images: int | None = None) -> None:
     from bigcluster import display, pipeline
 
-    found = pipeline.prepare(settings, resources)[1]
+    if n_images is None:
+        found = pipeline.prepare(settings, resources)[1]
+    else:
+        found = pipeline.plan_absent(settings, n_images, resources)
+    found = pipeline.estimated(found, settings)
     if as_json:
         print(json.dumps(found.to_json(), indent=2))
     else:

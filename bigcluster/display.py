@@ -17,6 +17,8 @@ from rich.text import Text
 from bigcluster.progress import Event, Listener, Note, StageAdvanced, StageFinished, StageStarted, silent
 from bigcluster.units import show_bytes, show_count, show_seconds
 
+SPIKE_SHARE = 0.02
+"""Of the measured peak: a spike between samples that is worth a line."""
 PLAIN_SECONDS = 5.0
 """Without a terminal a stage reports at most this often."""
 
@@ -111,14 +113,15 @@ def _live(console: Console) -> Iterator[Listener]:
 
 
 def print_plan(plan: Any, console: Console) -> None:
-    """The plan as a table, one line a stage."""
+    """The plan as a table, one line a stage, and what it adds up to."""
     width, height = plan.image_size
+    where = f"{show_count(plan.workers)} workers of one thread" if plan.joined else f"{plan.threads} threads"
     console.print(
         f"{show_count(plan.n_images)} images of {width}x{height}, {show_count(plan.n_values)} values each; "
-        f"{plan.threads} threads; memory budget {show_bytes(plan.budget_bytes)}",
+        f"{where}; memory budget {show_bytes(plan.budget_bytes)}{' each' if plan.joined else ''}",
         soft_wrap=True,
     )
-    table = Table("stage", "solver", "blocks", "passes", "read", "written", "peak memory")
+    table = Table("stage", "solver", "blocks", "passes", "read", "written", "time", "peak memory")
     for stage in plan.stages:
         table.add_row(
             stage.stage,
@@ -127,11 +130,32 @@ def print_plan(plan: Any, console: Console) -> None:
             stage.passes,
             show_bytes(stage.bytes_read),
             show_bytes(stage.bytes_written),
-            show_bytes(stage.projected_bytes),
+            "-" if stage.seconds is None else show_seconds(stage.seconds),
+            show_bytes(stage.projected_bytes) if stage.projected_bytes else "-",
         )
     console.print(table)
     for stage in plan.stages:
         console.print(Text(f"{stage.stage}: {stage.solver}, {stage.why}"), soft_wrap=True)
+    for line in _plan_notes(plan):
+        console.print(Text(line), soft_wrap=True)
+
+
+def _plan_notes(plan: Any) -> Iterator[str]:
+    """What the table adds up to, and what it does not know."""
+    yield f"memory: {show_bytes(plan.projected_bytes)} at most, of {show_bytes(plan.budget_bytes)}"
+    if plan.joined:
+        yield f"memory of the process that starts it, for names and labels: {show_bytes(plan.client_bytes)}"
+    yield f"disk: {show_bytes(plan.disk_bytes)} in the end, {show_bytes(plan.peak_disk_bytes)} at most on the way"
+    if plan.seconds is not None:
+        like = ", were every worker a core of it" if plan.joined else ""
+        yield f"time: about {show_seconds(plan.seconds)}, estimated on this machine on {plan.estimated_on}{like}"
+    if plan.is_bound:
+        most = plan.stage("reduce").choices["rank"]
+        yield f"with a variance target up to {show_count(most)} components are reckoned with: an upper bound"
+    if plan.pictures.looked_at:
+        yield f"what decoding needs is taken from the headers of {show_count(plan.pictures.looked_at)} files"
+    else:
+        yield "no header was read: baseline JPEGs of 300x430, or of the target size, are assumed"
 
 
 def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:
@@ -151,13 +175,21 @@ def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:
     if summary["sweep"] is not None:
         lines.append(f"k = {summary['sweep']['k']}: {summary['sweep']['reason']}; see {out}/sweep.png")
     lines += summary["advice"]
-    memory = summary["memory"]
-    lines.append(
-        f"memory: {show_bytes(memory['measured_peak_bytes'])} measured, {show_bytes(memory['budget_bytes'])} promised"
-    )
+    lines += _memory_lines(summary["memory"])
     lines.append(f"look at: {out}/clusters/  {out}/labels.csv")
     for line in lines:
         console.print(Text(line), soft_wrap=True)
+
+
+def _memory_lines(memory: dict[str, Any]) -> Iterator[str]:
+    """Promised and measured; and what the measurement cannot say."""
+    measured, unseen = memory["measured_peak_bytes"], memory["unseen_bytes"]
+    how = "" if memory["metric"] == "pss" else f" ({memory['metric'].upper()}: this system has no PSS)"
+    yield f"memory: {show_bytes(measured)} measured{how}, {show_bytes(memory['budget_bytes'])} promised"
+    if unseen > SPIKE_SHARE * measured:
+        yield f"between samples a process went up to {show_bytes(unseen)} beyond what was sampled of it (VmHWM)"
+    if measured > memory["budget_bytes"]:
+        yield "that is more than was promised: a fault of bigcluster's; see memory.csv for the stage"
 
 
 def print_sweep(found: dict[str, Any], out: str, console: Console) -> None:
@@ -171,6 +203,20 @@ def print_sweep(found: dict[str, Any], out: str, console: Console) -> None:
     if found["suggested_k"] is None:
         console.print(Text(f"the best silhouette is at k = {found['best_silhouette_k']}"))
     console.print(Text(f"look at: {out}/sweep.png  {out}/sweep.csv"), soft_wrap=True)
+
+
+def print_profile(found: Any, console: Console) -> None:
+    """What the run held, beside the naive ways where they were asked for, and where to look."""
+    table = Table("", "peak memory", "allowed", "time", "ended")
+    for way in found.ways:
+        seconds = show_seconds(way.seconds)
+        table.add_row(way.name, show_bytes(way.peak_bytes), show_bytes(way.limit_bytes), seconds, way.ended)
+    console.print(table)
+    for line in _memory_lines(found.summary["memory"]):
+        console.print(Text(line), soft_wrap=True)
+    folder = found.folder
+    console.print(Text(f"look at: {folder}/timeline.png  {folder}/timeline.csv"), soft_wrap=True)
+    console.print(Text(f"mprof plot {folder}/mprofile.dat draws it too"), soft_wrap=True)
 
 
 def print_prediction(found: dict[str, Any], to: str, console: Console) -> None:

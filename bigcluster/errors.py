@@ -10,6 +10,8 @@
     ├── ImageSizeError           `size = "native"` on images of unequal size
     ├── VarianceNotReachedError  the spectrum that was computed ends below the target
     ├── InvalidDataError         NaN or infinity in float input
+    ├── OutOfMemoryError         the system gave no more memory
+    ├── ProfiledRunError         the run that was to be profiled failed; it has that run's exit code
     └── StoreError               OUT cannot be read or written, or is in use
         └── DamagedError         what OUT holds is not what was written
 
@@ -61,6 +63,18 @@ class VarianceNotReachedError(BigclusterError):
 
 class InvalidDataError(BigclusterError, ValueError):
     """Float input holds NaN or infinity; the message names the first such row."""
+
+
+class OutOfMemoryError(BigclusterError, MemoryError):
+    """The system gave no more memory while a stage ran: others took it, or a limit is below the budget."""
+
+
+class ProfiledRunError(BigclusterError):
+    """The run under memory-profiler failed, with this exit code."""
+
+    def __init__(self, message: str, exit_code: int) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class StoreError(BigclusterError, OSError):

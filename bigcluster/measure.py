@@ -10,12 +10,16 @@ import ctypes
 import os
 import threading
 import time
+from contextlib import suppress
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 import psutil
 
 SAMPLE_SECONDS = 0.1
 CHILDREN_SECONDS = 1.0
+MOST_ROWS = 4096
+"""A timeline of more is thinned to half."""
 
 
 def memory_metric() -> str:
@@ -30,34 +34,60 @@ def release_memory() -> None:
         trim(0)
 
 
-def allowed_bytes() -> int:
-    """What this process may use: the smallest of RAM, cgroup limits (v2, v1) and resource limits."""
-    limits: list[int] = [psutil.virtual_memory().total]
-    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
-        try:
-            with open(path) as file:
-                text = file.read().strip()
-        except OSError:
-            continue
-        if text.isdigit():
-            limits.append(int(text))
-    try:
-        import resource
-    except ImportError:  # not on Windows
-        return min(limits)
-    for kind in (resource.RLIMIT_AS, resource.RLIMIT_DATA):
-        soft, _ = resource.getrlimit(kind)
-        if soft != resource.RLIM_INFINITY:
-            limits.append(soft)
-    return min(limits)
-
-
 @dataclass
 class StagePeak:
     """The largest sum over the tree seen during one stage."""
 
     peak_bytes: int = 0
     samples: int = 0
+
+
+class Reading(NamedTuple):
+    """One row of a timeline."""
+
+    seconds: float
+    """Since the sampler started."""
+    stage: str
+    n_bytes: int
+
+
+class Timeline:
+    """Readings in order, at most MOST_ROWS however long a run takes.
+
+    Where it grows beyond, neighbours of one stage become one row, the larger of them, and so do as many readings each
+    from then on: no peak is lost.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[Reading] = []
+        self._stride = 1
+        self._merged = 0
+
+    def add(self, reading: Reading) -> None:
+        if self.rows and self._merged < self._stride and self.rows[-1].stage == reading.stage:
+            self.rows[-1] = _larger(self.rows[-1], reading)
+            self._merged += 1
+            return
+        self.rows.append(reading)
+        self._merged = 1
+        if len(self.rows) > MOST_ROWS:
+            self._thin()
+
+    def _thin(self) -> None:
+        thinned: list[Reading] = []
+        merged = False
+        for reading in self.rows:
+            merged = bool(thinned) and not merged and thinned[-1].stage == reading.stage
+            if merged:
+                thinned[-1] = _larger(thinned[-1], reading)
+            else:
+                thinned.append(reading)
+        self.rows = thinned
+        self._stride = self._merged = 2 * self._stride
+
+
+def _larger(one: Reading, other: Reading) -> Reading:
+    return one if one.n_bytes >= other.n_bytes else other
 
 
 @dataclass
@@ -67,13 +97,16 @@ class MemorySampler:
     root_pid: int = field(default_factory=os.getpid)
     interval_seconds: float = SAMPLE_SECONDS
     peaks: dict[str, StagePeak] = field(default_factory=dict)
-    keeps_timeline: bool = False
-    timeline: list[tuple[float, str, int]] = field(default_factory=list)
-    """(seconds since start, stage, bytes), one per sample, where it is kept: a long run takes many."""
+    timeline: Timeline = field(default_factory=Timeline)
+
+    unseen_bytes: int = 0
+    """How far a process went beyond its largest sample, by the kernel's own maximum: a spike between samples. Known at
+    the end, of processes that still run."""
 
     def __post_init__(self) -> None:
         self.metric = memory_metric()
         self.stage = ""
+        self._resident: dict[int, int] = {}
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="memory-sampler", daemon=True)
 
@@ -85,6 +118,7 @@ class MemorySampler:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        self.unseen_bytes = max((_unseen(pid, seen) for pid, seen in self._resident.items()), default=0)
 
     @property
     def peak_bytes(self) -> int:
@@ -111,15 +145,29 @@ class MemorySampler:
             return []
 
     def _sample(self, tree: list[psutil.Process]) -> None:
+        stage = self.stage  # before looking: what is seen of one stage does not count for the next
         total = 0
         for process in tree:
             try:
-                total += getattr(process.memory_full_info(), self.metric)
+                info = process.memory_full_info()
+                total += getattr(info, self.metric)
+                self._resident[process.pid] = max(info.rss, self._resident.get(process.pid, 0))
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
-        stage = self.stage
         peak = self.peaks.setdefault(stage, StagePeak())
         peak.peak_bytes = max(peak.peak_bytes, total)
         peak.samples += 1
-        if self.keeps_timeline:
-            self.timeline.append((time.monotonic() - self._began, stage, total))
+        self.timeline.add(Reading(time.monotonic() - self._began, stage, total))
+
+
+def highest_rss_bytes(pid: int) -> int:
+    """VmHWM; 0 where the system does not say or the process has gone."""
+    with suppress(OSError), open(f"/proc/{pid}/status") as file:
+        for line in file:
+            if line.startswith("VmHWM:"):
+                return int(line.split()[1]) * 1024
+    return 0
+
+
+def _unseen(pid: int, largest_seen_bytes: int) -> int:
+    return max(0, highest_rss_bytes(pid) - largest_seen_bytes)

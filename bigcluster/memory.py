@@ -7,31 +7,44 @@ from __future__ import annotations
 
 from bigcluster.units import MIB
 
-SUPERVISOR_BYTES = 35 * MIB
+SUPERVISOR_BYTES = 41 * MIB
 """The process that the user started: interpreter, command line, progress display."""
-WORKER_BYTES = 190 * MIB
-"""The working process with numpy, OpenCV, zarr, ONNX Runtime and its threads' stacks, before any image."""
-DASK_ML_BYTES = 270 * MIB
+WORKER_BYTES = 105 * MIB
+"""The working process with numpy, OpenCV, Pillow and zarr, before any image."""
+PRODUCTS_BYTES = 42 * MIB
+"""What ONNX Runtime and its kernels add, once something is multiplied."""
+DASK_ML_BYTES = 262 * MIB
 """What dask-ml adds as its solvers run: dask.array, scikit-learn, numba, pandas."""
+DISTRIBUTED_BYTES = 60 * MIB
+"""What a dask worker adds: distributed, tornado, msgpack and its event loop."""
+
+FLOORS = {
+    "reduce=none": SUPERVISOR_BYTES + WORKER_BYTES,
+    "own solvers": SUPERVISOR_BYTES + WORKER_BYTES + PRODUCTS_BYTES,
+    "dask-ml's solvers": SUPERVISOR_BYTES + WORKER_BYTES + PRODUCTS_BYTES + DASK_ML_BYTES,
+}
+"""What a run holds before it holds any data, by configuration: measured, and published in the README."""
+
 WORKSPACE_SHARE = 3 / 4
 """Of what the budget leaves, the part that a solver may fill: the allocator keeps some of what was freed."""
 FLOAT64 = 8
 FLOAT32 = 4
 
 
-def project_baseline_bytes(*, dask_ml: bool) -> int:
-    """What a run holds before it holds any data."""
-    return SUPERVISOR_BYTES + WORKER_BYTES + (DASK_ML_BYTES if dask_ml else 0)
-
-
 def project_ingest_bytes(*, block_rows: int, n_values: int, in_flight: int, threads: int, decode_bytes: int) -> int:
-    """Blocks being filled or written, their column sums, and one decode per thread.
+    """Blocks being filled or written, their column sums and records, and one decode per thread.
 
     A block counts one and a quarter times: chunks are copied out of it while zarr writes them, a few at a time.
     """
     block = block_rows * n_values
     sums = n_values * FLOAT64
-    return in_flight * (block + block // 4 + sums) + threads * decode_bytes
+    return in_flight * (block + block // 4 + sums + block_rows * RECORD_BYTES) + threads * decode_bytes
+
+
+RECORD_BYTES = 1500
+"""One row's record while its block is decoded and marked: the object, its values and its JSON."""
+NAME_BYTES = 104
+"""One listed name, and what sorting it took."""
 
 
 def project_names_bytes(n_images: int) -> int:

@@ -200,6 +200,11 @@ def _listen(
     if interrupted:
         raise KeyboardInterrupt
     code = worker.wait()
+    if code == -signal.SIGKILL:
+        raise errors.OutOfMemoryError(
+            "the working process was killed (SIGKILL), which is what systems do when memory runs out; what is done is "
+            "kept: run again to resume, with a smaller --memory where this comes back"
+        )
     died = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
     raise _LostError(f"died ({died})", decoding, "")
 

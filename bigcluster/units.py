@@ -28,6 +28,18 @@ def parse_bytes(text: str) -> int:
     return int(float(number) * factor)
 
 
+def parse_count(text: str) -> int:
+    """`"8190"`, `"1M"`, `"100e6"` -> a whole number of at least 1."""
+    match = re.fullmatch(r"([0-9]+)(?:\.([0-9]+))?(?:[eE]([0-9]{1,2})|([kMG]))?", text)
+    if match is not None:
+        whole, decimals, exponent, factor = match.groups()
+        places = int(exponent or {None: 0, "k": 3, "M": 6, "G": 9}[factor]) - len(decimals or "")
+        digits = int(whole + (decimals or ""))
+        if places >= 0 and digits > 0:
+            return digits * int(10**places)
+    raise ConfigError(f"a number of images is a whole number such as 8190, 1M or 100e6, not {text!r}")
+
+
 def show_bytes(n_bytes: float) -> str:
     """1536 -> '1.5 KiB'; three significant digits are enough for a person."""
     value = float(n_bytes)

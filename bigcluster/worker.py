@@ -17,7 +17,7 @@ from typing import IO, Any
 
 from bigcluster import pipeline
 from bigcluster.config import KEYS, settings_from
-from bigcluster.errors import BigclusterError, StoreError
+from bigcluster.errors import BigclusterError, OutOfMemoryError, StoreError
 from bigcluster.planning import Resources
 from bigcluster.progress import Event, to_json
 
@@ -69,17 +69,43 @@ def serve(request: dict[str, Any], send: Any) -> int:
     except BigclusterError as error:
         send({"error": type(error).__name__, "text": str(error)})
         return 1
-    except OSError as error:
-        where = f" ({error.filename})" if error.filename else ""
-        what = "free some space and run" if error.errno in _FULL else "run"
-        send({"error": StoreError.__name__, "text": f"{error.strerror or error}{where}; {what} again to resume"})
-        return 1
+
     except Exception as error:
-        text = f"{type(error).__name__}: {error}"
-        send({"error": "InternalError", "text": text, "traceback": traceback.format_exc()})
+        send(_message_of(error))
         return 1
     send({"result": found})
     return 0
+
+
+def _message_of(error: Exception) -> dict[str, str]:
+    """An error that nobody raised on purpose, as one line where its cause is known, else with its traceback."""
+    if _ran_out_of_memory(error):
+        return {"error": OutOfMemoryError.__name__, "text": OUT_OF_MEMORY}
+    if isinstance(error, OSError):
+        where = f" ({error.filename})" if error.filename else ""
+        what = "free some space and run" if error.errno in _FULL else "run"
+        return {"error": StoreError.__name__, "text": f"{error.strerror or error}{where}; {what} again to resume"}
+    text = f"{type(error).__name__}: {error}"
+    return {"error": "InternalError", "text": text, "traceback": traceback.format_exc()}
+
+
+OUT_OF_MEMORY = (
+    "the system gave no more memory, though the plan fits the budget: other processes hold it, or a limit is lower; "
+    "what is done is kept: run again to resume, with a smaller --memory where this comes back"
+)
+
+
+def _ran_out_of_memory(error: BaseException | None) -> bool:
+    """Whether this error, or one that it was raised for, says so; C++ libraries say it in words alone."""
+    while error is not None:
+        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+            return True
+        if any(
+            words in str(error) for words in ("bad_alloc", "bad allocation", "Insufficient memory", "start new thread")
+        ):
+            return True
+        error = error.__cause__ or error.__context__
+    return False
 
 
 def _leave_with_supervisor() -> None:

@@ -109,6 +109,12 @@ def run_cli(*args: object, cwd: Path | None = None, unprivileged: bool = False) 
     return Ran(done.returncode, done.stdout.decode(), done.stderr.decode())
 
 
+@pytest.fixture(scope="session", autouse=True)
+def caches(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """What is kept for the user stays out of the user's own folder."""
+    os.environ["XDG_CACHE_HOME"] = str(tmp_path_factory.getbasetemp() / "cache")
+
+
 @pytest.fixture(scope="session")
 def cli() -> Cli:
     """`cli("run", folder, "--out", out)` in a process of its own."""

@@ -19,11 +19,12 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "units", "config", "cores", "durable", "chunks"),
     ("kernels", "memory", "demo"),
     ("catalog", "store", "rows"),
-    ("runtime", "progress", "measure", "outdir"),
+    ("runtime", "progress", "measure", "allowed", "outdir"),
     ("solvers",),
     ("planning",),
-    ("stages",),
+    ("stages", "calibration"),
     ("outputs",),
+    ("profiling",),
     ("pipeline", "estimators"),
     ("supervisor", "worker", "api", "display"),
     ("cli", "__main__", ""),
@@ -35,18 +36,19 @@ SOURCES = [*MODULES, *sorted((CHECKOUT / "benchmarks").rglob("*.py"))]
 
 # Library -> the modules that may import it.
 ALLOWED = {
-    "cv2": ("kernels.decode", "demo", "outputs.report"),
+    "cv2": ("kernels.decode", "demo", "outputs.report", "profiling.naive"),
     "PIL": ("kernels.decode", "demo", "outputs.report"),
     "zarr": ("store",),
     "onnxruntime": ("kernels",),
     "onnx": ("kernels",),
-    "dask_ml": ("solvers",),
+    "dask_ml": ("solvers", "profiling.naive"),
     "pyarrow": ("catalog",),
     "pandas": ("api", "estimators", "outputs"),
-    "psutil": ("measure",),
+    "psutil": ("measure", "allowed", "profiling"),
+    "memory_profiler": ("profiling",),
     "rich": ("display", "cli"),
     "typer": ("cli",),
-    "sklearn": ("estimators", "solvers"),
+    "sklearn": ("estimators", "solvers", "profiling.naive"),
     "distributed": ("runtime",),
 }
 NOWHERE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+import json
 import re
+from pathlib import Path
 from typing import Any
 
 import pytest
+from conftest import CHECKOUT, Cli, write_pictures
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bigcluster import memory
 from bigcluster.config import settings_from
-from bigcluster.errors import MemoryBudgetError
-from bigcluster.planning import Plan, Resources, make_plan
+from bigcluster.errors import ConfigError, MemoryBudgetError
+from bigcluster.planning import Pictures, Plan, Resources, make_plan, replan
 from bigcluster.planning.stages import incremental_batch
-from bigcluster.units import GIB, MIB, parse_bytes
+from bigcluster.solvers.kmeans.projection import project_lloyd_bytes
+from bigcluster.units import GIB, MIB, parse_bytes, parse_count, show_bytes
 
 numbers = st.integers(1, 200_000)
 sides = st.integers(1, 512)
@@ -83,6 +87,142 @@ def test_the_solver_goes_by_the_data_and_never_by_the_budget() -> None:
 
 def test_a_sweep_is_planned_beside_the_fit() -> None:
     plan = plan_of(1000, (64, 64), GIB, k="5:20")
-    assert [stage.stage for stage in plan.stages] == ["ingest", "reduce", "sweep", "cluster"]
+    assert [stage.stage for stage in plan.stages] == ["ingest", "reduce", "sweep", "cluster", "output"]
     assert plan.stage("sweep").projected_bytes >= plan.stage("cluster").projected_bytes
-    assert [stage.stage for stage in plan_of(1000, (64, 64), GIB, reduce="none").stages] == ["ingest", "cluster"]
+    assert [stage.stage for stage in plan_of(1000, (64, 64), GIB, reduce="none").stages] == [
+        "ingest",
+        "cluster",
+        "output",
+    ]
+
+
+# -- projections never shrink as the work grows
+
+
+grown = st.integers(1, 5000)
+
+
+@given(st.integers(1, 4096), st.integers(1, 300_000), st.integers(1, 2), st.integers(1, 64), grown)
+def test_ingest_holds_more_with_larger_blocks(rows: int, values: int, in_flight: int, threads: int, by: int) -> None:
+    def projected(**more: int) -> int:
+        given = {"block_rows": rows, "n_values": values, "in_flight": in_flight, "threads": threads}
+        return memory.project_ingest_bytes(**{**given, "decode_bytes": 1 << 20, **more})
+
+    for name, value in {"block_rows": rows, "n_values": values, "in_flight": in_flight, "threads": threads}.items():
+        assert projected() <= projected(**{name: value + by})
+
+
+@given(numbers, st.integers(1, 2000), st.integers(1, 2000), grown)
+def test_kmeans_holds_more_with_more_rows_columns_and_clusters(n: int, r: int, k: int, by: int) -> None:
+    least = project_lloyd_bytes(n, r, k)
+    assert least <= project_lloyd_bytes(n + by, r, k)
+    assert least <= project_lloyd_bytes(n, r, k + by)
+    assert least <= project_lloyd_bytes(n, r, k, threads=2)
+
+
+@given(numbers, sides, sides, st.integers(1, 1000))
+def test_a_cluster_of_more_workers_never_needs_more_of_each(n: int, width: int, height: int, workers: int) -> None:
+    settings = settings_from({"k": 10, "components": 5, "variance": None})
+    few, many = (
+        make_plan(settings, n, (width, height), Resources(64 * GIB, 1, workers=count, joined=True))
+        for count in (workers, 2 * workers)
+    )
+    assert many.projected_bytes <= few.projected_bytes
+    assert many.client_bytes == few.client_bytes > 0
+
+
+# -- what a plan says beyond memory
+
+
+def test_a_plan_is_made_again_when_the_spectrum_is_known() -> None:
+    settings = settings_from({"k": 10})
+    resources = Resources(GIB, 2)
+    bound = make_plan(settings, 100_000, (64, 64), resources)
+    assert bound.is_bound
+    known = replan(bound, settings, 100, resources)
+    assert not known.is_bound
+    assert known.stage("cluster").projected_bytes < bound.stage("cluster").projected_bytes
+    assert known.stage("reduce") == bound.stage("reduce")
+    with pytest.raises(MemoryBudgetError, match=r"stage 'cluster' needs .* --components"):
+        replan(bound, settings_from({"k": 5000}), 4096, resources)
+
+
+def test_pictures_that_the_budget_leaves_no_room_for_do_not_refuse_the_others() -> None:
+    settings = settings_from({"k": 10})
+    pictures = Pictures(2, (MIB, 300 * MIB), 50_000, 129_000, 0, 0)
+    for budget, within in ((400, MIB), (4000, 300 * MIB)):
+        plan = make_plan(settings, 100, (64, 64), Resources(budget * MIB, 2), pictures)
+        plan.check()
+        least = make_plan(settings, 100, (64, 64), Resources(budget * MIB, 2), Pictures(1, (1,), 0, 0, 0, 0))
+        assert plan.stage("ingest").projected_bytes - least.stage("ingest").projected_bytes == 2 * (within - 1)
+        assert (plan.stage("ingest").choices["decode_bytes"] >= 300 * MIB) == (within > MIB)
+    native = settings_from({"k": 10, "size": "native"})
+    with pytest.raises(MemoryBudgetError, match="ingest"):
+        make_plan(native, 100, (64, 64), Resources(400 * MIB, 2), pictures).check()
+
+
+@pytest.mark.parametrize(
+    ("text", "count"), [("8190", 8190), ("1M", 10**6), ("100e6", 10**8), ("2.5k", 2500), ("1.5e3", 1500), ("1G", 10**9)]
+)
+def test_numbers_of_images_are_read(text: str, count: int) -> None:
+    assert parse_count(text) == count
+
+
+@pytest.mark.parametrize(
+    "text", ["", "0", "-1", "8,190", "1 M", "1m", "1.5", "2.5555k", "1e", "e6", "1e-3", "1e100", "ten"]
+)
+def test_other_numbers_of_images_are_refused(text: str) -> None:
+    with pytest.raises(ConfigError, match="whole number such as 8190, 1M or 100e6"):
+        parse_count(text)
+
+
+ABSENT = ("plan", "--images", "100e6", "--size", 64, "-k", 1000)
+JOINED = ("--scheduler", "any", "--workers", 200, "--memory", "4GiB")
+
+
+def test_a_plan_of_pictures_and_a_cluster_that_are_not_there(cli: Cli) -> None:
+    ran = cli(*ABSENT, *JOINED)
+    assert ran.code == 0, ran.err
+    assert "100,000,000 images of 64x64" in ran.out
+    assert "200 workers of one thread; memory budget 4 GiB each" in ran.out
+    for words in ("estimated on this machine on 20", "upper bound", "no header was read", "disk: ", "names and labels"):
+        assert words in ran.out
+    found = json.loads(cli(*ABSENT, *JOINED, "--json").out)
+    assert found["disk_bytes"] >= 10**8 * 4096
+    assert found["peak_disk_bytes"] >= found["disk_bytes"]
+    assert found["seconds"] == pytest.approx(sum(stage["seconds"] for stage in found["stages"]))
+    assert all(stage["seconds"] > 0 for stage in found["stages"])
+    assert found["projected_bytes"] <= 4 * GIB
+
+
+def test_what_cannot_be_planned_is_refused(cli: Cli) -> None:
+    for call, words in (
+        (("plan", "--images", "1e3", "--size", "native"), "use --size WIDTHxHEIGHT"),
+        (("plan", "photos", "--images", "1e3"), "pictures that are not there"),
+        (("plan", "--images", "1e3", "--scheduler", "any"), "--scheduler needs --workers and --memory"),
+        (("run", "photos", "--out", "o", "-k", "3", "--scheduler", "tcp://127.0.0.1:1"), "--scheduler"),
+    ):
+        ran = cli(*call)
+        assert ran.code == 2, call
+        (line,) = ran.error_lines
+        assert words in line
+
+
+def test_the_disk_that_a_plan_names_is_what_a_run_takes(tmp_path: Path, cli: Cli) -> None:
+    write_pictures(tmp_path / "images", 300)
+    given = (tmp_path / "images", "--out", tmp_path / "o", "-k", 3, "--components", 20, "--size", 64)
+    found = json.loads(cli("plan", *given, "--json").out)
+    assert cli("run", *given, "--set", "link=none", "--memory", "1GiB").code == 0
+    taken = sum(file.stat().st_size for file in (tmp_path / "o").rglob("*") if file.is_file())
+    assert 0.7 * found["disk_bytes"] <= taken <= 1.05 * found["disk_bytes"]
+    assert found["pictures"]["looked_at"] > 0
+
+
+# -- the README's floors
+
+
+def test_the_floors_in_the_readme_are_those_of_the_code() -> None:
+    readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
+    for name, floor in memory.FLOORS.items():
+        (row,) = [line for line in readme.splitlines() if line.startswith(f"| {name} |")]
+        assert row.split("|")[2].strip() == show_bytes(floor)

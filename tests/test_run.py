@@ -327,7 +327,7 @@ def test_killed_in_every_way_the_same_command_resumes(
     orphaned.wait_until(lambda: psutil.Process(orphaned.process.pid).children())
     for worker in psutil.Process(orphaned.process.pid).children():
         worker.kill()
-    refused(orphaned.end(), 1, "died (signal SIGKILL)", "run again to resume")
+    refused(orphaned.end(), 1, "killed (SIGKILL)", "memory", "run again to resume")
 
     ran = cli(*command)
     assert ran.code == 0, ran.err
@@ -440,7 +440,10 @@ def test_wrong_settings(images: Path, tmp_path: Path, cli: Cli) -> None:
 
 def test_a_budget_that_is_too_small(images: Path, tmp_path: Path, cli: Cli) -> None:
     ran = cli("run", images, "--out", tmp_path / "o", "-k", 2, "--memory", "50MiB")
-    refused(ran, 2, "needs", "the budget is 50 MiB", "--memory", "--size")
+    refused(ran, 2, "needs", "the budget is 50 MiB", "below the floor", "--memory")
+    assert not (tmp_path / "o").exists()
+    ran = cli("run", images, "--out", tmp_path / "o", "-k", 2, "--memory", "300MiB", "--size", 9000)
+    refused(ran, 2, "stage 'ingest' needs", "the budget is 300 MiB", "--memory", "--size 4500x4500")
     assert not (tmp_path / "o").exists()
 
 

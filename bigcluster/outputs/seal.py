@@ -16,7 +16,7 @@ from bigcluster.store import Mark, Marks
 STAGE = "outputs"
 SUMMARY = "summary.json"
 RUN_TOML = "run.toml"
-OF_A_RUN = ("labels.csv", "images.csv", "variance.csv", SUMMARY, RUN_TOML)
+OF_A_RUN = ("labels.csv", "images.csv", "variance.csv", "memory.csv", SUMMARY, RUN_TOML)
 OF_A_SWEEP = ("sweep.csv", "sweep.png")
 
 

@@ -1,4 +1,4 @@
-"""The CSV files of a run: labels.csv, images.csv, variance.csv. RFC 4180, UTF-8, streamed row by row."""
+"""The CSV files of a run: labels.csv, images.csv, variance.csv, memory.csv. RFC 4180, UTF-8, streamed row by row."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bigcluster.catalog import FileRecord, Listing, guard_cell, to_csv_path
 from bigcluster.durable import replacing
+from bigcluster.measure import Reading
 from bigcluster.stages.cluster import Membership
 
 LABEL_COLUMNS = ("path", "label", "distance", "runner_up", "margin", "status", "file")
@@ -105,3 +106,9 @@ def write_variance(path: Path, ratio: NDArray[np.float64]) -> None:
 
 def variance_rows(ratio: NDArray[np.float64]) -> Iterator[list[str]]:
     return ([str(n), f"{share:.6f}"] for n, share in enumerate(np.cumsum(ratio), start=1))
+
+
+def write_memory(path: Path, readings: Iterable[Reading]) -> None:
+    """memory.csv: what the process tree held, sampled; at most some thousand rows, see measure.Timeline."""
+    rows = ((f"{reading.seconds:.2f}", reading.stage, reading.n_bytes) for reading in readings)
+    write_csv(path, ("seconds", "stage", "bytes"), rows)

@@ -60,12 +60,13 @@ class Stages:
     def measure(self, name: str, projected_bytes: int | None = None) -> Iterator[dict[str, Any]]:
         """Time a stage and take its peak; the stage adds its own facts to what is yielded."""
         self.sampler.enter(name)
-        began = time.monotonic()
+        began_at, began = time.time(), time.monotonic()
         facts: dict[str, Any] = {}
         yield facts
         self.sampler.enter(name)  # a last sample at the end of the stage
         release_memory()
         self.facts[name] = {
+            "began_at": round(began_at, 3),
             "seconds": round(time.monotonic() - began, 3),
             **facts,
             "projected_peak_bytes": projected_bytes,

@@ -22,16 +22,17 @@ from bigcluster.outputs import curves, folders, summary, tables
 from bigcluster.outputs.seal import OF_A_RUN, OF_A_SWEEP, is_finished, sealing
 from bigcluster.pipeline.disk import check_room
 from bigcluster.pipeline.job import Job, naming_damage, open_job
-from bigcluster.planning import Plan, Resources, make_plan
+from bigcluster.planning import Plan, Resources, make_plan, replan
 from bigcluster.progress import Listener, silent
 from bigcluster.stages import sizing
 from bigcluster.stages.cluster import Clustered, cluster
 from bigcluster.stages.ingest import Ingested, check_recipe, ingest, records
 from bigcluster.stages.reduce import Reduced, reduce
+from bigcluster.stages.sampling import look_at
 from bigcluster.stages.sweep import Swept, sweep
 from bigcluster.store import Store, tidy
 from bigcluster.store import sweep as sweep_leftovers
-from bigcluster.units import show_count
+from bigcluster.units import show_bytes, show_count
 
 
 def prepare(settings: Settings, resources: Resources) -> tuple[Listing, Plan]:
@@ -51,8 +52,9 @@ def prepare(settings: Settings, resources: Resources) -> tuple[Listing, Plan]:
             f"components = {settings.components} needs as many good images, {len(listing)} are listed; "
             f"use --components {len(listing)} or fewer"
         )
-    plan = make_plan(settings, len(listing), sizing.image_size(listing, settings.size), resources)
-    return listing, plan
+    size = sizing.image_size(listing, settings.size)
+    pictures = look_at(listing, _decode_spec(settings, size, None))
+    return listing, make_plan(settings, len(listing), size, resources, pictures)
 
 
 def run(
@@ -85,14 +87,16 @@ def run(
         sweep_leftovers(store.root)
         sweep_partial(job.out)
         was_finished = is_finished(store.marks)
-        spec = _decode_spec(settings, plan)
+        spec = _decode_spec(settings, plan.image_size, plan.stage("ingest").choices["decode_bytes"])
         check_recipe(store, spec, replace=replace)
         with outdir.keeping(settings), sealing(store.root, job.out, (*OF_A_RUN, *OF_A_SWEEP)):
             with naming_damage(store), job.stages.sampler:
                 done = _compute(job, listing, plan, spec, store, careful, rehash)
-                with job.stages.measure("output"), job.progress.stage("output", len(listing), "images"):
+                written = done.plan.stage("output").projected_bytes
+                with job.stages.measure("output", written), job.progress.stage("output", len(listing), "images"):
                     _write_outputs(job, listing, store, done)
-            found = _summarise(job, listing, plan, store, done)
+            tables.write_memory(job.out / "memory.csv", job.stages.sampler.timeline.rows)
+            found = _summarise(job, listing, store, done)
             summary.write_summary(job.out / "summary.json", found)
             if not (done.reused and was_finished):
                 tidy(store.root)
@@ -107,6 +111,8 @@ class _Done:
     reduced: Reduced
     swept: Swept | None
     clustered: Clustered
+    plan: Plan
+    """As it was once the number of components was known."""
 
     @property
     def reused(self) -> bool:
@@ -151,6 +157,10 @@ def _compute(
     with stage("reduce") as facts:
         reduced = reduce(store, ingested, settings, planned, runtime, progress)
         facts |= {**reduced.facts, "reused": reduced.reused}
+    if plan.is_bound:
+        plan = replan(plan, settings, reduced.n_components, job.resources)
+        held = show_bytes(plan.stage("cluster").projected_bytes)
+        progress.note(f"{reduced.n_components} components: clustering is planned again, and holds up to {held}")
     swept = None
     if len(settings.ks) > 1:
         with stage("sweep") as facts:
@@ -165,7 +175,7 @@ def _compute(
             store, reduced, settings, plan.stage("cluster"), listing, ingested, runtime, progress, swept=swept
         )
         facts |= {**clustered.facts, "reused": clustered.reused}
-    return _Done(ingested, reduced, swept, clustered)
+    return _Done(ingested, reduced, swept, clustered, plan)
 
 
 def _check_enough(listing: Listing, store: Store, ingested: Ingested, settings: Settings) -> None:
@@ -183,8 +193,8 @@ def _check_enough(listing: Listing, store: Store, ingested: Ingested, settings: 
         )
 
 
-def _decode_spec(settings: Settings, plan: Plan) -> DecodeSpec:
-    width, height = plan.image_size
+def _decode_spec(settings: Settings, image_size: tuple[int, int], max_bytes: int | None) -> DecodeSpec:
+    width, height = image_size
     return DecodeSpec(
         width=width,
         height=height,
@@ -192,7 +202,7 @@ def _decode_spec(settings: Settings, plan: Plan) -> DecodeSpec:
         fit=settings.image.fit,
         normalize=settings.image.normalize,
         max_pixels=settings.image.max_pixels,
-        max_bytes=plan.stage("ingest").choices["decode_bytes"],
+        max_bytes=max_bytes,
     )
 
 
@@ -223,8 +233,8 @@ def _write_outputs(job: Job, listing: Listing, store: Store, done: _Done) -> Non
         job.progress.warn(f"{linked.n_gone} images vanished since they were decoded and have no entry under clusters/")
 
 
-def _summarise(job: Job, listing: Listing, plan: Plan, store: Store, done: _Done) -> dict[str, Any]:
-    clustered, reduced = done.clustered, done.reduced
+def _summarise(job: Job, listing: Listing, store: Store, done: _Done) -> dict[str, Any]:
+    clustered, reduced, plan = done.clustered, done.reduced, done.plan
     ratio = reduced.explained_variance_ratio
     sizes = np.bincount(clustered.membership.labels, minlength=clustered.n_clusters).tolist()
     return {
@@ -234,6 +244,7 @@ def _summarise(job: Job, listing: Listing, plan: Plan, store: Store, done: _Done
         "advice": summary.advice(sizes),
         "nearest_previous": clustered.nearest_previous,
         "inertia": clustered.inertia,
+        "image_size": list(plan.image_size),
         "n_components": reduced.n_components,
         "explained_variance_ratio": None if ratio is None else round(float(ratio[: reduced.n_components].sum()), 6),
         "sweep": None
@@ -243,6 +254,7 @@ def _summarise(job: Job, listing: Listing, plan: Plan, store: Store, done: _Done
             "budget_bytes": plan.budget_bytes,
             "projected_peak_bytes": plan.projected_bytes,
             "measured_peak_bytes": job.stages.sampler.peak_bytes,
+            "unseen_bytes": job.stages.sampler.unseen_bytes,
             "metric": job.stages.sampler.metric,
         },
         "stages": job.stages.facts,

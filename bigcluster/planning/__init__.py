@@ -6,35 +6,91 @@ refused with the setting that would.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from bigcluster.config import Settings
+from bigcluster.planning.pictures import Pictures, assumed
 from bigcluster.planning.plan import Plan, Resources, StagePlan, check_budget
-from bigcluster.planning.stages import plan_cluster, plan_ingest, plan_predict, plan_reduce, plan_sweep, target_of
+from bigcluster.planning.rates import Rates, with_seconds
+from bigcluster.planning.stages import (
+    baseline_bytes,
+    plan_cluster,
+    plan_ingest,
+    plan_output,
+    plan_predict,
+    plan_reduce,
+    plan_sweep,
+    target_of,
+)
 
 
-def make_plan(settings: Settings, n_images: int, image_size: tuple[int, int], resources: Resources) -> Plan:
-    """Plan a run of `n_images` listed files. Pure arithmetic: nothing is read."""
+def make_plan(
+    settings: Settings,
+    n_images: int,
+    image_size: tuple[int, int],
+    resources: Resources,
+    pictures: Pictures | None = None,
+) -> Plan:
+    """Plan a run of `n_images` listed files. Pure arithmetic: nothing is read. pictures : None for the usual kind."""
     width, height = image_size
+    pictures = pictures or assumed(width, height)
     n_values = width * height * (3 if settings.features == "color" else 1)
-    stages = [plan_ingest(settings, n_images, n_values, resources)]
+    stages = [plan_ingest(settings, n_images, n_values, resources, pictures)]
     if settings.reduce == "pca":
         stages.append(plan_reduce(settings, n_images, n_values, resources))
     n_columns = stages[-1].choices.get("rank", n_values)
     if len(settings.ks) > 1:
         stages.append(plan_sweep(settings, settings.ks, n_images, n_columns, resources))
     stages.append(plan_cluster(settings, n_images, n_columns, resources))
-    return Plan(n_images, image_size, n_values, resources.budget_bytes, resources.threads, tuple(stages))
+    written = plan_output(settings, n_images, n_columns, resources, pictures)
+    # On a cluster the workers write no folders: that is the client's.
+    stages.append(replace(written, projected_bytes=0) if resources.joined else written)
+    return Plan(
+        n_images,
+        image_size,
+        n_values,
+        resources.budget_bytes,
+        resources.threads,
+        tuple(stages),
+        pictures,
+        baseline_bytes(settings, resources, products=settings.reduce == "pca"),
+        is_bound=settings.reduce == "pca" and settings.variance is not None,
+        workers=resources.workers,
+        joined=resources.joined,
+        client_bytes=written.projected_bytes if resources.joined else 0,
+    )
+
+
+def replan(plan: Plan, settings: Settings, n_components: int, resources: Resources) -> Plan:
+    """The plan again, now that the spectrum says how many components there are.
+
+    Raises MemoryBudgetError where they are more than was reckoned with and do not fit.
+    """
+    known = plan
+    if len(settings.ks) > 1:
+        known = known.replaced(plan_sweep(settings, settings.ks, plan.n_images, n_components, resources))
+    known = known.replaced(plan_cluster(settings, plan.n_images, n_components, resources))
+    known = replace(known, is_bound=False)
+    check_budget(known.stages, known.budget_bytes, otherwise=f"--components {max(1, n_components // 2)}")
+    return known
 
 
 __all__ = [
+    "Pictures",
     "Plan",
+    "Rates",
     "Resources",
     "StagePlan",
+    "baseline_bytes",
     "check_budget",
     "make_plan",
     "plan_cluster",
     "plan_ingest",
+    "plan_output",
     "plan_predict",
     "plan_reduce",
     "plan_sweep",
+    "replan",
     "target_of",
+    "with_seconds",
 ]

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bigcluster.errors import MemoryBudgetError
+from bigcluster.planning.pictures import Pictures
 from bigcluster.units import MIB, show_bytes
 
 
@@ -18,6 +19,10 @@ class Resources:
     threads: int
     budget_given: bool = True
     """False: half of what the process may use."""
+    workers: int = 1
+    """Processes that share the work, each with its own budget and threads; more than one on a cluster alone."""
+    joined: bool = False
+    """The workers are those of a cluster: dask's, without a supervisor of ours."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +36,14 @@ class StagePlan:
     passes: str
     bytes_read: int
     bytes_written: int
+    """What stays on the disk."""
     projected_bytes: int
-    """Of the whole process tree while this stage runs."""
+    """Of the whole process tree while this stage runs; on a cluster, of one worker."""
     choices: dict[str, int] = field(default_factory=dict)
+    scratch_bytes: int = 0
+    """On the disk beside it, at most, while this stage runs."""
+    seconds: float | None = None
+    """Estimated; None where nobody asked."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +56,17 @@ class Plan:
     budget_bytes: int
     threads: int
     stages: tuple[StagePlan, ...]
+    pictures: Pictures
+    floor_bytes: int
+    """What a run of this configuration holds before it holds any data."""
+    is_bound: bool = False
+    """The number of components is not known before the spectrum is: clustering and the scores are upper bounds."""
+    workers: int = 1
+    joined: bool = False
+    client_bytes: int = 0
+    """On a cluster: what the process that starts the job will hold."""
+    estimated_on: str | None = None
+    """The day on which this machine's rates were measured, where seconds are estimated."""
 
     def stage(self, name: str) -> StagePlan:
         return next(stage for stage in self.stages if stage.stage == name)
@@ -54,22 +75,66 @@ class Plan:
     def projected_bytes(self) -> int:
         return max(stage.projected_bytes for stage in self.stages)
 
+    @property
+    def disk_bytes(self) -> int:
+        """What OUT will take in the end; hard links take no room of their own."""
+        return sum(stage.bytes_written for stage in self.stages)
+
+    @property
+    def peak_disk_bytes(self) -> int:
+        """What OUT will take at most on the way there."""
+        kept, peak = 0, 0
+        for stage in self.stages:
+            peak = max(peak, kept + stage.bytes_written + stage.scratch_bytes)
+            kept += stage.bytes_written
+        return peak
+
+    @property
+    def seconds(self) -> float | None:
+        known = [stage.seconds for stage in self.stages if stage.seconds is not None]
+        return sum(known) if len(known) == len(self.stages) else None
+
     def check(self) -> None:
         """Raise MemoryBudgetError where a stage does not fit: what it needs, what is allowed, what to change."""
         width, height = self.image_size
         smaller = f"--size {max(1, width // 2)}x{max(1, height // 2)}"
-        check_budget(self.stages, self.budget_bytes, otherwise=smaller)
+        otherwise = {"sweep": "fewer values of k", "output": "--link none"}
+        if any(stage.stage == "reduce" for stage in self.stages):  # else clusters are of pixels
+            otherwise["cluster"] = "fewer clusters"
+        worst = max(self.stages, key=lambda stage: stage.projected_bytes).stage
+        check_budget(
+            self.stages, self.budget_bytes, otherwise=otherwise.get(worst, smaller), floor_bytes=self.floor_bytes
+        )
+
+    def replaced(self, stage: StagePlan) -> Plan:
+        """The plan with another plan for one stage."""
+        return replace(self, stages=tuple(stage if old.stage == stage.stage else old for old in self.stages))
 
     def to_json(self) -> dict[str, Any]:
-        return asdict(self)
+        totals = {
+            "projected_bytes": self.projected_bytes,
+            "disk_bytes": self.disk_bytes,
+            "peak_disk_bytes": self.peak_disk_bytes,
+            "seconds": self.seconds,
+        }
+        return asdict(self) | totals
 
 
-def check_budget(stages: Iterable[StagePlan], budget_bytes: int, *, otherwise: str) -> None:
-    """Raise MemoryBudgetError for the stage that needs most, where that is too much. `otherwise`: what else to do."""
+def check_budget(stages: Iterable[StagePlan], budget_bytes: int, *, otherwise: str, floor_bytes: int = 0) -> None:
+    """Raise MemoryBudgetError for the stage that needs most, where that is too much. `otherwise`: what else to do.
+
+    Below the floor nothing else would help, and the message says so.
+    """
     worst = max(stages, key=lambda stage: stage.projected_bytes)
-    if worst.projected_bytes > budget_bytes:
-        enough = -(-worst.projected_bytes // (16 * MIB)) * 16
+    if worst.projected_bytes <= budget_bytes:
+        return
+    enough = f"--memory {-(-worst.projected_bytes // (16 * MIB)) * 16}MiB"
+    budget = f"the budget is {show_bytes(budget_bytes)}"
+    if budget_bytes < floor_bytes:
         raise MemoryBudgetError(
-            f"stage '{worst.stage}' needs {show_bytes(worst.projected_bytes)}, the budget is "
-            f"{show_bytes(budget_bytes)}; use --memory {enough}MiB or {otherwise}"
+            f"{budget}, below the floor: Python and the libraries alone hold {show_bytes(floor_bytes)}, and stage "
+            f"'{worst.stage}' needs {show_bytes(worst.projected_bytes)} with them; use {enough}"
         )
+    raise MemoryBudgetError(
+        f"stage '{worst.stage}' needs {show_bytes(worst.projected_bytes)}, {budget}; use {enough} or {otherwise}"
+    )

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 
 from bigcluster import memory
-from bigcluster.chunks import pixel_chunks
+from bigcluster.chunks import pixel_chunks, row_chunks, stored_bytes
 from bigcluster.config import Settings
-from bigcluster.kernels.decode import decode_working_bytes
+from bigcluster.planning.pictures import Pictures
 from bigcluster.planning.plan import Resources, StagePlan
 from bigcluster.solvers.kmeans.blocks import block_rows
 from bigcluster.solvers.kmeans.choose import choose as choose_kmeans
@@ -19,30 +19,50 @@ from bigcluster.solvers.kmeans.projection import (
     project_lloyd_bytes,
 )
 from bigcluster.solvers.pca.choose import choose
-from bigcluster.solvers.pca.projection import project_bytes
+from bigcluster.solvers.pca.projection import project_bytes, project_scratch_bytes
 from bigcluster.solvers.pca.result import Components, Target, Variance
 from bigcluster.units import MIB
 
 DECODE_FLOOR_BYTES = 32 * MIB
-"""Working memory per decode thread that every plan grants: a picture of about 4 megapixels of any kind."""
+"""Working memory per decode thread that every plan leaves room for: a picture of several megapixels of any kind."""
 BLOCKS_IN_FLIGHT = 2
 """One row block is decoded while another is written."""
+MARK_BYTES = 330
+"""A row in the marks of the pixels: its record as JSON."""
+TABLE_BYTES = 400
+"""A row of labels.csv and images.csv, and its entry among the links."""
+LINK_BYTES = 1100
+"""A row while links are made anew: its old and its new place, and what vouches for both as ours."""
 
 
-def baseline_bytes(settings: Settings) -> int:
-    """What the processes of a run hold before they hold any data."""
+def baseline_bytes(settings: Settings, resources: Resources, *, products: bool = True) -> int:
+    """What the processes of a run hold before they hold any data. products : ONNX Runtime is loaded."""
     dask_ml = settings.kmeans.algorithm == "dask-ml" or (
         settings.reduce == "pca" and settings.pca.solver == "incremental"
     )
-    return memory.project_baseline_bytes(dask_ml=dask_ml)
+    if resources.joined:
+        held = memory.WORKER_BYTES + memory.DISTRIBUTED_BYTES
+    else:
+        held = memory.SUPERVISOR_BYTES + memory.WORKER_BYTES
+    held += memory.PRODUCTS_BYTES if products else 0
+    return held + (memory.DASK_ML_BYTES if dask_ml and products else 0)
 
 
-def plan_ingest(settings: Settings, n_images: int, n_values: int, resources: Resources) -> StagePlan:
+def share_of(n_rows: int, resources: Resources) -> int:
+    """The rows of one worker."""
+    return -(-n_rows // resources.workers)
+
+
+def plan_ingest(
+    settings: Settings, n_images: int, n_values: int, resources: Resources, pictures: Pictures
+) -> StagePlan:
     """Blocks in flight and the largest decode: the budget's share in what decoding holds."""
     rows, columns = pixel_chunks(n_values)
     rows_used = min(rows, n_images)
     n_blocks = -(-n_images // rows)
-    baseline = baseline_bytes(settings) + memory.project_names_bytes(n_images)
+    n_names = share_of(n_images, resources)
+    names = memory.NAME_BYTES * n_names + memory.project_names_bytes(n_names)
+    baseline = baseline_bytes(settings, resources, products=False) + names
 
     def projected(in_flight: int, decode_bytes: int) -> int:
         return baseline + memory.project_ingest_bytes(
@@ -53,25 +73,25 @@ def plan_ingest(settings: Settings, n_images: int, n_values: int, resources: Res
             decode_bytes=decode_bytes,
         )
 
-    floor = DECODE_FLOOR_BYTES
-    if settings.size == "native":  # their size is known: every one of them must fit
-        n_pixels = n_values // (3 if settings.features == "color" else 1)
-        floor = max(floor, decode_working_bytes(n_pixels, 1, direct=True, n_values=n_values, n_bytes=n_pixels))
+    # native: every picture must fit. Else those that the budget leaves no room for become too_large, if not all do.
+    least = pictures.largest_bytes if settings.size == "native" else pictures.working_bytes[0]
     in_flight = min(BLOCKS_IN_FLIGHT, n_blocks)
-    while in_flight > 1 and projected(in_flight, floor) > resources.budget_bytes:
+    while in_flight > 1 and projected(in_flight, max(least, DECODE_FLOOR_BYTES)) > resources.budget_bytes:
         in_flight -= 1
     spare = resources.budget_bytes - projected(in_flight, 0)
-    decode_bytes = max(floor, spare // resources.threads)
+    decode_bytes = max(least, spare // resources.threads)
     return StagePlan(
         stage="ingest",
         solver="decode",
         why=f"{settings.features} {settings.size}, fit {settings.image.fit}, normalize {settings.image.normalize}",
         block_shape=(rows, columns),
         passes="1 over the files",
-        bytes_read=0,
-        bytes_written=n_images * n_values,
-        # The decode limit is what the rest leaves; what is projected is what ordinary pictures take.
-        projected_bytes=projected(in_flight, floor),
+        bytes_read=int(n_images * pictures.file_bytes),
+        bytes_written=stored_bytes((n_images, n_values), (rows, columns), 1)
+        + n_images * MARK_BYTES
+        + n_blocks * n_values * 4,  # the blocks' column sums
+        # The decode limit is what the rest leaves; what is projected is what the pictures take.
+        projected_bytes=projected(in_flight, max(least, pictures.largest_within(decode_bytes))),
         choices={"in_flight": in_flight, "decode_bytes": decode_bytes},
     )
 
@@ -93,7 +113,7 @@ def plan_reduce(settings: Settings, n_images: int, n_values: int, resources: Res
     solver, why = chosen.solver, chosen.reason
     if settings.pca.solver != "auto":
         solver, why = settings.pca.solver, "asked for by pca.solver"
-    baseline = baseline_bytes(settings)
+    baseline = baseline_bytes(settings, resources) + memory.NAME_BYTES * share_of(n_images, resources)
     workspace = int(max(0, resources.budget_bytes - baseline) * memory.WORKSPACE_SHARE)
     held = project_bytes(solver, (n_images, n_values), _PIXEL, target, resources.threads, workspace)
     projected = int(held / memory.WORKSPACE_SHARE)
@@ -105,10 +125,19 @@ def plan_reduce(settings: Settings, n_images: int, n_values: int, resources: Res
         block_shape=pixel_chunks(n_values),
         passes=_PASSES[solver],
         bytes_read=_LEAST_PASSES[solver] * n_images * n_values,
-        bytes_written=(n_images + n_values) * rank * memory.FLOAT32,
+        bytes_written=_reduced_bytes(solver, n_images, n_values, rank),
         projected_bytes=baseline + projected,
         choices={"workspace_bytes": workspace, "rank": rank},
+        scratch_bytes=project_scratch_bytes(solver, (n_images, n_values), target, workspace),
     )
+
+
+def _reduced_bytes(solver: str, n_images: int, n_values: int, rank: int) -> int:
+    """Scores and mean; of a Gram fit the left vectors, of the others the components."""
+    beside = n_images if solver == "gram" else n_values
+    chunks = row_chunks(rank, memory.FLOAT32)
+    stored = sum(stored_bytes((n_rows, rank), chunks, memory.FLOAT32) for n_rows in (n_images, beside))
+    return stored + n_values * memory.FLOAT64
 
 
 VARIANCE_RANK = 1024
@@ -123,7 +152,7 @@ _LEAST_PASSES = {"gram": 1, "covariance": 2, "subspace": 5}
 
 
 def _plan_incremental(settings: Settings, n_images: int, n_values: int, resources: Resources) -> StagePlan:
-    baseline = baseline_bytes(settings)
+    baseline = baseline_bytes(settings, resources)
     usable = resources.budget_bytes - baseline
     batch_rows, rank = incremental_batch(n_images, n_values, settings.components, usable)
     return StagePlan(
@@ -133,7 +162,7 @@ def _plan_incremental(settings: Settings, n_images: int, n_values: int, resource
         block_shape=(batch_rows, n_values),
         passes="2 over the pixels: fit, then scores",
         bytes_read=2 * n_images * n_values,
-        bytes_written=(n_images + n_values) * rank * memory.FLOAT32,
+        bytes_written=_reduced_bytes("incremental", n_images, n_values, rank),
         projected_bytes=baseline
         + memory.project_incremental_bytes(batch_rows=batch_rows, rank=rank, n_values=n_values),
         choices={"batch_rows": batch_rows, "rank": rank},
@@ -190,7 +219,7 @@ def plan_predict(
     settings: Settings, n_images: int, n_values: int, n_columns: int, n_clusters: int, resources: Resources
 ) -> StagePlan:
     """Blocks of new pixels, as many rows as the budget leaves room for, up to a row block of the store."""
-    baseline = baseline_bytes(settings)
+    baseline = baseline_bytes(settings, resources)
     threads = resources.threads
 
     def projected(rows: int) -> int:
@@ -217,6 +246,25 @@ def plan_predict(
     )
 
 
+def plan_output(
+    settings: Settings, n_images: int, n_columns: int, resources: Resources, pictures: Pictures
+) -> StagePlan:
+    """Folders and tables: what is known of every row, once, in the process that writes them."""
+    copied = int(n_images * pictures.file_bytes) if settings.link == "copy" else 0
+    linked = n_images * LINK_BYTES if settings.link != "none" else 0
+    known = n_images * memory.NAME_BYTES + linked + memory.project_memberships_bytes(n_images)
+    return StagePlan(
+        stage="output",
+        solver="files",
+        why=f"link {settings.link}",
+        block_shape=(n_images, n_columns),
+        passes="1 over the rows",
+        bytes_read=copied,
+        bytes_written=n_images * TABLE_BYTES + copied,
+        projected_bytes=baseline_bytes(settings, resources, products=settings.reduce == "pca") + known,
+    )
+
+
 def _plan_lloyd(
     settings: Settings,
     stage: str,
@@ -228,10 +276,12 @@ def _plan_lloyd(
     resources: Resources,
 ) -> StagePlan:
     n_images, n_columns = shape
+    n_rows = share_of(n_images, resources)
     itemsize = memory.FLOAT32 if settings.reduce == "pca" else 1
-    least = baseline_bytes(settings) + memory.project_memberships_bytes(n_images) + extra_bytes
+    least = baseline_bytes(settings, resources, products=settings.reduce == "pca")
+    least += memory.project_memberships_bytes(n_rows) + extra_bytes
     least += project_lloyd_bytes(
-        n_images,
+        n_rows,
         n_columns,
         n_clusters,
         itemsize=itemsize,
@@ -239,7 +289,7 @@ def _plan_lloyd(
         threads=resources.threads,
     )
     workspace = int(max(0, resources.budget_bytes - least) * memory.WORKSPACE_SHARE)
-    rows_bytes = n_images * n_columns * itemsize
+    rows_bytes = n_rows * n_columns * itemsize
     kept = int(min(workspace, rows_bytes) / memory.WORKSPACE_SHARE)
     return StagePlan(
         stage=stage,
@@ -247,8 +297,8 @@ def _plan_lloyd(
         why=why,
         block_shape=(min(n_images, block_rows(n_columns)), n_columns),
         passes="until the centers rest",
-        bytes_read=rows_bytes,
-        bytes_written=n_images * 24,
+        bytes_read=n_images * n_columns * itemsize,
+        bytes_written=n_images * 24 + n_clusters * n_columns * memory.FLOAT64,
         projected_bytes=least + kept,
         choices={"workspace_bytes": workspace},
     )

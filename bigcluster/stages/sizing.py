@@ -16,14 +16,19 @@ SHOWN = 3
 def image_size(listing: Listing, size: str) -> tuple[int, int]:
     """(width, height) in pixels; for `native`, of the first listed image with a readable header."""
     if size != NATIVE:
-        asked = size.split("x")
-        return int(asked[0]), int(asked[1])
+        return image_size_of(size)
     prepare_codecs()
     for row in range(len(listing)):
         found = _header(listing, row)
         if found is not None:
             return found
     raise NoImagesError(f"none of the {len(listing)} listed images has a readable header")
+
+
+def image_size_of(size: str) -> tuple[int, int]:
+    """`"300x430"` -> (300, 430)."""
+    width, height = size.split("x")
+    return int(width), int(height)
 
 
 def check_native(listing: Listing, first_row: int, ledger: Sequence[FileRecord], size: tuple[int, int]) -> None:

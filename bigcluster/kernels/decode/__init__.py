@@ -5,7 +5,7 @@ The only package that reads pictures.
 
 from bigcluster.kernels.decode.codecs import decode, prepare_codecs
 from bigcluster.kernels.decode.header import read_header
-from bigcluster.kernels.decode.limits import decode_working_bytes
+from bigcluster.kernels.decode.limits import Look, look
 from bigcluster.kernels.decode.messages import damage_in
 from bigcluster.kernels.decode.result import STATUSES, Decoded, DecodeSpec
 
@@ -13,9 +13,10 @@ __all__ = [
     "STATUSES",
     "DecodeSpec",
     "Decoded",
+    "Look",
     "damage_in",
     "decode",
-    "decode_working_bytes",
+    "look",
     "prepare_codecs",
     "read_header",
 ]

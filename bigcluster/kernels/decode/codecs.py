@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import io
 import warnings
+from dataclasses import replace
 from typing import Any, cast
 
 import cv2
@@ -59,6 +60,7 @@ def decode(data: bytes, spec: DecodeSpec) -> Decoded:
         check_limits(header, spec, len(data))
         array = _decode_direct(data, header, spec) if header.direct else None
         if array is None:  # not OpenCV's to decode, or it refused: Pillow's opinion counts, and names the fault
+            check_limits(replace(header, direct=False), spec, len(data))
             array = _decode_carefully(data, header, spec)
         array = fit_to(array, spec.width, spec.height, spec.fit)
         if spec.normalize == "image":
@@ -126,8 +128,8 @@ def _load_pillow(data: bytes) -> NDArray[np.uint8]:
         return np.asarray(image.convert("RGB"))
     except RejectedError:
         raise
-    except MemoryError as error:
-        raise RejectedError("too_large", "not enough memory to decode it") from error
+    except MemoryError:  # what it needs was granted: the system ran out, and the picture is not to blame
+        raise
     except Exception as error:  # Pillow's plugins raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ...
         message = one_line(error)
         early = "truncated" in message.lower() or "end of" in message.lower() or isinstance(error, EOFError)

@@ -13,7 +13,7 @@ Pixels: TypeAlias = NDArray[np.uint8]
 
 WHITE = 255
 _COUNTED = 1 << 16
-"""Values counted at a time: bincount makes a 64-bit copy of them."""
+"""Values or pixels at a time where work needs wider copies of them."""
 _NORMAL_MEAN = 128.0
 _NORMAL_SCALE = 48.0  # one standard deviation in grey levels: +-2.6 of them fit into 0..255
 
@@ -45,10 +45,18 @@ def from_16_bit(array: NDArray[np.uint16]) -> Pixels:
 
 
 def over_white(rgba: Pixels) -> Pixels:
-    """(h, w, 4) -> (h, w, 3): composited over white, rounded to nearest."""
-    alpha = rgba[..., 3:].astype(np.uint16)
-    blend = rgba[..., :3] * alpha + WHITE * (255 - alpha)  # at most 255 * 255: fits uint16
-    return ((blend + 127) // 255).astype(np.uint8)
+    """(h, w, 4) -> (h, w, 3): composited over white, rounded to nearest.
+
+    A band of rows at a time: the 16-bit intermediates of a whole picture were most of what its decode held.
+    """
+    out: Pixels = np.empty((*rgba.shape[:2], 3), np.uint8)
+    band_rows = max(1, _COUNTED // max(1, rgba.shape[1]))
+    for start in range(0, len(rgba), band_rows):
+        band = rgba[start : start + band_rows]
+        alpha = band[..., 3:].astype(np.uint16)
+        blend = band[..., :3] * alpha + WHITE * (255 - alpha)  # at most 255 * 255: fits uint16
+        out[start : start + band_rows] = (blend + 127) // 255
+    return out
 
 
 def fit_to(array: Pixels, width: int, height: int, fit: str) -> Pixels:

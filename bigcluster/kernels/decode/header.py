@@ -51,6 +51,8 @@ class Header:
     """OpenCV decodes it straight to what is asked, with nothing to decide."""
     deep: bool
     """16 bits a sample."""
+    progressive: bool
+    """A JPEG in several scans."""
 
     @property
     def is_jpeg(self) -> bool:
@@ -91,7 +93,8 @@ def parse_header(file: Any, magic: bytes, n_bytes: int) -> Header:
         and not (image.format == "PNG" and getattr(image, "is_animated", False))
     )
     valid = orientation if 1 <= orientation <= 8 else 1
-    return Header(str(image.format), image.mode, image.width, image.height, valid, direct, deep)
+    progressive = "progressive" in image.info
+    return Header(str(image.format), image.mode, image.width, image.height, valid, direct, deep, progressive)
 
 
 def _orientation(image: Image.Image) -> int:

@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
-from bigcluster.kernels.decode.header import Header
+from dataclasses import dataclass
+from typing import Any
+
+from bigcluster.kernels.decode.header import Header, parse_header
 from bigcluster.kernels.decode.result import DecodeSpec, RejectedError
+from bigcluster.kernels.decode.working import careful_bytes, direct_bytes
 from bigcluster.units import show_bytes
 
 
@@ -14,14 +18,7 @@ def check_limits(header: Header, spec: DecodeSpec, n_bytes: int) -> None:
             "too_large",
             f"{header.width} x {header.height} pixels, image.max_pixels is {spec.max_pixels}",
         )
-    need = decode_working_bytes(
-        header.width,
-        header.height,
-        direct=header.direct,
-        reduction=reduction_of(header, spec),
-        n_values=spec.n_values,
-        n_bytes=n_bytes,
-    )
+    need = working_bytes(header, spec, n_bytes)
     if spec.max_bytes is not None and need > spec.max_bytes:
         raise RejectedError(
             "too_large",
@@ -30,17 +27,43 @@ def check_limits(header: Header, spec: DecodeSpec, n_bytes: int) -> None:
         )
 
 
-def decode_working_bytes(
-    width: int, height: int, *, direct: bool = False, reduction: int = 1, n_values: int = 0, n_bytes: int = 0
-) -> int:
-    """Upper bound of what one decode holds: the file's bytes, the picture, and the result before it is handed over.
+@dataclass(frozen=True)
+class Look:
+    """What a header says of the work that a file makes."""
 
-    Direct: up to 7 bytes a pixel of the reduced picture and, for progressive files, the coefficients of all of it (2
-    bytes a sample, 3 samples). Careful: Pillow's picture, its RGBA and RGB conversions and the composite.
-    """
-    n_pixels = width * height
-    picture = n_pixels * 6 + 7 * n_pixels // reduction**2 if direct else n_pixels * 20
-    return n_bytes + picture + 2 * n_values
+    n_pixels: int
+    n_bytes: int
+    is_jpeg: bool
+    reduction: int
+    """Of a JPEG that is decoded at a reduced scale: 2, 4 or 8."""
+    working_bytes: int
+
+
+def look(file: Any, n_bytes: int, spec: DecodeSpec) -> Look | None:
+    """At an open binary file of n_bytes; None where there is no readable header, or more pixels than are decoded."""
+    try:
+        header = parse_header(file, b"", n_bytes)
+    except RejectedError:
+        return None
+    n_pixels = header.width * header.height
+    if n_pixels > spec.max_pixels:
+        return None
+    return Look(n_pixels, n_bytes, header.is_jpeg, reduction_of(header, spec), working_bytes(header, spec, n_bytes))
+
+
+def working_bytes(header: Header, spec: DecodeSpec, n_bytes: int) -> int:
+    """Upper bound of what the decode holds: the file's bytes, the picture, and the result before it is handed over."""
+    if header.direct:
+        picture = direct_bytes(
+            header.width,
+            header.height,
+            color=spec.color or (header.format == "PNG" and header.mode == "RGB"),
+            reduction=reduction_of(header, spec),
+            coefficients_of=header.mode if header.progressive else None,
+        )
+    else:
+        picture = careful_bytes(header.width * header.height, image_format=header.format, deep=header.deep)
+    return n_bytes + picture + 2 * spec.n_values
 
 
 def reduction_of(header: Header, spec: DecodeSpec) -> int:

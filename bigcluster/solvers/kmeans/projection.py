@@ -56,7 +56,10 @@ def project_lloyd_bytes(
     # Starts share one product until bounds take over; never less than just before that.
     together = n_clusters * n_starts if n_clusters < PRUNE_FROM else max(n_clusters, (PRUNE_FROM - 1) * n_starts)
     work = threads * project_block_bytes(n_rows, n_columns, together, itemsize)
-    return steady + max(work, project_seeding_bytes(n_rows, n_columns, n_clusters, itemsize, n_starts))
+    # Many clusters are seeded another way, that holds less; never less than just before that.
+    ways = (n_clusters, min(n_clusters, PARALLEL_FROM - 1))
+    seeding = max(project_seeding_bytes(n_rows, n_columns, k, itemsize, n_starts) for k in ways)
+    return steady + max(work, seeding)
 
 
 def share_workspace(

@@ -34,7 +34,7 @@ from bigcluster.solvers.saving import Saving
 from bigcluster.solvers.tiles import Shelf
 
 LEAST_APPLICATIONS = 4
-_MOST_APPLICATIONS = 16
+MOST_APPLICATIONS = 16
 # Another application is worth its read of the data while it promises more than this share of the variance. Gains fall
 # geometrically, and the last application, the one that gives the scores, is half an application more than the basis.
 _GAIN = 7e-4
@@ -80,7 +80,7 @@ class Krylov:
         """All Ritz values, and the coefficients (size, n_wanted) of the Ritz vectors that the target needs."""
         if not self._resume():
             self._begin(seed)
-        for application in range(len(self._widths) + 1, _MOST_APPLICATIONS + 1):
+        for application in range(len(self._widths) + 1, MOST_APPLICATIONS + 1):
             if self._complete:
                 break
             self._append()

@@ -10,6 +10,7 @@ import numpy as np
 
 from bigcluster.errors import ConfigError
 from bigcluster.solvers.pca.eigen import DENSE_LIMIT, lanczos_size, lanczos_width
+from bigcluster.solvers.pca.krylov import MOST_APPLICATIONS
 from bigcluster.solvers.pca.operands import PRECISE_UNITS
 from bigcluster.solvers.pca.products import TILE, plan_products
 from bigcluster.solvers.pca.result import Components, Target
@@ -56,6 +57,20 @@ def project_bytes(
     kept = 4 * n_units * (n_units + TILE) // 2 + 4 * n_units * lanczos_size(target, n_units) * 9 // 8
     finish = eigensolver_bytes(n_units, target, threads)
     return max(plan.projected_bytes, min(finish + kept, max(finish, workspace_bytes)))
+
+
+def project_scratch_bytes(solver: str, shape: Shape, target: Target, workspace_bytes: int) -> int:
+    """The most that a fit puts on the disk for itself: matrix and basis, or the Krylov blocks and what follows."""
+    n_wanted = target.n if isinstance(target, Components) else 800
+    if solver != "subspace":
+        n_units = _units_terms(solver, shape)[0]
+        matrix = 4 * n_units * (n_units + TILE) // 2 + 4 * n_units * lanczos_size(target, n_units) * 9 // 8
+        vectors = 2 * 4 * n_units * n_wanted
+        return max(0, matrix + vectors - workspace_bytes)
+    n_units, n_terms = min(shape), max(shape)
+    width = block_width(target, n_units)
+    basis = n_units * (MOST_APPLICATIONS * width + 2 * 4 * max(width, n_wanted))
+    return basis + 4 * n_terms * n_wanted
 
 
 def least_bytes(solver: str, shape: Shape, dtype: np.dtype[np.generic], target: Target, threads: int) -> int:

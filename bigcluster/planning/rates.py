@@ -1,0 +1,147 @@
+"""How fast this machine does what a run consists of, and how long a plan takes at these rates."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+
+from bigcluster.config import Settings
+from bigcluster.planning.plan import Plan, StagePlan
+from bigcluster.solvers.kmeans.seeding import sample_size
+from bigcluster.solvers.pca.eigen import DENSE_LIMIT, lanczos_size, lanczos_width
+from bigcluster.solvers.pca.result import Target
+from bigcluster.solvers.pca.sides import block_width
+
+
+@dataclass(frozen=True)
+class Rates:
+    """Seconds are of one thread while all cores work; ops are multiplications and additions."""
+
+    measured_on: str
+    """The day, YYYY-MM-DD."""
+    cores: int
+    file_seconds: float
+    """Opening, reading and hashing a small file, and its record."""
+    jpeg_pixel_seconds: float
+    reduced_pixel_seconds: float
+    """Per pixel in the file."""
+    other_pixel_seconds: float
+    """PNG, and whatever else is not JPEG."""
+    integer_ops_per_second: float
+    float_ops_per_second: float
+    write_bytes_per_second: float
+    """Of the disk, synced."""
+    read_bytes_per_second: float
+    """Of chunks that the system still has in its page cache, checksums included."""
+    link_seconds: float
+    """An entry under clusters/ and its rows in the tables."""
+
+
+STEPS = 40
+"""Iterations of k-means that an estimate reckons with: its data decides."""
+MINIBATCH_PASSES = 4
+"""What sampled iterations and the last pass come to, in exact passes."""
+APPLICATIONS = 6
+"""Reads of the pixels by the subspace solver."""
+AROUND_FILES = 3
+"""A file's turn through the interpreter, its record and its mark, in times of reading it."""
+AROUND_PRODUCTS = 1.7
+"""What packing, adding up and reading tiles makes of the time of integer products alone."""
+AROUND_LINKS = 4
+"""A row of the tables and what vouches for its link, in times of linking it."""
+SEEDING_SLOWNESS = 8
+"""Distances to one center at a time run this much below the rate of products."""
+START_SECONDS = 1.2
+"""Two interpreters and their libraries."""
+
+
+def with_seconds(plan: Plan, settings: Settings, target: Target | None, rates: Rates) -> Plan:
+    """The plan with the seconds that each stage will take at these rates. target : None where nothing is reduced."""
+    estimate = _Estimate(plan, settings, target, rates)
+    stages = tuple(replace(stage, seconds=round(estimate.of(stage), 2)) for stage in plan.stages)
+    return replace(plan, stages=stages, estimated_on=rates.measured_on)
+
+
+@dataclass(frozen=True)
+class _Estimate:
+    plan: Plan
+    settings: Settings
+    target: Target | None
+    rates: Rates
+
+    @property
+    def hands(self) -> float:
+        """Threads that really work at once, on all workers."""
+        threads = self.plan.threads if self.plan.joined else min(self.plan.threads, self.rates.cores)
+        return float(threads * self.plan.workers)
+
+    def of(self, stage: StagePlan) -> float:
+        ways: dict[str, Callable[[StagePlan], float]] = {
+            "ingest": self.ingest,
+            "reduce": self.reduce,
+            "sweep": self.kmeans,
+            "cluster": self.kmeans,
+            "output": self.output,
+        }
+        return ways[stage.stage](stage)
+
+    def ingest(self, stage: StagePlan) -> float:
+        rates, pictures = self.rates, self.plan.pictures
+        a_file = (
+            AROUND_FILES * rates.file_seconds
+            + pictures.jpeg_pixels * rates.jpeg_pixel_seconds
+            + pictures.reduced_pixels * rates.reduced_pixel_seconds
+            + pictures.other_pixels * rates.other_pixel_seconds
+        )
+        written = stage.bytes_written / rates.write_bytes_per_second / self.plan.workers
+        return START_SECONDS + self.plan.n_images * a_file / self.hands + written
+
+    def reduce(self, stage: StagePlan) -> float:
+        assert self.target is not None
+        n, d, rank = self.plan.n_images, self.plan.n_values, stage.choices["rank"]
+        integer = floats = 0.0
+        if stage.solver == "gram":
+            integer = float(n) * n * d
+            floats = self.eigen_ops(n) + 2.0 * n * n * rank
+        elif stage.solver == "covariance":
+            integer = float(n) * d * d
+            floats = self.eigen_ops(d) + 2.0 * n * d * rank
+        elif stage.solver == "subspace":
+            integer = 4.0 * n * d * (block_width(self.target, min(n, d)) * (APPLICATIONS - 1) + rank)
+        else:  # dask-ml's randomized SVD in float64, with its copies
+            floats = 40.0 * n * d * rank
+        computed = AROUND_PRODUCTS * integer / self.rates.integer_ops_per_second
+        computed += floats / self.rates.float_ops_per_second
+        read = stage.bytes_read / self.rates.read_bytes_per_second / self.plan.workers
+        return computed / self.hands + read
+
+    def eigen_ops(self, n: int) -> float:
+        """Of an (n, n) matrix: all of it at once on one thread, or block Lanczos."""
+        if n <= DENSE_LIMIT:
+            return 20.0 * n**3 * self.hands
+        assert self.target is not None
+        size, width = lanczos_size(self.target, n), lanczos_width(self.target)
+        steps = size / width
+        return steps * 2.0 * n * n * width + 6.0 * n * size * size + 30.0 * size**3
+
+    def kmeans(self, stage: StagePlan) -> float:
+        n, r = self.plan.n_images, stage.block_shape[1]
+        starts = self.settings.kmeans.n_init
+        steps = MINIBATCH_PASSES if stage.solver == "minibatch" else STEPS
+        ops = sum(2.0 * n * r * k * starts for k in self.settings.ks or (1,))
+        seeding = sum(self.seeding_ops(k, r) for k in self.settings.ks or (1,)) * starts
+        if stage.stage == "cluster" and len(self.settings.ks) > 1:  # from the centers that the sweep found
+            ops, seeding = 2.0 * n * r * self.settings.ks[-1], 0.0
+        computed = (steps * ops / self.hands + seeding) / self.rates.float_ops_per_second
+        read = 4.0 * n * r / self.rates.read_bytes_per_second / self.plan.workers
+        return computed + read
+
+    def seeding_ops(self, n_clusters: int, n_columns: int) -> float:
+        """k-means++ on a sample, on one thread: every center from the best of some trials."""
+        candidates = min(self.plan.n_images, sample_size(n_clusters, n_columns), 12 * n_clusters + 64)
+        trials = 2 + n_clusters.bit_length()
+        return 2.0 * n_clusters * trials * candidates * n_columns * SEEDING_SLOWNESS
+
+    def output(self, stage: StagePlan) -> float:
+        rows = AROUND_LINKS * self.plan.n_images * self.rates.link_seconds
+        return rows + stage.bytes_written / self.rates.write_bytes_per_second

@@ -1,0 +1,105 @@
+"""The ways that hold everything, to be measured beside ours: `python -m bigcluster.profiling.naive`.
+
+    numpy         every image in one matrix, scikit-learn's PCA and KMeans: what a script does
+    naive-dask    one dask array per image, concatenated, dask-ml's PCA and KMeans
+
+One JSON request on stdin, one JSON line on stdout. The limit is set here, so that running out of memory is this
+process's MemoryError and nobody else's.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from typing import Any
+
+Pictures = list[Any]
+
+
+def main() -> int:
+    """The exit status is 0 also where memory ran out: that is a result."""
+    request = json.loads(sys.stdin.readline())
+    for library in LIBRARIES[request["way"]]:  # a library that cannot be loaded does not say that memory ran out
+        import_module(library)
+    _limit(request["limit_bytes"])
+    try:
+        found = WAYS[request["way"]](request)
+    except Exception as error:  # MemoryError above all, and what libraries make of it
+        found = {"ended": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
+    sys.stdout.write(json.dumps(found) + "\n")
+    return 0
+
+
+def _limit(n_bytes: int) -> None:
+    """Of what the process may allocate; and where the system itself runs out, this process goes first."""
+    import resource
+
+    resource.setrlimit(resource.RLIMIT_DATA, (n_bytes, n_bytes))
+    try:
+        with open("/proc/self/oom_score_adj", "w") as file:
+            file.write("1000")
+    except OSError:  # not on Linux
+        return
+
+
+def _read(request: dict[str, Any]) -> Pictures:
+    """Every image that cv2.imread reads, at the target size, flat uint8."""
+    import cv2
+
+    width, height = request["image_size"]
+    flag = cv2.IMREAD_COLOR if request["color"] else cv2.IMREAD_GRAYSCALE
+    found = []
+    for file in request["files"]:
+        picture = cv2.imread(os.fsdecode(bytes.fromhex(file)), flag)
+        if picture is None:
+            continue
+        if picture.shape[:2] != (height, width):
+            picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
+        found.append(picture.ravel())
+    return found
+
+
+def _numpy(request: dict[str, Any]) -> dict[str, Any]:
+    import numpy as np
+    from sklearn.cluster import KMeans
+    from sklearn.decomposition import PCA
+
+    x = np.array(_read(request), dtype=np.float32)  # (n_samples, n_features)
+    if request["n_components"] is not None:
+        x = PCA(request["n_components"], random_state=request["seed"]).fit_transform(x)
+    KMeans(request["n_clusters"], n_init=4, random_state=request["seed"]).fit(x)
+    return {"ended": "done", "n_images": len(x)}
+
+
+def _naive_dask(request: dict[str, Any]) -> dict[str, Any]:
+    import dask
+    import dask.array as da
+    import numpy as np
+    from dask_ml.cluster import KMeans
+    from dask_ml.decomposition import PCA
+
+    x = da.concatenate([da.from_array(picture[np.newaxis]) for picture in _read(request)])
+    if request["n_components"] is not None:
+        # One chunk per image is less than its tall-and-skinny QR can take: rows are put together as little as it needs.
+        rows = x.astype(np.float32).rechunk((max(1024, request["n_components"]), -1))
+        pca = PCA(request["n_components"], svd_solver="randomized", iterated_power=1, random_state=request["seed"])
+        (x,) = dask.persist(pca.fit_transform(rows))
+        x = x.rechunk((1024, -1))
+    else:
+        x = x.astype(np.float32)
+    KMeans(request["n_clusters"], random_state=request["seed"]).fit(x).labels_.compute()
+    return {"ended": "done", "n_images": len(x)}
+
+
+LIBRARIES = {
+    "numpy": ("cv2", "sklearn.cluster", "sklearn.decomposition"),
+    "naive-dask": ("cv2", "dask.array", "dask_ml.cluster", "dask_ml.decomposition"),
+}
+WAYS: dict[str, Callable[[dict[str, Any]], dict[str, Any]]] = {"numpy": _numpy, "naive-dask": _naive_dask}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

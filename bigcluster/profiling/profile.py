@@ -1,0 +1,207 @@
+"""The same job under memory-profiler, and what it held when; on request the naive ways beside it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import IO, Any
+
+import psutil
+
+from bigcluster import outdir
+from bigcluster.catalog import list_images
+from bigcluster.config import Settings, to_toml
+from bigcluster.durable import write_text
+from bigcluster.errors import ConfigError, ProfiledRunError
+from bigcluster.outputs.tables import write_csv
+from bigcluster.planning import Resources
+from bigcluster.profiling.timeline import draw_timeline, write_timeline
+from bigcluster.profiling.watch import INTERVAL_SECONDS, Sample, Span, mark_stages, read_samples, watch
+from bigcluster.progress import Listener, Note, silent
+from bigcluster.units import MIB
+
+COMPARISONS = ("numpy", "naive-dask")
+FOLDER = "profile"
+SOME_UNREAD = 3
+AVAILABLE_SHARE = 0.9
+"""Of the memory that is free, what a naive way may take where no limit is given."""
+_FILES = ("mprofile*.dat", "timeline.*", "comparison.*")
+
+
+@dataclass(frozen=True)
+class Way:
+    """One way to do the job, as it went."""
+
+    name: str
+    peak_bytes: int
+    seconds: float
+    limit_bytes: int
+    """The budget; of a naive way, what it was allowed."""
+    ended: str
+    """done, or why not."""
+    dat: str
+
+
+@dataclass(frozen=True)
+class Profile:
+    """What a profile found; `folder` holds the files."""
+
+    folder: Path
+    ways: tuple[Way, ...]
+    """Ours first."""
+    summary: dict[str, Any]
+    """summary.json of the run."""
+
+    @property
+    def peak_bytes(self) -> int:
+        """Of our run, by memory-profiler."""
+        return self.ways[0].peak_bytes
+
+    def to_json(self) -> dict[str, Any]:
+        return {"folder": str(self.folder), "ways": [asdict(way) for way in self.ways], "run": self.summary}
+
+
+def profile(
+    settings: Settings,
+    resources: Resources,
+    *,
+    compare: Sequence[str] = (),
+    limit_bytes: int | None = None,
+    replace: bool = False,
+    quiet: bool = False,
+    interval_seconds: float = INTERVAL_SECONDS,
+    listener: Listener = silent,
+) -> Profile:
+    """Run the job as `bigcluster run` in a process of its own and watch it; then the ways to compare with.
+
+    Writes OUT/profile: mprofile.dat (for mprof), timeline.csv, timeline.png; with `compare` also a .dat of each way,
+    comparison.csv and comparison.json. limit_bytes : what a naive way may allocate.
+    Raises ConfigError for an unknown way, ProfiledRunError with the run's exit code where the run fails.
+    """
+    unknown = [name for name in compare if name not in COMPARISONS]
+    if unknown:
+        raise ConfigError(f"--compare knows {' and '.join(COMPARISONS)}, not {unknown[0]!r}")
+    assert settings.out is not None
+    with tempfile.TemporaryDirectory(prefix="bigcluster-") as temporary:
+        folder = Path(temporary)
+        seconds, summary = _run(settings, resources, folder, replace, quiet, interval_seconds)
+        samples = read_samples(folder / "mprofile.dat")
+        spans = _stages(summary)
+        mark_stages(folder / "mprofile.dat", spans, samples)
+        write_timeline(folder / "timeline.csv", samples, spans)
+        ways = [_way("bigcluster", samples, seconds, resources.budget_bytes, "done", "mprofile.dat")]
+        others: dict[str, list[Sample]] = {}
+        for name in dict.fromkeys(compare):
+            listener(Note(f"{name}: the same images, everything in memory"))
+            way, others[name] = _naive(name, settings, summary, folder, limit_bytes, interval_seconds)
+            ways.append(way)
+        draw_timeline(folder / "timeline.png", samples, spans, resources.budget_bytes, others)
+        if compare:
+            write_csv(folder / "comparison.csv", asdict(ways[0]), (asdict(way).values() for way in ways))
+            write_text(folder / "comparison.json", json.dumps([asdict(way) for way in ways], indent=2) + "\n")
+        return Profile(_publish(folder, Path(settings.out)), tuple(ways), summary)
+
+
+def _run(
+    settings: Settings, resources: Resources, folder: Path, replace: bool, quiet: bool, interval_seconds: float
+) -> tuple[float, dict[str, Any]]:
+    """`bigcluster run` with these settings, watched; its progress goes where ours does."""
+    config = folder / "run.toml"
+    write_text(config, to_toml(outdir.absolute(settings)))
+    command = [sys.executable, "-m", "bigcluster", "run", "--config", str(config), "--json"]
+    command += ["--memory", f"{resources.budget_bytes}B", "--workers", str(resources.threads)]
+    command += ["--replace"] * replace + ["--quiet"] * quiet
+    with (folder / "summary.json").open("w+", encoding="utf-8") as said:
+        dat = folder / "mprofile.dat"
+        title = f"bigcluster run {settings.images} --out {settings.out} --memory {resources.budget_bytes / MIB:g}MiB"
+        seconds, code = watch(command, dat, interval_seconds, title, stdin=subprocess.DEVNULL, stdout=said)
+        if code not in (0, SOME_UNREAD):
+            raise ProfiledRunError(f"the profiled run ended with exit code {code}, as it said above", code)
+        said.seek(0)
+        summary: dict[str, Any] = json.load(said)
+    config.unlink()
+    (folder / "summary.json").unlink()
+    return seconds, summary
+
+
+def _stages(summary: dict[str, Any]) -> list[Span]:
+    stages = summary["stages"].items()
+    return [Span(name, facts["began_at"], facts["began_at"] + facts["seconds"]) for name, facts in stages]
+
+
+def _naive(
+    name: str,
+    settings: Settings,
+    summary: dict[str, Any],
+    folder: Path,
+    limit_bytes: int | None,
+    interval_seconds: float,
+) -> tuple[Way, list[Sample]]:
+    """A naive way in a process of its own: that it runs out of memory, or is killed for it, is its result."""
+    limit = limit_bytes or int(psutil.virtual_memory().available * AVAILABLE_SHARE)
+    dat = folder / f"mprofile-{name}.dat"
+    with (
+        tempfile.TemporaryFile("w+") as asked,
+        tempfile.TemporaryFile("w+") as said,
+        tempfile.TemporaryFile("w+", errors="replace") as complained,
+    ):
+        _ask(asked, name, settings, summary, limit)
+        command = [sys.executable, "-m", "bigcluster.profiling.naive"]
+        seconds, code = watch(command, dat, interval_seconds, name, stdin=asked, stdout=said, stderr=complained)
+        result, last_words = _last_line(said), _last_line(complained)
+    samples = read_samples(dat)
+    ended = json.loads(result)["ended"] if result else f"{_death(code)} {last_words}".strip()
+    return _way(name, samples, seconds, limit, ended, dat.name), samples
+
+
+def _ask(asked: IO[str], name: str, settings: Settings, summary: dict[str, Any], limit_bytes: int) -> None:
+    assert settings.images is not None
+    listing = list_images(settings.images, None, allow_outside=settings.manifest.allow_outside)
+    files = [os.fsencode(listing.path(row)).hex() for row in range(len(listing))]
+    request = {
+        "way": name,
+        "limit_bytes": limit_bytes,
+        "files": files,
+        "image_size": summary["image_size"],
+        "color": settings.features == "color",
+        "n_components": summary["n_components"] if settings.reduce == "pca" else None,
+        "n_clusters": summary["n_clusters"],
+        "seed": settings.seed,
+    }
+    asked.write(json.dumps(request) + "\n")
+    asked.seek(0)
+
+
+def _last_line(file: IO[str]) -> str:
+    file.seek(0)
+    return next(iter(reversed(file.read().splitlines())), "")
+
+
+def _death(code: int) -> str:
+    if code == -signal.SIGKILL:
+        return "killed (SIGKILL), as systems do when memory runs out"
+    return f"ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit status {code}"
+
+
+def _way(name: str, samples: list[Sample], seconds: float, limit_bytes: int, ended: str, dat: str) -> Way:
+    return Way(name, round(max(s.n_bytes for s in samples)), round(seconds, 1), limit_bytes, ended, dat)
+
+
+def _publish(made: Path, out: Path) -> Path:
+    """Put the files into OUT/profile, in place of those of an earlier profile; files of others there stay."""
+    folder = out / FOLDER
+    folder.mkdir(exist_ok=True)
+    for pattern in _FILES:
+        for old in folder.glob(pattern):
+            old.unlink()
+    for file in sorted(made.iterdir()):
+        shutil.copyfile(file, folder / file.name)
+    return folder

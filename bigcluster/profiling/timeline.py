@@ -1,0 +1,75 @@
+"""A profile as a table and as a picture: time, stage, bytes; the budget as a line."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from bigcluster.outputs.tables import write_csv
+from bigcluster.profiling.watch import Sample, Span
+from bigcluster.units import MIB, show_bytes
+
+_OTHERS = ("#d35400", "#1e8449")
+"""Colours of the ways that are compared with."""
+
+
+def stage_at(time: float, spans: Sequence[Span]) -> str:
+    """The stage that ran at a time; empty between stages, and while the processes start and end."""
+    return next((span.name for span in spans if span.start <= time <= span.stop), "")
+
+
+def write_timeline(path: Path, samples: Sequence[Sample], spans: Sequence[Span]) -> None:
+    """CSV: seconds since the first sample, stage, bytes."""
+    first = samples[0].time
+    rows = ((f"{s.time - first:.3f}", stage_at(s.time, spans), round(s.n_bytes)) for s in samples)
+    write_csv(path, ("seconds", "stage", "bytes"), rows)
+
+
+def draw_timeline(
+    path: Path,
+    samples: Sequence[Sample],
+    spans: Sequence[Span],
+    budget_bytes: int,
+    others: Mapping[str, Sequence[Sample]],
+) -> None:
+    """PNG: what the run held, its stages as bands, the budget as a dashed line; other ways as thin lines."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(10, 5), dpi=110, layout="constrained")
+    FigureCanvasAgg(figure)  # no window, whatever the system
+    axes = figure.add_subplot()
+    first = samples[0].time
+    axes.plot(
+        [s.time - first for s in samples], [s.n_bytes / MIB for s in samples], color="#1f4e79", label="bigcluster"
+    )
+    for color, (name, theirs) in zip(_OTHERS, others.items(), strict=False):
+        start = theirs[0].time
+        axes.plot(
+            [s.time - start for s in theirs], [s.n_bytes / MIB for s in theirs], linewidth=1, color=color, label=name
+        )
+    axes.axhline(budget_bytes / MIB, color="#b03a2e", linestyle="--", linewidth=1)
+    axes.annotate(
+        f"budget {show_bytes(budget_bytes)}",
+        (1, budget_bytes / MIB),
+        xycoords=("axes fraction", "data"),
+        xytext=(-4, 3),
+        textcoords="offset points",
+        ha="right",
+        color="#b03a2e",
+    )
+    for number, span in enumerate(spans):
+        start, stop = span.start - first, span.stop - first
+        axes.axvspan(start, stop, color="#1f4e79", alpha=0.04 + 0.06 * (number % 2), linewidth=0)
+        # Names of short stages would lie on top of each other: they alternate in height.
+        height = 0.98 - 0.05 * (number % 2)
+        axes.text((start + stop) / 2, height, span.name, transform=axes.get_xaxis_transform(), ha="center", va="top")
+    axes.set_xlabel("seconds")
+    axes.set_ylabel("MiB, all processes")
+    axes.set_xlim(left=0)
+    axes.set_ylim(0, max(budget_bytes / MIB, *(s.n_bytes / MIB for s in samples)) * 1.15)
+    if others:
+        highest = max(s.n_bytes / MIB for theirs in others.values() for s in theirs)
+        axes.set_ylim(0, max(axes.get_ylim()[1], highest * 1.15))
+        axes.legend(loc="center right")
+    figure.savefig(path)

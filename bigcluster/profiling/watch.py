@@ -1,0 +1,94 @@
+"""One process and its children under memory-profiler."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import time
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import memory_profiler
+import psutil
+
+from bigcluster.measure import memory_metric
+from bigcluster.units import MIB
+
+INTERVAL_SECONDS = 0.1
+_PACKAGE_PARENT = str(Path(__file__).parents[2])
+_BACKENDS = {"pss": "psutil_pss", "uss": "psutil_uss", "rss": "psutil"}
+
+
+@dataclass(frozen=True)
+class Span:
+    """When a stage ran: Unix seconds."""
+
+    name: str
+    start: float
+    stop: float
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What the tree held at a time, in Unix seconds."""
+
+    time: float
+    n_bytes: float
+
+
+def watch(command: Sequence[str], dat: Path, interval_seconds: float, title: str, **streams: Any) -> tuple[float, int]:
+    """Run a command and write the memory of its processes to `dat` until it ends; returns seconds and exit code.
+
+    The file is that of `mprof run --include-children`: a line `MEM MiB SECONDS` per sample after the command line.
+    title : what stands for the command in pictures; streams : stdin, stdout and stderr for subprocess.Popen.
+    """
+    began = time.monotonic()
+    with dat.open("w", encoding="utf-8") as stream, subprocess.Popen(command, env=_environment(), **streams) as process:
+        stream.write(f"CMDLINE {title}\n")
+        try:
+            memory_profiler.memory_usage(
+                process,
+                interval=interval_seconds,
+                include_children=True,
+                stream=stream,
+                backend=_BACKENDS[memory_metric()],
+            )
+        except psutil.NoSuchProcess:  # it ended while it was looked at: memory-profiler does not expect that
+            pass
+        except KeyboardInterrupt:
+            process.wait()  # the same Ctrl-C reached it: it saves its state
+            raise
+        code = process.wait()
+    return time.monotonic() - began, code
+
+
+def _environment() -> dict[str, str]:
+    """Ours, with this package in reach."""
+    path = os.environ.get("PYTHONPATH")
+    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (_PACKAGE_PARENT, path)))}
+
+
+def read_samples(dat: Path) -> list[Sample]:
+    """The MEM lines of a .dat."""
+    samples = []
+    for line in dat.read_text(encoding="utf-8").splitlines():
+        kind, _, values = line.partition(" ")
+        if kind == "MEM":
+            mebibytes, seconds = values.split(" ")
+            samples.append(Sample(float(seconds), float(mebibytes) * MIB))
+    return samples
+
+
+def mark_stages(dat: Path, spans: Iterable[Span], samples: list[Sample]) -> None:
+    """Add the stages as the functions of `@profile`: `mprof plot` draws them as brackets."""
+    with dat.open("a", encoding="utf-8") as stream:
+        for span in spans:
+            first, last = (_held_at(samples, at) / MIB for at in (span.start, span.stop))
+            stream.write(f"FUNC {span.name} {first:.4f} {span.start:.4f} {last:.4f} {span.stop:.4f} 0\n")
+
+
+def _held_at(samples: list[Sample], at: float) -> float:
+    """By the sample nearest in time."""
+    return min(samples, key=lambda sample: abs(sample.time - at)).n_bytes

@@ -1,0 +1,102 @@
+"""Memory-profiling runs: files that memory-profiler's reader opens, and naive ways whose MemoryError is a result."""
+
+from __future__ import annotations
+
+import csv
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import mprof
+import pytest
+from conftest import Cli, write_pictures
+
+import bigcluster as bc
+from bigcluster.errors import ConfigError, ProfiledRunError
+from bigcluster.units import MIB
+
+pytestmark = pytest.mark.slow
+N = 60
+OPTIONS = ("-k", 3, "--size", 16, "--components", 4, "--memory", "1GiB")
+
+
+@dataclass(frozen=True)
+class Profiled:
+    images: Path
+    folder: Path
+    printed: str
+
+
+@pytest.fixture(scope="module")
+def profiled(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Profiled:
+    """One profile with both naive ways, the second of which may hold less than its libraries do."""
+    images = tmp_path_factory.mktemp("images")
+    write_pictures(images, N)
+    out = tmp_path_factory.mktemp("profiled") / "o"
+    ran = cli("profile", images, "--out", out, *OPTIONS, "--compare", "numpy", "--compare", "naive-dask")
+    assert ran.code == 0, ran.err
+    return Profiled(images, out / "profile", ran.out)
+
+
+def test_memory_profilers_reader_opens_the_dat_and_finds_the_stages(profiled: Profiled) -> None:
+    read = mprof.read_mprofile_file(str(profiled.folder / "mprofile.dat"))
+    assert len(read["mem_usage"]) == len(read["timestamp"]) >= 5
+    assert read["timestamp"] == sorted(read["timestamp"])
+    assert list(read["func_timestamp"]) == ["ingest", "reduce", "cluster", "output"]
+    for spans in read["func_timestamp"].values():
+        ((start, stop, *_),) = spans
+        assert read["timestamp"][0] <= start <= stop <= read["timestamp"][-1] + 1
+    assert max(read["mem_usage"]) * MIB == pytest.approx(ways(profiled)["bigcluster"], rel=0.01)
+    assert max(read["mem_usage"]) > 60, "the working process is a child"
+    assert "bigcluster run" in read["cmd_line"]
+
+
+def ways(profiled: Profiled) -> dict[str, int]:
+    found = json.loads((profiled.folder / "comparison.json").read_text())
+    assert isinstance(found, list)
+    return {way["name"]: way["peak_bytes"] for way in found}
+
+
+def test_the_timeline_is_a_table_and_a_picture(profiled: Profiled) -> None:
+    with (profiled.folder / "timeline.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {"", "ingest"} <= {row["stage"] for row in rows} <= {"", "ingest", "reduce", "cluster", "output"}
+    assert float(rows[0]["seconds"]) == 0
+    assert max(int(row["bytes"]) for row in rows) == pytest.approx(ways(profiled)["bigcluster"], rel=0.01)
+    assert (profiled.folder / "timeline.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_three_ways_are_compared_in_print_and_in_files(profiled: Profiled) -> None:
+    assert list(ways(profiled)) == ["bigcluster", "numpy", "naive-dask"]
+    with (profiled.folder / "comparison.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["ended"] for row in rows] == ["done", "done", "done"], rows
+    for row in rows:
+        assert (profiled.folder / row["dat"]).is_file()
+        assert row["name"] in profiled.printed
+    assert "measured, 1 GiB promised" in profiled.printed
+
+
+def test_a_naive_way_that_runs_out_of_memory_is_a_result(profiled: Profiled, tmp_path: Path) -> None:
+    big = {"n_clusters": 3, "size": "1200x1200", "components": 4, "memory": "2GiB", "compare": ["numpy"]}
+    found = bc.profile(profiled.images, tmp_path / "o", limit="600MiB", **big)
+    assert found.ways[1].ended.startswith(("MemoryError", "_ArrayMemoryError")), found.ways[1].ended
+    assert found.ways[1].limit_bytes == 600 * MIB
+    assert found.peak_bytes <= 2048 * MIB
+    assert bc.open(tmp_path / "o").summary["counts"]["ok"] == N, "the run itself is whole"
+    assert sorted(file.name for file in found.folder.glob("mprofile*")) == ["mprofile-numpy.dat", "mprofile.dat"]
+
+
+def test_a_run_that_fails_gives_its_exit_code(tmp_path: Path, cli: Cli) -> None:
+    images = tmp_path / "images"
+    write_pictures(images, 3)
+    ran = cli("profile", images, "--out", tmp_path / "o", *OPTIONS)
+    assert ran.code == 1
+    assert "components = 4 needs as many good images" in ran.err
+    ran = cli("profile", images, "--out", tmp_path / "o", "-k", 2, "--memory", "10MB")
+    assert ran.code == 2
+    with pytest.raises(ProfiledRunError, match="exit code 1") as failed:
+        bc.profile(images, tmp_path / "o", n_clusters=9)
+    assert failed.value.exit_code == 1
+    with pytest.raises(ConfigError, match="numpy and naive-dask, not 'pandas'"):
+        bc.profile(images, tmp_path / "o", n_clusters=2, compare=["pandas"])
