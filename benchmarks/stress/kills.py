@@ -6,6 +6,7 @@ What was done before the kill is read from the marks that it left; what the next
 
 from __future__ import annotations
 
+import json
 import os
 import random
 import shutil
@@ -14,6 +15,8 @@ import subprocess
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +31,16 @@ from bigcluster.store.inventory import STATE
 SEAM = Path(seam.__path__[0])
 ROOT = Path(__file__).parents[2]
 STAGES = ("ingest", "reduce", "cluster")
+PREPARED: dict[str, Callable[[Path], bool]] = {
+    "start": lambda out: True,
+    "ingest": lambda out: (out / "run.toml").exists(),
+    "a block": lambda out: any((out / "store.zarr" / "marks" / "ingest").glob("0*.json")),
+    "reduce": lambda out: (out / "store.zarr" / "marks" / "ingest" / "done.json").exists(),
+    "cluster": lambda out: (out / "store.zarr" / "marks" / "reduce" / "done.json").exists(),
+    "iterations": lambda out: (out / "store.zarr" / "marks" / "state" / "cluster.json").exists(),
+    "output": lambda out: (out / "store.zarr" / "marks" / "cluster" / "done.json").exists(),
+}
+"""What shows that a run has come so far. The kill follows after a random part of what that stage takes."""
 
 
 def main(full: bool) -> dict[str, Any]:
@@ -38,23 +51,24 @@ def main(full: bool) -> dict[str, Any]:
         # Four row blocks, and pixels enough that the reduction takes its time.
         job = Job(catalog(folder / "images", n_images), {"k": 12, "size": "224x320", "components": 40})
         undisturbed, out = folder / "undisturbed", folder / "out"
-        began = time.monotonic()
         assert run(job, undisturbed).wait() == 0, "the undisturbed run failed"
-        seconds = time.monotonic() - began
         expected = labels(undisturbed)
+        seconds = {stage: facts["seconds"] for stage, facts in summary(undisturbed)["stages"].items()}
         moments: Counter[str] = Counter()
         redone: list[dict[str, int]] = []
         for number in range(n_kills):
             shutil.rmtree(out, ignore_errors=True)
-            kill(
-                run(job, out), seconds * (number + rng.random()) / n_kills, rng.choice(("supervisor", "worker", "both"))
-            )
+            stage = list(PREPARED)[number % len(PREPARED)]
+            whom = rng.choice(("supervisor", "worker", "both"))
+            kill(run(job, out), partial(PREPARED[stage], out), rng.uniform(0, seconds.get(stage, 1.0)), whom)
             before = done(out)
             moments[before["in_work"]] += 1
             events: list[Event] = []
             stages = job.run(out, events.append)["stages"]
             assert labels(out) == expected, f"kill {number}: other labels"
             redone.append(count_redone(before, stages, events))
+            if number % 10 == 9:
+                print(f"kills: {number + 1} of {n_kills}, {dict(moments)}", file=sys.stderr, flush=True)
         assert job.verify(out)["ok"]
     worst = {name: max(one[name] for one in redone) for name in redone[0]}
     assert not any(worst.values()), f"what had been done was done again: {worst}"
@@ -62,7 +76,7 @@ def main(full: bool) -> dict[str, Any]:
         "kills": n_kills,
         "same_labels": len(redone),
         "killed_in": dict(moments),
-        "undisturbed_seconds": round(seconds, 2),
+        "undisturbed_seconds": seconds,
         "most_redone": worst,
         "says": f"{len(redone)} of {n_kills} killed runs of {n_images} images end with the same labels; at most "
         f"{worst['blocks']} finished blocks, {worst['stages']} finished stages and {worst['iterations']} saved "
@@ -80,8 +94,15 @@ def run(job: Job, out: Path) -> subprocess.Popen[bytes]:
     )
 
 
-def kill(process: subprocess.Popen[bytes], after: float, whom: str) -> None:
-    """SIGKILL without notice; returns once nobody of the run is left."""
+def summary(out: Path) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((out / "summary.json").read_text(encoding="utf-8"))
+    return found
+
+
+def kill(process: subprocess.Popen[bytes], prepared: Callable[[], bool], after: float, whom: str) -> None:
+    """SIGKILL so many seconds after `prepared`, without notice; returns once nobody of the run is left."""
+    while process.poll() is None and not prepared():
+        time.sleep(0.002)
     try:
         process.wait(after)
     except subprocess.TimeoutExpired:
