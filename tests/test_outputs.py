@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from bigcluster.catalog import FileRecord, Listing, Names, from_csv_path, list_images
 from bigcluster.errors import StoreError
-from bigcluster.outputs import folders, tables
+from bigcluster.outputs import folders, swap, tables
 from bigcluster.outputs.folders import Linked, write_clusters
 from bigcluster.outputs.summary import counts, read_summary, write_summary
 from bigcluster.stages.cluster import Membership
@@ -334,7 +334,7 @@ def steps(monkeypatch: pytest.MonkeyPatch, stop_at: int) -> Iterator[int]:
         return call
 
     for owner, name in ((Path, "rename"), (Path, "mkdir"), (Path, "rmdir"), (os, "link"), (shutil, "rmtree"),
-                        (folders, "write_text")):  # fmt: skip
+                        (swap, "write_text")):  # fmt: skip
         monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
     yield done
 
