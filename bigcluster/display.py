@@ -155,7 +155,8 @@ def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:
     lines.append(
         f"memory: {show_bytes(memory['measured_peak_bytes'])} measured, {show_bytes(memory['budget_bytes'])} promised"
     )
-    lines.append(f"look at: {out}/clusters/  {out}/labels.csv")
+    shown = f"{out}/report/index.html  " if "report" in summary["stages"] else ""
+    lines.append(f"look at: {shown}{out}/clusters/  {out}/labels.csv")
     for line in lines:
         console.print(Text(line), soft_wrap=True)
 
@@ -171,6 +172,7 @@ def print_sweep(found: dict[str, Any], out: str, console: Console) -> None:
     if found["suggested_k"] is None:
         console.print(Text(f"the best silhouette is at k = {found['best_silhouette_k']}"))
     console.print(Text(f"look at: {out}/sweep.png  {out}/sweep.csv"), soft_wrap=True)
+    console.print(Text(f"`bigcluster report {out}` puts it into the report"), soft_wrap=True)
 
 
 def print_prediction(found: dict[str, Any], to: str, console: Console) -> None:

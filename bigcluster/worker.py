@@ -24,6 +24,7 @@ TASKS: dict[str, Callable[..., dict[str, Any]]] = {
     "run": pipeline.run,
     "sweep": pipeline.sweep,
     "predict": pipeline.predict,
+    "report": pipeline.report,
 }
 
 

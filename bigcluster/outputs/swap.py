@@ -66,6 +66,11 @@ class Swap:
         if not any(self.current.iterdir()):
             self.current.rmdir()
 
+    def is_whole(self) -> bool:
+        """Whether everything that we made last is still there, in its size."""
+        made = _lists(self.created).get("current", {})
+        return bool(made) and all(_has_size(self.current / name, known[1]) for name, known in made.items())
+
     def _remember(self, ours: Made, made: Made | None = None) -> None:
         lists = {"current": ours} if made is None else {"current": ours, "next": made}
         write_text(self.created, json.dumps(lists))
@@ -86,6 +91,13 @@ def numbered(stem: str, suffix: str, number: int) -> str:
     if room < 0:  # nearly all suffix
         return numbered(stem, suffix[:-1], number)
     return stem + tail
+
+
+def _has_size(path: Path, n_bytes: int) -> bool:
+    try:
+        return path.lstat().st_size == n_bytes
+    except OSError:
+        return False
 
 
 def _lists(created: Path) -> dict[str, Made]:

@@ -18,6 +18,7 @@ from bigcluster.errors import NoImagesError, TooFewSamplesError
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.outputs import curves, folders, summary, tables
 from bigcluster.pipeline.job import Job, naming_damage, open_job
+from bigcluster.pipeline.report import write_or_reuse
 from bigcluster.planning import Plan, Resources, make_plan
 from bigcluster.progress import Listener, silent
 from bigcluster.stages import sizing
@@ -76,8 +77,12 @@ def run(
             done = _compute(job, listing, plan, spec, store)
             with job.stages.measure("output"), job.progress.stage("output", len(listing), "images"):
                 _write_outputs(job, listing, store, done)
-        found = _summarise(job, listing, plan, store, done)
-        summary.write_summary(job.out / "summary.json", found)
+            found = _summarise(job, listing, plan, store, done)
+            summary.write_summary(job.out / "summary.json", found)
+            if settings.report.write:  # it shows the summary, and then has a place in it
+                write_or_reuse(job, store, found, plan.stage("report"))
+                found["memory"]["measured_peak_bytes"] = job.stages.sampler.peak_bytes
+                summary.write_summary(job.out / "summary.json", found)
     return found
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from bigcluster.config import Settings
 from bigcluster.planning.plan import Plan, Resources, StagePlan, check_budget
+from bigcluster.planning.report import plan_report
 from bigcluster.planning.stages import plan_cluster, plan_ingest, plan_predict, plan_reduce, plan_sweep, target_of
 
 
@@ -22,6 +23,9 @@ def make_plan(settings: Settings, n_images: int, image_size: tuple[int, int], re
     if len(settings.ks) > 1:
         stages.append(plan_sweep(settings, settings.ks, n_images, n_columns, resources))
     stages.append(plan_cluster(settings, n_images, n_columns, resources))
+    if settings.report.write:
+        n_clusters = max(settings.ks, default=1)
+        stages.append(plan_report(settings, n_images, n_values, n_columns, n_clusters, resources))
     return Plan(n_images, image_size, n_values, resources.budget_bytes, resources.threads, tuple(stages))
 
 
@@ -35,6 +39,7 @@ __all__ = [
     "plan_ingest",
     "plan_predict",
     "plan_reduce",
+    "plan_report",
     "plan_sweep",
     "target_of",
 ]
