@@ -101,6 +101,13 @@ class Run:
         )
         return Path(found["report"])
 
+    def _repr_html_(self) -> str:
+        """What a notebook shows: counts, sizes and a small montage."""
+        from bigcluster.report.notebook import run_html
+        from bigcluster.store import Store
+
+        return run_html(self.out, self.summary, Store(self.out / outdir.STORE, create=False))
+
     def __repr__(self) -> str:
         found = self.summary
         return f"<bigcluster run {self.out}: {found['counts']['ok']} images in {found['n_clusters']} clusters>"

@@ -21,7 +21,7 @@ from bigcluster.rows import spans
 from bigcluster.stages import reduce
 from bigcluster.store import Store, StoredRows
 
-PICTURE_PIXELS = 224
+PICTURE_PIXELS = 160
 """Neither side of such a picture is longer."""
 EIGEN_IMAGES = 32
 REBUILT_ROWS = 4
@@ -147,7 +147,8 @@ def _mixed(components: StoredRows, mixture: Mixture, spec: DecodeSpec, batch_byt
 
 
 def _shown(values: NDArray[np.floating[Any]]) -> Pixels:
-    return np.rint(values).clip(0, 255).astype(np.uint8)
+    pixels: Pixels = np.rint(values).clip(0, 255).astype(np.uint8)
+    return pixels
 
 
 def _signed(values: NDArray[np.float32]) -> Pixels:

@@ -17,6 +17,8 @@ from bigcluster.store import Store, StoredRows
 GRID = 10_000
 """Places are whole numbers of 0 .. GRID: finer than any screen."""
 _FEWEST_EMBEDDED = 10
+_EMBEDDED_COLUMNS = 50
+"""Of the scores: neighbours hardly change with more, the time does."""
 _TINY = 16
 
 Points = NDArray[np.float64]
@@ -38,7 +40,7 @@ def place(
     if model.variance_ratio is None:
         vectors = _tiny_pictures(thumbnails, rows)
     else:
-        wanted = 2 if kind == "pca" else int(model.summary["n_components"])
+        wanted = 2 if kind == "pca" else min(_EMBEDDED_COLUMNS, int(model.summary["n_components"]))
         vectors = _read_rows(StoredRows(store.array("scores")), rows, wanted)
     if kind == "pca" or len(rows) < _FEWEST_EMBEDDED:
         points = _first_axes(vectors)
@@ -91,7 +93,13 @@ def _first_axes(vectors: NDArray[np.float32]) -> Points:
 
 def _tsne(vectors: NDArray[np.float32], seed: int, threads: int) -> Points:
     perplexity = min(30, (len(vectors) - 1) // 3)
-    embed = _import("tsne").TSNE(perplexity=perplexity, random_state=seed, n_jobs=threads, initialization="pca")
+    embed = _import("tsne").TSNE(
+        perplexity=perplexity,
+        random_state=seed,
+        n_jobs=threads,
+        initialization="pca",
+        negative_gradient_method="fft",
+    )
     return np.asarray(embed.fit(vectors.astype(np.float64)), np.float64)
 
 
@@ -112,5 +120,6 @@ def _import(kind: str) -> Any:
         return importlib.import_module(_LIBRARIES[kind])
     except ImportError as error:
         raise ConfigError(
-            f"report.map = {kind} needs {_LIBRARIES[kind]}: pip install 'bigcluster[{kind}]', or use report.map = pca"
+            f"report.map = {kind} needs {_LIBRARIES[kind]} ({error}): pip install 'bigcluster[{kind}]', or use "
+            "report.map = pca"
         ) from error

@@ -2,6 +2,7 @@
 "use strict";
 
 (async () => {
+  const { root, clusterName, element, picture, piece, visible } = window.bigcluster;
   const GRID = 10000;
   const NEAR_PIXELS = 14;
   const map = document.getElementById("map");

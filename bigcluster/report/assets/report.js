@@ -112,7 +112,7 @@ function memberTile(row, page, index, list) {
   }
   const caption = element("figcaption", {}, element("bdi", { title: name }, name));
   let note = shownNumber(distance);
-  if (runnerUp !== null) note += `; ${clusterName(runnerUp)} + ${shownNumber(margin)}`;
+  if (runnerUp !== null) note += `; ${clusterName(runnerUp)} +${shownNumber(margin)}`;
   caption.append(element("span", { class: "faint" }, note), element("span", { class: "faint" }, `${width} × ${height}`));
   figure.append(caption);
   return figure;
@@ -179,7 +179,7 @@ async function find(begin) {
 function searchBox(input, box) {
   let asked = 0;
   const look = async () => {
-    const begin = folded(input.value.trim());
+    const begin = folded(input.value);
     const mine = ++asked;
     if (!begin) {
       box.hidden = true;
@@ -195,6 +195,7 @@ function searchBox(input, box) {
     });
     const more = found.length > MOST_FOUND ? `the first ${MOST_FOUND}; type more letters` : "";
     const line = found.length ? more : "no file name begins so";
+    box.dataset.of = begin;
     box.replaceChildren(...links, ...(line ? [element("p", {}, line)] : []));
     box.hidden = false;
   };
@@ -240,6 +241,9 @@ function arrows(event) {
   const id = { ArrowLeft: "previous", ArrowRight: "next" }[event.key];
   document.getElementById(id)?.click();
 }
+
+/** What map.js uses too. */
+window.bigcluster = { root, clusterName, element, folded, picture, piece, shownNumber, visible };
 
 searchBox(document.getElementById("search"), document.getElementById("found"));
 document.addEventListener("keydown", arrows);
