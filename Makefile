@@ -29,10 +29,11 @@ demo: $(STAMP)  ## draw 600 catalog cuts, cluster them, say where to look
 	@$(BIN)/bigcluster demo $(DEMO_IMAGES) --images 600
 	@$(BIN)/bigcluster run $(DEMO_IMAGES) --out $(DEMO_OUT) -k 12
 	@echo
-	@echo "Look at $(DEMO_OUT)/clusters/, one folder per cluster, and at $(DEMO_OUT)/labels.csv."
+	@echo "Look at $(DEMO_OUT)/report/index.html in a browser, and at $(DEMO_OUT)/clusters/, one folder per cluster."
 	@echo "Your own pictures: $(BIN)/bigcluster run /path/to/pictures --out out -k 10 --memory 1GiB"
 
-test: $(STAMP)  ## run the whole test suite
+test: $(STAMP)  ## run the whole test suite; browsers are installed where that is possible
+	@sh tests/install-browsers.sh
 	@$(BIN)/python -m pytest -n 2 $(PYTEST)
 
 lint: $(STAMP)  ## style and types

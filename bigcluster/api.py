@@ -102,6 +102,23 @@ class Run:
             "verify", Settings(out=os.fspath(self.out)), resources(None, None), listener=log_events, quick=quick
         )
 
+    def report(
+        self, *, memory: str | None = None, workers: int | None = None, set: dict[str, Any] | None = None
+    ) -> Path:
+        """Write the report anew; returns its index.html. `set` takes report.* keys, such as {"report.map": "tsne"}."""
+        sets = tuple(f"{name}={value}" for name, value in (set or {}).items())
+        found = supervise(
+            "report", resolve_report(self.out, sets=sets), resources(memory, workers), listener=log_events
+        )
+        return Path(found["report"])
+
+    def _repr_html_(self) -> str:
+        """What a notebook shows: counts, sizes and a small montage."""
+        from bigcluster.report.notebook import run_html
+        from bigcluster.store import Store
+
+        return run_html(self.out, self.summary, Store(self.out / outdir.STORE, create=False))
+
     def __repr__(self) -> str:
         found = self.summary
         return f"<bigcluster run {self.out}: {found['counts']['ok']} images in {found['n_clusters']} clusters>"
@@ -246,6 +263,14 @@ def resolve_sweep(out: PathLike, k: int | str, *, sets: tuple[str, ...] = ()) ->
         if name != "seed" and not name.startswith("kmeans."):
             raise ConfigError(f"a sweep takes the stored scores: --set may name seed and kmeans.*, not {name}")
     return stored_settings(out, sets=sets), parse_ks("k", k)
+
+
+def resolve_report(out: PathLike, *, sets: tuple[str, ...] = ()) -> Settings:
+    """The settings that OUT kept; `sets` may name report.* alone."""
+    for name in parse_sets(sets):
+        if not name.startswith("report."):
+            raise ConfigError(f"a report shows what OUT holds: --set may name report.*, not {name}")
+    return stored_settings(out, sets=sets)
 
 
 def stored_settings(out: PathLike, *, sets: tuple[str, ...] = ()) -> Settings:

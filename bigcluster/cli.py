@@ -300,6 +300,30 @@ def profile(
 
 
 @app.command()
+def report(
+    out: Annotated[str, typer.Argument(help="The OUT of a finished run.")],
+    memory: Memory = None,
+    workers: Workers = None,
+    sets: Annotated[
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="report.map or report.thumbnails.")
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Write the report anew: pages to look at, from what OUT holds. They open from disk, in any browser."""
+    from bigcluster import api, display
+    from bigcluster.supervisor import supervise
+
+    settings = api.resolve_report(out, sets=tuple(sets or ()))
+    with display.listening(quiet=quiet) as listener:
+        found = supervise("report", settings, api.resources(memory, workers), listener=listener)
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        print(f"look at: {found['report']}")
+
+
+@app.command()
 def demo(
     directory: Annotated[Path, typer.Argument(help="A new or empty folder.")],
     images: Annotated[int, typer.Option(help="How many cuts to draw.")] = 600,

@@ -176,7 +176,8 @@ def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:
         lines.append(f"k = {summary['sweep']['k']}: {summary['sweep']['reason']}; see {out}/sweep.png")
     lines += summary["advice"]
     lines += _memory_lines(summary["memory"])
-    lines.append(f"look at: {out}/clusters/  {out}/labels.csv")
+    shown = f"{out}/report/index.html  " if "report" in summary["stages"] else ""
+    lines.append(f"look at: {shown}{out}/clusters/  {out}/labels.csv")
     for line in lines:
         console.print(Text(line), soft_wrap=True)
 
@@ -203,6 +204,7 @@ def print_sweep(found: dict[str, Any], out: str, console: Console) -> None:
     if found["suggested_k"] is None:
         console.print(Text(f"the best silhouette is at k = {found['best_silhouette_k']}"))
     console.print(Text(f"look at: {out}/sweep.png  {out}/sweep.csv"), soft_wrap=True)
+    console.print(Text(f"`bigcluster report {out}` puts it into the report"), soft_wrap=True)
 
 
 def print_profile(found: Any, console: Console) -> None:

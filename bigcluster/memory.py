@@ -89,3 +89,39 @@ def project_predict_bytes(*, rows: int, n_values: int, n_columns: int, n_cluster
     components = 2 * n_columns * slab * FLOAT32
     scores = rows * (3 * n_columns * FLOAT64 + 4 * n_clusters * FLOAT32)
     return 2 * rows * n_values + centered + components + scores + 3 * n_clusters * n_columns * FLOAT64
+
+
+REPORT_BYTES = 64 * MIB
+"""What plots and templates add as the report is written: matplotlib, jinja2."""
+EMBEDDING_BYTES = 320 * MIB
+"""t-SNE or UMAP of a sample of 10,000 images, their libraries included."""
+REPORT_ROW_BYTES = 200
+"""Of every image: its place in five orders, its name, and where it is in the search."""
+REPORT_PICTURE_COPIES = 3
+"""The mixtures, the product that is being added, and the pictures made of them."""
+REPORT_ROWS = 60
+"""Eigen-images and reconstructions, beside the centers."""
+
+
+def project_report_bytes(
+    *,
+    n_images: int,
+    block_bytes: int,
+    in_flight: int,
+    picture_bytes: int,
+    n_columns: int,
+    n_clusters: int,
+    embeds: bool,
+) -> int:
+    """Row blocks as stored and what is cut out of them, pictures of centers and components, names and their order."""
+    coefficients = (n_clusters + REPORT_ROWS) * n_columns * (FLOAT64 + FLOAT32)
+    blocks = in_flight * (block_bytes + block_bytes // 2)
+    extra = EMBEDDING_BYTES if embeds else 0
+    return (
+        REPORT_BYTES
+        + extra
+        + n_images * REPORT_ROW_BYTES
+        + blocks
+        + REPORT_PICTURE_COPIES * picture_bytes
+        + coefficients
+    )

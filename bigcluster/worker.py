@@ -26,6 +26,7 @@ TASKS: dict[str, Callable[..., dict[str, Any]]] = {
     "sweep": pipeline.sweep,
     "predict": pipeline.predict,
     "verify": pipeline.verify,
+    "report": pipeline.report,
 }
 
 

@@ -122,6 +122,18 @@ def cli() -> Cli:
 
 
 @pytest.fixture(scope="session")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The OUT of a run with its report: 256 pictures in three clusters, some with hostile names."""
+    from reporting import make_pictures
+
+    folder = tmp_path_factory.mktemp("made")
+    make_pictures(folder / "in")
+    ran = run_cli("run", folder / "in", "--out", folder / "out", "-k", 3, "--size", "18x24")
+    assert ran.code == 3, ran.err
+    return folder / "out"
+
+
+@pytest.fixture(scope="session")
 def shared() -> Path:
     """The folder of real pictures beside the checkout."""
     folder = Path(os.environ.get("BIGCLUSTER_SHARED", CHECKOUT.parent / "shared"))

@@ -24,7 +24,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("planning",),
     ("stages", "calibration"),
     ("outputs",),
-    ("profiling",),
+    ("profiling", "report"),
     ("pipeline", "estimators"),
     ("supervisor", "worker", "api", "display"),
     ("cli", "__main__", ""),
@@ -36,8 +36,9 @@ SOURCES = [*MODULES, *sorted((CHECKOUT / "benchmarks").rglob("*.py"))]
 
 # Library -> the modules that may import it.
 ALLOWED = {
-    "cv2": ("kernels.decode", "demo", "outputs.report", "profiling.naive"),
-    "PIL": ("kernels.decode", "demo", "outputs.report"),
+    "cv2": ("kernels.decode", "demo", "report", "profiling.naive"),
+    "PIL": ("kernels.decode", "demo", "report"),
+    "jinja2": ("report",),
     "zarr": ("store",),
     "onnxruntime": ("kernels",),
     "onnx": ("kernels",),

@@ -14,7 +14,8 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bigcluster.catalog import Names, from_csv_path, guard_cell, natural_key, to_csv_path
-from bigcluster.outputs.folders import NAME_BYTES, cluster_folder, folder_names
+from bigcluster.outputs.folders import cluster_folder, folder_names
+from bigcluster.outputs.swap import NAME_BYTES
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 

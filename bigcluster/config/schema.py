@@ -148,6 +148,21 @@ class KMeansSettings:
 
 
 @dataclass(frozen=True)
+class ReportSettings:
+    write: bool = key(True, yes_or_no, "write report/ at the end of a run; `bigcluster report OUT` writes it any time")
+    map: str = key(
+        "pca",
+        one_of("pca", "tsne", "umap", "none"),
+        "the map of the report: first two components; tsne and umap need the extra of that name",
+    )
+    thumbnails: int = key(
+        20_000,
+        whole_number(1),
+        "up to so many images all have thumbnails in the report; of more, the nearest of each cluster",
+    )
+
+
+@dataclass(frozen=True)
 class Settings:
     """What decides the result. Kept in OUT/run.toml; the same settings on the same data give the same labels."""
 
@@ -172,6 +187,7 @@ class Settings:
     pca: PCASettings = field(default_factory=PCASettings)
     gemm: GemmSettings = field(default_factory=GemmSettings)
     kmeans: KMeansSettings = field(default_factory=KMeansSettings)
+    report: ReportSettings = field(default_factory=ReportSettings)
 
     @property
     def ks(self) -> tuple[int, ...]:

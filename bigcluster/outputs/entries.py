@@ -1,7 +1,7 @@
 """The entries under clusters/: which of them we made, and what each of them leads to.
 
-Hard links, relative symlinks and copies of the listed images. An entry is known by its inode, size and time; where that
-list is lost, by what labels.csv and the images themselves say of it.
+Hard links, relative symlinks and copies of the listed images. An entry is known by the list of what we made;
+where that is lost, by what labels.csv and the images themselves say of it.
 """
 
 from __future__ import annotations
@@ -11,22 +11,9 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bigcluster.catalog import Listing, from_csv_path
+from bigcluster.outputs.swap import Made, identity
 
 LABELS = "labels.csv"
-
-Made = dict[str, list[int]]
-"""Path under clusters/ -> inode (0 for copies, which are files of their own), size, modification time."""
-
-
-def identity(path: Path, *, copied: bool) -> list[int]:
-    found = path.lstat()
-    return [0 if copied else found.st_ino, found.st_size, found.st_mtime_ns]
-
-
-def is_ours(path: Path, known: list[int] | None) -> bool:
-    """A link is known by its inode, also after its picture was edited; a moved or copied OUT by size and time."""
-    found = path.lstat()
-    return known is not None and (found.st_ino == known[0] or [found.st_size, found.st_mtime_ns] == known[1:])
 
 
 def recognised(folder: Path, listing: Listing) -> Made:

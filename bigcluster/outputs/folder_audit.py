@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from bigcluster.outputs.entries import LABELS, Made, identity, is_ours, is_same, labelled_files, looks_equal
+from bigcluster.outputs.entries import LABELS, is_same, labelled_files, looks_equal
 from bigcluster.outputs.folders import FOLDER
+from bigcluster.outputs.swap import Made, identity, is_ours
 from bigcluster.store import Damage
 
 STAGE = "output"

@@ -1,7 +1,6 @@
 """clusters/: one folder per cluster, its images under names that a person recognises.
 
-Built aside and swapped in. A list of what was created stays with it, so that files of others are never deleted: they
-move along into the new folder.
+Built aside and swapped in (outputs.swap): files of others are never deleted, they move along into the new folder.
 """
 
 from __future__ import annotations
@@ -18,15 +17,14 @@ from numpy.typing import NDArray
 
 from bigcluster.catalog import Listing
 from bigcluster.errors import StoreError
-from bigcluster.outputs.entries import Made, identity, is_ours, recognised
-from bigcluster.store import Mark, Marks
+from bigcluster.outputs.entries import recognised
+from bigcluster.outputs.swap import Made, Swap, identity, listed, numbered
+from bigcluster.store import Marks
 from bigcluster.units import show_bytes
 
 FOLDER = "clusters"
 CREATED = "folders"
-"""The mark that lists what we made, path -> identity, under "current" for clusters/ and, while it is being replaced,
-under "next" for the folder that takes its place. Other files are foreign and stay, also under a name that was ours."""
-NAME_BYTES = 255
+"""The mark that lists what we made there."""
 _NO_HARDLINK = {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EOPNOTSUPP}
 
 
@@ -54,7 +52,7 @@ def folder_names(labels: NDArray[np.int32], n_clusters: int, names: Iterator[str
         while (label, candidate.casefold()) in used:
             number = used[label, (stem + suffix).casefold()] + 1
             used[label, (stem + suffix).casefold()] = number
-            candidate = _numbered(stem, suffix, number)
+            candidate = numbered(stem, suffix, number)
         used[label, candidate.casefold()] = 1
         yield f"{cluster_folder(label, n_clusters)}/{candidate}"
 
@@ -62,16 +60,6 @@ def folder_names(labels: NDArray[np.int32], n_clusters: int, names: Iterator[str
 def cluster_folder(label: int, n_clusters: int) -> str:
     """The folder of a cluster: its number, at least two digits, so that folders sort as clusters do."""
     return f"{label:0{max(2, len(str(n_clusters - 1)))}d}"
-
-
-def _numbered(stem: str, suffix: str, number: int) -> str:
-    tail = f" ({number}){suffix}"
-    room = NAME_BYTES - len(os.fsencode(tail))
-    while stem and len(os.fsencode(stem)) > room:
-        stem = stem[:-1]
-    if room < 0:  # nearly all suffix
-        return _numbered(stem, suffix[:-1], number)
-    return stem + tail
 
 
 def write_clusters(
@@ -89,66 +77,20 @@ def write_clusters(
     Our list of what we made there follows the folder: killed at any point, the next call puts both right.
     """
     linked = Linked([""] * len(listing))
-    folders = _Folders(out / FOLDER, out / f".{FOLDER}.new", out / f".{FOLDER}.old", Marks(store_root))
-    ours = _recover(folders, listing)
-    current, new = folders.current, folders.new
-    new.mkdir()
+    swap = Swap.of(out, FOLDER, Marks(store_root), CREATED)
+    ours = swap.recover(lambda: recognised(swap.current, listing))
+    swap.new.mkdir()
     if link == "copy":
         _check_space(out, listing, ok)
     if link != "none":
-        _fill(new, current.absolute(), listing, ok, labels, n_clusters, _PLACE[link], linked, advance)
-    made = {name: identity(new / name, copied=link == "copy") for name in linked.files if name}
-    _remember(folders, ours, made)
-    if current.exists():
-        current.rename(folders.old)
-    new.rename(current)
-    if folders.old.exists():
-        _retire(folders.old, current, ours)
-    _remember(folders, made)
-    if not any(current.iterdir()):
-        current.rmdir()
+        _fill(swap.new, swap.current.absolute(), listing, ok, labels, n_clusters, _PLACE[link], linked, advance)
+    swap.swap_in(ours, {name: identity(swap.new / name, copied=link == "copy") for name in linked.files if name})
     return linked
-
-
-@dataclass(frozen=True)
-class _Folders:
-    current: Path
-    new: Path
-    old: Path
-    marks: Marks
 
 
 def created(marks: Marks) -> Made | None:
     """What we made in clusters/; None where the list is lost, or there never was one."""
-    mark = marks.read(CREATED)
-    return None if mark is None else mark.payload["current"]
-
-
-def _recover(folders: _Folders, listing: Listing) -> Made:
-    """Bring what a kill left to rest; returns what we made in the current folder.
-
-    A swap goes: note both lists; current -> old; new -> current; old retires; note the list of the current one.
-    """
-    mark = folders.marks.read(CREATED)
-    lists = {"current": recognised(folders.current, listing)} if mark is None else mark.payload
-    ours: Made = lists["current"]
-    if folders.old.exists() and folders.current.exists():  # old was retiring
-        _retire(folders.old, folders.current, ours)
-        ours = lists.get("next", ours)
-    elif folders.old.exists():  # between the two renames
-        folders.old.rename(folders.current)
-    elif not folders.new.exists():  # nothing, or the last note, was missing
-        ours = lists.get("next", ours)
-    if "next" in lists:
-        _remember(folders, ours)
-    if folders.new.exists():
-        shutil.rmtree(folders.new)  # only we write there
-    return ours
-
-
-def _remember(folders: _Folders, ours: Made, made: Made | None = None) -> None:
-    lists = {"current": ours} if made is None else {"current": ours, "next": made}
-    folders.marks.write(CREATED, Mark("", payload=lists))
+    return listed(marks, CREATED)
 
 
 Place = Callable[[str, Path, Path], bool]
@@ -217,23 +159,3 @@ def _size(path: str) -> int:
         return os.stat(path).st_size
     except FileNotFoundError:
         return 0
-
-
-def _retire(old: Path, current: Path, ours: Made) -> None:
-    """Remove the old folder; what others put into it moves into the current one."""
-    for foreign in _foreign_files(old, ours):
-        target = current / foreign
-        target.parent.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while os.path.lexists(target):
-            number += 1
-            target = target.with_name(_numbered(foreign.stem, foreign.suffix, number))
-        (old / foreign).rename(target)
-    shutil.rmtree(old)
-
-
-def _foreign_files(folder: Path, ours: Made) -> list[Path]:
-    """Files in the folder that are not what we made there; all of them where our list is gone."""
-    inside = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
-    named = ((path, path.relative_to(folder)) for path in inside)
-    return [name for path, name in named if not is_ours(path, ours.get(name.as_posix()))]

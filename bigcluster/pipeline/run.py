@@ -22,6 +22,7 @@ from bigcluster.outputs import curves, folders, summary, tables
 from bigcluster.outputs.seal import OF_A_RUN, OF_A_SWEEP, is_finished, sealing
 from bigcluster.pipeline.disk import check_room
 from bigcluster.pipeline.job import Job, naming_damage, open_job
+from bigcluster.pipeline.report import write_or_reuse
 from bigcluster.planning import Plan, Resources, make_plan, replan
 from bigcluster.progress import Listener, silent
 from bigcluster.stages import sizing
@@ -95,8 +96,12 @@ def run(
                 written = done.plan.stage("output").projected_bytes
                 with job.stages.measure("output", written), job.progress.stage("output", len(listing), "images"):
                     _write_outputs(job, listing, store, done)
+                found = _summarise(job, listing, store, done)
+                summary.write_summary(job.out / "summary.json", found)
+                if settings.report.write:  # it shows the summary, and then has a place in it
+                    write_or_reuse(job, store, found, done.plan.stage("report"))
+                    found["memory"]["measured_peak_bytes"] = job.stages.sampler.peak_bytes
             tables.write_memory(job.out / "memory.csv", job.stages.sampler.timeline.rows)
-            found = _summarise(job, listing, store, done)
             summary.write_summary(job.out / "summary.json", found)
             if not (done.reused and was_finished):
                 tidy(store.root)

@@ -12,6 +12,7 @@ from bigcluster.config import Settings
 from bigcluster.planning.pictures import Pictures, assumed
 from bigcluster.planning.plan import Plan, Resources, StagePlan, check_budget
 from bigcluster.planning.rates import Rates, with_seconds
+from bigcluster.planning.report import plan_report
 from bigcluster.planning.stages import (
     baseline_bytes,
     plan_cluster,
@@ -45,6 +46,9 @@ def make_plan(
     written = plan_output(settings, n_images, n_columns, resources, pictures)
     # On a cluster the workers write no folders: that is the client's.
     stages.append(replace(written, projected_bytes=0) if resources.joined else written)
+    if settings.report.write:
+        n_clusters = max(settings.ks, default=1)
+        stages.append(plan_report(settings, n_images, n_values, n_columns, n_clusters, resources))
     return Plan(
         n_images,
         image_size,
@@ -89,6 +93,7 @@ __all__ = [
     "plan_output",
     "plan_predict",
     "plan_reduce",
+    "plan_report",
     "plan_sweep",
     "replan",
     "target_of",

@@ -51,6 +51,10 @@ AROUND_LINKS = 4
 """A row of the tables and what vouches for its link, in times of linking it."""
 SEEDING_SLOWNESS = 8
 """Distances to one center at a time run this much below the rate of products."""
+REPORT_SECONDS = 2.5
+"""Plots, pages and pictures of the report that every run has."""
+THUMBNAIL_SECONDS = 4e-4
+"""One thumbnail: shrunk, placed in a sprite and encoded."""
 START_SECONDS = 1.2
 """Two interpreters and their libraries."""
 
@@ -82,6 +86,7 @@ class _Estimate:
             "sweep": self.kmeans,
             "cluster": self.kmeans,
             "output": self.output,
+            "report": self.report,
         }
         return ways[stage.stage](stage)
 
@@ -145,3 +150,7 @@ class _Estimate:
     def output(self, stage: StagePlan) -> float:
         rows = AROUND_LINKS * self.plan.n_images * self.rates.link_seconds
         return rows + stage.bytes_written / self.rates.write_bytes_per_second
+
+    def report(self, stage: StagePlan) -> float:
+        thumbnails = min(self.plan.n_images, self.settings.report.thumbnails)
+        return REPORT_SECONDS + thumbnails * THUMBNAIL_SECONDS + stage.bytes_read / self.rates.read_bytes_per_second

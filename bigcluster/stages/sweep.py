@@ -81,6 +81,7 @@ def sweep(
             progress.warn(found.reason)
         mark_payload = {
             "rows": rows,
+            "of": reduced.fingerprint,
             "suggested_k": found.suggestion.k,
             "reason": found.suggestion.reason,
             "facts": {"solver": "lloyd", "passes": found.passes, "bytes_read": found.bytes_read},

@@ -1,0 +1,71 @@
+"""The report: of a run as it ends, or of what an OUT holds; the images themselves are not looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from bigcluster import outdir
+from bigcluster.config import Settings
+from bigcluster.errors import BigclusterError, StoreError
+from bigcluster.outputs.summary import read_summary
+from bigcluster.pipeline.job import Job, naming_damage, open_job
+from bigcluster.planning import Resources, StagePlan, check_budget, plan_report
+from bigcluster.progress import Listener, silent
+from bigcluster.report import FOLDER, Allowance, is_current, write_report
+from bigcluster.store import Store
+
+STAGE = "report"
+
+
+def report(
+    settings: Settings, resources: Resources, *, listener: Listener = silent, root_pid: int | None = None
+) -> dict[str, Any]:
+    """Write OUT/report anew; returns where it is and what it took.
+
+    Raises StoreError where OUT holds no finished run or cannot be written, MemoryBudgetError.
+    """
+    job = open_job(settings, resources, listener, root_pid)
+    summary_path = job.out / "summary.json"
+    if not summary_path.is_file():
+        raise StoreError(f"{job.out} holds no finished run; run the job to its end first")
+    with _naming_writes(job.out), outdir.locked(job.out):
+        store = Store(job.out / outdir.STORE, create=False)
+        n_images, n_values = store.array("pixels").shape
+        n_clusters, n_columns = store.array("centers").shape
+        plan = plan_report(settings, n_images, n_values, n_columns, n_clusters, resources)
+        check_budget((plan,), resources.budget_bytes, otherwise="--workers 1")
+        with naming_damage(store), job.stages.sampler:
+            _write(job, store, read_summary(summary_path), plan)
+    return {"report": str(job.out / FOLDER / "index.html"), "stages": job.stages.facts}
+
+
+def write_or_reuse(job: Job, store: Store, summary: dict[str, Any], plan: StagePlan) -> None:
+    """The report at the end of a run: as it is, where it shows just this already."""
+    if is_current(job.out, store, job.settings):
+        job.progress.reused(STAGE)
+        with job.stages.measure(STAGE, plan.projected_bytes) as facts:
+            facts |= {"solver": "pages", "passes": 0, "reused": True}
+    else:
+        with _naming_writes(job.out):
+            _write(job, store, summary, plan)
+
+
+def _write(job: Job, store: Store, summary: dict[str, Any], plan: StagePlan) -> None:
+    allowance = Allowance(plan.choices["in_flight"], plan.choices["picture_bytes"])
+    with job.stages.measure(STAGE, plan.projected_bytes) as facts, job.progress.stage(STAGE, 1, "steps"):
+        facts |= write_report(job.out, store, summary, job.settings, allowance, job.runtime, job.progress.at)
+
+
+@contextmanager
+def _naming_writes(out: Path) -> Iterator[None]:
+    """What the system refuses becomes one line that names the file."""
+    try:
+        yield
+    except BigclusterError:
+        raise
+    except OSError as error:
+        where = error.filename or out
+        raise StoreError(f"the report cannot be written: {where}: {error.strerror or error}") from error

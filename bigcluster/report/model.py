@@ -1,0 +1,198 @@
+"""What a finished run left, as plain arrays: the pages are made of this and of the stored pictures, of nothing else."""
+
+from __future__ import annotations
+
+import csv
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.catalog import from_csv_path
+from bigcluster.errors import StoreError
+from bigcluster.kernels.decode import DecodeSpec
+from bigcluster.outputs.folders import FOLDER as CLUSTERS
+from bigcluster.report.texts import Texts, file_name
+from bigcluster.stages import cluster, reduce
+from bigcluster.stages import sweep as sweep_stage
+from bigcluster.stages.ingest import Ingested, load_ingested, stored_recipe
+from bigcluster.store import Store
+
+NO_LINK, LINK_OF_ITS_NAME, OTHER_LINK = 0, 1, 2
+
+
+@dataclass(frozen=True)
+class Members:
+    """Where every good row belongs, and the rows of each cluster in order of distance."""
+
+    labels: NDArray[np.int32]
+    distance: NDArray[np.float64]
+    runner_up: NDArray[np.int32] | None
+    """None where there is one cluster only; so is `margin`."""
+    margin: NDArray[np.float64] | None
+    order: NDArray[np.int64]
+    """(n_ok,) good rows by cluster, nearest to its center first, ties in listing order."""
+    starts: NDArray[np.int64]
+    """(k + 1,) where each cluster's rows begin in `order`."""
+
+    @property
+    def n_clusters(self) -> int:
+        return len(self.starts) - 1
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        return np.diff(self.starts)
+
+    def of(self, number: int) -> NDArray[np.int64]:
+        """The rows of one cluster."""
+        return self.order[self.starts[number] : self.starts[number + 1]]
+
+
+@dataclass
+class Listed:
+    """The listed files, from labels.csv and images.csv. Columns are by good row, failures apart."""
+
+    paths: Texts = field(default_factory=Texts)
+    """As labels.csv shows them."""
+    links: Texts = field(default_factory=Texts)
+    """URL below clusters/, percent-encoded, of those whose entry there is not named as the file itself."""
+    link_kinds: bytearray = field(default_factory=bytearray)
+    sizes: list[tuple[int, int]] | NDArray[np.int32] = field(default_factory=list)
+    failed: list[Texts] = field(default_factory=lambda: [Texts(), Texts(), Texts()])
+    """path, status and reason of every file that could not be read."""
+    n_gone: int = 0
+    """Entries under clusters/ that lead nowhere any more."""
+    n_alone: int = 0
+    """Hard links whose other name, the original's, is gone or names another file now."""
+
+    @property
+    def n_failed(self) -> int:
+        return len(self.failed[0])
+
+
+@dataclass(frozen=True)
+class Sweep:
+    """Of the stored sweep: one row per k, the suggestion and its reason."""
+
+    rows: list[dict[str, Any]]
+    suggested_k: int | None
+    reason: str
+
+
+@dataclass(frozen=True)
+class Model:
+    """Everything but pictures."""
+
+    out: Path
+    summary: dict[str, Any]
+    spec: DecodeSpec
+    ingested: Ingested
+    members: Members
+    listed: Listed
+    variance_ratio: NDArray[np.float64] | None
+    """Share of the total variance of every component that was computed; None where nothing was reduced."""
+    sweep: Sweep | None
+    fingerprint: str
+    """Of the clusters."""
+
+    @property
+    def n_good(self) -> int:
+        return len(self.members.labels)
+
+
+def read_model(out: Path, store: Store, summary: dict[str, Any]) -> Model:
+    """Raises StoreError where OUT holds no finished run, or files of one run and arrays of another."""
+    ingested = load_ingested(store)
+    clustered = store.mark(cluster.STAGE)
+    if clustered is None or clustered.payload["images"] != ingested.fingerprint:
+        raise StoreError(f"{out} holds no finished run; run the job to its end first")
+    members = _members(store, clustered.payload["n_clusters"])
+    listed = _read_listed(out, ingested.ok, members, hard_links=summary["settings"].get("link") == "hardlink")
+    ratio = None
+    fit = store.mark(reduce.STAGE)
+    if clustered.payload["reduction"] == "pca" and fit is not None:
+        ratio = store.load("explained_variance") / fit.payload["total_variance"]
+    sweep = _sweep(store, clustered.payload["rows"])
+    return Model(out, summary, stored_recipe(store), ingested, members, listed, ratio, sweep, clustered.fingerprint)
+
+
+def _members(store: Store, n_clusters: int) -> Members:
+    labels, distance = store.load("labels"), store.load("distance")
+    order = np.lexsort((distance, labels))  # stable: rows of one distance keep their order
+    starts = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=n_clusters))])
+    if n_clusters == 1:
+        return Members(labels, distance, None, None, order, starts)
+    margin = store.load("runner_up_distance") - distance
+    return Members(labels, distance, store.load("runner_up"), margin, order, starts)
+
+
+def _sweep(store: Store, rows: str) -> Sweep | None:
+    """The stored sweep, where it was made of the scores that are clustered now."""
+    mark = store.mark(sweep_stage.STAGE)
+    if mark is None or mark.payload.get("of") != rows:
+        return None
+    return Sweep(mark.payload["rows"], mark.payload["suggested_k"], mark.payload["reason"])
+
+
+def _read_listed(out: Path, ok: NDArray[np.bool_], members: Members, *, hard_links: bool) -> Listed:
+    """Both tables side by side, streamed; checked against the stored labels."""
+    listed = Listed()
+    sizes = np.zeros((int(ok.sum()), 2), np.int32)
+    differs = StoreError(f"{out}: labels.csv and images.csv are not those of the stored clusters; run the job again")
+    rows = _side_by_side(out / "labels.csv", out / "images.csv")
+    good = 0
+    try:
+        for number, (label_row, image_row) in enumerate(rows):
+            if number == len(ok) or label_row[0] != image_row["path"]:
+                raise differs
+            if not ok[number]:
+                for column, value in zip(
+                    listed.failed, (label_row[0], image_row["status"], image_row["reason"]), strict=True
+                ):
+                    column.append(value)
+                continue
+            if int(label_row[1]) != members.labels[good]:
+                raise differs
+            sizes[good] = int(image_row["width"]), int(image_row["height"])
+            _note_file(listed, out, label_row[0], label_row[6], hard_links=hard_links)
+            good += 1
+    except (ValueError, KeyError, IndexError) as error:  # a line that is not ours
+        raise differs from error
+    if good != len(sizes):
+        raise differs
+    listed.sizes = sizes
+    return listed
+
+
+def _side_by_side(labels: Path, images: Path) -> Iterator[tuple[list[str], dict[str, str]]]:
+    try:
+        with labels.open(newline="", encoding="utf-8") as first, images.open(newline="", encoding="utf-8") as second:
+            label_rows, image_rows = csv.reader(first), csv.DictReader(second)
+            next(label_rows, None)
+            yield from zip(label_rows, image_rows, strict=True)
+    except FileNotFoundError as error:
+        raise StoreError(f"{error.filename} is gone; run the job again: it is written anew") from error
+
+
+def _note_file(listed: Listed, out: Path, path: str, cell: str, *, hard_links: bool) -> None:
+    """Take down a good file: its path, and where its entry under clusters/ is, if it still leads somewhere."""
+    listed.paths.append(path)
+    kind, link = NO_LINK, ""
+    if cell:
+        file = from_csv_path(cell)
+        entry = os.path.join(out, CLUSTERS, file)
+        try:
+            found = os.stat(entry)
+        except OSError:
+            listed.n_gone += 1
+        else:
+            listed.n_alone += hard_links and found.st_nlink == 1 and not os.path.islink(entry)
+            plain = file_name(file) == file_name(path) and "\\" not in path
+            kind, link = (LINK_OF_ITS_NAME, "") if plain else (OTHER_LINK, quote(os.fsencode(file)))
+    listed.link_kinds.append(kind)
+    listed.links.append(link)

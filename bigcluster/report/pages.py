@@ -1,0 +1,203 @@
+"""Templates -> pages. Everything that comes from names or settings is escaped by the template engine."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+
+from bigcluster.kernels.decode import STATUSES
+from bigcluster.report.lists import PAGE_FAILED
+from bigcluster.report.model import Model
+from bigcluster.report.picks import PAGE_MEMBERS
+from bigcluster.report.pictures import Pictures
+from bigcluster.report.scatter import EXPLAINED
+from bigcluster.report.sprites import Sprite
+from bigcluster.report.texts import number, visible
+from bigcluster.units import show_bytes, show_count, show_seconds
+
+_TABLES = {
+    "labels.csv": "every listed file with its cluster and distances",
+    "images.csv": "what became of every listed file",
+    "summary.json": "this page in numbers",
+    "variance.csv": "cumulative variance by number of components",
+    "sweep.csv": "every k that was swept",
+    "run.toml": "the settings, to run it again",
+}
+_SHARES_SHOWN = (1, 2, 5, 10, 20, 50, 100, 150, 200, 300, 500, 750, 800, 1000, 2000, 5000)
+
+
+@dataclass(frozen=True)
+class Column:
+    """One cluster in the montage and in the chart of sizes."""
+
+    name: str
+    size: int
+    strip_size: tuple[int, int]
+    center_size: tuple[int, int]
+
+    @property
+    def href(self) -> str:
+        return f"clusters/{self.name}.html"
+
+    @property
+    def center(self) -> str:
+        return f"sprites/{self.name}/center.webp"
+
+    @property
+    def strip(self) -> str:
+        return f"sprites/{self.name}/strip.webp"
+
+
+@dataclass(frozen=True)
+class Site:
+    """What every page knows."""
+
+    version: str
+    n_good: int
+    n_clusters: int
+    n_gone: int
+    n_alone: int
+    digits: int
+    """Of a cluster's name."""
+    tile: tuple[int, int]
+    pixels: str
+    nav: tuple[tuple[str, str], ...]
+
+
+class Pages:
+    """Writes pages into a folder."""
+
+    def __init__(self, folder: Path, site: Site) -> None:
+        self._folder, self._site = folder, site
+        self._environment = jinja2.Environment(
+            loader=jinja2.PackageLoader("bigcluster.report"),
+            autoescape=True,
+            undefined=jinja2.StrictUndefined,
+            trim_blocks=True,
+            lstrip_blocks=True,
+        )
+        self._environment.filters |= {
+            "count": show_count,
+            "bytes": show_bytes,
+            "seconds": show_seconds,
+            "number": number,
+        }
+
+    def write(self, template: str, page: str, values: dict[str, Any]) -> None:
+        """Fill templates/<template>.html.j2 into <page>, a path relative to the report."""
+        path = self._folder / page
+        path.parent.mkdir(parents=True, exist_ok=True)
+        root = "../" * page.count("/")
+        text = self._environment.get_template(f"{template}.html.j2").render(
+            site=self._site, root=root, here=page, **values
+        )
+        path.write_text(text, encoding="utf-8")
+
+
+def overview(model: Model, columns: list[Column], *, has_memory_plot: bool) -> dict[str, Any]:
+    """What index.html shows. columns : of the largest clusters."""
+    summary = model.summary
+    stages = _stages(summary)
+    sizes = model.members.sizes
+    return {
+        "images": visible(str(summary["settings"].get("images", ""))),
+        "counts": summary["counts"],
+        "n_components": summary["n_components"] if model.variance_ratio is not None else None,
+        "share": summary["explained_variance_ratio"],
+        "inertia": summary["inertia"],
+        "advice": summary["advice"],
+        "memory": summary["memory"],
+        "seconds": sum(stage["seconds"] for stage in stages),
+        "stages": stages,
+        "columns": columns,
+        "n_more": len(sizes) - len(columns),
+        "next_cluster": f"clusters/{len(columns):0{len(columns[0].name)}d}.html",
+        "sizes": _size_chart(columns, sizes),
+        "settings": [(name, visible(str(value))) for name, value in summary["settings"].items()],
+        "versions": sorted(summary["versions"].items()),
+        "tables": [(name, what) for name, what in _TABLES.items() if (model.out / name).is_file()],
+        "has_memory_plot": has_memory_plot,
+    }
+
+
+def _stages(summary: dict[str, Any]) -> list[dict[str, Any]]:
+    total = sum(stage["seconds"] for stage in summary["stages"].values()) or 1.0
+    longest = max((stage["seconds"] for stage in summary["stages"].values()), default=0) or 1.0
+    budget = summary["memory"]["budget_bytes"]
+    rows, start = [], 0.0
+    for name, stage in summary["stages"].items():
+        width = 1000 * stage["seconds"] / total
+        rows.append(
+            {
+                "name": name,
+                "solver": stage.get("solver", ""),
+                "reused": stage.get("reused", False),
+                "seconds": stage["seconds"],
+                "projected": stage["projected_peak_bytes"],
+                "measured": stage["measured_peak_bytes"],
+                "share": stage["seconds"] / longest,
+                "of_budget": min(1.0, stage["measured_peak_bytes"] / budget),
+                "start": start,
+                "width": width,
+            }
+        )
+        start += width
+    return rows
+
+
+def _size_chart(columns: list[Column], sizes: Any) -> dict[str, Any]:
+    largest = int(sizes.max())
+    bars = [{"href": c.href, "name": c.name, "size": c.size, "height": 100 * c.size / largest} for c in columns]
+    half = int(np.searchsorted(np.cumsum(sizes), sizes.sum() / 2)) + 1
+    return {
+        "width": 10 * len(columns),
+        "bars": bars,
+        "largest": largest,
+        "smallest": int(sizes.min()),
+        "half": "cluster" if half == 1 else half,
+    }
+
+
+def pca_page(model: Model, pictures: Pictures, eigen: Sprite, rebuilt: Sprite, names: list[str]) -> dict[str, Any]:
+    """What pca.html shows. names : of the rebuilt images."""
+    assert model.variance_ratio is not None
+    summary, cumulative = model.summary, np.cumsum(model.variance_ratio)
+    n_components = int(summary["n_components"])
+    numbers = sorted({*(n for n in _SHARES_SHOWN if n <= len(cumulative)), n_components})
+    height, width = pictures.mean.shape[:2]
+    return {
+        "n_components": n_components,
+        "share": float(cumulative[n_components - 1]),
+        "target": None if summary["settings"].get("components") else summary["settings"].get("variance"),
+        "n_values": model.spec.n_values,
+        "table": [(n, float(cumulative[n - 1])) for n in numbers],
+        "size": (width, height),
+        "eigen": eigen,
+        "shares": model.variance_ratio[: len(pictures.eigen)].tolist(),
+        "steps": pictures.steps,
+        "sprite": rebuilt,
+        "rebuilt": [visible(name) for name in names],
+    }
+
+
+def k_page(model: Model) -> dict[str, Any]:
+    return {"sweep": model.sweep, "in_use": model.members.n_clusters}
+
+
+def failures_page(model: Model) -> dict[str, Any]:
+    return {"counts": model.summary["counts"], "meanings": STATUSES, "page_failed": PAGE_FAILED}
+
+
+def map_page(model: Model, kind: str, n_rows: int, *, of_members: bool) -> dict[str, Any]:
+    """of_members : whether the pictures are those of the members' lists."""
+    return {
+        "n_rows": n_rows,
+        "explained": EXPLAINED[kind],
+        "thumbs": "members" if of_members else "map",
+        "page": PAGE_MEMBERS,
+        "sizes": " ".join(map(str, model.members.sizes.tolist())) if of_members else None,
+    }

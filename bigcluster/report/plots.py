@@ -1,0 +1,140 @@
+"""Curves as SVG by matplotlib: text stays text, and the colours of ink follow the light or dark of the page."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.report.model import Sweep
+from bigcluster.units import GIB, MIB
+
+# Stand-ins that no palette has: matplotlib writes them out, and `_themed` puts variables in their place.
+_INK, _FAINT, _FIRST, _SECOND, _THIRD = "#010203", "#010204", "#010205", "#010206", "#010207"
+_LIGHT = {_INK: "#26292c", _FAINT: "#c9ced3", _FIRST: "#1f5f8b", _SECOND: "#b3541e", _THIRD: "#5b6670"}
+_DARK = {_INK: "#dfe3e6", _FAINT: "#454b52", _FIRST: "#7db8e0", _SECOND: "#eaa06f", _THIRD: "#9aa5ae"}
+
+
+@contextmanager
+def _figure(path: Path, rows: int = 1, height: float = 3.2) -> Iterator[Any]:
+    """Axes to draw on, one or several below each other; the SVG is written at the end."""
+    import matplotlib  # half a second and 40 MiB: only where something is drawn
+    from matplotlib.backends.backend_svg import FigureCanvasSVG
+    from matplotlib.figure import Figure
+
+    style: Any = {
+        **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color"), _INK),
+        "axes.edgecolor": _FAINT,
+        "grid.color": _FAINT,
+        "grid.linewidth": 0.6,
+        "axes.grid": True,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "svg.fonttype": "none",
+        "svg.hashsalt": "bigcluster",
+        "font.size": 10,
+        "lines.linewidth": 1.8,
+        "font.sans-serif": ["DejaVu Sans"],
+        "legend.frameon": False,
+        "legend.fontsize": 9,
+    }
+    with matplotlib.rc_context(style):
+        figure = Figure(figsize=(7.6, height * rows), layout="constrained")
+        FigureCanvasSVG(figure)
+        yield figure.subplots(rows, 1, sharex=True)
+        text = io.StringIO()
+        figure.savefig(text, format="svg", transparent=True, metadata={"Date": None})
+    path.write_text(_themed(text.getvalue()), encoding="utf-8")
+
+
+def _themed(svg: str) -> str:
+    """The same SVG with a colour for light and one for dark; printed pages are light."""
+    names = {stand_in: f"--c{number}" for number, stand_in in enumerate(_LIGHT)}
+    for stand_in, name in names.items():
+        svg = svg.replace(stand_in, f"var({name})")
+    light, dark = (
+        "".join(f"{names[stand_in]}:{color};" for stand_in, color in theme.items()) for theme in (_LIGHT, _DARK)
+    )
+    svg = svg.replace("'DejaVu Sans'", "system-ui, -apple-system, 'Segoe UI', 'DejaVu Sans'")
+    rules = f"<style>:root{{{light}}}@media (prefers-color-scheme:dark){{:root{{{dark}}}}}</style>"
+    return svg.replace("<defs>", f"{rules}<defs>", 1)
+
+
+def draw_variance(path: Path, ratio: NDArray[np.float64], n_components: int, target: float | None) -> None:
+    """Cumulative share of the variance over the number of components, the chosen one marked."""
+    shares = np.cumsum(ratio)
+    numbers = np.arange(1, len(shares) + 1)
+    with _figure(path) as axes:
+        axes.plot(numbers, shares, color=_FIRST, solid_capstyle="round")
+        axes.fill_between(numbers, shares, color=_FIRST, alpha=0.08, linewidth=0)
+        if target is not None:
+            axes.axhline(target, color=_THIRD, linewidth=1, linestyle=(0, (4, 3)))
+        axes.plot([n_components], [shares[n_components - 1]], "o", color=_SECOND, markersize=7)
+        left = n_components > len(shares) / 2
+        axes.annotate(
+            f"{n_components} components: {shares[n_components - 1]:.1%}",
+            (n_components, shares[n_components - 1]),
+            xytext=(-12 if left else 12, -30),
+            textcoords="offset points",
+            ha="right" if left else "left",
+            color=_INK,
+        )
+        axes.set(xlabel="components", ylabel="share of the variance", ylim=(0, 1.02), xlim=(0, len(shares) * 1.02 + 1))
+        axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+
+
+def draw_elbow(path: Path, sweep: Sweep) -> None:
+    """Inertia over k, the suggestion marked where there is one."""
+    ks = [row["k"] for row in sweep.rows]
+    with _figure(path) as axes:
+        axes.plot(ks, [row["inertia"] for row in sweep.rows], color=_FIRST, marker="o", markersize=4)
+        _mark_suggestion(axes, sweep)
+        axes.set(xlabel="k, number of clusters", ylabel="inertia")
+        axes.set_ylim(bottom=0)
+
+
+def draw_quality(path: Path, sweep: Sweep) -> None:
+    """Silhouettes and stability over k."""
+    ks = [row["k"] for row in sweep.rows]
+    with _figure(path) as axes:
+        for name, label, color, line in (
+            ("silhouette_sq", "silhouette (squared, exact)", _FIRST, "-"),
+            ("silhouette", "silhouette (simplified)", _THIRD, "--"),
+            ("stability", "stability of two starts", _SECOND, ":"),
+        ):
+            axes.plot(ks, [row[name] for row in sweep.rows], color=color, linestyle=line, marker="o", markersize=3,
+                      label=label)  # fmt: skip
+        _mark_suggestion(axes, sweep)
+        axes.set(xlabel="k, number of clusters", ylabel="score")
+        axes.legend(loc="best")
+
+
+def _mark_suggestion(axes: Any, sweep: Sweep) -> None:
+    if sweep.suggested_k is not None:
+        axes.axvline(sweep.suggested_k, color=_SECOND, linewidth=1, linestyle=(0, (4, 3)))
+
+
+def draw_memory(path: Path, table: Path, budget_bytes: int) -> bool:
+    """Memory over time from memory.csv, the budget as a line; returns whether there was such a table."""
+    if not table.is_file():
+        return False
+    with table.open(newline="", encoding="utf-8") as file:
+        rows = [(float(row["seconds"]), int(row["bytes"])) for row in csv.DictReader(file)]
+    if not rows:
+        return False
+    seconds, held = zip(*rows, strict=True)
+    unit, name = (GIB, "GiB") if budget_bytes >= 2 * GIB else (MIB, "MiB")
+    with _figure(path, height=2.4) as axes:
+        axes.fill_between(seconds, np.array(held) / unit, color=_FIRST, alpha=0.15, linewidth=0)
+        axes.plot(seconds, np.array(held) / unit, color=_FIRST, linewidth=1.4)
+        axes.axhline(budget_bytes / unit, color=_SECOND, linewidth=1, linestyle=(0, (4, 3)))
+        axes.set(xlabel="seconds", ylabel=name, xlim=(0, seconds[-1]))
+        axes.set_ylim(bottom=0)
+    return True

@@ -1,0 +1,66 @@
+"""Search by the beginning of a file's name, over all listed files, without loading more than a few pieces.
+
+Names are sorted and cut into pieces; a small index holds the first name of each. A page loads the index, then the one
+or two pieces where the names that begin so must be.
+"""
+
+from __future__ import annotations
+
+import unicodedata
+from bisect import bisect_right
+from collections.abc import Callable, Iterator
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+
+from bigcluster.report.lists import places_of, write_piece
+from bigcluster.report.model import Model
+from bigcluster.report.texts import file_name
+
+PIECE_ROWS = 1500
+_SAMPLES_PER_PIECE = 32
+FAILED = -1
+
+
+def folded(name: str) -> str:
+    """What is compared: case and composition of letters do not count. report.js has the same rule."""
+    return unicodedata.normalize("NFC", name.lower())
+
+
+def _key(path: str) -> tuple[bytes, str]:
+    """Orders as JavaScript compares strings, by UTF-16 units; equal names by their path."""
+    return folded(file_name(path)).encode("utf-16-be"), path
+
+
+def write_search(folder: Path, model: Model) -> int:
+    """The pieces and their index; returns how many pieces. A row: path, cluster (-1: failed), place in its list."""
+    paths, failed = model.listed.paths, model.listed.failed[0]
+    n_good, n_rows = len(paths), len(paths) + len(failed)
+
+    def path_of(row: int) -> str:
+        return paths[row] if row < n_good else failed[row - n_good]
+
+    places = places_of(model)
+    index = []
+    for number, rows in enumerate(_sorted_pieces(n_rows, path_of)):
+        labels = [int(model.members.labels[row]) if row < n_good else FAILED for row in rows]
+        piece = [[path_of(row), label, int(places[row])] for row, label in zip(rows, labels, strict=True)]
+        write_piece(folder, f"search/{number}", piece)
+        index.append(folded(file_name(path_of(rows[0]))))
+    write_piece(folder, "search/index", index)
+    return len(index)
+
+
+def _sorted_pieces(n_rows: int, path_of: Callable[[int], str]) -> Iterator[list[int]]:
+    """Rows in order of their names, in pieces of about PIECE_ROWS: a sample sort, one piece at a time as strings."""
+    n_pieces = -(-n_rows // PIECE_ROWS)
+    step = max(1, n_rows // (n_pieces * _SAMPLES_PER_PIECE))
+    sample = sorted(_key(path_of(row)) for row in range(0, n_rows, step))
+    cuts = [sample[len(sample) * i // n_pieces] for i in range(1, n_pieces)]
+    piece_of = np.fromiter((bisect_right(cuts, _key(path_of(row))) for row in range(n_rows)), np.int32, n_rows)
+    in_pieces = np.argsort(piece_of, kind="stable")
+    edges = np.concatenate([[0], np.cumsum(np.bincount(piece_of, minlength=n_pieces))]).tolist()
+    for start, stop in pairwise(edges):
+        if stop > start:
+            yield sorted(in_pieces[start:stop].tolist(), key=lambda row: _key(path_of(row)))

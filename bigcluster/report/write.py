@@ -1,0 +1,261 @@
+"""Everything in its place: built aside, swapped in whole."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster import __version__
+from bigcluster.config import Settings
+from bigcluster.outputs.folders import cluster_folder
+from bigcluster.outputs.swap import Swap, identity
+from bigcluster.report import lists, pages, pictures, plots, scatter
+from bigcluster.report.cluster_page import Maker
+from bigcluster.report.model import Model, read_model
+from bigcluster.report.pages import Pages, Site
+from bigcluster.report.picks import MONTAGE_CLUSTERS, PAGE_MEMBERS, Selection, select
+from bigcluster.report.search import write_search
+from bigcluster.report.sprites import write_picture, write_sprite
+from bigcluster.report.thumbnails import Thumbnails, draw_thumbnails
+from bigcluster.rows import spans
+from bigcluster.runtime import Runtime
+from bigcluster.stages import cluster, sweep
+from bigcluster.store import Mark, Store, fingerprint
+
+FOLDER = "report"
+STAGE = "report"
+CREATED = "report-files"
+"""In the store: the list of what we made."""
+LAYOUT = 1
+"""Of the pages: another number, and a run writes them anew."""
+_ASSETS = Path(__file__).parent / "assets"
+
+
+@dataclass(frozen=True)
+class Allowance:
+    """What the plan grants. in_flight : row blocks read at once; picture_bytes : of the mixtures, see `pictures`."""
+
+    in_flight: int
+    picture_bytes: int
+
+
+def report_fingerprint(store: Store, settings: Settings) -> str:
+    """What the pages depend on. Times and memory are not among it: what is reused keeps the first run's."""
+    clustered, swept = store.mark(cluster.STAGE), store.mark(sweep.STAGE)
+    return fingerprint(
+        stage=STAGE,
+        layout=LAYOUT,
+        version=__version__,
+        clusters=None if clustered is None else clustered.fingerprint,
+        sweep=None if swept is None else swept.fingerprint,
+        link=settings.link,
+        report=asdict(settings.report),
+    )
+
+
+def is_current(out: Path, store: Store, settings: Settings) -> bool:
+    """Whether OUT/report is what would be written now, whole."""
+    mark = store.mark(STAGE)
+    wanted = report_fingerprint(store, settings)
+    return mark is not None and mark.fingerprint == wanted and _swap(out, store).is_whole()
+
+
+def write_report(
+    out: Path,
+    store: Store,
+    summary: dict[str, Any],
+    settings: Settings,
+    allowance: Allowance,
+    runtime: Runtime,
+    on_progress: Callable[[int, int], None],
+) -> dict[str, Any]:
+    """Make OUT/report; returns facts for summary.json. Files of others in the old report move along.
+
+    Raises StoreError where OUT holds no finished run, DamagedError, ConfigError where the map's library is missing.
+    """
+    scatter.check_kind(settings.report.map)
+    model = read_model(out, store, summary)
+    store.marks.remove(STAGE)
+    swap = _swap(out, store)
+    ours = swap.recover()
+    swap.new.mkdir()
+    maker = _Report(swap.new, store, model, settings, allowance, runtime, on_progress)
+    maker.make()
+    files = [path for path in sorted(swap.new.rglob("*")) if path.is_file()]
+    made = {path.relative_to(swap.new).as_posix(): identity(path, copied=True) for path in files}
+    swap.swap_in(ours, made)
+    store.marks.write(STAGE, Mark(report_fingerprint(store, settings)))
+    written = sum(size for _, size, _ in made.values())
+    return {"solver": "pages", "passes": 1, "files": len(made), "bytes_written": written, "reused": False}
+
+
+def _swap(out: Path, store: Store) -> Swap:
+    return Swap.of(out, FOLDER, store.marks, CREATED)
+
+
+class _Report:
+    """One report in the making."""
+
+    def __init__(
+        self,
+        folder: Path,
+        store: Store,
+        model: Model,
+        settings: Settings,
+        allowance: Allowance,
+        runtime: Runtime,
+        on_progress: Callable[[int, int], None],
+    ) -> None:
+        self._folder, self._store, self._model = folder, store, model
+        self._settings, self._allowance, self._runtime = settings, allowance, runtime
+        n_blocks = -(-len(model.ingested.ok) // store.array("pixels").chunks[0])
+        self._done, self._total, self._on_progress = 0, n_blocks + model.members.n_clusters + 3, on_progress
+
+    def make(self) -> None:
+        kind = self._settings.report.map
+        selection = select(
+            self._model.members,
+            self._model.ingested.row_keys,
+            self._settings.report.thumbnails,
+            with_map=kind != "none",
+        )
+        shutil.copytree(_ASSETS, self._folder / "assets")
+        thumbnails = Thumbnails(self._folder / ".thumbnails", selection.rows, self._model.spec)
+        try:
+            found, originals, rebuilt_rows = self._draw(thumbnails)
+            site = self._site(thumbnails)
+            writer = Pages(self._folder, site)
+            columns = self._write_clusters(writer, selection, thumbnails, found)
+            self._write_map(writer, selection, thumbnails)
+        finally:
+            thumbnails.close()
+        self._write_pca(writer, found, originals, rebuilt_rows)
+        self._write_k(writer)
+        self._step()
+        write_search(self._folder, self._model)
+        lists.write_failed(self._folder, self._model)
+        writer.write("failures", "failures.html", pages.failures_page(self._model))
+        self._step()
+        has_plot = self._plot_memory()
+        writer.write("index", "index.html", pages.overview(self._model, columns, has_memory_plot=has_plot))
+        self._step()
+
+    def _step(self) -> None:
+        self._done += 1
+        self._on_progress(self._done, self._total)
+
+    def _site(self, thumbnails: Thumbnails) -> Site:
+        model, spec = self._model, self._model.spec
+        nav = [("Overview", "index.html")]
+        nav += [("PCA", "pca.html")] * (model.variance_ratio is not None)
+        nav += [("Choosing k", "k.html")]
+        nav += [("Map", "map.html")] * (self._settings.report.map != "none")
+        nav += [("Failures", "failures.html")]
+        how = "" if spec.normalize == "none" else ", each of one mean and scale"
+        return Site(
+            version=__version__,
+            n_good=model.n_good,
+            n_clusters=model.members.n_clusters,
+            n_gone=model.listed.n_gone,
+            n_alone=model.listed.n_alone,
+            digits=len(cluster_folder(0, model.members.n_clusters)),
+            tile=thumbnails.size,
+            pixels=f"{spec.width} × {spec.height}, {'colour' if spec.color else 'grey'}{how}",
+            nav=tuple(nav),
+        )
+
+    def _draw(self, thumbnails: Thumbnails) -> tuple[pictures.Pictures, NDArray[np.uint8], list[int]]:
+        """The one pass over the pixels, and the pictures of centers and components."""
+        model, store, allowance = self._model, self._store, self._allowance
+        largest = range(min(pictures.REBUILT_ROWS, model.members.n_clusters))
+        rows = [int(model.members.of(number)[0]) for number in largest]
+        mixture = pictures.Mixture.of(store, model, rows, allowance.picture_bytes)
+        left = pictures.MixtureOfLeft(store, model, mixture) if pictures.needs_pass(store, model) else None
+        keep = np.array(sorted(rows))
+        kept = draw_thumbnails(
+            store.array("pixels"),
+            model.ingested.ok,
+            model.spec,
+            thumbnails,
+            keep,
+            mixture.factor,
+            self._runtime,
+            allowance.in_flight,
+            self._step,
+            None if left is None else left.take,
+        )
+        found = pictures.pictures_of(store, model, mixture, left, allowance.picture_bytes)
+        return found, kept[np.searchsorted(keep, rows)], rows
+
+    def _write_clusters(
+        self, writer: Pages, selection: Selection, thumbnails: Thumbnails, found: pictures.Pictures
+    ) -> list[pages.Column]:
+        maker = Maker(
+            self._folder, self._model, selection, thumbnails, found.centers, self._store.load("centers"), writer
+        )
+        columns: list[pages.Column] = []
+        for column in self._runtime.map(maker.make, range(self._model.members.n_clusters)):
+            if len(columns) < MONTAGE_CLUSTERS:
+                columns.append(column)
+            self._step()
+        return columns
+
+    def _write_pca(
+        self, writer: Pages, found: pictures.Pictures, originals: NDArray[np.uint8], rows: list[int]
+    ) -> None:
+        model = self._model
+        if model.variance_ratio is None:
+            return
+        write_picture(self._folder, "pictures/mean.webp", found.mean)
+        eigen = write_sprite(self._folder, "pictures/eigen.webp", found.eigen, columns=8)
+        shown = np.concatenate([found.rebuilt, originals[:, np.newaxis]], axis=1)  # (rows, steps + 1, ...)
+        rebuilt = write_sprite(
+            self._folder, "pictures/rebuilt.webp", shown.reshape(-1, *shown.shape[2:]), columns=shown.shape[1]
+        )
+        n_components = int(model.summary["n_components"])
+        target = None if self._settings.components else self._settings.variance
+        plots.draw_variance(self._plot("variance"), model.variance_ratio, n_components, target)
+        names = [model.listed.paths[row] for row in rows]
+        writer.write("pca", "pca.html", pages.pca_page(model, found, eigen, rebuilt, names))
+
+    def _write_k(self, writer: Pages) -> None:
+        if self._model.sweep is not None:
+            plots.draw_elbow(self._plot("elbow"), self._model.sweep)
+            plots.draw_quality(self._plot("quality"), self._model.sweep)
+        writer.write("k", "k.html", pages.k_page(self._model))
+
+    def _write_map(self, writer: Pages, selection: Selection, thumbnails: Thumbnails) -> None:
+        model, kind, rows = self._model, self._settings.report.map, selection.map_rows
+        if kind == "none":
+            return
+        points = scatter.place(kind, self._store, model, thumbnails, rows, self._runtime.threads)
+        places = lists.places_of(model)
+        labels = model.members.labels
+        lists.write_piece(
+            self._folder,
+            "map",
+            [
+                [int(x), int(y), int(labels[row]), int(places[row]), model.listed.paths[row]]
+                for (x, y), row in zip(points, rows.tolist(), strict=True)
+            ],
+        )
+        of_members = selection.shows_all(model.members)
+        if not of_members:
+            for page, (start, stop) in enumerate(spans(len(rows), PAGE_MEMBERS)):
+                write_sprite(self._folder, f"sprites/map/{page}.webp", thumbnails.read(rows[start:stop]))
+        writer.write("map", "map.html", pages.map_page(model, kind, len(rows), of_members=of_members))
+
+    def _plot_memory(self) -> bool:
+        budget = self._model.summary["memory"]["budget_bytes"]
+        return plots.draw_memory(self._plot("memory"), self._model.out / "memory.csv", budget)
+
+    def _plot(self, name: str) -> Path:
+        path = self._folder / "plots" / f"{name}.svg"
+        path.parent.mkdir(exist_ok=True)
+        return path
