@@ -196,6 +196,8 @@ def _listen(
             worker.send_signal(signal.SIGINT)
         except Empty:
             worker.kill()
+            if interrupted:
+                raise KeyboardInterrupt from None
             raise _LostError(f"made no progress for {timeout_seconds:g} s", decoding, "") from None
     if interrupted:
         raise KeyboardInterrupt
