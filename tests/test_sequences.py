@@ -50,7 +50,7 @@ def left(out: Path) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-@settings(max_examples=12)
+@settings(max_examples=8)
 @given(st.lists(CHANGES, min_size=2, max_size=4))
 def test_any_sequence_of_settings_ends_as_a_fresh_run(
     images: Path, tmp_path_factory: pytest.TempPathFactory, changes: list[dict[str, Any]]

@@ -18,7 +18,7 @@ import bigcluster as bc
 from benchmarks.stress.flips import flip
 from benchmarks.stress.work import Job
 from bigcluster.errors import OutError, StoreError
-from bigcluster.store import Store, take_inventory
+from bigcluster.store import Mark, Marks, Store, take_inventory
 
 VALUES = {"k": 3, "components": 5, "size": "16x16"}
 
@@ -268,6 +268,22 @@ def test_an_interrupted_run_is_a_note(out: Path, job: Job) -> None:
     assert any("leftover" in note for note in found["notes"])
     job.run(out)
     assert job.verify(out)["notes"] == []
+
+
+def test_rows_that_a_killed_run_was_moving_are_no_damage(out: Path, finished: Path, job: Job) -> None:
+    """Their files have moved, one mark of two holds: nothing is lost, and the next run goes on from there."""
+    marks = Marks(out / "store.zarr")
+    marks.remove("outputs")
+    old = marks.read("ingest", "000000")
+    assert old is not None
+    moved = {file.replace("pixels/", "retired/", 1): digest for file, digest in old.digests.items()}
+    marks.write("retired", Mark(old.fingerprint, moved, old.payload), "000000")
+    found = job.verify(out)
+    assert (found["ok"], found["redo"]) == (True, []), found
+    assert marks.read("retired", "000000") is not None
+    job.run(out)
+    assert job.verify(out)["ok"]
+    assert (out / "labels.csv").read_bytes() == (finished / "labels.csv").read_bytes()
 
 
 def test_no_store_another_format_and_an_out_in_use(out: Path, tmp_path: Path, job: Job, cli: Cli) -> None:

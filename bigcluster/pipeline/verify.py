@@ -29,14 +29,16 @@ from bigcluster.planning import Resources
 from bigcluster.progress import Listener, silent
 from bigcluster.stages import audit as stages
 from bigcluster.stages import cluster, ingest, reduce
+from bigcluster.stages.salvage import RETIRED
 from bigcluster.store import Damage, Inventory, Marks, Store, check_format, metadata, take_inventory
+from bigcluster.store.inventory import GONE
 
 QUICK_FILES = 64
 """Chunks of at most 4 MiB: a quarter of a GiB is read."""
 QUICK_ENTRIES = 1000
 SETTINGS = "settings"
 ORDER = (ingest.STAGE, reduce.STAGE, "components", "sweep", cluster.STAGE, files.STAGE)
-_MADE_BY = {"recipe": ingest.STAGE, seal.STAGE: files.STAGE, folders.CREATED: files.STAGE}
+_MADE_BY = {"recipe": ingest.STAGE, RETIRED: ingest.STAGE, seal.STAGE: files.STAGE, folders.CREATED: files.STAGE}
 """Marks that are no stage of their own. Metadata and run.toml are put back from their marks, nothing is redone."""
 
 
@@ -87,6 +89,8 @@ def verify(
 def _look(job: Job, root: Path, *, quick: bool, writable: bool) -> tuple[Inventory, list[Damage], list[str]]:
     """The files of the store, what is damaged anywhere, and notes. Raises DamagedError where a sample missed damage."""
     found, notes = _take(job, root, quick), list[str]()
+    if not seal.is_finished(Marks(root)):
+        found = replace(found, damaged=[damage for damage in found.damaged if not _is_moving(damage)])
     damaged = [_outside(damage) for damage in found.damaged]
     if writable:
         _mend(root, found)
@@ -96,6 +100,11 @@ def _look(job: Job, root: Path, *, quick: bool, writable: bool) -> tuple[Invento
     else:
         notes.append("OUT cannot be written: what depends on the damaged files was not looked at")
     return found, damaged, notes
+
+
+def _is_moving(damage: Damage) -> bool:
+    """Rows of pixels that a killed run was moving have two marks, of which one holds: no damage."""
+    return damage.what == GONE and damage.stage in (ingest.STAGE, RETIRED)
 
 
 def _root(images: str) -> Path:

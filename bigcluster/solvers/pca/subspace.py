@@ -65,7 +65,8 @@ def fit_subspace(
     values, vectors = krylov.run(seed)
     scores = subspace_scores(krylov, vectors)
     progress.finish()
-    eigenvalues = np.minimum.accumulate(np.concatenate([scores.values, values[len(scores.values) :]]))
+    found = np.concatenate([scores.values, values[len(scores.values) :]])
+    eigenvalues = np.maximum(np.minimum.accumulate(found), 0)  # rounding may leave the smallest below zero
     return PCAFit(
         solver="subspace",
         shape=rows.shape,
