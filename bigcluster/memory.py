@@ -15,7 +15,7 @@ PRODUCTS_BYTES = 42 * MIB
 """What ONNX Runtime and its kernels add, once something is multiplied."""
 DASK_ML_BYTES = 262 * MIB
 """What dask-ml adds as its solvers run: dask.array, scikit-learn, numba, pandas."""
-DISTRIBUTED_BYTES = 60 * MIB
+DISTRIBUTED_BYTES = 25 * MIB
 """What a dask worker adds: distributed, tornado, msgpack and its event loop."""
 
 FLOORS = {
