@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import stat
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -76,6 +77,19 @@ def stat_of(path: str) -> tuple[int, int] | tuple[None, None]:
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return None, None
     return found.st_size, found.st_mtime_ns
+
+
+def announce(path: str, confined_to: Path | None) -> None:
+    """Have the system fetch a file that will soon be read. Whatever is wrong with it shows when it is."""
+    if not hasattr(os, "posix_fadvise"):
+        return
+    with suppress(OSError, ValueError):
+        if stat.S_ISREG(os.stat(path).st_mode) and is_confined(path, confined_to):
+            descriptor = os.open(path, os.O_RDONLY)
+            try:
+                os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
+            finally:
+                os.close(descriptor)
 
 
 def _read(path: str, confined_to: Path | None, max_bytes: int | None) -> _Content | FileRecord:

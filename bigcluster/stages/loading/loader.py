@@ -19,13 +19,15 @@ from bigcluster.catalog import FileRecord, Listing
 from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
 from bigcluster.progress import Progress
 from bigcluster.rows import spans
-from bigcluster.stages.loading.files import load_alone, load_picture, same_content
+from bigcluster.stages.loading.files import announce, load_alone, load_picture, same_content
 from bigcluster.stages.loading.gate import Gate
 from bigcluster.stages.loading.isolated import IsolatedDecoder
 from bigcluster.stages.loading.words import CodecWords
 
 FILES_PER_TASK = 8
 """Files that a decode thread takes at a time: enough to make handing over cheap, few enough to balance."""
+FILES_AHEAD = 8 * FILES_PER_TASK
+"""How far ahead of the decodes the system is told what will be read: disks wait for nobody then."""
 
 
 class Loader:
@@ -96,6 +98,8 @@ class Loader:
         listing, confined_to = self._listing, self._listing.confined_to
 
         def load_some(part: tuple[int, int]) -> list[tuple[FileRecord, bool]]:
+            for row in rows[part[0] + FILES_AHEAD : part[1] + FILES_AHEAD]:
+                announce(listing.path(row), confined_to)
             return [load_one(row) for row in rows[slice(*part)]]
 
         def load_one(row: int) -> tuple[FileRecord, bool]:
