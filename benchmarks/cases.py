@@ -174,7 +174,28 @@ MILLION = Family(
     opt_in=True,
 )
 
-FAMILIES = (CATALOG, KMEANS, LARGE, THUMBS, MILLION)
+
+def _sweep(name: str, what: str, *options: str) -> RowCase:
+    return RowCase(name, "kmeans_sweep", what, options, k=20)
+
+
+SWEEP = Family(
+    name="sweep",
+    title="Every k from 5 to 20, with the elbow's halves, silhouettes and stability",
+    work={"small": Rows(n_rows=4_000, n_columns=16), "full": Rows(n_rows=50_000, n_columns=64)},
+    cases={
+        scale: (
+            _sweep(f"{OURS}-20", "one sweep of ours, 4 starts, in memory"),
+            _sweep("ours-fits-20", "sixteen fits of ours, 4 starts, in memory", "--way", "fits"),
+            _sweep("ours-streamed-20", "one sweep of ours, streamed, 1/4 of the data", "--streamed", "0.25"),
+            _sweep("ours-fits-streamed-20", "sixteen fits, streamed", "--way", "fits", "--streamed", "0.25"),
+            _sweep("sklearn-20", "scikit-learn Lloyd for every k, 3 starts, nothing else", "--way", "sklearn"),
+        )
+        for scale in ("small", "full")
+    },
+)
+
+FAMILIES = (CATALOG, KMEANS, SWEEP, LARGE, THUMBS, MILLION)
 SCALES = ("small", "full")
 
 

@@ -95,7 +95,7 @@ def render(found: dict[str, Any]) -> str:
         else:
             reason = row["reason"][:240]
             lines.append(_line([row["what"], f"no result: {reason}", *("" for _ in list(columns)[1:])]))
-    notes = [*_ratios(found), *_limit(found), *_same(found), *_busy(found)]
+    notes = [*_ratios(found), *_sweeps(found), *_limit(found), *_same(found), *_busy(found)]
     return "\n".join([*lines, "", *(f"- {note}" for note in notes)]).rstrip() + "\n"
 
 
@@ -135,6 +135,23 @@ def _ratios(found: dict[str, Any]) -> list[str]:
     if other is not None:
         ratio = rows[OURS]["inertia_scores"] / other["inertia_scores"]
         notes.append(f"Our inertia is {ratio:.4f} of that of scikit-learn's KMeans with 10 starts on the same scores.")
+    return notes
+
+
+def _sweeps(found: dict[str, Any]) -> list[str]:
+    """What a sweep saves, and how good its clusters are beside those of others."""
+    rows = {row["case"]: row for row in found["rows"] if row["ok"] and "inertias" in row}
+    ours, fits, other = (rows.get(name) for name in (f"{OURS}-20", "ours-fits-20", "sklearn-20"))
+    streamed, alone = rows.get("ours-streamed-20"), rows.get("ours-fits-streamed-20")
+    notes = []
+    if ours and fits:
+        notes.append(f"A sweep takes {ours['fit_seconds'] / fits['fit_seconds']:.2f} of the time of its fits.")
+    if streamed and alone:
+        ratio = streamed["bytes_read"] / alone["longest_bytes_read"]
+        notes.append(f"Streamed, it reads {ratio:.2f} of the bytes of the longest single fit.")
+    if ours and other:
+        worst = max(mine / theirs for mine, theirs in zip(ours["inertias"], other["inertias"], strict=True))
+        notes.append(f"Its inertia is at most {worst:.4f} of scikit-learn's best of 3, at any k.")
     return notes
 
 

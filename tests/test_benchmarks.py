@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from benchmarks import table
-from benchmarks.cases import CATALOG, FAMILIES, KMEANS, OURS, SCRIPT, Case, Images, RowCase, Rows, choose
+from benchmarks.cases import CATALOG, FAMILIES, KMEANS, OURS, SCRIPT, SWEEP, Case, Images, RowCase, Rows, choose
 from benchmarks.evaluate import center_inertia, explained_variance, label_inertia
 from benchmarks.limit import Rates, Work, pca_ways
 from benchmarks.measure import measure
@@ -102,6 +102,19 @@ def test_a_family_of_rows_from_centers_to_table(tmp_path: Path) -> None:
     assert "old" not in text
 
 
+@pytest.mark.slow
+def test_a_sweep_is_compared_with_its_fits(tmp_path: Path) -> None:
+    family = replace(SWEEP, work={"small": Rows(n_rows=600, n_columns=6)})
+    found = run_family(family, family.cases["small"], Options("small", results=tmp_path))
+    assert all(row["ok"] for row in found["rows"])
+    sweep, _, streamed, *_ = found["rows"]
+    assert streamed["inertias"] == sweep["inertias"]
+    shown = table.render(found)
+    check_table(shown, 5)
+    for words in ("of the time of its fits", "bytes of the longest single fit", "scikit-learn's best of 3"):
+        assert words in shown
+
+
 def check_table(shown: str, n_rows: int) -> None:
     """Every line of the table has as many cells as its head."""
     lines = [line for line in shown.splitlines() if line.startswith("|")]
@@ -153,7 +166,7 @@ def test_names_are_unique_and_choosing_is_strict() -> None:
         for cases in family.cases.values():
             names = [case.name for case in cases]
             assert len(set(names)) == len(names)
-    assert [family.name for family, _ in choose("small", [])] == ["catalog", "kmeans"]
+    assert [family.name for family, _ in choose("small", [])] == ["catalog", "kmeans", "sweep"]
     assert [family.name for family, _ in choose("full", ["large"])] == ["large"]
     ((family, (case,)),) = choose("full", [SCRIPT])
     assert (family.name, case.name) == ("catalog", SCRIPT)
