@@ -143,19 +143,6 @@ def test_a_hang_costs_its_file_alone_and_a_longer_timeout_tries_it_again(
     assert "1 decoded, 24 reused" in again.err
 
 
-@pytest.mark.slow
-def test_a_crash_in_every_block(tmp_path: Path, cli: Cli, possessed: None) -> None:
-    images = tmp_path / "images"
-    write_pictures(images, 150)
-    for at in (10, 80, 140):  # 64 rows a block
-        (images / f"p{at:03d}.png").write_bytes(asks("segfault", at))
-    options = ("-k", 2, "--size", 720, "--set", "reduce=none", "--memory", "4GiB")
-    ran = cli("run", images, "--out", tmp_path / "o", *options, "--set", "kmeans.max_iter=1", "--json")
-    assert ran.code == 3, ran.err
-    assert json.loads(ran.out)["counts"]["failed_by_status"] == {"crashed": 3}
-    assert 2 <= ran.err.count("one by one") <= 3
-
-
 def test_a_worker_that_dies_without_a_codec_is_not_started_again(
     tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
