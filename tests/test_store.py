@@ -119,7 +119,7 @@ def test_a_row_writer_takes_blocks_of_any_size(
     store = Store(tmp_path_factory.mktemp("writer") / "s")
     values = np.random.default_rng(0).normal(size=(n_rows, n_columns)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:  # real chunks would take millions of rows
-        patch.setattr("bigcluster.store.arrays.row_chunks", lambda width, itemsize: (2**chunk_power, max(1, width - 1)))
+        patch.setattr("bigcluster.store.rows.row_chunks", lambda width, itemsize: (2**chunk_power, max(1, width - 1)))
         writer = RowWriter(store, "x", n_rows, n_columns, np.float32)
     start = 0
     for size in [*sizes, n_rows]:

@@ -117,6 +117,18 @@ def test_a_lost_mark_is_damage(out: Path, job: Job, stage: str) -> None:
     assert job.verify(out)["ok"]
 
 
+def test_damaged_components_of_predict_are_made_again_when_asked_for(out: Path, job: Job, tmp_path: Path) -> None:
+    job.predict(out, tmp_path / "before.csv")
+    chunk = out / "store.zarr" / "components" / "c" / "0" / "0"
+    data = bytearray(chunk.read_bytes())
+    data[7] ^= 1
+    chunk.write_bytes(data)
+    assert damage(job.verify(out)) == {"store.zarr/components/c/0/0": "components"}
+    job.predict(out, tmp_path / "after.csv")
+    assert (tmp_path / "after.csv").read_bytes() == (tmp_path / "before.csv").read_bytes()
+    assert job.verify(out)["ok"]
+
+
 def test_damage_is_named_on_the_command_line_and_repaired(out: Path, cli: Cli) -> None:
     chunk = out / "store.zarr" / "centers" / "c" / "0" / "0"
     chunk.unlink()

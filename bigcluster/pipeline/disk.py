@@ -21,7 +21,8 @@ def check_room(out: Path, plan: Plan) -> None:
 
     `--link copy` is checked when the copies are made, whose size is known then.
     """
-    written = sum(stage.bytes_written for stage in plan.stages) + plan.n_images * RECORD_BYTES + MARGIN_BYTES
+    written = sum(stage.bytes_written for stage in plan.stages) + _state_bytes(plan)
+    written += plan.n_images * RECORD_BYTES + MARGIN_BYTES
     held = _held_bytes(out)
     need = max(0, written - held)
     free = shutil.disk_usage(_existing(out)).free
@@ -32,6 +33,12 @@ def check_room(out: Path, plan: Plan) -> None:
             f"OUT needs {show_bytes(need)} on disk{beside}, {show_bytes(free)} are free in {_existing(out)}; free "
             f"some, give another --out, or use --size {max(1, width // 2)}x{max(1, height // 2)}"
         )
+
+
+def _state_bytes(plan: Plan) -> int:
+    """What the reduction saves of itself while it runs: half a matrix of integers, two of them for a moment."""
+    sides = {"gram": plan.n_images, "covariance": plan.n_values}
+    return max((4 * sides.get(stage.solver, 0) ** 2 for stage in plan.stages), default=0)
 
 
 def _held_bytes(out: Path) -> int:

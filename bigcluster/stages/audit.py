@@ -55,7 +55,7 @@ def audit(store: Store, stored: Stored, missing: set[str]) -> Iterator[Damage]:
     if stored.n_blocks and ingest.STAGE not in missing:
         yield from _audit_pixels(store, stored.n_blocks)
     if stored.fitted is not None and not missing & {ingest.STAGE, reduce.STAGE}:
-        yield from _audit_reduction(store, stored.fitted)
+        yield from _audit_reduction(store, stored.fitted, made=components.STAGE not in missing)
     if stored.clustered is not None and not missing & {ingest.STAGE, reduce.STAGE, cluster.STAGE}:
         yield from _audit_clusters(store, stored.clustered)
 
@@ -73,7 +73,8 @@ def _audit_pixels(store: Store, n_blocks: int) -> Iterator[Damage]:
         yield Damage("row_keys", ingest.STAGE, f"has not one key for each of {int(ok.sum())} good rows")
 
 
-def _audit_reduction(store: Store, fitted: Mark) -> Iterator[Damage]:
+def _audit_reduction(store: Store, fitted: Mark, *, made: bool) -> Iterator[Damage]:
+    """made : whether components that were made later may be looked at."""
     n_ok, values = int(store.load("ok").sum()), store.load("explained_variance")
     if not np.isfinite(values).all() or (values < 0).any() or (np.diff(values) > 0).any():
         yield Damage("explained_variance", reduce.STAGE, "is not finite and descending")
@@ -82,8 +83,8 @@ def _audit_reduction(store: Store, fitted: Mark) -> Iterator[Damage]:
     if store.array("scores").shape != (n_ok, fitted.payload["n_components"]):
         yield Damage("scores", reduce.STAGE, f"has the shape {store.array('scores').shape}, {n_ok} rows are good")
     kept = "components" if fitted.payload["components"] == "stored" else "left"
-    made = {components.STAGE} if store.mark(components.STAGE) is not None else set()
-    for name in sorted({"scores", kept} | made):
+    later = {components.STAGE} if made and store.mark(components.STAGE) is not None else set()
+    for name in sorted({"scores", kept} | later):
         if not all(np.isfinite(block).all() for block in _chunks(store.array(name))):
             yield Damage(name, reduce.STAGE, "is not finite")
 
