@@ -95,33 +95,42 @@ REPORT_BYTES = 64 * MIB
 """What plots and templates add as the report is written: matplotlib, jinja2."""
 EMBEDDING_BYTES = 320 * MIB
 """t-SNE or UMAP of a sample of 10,000 images, their libraries included."""
-REPORT_ROW_BYTES = 200
+REPORT_ROW_BYTES = 120
 """Of every image: its place in five orders, its name, and where it is in the search."""
-REPORT_PICTURE_COPIES = 3
+REPORT_PICTURE_PIXELS = 160
+"""Neither side of a picture of a center or component is longer."""
+REPORT_PICTURE_COPIES = 4
 """The mixtures, the product that is being added, and the pictures made of them."""
 REPORT_ROWS = 60
 """Eigen-images and reconstructions, beside the centers."""
 
 
+def report_picture_values(image_size: tuple[int, int], n_channels: int) -> int:
+    """Values of a picture of a center: shrunk by a whole factor."""
+    width, height = image_size
+    factor = -(-max(width, height) // REPORT_PICTURE_PIXELS)
+    return max(1, width // factor) * max(1, height // factor) * n_channels
+
+
 def project_report_bytes(
     *,
     n_images: int,
-    block_bytes: int,
+    n_values: int,
+    block_rows: int,
     in_flight: int,
     picture_bytes: int,
+    picture_values: int,
     n_columns: int,
     n_clusters: int,
-    embeds: bool,
 ) -> int:
-    """Row blocks as stored and what is cut out of them, pictures of centers and components, names and their order."""
+    """Names and their order, pictures of centers and components, and what the larger of two steps holds.
+
+    The pass: row blocks as stored and half as much around reading them, and the small pictures of a block with their
+    floats. The mixing of stored components: a batch of pictures in full size, and a slab of components.
+    """
+    passing = in_flight * (block_rows * n_values * 3 // 2 + block_rows * picture_values)
+    passing += block_rows * picture_values * FLOAT32
+    mixing = max(picture_bytes, n_values * FLOAT32) + n_columns * min(n_values, 8192) * FLOAT32
     coefficients = (n_clusters + REPORT_ROWS) * n_columns * (FLOAT64 + FLOAT32)
-    blocks = in_flight * (block_bytes + block_bytes // 2)
-    extra = EMBEDDING_BYTES if embeds else 0
-    return (
-        REPORT_BYTES
-        + extra
-        + n_images * REPORT_ROW_BYTES
-        + blocks
-        + REPORT_PICTURE_COPIES * picture_bytes
-        + coefficients
-    )
+    pictures = REPORT_PICTURE_COPIES * picture_bytes
+    return REPORT_BYTES + n_images * REPORT_ROW_BYTES + max(passing, mixing) + coefficients + pictures

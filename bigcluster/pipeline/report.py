@@ -15,6 +15,7 @@ from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning import Resources, StagePlan, check_budget, plan_report
 from bigcluster.progress import Listener, silent
 from bigcluster.report import FOLDER, Allowance, is_current, write_report
+from bigcluster.stages.ingest import stored_recipe
 from bigcluster.store import Store
 
 STAGE = "report"
@@ -33,9 +34,9 @@ def report(
         raise StoreError(f"{job.out} holds no finished run; run the job to its end first")
     with _naming_writes(job.out), outdir.locked(job.out):
         store = Store(job.out / outdir.STORE, create=False)
-        n_images, n_values = store.array("pixels").shape
+        spec, n_images = stored_recipe(store), store.array("pixels").shape[0]
         n_clusters, n_columns = store.array("centers").shape
-        plan = plan_report(settings, n_images, n_values, n_columns, n_clusters, resources)
+        plan = plan_report(settings, n_images, (spec.width, spec.height), n_columns, n_clusters, resources)
         check_budget((plan,), resources.budget_bytes, otherwise="--workers 1")
         with naming_damage(store), job.stages.sampler:
             _write(job, store, read_summary(summary_path), plan)

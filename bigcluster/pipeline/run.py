@@ -97,12 +97,11 @@ def run(
                 with job.stages.measure("output", written), job.progress.stage("output", len(listing), "images"):
                     _write_outputs(job, listing, store, done)
                 found = _summarise(job, listing, store, done)
-                summary.write_summary(job.out / "summary.json", found)
-                if settings.report.write:  # it shows the summary, and then has a place in it
+                _write_account(job, found)
+                if settings.report.write:  # it shows the account, and then has a place in it
                     write_or_reuse(job, store, found, done.plan.stage("report"))
                     found["memory"]["measured_peak_bytes"] = job.stages.sampler.peak_bytes
-            tables.write_memory(job.out / "memory.csv", job.stages.sampler.timeline.rows)
-            summary.write_summary(job.out / "summary.json", found)
+            _write_account(job, found)
             if not (done.reused and was_finished):
                 tidy(store.root)
     return found
@@ -236,6 +235,11 @@ def _write_outputs(job: Job, listing: Listing, store: Store, done: _Done) -> Non
         job.progress.note(f"{linked.n_symlinks} entries under clusters/ are symlinks: hard links need one file system")
     if linked.n_gone:
         job.progress.warn(f"{linked.n_gone} images vanished since they were decoded and have no entry under clusters/")
+
+
+def _write_account(job: Job, found: dict[str, Any]) -> None:
+    tables.write_memory(job.out / "memory.csv", job.stages.sampler.timeline.rows)
+    summary.write_summary(job.out / "summary.json", found)
 
 
 def _summarise(job: Job, listing: Listing, store: Store, done: _Done) -> dict[str, Any]:

@@ -48,7 +48,7 @@ def make_plan(
     stages.append(replace(written, projected_bytes=0) if resources.joined else written)
     if settings.report.write:
         n_clusters = max(settings.ks, default=1)
-        stages.append(plan_report(settings, n_images, n_values, n_columns, n_clusters, resources))
+        stages.append(plan_report(settings, n_images, image_size, n_columns, n_clusters, resources))
     return Plan(
         n_images,
         image_size,

@@ -15,31 +15,51 @@ MOST_PICTURE_BYTES = 64 * MIB
 LEAST_PICTURE_BYTES = 4 * MIB
 
 
+_PAGE_BYTES = 100
+"""On the disk for every image: its rows in the list of its cluster and in the search."""
+_THUMBNAIL_BYTES = 3072
+"""On the disk for every image with a thumbnail; some are on several pages."""
+_THUMBNAIL_VALUES = 112 * 112
+
+
 def plan_report(
-    settings: Settings, n_images: int, n_values: int, n_columns: int, n_clusters: int, resources: Resources
+    settings: Settings,
+    n_images: int,
+    image_size: tuple[int, int],
+    n_columns: int,
+    n_clusters: int,
+    resources: Resources,
 ) -> StagePlan:
     """n_columns : of what is clustered. Smaller pictures and one block at a time where the budget is small."""
+    n_channels = 3 if settings.features == "color" else 1
+    n_values = image_size[0] * image_size[1] * n_channels
     rows, columns = pixel_chunks(n_values)
-    baseline = baseline_bytes(settings, resources, products=settings.reduce == "pca")
+    values = memory.report_picture_values(image_size, n_channels)
+    held = baseline_bytes(settings, resources, products=settings.reduce == "pca")
+    if settings.report.map in ("tsne", "umap"):
+        held += memory.EMBEDDING_BYTES
 
     def projected(in_flight: int, picture_bytes: int) -> int:
-        return baseline + memory.project_report_bytes(
+        return held + memory.project_report_bytes(
             n_images=n_images,
-            block_bytes=min(rows, n_images) * n_values,
+            n_values=n_values,
+            block_rows=min(rows, n_images),
             in_flight=in_flight,
             picture_bytes=picture_bytes,
+            picture_values=values,
             n_columns=n_columns,
             n_clusters=n_clusters,
-            embeds=settings.report.map in ("tsne", "umap"),
         )
 
     in_flight = min(BLOCKS_IN_FLIGHT, resources.threads, -(-n_images // rows))
     while in_flight > 1 and projected(in_flight, LEAST_PICTURE_BYTES) > resources.budget_bytes:
         in_flight -= 1
-    spare = resources.budget_bytes - projected(in_flight, 0)
-    wanted = memory.FLOAT32 * (n_clusters + memory.REPORT_ROWS) * n_values
-    picture_bytes = min(MOST_PICTURE_BYTES, wanted, spare // memory.REPORT_PICTURE_COPIES)
-    picture_bytes = max(LEAST_PICTURE_BYTES, picture_bytes)
+    # All pictures at their full size, or what the budget leaves: they shrink to fit.
+    spare = resources.budget_bytes - projected(in_flight, LEAST_PICTURE_BYTES)
+    wanted = memory.FLOAT32 * (n_clusters + memory.REPORT_ROWS) * values
+    affordable = LEAST_PICTURE_BYTES + spare // (memory.REPORT_PICTURE_COPIES + 1)
+    picture_bytes = max(LEAST_PICTURE_BYTES, min(MOST_PICTURE_BYTES, wanted, affordable))
+    n_thumbnails = min(n_images, settings.report.thumbnails)
     return StagePlan(
         stage="report",
         solver="pages",
@@ -47,7 +67,8 @@ def plan_report(
         block_shape=(rows, columns),
         passes="1 over the pixels",
         bytes_read=n_images * n_values,
-        bytes_written=0,
+        bytes_written=n_images * _PAGE_BYTES + n_thumbnails * _THUMBNAIL_BYTES,
         projected_bytes=projected(in_flight, picture_bytes),
         choices={"in_flight": in_flight, "picture_bytes": picture_bytes},
+        scratch_bytes=2 * n_thumbnails * min(n_values, _THUMBNAIL_VALUES * n_channels),
     )

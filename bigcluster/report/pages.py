@@ -126,8 +126,8 @@ def overview(model: Model, columns: list[Column], *, has_memory_plot: bool) -> d
 
 def _stages(summary: dict[str, Any]) -> list[dict[str, Any]]:
     total = sum(stage["seconds"] for stage in summary["stages"].values()) or 1.0
-    longest = max((stage["seconds"] for stage in summary["stages"].values()), default=0) or 1.0
     budget = summary["memory"]["budget_bytes"]
+    longest = max((stage["seconds"] for stage in summary["stages"].values()), default=0) or 1.0
     rows, start = [], 0.0
     for name, stage in summary["stages"].items():
         width = 1000 * stage["seconds"] / total
@@ -140,7 +140,7 @@ def _stages(summary: dict[str, Any]) -> list[dict[str, Any]]:
                 "projected": stage["projected_peak_bytes"],
                 "measured": stage["measured_peak_bytes"],
                 "share": stage["seconds"] / longest,
-                "of_budget": min(1.0, stage["measured_peak_bytes"] / budget),
+                "of_promise": min(1.0, stage["measured_peak_bytes"] / (stage["projected_peak_bytes"] or budget)),
                 "start": start,
                 "width": width,
             }

@@ -15,14 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.kernels.decode import DecodeSpec
+from bigcluster.memory import REPORT_PICTURE_PIXELS
 from bigcluster.report.model import Model
 from bigcluster.report.thumbnails import Block, factor_for, shrink, shrunk_shape
 from bigcluster.rows import spans
 from bigcluster.stages import reduce
 from bigcluster.store import Store, StoredRows
 
-PICTURE_PIXELS = 160
-"""Neither side of such a picture is longer."""
 EIGEN_IMAGES = 32
 REBUILT_ROWS = 4
 REBUILT_STEPS = (1, 3, 10, 30, 100, 300, 1000)
@@ -74,7 +73,7 @@ class Mixture:
 
 
 def _factor(spec: DecodeSpec, n_pictures: int, picture_bytes: int) -> int:
-    factor = factor_for(spec, PICTURE_PIXELS)
+    factor = factor_for(spec, REPORT_PICTURE_PIXELS)
     while n_pictures * int(np.prod(shrunk_shape(spec, factor))) * 4 > picture_bytes and factor < max(
         spec.width, spec.height
     ):

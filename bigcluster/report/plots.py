@@ -20,6 +20,10 @@ _INK, _FAINT, _FIRST, _SECOND, _THIRD = "#010203", "#010204", "#010205", "#01020
 _LIGHT = {_INK: "#26292c", _FAINT: "#c9ced3", _FIRST: "#1f5f8b", _SECOND: "#b3541e", _THIRD: "#5b6670"}
 _DARK = {_INK: "#dfe3e6", _FAINT: "#454b52", _FIRST: "#7db8e0", _SECOND: "#eaa06f", _THIRD: "#9aa5ae"}
 
+_BUDGET_IN_SIGHT = 3
+"""A budget that is more than so many times the peak would leave the curve at the bottom: it is not drawn."""
+_ROOM_FOR_NAME = 0.06
+
 
 @contextmanager
 def _figure(path: Path, rows: int = 1, height: float = 3.2) -> Iterator[Any]:
@@ -122,19 +126,30 @@ def _mark_suggestion(axes: Any, sweep: Sweep) -> None:
 
 
 def draw_memory(path: Path, table: Path, budget_bytes: int) -> bool:
-    """Memory over time from memory.csv, the budget as a line; returns whether there was such a table."""
+    """Memory over time from memory.csv, stage by stage; returns whether there was such a table."""
     if not table.is_file():
         return False
     with table.open(newline="", encoding="utf-8") as file:
-        rows = [(float(row["seconds"]), int(row["bytes"])) for row in csv.DictReader(file)]
+        rows = [(float(row["seconds"]), row["stage"], int(row["bytes"])) for row in csv.DictReader(file)]
     if not rows:
         return False
-    seconds, held = zip(*rows, strict=True)
-    unit, name = (GIB, "GiB") if budget_bytes >= 2 * GIB else (MIB, "MiB")
+    seconds, stages, held = zip(*rows, strict=True)
+    unit, name = (GIB, "GiB") if max(held) >= 2 * GIB else (MIB, "MiB")
     with _figure(path, height=2.4) as axes:
         axes.fill_between(seconds, np.array(held) / unit, color=_FIRST, alpha=0.15, linewidth=0)
         axes.plot(seconds, np.array(held) / unit, color=_FIRST, linewidth=1.4)
-        axes.axhline(budget_bytes / unit, color=_SECOND, linewidth=1, linestyle=(0, (4, 3)))
-        axes.set(xlabel="seconds", ylabel=name, xlim=(0, seconds[-1]))
-        axes.set_ylim(bottom=0)
+        axes.set(xlabel="seconds", ylabel=name, xlim=(0, max(seconds[-1], 0.1)))
+        if budget_bytes <= _BUDGET_IN_SIGHT * max(held):
+            axes.axhline(budget_bytes / unit, color=_SECOND, linewidth=1, linestyle=(0, (4, 3)))
+        axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
+        _name_stages(axes, seconds, stages)
     return True
+
+
+def _name_stages(axes: Any, seconds: tuple[float, ...], stages: tuple[str, ...]) -> None:
+    """A line where a stage begins, and its name where there is room."""
+    begins = [i for i, stage in enumerate(stages) if i == 0 or stage != stages[i - 1]]
+    for first, last in zip(begins, [*begins[1:], len(stages) - 1], strict=True):
+        axes.axvline(seconds[first], color=_FAINT, linewidth=0.8)
+        if seconds[last] - seconds[first] > _ROOM_FOR_NAME * seconds[-1]:
+            axes.text(seconds[first], axes.get_ylim()[1], f" {stages[first]}", va="top", fontsize=8, color=_INK)
