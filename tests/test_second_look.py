@@ -24,6 +24,8 @@ from bigcluster.catalog import FileRecord, list_images
 from bigcluster.kernels.decode import DecodeSpec, damage_in, decode, prepare_codecs
 from bigcluster.progress import Progress
 from bigcluster.stages.loading import Loader
+from bigcluster.stages.loading import loader as loader_module
+from bigcluster.stages.loading.words import CodecWords
 
 POSSESSED = """
 import ctypes, os, resource, signal, sys, time
@@ -261,6 +263,22 @@ def test_filling_before_the_end_of_a_jpeg_is_no_damage(tmp_path: Path) -> None:
         "filled.jpg": "ok",
         "other.jpg": "damaged",
     }
+
+
+def test_harmless_remarks_cost_no_second_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Many a folder holds nothing but pictures with an odd colour profile."""
+    monkeypatch.setattr(loader_module, "load_alone", None)
+    monkeypatch.setattr(loader_module, "_MOST_WORDS", 100)
+    seen: list[int] = []
+    monkeypatch.setattr(
+        CodecWords, "take", lambda words, take=CodecWords.take: seen.append(words.n_bytes()) or take(words)
+    )
+    for i in range(20):
+        buffer = io.BytesIO()
+        Image.fromarray(picture(i)).convert("RGB").save(buffer, "PNG", icc_profile=b"no profile at all" * 20)
+        (tmp_path / f"{i:02d}.png").write_bytes(buffer.getvalue())
+    assert {record.status for record in load(tmp_path, threads=3).values()} == {"ok"}
+    assert seen[0] > 100, "libpng did remark on them, and its remarks were thrown away"
 
 
 def test_words_are_data_of_strangers() -> None:

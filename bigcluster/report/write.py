@@ -125,7 +125,10 @@ class _Report:
             self._settings.report.thumbnails,
             with_map=kind != "none",
         )
-        shutil.copytree(_ASSETS, self._folder / "assets")
+        assets = self._folder / "assets"
+        assets.mkdir()
+        for asset in sorted(_ASSETS.iterdir()):  # contents alone: how we were installed decides no permissions
+            shutil.copyfile(asset, assets / asset.name)
         thumbnails = Thumbnails(self._folder / ".thumbnails", selection.rows, self._model.spec)
         try:
             found, originals, rebuilt_rows = self._draw(thumbnails)

@@ -6,7 +6,7 @@ The only package that reads pictures.
 from bigcluster.kernels.decode.codecs import decode, prepare_codecs
 from bigcluster.kernels.decode.header import read_header
 from bigcluster.kernels.decode.limits import Look, look
-from bigcluster.kernels.decode.messages import damage_in
+from bigcluster.kernels.decode.messages import damage_in, may_mean_damage
 from bigcluster.kernels.decode.result import STATUSES, Decoded, DecodeSpec
 
 __all__ = [
@@ -17,6 +17,7 @@ __all__ = [
     "damage_in",
     "decode",
     "look",
+    "may_mean_damage",
     "prepare_codecs",
     "read_header",
 ]

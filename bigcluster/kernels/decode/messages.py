@@ -31,6 +31,11 @@ _END_OF_IMAGE = b"\xff\xd9"
 _MOST_SHOWN = 200
 
 
+def may_mean_damage(words: str) -> bool:
+    """Whether there is damage among the words of several codecs, whose lines may stand within each other."""
+    return _DAMAGE.search(words) is not None
+
+
 def damage_in(words: str, data: bytes) -> str:
     """The first line of a codec's `words` on the file `data` that means damage, cleaned; '' where none does."""
     for line in words.splitlines():

@@ -1,7 +1,7 @@
 """Many listed files at once, by a pool of threads; and those under suspicion one by one.
 
-What a codec prints on fd 2 cannot be attributed while several decode. So a file during whose decode something was
-printed is decoded a second time, with nobody beside it. A codec that crashes or hangs takes the process along: the
+What a codec prints on fd 2 cannot be attributed while several decode. So a file during whose decode somebody spoke of
+damage is decoded a second time, with nobody beside it. A codec that crashes or hangs takes the process along: the
 supervisor starts another one and names the rows that were in codecs' hands, whose files then decode in a child.
 """
 
@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.catalog import FileRecord, Listing
-from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
+from bigcluster.kernels.decode import DecodeSpec, may_mean_damage, prepare_codecs
 from bigcluster.progress import Progress
 from bigcluster.rows import spans
 from bigcluster.stages.loading.files import announce, load_alone, load_picture, same_content
@@ -28,6 +28,8 @@ FILES_PER_TASK = 8
 """Files that a decode thread takes at a time: enough to make handing over cheap, few enough to balance."""
 FILES_AHEAD = 8 * FILES_PER_TASK
 """How far ahead of the decodes the system is told what will be read: disks wait for nobody then."""
+_MOST_WORDS = 1 << 20
+"""Remarks on frills of pictures that are kept before they are thrown away, in bytes."""
 
 
 class Loader:
@@ -103,19 +105,22 @@ class Loader:
             return [load_one(row) for row in rows[slice(*part)]]
 
         def load_one(row: int) -> tuple[FileRecord, bool]:
-            """The record, and whether anything was printed meanwhile, by this codec or by one beside it."""
+            """The record, and whether damage was spoken of meanwhile, by this codec or by one beside it."""
             with self._gate.shared():
                 before = self._words.n_bytes()
                 record = load_picture(listing.path(row), confined_to, self._spec, pixels[row - first], known.get(row))
-                printed = self._words.n_bytes() != before
+                suspect = self._words.n_bytes() > before and may_mean_damage(self._words.since(before))
             self._progress.advance()
-            return record, printed
+            return record, suspect
 
         parts = self._decoders.map(load_some, spans(len(rows), FILES_PER_TASK))
         loaded = [one for part in parts for one in part]
+        if self._words.n_bytes() > _MOST_WORDS:
+            with self._gate.alone():
+                self._words.take()
         return [
-            self._look_again(row, pixels[row - first]) if printed and record.ok else record
-            for row, (record, printed) in zip(rows, loaded, strict=True)
+            self._look_again(row, pixels[row - first]) if suspect and record.ok else record
+            for row, (record, suspect) in zip(rows, loaded, strict=True)
         ]
 
     def _look_again(self, row: int, into: NDArray[np.uint8]) -> FileRecord:

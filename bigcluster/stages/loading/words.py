@@ -41,9 +41,13 @@ class CodecWords:
         """How much has been written since the last `take`."""
         return os.fstat(self._file).st_size
 
+    def since(self, n_bytes: int) -> str:
+        """The last of what was written since there were so many bytes."""
+        start = max(n_bytes, self.n_bytes() - _LAST_BYTES)
+        return os.pread(self._file, _LAST_BYTES, start).decode(errors="replace")
+
     def take(self) -> str:
         """The last of what was written since the last call."""
-        n_bytes = self.n_bytes()
-        said = os.pread(self._file, _LAST_BYTES, max(0, n_bytes - _LAST_BYTES))
+        said = self.since(0)
         os.truncate(self._file, 0)
-        return said.decode(errors="replace")
+        return said
