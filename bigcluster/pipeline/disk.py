@@ -21,8 +21,7 @@ def check_room(out: Path, plan: Plan) -> None:
 
     `--link copy` is checked when the copies are made, whose size is known then.
     """
-    written = sum(stage.bytes_written for stage in plan.stages) + _state_bytes(plan)
-    written += plan.n_images * RECORD_BYTES + MARGIN_BYTES
+    written = plan.peak_disk_bytes + _state_bytes(plan) + plan.n_images * RECORD_BYTES + MARGIN_BYTES
     held = _held_bytes(out)
     need = max(0, written - held)
     free = shutil.disk_usage(_existing(out)).free

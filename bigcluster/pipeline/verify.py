@@ -37,7 +37,7 @@ QUICK_FILES = 64
 """Chunks of at most 4 MiB: a quarter of a GiB is read."""
 QUICK_ENTRIES = 1000
 SETTINGS = "settings"
-ORDER = (ingest.STAGE, reduce.STAGE, "components", "sweep", cluster.STAGE, files.STAGE)
+ORDER = (ingest.STAGE, reduce.STAGE, "components", "sweep", cluster.STAGE, files.STAGE, "report")
 _MADE_BY = {"recipe": ingest.STAGE, RETIRED: ingest.STAGE, seal.STAGE: files.STAGE, folders.CREATED: files.STAGE}
 """Marks that are no stage of their own. Metadata and run.toml are put back from their marks, nothing is redone."""
 
