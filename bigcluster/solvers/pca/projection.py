@@ -50,7 +50,8 @@ def project_bytes(
     shape : (n_rows, n_columns). Raises ConfigError for an unknown solver.
     """
     if solver == "subspace":
-        return max(_subspace_least(shape, dtype, target, threads), workspace_bytes)
+        everything = _subspace_everything(shape, dtype, target, threads, workspace_bytes)
+        return max(_subspace_least(shape, dtype, target, threads), min(workspace_bytes, everything))
     n_units, n_terms = _units_terms(solver, shape)
     plan = plan_products(n_units, n_terms, _work_dtype(dtype, n_units), threads, workspace_bytes)
     # Tiles and basis fill what the eigensolver leaves of the workspace, and never more than they are.
@@ -67,10 +68,7 @@ def project_scratch_bytes(solver: str, shape: Shape, target: Target, workspace_b
         matrix = 4 * n_units * (n_units + TILE) // 2 + 4 * n_units * lanczos_size(target, n_units) * 9 // 8
         vectors = 2 * 4 * n_units * n_wanted
         return max(0, matrix + vectors - workspace_bytes)
-    n_units, n_terms = min(shape), max(shape)
-    width = block_width(target, n_units)
-    basis = n_units * (MOST_APPLICATIONS * width + 2 * 4 * max(width, n_wanted))
-    return basis + 4 * n_terms * n_wanted
+    return _krylov_bytes(shape, target, 1)
 
 
 def least_bytes(solver: str, shape: Shape, dtype: np.dtype[np.generic], target: Target, threads: int) -> int:
@@ -86,6 +84,25 @@ def _units_terms(solver: str, shape: Shape) -> Shape:
     if solver not in ("gram", "covariance"):
         raise ConfigError(f"pca.solver is {solver!r}; use one of gram, covariance, subspace")
     return shape if solver == "gram" else (shape[1], shape[0])
+
+
+def _krylov_bytes(shape: Shape, target: Target, item: int) -> int:
+    """All that a streamed iteration keeps by name: the rounded blocks, the one in work twice, the last image."""
+    n_units, n_terms = min(shape), max(shape)
+    n_wanted = target.n if isinstance(target, Components) else 800
+    width = block_width(target, n_units)
+    return n_units * (MOST_APPLICATIONS * width * item + 2 * 4 * max(width, n_wanted)) + 4 * n_terms * n_wanted
+
+
+def _subspace_everything(
+    shape: Shape, dtype: np.dtype[np.generic], target: Target, threads: int, workspace_bytes: int
+) -> int:
+    """What a fit would hold that never had to put anything on the disk."""
+    n_units, item = min(shape), 1 if dtype == np.uint8 else 4
+    width = block_width(target, n_units)
+    plan = plan_pass(n_units, width, threads, item, 3 * workspace_bytes // 4, by_row=shape[0] <= shape[1])
+    least = _subspace_least(shape, dtype, target, threads)
+    return least + application_bytes(n_units, threads, item, plan) + _krylov_bytes(shape, target, item)
 
 
 def _subspace_least(shape: Shape, dtype: np.dtype[np.generic], target: Target, threads: int) -> int:
