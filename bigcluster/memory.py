@@ -122,15 +122,17 @@ def project_report_bytes(
     picture_values: int,
     n_columns: int,
     n_clusters: int,
+    mixes: bool,
 ) -> int:
     """Names and their order, pictures of centers and components, and what the larger of two steps holds.
 
     The pass: row blocks as stored and half as much around reading them, and the small pictures of a block with their
-    floats. The mixing of stored components: a batch of pictures in full size, and a slab of components.
+    floats. The mixing of stored components, where there are any: a batch of pictures in full size, and a slab of them.
     """
     passing = in_flight * (block_rows * n_values * 3 // 2 + block_rows * picture_values)
     passing += block_rows * picture_values * FLOAT32
-    mixing = max(picture_bytes, n_values * FLOAT32) + n_columns * min(n_values, 8192) * FLOAT32
+    mixing = max(picture_bytes, n_values * FLOAT32)
+    mixing += n_columns * min(n_values, 8192) * FLOAT32 if mixes else 0
     coefficients = (n_clusters + REPORT_ROWS) * n_columns * (FLOAT64 + FLOAT32)
     pictures = REPORT_PICTURE_COPIES * picture_bytes
     return REPORT_BYTES + n_images * REPORT_ROW_BYTES + max(passing, mixing) + coefficients + pictures

@@ -42,7 +42,7 @@ def test_memory_profilers_reader_opens_the_dat_and_finds_the_stages(profiled: Pr
     read = mprof.read_mprofile_file(str(profiled.folder / "mprofile.dat"))
     assert len(read["mem_usage"]) == len(read["timestamp"]) >= 5
     assert read["timestamp"] == sorted(read["timestamp"])
-    assert list(read["func_timestamp"]) == ["ingest", "reduce", "cluster", "output"]
+    assert list(read["func_timestamp"]) == ["ingest", "reduce", "cluster", "output", "report"]
     for spans in read["func_timestamp"].values():
         ((start, stop, *_),) = spans
         assert read["timestamp"][0] <= start <= stop <= read["timestamp"][-1] + 1
@@ -60,7 +60,7 @@ def ways(profiled: Profiled) -> dict[str, int]:
 def test_the_timeline_is_a_table_and_a_picture(profiled: Profiled) -> None:
     with (profiled.folder / "timeline.csv").open(newline="") as file:
         rows = list(csv.DictReader(file))
-    assert {"", "ingest"} <= {row["stage"] for row in rows} <= {"", "ingest", "reduce", "cluster", "output"}
+    assert {"", "ingest"} <= {row["stage"] for row in rows} <= {"", "ingest", "reduce", "cluster", "output", "report"}
     assert float(rows[0]["seconds"]) == 0
     assert max(int(row["bytes"]) for row in rows) == pytest.approx(ways(profiled)["bigcluster"], rel=0.01)
     assert (profiled.folder / "timeline.png").read_bytes().startswith(b"\x89PNG")

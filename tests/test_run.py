@@ -107,7 +107,7 @@ def test_end_to_end(finished: tuple[Path, Ran], images: Path) -> None:
     variance = rows(out / "variance.csv")
     assert found["n_components"] == 5
     assert float(variance[4]["cumulative_share"]) == pytest.approx(found["explained_variance_ratio"], abs=2e-6)
-    assert set(found["stages"]) == {"ingest", "reduce", "cluster", "output"}
+    assert set(found["stages"]) == {"ingest", "reduce", "cluster", "output", "report"}
     for stage in found["stages"].values():
         assert stage["seconds"] >= 0
         assert stage["measured_peak_bytes"] > 0
@@ -135,7 +135,7 @@ def test_the_same_command_again_reuses_everything(out: Path, images: Path, cli: 
     before = (out / "labels.csv").read_bytes()
     ran = cli("run", images, "--out", out, "-k", 3, "--components", 5, "--size", 16, "--memory", "2GiB", "--workers", 1)
     assert ran.code == 0, ran.err
-    assert reused(out) == {"ingest": True, "reduce": True, "cluster": True}
+    assert reused(out) == {"ingest": True, "reduce": True, "cluster": True, "report": True}
     assert (out / "labels.csv").read_bytes() == before
     assert len(files_in(out / "clusters")) == N
 
@@ -143,7 +143,7 @@ def test_the_same_command_again_reuses_everything(out: Path, images: Path, cli: 
 def test_another_k_reuses_pixels_and_scores_and_kept_settings_are_named(out: Path, cli: Cli) -> None:
     ran = cli("run", "--out", out, "-k", 4, "--memory", "1GiB")
     assert ran.code == 0, ran.err
-    assert reused(out) == {"ingest": True, "reduce": True, "cluster": False}
+    assert reused(out) == {"ingest": True, "reduce": True, "cluster": False, "report": False}
     found = summary(out)
     assert found["n_clusters"] == 4
     assert sorted(found["nearest_previous"]) != []
@@ -203,7 +203,7 @@ def test_a_plan_writes_nothing(images: Path, cli: Cli, tmp_path: Path) -> None:
         ran = cli(*command, "--out", tmp_path / "o", "-k", 3, "--memory", "1GiB", "--json")
         assert ran.code == 0, ran.err
         plan = json.loads(ran.out)
-        assert [stage["stage"] for stage in plan["stages"]] == ["ingest", "reduce", "cluster"]
+        assert [stage["stage"] for stage in plan["stages"]] == ["ingest", "reduce", "cluster", "output", "report"]
         assert all(0 < stage["projected_bytes"] <= 2**30 for stage in plan["stages"])
         assert not (tmp_path / "o").exists()
 

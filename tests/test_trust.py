@@ -183,18 +183,18 @@ def test_what_out_holds_already_needs_no_room(images: Path, tmp_path: Path, monk
     out = tmp_path / "out"
     held = out / "store.zarr" / "pixels"
     held.mkdir(parents=True)
-    (held / "x").write_bytes(os.urandom(20 * 2**20))
+    (held / "x").write_bytes(os.urandom(40 * 2**20))
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 2**10))  # type: ignore[attr-defined]
     check_room(out, plan_of(images, out))
 
 
 @pytest.fixture
 def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 24 MiB of our own."""
+    """A file system of 64 MiB of our own."""
     folder = tmp_path / "disk"
     folder.mkdir()
     mounted = subprocess.run(
-        ["mount", "-t", "tmpfs", "-o", "size=24m", "tmpfs", folder], capture_output=True, text=True, check=False
+        ["mount", "-t", "tmpfs", "-o", "size=64m", "tmpfs", folder], capture_output=True, text=True, check=False
     )
     if mounted.returncode:
         pytest.skip(f"no file system can be mounted here: {mounted.stderr.strip()}")

@@ -46,7 +46,7 @@ def make_plan(
     told = [plan_output(settings, n_images, n_columns, resources, pictures)]
     if settings.report.write:
         n_clusters = max(settings.ks, default=1)
-        told.append(plan_report(settings, n_images, n_values, n_columns, n_clusters, resources))
+        told.append(plan_report(settings, n_images, image_size, n_columns, n_clusters, resources))
     # On a cluster the workers write neither folders nor pages: that is the client's.
     stages += [replace(stage, projected_bytes=0) if resources.joined else stage for stage in told]
     return Plan(

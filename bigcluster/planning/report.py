@@ -49,6 +49,7 @@ def plan_report(
             picture_values=values,
             n_columns=n_columns,
             n_clusters=n_clusters,
+            mixes=settings.reduce == "pca",
         )
 
     in_flight = min(BLOCKS_IN_FLIGHT, resources.threads, -(-n_images // rows))
