@@ -32,6 +32,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "image.fit": st.sampled_from(["stretch", "pad", "crop"]),
     "image.normalize": st.sampled_from(["none", "image"]),
     "image.max_pixels": st.integers(1, 10**12),
+    "image.timeout": st.floats(0.1, 1e6),
     "manifest.allow_outside": st.booleans(),
     "pca.solver": st.sampled_from(["auto", "gram", "covariance", "subspace", "incremental"]),
     "gemm.kernel": st.sampled_from(["auto", "integer", "float32"]),
@@ -40,6 +41,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "kmeans.n_init": st.integers(1, 100),
     "kmeans.max_iter": st.integers(1, 1000),
     "kmeans.tol": st.floats(0, 1e300, allow_nan=False),
+    "report.write": st.booleans(),
+    "report.map": st.sampled_from(["pca", "tsne", "umap", "none"]),
+    "report.thumbnails": st.integers(1, 10**9),
 }
 INDEPENDENT = [name for name in VALUES if name not in ("variance", "components")]
 

@@ -87,12 +87,13 @@ def test_the_solver_goes_by_the_data_and_never_by_the_budget() -> None:
 
 def test_a_sweep_is_planned_beside_the_fit() -> None:
     plan = plan_of(1000, (64, 64), GIB, k="5:20")
-    assert [stage.stage for stage in plan.stages] == ["ingest", "reduce", "sweep", "cluster", "output"]
+    assert [stage.stage for stage in plan.stages] == ["ingest", "reduce", "sweep", "cluster", "output", "report"]
     assert plan.stage("sweep").projected_bytes >= plan.stage("cluster").projected_bytes
     assert [stage.stage for stage in plan_of(1000, (64, 64), GIB, reduce="none").stages] == [
         "ingest",
         "cluster",
         "output",
+        "report",
     ]
 
 

@@ -46,7 +46,7 @@ def make_plan(
     told = [plan_output(settings, n_images, n_columns, resources, pictures)]
     if settings.report.write:
         n_clusters = max(settings.ks, default=1)
-        told.append(plan_report(settings, n_images, n_values, n_columns, n_clusters, resources))
+        told.append(plan_report(settings, n_images, image_size, n_columns, n_clusters, resources))
     # On a cluster the workers write neither folders nor pages: that is the client's.
     stages += [replace(stage, projected_bytes=0) if resources.joined else stage for stage in told]
     return Plan(
@@ -74,6 +74,11 @@ def replan(plan: Plan, settings: Settings, n_components: int, resources: Resourc
     if len(settings.ks) > 1:
         known = known.replaced(plan_sweep(settings, settings.ks, plan.n_images, n_components, resources))
     known = known.replaced(plan_cluster(settings, plan.n_images, n_components, resources))
+    if settings.report.write and not plan.joined:
+        n_clusters = max(settings.ks, default=1)
+        known = known.replaced(
+            plan_report(settings, plan.n_images, plan.image_size, n_components, n_clusters, resources)
+        )
     known = replace(known, is_bound=False)
     check_budget(known.stages, known.budget_bytes, otherwise=f"--components {max(1, n_components // 2)}")
     return known
