@@ -351,6 +351,8 @@ def test_the_report_can_be_left_out_and_made_later(tmp_path: Path, cli: Cli) -> 
     assert json.loads(made.out)["report"] == str(out / "report" / "index.html")
     assert (out / "report" / "index.html").is_file()
     assert (out / "labels.csv").read_bytes() == labels
+    assert bc.open(out).report(set={"report.map": "none"}) == out / "report" / "index.html"
+    assert not (out / "report" / "map.html").exists()
 
 
 @pytest.mark.parametrize(
