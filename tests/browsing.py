@@ -113,7 +113,7 @@ def chromium() -> Iterator[Callable[..., Chromium]]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # Our own pages alone are shown. As root, and in containers, the sandbox does not start; /dev/shm is small there.
+        # Our own pages alone are shown. As root and in containers no sandbox starts; there /dev/shm is small, too.
         options = ["--no-sandbox", "--disable-dev-shm-usage"]
         browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
         yield lambda **options: Chromium(browser.new_context(**options).new_page())
