@@ -113,8 +113,9 @@ def chromium() -> Iterator[Callable[..., Chromium]]:
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
-        # Our own pages alone are shown; as root, and in containers, the sandbox does not start.
-        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=["--no-sandbox"])
+        # Our own pages alone are shown. As root and in containers no sandbox starts; there /dev/shm is small, too.
+        options = ["--no-sandbox", "--disable-dev-shm-usage"]
+        browser = playwright.chromium.launch(executable_path=shutil.which("chromium"), args=options)
         yield lambda **options: Chromium(browser.new_context(**options).new_page())
         browser.close()
 

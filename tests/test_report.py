@@ -351,6 +351,8 @@ def test_the_report_can_be_left_out_and_made_later(tmp_path: Path, cli: Cli) -> 
     assert json.loads(made.out)["report"] == str(out / "report" / "index.html")
     assert (out / "report" / "index.html").is_file()
     assert (out / "labels.csv").read_bytes() == labels
+    assert bc.open(out).report(set={"report.map": "none"}) == out / "report" / "index.html"
+    assert not (out / "report" / "map.html").exists()
 
 
 @pytest.mark.parametrize(
@@ -393,10 +395,13 @@ def test_tables_that_are_not_those_of_the_clusters_are_noticed(small: Path, cli:
 def test_an_absent_library_is_named(small: Path, cli: Cli) -> None:
     if importable("umap"):
         pytest.skip("umap is installed")
-    ran = cli("report", small, "--set", "report.map=umap")
-    assert ran.code == 2
-    assert "pip install 'bigcluster[umap]'" in ran.err
-    assert len(ran.error_lines) == 1
+    out = small.with_name("new")
+    for args in (("report", small), ("run", small.with_name("in"), "--out", out, "-k", 2)):
+        ran = cli(*args, "--set", "report.map=umap")
+        assert ran.code == 2
+        assert "pip install 'bigcluster[umap]'" in ran.err
+        assert len(ran.error_lines) == 1
+    assert not out.exists(), "said before anything is decoded"
 
 
 def importable(name: str) -> bool:

@@ -74,6 +74,11 @@ def replan(plan: Plan, settings: Settings, n_components: int, resources: Resourc
     if len(settings.ks) > 1:
         known = known.replaced(plan_sweep(settings, settings.ks, plan.n_images, n_components, resources))
     known = known.replaced(plan_cluster(settings, plan.n_images, n_components, resources))
+    if settings.report.write and not plan.joined:
+        n_clusters = max(settings.ks, default=1)
+        known = known.replaced(
+            plan_report(settings, plan.n_images, plan.image_size, n_components, n_clusters, resources)
+        )
     known = replace(known, is_bound=False)
     check_budget(known.stages, known.budget_bytes, otherwise=f"--components {max(1, n_components // 2)}")
     return known

@@ -6,6 +6,7 @@ pictures in one pass over the stored pixels, `pictures` those of centers and com
 piece, `pages` fills the templates, and `write` puts it all in place.
 """
 
+from bigcluster.report.scatter import check_kind
 from bigcluster.report.write import FOLDER, Allowance, is_current, write_report
 
-__all__ = ["FOLDER", "Allowance", "is_current", "write_report"]
+__all__ = ["FOLDER", "Allowance", "check_kind", "is_current", "write_report"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -55,8 +56,8 @@ def place(
 
 def check_kind(kind: str) -> None:
     """Raise ConfigError where the library that `kind` needs is not installed: before anything is done."""
-    if kind in _LIBRARIES:
-        _import(kind)
+    if kind in _LIBRARIES and importlib.util.find_spec(_LIBRARIES[kind]) is None:
+        raise ConfigError(f"report.map = {kind} needs {_LIBRARIES[kind]}; {_remedy(kind)}")
 
 
 def _read_rows(source: StoredRows, rows: NDArray[np.int64], n_columns: int) -> NDArray[np.float32]:
@@ -114,12 +115,13 @@ _LIBRARIES = {"tsne": "openTSNE", "umap": "umap"}
 
 
 def _import(kind: str) -> Any:
-    import importlib
-
     try:
         return importlib.import_module(_LIBRARIES[kind])
-    except ImportError as error:
+    except ImportError as error:  # a part of it is missing
         raise ConfigError(
-            f"report.map = {kind} needs {_LIBRARIES[kind]} ({error}): pip install 'bigcluster[{kind}]', or use "
-            "report.map = pca"
+            f"report.map = {kind}: {_LIBRARIES[kind]} cannot be imported ({error}); {_remedy(kind)}"
         ) from error
+
+
+def _remedy(kind: str) -> str:
+    return f"pip install 'bigcluster[{kind}]', or use report.map = pca"
