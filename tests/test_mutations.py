@@ -13,8 +13,7 @@ def test_mutated_pictures_cost_their_own_rows() -> None:
     assert found["files"] == 120
     assert found["good_neighbours"] == 30
     assert sum(found["failed_by_status"].values()) > 60
-    checked = [found["by_kind"][kind] for kind in ("png", "deflate.tif")]
-    assert all(end["changed"] == 0 for end in checked), "formats with a checksum never change unnoticed"
+    assert found["by_kind"]["png"]["changed"] == 0, "every byte of its picture has a checksum"
 
 
 @pytest.mark.slow

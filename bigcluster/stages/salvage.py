@@ -63,20 +63,24 @@ class Salvage:
 
         Call it before the pixel array is resized. After a kill it goes on from wherever it stopped.
         """
-        slots = {int(name): self._store.mark(RETIRED, name) for name in self._store.marks.blocks(RETIRED)}
-        old = self._replaced_marks(blocks, missing)
-        if not slots and not old:
+        slots = [int(name) for name in self._store.marks.blocks(RETIRED)]
+        replaced = self._replaced(blocks, missing)
+        if not slots and not replaced:
             return
         wanted = np.sort(np.concatenate([self._keys_of(block) for block in missing]))
-        next_slot = max(slots, default=-1) + 1
-        useful = {slot: mark for slot, mark in slots.items() if mark is not None and self._has_any(mark, wanted)}
-        for slot in slots.keys() - useful.keys():
-            self._drop(slot)
-        retiring = {index: mark for index, mark in old.items() if self._has_any(mark, wanted)}
-        if retiring:
-            self._make_room(next_slot + len(retiring))
-        for slot, (index, mark) in enumerate(retiring.items(), start=next_slot):
-            useful[slot] = self._retire(index, mark, slot)
+        useful: dict[int, NDArray[np.uint64]] = {}
+        for slot in slots:
+            self._keep_if_wanted(useful, slot, self._store.mark(RETIRED, _name(slot)), wanted)
+            if slot not in useful:
+                self._drop(slot)
+        slot = max(slots, default=-1) + 1
+        self._make_room(slot + len(replaced))
+        for index in replaced:  # one mark in memory at a time: it remembers every file of its block
+            mark = self._store.mark(STAGE, _name(index))
+            self._keep_if_wanted(useful, slot, mark, wanted)
+            if mark is not None and slot in useful:
+                self._retire(index, mark, slot)
+                slot += 1
         self._build_index(useful)
         for block in missing:
             self._users.update(self._slots_of(block))
@@ -125,45 +129,41 @@ class Salvage:
         if self._store.has(RETIRED):
             self._store.remove(RETIRED)
 
-    def _replaced_marks(self, blocks: Sequence[Block], missing: Sequence[Block]) -> dict[int, Mark]:
+    def _replaced(self, blocks: Sequence[Block], missing: Sequence[Block]) -> list[int]:
         """The stored blocks that are to be overwritten, or that the listing no longer reaches."""
-        replaced = {block.index for block in missing}
-        found = {}
-        for index in sorted(map(int, self._store.marks.blocks(STAGE))):
-            mark = self._store.mark(STAGE, Block(index, 0, 0).name)
-            if mark is not None and (index in replaced or index >= len(blocks)):
-                found[index] = mark
-        return found
+        missing_indices = {block.index for block in missing}
+        stored = map(int, self._store.marks.blocks(STAGE))
+        return [index for index in stored if index in missing_indices or index >= len(blocks)]
 
-    def _has_any(self, mark: Mark, wanted: NDArray[np.uint64]) -> bool:
-        keys = name_keys(names_in(mark, self._recipe))
-        at = np.searchsorted(wanted, keys)
-        return bool((wanted[np.minimum(at, len(wanted) - 1)] == keys).any())
+    def _keep_if_wanted(
+        self, useful: dict[int, NDArray[np.uint64]], slot: int, mark: Mark | None, wanted: NDArray[np.uint64]
+    ) -> None:
+        """Note the keys of a block that holds any of the `wanted` ones, ascending."""
+        if mark is not None:
+            keys = name_keys(names_in(mark, self._recipe))
+            at = np.minimum(np.searchsorted(wanted, keys), len(wanted) - 1)
+            if (wanted[at] == keys).any():
+                useful[slot] = keys
 
     def _make_room(self, n_slots: int) -> None:
         pixels = self._store.array(PIXELS)
         rows, width = pixels.chunks
         self._store.create(RETIRED, (n_slots * rows, pixels.shape[1]), pixels.dtype, (rows, width))
 
-    def _retire(self, index: int, mark: Mark, slot: int) -> Mark:
+    def _retire(self, index: int, mark: Mark, slot: int) -> None:
         """First the mark, which counts as absent while its files are; then the files; then the old mark goes."""
         before, after = f"{PIXELS}/c/{index}/", f"{RETIRED}/c/{slot}/"
         digests = {after + file.removeprefix(before): d for file, d in mark.digests.items() if file.startswith(before)}
-        retired = Mark(mark.fingerprint, digests, mark.payload)
-        self._store.marks.write(RETIRED, retired, _name(slot))
+        self._store.marks.write(RETIRED, Mark(mark.fingerprint, digests, mark.payload), _name(slot))
         self._store.move_rows(PIXELS, index, RETIRED, slot)
-        self._store.marks.remove(STAGE, Block(index, 0, 0).name)
-        return retired
+        self._store.marks.remove(STAGE, _name(index))
 
-    def _build_index(self, useful: dict[int, Mark]) -> None:
-        keys, places = [self._keys], [self._places]
-        for slot, mark in useful.items():
-            keys.append(name_keys(names_in(mark, self._recipe)))
-            n_rows = len(keys[-1])
-            places.append(np.column_stack([np.full(n_rows, slot, np.int32), np.arange(n_rows, dtype=np.int32)]))
-        unsorted = np.concatenate(keys)
-        order = np.argsort(unsorted, kind="stable")
-        self._keys, self._places = unsorted[order], np.concatenate(places)[order]
+    def _build_index(self, useful: dict[int, NDArray[np.uint64]]) -> None:
+        keys = np.concatenate([self._keys, *useful.values()])
+        order = np.argsort(keys, kind="stable")
+        slots = np.repeat(np.array(list(useful), np.int32), [len(rows) for rows in useful.values()])
+        rows = np.concatenate([self._places[:, 1], *(np.arange(len(rows), dtype=np.int32) for rows in useful.values())])
+        self._keys, self._places = keys[order], np.column_stack([slots, rows])[order]
 
     def _find(self, block: Block) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
         """(m,) positions within the block whose files were decoded before, and (m, 2) where they stand."""
@@ -187,5 +187,6 @@ class Salvage:
         self._store.drop_rows(RETIRED, slot)
 
 
-def _name(slot: int) -> str:
-    return Block(slot, 0, 0).name
+def _name(index: int) -> str:
+    """Of a block's mark, among those of the pixels or of retired blocks."""
+    return Block(index, 0, 0).name
