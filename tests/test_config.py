@@ -41,7 +41,6 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "kmeans.n_init": st.integers(1, 100),
     "kmeans.max_iter": st.integers(1, 1000),
     "kmeans.tol": st.floats(0, 1e300, allow_nan=False),
-    "image.timeout": st.floats(0.1, 1e9),
     "report.write": st.booleans(),
     "report.map": st.sampled_from(["pca", "tsne", "umap", "none"]),
     "report.thumbnails": st.integers(1, 10**9),
