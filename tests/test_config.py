@@ -32,7 +32,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "image.fit": st.sampled_from(["stretch", "pad", "crop"]),
     "image.normalize": st.sampled_from(["none", "image"]),
     "image.max_pixels": st.integers(1, 10**12),
-    "image.timeout": st.floats(0.1, 1e6),
+    "image.timeout": st.floats(0.1, 86_400, allow_nan=False),
     "manifest.allow_outside": st.booleans(),
     "pca.solver": st.sampled_from(["auto", "gram", "covariance", "subspace", "incremental"]),
     "gemm.kernel": st.sampled_from(["auto", "integer", "float32"]),

@@ -52,9 +52,9 @@ def positive(name: str, value: Any) -> float:
     return float(value)
 
 
-def at_least_a_tenth(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.1 <= value < float("inf"):
-        raise ConfigError(f"{name} must be a number of at least 0.1, not {value!r}")
+def seconds(name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.1 <= value <= 86_400:
+        raise ConfigError(f"{name} must be a number of seconds from 0.1 to 86400, not {value!r}")
     return float(value)
 
 
@@ -103,7 +103,7 @@ class ImageSettings:
         250_000_000, whole_number(1), "larger images are not decoded (status too_large): a guard against bombs"
     )
     timeout: float = key(
-        30.0, at_least_a_tenth, "seconds after which reading and decoding one image is given up (status timeout)"
+        30.0, seconds, "seconds after which reading and decoding one image is given up (status timeout)"
     )
 
 
