@@ -411,7 +411,6 @@ def importable(name: str) -> bool:
 
 
 def test_a_map_by_tsne(small: Path, cli: Cli) -> None:
-    pytest.importorskip("openTSNE")
     assert cli("report", small, "--set", "report.map=tsne").code == 0
     assert len(piece(small, "map")) == 12
 
