@@ -15,6 +15,8 @@ PRODUCTS_BYTES = 42 * MIB
 """What ONNX Runtime and its kernels add, once something is multiplied."""
 DASK_ML_BYTES = 262 * MIB
 """What dask-ml adds as its solvers run: dask.array, scikit-learn, numba, pandas."""
+CHARTS_BYTES = 90 * MIB
+"""What kneed, matplotlib and the parts of SciPy that they use add, once a sweep looks for its elbow and draws it."""
 DISTRIBUTED_BYTES = 25 * MIB
 """What a dask worker adds: distributed, tornado, msgpack and its event loop."""
 

@@ -48,6 +48,11 @@ def baseline_bytes(settings: Settings, resources: Resources, *, products: bool =
     return held + (memory.DASK_ML_BYTES if dask_ml and products else 0)
 
 
+def charts_bytes(settings: Settings) -> int:
+    """What stays loaded from a sweep on."""
+    return memory.CHARTS_BYTES if len(settings.ks) > 1 else 0
+
+
 def share_of(n_rows: int, resources: Resources) -> int:
     """The rows of one worker."""
     return -(-n_rows // resources.workers)
@@ -192,9 +197,9 @@ def plan_cluster(settings: Settings, n_images: int, n_columns: int, resources: R
     solver, why = settings.kmeans.algorithm, "asked for by kmeans.algorithm"
     if solver == "auto":
         solver, why = choose_kmeans(n_images, n_columns, n_clusters)
-    extra = 0
+    extra = charts_bytes(settings)
     if solver == "dask-ml":
-        extra = memory.project_dask_kmeans_bytes(
+        extra += memory.project_dask_kmeans_bytes(
             n_columns=n_columns, n_clusters=n_clusters, block_rows=block_rows(n_columns), threads=resources.threads
         )
     return _plan_lloyd(settings, "cluster", solver, why, (n_images, n_columns), n_clusters, extra, resources)
@@ -212,7 +217,8 @@ def plan_sweep(
         for k in ks
     )
     why = f"{len(ks)} values of k share passes"
-    return _plan_lloyd(settings, "sweep", "lloyd", why, (n_images, n_columns), ks[-1], others, resources)
+    extra = memory.CHARTS_BYTES + others
+    return _plan_lloyd(settings, "sweep", "lloyd", why, (n_images, n_columns), ks[-1], extra, resources)
 
 
 def plan_predict(
@@ -261,7 +267,9 @@ def plan_output(
         passes="1 over the rows",
         bytes_read=copied,
         bytes_written=n_images * TABLE_BYTES + copied,
-        projected_bytes=baseline_bytes(settings, resources, products=settings.reduce == "pca") + known,
+        projected_bytes=baseline_bytes(settings, resources, products=settings.reduce == "pca")
+        + charts_bytes(settings)
+        + known,
     )
 
 
