@@ -39,8 +39,11 @@ PREPARED: dict[str, Callable[[Path], bool]] = {
     "cluster": lambda out: (out / "store.zarr" / "marks" / "reduce" / "done.json").exists(),
     "iterations": lambda out: (out / "store.zarr" / "marks" / "state" / "cluster.json").exists(),
     "output": lambda out: (out / "store.zarr" / "marks" / "cluster" / "done.json").exists(),
+    "report": lambda out: (out / "summary.json").exists(),
 }
 """What shows that a run has come so far. The kill follows after a random part of what that stage takes."""
+TRIES = 8
+"""A run that ended before it was killed says nothing: another one is killed sooner."""
 
 
 def main(full: bool) -> dict[str, Any]:
@@ -57,10 +60,12 @@ def main(full: bool) -> dict[str, Any]:
         moments: Counter[str] = Counter()
         redone: list[dict[str, int]] = []
         for number in range(n_kills):
-            shutil.rmtree(out, ignore_errors=True)
             stage = list(PREPARED)[number % len(PREPARED)]
             whom = rng.choice(("supervisor", "worker", "both"))
-            kill(run(job, out), partial(PREPARED[stage], out), rng.uniform(0, seconds.get(stage, 1.0)), whom)
+            assert any(
+                kill_one(job, out, stage, rng.uniform(0, seconds.get(stage, 1.0)) / 2**tried, whom)
+                for tried in range(TRIES)
+            ), f"no run was alive in {stage}"
             before = done(out)
             moments[before["in_work"]] += 1
             events: list[Event] = []
@@ -84,6 +89,12 @@ def main(full: bool) -> dict[str, Any]:
     }
 
 
+def kill_one(job: Job, out: Path, stage: str, after: float, whom: str) -> bool:
+    """Begin anew and kill once `stage` is reached; whether the run was alive then."""
+    shutil.rmtree(out, ignore_errors=True)
+    return kill(run(job, out), partial(PREPARED[stage], out), after, whom)
+
+
 def run(job: Job, out: Path) -> subprocess.Popen[bytes]:
     path = os.pathsep.join(filter(None, (str(SEAM), str(ROOT), os.environ.get("PYTHONPATH"))))
     return subprocess.Popen(
@@ -99,12 +110,16 @@ def summary(out: Path) -> dict[str, Any]:
     return found
 
 
-def kill(process: subprocess.Popen[bytes], prepared: Callable[[], bool], after: float, whom: str) -> None:
-    """SIGKILL so many seconds after `prepared`, without notice; returns once nobody of the run is left."""
+def kill(process: subprocess.Popen[bytes], prepared: Callable[[], bool], after: float, whom: str) -> bool:
+    """SIGKILL so many seconds after `prepared`, without notice; returns once nobody of the run is left.
+
+    False where it had ended before.
+    """
     while process.poll() is None and not prepared():
         time.sleep(0.002)
     try:
         process.wait(after)
+        return False
     except subprocess.TimeoutExpired:
         supervisor = psutil.Process(process.pid)
         workers = supervisor.children(recursive=True)
@@ -116,6 +131,7 @@ def kill(process: subprocess.Popen[bytes], prepared: Callable[[], bool], after: 
         process.wait()
         _, alive = psutil.wait_procs(workers, timeout=30)
         assert not alive, "a worker outlived its supervisor"
+        return True
 
 
 def done(out: Path) -> dict[str, Any]:
@@ -126,7 +142,8 @@ def done(out: Path) -> dict[str, Any]:
     state = marks.read(STATE, "cluster")
     iterations = 0 if state is None else state.payload["facts"]["iterations"]
     ends = [*stages, *(["output"] if (out / "summary.json").exists() else [])]
-    in_work = next((stage for stage in (*STAGES, "output") if stage not in ends), "nothing: it had ended")
+    ends += ["report"] if marks.read("report") is not None else []
+    in_work = next((stage for stage in (*STAGES, "output", "report") if stage not in ends), "the end")
     if not (out / "run.toml").exists():
         in_work = "start"
     return {"blocks": blocks, "stages": stages, "iterations": iterations, "in_work": in_work}
