@@ -83,7 +83,7 @@ def test_the_matrix_keeps_the_promise_and_writes_its_table(
 def test_a_broken_promise_is_seen() -> None:
     cell = memory_matrix.Cell(1, "64", "400MiB", 2, projected_bytes=300 * MIB, measured_bytes=310 * MIB)
     assert cell.failures == ["over the projection"]
-    cell = memory_matrix.Cell(1, "64", "400MiB", 2, projected_bytes=900 * MIB, measured_bytes=410 * MIB)
+    cell = memory_matrix.Cell(1000, "64", "400MiB", 2, projected_bytes=900 * MIB, measured_bytes=410 * MIB)
     assert cell.failures == ["over the budget", "projection padded"]
 
 
