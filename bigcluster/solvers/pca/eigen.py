@@ -33,9 +33,11 @@ from bigcluster.solvers.tiles import Shelf
 Floats = NDArray[np.float32]
 Result = TypeVar("Result")
 
-# Threads of a dense step: fixed, since LAPACK's results follow it, so that every machine gives the same ones. Two of
-# them find eigenvectors of 2,000 x 2,000 in 0.6 of the time of one.
+# Threads of a large dense step: fixed, since LAPACK's results follow it, so that every machine gives the same ones. Two
+# find eigenvectors of 2,000 x 2,000 in 0.6 of the time of one; but they spin for a while after each step, in the way of
+# the products that follow, which small steps are not worth.
 DENSE_THREADS = 2
+LARGE = 512
 
 # Up to here all eigenpairs are computed at once in float64 (about 0.6 s); beyond, Lanczos is faster.
 DENSE_LIMIT = PRECISE_UNITS
@@ -102,9 +104,9 @@ class Eigenpairs:
     close: Callable[[], None]
 
 
-def alone(task: Callable[[], Result]) -> Result:
-    """Run a dense step, with nothing beside it, at one fixed thread setting."""
-    with blas_threads(DENSE_THREADS):
+def alone(size: int, task: Callable[[], Result]) -> Result:
+    """Run a dense step on matrices of this size, with nothing beside it; its threads follow from the size."""
+    with blas_threads(DENSE_THREADS if size >= LARGE else 1):
         return task()
 
 
@@ -142,7 +144,7 @@ def _wanted(values: Doubles, total: float, target: Target) -> int | None:
 
 
 def _dense_eigenpairs(matrix: TiledMatrix, total: float, target: Target, runtime: Runtime) -> Eigenpairs:
-    values, vectors = alone(lambda: ritz(matrix.dense(), matrix.n))
+    values, vectors = alone(matrix.n, lambda: ritz(matrix.dense(), matrix.n))
     values[nonzero_rank(values, DENSE_NOISE * matrix.n) :] = 0
     n_vectors = _wanted(values, total, target)
     if n_vectors is None:  # a share of 1, up to rounding
@@ -189,7 +191,7 @@ class _Lanczos:
         random = np.random.default_rng(seed).standard_normal((self._matrix.n, width), dtype=np.float32)
         blocks = [random[start:stop] for start, stop in self._matrix.unit_spans]
         inner = _sum([_inner(block) for block in blocks])
-        return self._transformed(blocks, alone(lambda: orthonormal_transform(inner, 0.0)))
+        return self._transformed(blocks, alone(len(inner), lambda: orthonormal_transform(inner, 0.0)))
 
     def _apply(self, blocks: list[Floats]) -> tuple[list[Floats], Doubles]:
         """W = G V, tile by tile, and Q' W."""
@@ -237,7 +239,7 @@ class _Lanczos:
             return _inner(images[t])
 
         square = _sum(list(self._runtime.map(subtract, self._tiles)))
-        return images, alone(lambda: orthonormal_transform(square, floor))
+        return images, alone(len(square), lambda: orthonormal_transform(square, floor))
 
     def _transformed(self, blocks: list[Floats], transform: Doubles) -> list[Floats]:
         if transform.shape[1] == 0:
@@ -247,7 +249,7 @@ class _Lanczos:
 
     def _converged(self) -> bool:
         """Whether the last growth of the basis added next to nothing to the components that are wanted."""
-        values = alone(lambda: np.linalg.eigvalsh(self._projected))[::-1].astype(np.float64)
+        values = alone(self._basis.size, lambda: np.linalg.eigvalsh(self._projected))[::-1].astype(np.float64)
         n_wanted = _wanted(values, self._total, self._target)
         if n_wanted is None or self._basis.size < min(self._matrix.n, 3 * n_wanted // 2):
             return False
@@ -258,7 +260,7 @@ class _Lanczos:
     def _finish(self) -> Eigenpairs:
         size = self._basis.size
         n_vectors = self._target.n if isinstance(self._target, Components) else size
-        values, vectors = alone(lambda: ritz(self._projected, min(size, n_vectors)))
+        values, vectors = alone(size, lambda: ritz(self._projected, min(size, n_vectors)))
         values[nonzero_rank(values, FLOAT32_NOISE) :] = 0
         n_wanted = _wanted(values, self._total, self._target)
         if n_wanted is None:

@@ -182,7 +182,7 @@ def _rotation(
     inner = np.zeros((pairs.n_vectors, pairs.n_vectors))
     for share in runtime.map(image, tiles):
         inner += share
-    values, rotation = alone(lambda: ritz(inner, pairs.n_vectors))
+    values, rotation = alone(len(inner), lambda: ritz(inner, pairs.n_vectors))
     rank = nonzero_rank(values, FLOAT32_NOISE)
     values[rank:] = 0
     rotation[:, rank:] = 0

@@ -91,7 +91,7 @@ class Krylov:
             # without a next block, the basis spans all that the data reaches
             self._complete = (converged and application >= LEAST_APPLICATIONS) or not self._next_block()
             self._save()
-        values, vectors = alone(lambda: ritz_generalised(self._projected, self._inner))
+        values, vectors = alone(self.size, lambda: ritz_generalised(self._projected, self._inner))
         # What float32 cannot tell from zero has no direction: its vector is rounding, and so is all made of it.
         n_vectors = min(self._n_vectors(values), max(1, nonzero_rank(values, FLOAT32_NOISE)))
         return values, np.ascontiguousarray(vectors[:, :n_vectors])
@@ -146,7 +146,7 @@ class Krylov:
 
     def _converged(self) -> bool:
         """Whether the last block added next to nothing to the components that are wanted."""
-        values = alone(lambda: ritz_values_generalised(self._projected, self._inner))
+        values = alone(self.size, lambda: ritz_values_generalised(self._projected, self._inner))
         n_wanted = self._n_wanted(values)
         if n_wanted is None or 3 * n_wanted // 2 > self.size:
             return False
@@ -272,7 +272,7 @@ class Krylov:
     def _projected_out(self, floor: float) -> Floats:
         """W - V (V'V)^-1 V'W in place of the block, and the transform that makes it orthonormal."""
         inner = _sum(list(self.runtime.map(lambda t: self.project(t, self._block(t)), self.tiles)))
-        coefficients = alone(lambda: np.linalg.solve(self._inner, inner))
+        coefficients = alone(self.size, lambda: np.linalg.solve(self._inner, inner))
 
         def subtract(t: int) -> Floats:
             block = self._block(t) - self.expand(t, coefficients)
@@ -289,7 +289,7 @@ class Krylov:
             return float_product(tile, tile, transpose_left=True)
 
         total = _sum(list(self.runtime.map(square, self.tiles)))
-        transform = alone(lambda: orthonormal_transform(total, floor))
+        transform = alone(len(total), lambda: orthonormal_transform(total, floor))
         return np.ascontiguousarray(transform, np.float32)
 
 

@@ -187,7 +187,7 @@ def apply(side: Side, codes: list[Code], plan: Pass, runtime: Runtime, keep: Kee
     for slab in _forward_slabs(side, codes, plan, runtime):
         coded = []
         for terms, total in zip(slab.terms, slab.totals, strict=True):
-            code, shift, operand = alone(partial(_term_code, side, total, side.term_offsets[slice(*terms)]))
+            code, shift, operand = alone(0, partial(_term_code, side, total, side.term_offsets[slice(*terms)]))
             term_shift += shift
             coded.append((terms, code, operand))
             if keep is not None:

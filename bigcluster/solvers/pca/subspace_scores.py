@@ -114,7 +114,7 @@ def _rotated(krylov: Krylov, scores: Blocks, components: Blocks) -> SubspaceScor
     """The rotation that makes components orthonormal and scores uncorrelated, signs, and the choice of how many."""
     runtime, target, total = krylov.runtime, krylov.target, krylov.total
     variances, lengths = _inner(scores, runtime), _inner(components, runtime)
-    values, rotation = alone(lambda: ritz_generalised(variances, lengths, _DEPENDENT))
+    values, rotation = alone(len(variances), lambda: ritz_generalised(variances, lengths, _DEPENDENT))
     values[nonzero_rank(values, FLOAT32_NOISE) :] = 0
     n_components = len(values)
     if isinstance(target, Variance):  # the values have grown: fewer may do
