@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -114,17 +115,15 @@ def run(
     from bigcluster import display
     from bigcluster.supervisor import supervise
 
-    assert settings.out is not None
+    folder = settings.out
+    assert folder is not None
     with display.listening(quiet=quiet) as listener:
         if not quiet:
-            _say_kept(None if fresh or config else outdir.kept_values(settings.out), settings)
+            _say_kept(None if fresh or config else outdir.kept_values(folder), settings)
             for note in api.budget_notes(resources):
                 listener(note)
         summary = supervise("run", settings, resources, listener=listener, replace=replace, rehash=rehash)
-    if as_json:
-        print(json.dumps(summary, indent=2))
-    else:
-        display.print_summary(summary, settings.out, _stdout())
+    _tell(summary, as_json, lambda: display.print_summary(summary, folder, _stdout()))
     if summary["counts"]["failed"]:
         raise typer.Exit(EXIT_SOME_UNREAD)
 
@@ -190,10 +189,7 @@ def sweep(
     settings, ks = api.resolve_sweep(out, k, sets=tuple(sets or ()))
     with display.listening(quiet=quiet) as listener:
         found = supervise("sweep", settings, api.resources(memory, workers), listener=listener, ks=ks)
-    if as_json:
-        print(json.dumps(found, indent=2))
-    else:
-        display.print_sweep(found, out, _stdout())
+    _tell(found, as_json, lambda: display.print_sweep(found, out, _stdout()))
 
 
 @app.command()
@@ -213,10 +209,7 @@ def predict(
     settings = api.stored_settings(out)
     with display.listening(quiet=quiet) as listener:
         found = supervise("predict", settings, api.resources(memory, workers), listener=listener, images=images, to=to)
-    if as_json:
-        print(json.dumps(found, indent=2))
-    else:
-        display.print_prediction(found, to, _stdout())
+    _tell(found, as_json, lambda: display.print_prediction(found, to, _stdout()))
     if found["counts"]["failed"]:
         raise typer.Exit(EXIT_SOME_UNREAD)
 
@@ -235,10 +228,7 @@ def verify(
 
     with display.listening(quiet=quiet) as listener:
         found = supervise("verify", Settings(out=out), api.resources(None, None), listener=listener, quick=quick)
-    if as_json:
-        print(json.dumps(found, indent=2))
-    else:
-        display.print_verified(found, out, _stdout())
+    _tell(found, as_json, lambda: display.print_verified(found, out, _stdout()))
     if not found["ok"]:
         raise typer.Exit(EXIT_DAMAGED)
 
@@ -291,10 +281,7 @@ def profile(
             quiet=quiet,
             listener=listener,
         )
-    if as_json:
-        print(json.dumps(found.to_json(), indent=2))
-    else:
-        display.print_profile(found, _stdout())
+    _tell(found.to_json(), as_json, lambda: display.print_profile(found, _stdout()))
     if found.summary["counts"]["failed"]:
         raise typer.Exit(EXIT_SOME_UNREAD)
 
@@ -317,10 +304,7 @@ def report(
     settings = api.resolve_report(out, sets=tuple(sets or ()))
     with display.listening(quiet=quiet) as listener:
         found = supervise("report", settings, api.resources(memory, workers), listener=listener)
-    if as_json:
-        print(json.dumps(found, indent=2))
-    else:
-        print(f"look at: {found['report']}")
+    _tell(found, as_json, lambda: print(f"look at: {found['report']}"))
 
 
 @app.command()
@@ -354,11 +338,16 @@ def _show_plan(settings: Any, resources: Any, as_json: bool, n_images: int | Non
     else:
         found = pipeline.plan_absent(settings, n_images, resources)
     found = pipeline.estimated(found, settings)
-    if as_json:
-        print(json.dumps(found.to_json(), indent=2))
-    else:
-        display.print_plan(found, _stdout())
+    _tell(found.to_json(), as_json, lambda: display.print_plan(found, _stdout()))
     found.check()
+
+
+def _tell(found: dict[str, Any], as_json: bool, show: Callable[[], None]) -> None:
+    """The result: one JSON document, or what `show` prints for a person."""
+    if as_json:
+        print(json.dumps(found, indent=2))
+    else:
+        show()
 
 
 def _stdout() -> Any:

@@ -77,6 +77,7 @@ def test_the_matrix_keeps_the_promise_and_writes_its_table(
     assert table.count("| kept |") == 4
     cells = json.loads((tmp_path / "memory-matrix.json").read_text())["cells"]
     assert len(cells) == 4
+    assert all(cell["measured_bytes"] >= 0.4 * cell["projected_bytes"] for cell in cells), table
     assert not (tmp_path / "memory").exists(), "what it made for the runs is gone"
 
 
