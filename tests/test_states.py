@@ -183,6 +183,26 @@ def test_a_resumed_solver_does_not_read_again_what_it_has_summed(store: Store, n
     assert values_read(lambda: job(StageState(store, "stage", "print"))) < 0.75 * whole
 
 
+@pytest.mark.parametrize("solver", [fit, fit_two_level])
+def test_a_resumed_fit_tells_what_it_has_behind_it(store: Store, solver: Callable[..., Any]) -> None:
+    """Also where every start had converged, and nothing but the final pass is left."""
+    counted = DyingState(store, 0)
+    kmeans(solver, 7)(counted)
+    for last in range(1, counted.saves + 1):
+        state = DyingState(store, last)
+        state.clear()
+        with pytest.raises(Killed):
+            kmeans(solver, 7)(state)
+        saved, told = state.load(), list[int]()
+        assert saved is not None
+        kmeans(solver, 7, on_progress=lambda event, told=told: told.append(event.iteration))(
+            StageState(store, "stage", "print")
+        )
+        done = saved.facts["iterations"]
+        assert told[0] == (done or 1)
+        assert told == sorted(set(told))
+
+
 def test_a_state_of_other_settings_is_none_and_is_replaced(store: Store) -> None:
     StageState(store, "stage", "one").save({"n": 1}, [("x", np.arange(3))])
     assert StageState(store, "stage", "other").load() is None

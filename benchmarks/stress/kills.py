@@ -49,8 +49,8 @@ TRIES = 8
 
 
 def main(full: bool) -> dict[str, Any]:
-    """100 kills of a run over 2,000 images (4 over 60 where not full), spread over its whole length."""
-    n_kills, n_images = (100, 2000) if full else (4, 60)
+    """100 kills of a run over 2,000 images, spread over its whole length; where not full, one per stage, 60 images."""
+    n_kills, n_images = (100, 2000) if full else (len(PREPARED), 60)
     rng = random.Random(0)
     with scratch() as folder:
         # Four row blocks, and pixels enough that the reduction takes its time.
@@ -162,10 +162,13 @@ def done(out: Path) -> dict[str, Any]:
 
 
 def count_redone(before: dict[str, Any], stages: dict[str, Any], events: list[Event]) -> dict[str, int]:
-    """Of the blocks, stages and saved iterations that were done before, how many were done again."""
+    """Of the blocks, stages and saved iterations that were done before, how many were done again.
+
+    A resumed fit tells at once what it has behind it; one that began anew tells of its first iteration.
+    """
     first = next((e.done for e in events if isinstance(e, StageAdvanced) and e.stage == "cluster"), None)
     return {
         "blocks": max(0, before["blocks"] - stages["ingest"]["blocks_reused"]),
         "stages": sum(not stages[stage]["reused"] for stage in before["stages"]),
-        "iterations": 0 if first is None else max(0, before["iterations"] - (first - 1)),
+        "iterations": 0 if first is None else max(0, before["iterations"] - first),
     }

@@ -67,6 +67,11 @@ class _Outcome:
     sq: Floats | None  # (k,) weighted squared distances by cluster, where asked for
 
 
+def _progress(iteration: int, starts: Sequence[Start], moved_rows: int) -> Progress:
+    live = sum(not start.converged for start in starts)
+    return Progress(iteration, live, min(start.inertia_path[-1] for start in starts), moved_rows)
+
+
 class Lloyd:
     """Runs starts over the blocks until each has converged. tol : absolute, on the sum of squared center shifts."""
 
@@ -93,6 +98,8 @@ class Lloyd:
         """
         tune(self.blocks.n_rows * self.blocks.n_columns * sum(len(start.centers) for start in starts))
         limit = tol * self.survey.mean_variance
+        if done and on_progress is not None:
+            on_progress(_progress(done, starts, 0))  # what a killed fit had behind it is seen at once
         for iteration in range(done + 1, max_iter + 1):
             save(starts, iteration - 1)
             live = [start for start in starts if not start.converged]
@@ -102,8 +109,7 @@ class Lloyd:
             for start, rows in zip(live, moved, strict=True):
                 self._move_centers(start, rows, limit, first=iteration == 1)
             if on_progress is not None:
-                best = min(start.inertia_path[-1] for start in live)
-                on_progress(Progress(iteration, len(live), best, sum(moved)))
+                on_progress(_progress(iteration, live, sum(moved)))
         if settle:
             self.settle(starts)
 

@@ -44,7 +44,10 @@ class ArraySink:
 
 @dataclass(frozen=True)
 class Progress:
-    """One event per pass of Lloyd. inertia : of the best live start, after its centers moved."""
+    """One event per pass of Lloyd, and one at the start of a resumed fit for what it has behind it.
+
+    live : starts that go on. inertia : of the best start, after its centers moved.
+    """
 
     iteration: int
     live: int
