@@ -6,7 +6,8 @@
 
 Every cell must have measured <= budget and measured <= projected; and, so that a projection is no mere excuse, at least
 half of what was projected must have been measured. The runs of one (number, size, budget) share an OUT: the second k
-reuses pixels and scores, and its peak is that of clustering.
+reuses pixels and scores, and its peak is that of clustering. Cells that were measured before stay in memory-matrix.json,
+so that a matrix can be filled part by part; one that is measured again replaces what was there.
 """
 
 from __future__ import annotations
@@ -35,6 +36,7 @@ SIZES = ("64", "photos", "native")
 BUDGETS = ("400MiB", "512MiB", "1GiB", "4GiB")
 CLUSTERS = (10, 1_000)
 COMPONENTS = 100
+FILE = "memory-matrix.json"
 TIGHT = 0.5
 TIGHT_FROM = 1_000
 """Images, below which the libraries weigh most, and PSS splits those with every other Python on the machine."""
@@ -59,6 +61,12 @@ class Cell:
     failed_images: int = 0
     stages: dict[str, Any] = field(default_factory=dict)
     labels_digest: str = ""
+    measured_on: str = field(default_factory=now)
+
+    @property
+    def key(self) -> tuple[int, int, int, int]:
+        """What it is a run of, in the order of the table."""
+        return self.number, SIZES.index(self.size), parse_bytes(self.budget), self.k
 
     @property
     def failures(self) -> list[str]:
@@ -92,20 +100,32 @@ def main(argv: list[str] | None = None) -> int:
     args = arguments.parse_args(argv)
     if args.small:
         args.numbers, args.budgets, args.clusters = [300, 1000], ["400MiB", "1GiB"], [10, 100]
-    cells: list[Cell] = []
+    place = {"machine": describe_machine(), "versions": versions(), "components": COMPONENTS}
+    cells = {cell.key: cell for cell in _measured_before(args.results, place)}
     for cell in run_matrix(args):
-        cells.append(cell)
+        cells[cell.key] = cell
         print(_line(cell), file=sys.stderr, flush=True)
-        _write(args.results, cells)  # after every cell: the whole takes an hour
-    print(render(cells))
-    return int(any(cell.failures for cell in cells))
+        _write(args.results, place, [cells[key] for key in sorted(cells)])  # after every cell: the whole takes hours
+    print(render([cells[key] for key in sorted(cells)]))
+    return int(any(cell.failures for cell in cells.values()))
 
 
-def _write(results: Path, cells: list[Cell]) -> None:
-    found = {"date": now(), "machine": describe_machine(), "versions": versions(), "components": COMPONENTS}
-    found["cells"] = [asdict(cell) | {"failures": cell.failures} for cell in cells]
+def _measured_before(results: Path, place: dict[str, Any]) -> list[Cell]:
+    """The cells that an earlier call left. Raises ValueError where they are of another machine or other versions."""
+    file = results / FILE
+    if not file.is_file():
+        return []
+    found = json.loads(file.read_text())
+    other = [name for name, value in place.items() if found[name] != value]
+    if other:
+        raise ValueError(f"{file} is of other {' and '.join(other)}: remove it, or name another --results")
+    return [Cell(**{name: value for name, value in cell.items() if name != "failures"}) for cell in found["cells"]]
+
+
+def _write(results: Path, place: dict[str, Any], cells: list[Cell]) -> None:
+    found = {**place, "cells": [asdict(cell) | {"failures": cell.failures} for cell in cells]}
     results.mkdir(parents=True, exist_ok=True)
-    (results / "memory-matrix.json").write_text(json.dumps(found, indent=2) + "\n")
+    (results / FILE).write_text(json.dumps(found, indent=2) + "\n")
 
 
 def run_matrix(args: argparse.Namespace) -> Iterator[Cell]:

@@ -81,6 +81,25 @@ def test_the_matrix_keeps_the_promise_and_writes_its_table(
     assert not (tmp_path / "memory").exists(), "what it made for the runs is gone"
 
 
+def test_a_matrix_is_filled_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What an earlier call measured stays; a cell that is measured again is replaced."""
+    ran: list[memory_matrix.Cell] = []
+    monkeypatch.setattr(memory_matrix, "run_matrix", lambda args: iter(ran))
+    file = tmp_path / memory_matrix.FILE
+    for cell in (
+        memory_matrix.Cell(1000, "native", "1GiB", 10, reason="was refused"),
+        memory_matrix.Cell(1000, "64", "1GiB", 10, projected_bytes=300 * MIB, measured_bytes=200 * MIB),
+        memory_matrix.Cell(1000, "native", "1GiB", 10, projected_bytes=300 * MIB, measured_bytes=250 * MIB),
+    ):
+        ran[:] = [cell]
+        assert memory_matrix.main(["--results", str(tmp_path)]) == 0
+    kept = [(cell["size"], cell["measured_bytes"] // MIB) for cell in json.loads(file.read_text())["cells"]]
+    assert kept == [("64", 200), ("native", 250)]
+    file.write_text(file.read_text().replace('"components": 100', '"components": 50'))
+    with pytest.raises(ValueError, match="of other components"):
+        memory_matrix.main(["--results", str(tmp_path)])
+
+
 def test_a_broken_promise_is_seen() -> None:
     cell = memory_matrix.Cell(1, "64", "400MiB", 2, projected_bytes=300 * MIB, measured_bytes=310 * MIB)
     assert cell.failures == ["over the projection"]
