@@ -6,8 +6,8 @@
 
 Every cell must have measured <= budget and measured <= projected; and, so that a projection is no mere excuse, at least
 half of what was projected must have been measured. The runs of one (number, size, budget) share an OUT: the second k
-reuses pixels and scores, and its peak is that of clustering. Cells that were measured before stay in memory-matrix.json,
-so that a matrix can be filled part by part; one that is measured again replaces what was there.
+reuses pixels and scores, and its peak is that of clustering. Cells that were measured before stay in the JSON, so that
+a matrix can be filled part by part; one that is measured again replaces what was there.
 """
 
 from __future__ import annotations

@@ -19,6 +19,12 @@ def digest_of(data: bytes | memoryview) -> str:
     return hashlib.sha256(data).hexdigest()[:DIGEST_DIGITS]
 
 
+def digest_of_file(path: Path) -> str:
+    """The digest of a file of any size, which is not held."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_DIGITS]
+
+
 def sync(path: Path) -> None:
     """fsync a file or a folder."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -51,7 +57,7 @@ def write_text(path: Path, text: str) -> None:
     write_bytes(path, text.encode())
 
 
-def write_bytes(path: Path, data: bytes) -> None:
+def write_bytes(path: Path, data: bytes | memoryview) -> None:
     """Replace a file whole, on disk when this returns."""
     with _placing(path) as beside, beside.open("wb") as file:
         file.write(data)

@@ -84,6 +84,15 @@ def project_memberships_bytes(n_rows: int) -> int:
     return n_rows * (2 * 24 + 120)
 
 
+LINK_BYTES = 230
+"""A row while links are made anew: the name given to it, by which others are kept apart; its old and its new entry."""
+
+
+def project_output_bytes(n_images: int, *, linked: bool) -> int:
+    """Names as listed; label, distance, runner-up and margin of every row, its key, and what made the margin; links."""
+    return n_images * (NAME_BYTES + 48 + (LINK_BYTES if linked else 0))
+
+
 def project_predict_bytes(*, rows: int, n_values: int, n_columns: int, n_clusters: int) -> int:
     """A block of new pixels (twice: the good ones are copied), a slab of it centered, one of the components, scores."""
     slab = min(n_values, 8192)
@@ -102,7 +111,7 @@ REPORT_ROW_BYTES = 120
 REPORT_PICTURE_PIXELS = 160
 """Neither side of a picture of a center or component is longer."""
 REPORT_PICTURE_COPIES = 4
-"""The mixtures, the product that is being added, and the pictures made of them."""
+"""The mixtures with the mean added, and what rounding and clipping makes of them."""
 REPORT_ROWS = 60
 """Eigen-images and reconstructions, beside the centers."""
 
@@ -124,17 +133,19 @@ def project_report_bytes(
     picture_values: int,
     n_columns: int,
     n_clusters: int,
-    mixes: bool,
+    components: str,
 ) -> int:
-    """Names and their order, pictures of centers and components, and what the larger of two steps holds.
+    """Names and their order, coefficients, and what the largest of three steps holds, one after the other.
 
-    The pass: row blocks as stored and half as much around reading them, and the small pictures of a block with their
-    floats. The mixing of stored components, where there are any: a batch of pictures in full size, and a slab of them.
+    The pass: row blocks as stored and half as much around reading them, and the small pictures of a block; where
+    components are `left`, made of what passes, those as floats too, the mixtures, and what is added to them. The mixing
+    of components that are `stored`: the mixtures, a batch of them in full size, and a slab of components. Then pictures
+    are made of the mixtures. `none`: nothing was reduced, centers are pictures themselves.
     """
     passing = in_flight * (block_rows * n_values * 3 // 2 + block_rows * picture_values)
-    passing += block_rows * picture_values * FLOAT32
-    mixing = max(picture_bytes, n_values * FLOAT32)
-    mixing += n_columns * min(n_values, 8192) * FLOAT32 if mixes else 0
+    passing += block_rows * picture_values * FLOAT32 + 2 * picture_bytes if components == "left" else 0
+    mixing = picture_bytes + max(picture_bytes, n_values * FLOAT32)
+    mixing += n_columns * min(n_values, 8192) * FLOAT32 if components == "stored" else 0
     coefficients = (n_clusters + REPORT_ROWS) * n_columns * (FLOAT64 + FLOAT32)
-    pictures = REPORT_PICTURE_COPIES * picture_bytes
-    return REPORT_BYTES + n_images * REPORT_ROW_BYTES + max(passing, mixing) + coefficients + pictures
+    showing = REPORT_PICTURE_COPIES * picture_bytes
+    return REPORT_BYTES + n_images * REPORT_ROW_BYTES + coefficients + max(passing, mixing, showing)

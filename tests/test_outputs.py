@@ -7,7 +7,8 @@ import errno
 import io
 import os
 import shutil
-from collections.abc import Iterator
+import tracemalloc
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +19,14 @@ from hypothesis import strategies as st
 
 from bigcluster.catalog import FileRecord, Listing, Names, from_csv_path, list_images
 from bigcluster.errors import StoreError
-from bigcluster.outputs import folders, tables
+from bigcluster.memory import LINK_BYTES
+from bigcluster.outputs import folders, swap, tables
 from bigcluster.outputs.folders import Linked, write_clusters
+from bigcluster.outputs.made import Identity, Made, identity
 from bigcluster.outputs.summary import counts, read_summary, write_summary
 from bigcluster.stages.cluster import Membership
 from bigcluster.store import Marks
+from bigcluster.units import MIB
 
 ODD = [
     '=HYPERLINK("x").jpg',
@@ -260,7 +264,7 @@ def test_other_errors_of_linking_are_errors(job: Job, monkeypatch: pytest.Monkey
     assert len(job.inside()) == job.ok.sum()
     monkeypatch.undo()
     job.check(job.write())
-    assert before.files == job.write().files
+    assert list(before.files) == list(job.write().files)
 
 
 def test_a_copy_that_does_not_fit_is_refused(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -333,8 +337,8 @@ def steps(monkeypatch: pytest.MonkeyPatch, stop_at: int) -> Iterator[int]:
 
         return call
 
-    for owner, name in ((Path, "rename"), (Path, "mkdir"), (Path, "rmdir"), (os, "link"), (shutil, "rmtree"),
-                        (Marks, "write")):  # fmt: skip
+    for owner, name in ((Path, "rename"), (Path, "mkdir"), (Path, "rmdir"), (Path, "unlink"), (Path, "replace"),
+                        (os, "link"), (Marks, "write")):  # fmt: skip
         monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
     yield done
 
@@ -383,6 +387,73 @@ def test_a_damaged_list_counts_as_absent(job: Job, text: str) -> None:
 
 def test_paths_in_the_list_of_files_are_the_names_in_the_folder(job: Job) -> None:
     linked = job.write()
-    made = folders.created(Marks(job.store))
+    made = folders.created(job.store)
     assert made is not None
-    assert made.keys() == {file for file in linked.files if file}
+    assert len(made) == sum(map(bool, linked.files))
+    for file in filter(None, linked.files):
+        assert made.get(file) == identity(job.out / "clusters" / file)
+    assert made.get("00/another.jpg") is None
+
+
+# -- the lists of what we made
+
+
+words = st.integers(0, 2**64 - 1)
+
+
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.builds(Identity, words, words, words)))
+def test_a_list_gives_back_what_each_entry_is_known_by(entries: dict[str, Identity]) -> None:
+    for made in (Made.of(entries.items()), Made.from_bytes(bytes(Made.of(entries.items()).to_bytes()))):
+        assert len(made) == len(entries)
+        assert {name: made.get(name) for name in entries} == entries
+        assert made.get("another/name") is None or "another/name" in entries
+
+
+def test_a_time_that_no_clock_shows_is_a_time(job: Job) -> None:
+    for name, seconds in (("left/same.jpg", -(2**31)), ("right/same.jpg", 2**34 - 1)):
+        os.utime(job.images / name, (seconds, seconds))
+    job.check(job.write())
+    put(job, FOREIGN)
+    job.check(job.write(1), FOREIGN)
+
+
+@pytest.mark.parametrize("spoil", [Path.unlink, lambda file: file.write_bytes(b"x" * 64)], ids=["gone", "damaged"])
+def test_a_list_whose_file_is_lost_counts_as_absent(job: Job, spoil: Callable[[Path], Any]) -> None:
+    linked = job.write()
+    put(job, FOREIGN)
+    (file,) = (job.store / "made").iterdir()
+    spoil(file)
+    assert folders.created(job.store) is None
+    job.write(1)
+    assert FOREIGN.items() <= job.inside().items()
+    assert len(job.inside()) == len(FOREIGN) + 2 * sum(map(bool, linked.files)), "nothing tells ours from others'"
+
+
+def test_folders_of_many_entries_are_emptied_by_the_batch(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(swap, "BATCH", 2)
+    job.write()
+    put(job, FOREIGN)
+    job.check(job.write(1), FOREIGN)
+    assert [file.name.partition("-")[0] for file in (job.store / "made").iterdir()] == ["folders"], "one list is left"
+
+
+ROWS = 20_000
+
+
+def test_tables_and_folders_hold_what_their_plan_says(tmp_path: Path) -> None:
+    """Of every row, and no less than half of it; folders that are replaced, so that two lists count."""
+    names = Names(f"shop-{row % 97:03d}/item-{row:07d}.jpg" for row in range(ROWS))
+    listing, ok, found = Listing(tmp_path / "images", names), np.ones(ROWS, bool), membership(ROWS, 50)
+    for row in range(ROWS):
+        path = Path(listing.path(row))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    store, labels = tmp_path / "out" / "store.zarr", found.labels
+    store.mkdir(parents=True)
+    write_clusters(store.parent, store, listing, ok, labels, 50, "hardlink")
+    tracemalloc.start()
+    linked = write_clusters(store.parent, store, listing, ok, labels[::-1], 50, "hardlink")
+    tables.write_labels(tmp_path / "labels.csv", listing, (record() for _ in range(ROWS)), found, linked.files)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert 0.5 * ROWS * LINK_BYTES <= peak <= ROWS * LINK_BYTES + 2 * MIB

@@ -10,9 +10,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
+from array import array
 from collections.abc import Iterable, Iterator
-
-import numpy as np
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
@@ -55,19 +54,17 @@ class Names:
     """Many paths in one block of bytes: about 10 bytes each beyond their text, where a list of str takes 60."""
 
     def __init__(self, names: Iterable[str] = ()) -> None:
-        blob = bytearray()
-        ends = [0]
+        self._blob = bytearray()
+        self._ends = array("q", [0])  # (n + 1,)
         for name in names:
-            blob += os.fsencode(name)
-            ends.append(len(blob))
-        self._blob = bytes(blob)
-        self._ends = np.array(ends, dtype=np.int64)  # (n + 1,)
+            self._blob += os.fsencode(name)
+            self._ends.append(len(self._blob))
 
     def __len__(self) -> int:
         return len(self._ends) - 1
 
     def __getitem__(self, index: int) -> str:
-        return os.fsdecode(self._blob[self._ends[index] : self._ends[index + 1]])
+        return os.fsdecode(bytes(self._blob[self._ends[index] : self._ends[index + 1]]))
 
     def __iter__(self) -> Iterator[str]:
         return (self[index] for index in range(len(self)))

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from bigcluster.catalog import from_csv_path, path_key
-from bigcluster.durable import digest_of
+from bigcluster.durable import digest_of_file
 from bigcluster.outputs import seal, tables
 from bigcluster.stages import ingest, reduce
 from bigcluster.stages.audit import Stored
@@ -49,7 +49,7 @@ def _difference(path: Path, compare: Callable[[Path], str | None] | None, digest
         what = None if compare is None else compare(path)
     except (ValueError, KeyError, TypeError, csv.Error) as error:  # not the format that it was
         what = f"cannot be read ({type(error).__name__})"
-    return what or ("is not what was written" if digest_of(path.read_bytes()) != digest else None)
+    return what or ("is not what was written" if digest_of_file(path) != digest else None)
 
 
 def rows_of(path: Path) -> Iterator[Row]:

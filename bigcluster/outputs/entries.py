@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bigcluster.catalog import Listing, from_csv_path
-from bigcluster.outputs.swap import Made, identity
+from bigcluster.outputs.made import Identity, Made, identity
 
 LABELS = "labels.csv"
 
@@ -21,14 +21,16 @@ def recognised(folder: Path, listing: Listing) -> Made:
 
     A link holds nothing of its own, and a copy equals its image in size and time: so nothing of others is in it.
     """
-    made: Made = {}
+    return Made.of(_recognised(folder, listing))
+
+
+def _recognised(folder: Path, listing: Listing) -> Iterator[tuple[str, Identity]]:
     for path, file in labelled_files(folder.parent / LABELS):
         entry, source = folder / file, Path(listing.root, path)
         if is_same(entry, source):
-            made[file] = identity(entry, copied=False)
+            yield file, identity(entry)
         elif looks_equal(entry, source):
-            made[file] = identity(entry, copied=True)
-    return made
+            yield file, identity(entry, copied=True)
 
 
 def is_same(entry: Path, source: Path) -> bool:

@@ -7,6 +7,7 @@ entry is still what was made. Files of others are none of our business.
 from __future__ import annotations
 
 import os
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,7 +15,8 @@ from random import Random
 
 from bigcluster.outputs.entries import LABELS, is_same, labelled_files, looks_equal
 from bigcluster.outputs.folders import FOLDER
-from bigcluster.outputs.swap import Made, identity, is_ours
+from bigcluster.outputs.made import Identity, Made, identity
+from bigcluster.outputs.swap import is_ours
 from bigcluster.store import Damage
 
 STAGE = "output"
@@ -23,16 +25,22 @@ SHOWN = 3
 
 @dataclass
 class FolderAudit:
-    """What was found, and what became of the images themselves: kind -> paths."""
+    """What was found, and what became of the images themselves: kind -> how many, and the first of their paths."""
 
     n_entries: int
     damaged: list[Damage] = field(default_factory=list)
-    sources: dict[str, list[str]] = field(default_factory=dict)
+    sources: Counter[str] = field(default_factory=Counter)
+    examples: dict[str, list[str]] = field(default_factory=dict)
+
+    def note(self, kind: str, path: str) -> None:
+        self.sources[kind] += 1
+        if self.sources[kind] <= SHOWN:
+            self.examples.setdefault(kind, []).append(path)
 
     def notes(self) -> Iterator[str]:
-        for kind, paths in sorted(self.sources.items()):
-            shown = ", ".join(paths[:SHOWN]) + (", ..." if len(paths) > SHOWN else "")
-            yield f"{len(paths)} image{'s' * (len(paths) > 1)} {kind} since the run: {shown}"
+        for kind, number in sorted(self.sources.items()):
+            shown = ", ".join(self.examples[kind]) + (", ..." if number > SHOWN else "")
+            yield f"{number} image{'s' * (number > 1)} {kind} since the run: {shown}"
 
 
 def audit(out: Path, root: Path, made: Made | None, *, sample: int | None = None) -> FolderAudit:
@@ -50,7 +58,7 @@ def audit(out: Path, root: Path, made: Made | None, *, sample: int | None = None
         name = f"{FOLDER}/{file}"
         what = _entry(out / FOLDER / file, root / path, None if made is None else made.get(file))
         if what in _SOURCES:
-            found.sources.setdefault(what, []).append(path)
+            found.note(what, path)
         elif what is not None:
             found.damaged.append(Damage(name, STAGE, what))
     return found
@@ -60,25 +68,25 @@ _EDITED, _REPLACED, _LOST = "edited", "replaced", "gone"
 _SOURCES = {_EDITED, _REPLACED, _LOST}
 
 
-def _entry(entry: Path, source: Path, known: list[int] | None) -> str | None:
+def _entry(entry: Path, source: Path, known: Identity | None) -> str | None:
     """What became of an entry or of its image; None where both are as they were left."""
     if not os.path.lexists(entry):
         return "is gone"
     if entry.is_symlink():
         return _symlink(entry, source, known)
     if is_same(entry, source):
-        return None if known is None or identity(source, copied=False)[1:] == known[1:] else _EDITED
+        return None if known is None or identity(source)[1:] == known[1:] else _EDITED
     if known is None or not is_ours(entry, known):
         return None if known is None and looks_equal(entry, source) else "is not what was put there"
     if not source.exists():
         return _LOST
-    if entry.stat().st_ino == known[0]:  # it is still the link that was made
+    if identity(entry).inode == known.inode:  # it is still the link that was made
         return _REPLACED
     return None if looks_equal(entry, source) else _EDITED
 
 
-def _symlink(entry: Path, source: Path, known: list[int] | None) -> str | None:
+def _symlink(entry: Path, source: Path, known: Identity | None) -> str | None:
     if os.path.realpath(entry) == os.path.realpath(source):
         return None if source.exists() else _LOST
-    as_made = known is not None and identity(entry, copied=False)[1:] == known[1:]
+    as_made = known is not None and identity(entry)[1:] == known[1:]
     return _REPLACED if as_made and entry.exists() else "leads to another image"

@@ -10,16 +10,17 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import repeat
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.catalog import Listing
+from bigcluster.catalog import Listing, Names, path_key
 from bigcluster.errors import StoreError
 from bigcluster.outputs.entries import recognised
-from bigcluster.outputs.swap import Made, Swap, identity, listed, numbered
-from bigcluster.store import Marks
+from bigcluster.outputs.made import Lists, Made, identity
+from bigcluster.outputs.swap import Swap, numbered
 from bigcluster.units import show_bytes
 
 FOLDER = "clusters"
@@ -32,7 +33,7 @@ _NO_HARDLINK = {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EOP
 class Linked:
     """What became of the links."""
 
-    files: list[str] = field(default_factory=list)
+    files: Names = field(default_factory=Names)
     """Per listed row: the name inside clusters/, '' where there is none."""
     n_symlinks: int = 0
     """Where hard links are not possible (another file system): relative symlinks."""
@@ -45,16 +46,19 @@ def folder_names(labels: NDArray[np.int32], n_clusters: int, names: Iterator[str
 
     Names that differ in case alone count as equal: a folder may be looked at on a system that thinks so.
     """
-    used: dict[tuple[int, str], int] = {}
-    for label, name in zip(labels.tolist(), names, strict=True):
+    used: dict[bytes, int] = {}  # 64 bits of a hash for each name given: two that share them count as equal too
+    for label, name in zip(map(int, labels), names, strict=True):
+        folder = cluster_folder(label, n_clusters)
         stem, suffix = os.path.splitext(name.rsplit("/", 1)[-1])
         candidate, number = stem + suffix, 1
-        while (label, candidate.casefold()) in used:
-            number = used[label, (stem + suffix).casefold()] + 1
-            used[label, (stem + suffix).casefold()] = number
+        first = key = path_key(f"{folder}/{candidate.casefold()}")
+        while key in used:
+            number = used[first] + 1
+            used[first] = number
             candidate = numbered(stem, suffix, number)
-        used[label, candidate.casefold()] = 1
-        yield f"{cluster_folder(label, n_clusters)}/{candidate}"
+            key = path_key(f"{folder}/{candidate.casefold()}")
+        used[key] = 1
+        yield f"{folder}/{candidate}"
 
 
 def cluster_folder(label: int, n_clusters: int) -> str:
@@ -76,21 +80,25 @@ def write_clusters(
 
     Our list of what we made there follows the folder: killed at any point, the next call puts both right.
     """
-    linked = Linked([""] * len(listing))
-    swap = Swap.of(out, FOLDER, Marks(store_root), CREATED)
+    linked = Linked()
+    swap = Swap.of(out, FOLDER, store_root, CREATED)
     ours = swap.recover(lambda: recognised(swap.current, listing))
     swap.new.mkdir()
     if link == "copy":
         _check_space(out, listing, ok)
-    if link != "none":
-        _fill(swap.new, swap.current.absolute(), listing, ok, labels, n_clusters, _PLACE[link], linked, advance)
-    swap.swap_in(ours, {name: identity(swap.new / name, copied=link == "copy") for name in linked.files if name})
+    linked.files = Names(
+        repeat("", len(listing))
+        if link == "none"
+        else _fill(swap.new, swap.current.absolute(), listing, ok, labels, n_clusters, _PLACE[link], linked, advance)
+    )
+    made = Made.of((name, identity(swap.new / name, copied=link == "copy")) for name in linked.files if name)
+    swap.swap_in(ours, made)
     return linked
 
 
-def created(marks: Marks) -> Made | None:
+def created(store_root: Path) -> Made | None:
     """What we made in clusters/; None where the list is lost, or there never was one."""
-    return listed(marks, CREATED)
+    return (Lists(store_root, CREATED).read() or {}).get("current")
 
 
 Place = Callable[[str, Path, Path], bool]
@@ -107,19 +115,21 @@ def _fill(
     place: Place,
     linked: Linked,
     advance: Callable[[int], None],
-) -> None:
+) -> Iterator[str]:
+    """Make the entries; yields the name of each listed row's, '' where it has none."""
     for cluster in range(n_clusters):
         (new / cluster_folder(cluster, n_clusters)).mkdir(parents=True)
-    rows = np.flatnonzero(ok).tolist()
-    names = folder_names(labels, n_clusters, (listing.names[row] for row in rows))
-    for row, name in zip(rows, names, strict=True):
-        advance(1)
-        try:
-            linked.n_symlinks += place(listing.path(row), new / name, final / name)
-        except FileNotFoundError:
-            linked.n_gone += 1
-            continue
-        linked.files[row] = name
+    names = folder_names(labels, n_clusters, (listing.names[int(row)] for row in np.flatnonzero(ok)))
+    for row, good in enumerate(ok):
+        name = next(names) if good else ""
+        if name:
+            advance(1)
+            try:
+                linked.n_symlinks += place(listing.path(row), new / name, final / name)
+            except FileNotFoundError:
+                linked.n_gone += 1
+                name = ""
+        yield name
 
 
 def _hardlink(source: str, target: Path, final: Path) -> bool:
@@ -148,7 +158,7 @@ _PLACE: dict[str, Place] = {"hardlink": _hardlink, "symlink": _symlink, "copy": 
 
 
 def _check_space(out: Path, listing: Listing, ok: NDArray[np.bool_]) -> None:
-    need = sum(_size(listing.path(row)) for row in np.flatnonzero(ok).tolist())
+    need = sum(_size(listing.path(int(row))) for row in np.flatnonzero(ok))
     free = shutil.disk_usage(out).free
     if need > free:
         raise StoreError(f"link = copy needs {show_bytes(need)}, {show_bytes(free)} are free in {out}; use symlink")

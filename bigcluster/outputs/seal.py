@@ -10,7 +10,7 @@ from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bigcluster.durable import digest_of
+from bigcluster.durable import digest_of_file
 from bigcluster.store import Mark, Marks
 
 STAGE = "outputs"
@@ -27,7 +27,7 @@ def sealing(store_root: Path, out: Path, names: Collection[str]) -> Iterator[Non
     others = {name: digest for name, digest in sealed_files(marks).items() if name not in names}
     marks.write(STAGE, Mark("", payload={"files": others, RUN_TOML: ""}))
     yield
-    digests = {name: digest_of((out / name).read_bytes()) for name in names if (out / name).is_file()}
+    digests = {name: digest_of_file(out / name) for name in names if (out / name).is_file()}
     settings = (out / RUN_TOML).read_text(encoding="utf-8")
     marks.write(STAGE, Mark("", payload={"files": others | digests, RUN_TOML: settings}))
 

@@ -1,23 +1,23 @@
 """A folder that is built aside and swapped in. What others put into it is never deleted: it moves along.
 
-A mark in the store lists what we made there: path inside the folder -> inode, size, time. Killed at any point, the next
-call puts folder and list right.
+The store lists what we made there (outputs.made). Killed at any point, the next call puts folder and list right. A
+folder may hold a million entries: they are looked at one by one or by the batch, never listed whole.
 """
 
 from __future__ import annotations
 
 import os
-import shutil
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
-from bigcluster.store import Mark, Marks
+from bigcluster.outputs.made import Identity, Lists, Made, identity
+from bigcluster.store.inventory import files_below
 
 NAME_BYTES = 255
-
-Made = dict[str, list[int]]
-"""Path inside the folder -> inode (0 for files of their own), size, modification time."""
+BATCH = 4096
+"""Entries of one folder that are held at once while it is emptied."""
 
 
 @dataclass(frozen=True)
@@ -27,25 +27,23 @@ class Swap:
     current: Path
     new: Path
     old: Path
-    marks: Marks
-    created: str
-    """The mark of what we made, under "current" for the folder and, while it is being replaced, under "next" for the
-    one that takes its place. Other files are foreign and stay, also under a name that was ours."""
+    lists: Lists
+    """What we made: "current" for the folder and, while it is being replaced, "next" for the one that takes its place.
+    Other files are foreign and stay, also under a name that was ours."""
 
     @classmethod
-    def of(cls, out: Path, folder: str, marks: Marks, created: str) -> Swap:
-        return cls(out / folder, out / f".{folder}.new", out / f".{folder}.old", marks, created)
+    def of(cls, out: Path, folder: str, store_root: Path, created: str) -> Swap:
+        return cls(out / folder, out / f".{folder}.new", out / f".{folder}.old", Lists(store_root, created))
 
-    def recover(self, recognise: Callable[[], Made] = dict) -> Made:
+    def recover(self, recognise: Callable[[], Made] = Made.of) -> Made:
         """Bring what a kill left to rest; returns what we made in the current folder.
 
         recognise : tells what of it is ours, where the list of it is lost.
 
         A swap goes: note both lists; current -> old; new -> current; old retires; note the list of the current one.
         """
-        mark = self.marks.read(self.created)
-        lists = {"current": recognise()} if mark is None else mark.payload
-        ours: Made = lists["current"]
+        lists = self.lists.read() or {"current": recognise()}
+        ours = lists["current"]
         if self.old.exists() and self.current.exists():  # old was retiring
             _retire(self.old, self.current, ours)
             ours = lists.get("next", ours)
@@ -54,43 +52,28 @@ class Swap:
         elif not self.new.exists():  # nothing, or the last note, was missing
             ours = lists.get("next", ours)
         if "next" in lists:
-            self._remember(ours)
+            self.lists.write({"current": ours})
         if self.new.exists():
-            shutil.rmtree(self.new)  # only we write there
+            _empty(self.new, "", lambda path, _: path.unlink())  # only we write there
         return ours
 
     def swap_in(self, ours: Made, made: Made) -> None:
         """Put the new folder in place. ours : what `recover` returned; made : what the new folder holds."""
-        self._remember(ours, made)
+        self.lists.write({"current": ours, "next": made})
         if self.current.exists():
             self.current.rename(self.old)
         self.new.rename(self.current)
         if self.old.exists():
             _retire(self.old, self.current, ours)
-        self._remember(made)
+        self.lists.write({"current": made})
         if not any(self.current.iterdir()):
             self.current.rmdir()
 
     def is_whole(self) -> bool:
         """Whether everything that we made last is still there, in its size."""
-        made = listed(self.marks, self.created)
-        return bool(made) and all(_has_size(self.current / name, known[1]) for name, known in (made or {}).items())
-
-    def _remember(self, ours: Made, made: Made | None = None) -> None:
-        lists = {"current": ours} if made is None else {"current": ours, "next": made}
-        self.marks.write(self.created, Mark("", payload=lists))
-
-
-def listed(marks: Marks, created: str) -> Made | None:
-    """What we made in a swapped folder; None where the list is lost, or there never was one."""
-    mark = marks.read(created)
-    return None if mark is None else mark.payload["current"]
-
-
-def identity(path: Path, *, copied: bool) -> list[int]:
-    """What an entry of ours is known by. copied : a file of its own, not another name of an image."""
-    found = path.lstat()
-    return [0 if copied else found.st_ino, found.st_size, found.st_mtime_ns]
+        made = (self.lists.read() or {}).get("current", Made.of())
+        inside = ((path, path.relative_to(self.current).as_posix()) for path in files_below(self.current))
+        return 0 < len(made) == sum(_has_size(path, made.get(name)) for path, name in inside)
 
 
 def numbered(stem: str, suffix: str, number: int) -> str:
@@ -104,34 +87,56 @@ def numbered(stem: str, suffix: str, number: int) -> str:
     return stem + tail
 
 
-def _has_size(path: Path, n_bytes: int) -> bool:
+def _has_size(path: Path, known: Identity | None) -> bool:
     try:
-        return path.lstat().st_size == n_bytes
+        return known is not None and identity(path).n_bytes == known.n_bytes
     except OSError:
         return False
 
 
+def is_ours(path: Path, known: Identity | None) -> bool:
+    """A link is known by its inode, also after its picture was edited; a moved or copied OUT by size and time."""
+    if known is None:
+        return False
+    found = identity(path)
+    return found.inode == known.inode or found[1:] == known[1:]
+
+
 def _retire(old: Path, current: Path, ours: Made) -> None:
     """Remove the old folder; what others put into it moves into the current one."""
-    for foreign in _foreign_files(old, ours):
-        target = current / foreign
-        target.parent.mkdir(parents=True, exist_ok=True)
-        number = 1
-        while os.path.lexists(target):
-            number += 1
-            target = target.with_name(numbered(foreign.stem, foreign.suffix, number))
-        (old / foreign).rename(target)
-    shutil.rmtree(old)
+
+    def remove(path: Path, name: str) -> None:
+        if is_ours(path, ours.get(name)):
+            path.unlink()
+        else:
+            _move(path, current / name)
+
+    _empty(old, "", remove)
 
 
-def _foreign_files(folder: Path, ours: Made) -> list[Path]:
-    """Files in the folder that are not what we made there; all of them where our list is gone."""
-    inside = (path for path in sorted(folder.rglob("*")) if path.is_symlink() or not path.is_dir())
-    named = ((path, path.relative_to(folder)) for path in inside)
-    return [name for path, name in named if not is_ours(path, ours.get(name.as_posix()))]
+def _move(foreign: Path, target: Path) -> None:
+    """Under its name, or the next one that is free."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    number, name = 1, target.name
+    stem, suffix = os.path.splitext(name)
+    while os.path.lexists(target):
+        number += 1
+        target = target.with_name(numbered(stem, suffix, number))
+    foreign.rename(target)
 
 
-def is_ours(path: Path, known: list[int] | None) -> bool:
-    """A link is known by its inode, also after its picture was edited; a moved or copied OUT by size and time."""
-    found = path.lstat()
-    return known is not None and (found.st_ino == known[0] or [found.st_size, found.st_mtime_ns] == known[1:])
+def _empty(folder: Path, inside: str, remove: Callable[[Path, str], None]) -> None:
+    """Remove a folder. remove : gets rid of one file or link, given also its path inside the whole."""
+    while batch := _some(folder):
+        for name, is_folder in batch:
+            if is_folder:
+                _empty(folder / name, f"{inside}{name}/", remove)
+            else:
+                remove(folder / name, inside + name)
+    folder.rmdir()
+
+
+def _some(folder: Path) -> list[tuple[str, bool]]:
+    """The first entries of a folder, and whether they are folders themselves; links are not."""
+    with os.scandir(folder) as entries:
+        return sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in islice(entries, BATCH))

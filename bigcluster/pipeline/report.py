@@ -15,6 +15,7 @@ from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning import Resources, StagePlan, check_budget, plan_report
 from bigcluster.progress import Listener, silent
 from bigcluster.report import FOLDER, Allowance, is_current, write_report
+from bigcluster.stages import reduce
 from bigcluster.stages.ingest import stored_recipe
 from bigcluster.store import Store
 
@@ -36,7 +37,10 @@ def report(
         store = Store(job.out / outdir.STORE, create=False)
         spec, n_images = stored_recipe(store), store.array("pixels").shape[0]
         n_clusters, n_columns = store.array("centers").shape
-        plan = plan_report(settings, n_images, (spec.width, spec.height), n_columns, n_clusters, resources)
+        fit = None if settings.reduce == "none" else store.mark(reduce.STAGE)
+        components = "none" if fit is None else str(fit.payload["components"])
+        size = (spec.width, spec.height)
+        plan = plan_report(settings, n_images, size, n_columns, n_clusters, components, resources)
         check_budget((plan,), resources.budget_bytes, otherwise="--workers 1")
         with naming_damage(store), job.stages.sampler:
             _write(job, store, read_summary(summary_path), plan)

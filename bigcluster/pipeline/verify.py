@@ -27,6 +27,7 @@ from bigcluster.outputs import folders, seal
 from bigcluster.pipeline.job import Job, open_job
 from bigcluster.planning import Resources
 from bigcluster.progress import Listener, silent
+from bigcluster.report import write as report
 from bigcluster.stages import audit as stages
 from bigcluster.stages import cluster, ingest, reduce
 from bigcluster.stages.salvage import RETIRED
@@ -38,7 +39,13 @@ QUICK_FILES = 64
 QUICK_ENTRIES = 1000
 SETTINGS = "settings"
 ORDER = (ingest.STAGE, reduce.STAGE, "components", "sweep", cluster.STAGE, files.STAGE, "report")
-_MADE_BY = {"recipe": ingest.STAGE, RETIRED: ingest.STAGE, seal.STAGE: files.STAGE, folders.CREATED: files.STAGE}
+_MADE_BY = {
+    "recipe": ingest.STAGE,
+    RETIRED: ingest.STAGE,
+    seal.STAGE: files.STAGE,
+    folders.CREATED: files.STAGE,
+    report.CREATED: report.STAGE,
+}
 """Marks that are no stage of their own. Metadata and run.toml are put back from their marks, nothing is redone."""
 
 
@@ -184,6 +191,6 @@ def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[s
     if finished and not missing & {ingest.STAGE, cluster.STAGE}:
         yield from files.audit(job.out, store, stored)
         root = _root(tomllib.loads(seal.sealed_settings(store.marks))["images"])
-        seen = entries.audit(job.out, root, folders.created(store.marks), sample=QUICK_ENTRIES if quick else None)
+        seen = entries.audit(job.out, root, folders.created(store.root), sample=QUICK_ENTRIES if quick else None)
         notes += seen.notes()
         yield from seen.damaged

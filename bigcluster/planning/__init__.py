@@ -12,7 +12,7 @@ from bigcluster.config import Settings
 from bigcluster.planning.pictures import Pictures, assumed
 from bigcluster.planning.plan import Plan, Resources, StagePlan, check_budget
 from bigcluster.planning.rates import Rates, with_seconds
-from bigcluster.planning.report import plan_report
+from bigcluster.planning.report import components_of, plan_report
 from bigcluster.planning.stages import (
     baseline_bytes,
     plan_cluster,
@@ -46,7 +46,8 @@ def make_plan(
     told = [plan_output(settings, n_images, n_columns, resources, pictures)]
     if settings.report.write:
         n_clusters = max(settings.ks, default=1)
-        told.append(plan_report(settings, n_images, image_size, n_columns, n_clusters, resources))
+        components = components_of(stages[1].solver if settings.reduce == "pca" else None)
+        told.append(plan_report(settings, n_images, image_size, n_columns, n_clusters, components, resources))
     # On a cluster the workers write neither folders nor pages: that is the client's.
     stages += [replace(stage, projected_bytes=0) if resources.joined else stage for stage in told]
     return Plan(
@@ -76,8 +77,9 @@ def replan(plan: Plan, settings: Settings, n_components: int, resources: Resourc
     known = known.replaced(plan_cluster(settings, plan.n_images, n_components, resources))
     if settings.report.write and not plan.joined:
         n_clusters = max(settings.ks, default=1)
+        components = components_of(plan.stage("reduce").solver)
         known = known.replaced(
-            plan_report(settings, plan.n_images, plan.image_size, n_components, n_clusters, resources)
+            plan_report(settings, plan.n_images, plan.image_size, n_components, n_clusters, components, resources)
         )
     known = replace(known, is_bound=False)
     check_budget(known.stages, known.budget_bytes, otherwise=f"--components {max(1, n_components // 2)}")

@@ -22,15 +22,24 @@ _THUMBNAIL_BYTES = 3072
 _THUMBNAIL_VALUES = 112 * 112
 
 
+def components_of(solver: str | None) -> str:
+    """What a reduction leaves: a Gram fit left vectors, the others components. None where there is none."""
+    return "none" if solver is None else "left" if solver == "gram" else "stored"
+
+
 def plan_report(
     settings: Settings,
     n_images: int,
     image_size: tuple[int, int],
     n_columns: int,
     n_clusters: int,
+    components: str,
     resources: Resources,
 ) -> StagePlan:
-    """n_columns : of what is clustered. Smaller pictures and one block at a time where the budget is small."""
+    """Smaller pictures and one block at a time where the budget is small.
+
+    n_columns : of what is clustered; components : as the reduction leaves them, see `components_of`.
+    """
     n_channels = 3 if settings.features == "color" else 1
     n_values = image_size[0] * image_size[1] * n_channels
     rows, columns = pixel_chunks(n_values)
@@ -49,7 +58,7 @@ def plan_report(
             picture_values=values,
             n_columns=n_columns,
             n_clusters=n_clusters,
-            mixes=settings.reduce == "pca",
+            components=components,
         )
 
     in_flight = min(BLOCKS_IN_FLIGHT, resources.threads, -(-n_images // rows))
@@ -58,7 +67,7 @@ def plan_report(
     # All pictures at their full size, or what the budget leaves: they shrink to fit.
     spare = resources.budget_bytes - projected(in_flight, LEAST_PICTURE_BYTES)
     wanted = memory.FLOAT32 * (n_clusters + memory.REPORT_ROWS) * values
-    affordable = LEAST_PICTURE_BYTES + spare // (memory.REPORT_PICTURE_COPIES + 1)
+    affordable = LEAST_PICTURE_BYTES + spare // memory.REPORT_PICTURE_COPIES
     picture_bytes = max(LEAST_PICTURE_BYTES, min(MOST_PICTURE_BYTES, wanted, affordable))
     n_thumbnails = min(n_images, settings.report.thumbnails)
     return StagePlan(

@@ -31,8 +31,6 @@ MARK_BYTES = 330
 """A row in the marks of the pixels: its record as JSON."""
 TABLE_BYTES = 400
 """A row of labels.csv and images.csv, and its entry among the links."""
-LINK_BYTES = 1100
-"""A row while links are made anew: its old and its new place, and what vouches for both as ours."""
 
 
 def baseline_bytes(settings: Settings, resources: Resources, *, products: bool = True) -> int:
@@ -257,8 +255,6 @@ def plan_output(
 ) -> StagePlan:
     """Folders and tables: what is known of every row, once, in the process that writes them."""
     copied = int(n_images * pictures.file_bytes) if settings.link == "copy" else 0
-    linked = n_images * LINK_BYTES if settings.link != "none" else 0
-    known = n_images * memory.NAME_BYTES + linked + memory.project_memberships_bytes(n_images)
     return StagePlan(
         stage="output",
         solver="files",
@@ -269,7 +265,7 @@ def plan_output(
         bytes_written=n_images * TABLE_BYTES + copied,
         projected_bytes=baseline_bytes(settings, resources, products=settings.reduce == "pca")
         + charts_bytes(settings)
-        + known,
+        + memory.project_output_bytes(n_images, linked=settings.link != "none"),
     )
 
 

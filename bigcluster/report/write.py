@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from bigcluster import __version__
 from bigcluster.config import Settings
 from bigcluster.outputs.folders import cluster_folder
-from bigcluster.outputs.swap import Swap, identity
+from bigcluster.outputs.made import Made, identity
+from bigcluster.outputs.swap import Swap
 from bigcluster.report import lists, pages, pictures, plots, scatter
 from bigcluster.report.cluster_page import Maker
 from bigcluster.report.model import Model, read_model
@@ -88,15 +89,15 @@ def write_report(
     maker = _Report(swap.new, store, model, settings, allowance, runtime, on_progress)
     maker.make()
     files = [path for path in sorted(swap.new.rglob("*")) if path.is_file()]
-    made = {path.relative_to(swap.new).as_posix(): identity(path, copied=True) for path in files}
+    made = Made.of((path.relative_to(swap.new).as_posix(), identity(path, copied=True)) for path in files)
+    written = sum(path.stat().st_size for path in files)
     swap.swap_in(ours, made)
     store.marks.write(STAGE, Mark(report_fingerprint(store, settings)))
-    written = sum(size for _, size, _ in made.values())
     return {"solver": "pages", "passes": 1, "files": len(made), "bytes_written": written, "reused": False}
 
 
 def _swap(out: Path, store: Store) -> Swap:
-    return Swap.of(out, FOLDER, store.marks, CREATED)
+    return Swap.of(out, FOLDER, store.root, CREATED)
 
 
 class _Report:

@@ -1,13 +1,14 @@
 """What a run keeps on disk: arrays, completion marks, fingerprints, digests."""
 
 from bigcluster.store.arrays import Store, check_format
-from bigcluster.store.inventory import SCRATCH, Damage, Inventory, sweep, take_inventory, tidy
+from bigcluster.store.inventory import MADE, SCRATCH, Damage, Inventory, sweep, take_inventory, tidy
 from bigcluster.store.marks import DONE, Mark, Marks, fingerprint
 from bigcluster.store.rows import ColumnWriter, RowWriter, StoredRows, read_whole
 from bigcluster.store.states import StageState
 
 __all__ = [
     "DONE",
+    "MADE",
     "SCRATCH",
     "ColumnWriter",
     "Damage",

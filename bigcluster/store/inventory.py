@@ -20,6 +20,8 @@ from bigcluster.store.marks import FOLDER, Marks
 
 SCRATCH = "scratch"
 """Folder in the store for what a stage does not hold in memory: never vouched for, of no use to another process."""
+MADE = "made"
+"""Folder in the store for the lists of what was made outside of it: no array, but vouched for as arrays are."""
 STATE = "state"
 """Stage of the marks that vouch for what an unfinished stage saved."""
 GONE = "is gone"
@@ -140,13 +142,13 @@ def tidy(root: Path) -> None:
             marks.remove(stage, block)
         elif stage != metadata.STAGE:
             vouched |= mark.digests.keys()
-    arrays = {file.partition("/")[0] for file in vouched}
+    arrays = {file.partition("/")[0] for file in vouched} - {MADE}
     for name in ("", *arrays):
         metadata.vouch(marks, root, name)
         vouched.add((Path(name) / metadata.FILE).as_posix())
     for file in list(_unvouched(root, vouched)):
         name = file.partition("/")[0]
-        if name not in arrays:
+        if name not in arrays | {MADE}:
             metadata.forget(marks, name)
         _remove(root / file, root)
 
