@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 from conftest import Cli, command, environment
 
-from benchmarks import memory_matrix
+from benchmarks import memory_matrix, output_scale
 from bigcluster.demo import generate
 from bigcluster.memory import FLOORS
 from bigcluster.units import MIB, parse_bytes
@@ -98,6 +98,12 @@ def test_a_matrix_is_filled_part_by_part(tmp_path: Path, monkeypatch: pytest.Mon
     file.write_text(file.read_text().replace('"components": 100', '"components": 50'))
     with pytest.raises(ValueError, match="of other components"):
         memory_matrix.main(["--results", str(tmp_path)])
+
+
+def test_outputs_at_scale_keep_their_projection(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    arguments = ["--images", "2000", "--clusters", "20", "--memory", "400MiB", "--work", str(tmp_path)]
+    assert output_scale.main(arguments) == 0, capsys.readouterr().out
+    assert "| 19 | output |" in capsys.readouterr().out, "the second run replaced the folders of the first"
 
 
 def test_a_broken_promise_is_seen() -> None:

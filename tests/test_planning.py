@@ -121,6 +121,29 @@ def test_kmeans_holds_more_with_more_rows_columns_and_clusters(n: int, r: int, k
     assert least <= project_lloyd_bytes(n, r, k, threads=2)
 
 
+@pytest.mark.parametrize("components", ["stored", "left", "none"])
+@given(numbers, st.integers(1, 4096), st.integers(1, 300_000), st.integers(0, 64), grown)
+def test_a_report_holds_more_with_more_of_anything(
+    components: str, n: int, rows: int, values: int, mib: int, by: int
+) -> None:
+    given = {"n_images": n, "n_values": values, "block_rows": rows, "in_flight": 1, "picture_bytes": mib * MIB}
+    given |= {"picture_values": 100, "n_columns": 10, "n_clusters": 10}
+
+    def projected(**more: int) -> int:
+        return memory.project_report_bytes(**{**given, **more}, components=components)
+
+    for name, value in given.items():
+        assert projected() <= projected(**{name: value + by})
+
+
+def test_a_million_images_and_their_links_fit_a_gibibyte() -> None:
+    make_plan(settings_from({"k": 1000}), 10**6, (64, 64), Resources(GIB, 2)).check()
+
+
+def test_fifty_thousand_native_cuts_fit_the_smallest_budget_of_the_matrix() -> None:
+    plan_of(50_000, (300, 430), 400 * MIB, k=1000, components=100).check()
+
+
 @given(numbers, sides, sides, st.integers(1, 1000))
 def test_a_cluster_of_more_workers_never_needs_more_of_each(n: int, width: int, height: int, workers: int) -> None:
     settings = settings_from({"k": 10, "components": 5, "variance": None})
