@@ -88,9 +88,12 @@ LINK_BYTES = 230
 """A row while links are made anew: the name given to it, by which others are kept apart; its old and its new entry."""
 
 
-def project_output_bytes(n_images: int, *, linked: bool) -> int:
-    """Names as listed; label, distance, runner-up and margin of every row, its key, and what made the margin; links."""
-    return n_images * (NAME_BYTES + 48 + (LINK_BYTES if linked else 0))
+def project_output_bytes(n_images: int, *, block_rows: int, linked: bool) -> int:
+    """Names as listed; label, distance, runner-up and margin of every row, its key, and what made the margin; links.
+
+    And the records of one block of pixels.
+    """
+    return n_images * (NAME_BYTES + 48 + (LINK_BYTES if linked else 0)) + block_rows * RECORD_BYTES
 
 
 def project_predict_bytes(*, rows: int, n_values: int, n_columns: int, n_clusters: int) -> int:

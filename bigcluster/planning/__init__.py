@@ -43,7 +43,7 @@ def make_plan(
     if len(settings.ks) > 1:
         stages.append(plan_sweep(settings, settings.ks, n_images, n_columns, resources))
     stages.append(plan_cluster(settings, n_images, n_columns, resources))
-    told = [plan_output(settings, n_images, n_columns, resources, pictures)]
+    told = [plan_output(settings, n_images, n_values, n_columns, resources, pictures)]
     if settings.report.write:
         n_clusters = max(settings.ks, default=1)
         components = components_of(stages[1].solver if settings.reduce == "pca" else None)

@@ -251,9 +251,10 @@ def plan_predict(
 
 
 def plan_output(
-    settings: Settings, n_images: int, n_columns: int, resources: Resources, pictures: Pictures
+    settings: Settings, n_images: int, n_values: int, n_columns: int, resources: Resources, pictures: Pictures
 ) -> StagePlan:
     """Folders and tables: what is known of every row, once, in the process that writes them."""
+    block_rows = min(n_images, pixel_chunks(n_values)[0])
     copied = int(n_images * pictures.file_bytes) if settings.link == "copy" else 0
     return StagePlan(
         stage="output",
@@ -265,7 +266,7 @@ def plan_output(
         bytes_written=n_images * TABLE_BYTES + copied,
         projected_bytes=baseline_bytes(settings, resources, products=settings.reduce == "pca")
         + charts_bytes(settings)
-        + memory.project_output_bytes(n_images, linked=settings.link != "none"),
+        + memory.project_output_bytes(n_images, block_rows=block_rows, linked=settings.link != "none"),
     )
 
 

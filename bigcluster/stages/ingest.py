@@ -131,7 +131,7 @@ def pixel_rows(store: Store, ok: NDArray[np.bool_]) -> StoredRows:
 def records(store: Store, n_blocks: int) -> Iterator[FileRecord]:
     """The ledger in listing order, one block in memory at a time."""
     for index in range(n_blocks):
-        yield from records_in(mark_of(store, Block(index, 0, 0)))
+        yield from map(FileRecord.from_json, mark_of(store, Block(index, 0, 0)).payload["records"])
 
 
 def decode_recipe(spec: DecodeSpec) -> str:

@@ -50,11 +50,13 @@ class Marks:
             raw = self.path(stage, block).read_bytes()
         except FileNotFoundError:
             return None
-        body = raw[len(_sealed(b"")) - 1 : -1]
-        if _sealed(body) != raw:
+        body = memoryview(raw)[len(_seal(b"")) : -len(_END)]  # a block of many rows has a mark of many MiB
+        if not (raw.startswith(_seal(body)) and raw.endswith(_END)):
             return None
+        text = bytes(body)
+        del raw, body
         try:
-            return Mark(**json.loads(body))
+            return Mark(**json.loads(text))
         except (ValueError, TypeError):  # of another version
             return None
 
@@ -65,7 +67,8 @@ class Marks:
             path.parent.mkdir(parents=True, exist_ok=True)  # several blocks may be the first
             sync(path.parent.parent)
         content = {"fingerprint": mark.fingerprint, "digests": mark.digests, "payload": mark.payload}
-        write_bytes(path, _sealed(json.dumps(content).encode()))
+        body = json.dumps(content).encode()
+        write_bytes(path, _seal(body) + body + _END)
 
     def remove(self, stage: str, block: str = DONE) -> None:
         self.path(stage, block).unlink(missing_ok=True)
@@ -91,6 +94,9 @@ class Marks:
         return self._root / stage / f"{block}.json"
 
 
-def _sealed(body: bytes) -> bytes:
-    """The JSON file around a mark: `{"seal": "<digest of body>", "mark": body}`."""
-    return b'{"seal": "%s", "mark": %s}' % (digest_of(body).encode(), body)
+def _seal(body: bytes | memoryview) -> bytes:
+    """What stands before a mark in its file: `{"seal": "<digest of body>", "mark": body}`."""
+    return b'{"seal": "%s", "mark": ' % digest_of(body).encode()
+
+
+_END = b"}"
