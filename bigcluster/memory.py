@@ -36,13 +36,18 @@ FLOAT32 = 4
 def project_ingest_bytes(*, block_rows: int, n_values: int, in_flight: int, threads: int, decode_bytes: int) -> int:
     """Blocks being filled or written, their column sums and records, and one decode per thread.
 
+    Of blocks that wait for the disk, the records alone.
+
     A block counts one and a quarter times: chunks are copied out of it while zarr writes them, a few at a time.
     """
     block = block_rows * n_values
     sums = n_values * FLOAT64
-    return in_flight * (block + block // 4 + sums + block_rows * RECORD_BYTES) + threads * decode_bytes
+    records = (in_flight + COMMITS_IN_FLIGHT) * block_rows * RECORD_BYTES
+    return in_flight * (block + block // 4 + sums) + records + threads * decode_bytes
 
 
+COMMITS_IN_FLIGHT = 2
+"""Blocks of pixels that are written and wait for the disk while others are decoded."""
 RECORD_BYTES = 1500
 """One row's record while its block is decoded and marked: the object, its values and its JSON."""
 NAME_BYTES = 104

@@ -8,7 +8,7 @@ are needed here, the one for the memory budget, the other for sums that do not d
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
 
@@ -25,7 +25,7 @@ class Runtime(Protocol):
 
     def map(
         self, task: Callable[[Item], Result], items: Iterable[Item], *, in_flight: int | None = None
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         """Results in the order of `items`; at most `in_flight` items started and not yet taken (default: threads)."""
 
 
@@ -41,7 +41,7 @@ class EmbeddedRuntime:
 
     def map(
         self, task: Callable[[Item], Result], items: Iterable[Item], *, in_flight: int | None = None
-    ) -> Iterator[Result]:
+    ) -> Generator[Result, None, None]:
         window = in_flight or self._threads
         waiting: deque[Future[Result]] = deque()
         with blas_threads(1), ThreadPoolExecutor(min(self._threads, window)) as pool:

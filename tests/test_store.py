@@ -16,12 +16,17 @@ from bigcluster.chunks import CHUNK_BYTES, MOST_COLUMNS, MOST_ROWS, ROW_BLOCK_BY
 from bigcluster.durable import digest_of, replacing
 from bigcluster.errors import DamagedError, OutError, StoreError
 from bigcluster.rows import ArrayRows, DaskRows, RowSource, spans
-from bigcluster.store import Mark, Marks, RowWriter, Store, StoredRows, fingerprint
+from bigcluster.store import ColumnWriter, Mark, Marks, RowWriter, Store, StoredRows, fingerprint
 
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     return Store(tmp_path / "store.zarr")
+
+
+def digests_on_disk(store: Store, name: str) -> dict[str, str]:
+    files = [path for path in (store.root / name / "c").rglob("*") if path.is_file()]
+    return {file.relative_to(store.root).as_posix(): digest_of(file.read_bytes()) for file in files}
 
 
 # -- chunk shapes
@@ -126,10 +131,9 @@ def test_a_row_writer_takes_blocks_of_any_size(
         block = values[start : start + size]
         writer.write(start, block)
         start += len(block)
-    files = writer.close()
+    digests = writer.close()
     np.testing.assert_array_equal(store.load("x"), values)
-    on_disk = {path for path in (store.root / "x" / "c").rglob("*") if path.is_file()}
-    assert set(files) == on_disk, "what the mark vouches for is all there is"
+    assert digests == digests_on_disk(store, "x"), "what the mark vouches for is all there is"
 
 
 def test_a_row_writer_refuses_gaps_and_missing_rows(store: Store) -> None:
@@ -141,24 +145,40 @@ def test_a_row_writer_refuses_gaps_and_missing_rows(store: Store) -> None:
         writer.close()
 
 
+@pytest.mark.parametrize("n_rows", [1, 5, 9])
+def test_a_column_writer_knows_the_digests_of_its_files(store: Store, n_rows: int) -> None:
+    values = np.random.default_rng(0).normal(size=(n_rows, 11)).astype(np.float32)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bigcluster.store.rows.row_chunks", lambda width, itemsize: (4, min(width, 5)))
+        writer = ColumnWriter(store, "x", *values.shape, np.float32)
+    for start, stop in spans(11, 3):
+        writer.write(start, values[:, start:stop])
+    digests = writer.close()
+    np.testing.assert_array_equal(store.load("x"), values)
+    assert digests == digests_on_disk(store, "x")
+
+
 def test_only_whole_chunks_are_written(store: Store) -> None:
     store.create("x", (10, 4), np.uint8, (4, 4))
+    store.create("y", (4, 10), np.uint8, (4, 4))
     for start, n in ((1, 4), (0, 3), (4, 5)):
         with pytest.raises(ValueError, match="whole chunks"):
             store.write_rows("x", start, np.zeros((n, 4), np.uint8))
+        with pytest.raises(ValueError, match="whole chunks"):
+            store.write_columns("y", start, np.zeros((4, n), np.uint8))
     assert len(store.write_rows("x", 8, np.ones((2, 4), np.uint8))) == 1
 
 
 @pytest.mark.parametrize("shape", [(8, 6), (7, 5)])
 def test_all_zero_chunks_are_stored(store: Store, shape: tuple[int, int]) -> None:
     store.create("x", shape, np.uint8, (4, 3))
-    files = store.write_rows("x", 0, np.zeros(shape, np.uint8))
-    assert len(files) == 4
-    assert all(file.is_file() for file in files)
+    digests = store.write_rows("x", 0, np.zeros(shape, np.uint8))
+    assert len(digests) == 4
+    assert digests == digests_on_disk(store, "x")
     again = Store(store.root)
     again.write_rows("x", 0, np.ones(shape, np.uint8))
-    files = again.write_rows("x", 0, np.zeros(shape, np.uint8))
-    assert all(file.is_file() for file in files), "an array that was opened again keeps them too"
+    digests = again.write_rows("x", 0, np.zeros(shape, np.uint8))
+    assert digests == digests_on_disk(store, "x"), "an array that was opened again keeps them too"
 
 
 def test_a_flipped_byte_is_noticed(store: Store) -> None:
@@ -300,11 +320,9 @@ def test_a_sealed_mark_of_another_kind_is_no_mark(tmp_path: Path) -> None:
 
 
 def test_a_commit_vouches_for_the_content_of_its_files(store: Store) -> None:
-    files = store.save("x", np.arange(10, dtype=np.uint8))
-    mark = store.commit("stage", "print", files, {"n": 1})
+    mark = store.commit("stage", "print", store.save("x", np.arange(10, dtype=np.uint8)), {"n": 1})
     assert store.marks.read("stage") == mark
-    assert mark.digests == {f.relative_to(store.root).as_posix(): digest_of(f.read_bytes()) for f in files}
-    assert set(files) == {path for path in (store.root / "x" / "c").rglob("*") if path.is_file()}
+    assert mark.digests == digests_on_disk(store, "x")
 
 
 @given(

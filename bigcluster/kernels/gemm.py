@@ -167,10 +167,10 @@ def is_exact(shape: tuple[int, int, int]) -> bool:
     m, k, n = shape
     left = np.array(_LEFT_PATTERNS, np.uint8)[np.arange(m) % len(_LEFT_PATTERNS)]  # (m, 2)
     right = np.array(_RIGHT_PATTERNS, np.int8)[np.arange(n) % len(_RIGHT_PATTERNS)]  # (n, 2)
-    a = np.empty((m, k), np.uint8)
+    patterns = np.tile(np.array(_LEFT_PATTERNS, np.uint8), (1, -(-k // 2)))[:, :k]  # whole rows, copied as such
+    a = patterns[np.arange(m) % len(patterns)]
     b = np.empty((k, n), np.int8)
     for parity in (0, 1):
-        a[:, parity::2] = left[:, parity, None]
         b[parity::2] = right[:, parity]
     out = np.empty((m, n), np.int32)
     _run(gemm_model.INTEGER_PRODUCT, {"a": a, "b": b}, out)

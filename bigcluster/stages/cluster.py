@@ -80,7 +80,9 @@ def cluster(
         found, order = _by_size(found, listing, ingested.ok)
         store.marks.remove(STAGE)
         values = (found.centers, *_columns(found, order))
-        files = [file for name, value in zip(_ARRAYS, values, strict=True) for file in store.save(name, value)]
+        digests: dict[str, str] = {}
+        for name, value in zip(_ARRAYS, values, strict=True):
+            digests |= store.save(name, value)
         mark_payload = {
             "images": ingested.fingerprint,
             "reduction": settings.reduce,
@@ -91,7 +93,7 @@ def cluster(
             "nearest_previous": None if previous is None else _nearest_previous(values[1], previous, found.n_clusters),
             "facts": _facts(found),
         }
-        mark = store.commit(STAGE, wanted, files, mark_payload)
+        mark = store.commit(STAGE, wanted, digests, mark_payload)
     else:
         progress.reused(STAGE)
     saving.clear()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+from typing import Any
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -12,7 +15,17 @@ from bigcluster.stages.loading import Loader
 from bigcluster.stages.pixel_blocks import STAGE, Block, fingerprint_of, mark_of, payload_of, records_in
 from bigcluster.stages.salvage import Salvage
 from bigcluster.stages.sizing import check_native
-from bigcluster.store import Mark, Store
+from bigcluster.store import Digests, Mark, Store
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A block as it was written; nothing vouches for it yet."""
+
+    block: Block
+    digests: Digests
+    payload: dict[str, Any]
+    n_decoded: int
 
 
 class Filling:
@@ -58,8 +71,8 @@ class Filling:
             self._store.marks.write(STAGE, Mark(mark.fingerprint, mark.digests, payload), block.name)
         return True
 
-    def fill(self, block: Block) -> int:
-        """Bring one block up to date; returns how many files were decoded for it."""
+    def fill(self, block: Block) -> Filled:
+        """Decode one block and write it; `commit` makes that last."""
         pixels = np.zeros((len(block.rows), self._store.array("pixels").shape[1]), np.uint8)
         ledger: dict[int, FileRecord] = {}
         known: dict[int, FileRecord] = {}
@@ -77,15 +90,21 @@ class Filling:
         in_order = [ledger[row] for row in block.rows]
         if self._native_size is not None:
             check_native(self._listing, block.start, in_order, self._native_size)
-        self._write(block, pixels, in_order)
-        self.salvage.release(block)
-        return sum(row not in known or known[row].digest != ledger[row].digest for row in rest)
+        n_decoded = sum(row not in known or known[row].digest != ledger[row].digest for row in rest)
+        return self._write(block, pixels, in_order, n_decoded)
 
-    def _write(self, block: Block, pixels: NDArray[np.uint8], ledger: list[FileRecord]) -> None:
+    def _write(self, block: Block, pixels: NDArray[np.uint8], ledger: list[FileRecord], n_decoded: int) -> Filled:
         # Rows of failed files are zeros: they add nothing to either sum.
         store = self._store
         store.marks.remove(STAGE, block.name)
-        files = store.write_rows("pixels", block.start, pixels)
-        files += store.write_rows("sums", block.index, column_sums(pixels)[np.newaxis])
-        payload = payload_of(block, self._listing, ledger, square_sum(pixels))
-        store.commit(STAGE, fingerprint_of(block, self._listing, self._recipe), files, payload, block.name)
+        digests = store.write_rows("pixels", block.start, pixels)
+        digests |= store.write_rows("sums", block.index, column_sums(pixels)[np.newaxis])
+        return Filled(block, digests, payload_of(block, self._listing, ledger, square_sum(pixels)), n_decoded)
+
+    def commit(self, filled: Filled) -> int:
+        """Sync a filled block and vouch for it; returns how many files were decoded for it."""
+        block = filled.block
+        print_ = fingerprint_of(block, self._listing, self._recipe)
+        self._store.commit(STAGE, print_, filled.digests, filled.payload, block.name)
+        self.salvage.release(block)
+        return filled.n_decoded

@@ -1,13 +1,14 @@
 """Files -> pixels in the store, one pass, every file accounted for.
 
-One task fills one row block: its files are decoded by a pool of threads straight into a preallocated uint8 block, the
-block is written as whole chunks, synced, and then marked. While it is hot, the exact sums of x and x^2 are taken, so
-that mean and total variance never need a pass of their own.
+One task fills one row block: its files are decoded by a pool of threads straight into a preallocated uint8 block, and
+the block is written as whole chunks. While it is hot, the exact sums of x and x^2 are taken, so that mean and total
+variance never need a pass of their own. Blocks are synced and marked while the next ones are decoded.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from bigcluster.catalog import FileRecord, Listing
 from bigcluster.errors import ImageSizeError, OutError, StoreError
 from bigcluster.kernels.decode import DecodeSpec
+from bigcluster.memory import COMMITS_IN_FLIGHT
 from bigcluster.progress import Progress
 from bigcluster.rows import spans
 from bigcluster.runtime import Runtime
@@ -101,7 +103,8 @@ def ingest(
         _make_arrays(store, len(listing), spec, block_shape, recipe)
         progress.advance(len(listing) - sum(len(block.rows) for block in missing))
         try:
-            n_decoded = sum(runtime.map(filling.fill, missing, in_flight=in_flight))
+            with closing(runtime.map(filling.fill, missing, in_flight=in_flight)) as filled:
+                n_decoded = sum(runtime.map(filling.commit, filled, in_flight=COMMITS_IN_FLIGHT))
         except ImageSizeError:
             store.marks.remove(RECIPE)
             raise
@@ -185,8 +188,9 @@ def _summarise(
     done = store.mark(STAGE)
     if done is None or done.fingerprint != chain:
         store.marks.remove(STAGE)
-        files = store.save("ok", ok) + store.save("row_keys", _row_keys(listing, ok)) + store.save("column_sums", sums)
-        done = store.commit(STAGE, chain, files, {"square_sum": squares, "n_blocks": len(blocks)})
+        digests = store.save("ok", ok) | store.save("row_keys", _row_keys(listing, ok))
+        digests |= store.save("column_sums", sums)
+        done = store.commit(STAGE, chain, digests, {"square_sum": squares, "n_blocks": len(blocks)})
     return replace(_from_mark(store, done), blocks_reused=blocks_reused, n_decoded=n_decoded)
 
 

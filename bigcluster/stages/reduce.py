@@ -158,7 +158,7 @@ def _fit(
                     f"all {pixels.shape[0]} good images are the same picture at this size: there is no variance to "
                     "reduce; use --set reduce=none or a larger --size"
                 )
-            files = _write(store, fit)
+            digests = _write(store, fit)
         finally:
             shutil.rmtree(scratch, ignore_errors=True)
         payload = {
@@ -173,7 +173,7 @@ def _fit(
             "components": "stored" if fit.left_dtype is None else "left",
             **{name: plan.choices[name] for name in ("batch_rows",) if name in plan.choices},
         }
-        return store.commit(STAGE, wanted, files, payload)
+        return store.commit(STAGE, wanted, digests, payload)
 
 
 def _solve(
@@ -224,22 +224,22 @@ def _stored_components(fit: PCAFit) -> int:
     return len(fit.eigenvalues) if fit.solver == "incremental" else fit.n_components
 
 
-def _write(store: Store, fit: PCAFit) -> list[Any]:
+def _write(store: Store, fit: PCAFit) -> dict[str, str]:
     """Scores, mean and spectrum; and what components are made from."""
     n_rows, n_values = fit.shape
     scores = RowWriter(store, "scores", n_rows, _stored_components(fit), np.float32)
     fit.write_scores(scores)
-    files = scores.close()
-    files += store.save("mean", fit.mean)
-    files += store.save("explained_variance", fit.eigenvalues)
+    digests = scores.close()
+    digests |= store.save("mean", fit.mean)
+    digests |= store.save("explained_variance", fit.eigenvalues)
     if fit.left_dtype is not None:
         # Components would cost another read of the pixels: they are made when somebody asks (stages.components).
         left = RowWriter(store, "left", n_rows, fit.n_components, fit.left_dtype)
         fit.write_left(left)
-        files += left.close()
+        digests |= left.close()
     else:
         components = ColumnWriter(store, "components", _stored_components(fit), n_values, np.float32)
         fit.write_components(components)
-        files += components.close()
+        digests |= components.close()
     fit.close()
-    return files
+    return digests

@@ -75,7 +75,7 @@ def sweep(
                 on_progress=lambda event: progress.at(event.iteration),
                 saving=saving,
             )
-        files = store.save("sweep_centers", np.vstack([row.centers for row in found.rows]))
+        digests = store.save("sweep_centers", np.vstack([row.centers for row in found.rows]))
         rows = [{name: value for name, value in vars(row).items() if name != "centers"} for row in found.rows]
         if found.reason:
             progress.warn(found.reason)
@@ -86,7 +86,7 @@ def sweep(
             "reason": found.suggestion.reason,
             "facts": {"solver": "lloyd", "passes": found.passes, "bytes_read": found.bytes_read},
         }
-        mark = store.commit(STAGE, wanted, files, mark_payload)
+        mark = store.commit(STAGE, wanted, digests, mark_payload)
     else:
         progress.reused(STAGE)
     saving.clear()

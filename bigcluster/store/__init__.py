@@ -1,6 +1,6 @@
 """What a run keeps on disk: arrays, completion marks, fingerprints, digests."""
 
-from bigcluster.store.arrays import Store, check_format
+from bigcluster.store.arrays import Digests, Store, check_format
 from bigcluster.store.inventory import MADE, SCRATCH, Damage, Inventory, sweep, take_inventory, tidy
 from bigcluster.store.marks import DONE, Mark, Marks, fingerprint
 from bigcluster.store.rows import ColumnWriter, RowWriter, StoredRows, read_whole
@@ -12,6 +12,7 @@ __all__ = [
     "SCRATCH",
     "ColumnWriter",
     "Damage",
+    "Digests",
     "Inventory",
     "Mark",
     "Marks",

@@ -9,7 +9,8 @@ from __future__ import annotations
 import json
 import shutil
 import threading
-from collections.abc import Iterable
+from collections.abc import Mapping
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,19 +18,22 @@ import zarr
 from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec
 
-from bigcluster.durable import digest_of, sync, sync_all
+from bigcluster.durable import sync, sync_all
 from bigcluster.errors import OutError, StoreError
 from bigcluster.store import metadata
 from bigcluster.store.chunks import ChunkFiles
 from bigcluster.store.inventory import take_inventory
 from bigcluster.store.marks import DONE, Mark, Marks
-from bigcluster.store.rows import chunk_files, read_whole
+from bigcluster.store.rows import read_whole
 
 if TYPE_CHECKING:
     import dask.array as da
 
 FORMAT = 2
 METADATA = metadata.FILE
+
+Digests = dict[str, str]
+"""File that was written, relative to the store -> digest of its content."""
 
 
 class Store:
@@ -50,7 +54,8 @@ class Store:
         check_format(root)
         try:
             metadata.restore(self.marks, root)
-            self._group = zarr.open_group(ChunkFiles(root), mode="a", zarr_format=3)
+            self._files = ChunkFiles(root)
+            self._group = zarr.open_group(self._files, mode="a", zarr_format=3)
             if "bigcluster_format" not in self._group.attrs:
                 self._group.attrs["bigcluster_format"] = FORMAT
             if create:
@@ -147,19 +152,32 @@ class Store:
             metadata.forget(self.marks, name)
             shutil.rmtree(self.root / name)
 
-    def write_rows(self, name: str, start: int, block: NDArray[Any]) -> list[Path]:
+    def write_rows(self, name: str, start: int, block: NDArray[Any]) -> Digests:
         """Write whole rows that begin at a chunk boundary; returns the chunk files they went to."""
         array = self.array(name)
         chunk_rows = array.chunks[0]
         if start % chunk_rows or (len(block) % chunk_rows and start + len(block) != array.shape[0]):
             raise ValueError(f"rows {start}:{start + len(block)} of {name} are not whole chunks of {chunk_rows}")
-        array[start : start + len(block)] = block
-        first, last = start // chunk_rows, (start + len(block) - 1) // chunk_rows
-        columns = [-(-total // size) for total, size in zip(array.shape[1:], array.chunks[1:], strict=True)]
-        folders = [self.root / name / "c" / str(row) for row in range(first, last + 1)]
-        if not columns:
-            return folders
-        return [folder / str(column) for folder in folders for column in range(columns[0])]
+        return self._write(name, (slice(start, start + len(block)),), block)
+
+    def write_columns(self, name: str, start: int, block: NDArray[Any]) -> Digests:
+        """As `write_rows`, of columns of a matrix."""
+        array = self.array(name)
+        chunk_columns, stop = array.chunks[1], start + block.shape[1]
+        if start % chunk_columns or (stop % chunk_columns and stop != array.shape[1]):
+            raise ValueError(f"columns {start}:{stop} of {name} are not whole chunks of {chunk_columns}")
+        return self._write(name, (slice(None), slice(start, stop)), block)
+
+    def _write(self, name: str, where: tuple[slice, ...], values: NDArray[Any]) -> Digests:
+        """Write whole chunks."""
+        array = self.array(name)
+        array[where] = values
+        everything = (slice(None),) * (array.ndim - len(where))
+        touched = []  # chunk numbers, axis by axis
+        for part, size, chunk in zip(where + everything, array.shape, array.chunks, strict=True):
+            start, stop, _ = part.indices(size)
+            touched.append(range(start // chunk, -(-stop // chunk)))
+        return self._files.take_digests("/".join([name, "c", *map(str, place)]) for place in product(*touched))
 
     def move_rows(self, source: str, index: int, target: str, to: int) -> None:
         """Rename a row of chunks: from one matrix to another one that is cut alike."""
@@ -175,15 +193,14 @@ class Store:
         if folder.is_dir():
             shutil.rmtree(folder)
 
-    def save(self, name: str, values: NDArray[Any], chunks: tuple[int, ...] | None = None) -> list[Path]:
+    def save(self, name: str, values: NDArray[Any], chunks: tuple[int, ...] | None = None) -> Digests:
         """A whole small array at once; returns its chunk files."""
         if chunks is None:
             chunks = tuple(max(1, n) for n in values.shape)
         if self._existing(name) is not None:
             self.remove(name)
-        array = self.create(name, values.shape, values.dtype, chunks)
-        array[...] = values
-        return chunk_files(self.root / name)
+        self.create(name, values.shape, values.dtype, chunks)
+        return self._write(name, (), values)
 
     def load(self, name: str) -> NDArray[Any]:
         """A whole array in memory: for the small ones."""
@@ -203,18 +220,16 @@ class Store:
         return [damage.file for damage in found.damaged]
 
     def commit(
-        self, stage: str, fingerprint: str, files: Iterable[Path], payload: dict[str, Any], block: str = DONE
+        self, stage: str, fingerprint: str, digests: Mapping[str, str], payload: dict[str, Any], block: str = DONE
     ) -> Mark:
-        """Sync the files, then write the mark that vouches for them, and return it.
+        """Sync the files of `digests`, then write the mark that vouches for them, and return it.
 
         Raises StoreError where the store is another folder than it was: what it held before is not there to vouch for.
         """
         if _identity(self.root) != self._identity:
             raise StoreError(f"{self.root} vanished while it was in use; mount its disk and run again to resume")
-        files = list(files)
-        sync_all(files)
-        digests = {file.relative_to(self.root).as_posix(): digest_of(file.read_bytes()) for file in files}
-        mark = Mark(fingerprint, digests, payload)
+        sync_all(self.root / file for file in digests)
+        mark = Mark(fingerprint, dict(digests), payload)
         self.marks.write(stage, mark, block)
         return mark
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -23,11 +22,6 @@ def read_whole(array: Any, key: Any) -> NDArray[Any]:
         raise DamagedError(f"the stored array {array.path!r} is damaged ({error})") from error
 
 
-def chunk_files(folder: Path) -> list[Path]:
-    """The files that hold the values of an array."""
-    return [path for path in sorted((folder / "c").rglob("*")) if path.is_file()]
-
-
 class RowWriter:
     """Takes consecutive blocks of rows of any length and writes whole chunks: the sink of a solver's scores."""
 
@@ -37,7 +31,7 @@ class RowWriter:
         store.create(name, (n_rows, n_columns), dtype, chunks)
         self._buffer = np.empty((min(chunks[0], n_rows), n_columns), dtype)
         self._start = self._filled = 0
-        self._files: list[Path] = []
+        self._digests: dict[str, str] = {}
 
     def write(self, start: int, block: NDArray[Any]) -> None:
         """Take rows start .. start + len(block) - 1; they follow the rows taken before."""
@@ -52,15 +46,15 @@ class RowWriter:
                 self._flush()
 
     def _flush(self) -> None:
-        self._files += self._store.write_rows(self._name, self._start, self._buffer[: self._filled])
+        self._digests |= self._store.write_rows(self._name, self._start, self._buffer[: self._filled])
         self._start += self._filled
         self._filled = 0
 
-    def close(self) -> list[Path]:
-        """All rows are in: the files that hold them."""
+    def close(self) -> dict[str, str]:
+        """All rows are in: the files that hold them, and their digests."""
         if self._start != self._n_rows:
             raise ValueError(f"{self._name} got {self._start} of {self._n_rows} rows")
-        return self._files
+        return self._digests
 
 
 class ColumnWriter:
@@ -69,10 +63,11 @@ class ColumnWriter:
     def __init__(self, store: Store, name: str, n_rows: int, n_columns: int, dtype: DTypeLike) -> None:
         # As RowWriter, of the transposed matrix: chunks hold all rows of some columns where they can.
         columns, rows = row_chunks(n_rows, np.dtype(dtype).itemsize)
-        self._array = store.create(name, (n_rows, n_columns), dtype, (rows, min(columns, n_columns)))
+        self._store, self._name, self._n_columns = store, name, n_columns
+        store.create(name, (n_rows, n_columns), dtype, (rows, min(columns, n_columns)))
         self._buffer = np.empty((n_rows, min(columns, n_columns)), dtype)
-        self._folder = store.root / name
         self._start = self._filled = 0
+        self._digests: dict[str, str] = {}
 
     def write(self, start: int, block: NDArray[Any]) -> None:
         """Take columns start .. start + w - 1; they follow the columns taken before."""
@@ -83,16 +78,16 @@ class ColumnWriter:
             self._buffer[:, self._filled : self._filled + taken] = block[:, :taken]
             self._filled += taken
             block = block[:, taken:]
-            if self._filled == self._buffer.shape[1] or self._start + self._filled == self._array.shape[1]:
-                self._array[:, self._start : self._start + self._filled] = self._buffer[:, : self._filled]
+            if self._filled == self._buffer.shape[1] or self._start + self._filled == self._n_columns:
+                self._digests |= self._store.write_columns(self._name, self._start, self._buffer[:, : self._filled])
                 self._start += self._filled
                 self._filled = 0
 
-    def close(self) -> list[Path]:
-        """All columns are in: the files that hold them."""
-        if self._start != self._array.shape[1]:
-            raise ValueError(f"got {self._start} of {self._array.shape[1]} columns")
-        return chunk_files(self._folder)
+    def close(self) -> dict[str, str]:
+        """All columns are in: the files that hold them, and their digests."""
+        if self._start != self._n_columns:
+            raise ValueError(f"got {self._start} of {self._n_columns} columns")
+        return self._digests
 
 
 class StoredRows:

@@ -21,7 +21,7 @@ import numpy as np
 from bigcluster.kernels.gemm import MAX_TERMS
 from bigcluster.rows import spans
 from bigcluster.runtime import Runtime
-from bigcluster.solvers.pca.operands import HALF, Array, Block, Operands
+from bigcluster.solvers.pca.operands import STRIP, Array, Block, Operands
 from bigcluster.solvers.pca.result import Progress
 from bigcluster.solvers.pca.saved_sums import SavedSums
 from bigcluster.solvers.saving import Saving
@@ -78,7 +78,7 @@ def _plan(
 ) -> ProductPlan:
     terms = min(terms, n_terms)
     sizes = [stop - start for start, stop in spans(n_units, TILE)]
-    scratch_bytes = threads * (TILE * HALF * 8 + TILE * terms * item * 2)
+    scratch_bytes = threads * (TILE * STRIP * 8 + TILE * terms * item * 2)
     panels: list[tuple[int, int]] = []
     largest, first = 0, 0
     while first < len(sizes):
@@ -146,9 +146,9 @@ def _add_products(
         left, total = blocks[j].left, sums[pair]
         assert left is not None
         for h, right in enumerate(blocks[i].rights):
-            columns = slice(h * HALF, h * HALF + right.shape[1])
+            columns = slice(h * STRIP, h * STRIP + right.shape[1])
             # Above the diagonal of a diagonal tile is the mirror of what is below.
-            top = h * HALF if i == j else 0
+            top = h * STRIP if i == j else 0
             part = operands.multiply(left[top:], right)
             np.add(total[top:, columns], part, out=total[top:, columns])
 
@@ -158,7 +158,7 @@ def _add_products(
 
 def _mirror(tile: Array) -> None:
     """Fill what a diagonal tile leaves out: everything above its diagonal, block by block."""
-    for start, stop in spans(len(tile), HALF):
+    for start, stop in spans(len(tile), STRIP):
         square = tile[start:stop, start:stop]
         upper = np.triu_indices(len(square), 1)
         square[upper] = square.T[upper]
