@@ -14,11 +14,15 @@ DEMO_OUT := demo-out
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
 
-$(STAMP): pyproject.toml constraints.txt
+LOOPS := bigcluster/kernels/native/loops.c
+
+$(STAMP): pyproject.toml constraints.txt $(LOOPS)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "bigcluster needs Python 3.11 or newer; '$(PYTHON)' is not. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
 	  echo "$(PYTHON) has no venv module; on Debian and Ubuntu: apt-get install python3-venv"; exit 1; }
+	@command -v "$${CC:-cc}" >/dev/null || { \
+	  echo "bigcluster is built with a C compiler, and there is no '$${CC:-cc}'; on Debian and Ubuntu: apt-get install gcc"; exit 1; }
 	@echo "setting up $(VENV) (once; about a minute)"
 	@$(PYTHON) -m venv $(VENV)
 	@$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,lint]'
@@ -42,7 +46,7 @@ lint: $(STAMP)  ## style and types
 	@$(BIN)/mypy
 
 # Peers in an environment of their own: what they depend on must not decide what the tests see.
-$(BENCH_STAMP): pyproject.toml constraints.txt | $(STAMP)
+$(BENCH_STAMP): pyproject.toml constraints.txt $(LOOPS) | $(STAMP)
 	@echo "setting up $(BENCH_VENV) (once; about two minutes)"
 	@$(PYTHON) -m venv $(BENCH_VENV)
 	@echo '*' > $(BENCH_VENV)/.gitignore

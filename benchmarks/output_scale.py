@@ -4,7 +4,7 @@
 
 The second run has one cluster fewer and replaces the folders of the first, so that the lists of both count. Names are
 hard links to some thousand pictures of 8 x 8 pixels: what is measured depends on names and rows. The exit status is 1
-where a stage was above its projection, or the output stage below half of it.
+where a stage was above its projection, or, from a hundred thousand names on, the output stage below half of it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,8 @@ SIDE = 8
 NAMES_EACH = 50
 """Hard links to one picture: far from the 65,000 that a file system may allow, the entries of two runs included."""
 NAMES_PER_FOLDER = 1000
+TIGHT_FROM = 100_000
+"""Names; fewer leave little but the libraries, whose pages other processes share."""
 
 
 def make_images(images: Path, number: int) -> None:
@@ -58,14 +60,14 @@ def run(images: Path, out: Path, n_clusters: int, memory: str) -> dict[str, Any]
     return summary
 
 
-def failures(summary: dict[str, Any]) -> list[str]:
+def failures(summary: dict[str, Any], n_images: int) -> list[str]:
     """The laws that a run broke."""
     found = []
     for name, facts in summary["stages"].items():
         measured, projected = facts["measured_peak_bytes"], facts["projected_peak_bytes"]
         if not facts.get("reused") and measured > projected:
             found.append(f"{name} over its projection")
-        if name == "output" and measured < TIGHT * projected:
+        if n_images >= TIGHT_FROM and name == "output" and measured < TIGHT * projected:
             found.append(f"{name}: projection padded")
     return found
 
@@ -88,7 +90,7 @@ def main(argv: list[str] | None = None) -> int:
     print("| k | stage | projected | measured | measured / projected | s |\n|---:|---|---:|---:|---:|---:|")
     for k in (args.clusters, args.clusters - 1):
         summary = run(images, args.work / "out", k, args.memory)
-        broken += [f"k = {k}: {failure}" for failure in failures(summary)]
+        broken += [f"k = {k}: {failure}" for failure in failures(summary, args.images)]
         for name, facts in summary["stages"].items():
             measured, projected = facts["measured_peak_bytes"], facts["projected_peak_bytes"]
             print(

@@ -11,6 +11,7 @@
     ├── VarianceNotReachedError  the spectrum that was computed ends below the target
     ├── InvalidDataError         NaN or infinity in float input
     ├── OutOfMemoryError         the system gave no more memory
+    ├── InstallationError        a part of bigcluster itself is missing
     ├── ProfiledRunError         the run that was to be profiled failed; it has that run's exit code
     └── StoreError               OUT cannot be read or written, or is in use
         └── DamagedError         what OUT holds is not what was written
@@ -63,6 +64,10 @@ class VarianceNotReachedError(BigclusterError):
 
 class InvalidDataError(BigclusterError, ValueError):
     """Float input holds NaN or infinity; the message names the first such row."""
+
+
+class InstallationError(BigclusterError):
+    """A part of bigcluster itself is missing or does not fit this machine."""
 
 
 class OutOfMemoryError(BigclusterError, MemoryError):

@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
+from functools import cached_property
 from typing import Protocol, TypeVar
 
 from bigcluster.cores import available_cores, blas_threads
@@ -30,7 +31,11 @@ class Runtime(Protocol):
 
 
 class EmbeddedRuntime:
-    """Threads of this process, each with one BLAS thread: parallelism is over blocks, so results do not feel it."""
+    """Threads of this process, each with one BLAS thread: parallelism is over blocks, so results do not feel it.
+
+    The threads start with the first map and end with this object: k-means makes thousands of short passes, and starting
+    a thread takes as long as some of them. A task must not map on its own runtime: it would wait for itself.
+    """
 
     def __init__(self, threads: int | None = None) -> None:
         self._threads = threads or available_cores()
@@ -39,20 +44,25 @@ class EmbeddedRuntime:
     def threads(self) -> int:
         return self._threads
 
+    @cached_property
+    def _pool(self) -> ThreadPoolExecutor:
+        return ThreadPoolExecutor(self._threads)
+
     def map(
         self, task: Callable[[Item], Result], items: Iterable[Item], *, in_flight: int | None = None
     ) -> Generator[Result, None, None]:
         window = in_flight or self._threads
         waiting: deque[Future[Result]] = deque()
-        with blas_threads(1), ThreadPoolExecutor(min(self._threads, window)) as pool:
+        with blas_threads(1):
             try:
                 for item in items:
                     if len(waiting) == window:
                         yield waiting.popleft().result()
-                    waiting.append(pool.submit(task, item))
+                    waiting.append(self._pool.submit(task, item))
                 while waiting:
                     yield waiting.popleft().result()
             finally:
-                # An error or an interrupt: what has not started never does.
+                # An error or an interrupt: what has not started never does, and what has is awaited.
                 for future in waiting:
                     future.cancel()
+                wait(waiting)

@@ -124,18 +124,27 @@ def kill(process: subprocess.Popen[bytes], prepared: Callable[[], bool], after: 
         return False
     except subprocess.TimeoutExpired:
         supervisor = psutil.Process(process.pid)
+        stop(supervisor)  # it starts no other worker once they are listed
         workers = supervisor.children(recursive=True)
         for victim in [*workers * (whom != "supervisor"), *[supervisor] * (whom != "worker")]:
             try:
                 victim.send_signal(signal.SIGKILL)
             except psutil.NoSuchProcess:  # it has left meanwhile
                 continue
+        supervisor.resume()
         process.wait()
         deadline = time.monotonic() + PATIENCE_SECONDS
         while any(map(runs, workers)):
             assert time.monotonic() < deadline, "a worker outlived its supervisor"
             time.sleep(0.01)
         return True
+
+
+def stop(process: psutil.Process) -> None:
+    """SIGSTOP, and wait until it is heeded: a process that is just starting another one first does so."""
+    process.suspend()
+    while process.status() not in (psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE):
+        time.sleep(0.001)
 
 
 def runs(process: psutil.Process) -> bool:

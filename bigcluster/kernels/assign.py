@@ -1,83 +1,114 @@
 """The nearest center of every row, and the second nearest: a float32 product with a running minimum, then the proof.
 
-A tile of |c|^2 - 2 x.c (rows x centers, a second-level cache) is all that ever exists of the distance matrix. Up to
-`few.MOST` centers it lies center by center, see there; beyond, row by row, where numpy's argmin costs a tenth of the
-product. What is too close to call in float32 is settled exactly, so labels depend on neither.
+A tile of |c|^2 - 2 x.c (centers x rows, a second-level cache) is all that ever exists of the distance matrix. It lies
+center by center, so that one compiled loop down its columns finds the least and how far off the second is. What is too
+close to call in float32 is settled exactly, so labels depend on neither tiles nor who multiplied.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels import few
 from bigcluster.kernels.centers import Centers, error_band, largest_norm, settle, widest_band
 from bigcluster.kernels.kmeans import Floats, Floats32, Labels, exact_sq, row_sq
-from bigcluster.kernels.product import multiply
+from bigcluster.kernels.loops import two_least
+from bigcluster.kernels.product import multiply_transposed
 
 TILE_VALUES = 262_144  # of float32: 1 MiB, a second-level cache
+_TOGETHER = 128  # centers of several sets, up to which one product serves them: more would narrow the tile
 
 
-def _take_nearest(
-    score: Floats32, x: NDArray[Any], small: Floats32, centers: Centers, widest: np.float32
-) -> NDArray[np.intp]:
-    """Exact argmin of each row of a tile, whose score there becomes +inf.
-
-    score : (n_rows, k) float32, +inf where a center is out. widest : no row's `error_band` is wider.
-    """
-    every = np.arange(len(score))
-    best: NDArray[np.intp] = score.argmin(axis=1)
-    value = score[every, best]
-    score[every, best] = np.inf
-    gap = score[every, score.argmin(axis=1)] - value  # to the second best; numpy's argmin is faster than its min
-    close = np.flatnonzero(gap <= 2 * widest)
-    if close.size:
-        x_norms = np.sqrt(row_sq(small[close])) * np.float32(1 + 1e-4)
-        band = error_band(x_norms, value[close], centers.norms[best[close]], centers.norms, x.shape[1])
-        inside = gap[close] <= 2 * band
-        close, band = close[inside], band[inside]
-    if close.size:
-        score[close, best[close]] = value[close]
-        limit = (value[close] + 2 * band)[:, None]
-        best[close] = settle(x[close], centers.exact, score[close] <= limit)
-        score[close, best[close]] = np.inf
-    return best
-
-
-def tile_rows(n_centers: int) -> int:
+def _tile_rows(n_centers: int) -> int:
     """Rows of a tile, so that it stays in cache; a float32 product is slow below 64 rows."""
-    return min(2048, max(64, TILE_VALUES // max(1, n_centers)))
+    return min(8192, max(64, TILE_VALUES // max(1, n_centers)))
 
 
 def nearest(x: NDArray[Any], several: Sequence[Centers], norm: float | None = None) -> list[Labels]:
-    """The nearest center of every row, for several sets of centers at once (restarts, a sweep): one product for all.
+    """The nearest center of every row, for several sets of centers at once (restarts, a sweep).
 
     x : (n_rows, r) any real dtype, finite. All sets share one frame. norm : `largest_norm` of the rows in that frame,
     where it is known. Returns one (n_rows,) int32 per set.
     """
-    if all(centers.count <= few.MOST for centers in several):
-        return few.nearest(x, several, norm)
-    minus2 = several[0].minus2 if len(several) == 1 else np.hstack([centers.minus2 for centers in several])
-    sq = np.concatenate([centers.sq for centers in several])
-    ends = np.cumsum([centers.count for centers in several])
-    out = [np.empty(len(x), np.int32) for _ in several]
     small = several[0].frame.rows(x)
-    if norm is None:
-        norm = largest_norm(small)
-    widest = [widest_band(norm, centers) for centers in several]
-    rows = min(len(x), tile_rows(len(sq)))
-    tile = np.empty((rows, len(sq)), np.float32)
-    for start in range(0, len(x), max(1, rows)):
-        part = slice(start, min(start + rows, len(x)))
-        score = multiply(small[part], minus2, tile[: part.stop - start])  # (rows, all centers)
-        score += sq
-        for labels, centers, end, band in zip(out, several, ends, widest, strict=True):
-            own = score[:, end - centers.count : end]
-            labels[part] = _take_nearest(own, x[part], small[part], centers, band)
+    nobody = np.full(len(x), -1, np.int32)
+    out: list[Labels] = []
+    for sets in _together(several):
+        search = _Search(small, sets, norm)
+        labels = np.empty((len(sets), len(x)), np.int32)
+        search.fill([(nobody[None], labels)])
+        for number, centers in enumerate(sets):
+            rows = search.close(0, number)
+            labels[number, rows] = _settle(x, small, rows, centers, nobody)
+        out += list(labels)
+    return out
+
+
+def _together(several: Sequence[Centers]) -> list[list[Centers]]:
+    """Neighbours that are multiplied together."""
+    groups: list[list[Centers]] = [[]]
+    for centers in several:
+        if groups[-1] and sum(other.count for other in groups[-1]) + centers.count > _TOGETHER:
+            groups.append([])
+        groups[-1].append(centers)
+    return groups
+
+
+class _Search:
+    """Labels of a block of rows by their float32 scores, and which of them are too close to call."""
+
+    def __init__(self, small: Floats32, sets: Sequence[Centers], norm: float | None) -> None:
+        self._small = small
+        self._minus2 = np.concatenate([centers.minus2 for centers in sets])
+        self._sq = np.concatenate([centers.sq for centers in sets])
+        self._ends = np.cumsum([0, *(centers.count for centers in sets)])
+        norm = largest_norm(small) if norm is None else norm
+        self._reach = np.array([2 * widest_band(norm, centers) for centers in sets], np.float32)
+        self._close: list[tuple[Labels, NDArray[np.int64]]] = []
+
+    def fill(self, turns: Sequence[tuple[Labels, Labels]]) -> None:
+        """turns : of (centers that do not count, labels to fill), both (n_sets or 1, n_rows); one after the other."""
+        n, k, n_sets = len(self._small), len(self._sq), len(self._reach)
+        self._close = [(np.empty((n_sets, n), np.int32), np.zeros(n_sets, np.int64)) for _ in turns]
+        rows = max(1, min(n, _tile_rows(k)))
+        tile = np.empty(k * rows, np.float32)
+        for start in range(0, n, rows):
+            near = self._small[start : start + rows]
+            score = multiply_transposed(self._minus2, near, tile[: k * len(near)].reshape(k, len(near)))
+            for (barred, labels), close in zip(turns, self._close, strict=True):
+                two_least(score, self._sq, self._ends, self._reach, start, barred, labels, *close)
+
+    def close(self, turn: int, number: int) -> Labels:
+        """The rows of one set that are too close to call."""
+        rows, count = self._close[turn]
+        return rows[number, : count[number]]
+
+
+def _settle(x: NDArray[Any], small: Floats32, rows: Labels, centers: Centers, barred: Labels) -> Labels:
+    """Exact labels of those rows. barred : (n_rows,) of all rows, a center that does not count, or -1."""
+    out = np.empty(len(rows), np.int32)
+    step = _tile_rows(centers.count)
+    for start in range(0, len(rows), step):
+        part = rows[start : start + step]
+        near = np.take(small, part, axis=0)
+        score = multiply_transposed(near, centers.minus2, np.empty((len(near), centers.count), np.float32))
+        score += centers.sq
+        without = np.flatnonzero(barred[part] >= 0)
+        score[without, barred[part[without]]] = np.inf
+        best = score.argmin(axis=1)
+        lowest = score[np.arange(len(part)), best]
+        x_norms = np.sqrt(row_sq(near)) * np.float32(1 + 1e-4)
+        band = error_band(x_norms, lowest, centers.norms[best], centers.norms, x.shape[1])
+        candidates = score <= (lowest + 2 * band)[:, None]
+        several = np.flatnonzero(candidates.sum(axis=1) > 1)
+        if several.size:
+            chosen = np.take(x, part[several], axis=0)
+            best[several] = settle(chosen, centers.exact, candidates[several])
+        out[start : start + step] = best
     return out
 
 
@@ -96,32 +127,16 @@ class TwoNearest:
 
 def two_nearest(x: NDArray[Any], centers: Centers) -> TwoNearest:
     """Nearest and second nearest center of every row, with their squared distances."""
-    labels = np.empty(len(x), np.int32)
-    runner_up = np.full(len(x), -1, np.int32)
+    if centers.count == 1:
+        labels = np.zeros(len(x), np.int32)
+        return TwoNearest(labels, exact_sq(x, centers.exact, labels), labels - 1, np.full(len(x), np.inf))
     small = centers.frame.rows(x)
-    for part, take in _tiles(x, small, centers):
-        labels[part] = take()
-        if centers.count > 1:
-            runner_up[part] = take()
-    sq = exact_sq(x, centers.exact, labels)
-    second = exact_sq(x, centers.exact, runner_up) if centers.count > 1 else np.full(len(x), np.inf)
-    return TwoNearest(labels, sq, runner_up, second)
-
-
-def _tiles(
-    x: NDArray[Any], small: Floats32, centers: Centers
-) -> Iterator[tuple[slice, Callable[[], NDArray[np.integer[Any]]]]]:
-    """Tiles of rows, and what names the nearest of the centers not named yet. A tile must be done before the next."""
-    norm = largest_norm(small)
-    if centers.count <= few.MOST:
-        for _, part, keys in few.keys_by_tile(small, [centers], norm):
-            yield part, lambda part=part, keys=keys: keys.take_nearest(x[part], small[part])  # type: ignore[misc]
-        return
-    widest = widest_band(norm, centers)
-    rows = min(len(x), tile_rows(centers.count))
-    tile = np.empty((rows, centers.count), np.float32)
-    for start in range(0, len(x), max(1, rows)):
-        part = slice(start, min(start + rows, len(x)))
-        score = multiply(small[part], centers.minus2, tile[: part.stop - start])
-        score += centers.sq
-        yield part, lambda part=part, score=score: _take_nearest(score, x[part], small[part], centers, widest)  # type: ignore[misc]
+    nobody = np.full(len(x), -1, np.int32)
+    labels, runner_up = np.empty(len(x), np.int32), np.empty(len(x), np.int32)
+    search = _Search(small, [centers], None)
+    search.fill([(nobody[None], labels[None]), (labels[None], runner_up[None])])
+    rows = search.close(0, 0)
+    labels[rows] = _settle(x, small, rows, centers, nobody)
+    rows = np.union1d(rows, search.close(1, 0))  # a label that was settled may have been the runner-up
+    runner_up[rows] = _settle(x, small, rows, centers, labels)
+    return TwoNearest(labels, exact_sq(x, centers.exact, labels), runner_up, exact_sq(x, centers.exact, runner_up))

@@ -24,7 +24,7 @@ _PAIRS = 65_536  # (row, center) pairs settled at once
 class Centers:
     """Centers as the float32 filter wants them, beside the exact ones.
 
-    exact : (k, r) float64. small : (k, r) float32, (c - shift) scale. minus2 : (r, k) float32, -2 small, transposed.
+    exact : (k, r) float64. small : (k, r) float32, (c - shift) scale. minus2 : (k, r) float32, -2 small.
     sq : (k,) float32 squared norms. norms : (k,) float32, rounded up. frame : the frame of all but `exact`.
     """
 
@@ -47,7 +47,7 @@ def prepare(centers: Floats, frame: Frame) -> Centers:
     small = frame.rows(centers)
     sq = np.einsum("ij,ij->i", small, small, dtype=np.float64)
     norms = (np.sqrt(sq) * (1 + 1e-6)).astype(np.float32)
-    minus2 = np.ascontiguousarray((-2 * small).T)  # doubling is exact
+    minus2 = small * np.float32(-2)  # exact
     return Centers(np.ascontiguousarray(centers, dtype=np.float64), small, minus2, sq.astype(np.float32), norms, frame)
 
 
@@ -92,6 +92,6 @@ def largest_norm(small: Floats32) -> float:
 
 def widest_band(norm: float, centers: Centers) -> np.float32:
     """At least the `error_band` of any row of at most that norm, whichever center is nearest to it."""
-    alpha, beta = error_factors(centers.minus2.shape[0])
+    alpha, beta = error_factors(centers.small.shape[1])
     longest = float(centers.norms.max())
     return np.float32(1.001 * (float(alpha) * norm * longest + float(beta) * longest**2))

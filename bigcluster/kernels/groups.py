@@ -92,7 +92,7 @@ def arrange(centers: Centers, groups: Groups, before: Floats | None) -> GroupedC
     k, r = centers.exact.shape
     padded = groups.slots < 0
     index = np.where(padded, 0, groups.slots)
-    columns = np.where(padded, np.float32(0), centers.minus2[:, index])  # (r, n_groups, width)
+    columns = np.where(padded, np.float32(0), centers.minus2.T[:, index])  # (r, n_groups, width)
     sq = np.where(padded, np.float32(np.inf), centers.sq[index])
     flat = np.ascontiguousarray(columns.transpose(0, 2, 1)).reshape(r, -1)
     norms = np.where(padded, np.float32(0), centers.norms[index]).max(axis=1)

@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csc_array  # type: ignore[import-untyped]
+
+from bigcluster.kernels.loops import spread
 
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
@@ -75,15 +76,15 @@ def moved_sums(x: NDArray[Any], before: NDArray[Any], after: NDArray[Any], moved
     return _spread(np.take(x, moved, axis=0), targets, signs, np.arange(0, 2 * len(moved) + 1, 2))
 
 
-def _spread(x: NDArray[Any], targets: NDArray[Any], signed: Floats, starts: NDArray[Any]) -> ClusterSums:
+def _spread(x: NDArray[Any], targets: NDArray[Any], signed: Floats, starts: NDArray[np.int64]) -> ClusterSums:
     """Add row i, times its coefficients, to its targets: those at starts[i] .. starts[i + 1] - 1."""
-    ids, position = np.unique(targets, return_inverse=True)
-    # Column i of this matrix holds what row i gives to each target: the product adds row after row, in order.
-    spread = csc_array((signed, position, starts), shape=(len(ids), len(x)))
-    sums = np.asarray(spread @ np.asarray(x, dtype=np.float64), dtype=np.float64)
-    weights: Floats = np.bincount(position, weights=signed, minlength=len(ids)).astype(np.float64)
-    counts = np.bincount(position, weights=np.sign(signed), minlength=len(ids)).astype(np.int64)
-    return ClusterSums(ids.astype(np.int64), sums, weights, counts)
+    targets = targets.astype(np.int64)
+    touched = np.bincount(targets)
+    ids = np.flatnonzero(touched)
+    touched[ids] = np.arange(len(ids))  # from here on the place of each in `ids`
+    sums, weights, counts = np.zeros((len(ids), x.shape[1])), np.zeros(len(ids)), np.zeros(len(ids), np.int64)
+    spread(np.ascontiguousarray(x, np.float64), starts, touched[targets], signed, sums, weights, counts)
+    return ClusterSums(ids, sums, weights, counts)
 
 
 @dataclass(frozen=True)

@@ -42,8 +42,8 @@ def multiply_transposed(a: Floats32, b: Floats32, out: Floats32) -> Floats32:
 
 
 def tune(multiply_adds: int) -> None:
-    """Choose the faster of the two for the rest of the process, if there is enough to do: 1e10 or more."""
-    if multiply_adds >= 10**10:
+    """Choose the faster of the two for the rest of the process, if a pass has enough to do: 1e9 or more."""
+    if multiply_adds >= 10**9:
         _fast()
 
 

@@ -214,8 +214,10 @@ def plan_sweep(
         + (project_bounds_bytes(n_images, k) * n_starts if k >= PRUNE_FROM else 0)
         for k in ks
     )
+    # A block hands over new labels for every start: as found, and as they are kept.
+    handed = resources.threads * min(n_images, block_rows(n_columns)) * 6 * n_starts * len(ks)
     why = f"{len(ks)} values of k share passes"
-    extra = memory.CHARTS_BYTES + others
+    extra = memory.CHARTS_BYTES + others + handed
     return _plan_lloyd(settings, "sweep", "lloyd", why, (n_images, n_columns), ks[-1], extra, resources)
 
 

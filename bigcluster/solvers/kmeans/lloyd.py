@@ -23,7 +23,7 @@ from bigcluster.solvers.kmeans.blocks import Blocks, Survey
 from bigcluster.solvers.kmeans.result import Progress
 
 _OUTSIDE = 4.0  # mean squared way of the centers over that of the rows to their means; from a row as center it is 1
-PRUNE_FROM = 64  # centers; below, a product over all of them costs less than keeping bounds
+PRUNE_FROM = 192  # centers; below, a product over all of them costs less than keeping bounds
 
 
 @dataclass
@@ -285,6 +285,7 @@ def _outcome(
     whole: bool,
     final: bool,
 ) -> _Outcome:
+    labels = labels.astype(labels_dtype(centers.count))  # that of `before`: comparing others would convert both
     moved = np.arange(len(x)) if before is None else np.flatnonzero(before != labels)
     if whole:
         part: ClusterSums | None = cluster_sums(x, labels, weights)
@@ -313,8 +314,7 @@ def _put(blocks: list[Any], number: int, value: Any) -> None:
 
 
 def _keep(start: Start, number: int, outcome: _Outcome) -> None:
-    labels = outcome.labels.astype(labels_dtype(len(start.centers)))
-    _put(start.labels, number, labels)
+    _put(start.labels, number, outcome.labels)
     if outcome.bounds is not None:
         _put(start.bounds, number, outcome.bounds)
     if outcome.part is not None:

@@ -2,7 +2,7 @@
 
 between passes                              during a pass, per thread
 ├── labels      n_rows x starts             ├── the block, and its float32 copy where it is not float32
-├── bounds      n_rows x starts (k >= 64)   ├── gathered rows and differences
+├── bounds      n_rows x starts (k >= 192)  ├── gathered rows and differences
 └── cached rows what the workspace leaves   └── tiles of scores, sums of the clusters touched
 """
 
@@ -53,7 +53,7 @@ def project_lloyd_bytes(
 ) -> int:
     """Least that a fit holds at once: nothing cached, no bounds. Sinks are the caller's."""
     steady = project_labels_bytes(n_rows, n_clusters, n_starts) + project_centers_bytes(n_columns, n_clusters, n_starts)
-    # Starts share one product until bounds take over; never less than just before that.
+    # Starts share a pass over the block until bounds take over; never less than just before that.
     together = n_clusters * n_starts if n_clusters < PRUNE_FROM else max(n_clusters, (PRUNE_FROM - 1) * n_starts)
     work = threads * project_block_bytes(n_rows, n_columns, together, itemsize)
     # Many clusters are seeded another way, that holds less; never less than just before that.

@@ -27,7 +27,7 @@ from bigcluster.solvers.kmeans.saved_starts import SavedStarts, load_starts
 from bigcluster.solvers.kmeans.seeding import Keys, initial_centers, sample_rows, sample_size, uniforms
 from bigcluster.solvers.saving import NOT_SAVING, Saving
 
-_HALF_ROWS = 16_384  # of each half, for its curve: an elbow that needs more rows to show is none
+_HALF_ROWS = 8_192  # of each half, for its curve: an elbow that needs more rows to show is none
 
 
 @dataclass(frozen=True)
