@@ -89,6 +89,8 @@ def project_memberships_bytes(n_rows: int) -> int:
     return n_rows * (2 * 24 + 120)
 
 
+KEPT_BYTES = 24 * MIB
+"""What the libraries and the allocator keep of the stages before, as measured while outputs are written."""
 LINK_BYTES = 230
 """A row while links are made anew: the name given to it, by which others are kept apart; its old and its new entry."""
 
@@ -96,9 +98,9 @@ LINK_BYTES = 230
 def project_output_bytes(n_images: int, *, block_rows: int, linked: bool) -> int:
     """Names as listed; label, distance, runner-up and margin of every row, its key, and what made the margin; links.
 
-    And the records of one block of pixels.
+    And the records of one block of pixels, and what stays of stages before.
     """
-    return n_images * (NAME_BYTES + 48 + (LINK_BYTES if linked else 0)) + block_rows * RECORD_BYTES
+    return KEPT_BYTES + n_images * (NAME_BYTES + 48 + (LINK_BYTES if linked else 0)) + block_rows * RECORD_BYTES
 
 
 def project_predict_bytes(*, rows: int, n_values: int, n_columns: int, n_clusters: int) -> int:
