@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any
 
 
@@ -30,7 +30,7 @@ class FileRecord:
         return self.status == "ok"
 
     def to_json(self) -> list[Any]:
-        return list(asdict(self).values())
+        return list(vars(self).values())
 
     @classmethod
     def from_json(cls, values: list[Any]) -> FileRecord:

@@ -98,7 +98,9 @@ def _suffixes() -> str:
 
 
 def _check_apart(listing: Listing, out: Path) -> None:
-    prefix = os.path.join(out.resolve(), "")
+    prefix, root = os.path.join(out.resolve(), ""), os.path.join(listing.root, "")
+    if listing.manifest is None and not prefix.startswith(root) and not root.startswith(prefix):
+        return  # a manifest may list what lies outside its root, a folder and a glob do not
     inside_out = next((n for n in listing.names if os.path.join(listing.root, n).startswith(prefix)), None)
     if inside_out is not None:
         raise OutError(f"IMAGES lists {inside_out}, which lies inside OUT ({out}); move OUT or narrow the glob")

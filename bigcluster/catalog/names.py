@@ -16,6 +16,7 @@ from collections.abc import Iterable, Iterator
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _DIGITS = re.compile(r"\d+")
+_NOT_UTF8 = re.compile("[\udc80-\udcff]")
 
 
 def natural_key(name: str) -> tuple[str, str]:
@@ -24,13 +25,18 @@ def natural_key(name: str) -> tuple[str, str]:
     A digit run becomes its length, then its digits, inside one string: a tuple of parts per name, as natural-sorting
     libraries make it, would take several hundred MiB for a folder of a million images.
     """
-    return _DIGITS.sub(lambda run: f"{len(run[0].lstrip('0')):03d}{run[0].lstrip('0')}", name).casefold(), name
+    return _DIGITS.sub(_length_first, name).casefold(), name
+
+
+def _length_first(run: re.Match[str]) -> str:
+    digits = run[0].lstrip("0")
+    return f"{len(digits):03d}{digits}"
 
 
 def to_csv_path(path: str) -> str:
     """A path as it stands in a CSV cell: valid UTF-8, invertible by `from_csv_path`."""
     shown = path.replace("\\", "\\\\")
-    shown = "".join(f"\\x{ord(c) - 0xDC00:02x}" if 0xDC80 <= ord(c) <= 0xDCFF else c for c in shown)
+    shown = _NOT_UTF8.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", shown)
     return "./" + shown if shown.startswith(_FORMULA_STARTS) else shown
 
 
