@@ -48,6 +48,15 @@ def test_more_images_never_need_less_for_ingest_and_clustering(n: int, more: int
         assert few.stage(stage).projected_bytes <= many.stage(stage).projected_bytes
 
 
+def test_long_passes_over_pixels_are_planned_with_the_library_that_multiplies_them() -> None:
+    """No PCA has loaded it: 4 starts of 10 centers over 64x64 pixels are worth it from some six thousand images on."""
+    few, many = (plan_of(n, (64, 64), GIB, reduce="none", report={"write": False}) for n in (6000, 7000))
+    more = many.stage("output").projected_bytes - few.stage("output").projected_bytes
+    assert memory.PRODUCTS_BYTES < more < memory.PRODUCTS_BYTES + MIB
+    more = many.stage("ingest").projected_bytes - few.stage("ingest").projected_bytes
+    assert more < MIB
+
+
 @given(st.integers(2, 5000), st.integers(1, 500), st.integers(1, 500))
 def test_more_clusters_never_need_less(n: int, k: int, more: int) -> None:
     few, many = (plan_of(n, (64, 64), 64 * GIB, k=count) for count in (k, k + more))

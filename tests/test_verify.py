@@ -76,6 +76,18 @@ def test_any_flipped_byte_of_the_store_is_found_and_made_good(out: Path, finishe
         assert (out / "labels.csv").read_bytes() == (finished / "labels.csv").read_bytes()
 
 
+def test_a_flipped_byte_is_found_in_every_file_of_the_store(out: Path, finished: Path, job: Job) -> None:
+    store = out / "store.zarr"
+    for path in [path for path in sorted(store.rglob("*")) if path.is_file()]:
+        content, file = bytearray(path.read_bytes()), path.relative_to(out).as_posix()
+        content[len(content) // 2] ^= 16
+        path.write_bytes(content)
+        assert file in damage(job.verify(out)), file
+        shutil.rmtree(store)  # with the marks of what was damaged
+        shutil.copytree(finished / "store.zarr", store)
+    assert job.verify(out)["ok"]
+
+
 @pytest.mark.parametrize(
     ("file", "stage"),
     [

@@ -27,7 +27,10 @@ def job(args: Namespace, clock: common.Clock) -> dict[str, Any]:
         n_bytes = rows.shape[0] * rows.shape[1] * 4
         rows = StoredRows(Store(rows_store(args.rows)).array("scores"))
         workspace_bytes = int(n_bytes * args.streamed)
-    fit(ArrayRows(rows.read(0, 2000)), 4, max_iter=2)
+    few = ArrayRows(rows.read(0, 2000))
+    fit(few, 4, max_iter=2)
+    if args.way == "sweep":
+        sweep_all(few, range(2, 6), max_iter=2)  # kneed is imported
     report: dict[str, Any] = {}
     begun = clock.seconds()
     if args.way == "sweep":

@@ -16,6 +16,8 @@ from numpy.typing import NDArray
 from bigcluster.cores import blas_threads
 from bigcluster.kernels.gemm import float_product
 
+WORTH_TUNING = 10**9
+"""Multiply-adds of a pass, below which ONNX Runtime is not worth loading."""
 _SMALL = 1 << 22  # multiply-adds of a call, below which its overhead of 20 us shows
 _TRIAL = (256, 128, 1024)  # rows, columns, centers
 _GAIN = 1.2
@@ -42,8 +44,8 @@ def multiply_transposed(a: Floats32, b: Floats32, out: Floats32) -> Floats32:
 
 
 def tune(multiply_adds: int) -> None:
-    """Choose the faster of the two for the rest of the process, if a pass has enough to do: 1e9 or more."""
-    if multiply_adds >= 10**9:
+    """Choose the faster of the two for the rest of the process, if a pass has enough to do."""
+    if multiply_adds >= WORTH_TUNING:
         _fast()
 
 

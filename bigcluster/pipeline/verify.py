@@ -189,7 +189,8 @@ def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[s
         missing = missing | {damage.stage}
         yield _outside(damage)
     if finished and not missing & {ingest.STAGE, cluster.STAGE}:
-        yield from files.audit(job.out, store, stored)
+        # what is damaged is not there to compare with
+        yield from files.audit(job.out, store, replace(stored, fitted=None) if reduce.STAGE in missing else stored)
         root = _root(tomllib.loads(seal.sealed_settings(store.marks))["images"])
         seen = entries.audit(job.out, root, folders.created(store.root), sample=QUICK_ENTRIES if quick else None)
         notes += seen.notes()

@@ -6,7 +6,7 @@ from bigcluster import memory
 from bigcluster.chunks import pixel_chunks
 from bigcluster.config import Settings
 from bigcluster.planning.plan import Resources, StagePlan
-from bigcluster.planning.stages import baseline_bytes
+from bigcluster.planning.stages import clustering_baseline_bytes
 from bigcluster.units import MIB
 
 BLOCKS_IN_FLIGHT = 2
@@ -44,7 +44,7 @@ def plan_report(
     n_values = image_size[0] * image_size[1] * n_channels
     rows, columns = pixel_chunks(n_values)
     values = memory.report_picture_values(image_size, n_channels)
-    held = baseline_bytes(settings, resources, products=settings.reduce == "pca")
+    held = clustering_baseline_bytes(settings, n_images, n_columns, settings.ks, resources)
     if settings.report.map in ("tsne", "umap"):
         held += memory.EMBEDDING_BYTES
 

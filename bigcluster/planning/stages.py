@@ -7,6 +7,7 @@ import numpy as np
 from bigcluster import memory
 from bigcluster.chunks import pixel_chunks, row_chunks, stored_bytes
 from bigcluster.config import Settings
+from bigcluster.kernels.product import WORTH_TUNING
 from bigcluster.planning.pictures import Pictures
 from bigcluster.planning.plan import Resources, StagePlan
 from bigcluster.solvers.kmeans.blocks import block_rows
@@ -44,6 +45,15 @@ def baseline_bytes(settings: Settings, resources: Resources, *, products: bool =
         held = memory.SUPERVISOR_BYTES + memory.WORKER_BYTES
     held += memory.PRODUCTS_BYTES if products else 0
     return held + (memory.DASK_ML_BYTES if dask_ml and products else 0)
+
+
+def clustering_baseline_bytes(
+    settings: Settings, n_images: int, n_columns: int, ks: tuple[int, ...], resources: Resources
+) -> int:
+    """As `baseline_bytes`, from clustering on: k-means, too, loads ONNX Runtime where there is much to multiply."""
+    multiply_adds = n_images * n_columns * sum(ks) * max(2, settings.kmeans.n_init)
+    products = settings.reduce == "pca" or multiply_adds >= WORTH_TUNING
+    return baseline_bytes(settings, resources, products=products)
 
 
 def charts_bytes(settings: Settings) -> int:
@@ -200,7 +210,7 @@ def plan_cluster(settings: Settings, n_images: int, n_columns: int, resources: R
         extra += memory.project_dask_kmeans_bytes(
             n_columns=n_columns, n_clusters=n_clusters, block_rows=block_rows(n_columns), threads=resources.threads
         )
-    return _plan_lloyd(settings, "cluster", solver, why, (n_images, n_columns), n_clusters, extra, resources)
+    return _plan_lloyd(settings, "cluster", solver, why, (n_images, n_columns), settings.ks, extra, resources)
 
 
 def plan_sweep(
@@ -218,7 +228,7 @@ def plan_sweep(
     handed = resources.threads * min(n_images, block_rows(n_columns)) * 6 * n_starts * len(ks)
     why = f"{len(ks)} values of k share passes"
     extra = memory.CHARTS_BYTES + others + handed
-    return _plan_lloyd(settings, "sweep", "lloyd", why, (n_images, n_columns), ks[-1], extra, resources)
+    return _plan_lloyd(settings, "sweep", "lloyd", why, (n_images, n_columns), ks, extra, resources)
 
 
 def plan_predict(
@@ -266,7 +276,7 @@ def plan_output(
         passes="1 over the rows",
         bytes_read=copied,
         bytes_written=n_images * TABLE_BYTES + copied,
-        projected_bytes=baseline_bytes(settings, resources, products=settings.reduce == "pca")
+        projected_bytes=clustering_baseline_bytes(settings, n_images, n_columns, settings.ks, resources)
         + charts_bytes(settings)
         + memory.project_output_bytes(n_images, block_rows=block_rows, linked=settings.link != "none"),
     )
@@ -278,14 +288,15 @@ def _plan_lloyd(
     solver: str,
     why: str,
     shape: tuple[int, int],
-    n_clusters: int,
+    ks: tuple[int, ...],
     extra_bytes: int,
     resources: Resources,
 ) -> StagePlan:
     n_images, n_columns = shape
     n_rows = share_of(n_images, resources)
     itemsize = memory.FLOAT32 if settings.reduce == "pca" else 1
-    least = baseline_bytes(settings, resources, products=settings.reduce == "pca")
+    n_clusters = max(ks, default=1)
+    least = clustering_baseline_bytes(settings, n_images, n_columns, ks, resources)
     least += memory.project_memberships_bytes(n_rows) + extra_bytes
     least += project_lloyd_bytes(
         n_rows,
