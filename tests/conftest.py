@@ -206,4 +206,5 @@ def background() -> Iterator[Callable[..., Background]]:
     for one in started:
         if one.process.poll() is None:
             one.process.kill()
+        if one.process.stdout and not one.process.stdout.closed:
             one.process.communicate()

@@ -65,13 +65,14 @@ def verify(
     """
     job = open_job(settings, resources, listener, root_pid)
     root = job.out / outdir.STORE
-    if not root.is_dir():
-        raise StoreError(f"{job.out} holds no store; run `bigcluster run IMAGES --out {job.out} -k 10` first")
-    if not metadata.is_changed(Marks(root), root):  # else it is damage, not another format
-        check_format(root)
     with ExitStack() as stack:
+        known = root.is_dir() or (job.out / outdir.LOCK).is_file()  # any other folder is left as it is
+        writable = known and _lock(stack, job.out)
+        if not root.is_dir():
+            raise StoreError(f"{job.out} holds no store; run `bigcluster run IMAGES --out {job.out} -k 10` first")
+        if not metadata.is_changed(Marks(root), root):  # else it is damage, not another format
+            check_format(root)
         stack.enter_context(job.stages.sampler)
-        writable = _lock(stack, job.out)
         with job.stages.measure("verify"):
             try:
                 found, damaged, notes = _look(job, root, quick=quick, writable=writable)
