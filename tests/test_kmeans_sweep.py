@@ -50,6 +50,25 @@ def test_a_sweep_of_a_k_is_a_fit_of_that_k_from_its_seeds() -> None:
     assert found.suggestion.k in (8, 9, 10)
 
 
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_race_of_starts_keeps_a_good_one(seed: int) -> None:
+    """Where there are clusters, two starts alone would be up to a third worse than the best of four."""
+    x = blobs(4000, 16, centers=14, seed=1)
+    found = sweep(ArrayRows(x), range(11, 18), seed=seed, n_init=4)
+    for row in found.rows:
+        four = [fit(ArrayRows(x), row.k, init=order[: row.k]).inertia for order in found.orders]
+        assert row.inertia == four[row.start]
+        assert row.inertia <= 1.005 * min(four)
+
+
+def test_a_sweep_of_fewer_passes_than_the_race_takes() -> None:
+    x = blobs(500)
+    found = sweep(ArrayRows(x), [4, 9], max_iter=2)
+    for row in found.rows:
+        assert row.inertia == fit(ArrayRows(x), row.k, init=found.orders[row.start][: row.k], max_iter=2).inertia
+    assert found.passes < 20
+
+
 def test_a_sweep_reads_what_its_longest_fit_reads() -> None:
     x = blobs(20_000, 40, centers=7, spread=5.0)  # two canonical blocks
     rows = DaskRows(da.from_array(x, chunks=(10_000, 40)))

@@ -142,7 +142,7 @@ class KMeansSettings:
         one_of("auto", "lloyd", "minibatch", "two-level", "dask-ml"),
         "auto chooses by number of images, components and clusters; dask-ml is its k-means||, repaired",
     )
-    n_init: int = key(4, whole_number(1), "restarts with other seeds; the smallest inertia wins")
+    n_init: int = key(4, whole_number(1), "restarts with other seeds; the smallest inertia wins (sweeps finish two)")
     max_iter: int = key(300, whole_number(1), "Lloyd iterations at most")
     tol: float = key(1e-4, positive, "stop when the centers move less than this, relative to the mean variance")
 

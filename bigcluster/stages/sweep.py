@@ -55,7 +55,12 @@ def sweep(
 ) -> Swept:
     """Bring the sweep of these k up to date. keys : (n_ok,) what randomness is keyed by."""
     wanted = fingerprint(
-        before=reduced.fingerprint, stage=STAGE, ks=ks, seed=settings.seed, kmeans=asdict(settings.kmeans)
+        before=reduced.fingerprint,
+        stage=STAGE,
+        ks=ks,
+        seed=settings.seed,
+        kmeans=asdict(settings.kmeans),
+        starts="race",
     )
     mark, saving = store.mark(STAGE), StageState(store, STAGE, wanted)
     reused = mark is not None and mark.fingerprint == wanted
