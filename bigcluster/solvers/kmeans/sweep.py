@@ -35,7 +35,7 @@ from bigcluster.solvers.saving import NOT_SAVING, Saving
 
 _HEAT = 5  # passes, after which a start is judged
 _FINALISTS = 2
-_HALF_ROWS = 8_192  # of each half, for its curve: an elbow that needs more rows to show is none
+_HALF_ROWS = 4_096  # of each half, for its curve: an elbow that needs more rows to show is none
 
 
 @dataclass(frozen=True)
