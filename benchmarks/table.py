@@ -112,7 +112,8 @@ def _work(found: dict[str, Any]) -> str:
         text += "" if work["size"] == "native" else f", resized to {work['size']}"
         text += f", {work['components']} components, k = {work['clusters']}"
     else:
-        text = f"{work['n_rows']:,} x {work['n_columns']} float32, {work['iterations']} iterations"
+        text = f"{work['n_rows']:,} x {work['n_columns']} float32, "
+        text += f"{work['iterations']} iterations" if work["iterations"] else "until all starts have converged"
     repeats = found["repeats"]
     return f"{text}; {found['date']}, " + (
         "one run each" if repeats == 1 else f"medians of {repeats} runs each, slow peers once"
