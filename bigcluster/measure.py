@@ -36,6 +36,14 @@ def release_memory() -> None:
         trim(0)
 
 
+def has_ended(pid: int) -> bool:
+    """Whether no process of this number runs: it is gone, or a zombie, whose threads may be in the kernel yet."""
+    try:
+        return bool(psutil.Process(pid).status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD))
+    except psutil.NoSuchProcess:
+        return True
+
+
 @dataclass
 class StagePeak:
     """The largest sum over the tree seen during one stage."""

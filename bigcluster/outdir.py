@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,12 +24,17 @@ from bigcluster.errors import (
     TooFewSamplesError,
     VarianceNotReachedError,
 )
+from bigcluster.measure import has_ended
 
 RUN_TOML = "run.toml"
 STORE = "store.zarr"
 LOCK = ".lock"
 _OURS = (RUN_TOML, STORE, LOCK)
 """A folder that holds one of these is the OUT of an earlier run."""
+_LEAVING_SECONDS = 1.0
+"""A run whose terminal was killed is gone in a moment: its worker leaves when it notices."""
+_DYING_SECONDS = 60.0
+"""A killed process keeps its locks until its last thread is through with the disk."""
 _SETTINGS_DO_NOT_FIT = (
     *(ImageSizeError, InvalidDataError, NoImagesError),
     *(TooFewSamplesError, VarianceNotReachedError),
@@ -121,11 +128,17 @@ def locked(out: Path) -> Iterator[None]:
         yield
         return
     with (out / LOCK).open("a+", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            raise StoreError(f"OUT is in use by {file.read().strip() or 'another run'}: {out}; wait for it") from error
+        began = time.monotonic()
+        while True:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                break
+            except OSError as error:
+                file.seek(0)
+                holder = file.read().strip()
+                if time.monotonic() - began > (_DYING_SECONDS if _is_dying(holder) else _LEAVING_SECONDS):
+                    raise StoreError(f"OUT is in use by {holder or 'another run'}: {out}; wait for it") from error
+            time.sleep(0.05)
         file.truncate(0)
         file.write(f"process {os.getpid()} on {socket.gethostname()}\n")
         file.flush()
@@ -133,3 +146,9 @@ def locked(out: Path) -> Iterator[None]:
             yield
         finally:
             file.truncate(0)
+
+
+def _is_dying(holder: str) -> bool:
+    """Whether the process that a lock names has ended on this host, all but for threads that the disk keeps waiting."""
+    match = re.fullmatch(r"process (\d+) on (.+)", holder)
+    return match is not None and match[2] == socket.gethostname() and has_ended(int(match[1]))

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import errno
+import fcntl
 import json
 import os
 import shutil
@@ -12,6 +14,7 @@ import socket
 import stat
 import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -111,6 +114,27 @@ def test_the_second_run_is_told_who_has_out_and_a_dead_one_has_nothing(
     holder.end()
     assert (out / ".lock").read_text(), "a stale lock is left behind"
     assert cli("run", images, "--out", out, "-k", 2, *FAST, "--replace").code == 0
+
+
+@pytest.mark.parametrize("alive", [True, False])
+def test_a_killed_holder_is_waited_for_until_the_kernel_lets_go(tmp_path: Path, alive: bool) -> None:
+    """As after SIGKILL during an fsync: the process is dead, and its lock is held for a while yet."""
+    named = subprocess.Popen(["sleep", "60" if alive else "0"])
+    if not alive:
+        named.wait()
+    with (tmp_path / ".lock").open("w") as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        held.write(f"process {named.pid} on {socket.gethostname()}\n")
+        held.flush()
+        letting_go = threading.Timer(3, held.close)
+        letting_go.start()
+        with contextlib.ExitStack() as stack:
+            if alive:
+                stack.enter_context(pytest.raises(StoreError, match=f"in use by process {named.pid}"))
+            stack.enter_context(outdir.locked(tmp_path))
+        letting_go.join()
+    named.kill()
+    named.wait()
 
 
 def test_a_second_interrupt_leaves_at_once(

@@ -148,9 +148,9 @@ def stop(process: psutil.Process) -> None:
 
 
 def runs(process: psutil.Process) -> bool:
-    """A zombie does not: it waits for whoever inherited it."""
+    """A zombie does not, once its last thread is out of the kernel: it waits for whoever inherited it."""
     try:
-        return bool(process.status() != psutil.STATUS_ZOMBIE)
+        return bool(process.status() != psutil.STATUS_ZOMBIE or process.num_threads() > 1)
     except psutil.NoSuchProcess:
         return False
 
