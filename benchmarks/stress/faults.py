@@ -19,16 +19,23 @@ import shutil
 import signal
 import sys
 from collections import Counter
+from concurrent.futures import ProcessPoolExecutor
+from functools import partial
+from importlib import import_module
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
 from benchmarks.stress.work import BUDGET, Job, catalog, labels, scratch
 from bigcluster import worker
 from bigcluster.config import flatten
+from bigcluster.cores import available_cores
 from bigcluster.store import states
 
 KINDS = ("full", "error", "short", "kill")
 SHORT_BYTES = 100
+_SLOW_TO_IMPORT = ("matplotlib.figure", "matplotlib.backends.backend_svg", "matplotlib.backends.backend_agg")
+"""Every fork would import these anew, for longer than all the rest takes."""
 _WRITES = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 _MAKES = {"os.rename", "os.link", "os.symlink", "os.mkdir", "os.truncate"}
 _REMOVES = {"os.remove", "os.rmdir"}
@@ -36,33 +43,44 @@ _REMOVES = {"os.remove", "os.rmdir"}
 
 def main(full: bool) -> dict[str, Any]:
     """Every change of a run over 24 images (one in sixty where not full)."""
+    for module in _SLOW_TO_IMPORT:
+        import_module(module)
     with scratch() as folder:
         job = Job(catalog(folder / "images", 24), {"k": 3, "size": "16x16", "components": 3})
-        undisturbed, out = folder / "undisturbed", folder / "out"
+        undisturbed = folder / "undisturbed"
         n_changes = trial(job, undisturbed, Fault("none", 0, undisturbed))["seen"]
-        expected = labels(undisturbed)
+        cases = [(kind, number) for kind in KINDS for number in range(0, n_changes, 1 if full else 60)]
+        try_one = partial(_one_case, job, folder, labels(undisturbed), n_changes)
         ended: Counter[str] = Counter()
-        for kind in KINDS:
-            for number in range(0, n_changes, 1 if full else 60):
-                what = f"{kind} at change {number} of {n_changes}"
-                shutil.rmtree(out, ignore_errors=True)
-                failed = trial(job, out, Fault(kind, number, out))
-                check_end(kind, failed, what)
-                ended["done all the same" if failed["exit"] == 0 else "ended"] += 1
-                resumed = trial(job, out)
-                assert resumed["exit"] == 0, f"{what}: the next run failed: {resumed}"
-                assert labels(out) == expected, f"{what}: other labels"
-                found = trial(job, out, task="verify")["result"]
-                assert found["ok"], f"{what}: {found}"
-                assert not found["notes"], f"{what}: {found}"
-    n_trials = ended.total()
+        with ProcessPoolExecutor(available_cores(), get_context("fork")) as pool:
+            for end in pool.map(try_one, cases):
+                ended[end] += 1
+                if ended.total() % 100 == 0:
+                    print(f"faults: {ended.total()} of {len(cases)}, {dict(ended)}", file=sys.stderr, flush=True)
     return {
         "changes": n_changes,
-        "trials": n_trials,
+        "trials": len(cases),
         "ended": dict(ended),
-        "says": f"{n_trials} faults ({', '.join(KINDS)} at {n_trials // len(KINDS)} of {n_changes} changes of the "
+        "says": f"{len(cases)} faults ({', '.join(KINDS)} at {len(cases) // len(KINDS)} of {n_changes} changes of the "
         "disk): each ended in one clear line or did no harm, and the next run gave the same labels, sound by verify",
     }
+
+
+def _one_case(job: Job, folder: Path, expected: bytes, n_changes: int, case: tuple[str, int]) -> str:
+    """A fault, the next run, and verify; says how the fault ended."""
+    kind, number = case
+    what = f"{kind} at change {number} of {n_changes}"
+    out = folder / f"out-{os.getpid()}"
+    shutil.rmtree(out, ignore_errors=True)
+    failed = trial(job, out, Fault(kind, number, out))
+    check_end(kind, failed, what)
+    resumed = trial(job, out)
+    assert resumed["exit"] == 0, f"{what}: the next run failed: {resumed}"
+    assert labels(out) == expected, f"{what}: other labels"
+    found = trial(job, out, task="verify")["result"]
+    assert found["ok"], f"{what}: {found}"
+    assert not found["notes"], f"{what}: {found}"
+    return "done all the same" if failed["exit"] == 0 else "ended"
 
 
 def check_end(kind: str, failed: dict[str, Any], what: str) -> None:
