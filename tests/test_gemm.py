@@ -8,8 +8,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigcluster.errors import BigclusterError, ConfigError
-from bigcluster.kernels import gemm, gemm_model
+from bigcluster.kernels import gemm, gemm_model, panels
 from bigcluster.kernels.gemm import MAX_TERMS, Gemm, flip, float_product, is_exact, transpose
+
+KERNELS = [
+    pytest.param({"kernel": "float32"}, id="float32"),
+    pytest.param({"kernel": "integer", "in_panels": False}, id="onnxruntime"),
+    pytest.param(
+        {"kernel": "integer", "in_panels": True},
+        id="panels",
+        marks=pytest.mark.skipif(not panels.can_run(), reason="this processor has no AVX-512 VNNI"),
+    ),
+]
 
 
 def exact(a, b):
@@ -22,22 +32,22 @@ def operands(m, k, n, seed=0):
     return random.integers(0, 256, (m, k), np.uint8), random.integers(-128, 128, (k, n), np.int8)
 
 
-@pytest.mark.parametrize("kernel", ["integer", "float32"])
+@pytest.mark.parametrize("kernel", KERNELS)
 @settings(max_examples=40, deadline=None)
 @given(m=st.integers(1, 70), k=st.integers(1, 1500), n=st.integers(1, 70), seed=st.integers(0, 99))
 def test_products_are_exact(kernel, m, k, n, seed):
     a, b = operands(m, k, n, seed)
-    np.testing.assert_array_equal(Gemm(kernel).product(a, b), exact(a, b))
+    np.testing.assert_array_equal(Gemm(**kernel).product(a, b), exact(a, b))
 
 
-@pytest.mark.parametrize("kernel", ["integer", "float32"])
+@pytest.mark.parametrize("kernel", KERNELS)
 @pytest.mark.parametrize("k", [MAX_TERMS, MAX_TERMS - 1, 65_794, 8_192, 1_025])
 @pytest.mark.parametrize(("left", "right"), [(0, -128), (255, 127), (255, -128), (0, 127), ("alternating", -128)])
 def test_worst_cases_at_the_longest_contraction(kernel, k, left, right):
     a = np.empty((5, k), np.uint8)
     a[...] = np.where(np.arange(k) % 2, 255, 0) if left == "alternating" else left
     b = np.full((k, 19), right, np.int8)
-    np.testing.assert_array_equal(Gemm(kernel).product(a, b), exact(a, b))
+    np.testing.assert_array_equal(Gemm(**kernel).product(a, b), exact(a, b))
 
 
 def test_a_contraction_that_can_overflow_is_refused():
@@ -66,7 +76,7 @@ def test_the_self_test_catches_saturation(monkeypatch):
     try:
         assert not is_exact((13, 30, 11))
         with pytest.raises(BigclusterError, match="float32"):
-            Gemm("integer").product(*operands(13, 30, 11))
+            Gemm("integer", in_panels=False).product(*operands(13, 30, 11))
         assert not is_exact((13, 30, 11))
     finally:
         is_exact.cache_clear()
@@ -74,11 +84,67 @@ def test_the_self_test_catches_saturation(monkeypatch):
 
 def test_auto_falls_back_where_the_self_test_fails(monkeypatch):
     monkeypatch.setattr(gemm, "is_exact", lambda shape: False)
-    kernel = Gemm("auto")
+    kernel = Gemm("auto", in_panels=False)
     assert kernel.kernel == "integer"
     a, b = operands(9, 1100, 7)
     np.testing.assert_array_equal(kernel.product(a, b), exact(a, b))
     assert kernel.kernel == "float32"
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@settings(max_examples=40, deadline=None)
+@given(
+    m=st.integers(1, 70),
+    k=st.integers(1, 300),
+    n=st.integers(1, 70),
+    seed=st.integers(0, 99),
+    rows=st.tuples(st.booleans(), st.booleans()),
+    vectors=st.tuples(st.booleans(), st.booleans()),
+    gap=st.integers(0, 5),
+)
+def test_sides_are_pixels_or_vectors_by_row_or_by_column(kernel, m, k, n, seed, rows, vectors, gap):
+    """However a side lies in memory, within wider rows too, the product is that of what it means."""
+    random = np.random.default_rng(seed)
+
+    def side(n_units, by_row, signed):
+        shape = (n_units, k) if by_row else (k, n_units)
+        wide = random.integers(0, 256, (shape[0], shape[1] + gap), np.uint8)
+        means = wide[:, : shape[1]].astype(int) - 128
+        lies = (wide ^ np.uint8(128)).view(np.int8) if signed else wide
+        return lies[:, : shape[1]], means if by_row else means.T
+
+    left, left_means = side(m, rows[0], vectors[0])
+    right, right_means = side(n, rows[1], vectors[1])
+    multiply = Gemm(**kernel)
+    sides = multiply.left(left, by_row=rows[0]), multiply.right(right, by_row=rows[1])
+    expected = left_means @ right_means.T
+    np.testing.assert_array_equal(multiply.multiply(*sides), expected)
+    for dtype in (np.int32, np.int64):
+        total = np.full((m, n), 7, dtype)
+        multiply.add_product(total, *sides)
+        np.testing.assert_array_equal(total, expected + 7)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+@pytest.mark.parametrize("n", [1, 16, 100, 257])
+def test_the_lower_triangle_of_a_symmetric_product_is_complete(kernel, n):
+    x, _ = operands(n, 90, 1)
+    multiply = Gemm(**kernel)
+    total = np.zeros((n, n), np.int32)
+    multiply.add_product(total, multiply.left(x, by_row=True), multiply.right(x, by_row=True), lower=True)
+    means = x.astype(int) - 128
+    np.testing.assert_array_equal(np.tril(total), np.tril(means @ means.T))
+
+
+def test_sides_that_do_not_fit_are_refused():
+    if not panels.can_run():
+        pytest.skip("this processor has no AVX-512 VNNI")
+    x, _ = operands(20, 30, 1)
+    packed, other = panels.pack(x, by_row=True), panels.pack(x[:, :28], by_row=True)
+    with pytest.raises(ValueError, match=r"\(20, 30\) by \(28, 20\) into \(20, 20\)"):
+        panels.add_product(np.zeros((20, 20), np.int32), packed, other)
+    with pytest.raises(ValueError, match="into \\(20, 19\\)"):
+        panels.add_product(np.zeros((20, 19), np.int32), packed, packed)
 
 
 def test_output_goes_where_it_is_wanted():
@@ -92,6 +158,8 @@ def test_strided_operands_are_refused():
     a, b = operands(6, 40, 5)
     with pytest.raises(ValueError, match="C-contiguous"):
         Gemm("integer").product(a[:, ::2], b[::2])
+    with pytest.raises(ValueError, match="C-contiguous"):
+        Gemm("integer", in_panels=False).product(a[:, ::2], b[::2])
 
 
 def test_unknown_kernel_names_the_valid_ones():

@@ -54,7 +54,7 @@ ALLOWED = {
 }
 NOWHERE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 NOT_IN_KERNELS = {"dask", "pathlib", "os", "zarr", "shutil", "tempfile", "glob"}
-COMPILED = ("kernels.loops", "kernels.native.build")  # they know one path: that of the library beside them
+COMPILED = ("kernels.compiled", "kernels.native.build")  # they know one path: that of the library beside them
 
 
 def name_of(path: Path) -> str:

@@ -11,18 +11,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigcluster.errors import InstallationError
-from bigcluster.kernels import loops
+from bigcluster.kernels import compiled, loops
 
 
 @pytest.fixture
 def library(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A copy of the library and its source, which the loops are loaded from."""
-    for name in ("SOURCE", "LIBRARY"):
-        copy = shutil.copy(getattr(loops, name), tmp_path)
-        monkeypatch.setattr(loops, name, Path(copy))
-    loops._library.cache_clear()
-    yield tmp_path / loops.LIBRARY.name
-    loops._library.cache_clear()
+    """A copy of the library and its sources, which the loops are loaded from."""
+    shutil.copytree(compiled.NATIVE, tmp_path, dirs_exist_ok=True)
+    monkeypatch.setattr(compiled, "LIBRARY", tmp_path / compiled.LIBRARY.name)
+    monkeypatch.setattr(compiled, "NATIVE", tmp_path)
+    compiled.library.cache_clear()
+    yield compiled.LIBRARY
+    compiled.library.cache_clear()
 
 
 @given(
@@ -83,6 +83,6 @@ def test_a_missing_library_is_one_line(library: Path) -> None:
 
 
 def test_a_library_of_another_source_is_refused(library: Path) -> None:
-    loops.SOURCE.write_text("/* newer */", encoding="utf-8")
-    with pytest.raises(InstallationError, match=r"was made from another loops\.c; install bigcluster again"):
+    (compiled.NATIVE / "loops.c").write_text("/* newer */", encoding="utf-8")
+    with pytest.raises(InstallationError, match=r"was made from another loops\.c, panels\.c; install bigcluster again"):
         loops.spread(*(np.zeros(0),) * 7)  # type: ignore[arg-type]

@@ -1,12 +1,16 @@
-"""Exact products of 8-bit matrices, and float32 products, on ONNX Runtime's kernels.
+"""Exact products of 8-bit matrices, and float32 products.
 
-    product(a, b)    int32    (a - 128) b      a (m, k) uint8, b (k, n) int8
+    Gemm.product(a, b)        int32    (a - 128) b      a (m, k) uint8, b (k, n) int8
+    Gemm.left, Gemm.right     one side of many products, laid out once; add_product multiplies them
     flip(x)                   x - 128 as int8, of any shape: uint8 pixels on the right-hand side
     transpose(x)              (m, k) uint8 -> (k, m) uint8
 
 Both sides of a product of pixels are x - 128, which needs no centering and moves none: a shift of every value leaves
 each centered product as it is. uint8 on the left and int8 on the right is the pair that processors multiply natively
 (two unsigned sides run at half the speed), and subtracting 128 from a uint8 is flipping its top bit.
+
+8-bit products are our own where the processor has AVX-512 VNNI (bigcluster.kernels.panels: a third faster there), else
+ONNX Runtime's, as all float32 products are.
 
 Every call runs on the calling thread alone. Parallelism is over calls, so a result never feels the number of threads.
 """
@@ -21,7 +25,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import BigclusterError, ConfigError
-from bigcluster.kernels import gemm_model
+from bigcluster.kernels import gemm_model, panels
+from bigcluster.kernels.panels import Panels
 
 KERNELS = ("auto", "integer", "float32")
 # |a - 128| and |b| are at most 128, so each term is at most 2^14 and 2^17 - 1 of them stay below 2^31.
@@ -97,19 +102,26 @@ def float_product(
     return out
 
 
+Side = Panels | NDArray[Any]
+"""One side of a product as its kernel reads it: panels, or the left as uint8 (m, k), the right as int8 (k, n)."""
+
+
 class Gemm:
     """The product of uint8 and int8 matrices, exact on every processor.
 
     kernel : "integer" multiplies in 8 bits and fails where the processor saturates; "float32" multiplies blocks of
     1,024 terms in float32, whose partial sums are all exact; "auto" is "integer" where its self-test passes.
     Both give the same integers.
+    in_panels : whether "integer" is our own kernel; None to decide by the processor.
     """
 
-    def __init__(self, kernel: str = "auto") -> None:
+    def __init__(self, kernel: str = "auto", *, in_panels: bool | None = None) -> None:
         if kernel not in KERNELS:
             raise ConfigError(f"gemm.kernel is {kernel!r}; use one of {', '.join(KERNELS)}")
         self._wanted = kernel
         self._integer = kernel != "float32"
+        wanted = panels.available() if in_panels is None else in_panels
+        self.in_panels = self._integer and wanted and _panels_are_exact()
         self._tested: set[tuple[int, int, int]] = set()
         self._lock = Lock()
 
@@ -118,16 +130,57 @@ class Gemm:
         """ "integer" or "float32": what products use now (the self-test of a new shape can still move it)."""
         return "integer" if self._integer else "float32"
 
+    def left(self, x: NDArray[Any], *, by_row: bool) -> Side:
+        """The left side of products: uint8 pixels or int8 vectors, (m, k) by row, else (k, m)."""
+        if self.in_panels:
+            return panels.pack(x, by_row=by_row)
+        unsigned: Bytes = x if x.dtype == np.uint8 else np.bitwise_xor(x.view(np.uint8), np.uint8(128))
+        return np.ascontiguousarray(unsigned) if by_row else transpose(np.ascontiguousarray(unsigned))
+
+    def right(self, x: NDArray[Any], *, by_row: bool) -> Side:
+        """The right side of products: pixels or vectors, (n, k) by row, else (k, n)."""
+        if self.in_panels:
+            return panels.pack(x, by_row=by_row)
+        if by_row:
+            x = transpose(np.ascontiguousarray(x.view(np.uint8))).view(x.dtype)
+        return np.ascontiguousarray(flip(x) if x.dtype == np.uint8 else x)
+
+    def multiply(self, left: Side, right: Side) -> Ints:
+        """(m, n) int32 of two sides."""
+        if isinstance(left, Panels):
+            assert isinstance(right, Panels)
+            _check_terms(left.n_terms)
+            out = np.empty((left.n_units, right.n_units), np.int32)
+            panels.add_product(out, left, right, fresh=True)
+            return out
+        assert not isinstance(right, Panels)
+        return self._product(left, right, np.empty((left.shape[0], right.shape[1]), np.int32))
+
+    def add_product(self, total: NDArray[Any], left: Side, right: Side, *, lower: bool = False) -> None:
+        """total : (m, n) int32 or int64, added to; where `lower`, what is above the diagonal may be left out."""
+        if isinstance(left, Panels) and total.dtype == np.int32 and total.flags.c_contiguous:
+            assert isinstance(right, Panels)
+            _check_terms(left.n_terms)
+            panels.add_product(total, left, right, lower=lower)
+        else:
+            np.add(total, self.multiply(left, right), out=total)
+
     def product(self, a: Bytes, b: Signed, out: Ints | None = None) -> Ints:
         """The sum over k of (a - 128) b, exact.
 
         a : (m, k) uint8, b : (k, n) int8, out : (m, n) int32, all C-contiguous; k at most MAX_TERMS.
         """
-        (m, k), n = a.shape, b.shape[1]
-        if k > MAX_TERMS:
-            raise ValueError(f"a contraction over {k} terms can pass 2^31; cut it into blocks of {MAX_TERMS}")
         if out is None:
-            out = np.empty((m, n), np.int32)
+            out = np.empty((a.shape[0], b.shape[1]), np.int32)
+        if self.in_panels:
+            _check_terms(a.shape[1])
+            panels.add_product(out, panels.pack(a, by_row=True), panels.pack(b, by_row=False), fresh=True)
+            return out
+        return self._product(a, b, out)
+
+    def _product(self, a: Bytes, b: Signed, out: Ints) -> Ints:
+        (m, k), n = a.shape, b.shape[1]
+        _check_terms(k)
         if self._integer and self._passes((m, k, n)):
             _run(gemm_model.INTEGER_PRODUCT, {"a": a, "b": b}, out)
         else:
@@ -157,9 +210,31 @@ _LEFT_PATTERNS = ((255, 255), (0, 0), (255, 0), (0, 255), (128, 255), (129, 127)
 _RIGHT_PATTERNS = ((-128, -128), (127, 127), (127, -128), (-128, 127), (0, -128))
 
 
+def _check_terms(k: int) -> None:
+    if k > MAX_TERMS:
+        raise ValueError(f"a contraction over {k} terms can pass 2^31; cut it into blocks of {MAX_TERMS}")
+
+
 @cache
 def is_exact(shape: tuple[int, int, int]) -> bool:
-    """Whether the integer kernel is exact on worst-case values of this (m, k, n).
+    """Whether ONNX Runtime's integer kernel is exact on worst-case values of this (m, k, n)."""
+    a, b, expected = _worst_case(shape)
+    out = np.empty(expected.shape, np.int32)
+    _run(gemm_model.INTEGER_PRODUCT, {"a": a, "b": b}, out)
+    return bool(np.array_equal(out, expected))
+
+
+@cache
+def _panels_are_exact() -> bool:
+    """The same of our own kernel, whose loops do not depend on the shape but at their edges."""
+    a, b, expected = _worst_case((25, 4_103, 35))
+    out = np.empty(expected.shape, np.int32)
+    panels.add_product(out, panels.pack(a, by_row=True), panels.pack(b, by_row=False), fresh=True)
+    return bool(np.array_equal(out, expected))
+
+
+def _worst_case(shape: tuple[int, int, int]) -> tuple[Bytes, Signed, NDArray[np.int64]]:
+    """Operands of worst-case values, and their product.
 
     Rows and columns cycle through the patterns, so that all pairs meet wherever the kernel has its edges; the right
     answer of each pair is known in closed form, so the test costs one product.
@@ -172,11 +247,8 @@ def is_exact(shape: tuple[int, int, int]) -> bool:
     b = np.empty((k, n), np.int8)
     for parity in (0, 1):
         b[parity::2] = right[:, parity]
-    out = np.empty((m, n), np.int32)
-    _run(gemm_model.INTEGER_PRODUCT, {"a": a, "b": b}, out)
     counts = np.array([(k + 1) // 2, k // 2])  # how many even and odd places
-    expected = ((left.astype(np.int64) - 128) * counts) @ right.T.astype(np.int64)  # (m, n)
-    return bool(np.array_equal(out, expected))
+    return a, b, ((left.astype(np.int64) - 128) * counts) @ right.T.astype(np.int64)  # (m, n)
 
 
 def _float32_product(a: Bytes, b: Signed, out: Ints) -> None:

@@ -1,4 +1,4 @@
-"""Compiles loops.c when bigcluster is installed: a build hook of hatchling's, named in pyproject.toml."""
+"""Compiles the C files beside it when bigcluster is installed: a build hook of hatchling's, named in pyproject.toml."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-SOURCE = Path("bigcluster/kernels/native/loops.c")
-LIBRARY = SOURCE.with_suffix(".so")
+NATIVE = Path("bigcluster/kernels/native")
+LIBRARY = NATIVE / "compiled.so"
 FLAGS = ("-std=c11", "-O3", "-fno-math-errno", "-fno-trapping-math", "-ffp-contract=off", "-fPIC", "-shared")
 """No product is fused with a sum: the sums of a cluster must have the same bits on every processor."""
 
 
-class LoopsHook(BuildHookInterface[Any]):  # type: ignore[misc]
+class NativeHook(BuildHookInterface[Any]):  # type: ignore[misc]
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         del version  # an editable installation finds the library where a wheel has it
         compiler = shlex.split(os.environ.get("CC", "cc"))
@@ -29,9 +29,10 @@ class LoopsHook(BuildHookInterface[Any]):  # type: ignore[misc]
             )
         root = Path(self.root)
         unfinished = (root / LIBRARY).with_suffix(".unfinished")
-        digest = hashlib.sha256((root / SOURCE).read_bytes()).hexdigest()
+        sources = sorted((root / NATIVE).glob("*.c"))
+        digest = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
         made_from = f'-DMADE_FROM="{digest}"'
-        subprocess.run([*compiler, *FLAGS, made_from, "-o", str(unfinished), str(root / SOURCE)], check=True)
+        subprocess.run([*compiler, *FLAGS, made_from, "-o", str(unfinished), *map(str, sources)], check=True)
         unfinished.replace(root / LIBRARY)
         build_data["artifacts"].append(LIBRARY.as_posix())
         build_data["pure_python"] = False

@@ -1,7 +1,8 @@
 """The two sides of a symmetric product X X' or X' X, laid out so that no multiplication has to copy or transpose.
 
 A *unit* is what the product is square in: a row of X for X X', a column for X' X. The contraction runs over the other
-axis. An operand block of units u and contraction c is read once and kept in both layouts:
+axis. An operand block of units u and contraction c is read once. Our own integer kernel takes one layout on both sides
+(bigcluster.kernels.panels); the others take two:
 
     left    (u, c)   uint8                      rights   [(c, strip), ...]   int8, x - 128
 
@@ -11,13 +12,15 @@ Float data is centered by its means, in float64, before it becomes the work type
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.gemm import Gemm, flip, float_product, transpose
+from bigcluster.kernels.gemm import Gemm, Side, flip, float_product, transpose
+from bigcluster.kernels.panels import Panels
 from bigcluster.rows import RowSource, spans
 
 Array = NDArray[Any]
@@ -29,8 +32,10 @@ STRIP = 256
 
 @dataclass(frozen=True)
 class Block:
-    left: Array | None
-    rights: list[Array]
+    """left : None where it is not needed; rights : strips of STRIP units, or one of all where both sides are alike."""
+
+    left: Side | None
+    rights: Sequence[Side]
 
 
 # Up to here the product is solved densely in float64, so float32 data is multiplied in float64 too: scikit-learn's
@@ -70,6 +75,9 @@ class Operands:
 
     def load(self, units: tuple[int, int], terms: tuple[int, int], *, left: bool, right: bool) -> Block:
         """Both layouts of a block of units, or the one that is needed."""
+        if self.dtype == np.uint8 and self._gemm.in_panels:
+            packed = self._gemm.left(self._read(units, terms), by_row=self._by_row)
+            return Block(packed, [packed])
         if self._by_row:
             raw = self._read(units, terms)
             cuts = spans(len(raw), STRIP) if right else ()
@@ -91,10 +99,26 @@ class Operands:
             return block
         return flip(block, block.view(np.int8) if fresh else None)
 
-    def multiply(self, left: Array, right: Array) -> Array:
+    def add_product(self, total: Array, left: Block, right: Block, *, diagonal: bool) -> None:
+        """total : (left's units, right's units), added to; of a diagonal tile, the lower triangle is."""
+        assert left.left is not None
+        if isinstance(left.left, Panels):
+            (only,) = right.rights
+            self._gemm.add_product(total, left.left, only, lower=diagonal)
+            return
+        start = 0
+        for strip in right.rights:
+            assert not isinstance(strip, Panels)
+            columns = slice(start, start + strip.shape[1])
+            # Above the diagonal of a diagonal tile is the mirror of what is below.
+            top = start if diagonal else 0
+            total[top:, columns] += self._multiply(left.left[top:], strip)
+            start = columns.stop
+
+    def _multiply(self, left: Array, right: Array) -> Array:
         """(m, c) times (c, n): int32 for uint8 data, else the work type."""
         if self.dtype == np.uint8:
-            return self._gemm.product(left, right)
+            return self._gemm.multiply(left, right)
         return float_product(left, right) if self.dtype == np.float32 else left @ right
 
 

@@ -143,14 +143,7 @@ def _add_products(
 
     def multiply(pair: tuple[int, int]) -> None:
         j, i = pair
-        left, total = blocks[j].left, sums[pair]
-        assert left is not None
-        for h, right in enumerate(blocks[i].rights):
-            columns = slice(h * STRIP, h * STRIP + right.shape[1])
-            # Above the diagonal of a diagonal tile is the mirror of what is below.
-            top = h * STRIP if i == j else 0
-            part = operands.multiply(left[top:], right)
-            np.add(total[top:, columns], part, out=total[top:, columns])
+        operands.add_product(sums[pair], blocks[j], blocks[i], diagonal=i == j)
 
     for _ in runtime.map(multiply, sums):
         pass

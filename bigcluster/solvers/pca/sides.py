@@ -6,7 +6,7 @@
         Z' = V' X_b          (b, rows) (rows, w)                  Z  = X_b V           (w, columns) (columns, b)
         Y += X_b Z           (rows, w) (w, b)                     Y' += Z' X_b         (b, w) (w, columns)
 
-Either way X_b is used as it is read, on the left as uint8 or on the right as int8: nothing of its size is transposed.
+Either way X_b is used as it is read, on the left or on the right: nothing of its size is transposed.
 Vectors are 8-bit: integers times one scale per column and tile. The means are taken out by a rank-one term: with M
 the shifted data, units by terms, X_centered = M - a c', where a = 1 and c = mean - 128, or the reverse.
 """
@@ -20,7 +20,8 @@ from functools import partial
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.gemm import Bytes, Gemm, flip, float_product, transpose
+from bigcluster.kernels.gemm import Gemm, float_product
+from bigcluster.kernels.gemm import Side as Layout
 from bigcluster.kernels.quantize import Code, encode
 from bigcluster.rows import RowSource, spans
 from bigcluster.runtime import Runtime
@@ -69,57 +70,58 @@ class Side:
         return centered
 
     def cut(self, tile: Array, slab: Span, terms: Span) -> Array:
-        """The part of a tile, read for a slab of terms, that belongs to one block of them; C-contiguous."""
+        """The part of a tile, read for a slab of terms, that belongs to one block of them; a view."""
         part = slice(terms[0] - slab[0], terms[1] - slab[0])
-        return np.ascontiguousarray(tile[:, part] if self.by_row else tile[part])
+        return tile[:, part] if self.by_row else tile[part]
 
-    def _product(self, left: Array, right: Array, *, vectors_left: bool) -> Array:
-        """int32 of uint8 and int8, or all float32; the vectors are the rows of one or the columns of the other."""
-        if self.exact:
-            product: Array = self._gemm.product(left, right)
-            return product
-        # A float32 product may round otherwise at another width, and how many vectors come at once is the budget's.
-        if vectors_left:
-            return np.concatenate([float_product(left[a:b], right) for a, b in spans(len(left), FLOAT_VECTORS)])
-        pieces = (np.ascontiguousarray(right[:, a:b]) for a, b in spans(right.shape[1], FLOAT_VECTORS))
-        return np.concatenate([float_product(left, piece) for piece in pieces], axis=1)
-
-    def operand(self, code: Code) -> Array:
-        """Vectors of one unit tile in the layout that `forward` multiplies: (b, units) left or (units, b) right."""
-        return self._left(code) if self.by_row else code.values
-
-    def _left(self, code: Code) -> Array:
+    def _vectors(self, code: Code, *, left: bool) -> Layout:
+        """Vectors on the side of a product where they stand, laid out once for many products."""
         if not self.exact:
-            return np.ascontiguousarray(code.values.T)
-        unsigned: Bytes = np.bitwise_xor(code.values.view(np.uint8), np.uint8(128))
-        return transpose(unsigned)
+            return np.ascontiguousarray(code.values.T) if left else code.values
+        lay = self._gemm.left if left else self._gemm.right
+        return lay(code.values, by_row=False)
 
-    def _right_data(self, tile: Array) -> Array:
-        right: Array = flip(tile) if self.exact else tile
-        return right
+    def _times(self, vectors: Layout, tile: Array) -> Array:
+        """Vectors on the left (b, n) times data (n, m): int32, or float32."""
+        if self.exact:
+            return self._gemm.multiply(vectors, self._gemm.right(tile, by_row=False))
+        assert isinstance(vectors, np.ndarray)
+        data = np.ascontiguousarray(tile)
+        # A float32 product may round otherwise at another width, and how many vectors come at once is the budget's.
+        return np.concatenate([float_product(vectors[a:b], data) for a, b in spans(len(vectors), FLOAT_VECTORS)])
 
-    def forward(self, tile: Array, operand: Array, scale: Floats) -> Floats:
+    def _applied(self, tile: Array, vectors: Layout) -> Array:
+        """Data (m, n) times vectors on the right (n, b)."""
+        if self.exact:
+            return self._gemm.multiply(self._gemm.left(tile, by_row=True), vectors)
+        assert isinstance(vectors, np.ndarray)
+        data = np.ascontiguousarray(tile)
+        pieces = (np.ascontiguousarray(vectors[:, a:b]) for a, b in spans(vectors.shape[1], FLOAT_VECTORS))
+        return np.concatenate([float_product(data, piece) for piece in pieces], axis=1)
+
+    def operand(self, code: Code) -> Layout:
+        """Vectors of one unit tile as `forward` multiplies them: (b, units) left or (units, b) right."""
+        return self._vectors(code, left=self.by_row)
+
+    def forward(self, tile: Array, operand: Layout, scale: Floats) -> Floats:
         """This tile's share of Z, as (w, b); a view."""
         if self.by_row:
-            product = self._product(operand, self._right_data(tile), vectors_left=True)
-            return np.multiply(product, scale[:, None], dtype=np.float32).T
-        return np.multiply(self._product(tile, operand, vectors_left=False), scale, dtype=np.float32)
+            return np.multiply(self._times(operand, tile), scale[:, None], dtype=np.float32).T
+        return np.multiply(self._applied(tile, operand), scale, dtype=np.float32)
 
-    def add_backward(self, image: Floats, tile: Array, code: Code, operand: Array) -> None:
+    def add_backward(self, image: Floats, tile: Array, code: Code, operand: Layout) -> None:
         """Add this block's share of Y for one unit tile, (units, b), to its image."""
         if self.by_row:
-            product = self._product(tile, operand, vectors_left=False)
-            target, scale = image, code.scale
+            product, target, scale = self._applied(tile, operand), image, code.scale
         else:
-            product = self._product(operand, self._right_data(tile), vectors_left=True)
-            target, scale = image.T, code.scale[:, None]
+            product, target, scale = self._times(operand, tile), image.T, code.scale[:, None]
         for start, stop in spans(len(product), 256):  # in pieces that stay in the cache
             rows = slice(start, stop)
             target[rows] += np.multiply(product[rows], scale if self.by_row else scale[rows], dtype=np.float32)
 
-    def term_operand(self, code: Code) -> Array:
-        """Vectors of one block of terms in the layout that `backward` multiplies."""
-        return code.values if self.by_row else self._left(code)
+    def term_operand(self, code: Code) -> Layout:
+        """Vectors of one block of terms as `backward` multiplies them."""
+        return self._vectors(code, left=not self.by_row)
 
     def empty_image(self, t: int, width: int) -> Floats:
         """Zeros, (units, width), laid out as `backward` adds to it."""
@@ -194,7 +196,7 @@ def apply(side: Side, codes: list[Code], plan: Pass, runtime: Runtime, keep: Kee
                 keep(n_done, code)
             n_done += 1
 
-        def backward(t: int, slab: _Slab = slab, coded: list[tuple[Span, Code, Array]] = coded) -> None:
+        def backward(t: int, slab: _Slab = slab, coded: list[tuple[Span, Code, Layout]] = coded) -> None:
             tile = slab.kept.pop(t) if t in slab.kept else side.read(t, slab.span)
             for terms, code, operand in coded:
                 side.add_backward(images[t], side.cut(tile, slab.span, terms), code, operand)
@@ -253,7 +255,7 @@ def _forward_slabs(side: Side, codes: list[Code], plan: Pass, runtime: Runtime) 
         yield slab
 
 
-def _term_code(side: Side, block: Floats, offsets: Doubles) -> tuple[Code, Doubles, Array]:
+def _term_code(side: Side, block: Floats, offsets: Doubles) -> tuple[Code, Doubles, Layout]:
     """Z of one block of terms rounded, its share of c' Z, and its layout for `backward`."""
     code = encode(np.ascontiguousarray(block), rounded=side.exact)
     return code, code.weighted(offsets), side.term_operand(code)
