@@ -40,6 +40,7 @@ ALLOWED = {
     "PIL": ("kernels.decode", "demo", "report"),
     "jinja2": ("report",),
     "zarr": ("store",),
+    "google_crc32c": ("store",),
     "onnxruntime": ("kernels",),
     "onnx": ("kernels",),
     "dask_ml": ("solvers", "profiling.naive"),

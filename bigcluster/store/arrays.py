@@ -14,6 +14,7 @@ from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec
@@ -169,15 +170,21 @@ class Store:
         return self._write(name, (slice(None), slice(start, stop)), block)
 
     def _write(self, name: str, where: tuple[slice, ...], values: NDArray[Any]) -> Digests:
-        """Write whole chunks."""
+        """Write whole chunks; at the far edges they are filled up with zeros, as zarr does."""
         array = self.array(name)
-        array[where] = values
         everything = (slice(None),) * (array.ndim - len(where))
-        touched = []  # chunk numbers, axis by axis
+        starts, touched = [], []  # axis by axis: where the values begin, and chunk numbers
         for part, size, chunk in zip(where + everything, array.shape, array.chunks, strict=True):
             start, stop, _ = part.indices(size)
+            starts.append(start)
             touched.append(range(start // chunk, -(-stop // chunk)))
-        return self._files.take_digests("/".join([name, "c", *map(str, place)]) for place in product(*touched))
+        keys = []
+        for place in product(*touched):
+            corners = [at * chunk - start for at, chunk, start in zip(place, array.chunks, starts, strict=True)]
+            part = values[tuple(slice(at, at + chunk) for at, chunk in zip(corners, array.chunks, strict=True))]
+            keys.append("/".join([name, "c", *map(str, place)]))
+            self._files.write_chunk(keys[-1], _filled_up(part, array.chunks, array.dtype))
+        return self._files.take_digests(keys)
 
     def move_rows(self, source: str, index: int, target: str, to: int) -> None:
         """Rename a row of chunks: from one matrix to another one that is cut alike."""
@@ -232,6 +239,14 @@ class Store:
         mark = Mark(fingerprint, dict(digests), payload)
         self.marks.write(stage, mark, block)
         return mark
+
+
+def _filled_up(part: NDArray[Any], shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
+    if part.shape == shape:
+        return np.ascontiguousarray(part, dtype)
+    whole: NDArray[Any] = np.zeros(shape, dtype)
+    whole[tuple(slice(size) for size in part.shape)] = part
+    return whole
 
 
 def _identity(folder: Path) -> tuple[int, int]:

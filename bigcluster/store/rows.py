@@ -22,6 +22,37 @@ def read_whole(array: Any, key: Any) -> NDArray[Any]:
         raise DamagedError(f"the stored array {array.path!r} is damaged ({error})") from error
 
 
+def read_rectangle(array: Any, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[Any]:
+    """Rows and columns of a stored matrix; whole chunks are read straight into their place.
+
+    Raises DamagedError where a chunk is lost or its checksum does not fit.
+    """
+    height, width = array.chunks
+    found = np.empty((rows[1] - rows[0], columns[1] - columns[0]), array.dtype)
+    chunk: NDArray[Any] | None = None
+    for i in range(rows[0] // height, -(-rows[1] // height)):
+        for j in range(columns[0] // width, -(-columns[1] // width)):
+            down = slice(max(i * height, rows[0]), min((i + 1) * height, rows[1]))
+            across = slice(max(j * width, columns[0]), min((j + 1) * width, columns[1]))
+            place = found[_shifted(down, rows[0]), _shifted(across, columns[0])]
+            whole = place.shape == (height, width) and place.flags.c_contiguous
+            if not whole and chunk is None:
+                chunk = np.empty((height, width), array.dtype)
+            into = place if whole else chunk
+            assert into is not None
+            try:
+                array.store.read_chunk(f"{array.path}/c/{i}/{j}", into)
+            except ValueError as error:
+                raise DamagedError(f"the stored array {array.path!r} is damaged ({error})") from error
+            if not whole:
+                place[...] = into[_shifted(down, i * height), _shifted(across, j * width)]
+    return found
+
+
+def _shifted(span: slice, by: int) -> slice:
+    return slice(span.start - by, span.stop - by)
+
+
 class RowWriter:
     """Takes consecutive blocks of rows of any length and writes whole chunks: the sink of a solver's scores."""
 
@@ -108,10 +139,12 @@ class StoredRows:
         return dtype
 
     def read(self, start: int, stop: int, columns: slice = slice(None)) -> NDArray[Any]:
+        first, last, _ = columns.indices(self.shape[1])
         if self._physical is None:
-            return read_whole(self._array, (slice(start, stop), columns))
+            start, stop, _ = slice(start, stop).indices(self._n_rows)
+            return read_rectangle(self._array, (start, max(start, stop)), (first, last))
         rows = self._physical[start:stop]
         if len(rows) == 0:
-            return np.empty((0, len(range(*columns.indices(self.shape[1])))), self.dtype)
-        block = read_whole(self._array, (slice(int(rows[0]), int(rows[-1]) + 1), columns))
+            return np.empty((0, last - first), self.dtype)
+        block = read_rectangle(self._array, (int(rows[0]), int(rows[-1]) + 1), (first, last))
         return block if len(block) == len(rows) else np.ascontiguousarray(block[rows - rows[0]])
