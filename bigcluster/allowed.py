@@ -1,4 +1,4 @@
-"""How much memory this process may use: what the machine has, and what limits leave of it."""
+"""What a run may use: memory, which the machine and its limits decide, and threads."""
 
 from __future__ import annotations
 
@@ -12,6 +12,20 @@ from bigcluster.units import show_bytes
 
 CGROUPS = Path("/sys/fs/cgroup")
 OWN_CGROUP = Path("/proc/self/cgroup")
+
+
+@dataclass(frozen=True)
+class Resources:
+    """What schedules a run without deciding its result; never kept."""
+
+    budget_bytes: int
+    threads: int
+    budget_given: bool = True
+    """False: half of what the process may use."""
+    workers: int = 1
+    """Processes that share the work, each with its own budget and threads; more than one on a cluster alone."""
+    joined: bool = False
+    """The workers are those of a cluster: dask's, without a supervisor of ours."""
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     import dask.array as da
     import pandas as pd
 
-    from bigcluster.planning import Plan, Resources
+    from bigcluster.allowed import Resources
+    from bigcluster.planning import Plan
     from bigcluster.profiling import Profile
 
 PathLike = str | os.PathLike[str]
@@ -283,9 +284,8 @@ def stored_settings(out: PathLike, *, sets: tuple[str, ...] = ()) -> Settings:
 
 def resources(memory: str | None, workers: int | None) -> Resources:
     """The budget and threads of one call. Without `memory`, half of what the process may use."""
-    from bigcluster.allowed import allowed_memory
+    from bigcluster.allowed import Resources, allowed_memory
     from bigcluster.cores import available_cores
-    from bigcluster.planning import Resources
 
     if workers is not None and workers < 1:
         raise ConfigError(f"workers must be at least 1, not {workers}")
@@ -295,7 +295,7 @@ def resources(memory: str | None, workers: int | None) -> Resources:
 
 def cluster_resources(memory: str | None, workers: int | None) -> Resources:
     """What the joined workers of a cluster would have, for a plan: one thread and the budget each."""
-    from bigcluster.planning import Resources
+    from bigcluster.allowed import Resources
 
     if workers is None or memory is None:
         raise ConfigError("--scheduler needs --workers and --memory: how many there are, and what each may hold")

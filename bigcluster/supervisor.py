@@ -21,8 +21,8 @@ from queue import Empty, SimpleQueue
 from typing import IO, Any
 
 from bigcluster import errors
+from bigcluster.allowed import Resources
 from bigcluster.config import Settings, flatten
-from bigcluster.planning import Resources
 from bigcluster.progress import SEND_SECONDS, DecodingEnded, DecodingStarted, Listener, Note, from_json
 
 LAST_WORDS = 40

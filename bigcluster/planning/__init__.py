@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from bigcluster.allowed import Resources
 from bigcluster.config import Settings
 from bigcluster.planning.pictures import Pictures, assumed
-from bigcluster.planning.plan import Plan, Resources, StagePlan, check_budget
+from bigcluster.planning.plan import Plan, StagePlan, check_budget
 from bigcluster.planning.rates import Rates, with_seconds
 from bigcluster.planning.report import components_of, plan_report
 from bigcluster.planning.stages import (

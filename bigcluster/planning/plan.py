@@ -12,20 +12,6 @@ from bigcluster.units import MIB, show_bytes
 
 
 @dataclass(frozen=True)
-class Resources:
-    """What schedules a run without deciding its result; never kept."""
-
-    budget_bytes: int
-    threads: int
-    budget_given: bool = True
-    """False: half of what the process may use."""
-    workers: int = 1
-    """Processes that share the work, each with its own budget and threads; more than one on a cluster alone."""
-    joined: bool = False
-    """The workers are those of a cluster: dask's, without a supervisor of ours."""
-
-
-@dataclass(frozen=True)
 class StagePlan:
     """One stage as planned. `choices` are what the budget settled."""
 

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from bigcluster import memory
+from bigcluster.allowed import Resources
 from bigcluster.chunks import pixel_chunks
 from bigcluster.config import Settings
-from bigcluster.planning.plan import Resources, StagePlan
+from bigcluster.planning.plan import StagePlan
 from bigcluster.planning.stages import clustering_baseline_bytes
 from bigcluster.units import MIB
 

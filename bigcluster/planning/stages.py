@@ -5,11 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from bigcluster import memory
+from bigcluster.allowed import Resources
 from bigcluster.chunks import pixel_chunks, row_chunks, stored_bytes
 from bigcluster.config import Settings
 from bigcluster.kernels.product import WORTH_TUNING
 from bigcluster.planning.pictures import Pictures
-from bigcluster.planning.plan import Resources, StagePlan
+from bigcluster.planning.plan import StagePlan
 from bigcluster.solvers.kmeans.blocks import block_rows
 from bigcluster.solvers.kmeans.choose import choose as choose_kmeans
 from bigcluster.solvers.kmeans.lloyd import PRUNE_FROM
