@@ -10,7 +10,6 @@ from typing import Any
 from benchmarks.stress.work import Job, catalog, labels, scratch
 from bigcluster.store.inventory import files_below
 
-
 MADE_GOOD = 5
 """Every so many flips the next run is tried too, which takes ten times as long as looking."""
 
