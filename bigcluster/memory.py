@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from bigcluster.units import MIB
 
-SUPERVISOR_BYTES = 41 * MIB
+SUPERVISOR_BYTES = 37 * MIB
 """The process that the user started: interpreter, command line, progress display."""
-WORKER_BYTES = 105 * MIB
+WORKER_BYTES = 89 * MIB
 """The working process with numpy, OpenCV, Pillow and zarr, before any image."""
 PRODUCTS_BYTES = 42 * MIB
 """What ONNX Runtime and its kernels add, once something is multiplied."""
