@@ -165,3 +165,7 @@ def test_a_run_in_a_group_of_its_budget_is_not_killed(cuts: Path, tmp_path: Path
         check=False,
     )
     assert ran.returncode == 0, ran.stderr
+    if CGROUP in os.environ:
+        made = Path(os.environ[CGROUP]) / f"bigcluster-{os.getpid()}"
+        assert not (made / "cgroup.procs").read_text(), "a process outlived the run"
+        made.rmdir()

@@ -57,3 +57,10 @@ def spread(
         address(counts, np.int64),
         *x.shape,
     )
+
+
+def pixel_sums(x: NDArray[np.uint8]) -> tuple[NDArray[np.uint32], int]:
+    """Column sums (d,) and the sum of all squares of (rows, d) pixels. Exact up to 16 million rows."""
+    sums, squares = np.zeros(x.shape[1], np.uint32), np.zeros(1, np.uint64)
+    library().pixel_sums(address(x, np.uint8), address(sums, np.uint32), address(squares, np.uint64), *x.shape)
+    return sums, int(squares[0])

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.catalog import FileRecord, Listing
-from bigcluster.kernels.moments import column_sums, square_sum
+from bigcluster.kernels.loops import pixel_sums
 from bigcluster.stages.freshness import Freshness
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.pixel_blocks import STAGE, Block, fingerprint_of, mark_of, payload_of, records_in
@@ -98,8 +98,9 @@ class Filling:
         store = self._store
         store.marks.remove(STAGE, block.name)
         digests = store.write_rows("pixels", block.start, pixels)
-        digests |= store.write_rows("sums", block.index, column_sums(pixels)[np.newaxis])
-        return Filled(block, digests, payload_of(block, self._listing, ledger, square_sum(pixels)), n_decoded)
+        sums, square_sum = pixel_sums(pixels)
+        digests |= store.write_rows("sums", block.index, sums[np.newaxis])
+        return Filled(block, digests, payload_of(block, self._listing, ledger, square_sum), n_decoded)
 
     def commit(self, filled: Filled) -> int:
         """Sync a filled block and vouch for it; returns how many files were decoded for it."""

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bigcluster.errors import InvalidDataError
-from bigcluster.kernels.moments import column_sums, square_sum
+from bigcluster.kernels.loops import pixel_sums
 from bigcluster.rows import RowSource, spans
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.result import Doubles, Moments
@@ -23,33 +22,22 @@ def block_rows(n_columns: int) -> int:
 def exact_moments(rows: RowSource, runtime: Runtime) -> Moments:
     """Moments of uint8 data, in one pass."""
 
-    def task(span: tuple[int, int]) -> tuple[NDArray[np.uint32], int]:
-        block = rows.read(*span)
-        return column_sums(block), square_sum(block)
-
     total = np.zeros(rows.shape[1], np.int64)
     squares = 0
-    for sums, block_squares in runtime.map(task, spans(rows.shape[0], block_rows(rows.shape[1]))):
+    for sums, block_squares in runtime.map(
+        lambda span: pixel_sums(rows.read(*span)), spans(rows.shape[0], block_rows(rows.shape[1]))
+    ):
         total += sums
         squares += block_squares
     return Moments(total, squares)
-
-
-def exact_column_sums(rows: RowSource, runtime: Runtime) -> NDArray[np.int64]:
-    """(n_columns,) int64 sums of uint8 data, in one pass."""
-    total = np.zeros(rows.shape[1], np.int64)
-    blocks = spans(rows.shape[0], block_rows(rows.shape[1]))
-    for sums in runtime.map(lambda span: column_sums(rows.read(*span)), blocks):
-        total += sums
-    return total
 
 
 def data_mean(rows: RowSource, moments: Moments | None, runtime: Runtime) -> Doubles:
     """(n_columns,) float64: from known moments, or in one pass, which also refuses NaN and infinity in float data."""
     if rows.dtype != np.uint8:
         return float_mean(rows, runtime)
-    sums = exact_column_sums(rows, runtime) if moments is None else moments.column_sums
-    return np.asarray(sums, np.float64) / rows.shape[0]
+    known = exact_moments(rows, runtime) if moments is None else moments
+    return np.asarray(known.column_sums, np.float64) / rows.shape[0]
 
 
 def exact_total_variance(moments: Moments, n_rows: int) -> float:
