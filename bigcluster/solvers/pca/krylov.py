@@ -62,8 +62,8 @@ class Krylov:
         self._complete = False
         width, item = block_width(target, side.n_units), 1 if side.exact else 4
         self.plan = plan_pass(side.n_units, width, runtime.threads, item, 3 * workspace_bytes // 4, by_row=side.by_row)
-        held = application_bytes(side.n_units, runtime.threads, item, self.plan)
-        shelf.limit(max(0, workspace_bytes - held))
+        self._spare_bytes = workspace_bytes - application_bytes(side.n_units, runtime.threads, item, self.plan)
+        self.leave_room(0)
         self.passes = 0
         self._captured = self._gain = 0.0
         self.tiles = range(len(side.unit_spans))
@@ -75,6 +75,10 @@ class Krylov:
     @property
     def size(self) -> int:
         return sum(self._widths)
+
+    def leave_room(self, n_bytes: int) -> None:
+        """The shelf keeps so many bytes less in memory than an application leaves: somebody else holds them."""
+        self.shelf.limit(max(0, self._spare_bytes - n_bytes))
 
     def run(self, seed: int) -> tuple[Doubles, Doubles]:
         """All Ritz values, and the coefficients (size, n_wanted) of the Ritz vectors that the target needs."""

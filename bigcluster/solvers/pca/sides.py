@@ -153,7 +153,7 @@ def application_bytes(n_units: int, threads: int, item: int, plan: Pass) -> int:
     tile, terms = min(UNIT_TILE, n_units), TERMS * plan.slab
     held = n_units * terms * item if plan.keep_tiles else 0
     scratch = threads * (tile * (terms + 2 * TERMS) * item + 8 * plan.columns * max(tile, TERMS))
-    products = plan.columns * terms * (4 * (threads + 2) + 2)  # shares of Z, Z itself, its codes
+    products = plan.columns * terms * (4 * (threads + 2) + 2)  # shares of Z that are computed or wait, Z, its codes
     return n_units * plan.columns * (4 + item) + held + scratch + products
 
 
@@ -244,7 +244,8 @@ def _forward_slabs(side: Side, codes: list[Code], plan: Pass, runtime: Runtime) 
             parts = (side.cut(tile, slab.span, terms) for terms in slab.terms)
             return [side.forward(part, operands[t], codes[t].scale) for part in parts]
 
-        for shares in runtime.map(forward, tiles):
+        # One more than computes: adding a share up keeps no thread waiting.
+        for shares in runtime.map(forward, tiles, in_flight=runtime.threads + 1):
             if not slab.totals:
                 slab.totals.extend(shares)
                 continue

@@ -92,6 +92,7 @@ def subspace_scores(krylov: Krylov, vectors: Doubles) -> SubspaceScores:
     side, runtime, shelf = krylov.side, krylov.runtime, krylov.shelf
     codes = list(runtime.map(lambda t: encode(krylov.expand(t, vectors), rounded=side.exact), krylov.tiles))
     krylov.delete_basis()
+    krylov.leave_room(2 * sum(code.values.nbytes for code in codes))  # they stay here, and groups of them are copied
     units = Blocks("units", side.unit_spans, shelf, {})
     terms = Blocks("terms", side.term_spans, shelf, {})
     if side.by_row:
