@@ -137,18 +137,18 @@ def float32_block_rate(m: int, k: int, n: int) -> float:
 
 
 def integer_rate(m: int, k: int, n: int) -> float:
-    """The same of exact 8-bit products, one per core at a time; 0 where there is no integer kernel."""
+    """The same of exact 8-bit products, one per core at a time, sides laid out; 0 where there is no integer kernel."""
     try:
         from bigcluster.kernels.gemm import Gemm
     except ImportError:
         return 0.0
     gemm = Gemm("auto")
     rng = np.random.default_rng(0)
-    a = rng.integers(0, 256, (m, k), np.uint8)
-    b = rng.integers(-128, 128, (k, n), np.int8)
+    left = gemm.left(rng.integers(0, 256, (m, k), np.uint8), by_row=True)
+    right = gemm.right(rng.integers(-128, 128, (k, n), np.int8), by_row=False)
     count = 2 * cpu_count()
-    outs = [np.empty((m, n), np.int32) for _ in range(count)]
-    seconds = best_seconds(on_all_cores(lambda index: gemm.product(a, b, outs[index]), count))
+    totals = [np.zeros((m, n), np.int32) for _ in range(count)]
+    seconds = best_seconds(on_all_cores(lambda index: gemm.add_product(totals[index], left, right), count))
     return 0.0 if gemm.kernel != "integer" else 2 * m * k * n * count / seconds
 
 
