@@ -59,6 +59,20 @@ static void pack_edge(const uint8_t *x, int64_t unit_stride, int64_t term_stride
             panel[(term / 4 * PANEL + unit) * 4 + term % 4] = (int8_t)(x[unit * unit_stride + term * term_stride] ^ flip);
 }
 
+/* Sixteen terms of four units whose terms lie together. */
+INLINE void pack_four(const uint8_t *x, int64_t stride, int8_t *to, __m128i flip)
+{
+    const __m128i u0 = _mm_loadu_si128((const __m128i *)x), u1 = _mm_loadu_si128((const __m128i *)(x + stride));
+    const __m128i u2 = _mm_loadu_si128((const __m128i *)(x + 2 * stride));
+    const __m128i u3 = _mm_loadu_si128((const __m128i *)(x + 3 * stride));
+    const __m128i a = _mm_unpacklo_epi32(u0, u1), b = _mm_unpackhi_epi32(u0, u1);
+    const __m128i c = _mm_unpacklo_epi32(u2, u3), d = _mm_unpackhi_epi32(u2, u3);
+    _mm_storeu_si128((__m128i *)to, _mm_xor_si128(_mm_unpacklo_epi64(a, c), flip));
+    _mm_storeu_si128((__m128i *)(to + 4 * PANEL), _mm_xor_si128(_mm_unpackhi_epi64(a, c), flip));
+    _mm_storeu_si128((__m128i *)(to + 8 * PANEL), _mm_xor_si128(_mm_unpacklo_epi64(b, d), flip));
+    _mm_storeu_si128((__m128i *)(to + 12 * PANEL), _mm_xor_si128(_mm_unpackhi_epi64(b, d), flip));
+}
+
 INLINE void pack_quads(const uint8_t *x, int64_t stride, int64_t units, int64_t first, int64_t last, uint32_t flip,
                        int8_t *panel)
 {
@@ -88,9 +102,13 @@ VNNI void pack(const uint8_t *x, int8_t *panels, int32_t *sums, int64_t stride, 
         else if (whole < quads)
             memset(panel + whole * 4 * PANEL, 0, 4 * PANEL);
         if (by_row) {
-            for (int64_t quad = 0; quad < whole; quad += TOGETHER)
-                pack_quads(x + p * PANEL * stride, stride, units, quad,
-                           quad + TOGETHER < whole ? quad + TOGETHER : whole, 0x01010101u * flip, panel);
+            const int64_t fours = units == PANEL ? whole / 4 * 4 : 0;
+            for (int64_t from = 0; from < fours; from += TOGETHER)
+                for (int64_t unit = 0; unit < PANEL; unit += 4)
+                    for (int64_t quad = from; quad < from + TOGETHER && quad < fours; quad += 4)
+                        pack_four(x + (p * PANEL + unit) * stride + 4 * quad, stride, panel + (quad * PANEL + unit) * 4,
+                                  flips);
+            pack_quads(x + p * PANEL * stride, stride, units, fours, whole, 0x01010101u * flip, panel);
             pack_edge(x + p * PANEL * stride, stride, 1, units, whole * 4, n_terms, flip, panel);
         } else {
             const int64_t first = units == PANEL ? whole * 4 : 0;
