@@ -133,7 +133,7 @@ VNNI void pack(const uint8_t *x, int8_t *panels, int32_t *sums, int64_t stride, 
 /* sums (ROWS, STRIP, PANEL): products of ROWS left units and STRIP right panels over some quads of terms.
 
    Written out, since compilers copy these registers to and fro, for half of the speed. */
-INLINE void multiply(const int8_t *left, const int8_t *right, int64_t right_panel, int64_t quads, int32_t *sums)
+INLINE VNNI void multiply(const int8_t *left, const int8_t *right, int64_t right_panel, int64_t quads, int32_t *sums)
 {
 #define CLEAR(r) "vpxord %%zmm" #r ", %%zmm" #r ", %%zmm" #r "\n\t"
 #define ROW(at, r, s)                                                                                                  \
