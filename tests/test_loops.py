@@ -76,6 +76,16 @@ def test_spread_adds_row_after_row(n: int, r: int, k: int, seed: int) -> None:
     np.testing.assert_allclose(weights, np.bincount(targets, factors, minlength=k), atol=1e-12)
 
 
+@given(st.integers(1, 40), st.integers(1, 70), st.booleans(), st.integers(0, 99))
+def test_add_scaled_is_numpys_to_the_bit(n: int, m: int, by_row: bool, seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    to, scale = rng.standard_normal((n, m), np.float32), rng.random(n if by_row else m, np.float32)
+    product = rng.integers(-(2**31), 2**31, (n, m), np.int32)
+    expected = to + np.multiply(product, scale[:, None] if by_row else scale, dtype=np.float32)
+    loops.add_scaled(to, product, scale, by_row=by_row)
+    np.testing.assert_array_equal(to, expected)
+
+
 def test_a_missing_library_is_one_line(library: Path) -> None:
     library.unlink()
     with pytest.raises(InstallationError, match=r"cannot be loaded .* install bigcluster again, with a C compiler"):

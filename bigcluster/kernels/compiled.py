@@ -17,7 +17,14 @@ NATIVE = Path(__file__).with_name("native")
 LIBRARY = NATIVE / "compiled.so"
 
 _REPAIR = "install bigcluster again, with a C compiler at hand"
-_SIZES = {"two_least": (8, 5), "spread": (7, 2), "pack": (3, 5), "add_product": (4, 5), "pixel_sums": (3, 2)}
+_SIZES = {
+    "two_least": (8, 5),
+    "spread": (7, 2),
+    "pack": (3, 5),
+    "add_product": (4, 5),
+    "pixel_sums": (3, 2),
+    "add_scaled": (3, 3),
+}
 """Arrays, and after them whole numbers, that each function takes."""
 
 

@@ -64,3 +64,15 @@ def pixel_sums(x: NDArray[np.uint8]) -> tuple[NDArray[np.uint32], int]:
     sums, squares = np.zeros(x.shape[1], np.uint32), np.zeros(1, np.uint64)
     library().pixel_sums(address(x, np.uint8), address(sums, np.uint32), address(squares, np.uint64), *x.shape)
     return sums, int(squares[0])
+
+
+def add_scaled(to: Floats32, product: Ints, scale: Floats32, *, by_row: bool) -> None:
+    """to : (n, m) float32, to which a product, (n, m) int32, is added times the scale of its row or its column.
+
+    As numpy would: rounded to float32, multiplied, rounded, added.
+    """
+    assert to.shape == product.shape
+    assert scale.shape == (to.shape[0 if by_row else 1],)
+    library().add_scaled(
+        *(address(to, np.float32), address(product, np.int32), address(scale, np.float32)), *to.shape, by_row
+    )

@@ -91,3 +91,19 @@ void pixel_sums(const uint8_t *x, uint32_t *sums, uint64_t *squares, int64_t n_r
         }
     }
 }
+
+EVERY_WIDTH
+void add_scaled(float *to, const int32_t *product, const float *scale, int64_t n_rows, int64_t n_columns,
+                int64_t by_row)
+{
+    for (int64_t row = 0; row < n_rows; row++) {
+        float *sum = to + row * n_columns;
+        const int32_t *values = product + row * n_columns;
+        if (by_row)
+            for (int64_t column = 0; column < n_columns; column++)
+                sum[column] += (float)values[column] * scale[row];
+        else
+            for (int64_t column = 0; column < n_columns; column++)
+                sum[column] += (float)values[column] * scale[column];
+    }
+}

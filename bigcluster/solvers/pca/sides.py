@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from bigcluster.kernels.gemm import Gemm, float_product
 from bigcluster.kernels.gemm import Side as Layout
+from bigcluster.kernels.loops import add_scaled
 from bigcluster.kernels.quantize import Code, encode
 from bigcluster.rows import RowSource, spans
 from bigcluster.runtime import Runtime
@@ -111,13 +112,14 @@ class Side:
 
     def add_backward(self, image: Floats, tile: Array, code: Code, operand: Layout) -> None:
         """Add this block's share of Y for one unit tile, (units, b), to its image."""
-        if self.by_row:
-            product, target, scale = self._applied(tile, operand), image, code.scale
+        # by column, images are laid out the other way round
+        product, target = (
+            (self._applied(tile, operand), image) if self.by_row else (self._times(operand, tile), image.T)
+        )
+        if self.exact:
+            add_scaled(target, product, code.scale, by_row=not self.by_row)
         else:
-            product, target, scale = self._times(operand, tile), image.T, code.scale[:, None]
-        for start, stop in spans(len(product), 256):  # in pieces that stay in the cache
-            rows = slice(start, stop)
-            target[rows] += np.multiply(product[rows], scale if self.by_row else scale[rows], dtype=np.float32)
+            target += product
 
     def term_operand(self, code: Code) -> Layout:
         """Vectors of one block of terms as `backward` multiplies them."""
