@@ -42,6 +42,7 @@ class Filling:
     ) -> None:
         self._listing, self._store, self._recipe = listing, store, recipe
         self._loader, self._freshness, self._native_size = loader, freshness, native_size
+        self._spare: list[NDArray[np.uint8]] = []
         self.salvage = Salvage(store, listing, recipe)
 
     def doubtful_rows(self, block: Block) -> list[int] | None:
@@ -73,7 +74,8 @@ class Filling:
 
     def fill(self, block: Block) -> Filled:
         """Decode one block and write it; `commit` makes that last."""
-        pixels = np.zeros((len(block.rows), self._store.array("pixels").shape[1]), np.uint8)
+        buffer = self._take_buffer()
+        pixels = buffer[: len(block.rows)]  # every row is filled below: copied, decoded, or zeros where that failed
         ledger: dict[int, FileRecord] = {}
         known: dict[int, FileRecord] = {}
         for source in self.salvage.sources(block):
@@ -91,7 +93,17 @@ class Filling:
         if self._native_size is not None:
             check_native(self._listing, block.start, in_order, self._native_size)
         n_decoded = sum(row not in known or known[row].digest != ledger[row].digest for row in rest)
-        return self._write(block, pixels, in_order, n_decoded)
+        filled = self._write(block, pixels, in_order, n_decoded)
+        self._spare.append(buffer)
+        return filled
+
+    def _take_buffer(self) -> NDArray[np.uint8]:
+        """Memory for a block that another one is through with: new memory takes the system as long as a copy."""
+        try:
+            return self._spare.pop()
+        except IndexError:
+            array = self._store.array("pixels")
+            return np.empty((min(array.chunks[0], array.shape[0]), array.shape[1]), np.uint8)
 
     def _write(self, block: Block, pixels: NDArray[np.uint8], ledger: list[FileRecord], n_decoded: int) -> Filled:
         # Rows of failed files are zeros: they add nothing to either sum.
