@@ -169,6 +169,44 @@ def test_only_whole_chunks_are_written(store: Store) -> None:
     assert len(store.write_rows("x", 8, np.ones((2, 4), np.uint8))) == 1
 
 
+@settings(max_examples=60, deadline=None)
+@given(
+    hnp.arrays(
+        st.sampled_from(["u1", "?", "<i4", "<i8", "<f4", "<f8"]), hnp.array_shapes(min_dims=2, max_dims=2, max_side=13)
+    ),
+    st.tuples(st.integers(1, 6), st.integers(1, 6)),
+    st.data(),
+)
+def test_chunks_are_those_of_zarr(
+    tmp_path_factory: pytest.TempPathFactory, values: Any, chunks: tuple[int, int], data: st.DataObject
+) -> None:
+    """zarr writes the same bytes and reads ours; any rectangle comes back as numpy would cut it."""
+    folder = tmp_path_factory.mktemp("chunks")
+    ours, theirs = Store(folder / "ours"), Store(folder / "theirs")
+    digests = ours.save("x", values, chunks)
+    array = theirs.create("x", values.shape, values.dtype, chunks)
+    array[...] = values
+    assert digests == digests_on_disk(ours, "x") == digests_on_disk(theirs, "x")
+    np.testing.assert_array_equal(ours.load("x"), values)
+    spans_ = [sorted(data.draw(st.tuples(st.integers(0, n), st.integers(0, n)))) for n in values.shape]
+    (top, bottom), (left, right) = spans_
+    cut = StoredRows(theirs.array("x")).read(top, bottom, slice(left, right))
+    np.testing.assert_array_equal(cut, values[top:bottom, left:right])
+
+
+@pytest.mark.parametrize("damage", ["cut", "longer", "flipped", "gone"])
+def test_a_damaged_chunk_is_named(store: Store, damage: str) -> None:
+    store.save("x", np.arange(12, dtype=np.float32).reshape(3, 4))
+    file = store.root / "x" / "c" / "0" / "0"
+    content = bytearray(file.read_bytes())
+    content[7] ^= damage == "flipped"
+    file.write_bytes({"cut": content[:-2], "longer": content + b"x"}.get(damage, content))
+    if damage == "gone":
+        file.unlink()
+    with pytest.raises(DamagedError, match=r"'x' is damaged \(.*x/c/0/0 (is gone|has another|does not fit)"):
+        StoredRows(store.array("x")).read(0, 3)
+
+
 @pytest.mark.parametrize("shape", [(8, 6), (7, 5)])
 def test_all_zero_chunks_are_stored(store: Store, shape: tuple[int, int]) -> None:
     store.create("x", shape, np.uint8, (4, 3))
