@@ -50,7 +50,7 @@ def solve(name, x, target, *, workspace_mib=256, threads=2, kernel="auto", tiles
         runtime=EmbeddedRuntime(threads),
         workspace_bytes=int(workspace_mib * MIB),
         tiles=tiles or MemoryTiles(),
-        gemm=Gemm(kernel),
+        gemm=kernel if isinstance(kernel, Gemm) else Gemm(kernel),
         seed=seed,
         **options,
     )
@@ -183,7 +183,7 @@ def test_same_bits_for_any_budget_threads_kernel_and_chunks(name, dtype, tmp_pat
         {"threads": 1, "workspace_mib": 40},
     ]
     if dtype == np.uint8:
-        variants.append({"kernel": "float32"})
+        variants += [{"kernel": "float32"}, {"kernel": Gemm("integer", in_panels=False)}]
     for variant in variants:
         other, other_scores, other_components = solve(name, x, 24, **variant)
         np.testing.assert_array_equal(scores, other_scores, err_msg=str(variant))
