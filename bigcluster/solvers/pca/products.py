@@ -145,7 +145,7 @@ def _add_products(
         j, i = pair
         operands.add_product(sums[pair], blocks[j], blocks[i], diagonal=i == j)
 
-    for _ in runtime.map(multiply, sums):
+    for _ in runtime.map(multiply, sums, in_flight=2 * runtime.threads):  # the next one is at hand
         pass
 
 
