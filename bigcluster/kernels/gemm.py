@@ -17,6 +17,7 @@ Every call runs on the calling thread alone. Parallelism is over calls, so a res
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from functools import cache
 from threading import Lock
 from typing import Any
@@ -253,10 +254,22 @@ def _worst_case(shape: tuple[int, int, int]) -> tuple[Bytes, Signed, NDArray[np.
 
 def _float32_product(a: Bytes, b: Signed, out: Ints) -> None:
     out[...] = 0
+    add_float32_products(out, a, [b])
+
+
+def add_float32_products(total: NDArray[Any], a: Bytes, strips: Sequence[Any], *, lower: bool = False) -> None:
+    """total += (a - 128) [strip, strip, ...], exact in float32; `a` is converted once for all strips, (k, n) int8.
+
+    lower : each strip counts from the row on that is its first column.
+    """
     for start in range(0, a.shape[1], EXACT_FLOAT_TERMS):
-        stop = start + EXACT_FLOAT_TERMS
-        left = a[:, start:stop].astype(np.float32)
+        terms = slice(start, start + EXACT_FLOAT_TERMS)
+        left = a[:, terms].astype(np.float32)
         left -= 128
-        part = float_product(left, b[start:stop].astype(np.float32))
-        # Reinterpreted in place: one scratch instead of two.
-        np.add(out, part.astype(np.int32), out=out)
+        first = 0
+        for strip in strips:
+            last, top = first + strip.shape[1], first if lower else 0
+            part = float_product(left[top:], strip[terms].astype(np.float32))
+            # Reinterpreted in place: one scratch instead of two.
+            np.add(total[top:, first:last], part.astype(np.int32), out=total[top:, first:last])
+            first = last

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.gemm import Gemm, Side, flip, float_product, transpose
+from bigcluster.kernels.gemm import Gemm, Side, add_float32_products, flip, float_product, transpose
 from bigcluster.kernels.panels import Panels
 from bigcluster.rows import RowSource, spans
 
@@ -105,6 +105,9 @@ class Operands:
         if isinstance(left.left, Panels):
             (only,) = right.rights
             self._gemm.add_product(total, left.left, only, lower=diagonal)
+            return
+        if self.dtype == np.uint8 and self._gemm.kernel == "float32":
+            add_float32_products(total, left.left, right.rights, lower=diagonal)
             return
         start = 0
         for strip in right.rights:
