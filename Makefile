@@ -14,9 +14,9 @@ DEMO_OUT := demo-out
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
 
-NATIVE := $(wildcard bigcluster/kernels/native/*)
+NATIVE := $(wildcard bigcluster/kernels/native/*.c) bigcluster/kernels/native/build.py
 
-$(STAMP): pyproject.toml constraints.txt $(filter-out %.so,$(NATIVE))
+$(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \
 	  echo "bigcluster needs Python 3.11 or newer; '$(PYTHON)' is not. Try: make PYTHON=python3.12 $(MAKECMDGOALS)"; exit 1; }
 	@$(PYTHON) -c 'import venv, ensurepip' 2>/dev/null || { \
@@ -46,7 +46,7 @@ lint: $(STAMP)  ## style and types
 	@$(BIN)/mypy
 
 # Peers in an environment of their own: what they depend on must not decide what the tests see.
-$(BENCH_STAMP): pyproject.toml constraints.txt $(filter-out %.so,$(NATIVE)) | $(STAMP)
+$(BENCH_STAMP): pyproject.toml constraints.txt $(NATIVE) | $(STAMP)
 	@echo "setting up $(BENCH_VENV) (once; about two minutes)"
 	@$(PYTHON) -m venv $(BENCH_VENV)
 	@echo '*' > $(BENCH_VENV)/.gitignore
