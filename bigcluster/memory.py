@@ -38,7 +38,7 @@ def project_ingest_bytes(*, block_rows: int, n_values: int, in_flight: int, thre
 
     Of blocks that wait for the disk, the records alone.
 
-    A block counts one and a quarter times: chunks are copied out of it while zarr writes them, a few at a time.
+    A block counts one and a quarter times: chunks are copied out of it while they are written.
     """
     block = block_rows * n_values
     sums = n_values * FLOAT64

@@ -143,7 +143,8 @@ class Gemm:
         if self.in_panels:
             return panels.pack(x, by_row=by_row)
         if by_row:
-            x = transpose(np.ascontiguousarray(x.view(np.uint8))).view(x.dtype)
+            turned = transpose(np.ascontiguousarray(x.view(np.uint8)))
+            return flip(turned, turned.view(np.int8)) if x.dtype == np.uint8 else turned.view(np.int8)
         return np.ascontiguousarray(flip(x) if x.dtype == np.uint8 else x)
 
     def multiply(self, left: Side, right: Side) -> Ints:

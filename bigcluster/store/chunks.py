@@ -58,7 +58,7 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
 
     def write_chunk(self, key: str, chunk: NDArray[Any]) -> None:
         """A whole chunk, C-contiguous; in place, but not yet synced, when this returns."""
-        data = _bytes_of(chunk)
+        data = _bytes_of(np.ascontiguousarray(chunk, chunk.dtype.newbyteorder("<")))
         checksum = google_crc32c.value(data).to_bytes(_CRC_BYTES, "little")
         digest = hashlib.sha256(data.data)
         digest.update(checksum)
@@ -87,6 +87,8 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
             raise ValueError(f"{self.root / key} has another length")
         if google_crc32c.value(data) != int.from_bytes(checksum[:_CRC_BYTES], "little"):
             raise ValueError(f"{self.root / key} does not fit its checksum")
+        if sys.byteorder == "big":
+            into.byteswap(inplace=True)
 
     def take_digests(self, keys: Iterable[str]) -> dict[str, str]:
         """File -> digest of chunks that were just written. KeyError for a chunk that was not."""
@@ -103,9 +105,7 @@ def _is_chunk(key: str) -> bool:
 
 
 def _bytes_of(chunk: NDArray[Any]) -> NDArray[np.uint8]:
-    """The memory of an array as it lies in a file, flat."""
-    if sys.byteorder != "little" and chunk.dtype.itemsize > 1:
-        raise NotImplementedError("chunks are written by little-endian machines alone")
+    """The memory of an array, flat."""
     assert chunk.flags.c_contiguous
     return chunk.reshape(-1).view(np.uint8)
 

@@ -120,7 +120,7 @@ def lanczos_width(target: Target) -> int:
 def lanczos_size(target: Target, n: int) -> int:
     """The basis size at which convergence is first looked at."""
     n_wanted = target.n if isinstance(target, Components) else 64
-    return min(n, 2 * n_wanted + lanczos_width(target) // 2)
+    return min(n, 7 * n_wanted // 4 + 2 * lanczos_width(target))
 
 
 def lanczos_steps(target: Target, n: int) -> int:
@@ -170,17 +170,15 @@ class _Lanczos:
 
     def run(self, seed: int) -> Eigenpairs:
         blocks = self._start(seed)
-        check_at = lanczos_size(self._target, self._matrix.n)
+        first_look = lanczos_size(self._target, self._matrix.n)
         while True:
             self._basis.append(blocks)
             images, inner = self._apply(blocks)
             size = self._basis.size
             self._extend_projected(inner, blocks[0].shape[1])
             self._progress.step()
-            if size >= check_at:
-                if self._converged():
-                    break
-                check_at = size + max(size // 16, 1)
+            if size >= first_look and self._converged():
+                break
             blocks = self._next_block(images, inner)
             if blocks[0].shape[1] == 0:  # the basis spans all that the matrix reaches
                 break

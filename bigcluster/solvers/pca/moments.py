@@ -21,12 +21,10 @@ def block_rows(n_columns: int) -> int:
 
 def exact_moments(rows: RowSource, runtime: Runtime) -> Moments:
     """Moments of uint8 data, in one pass."""
-
     total = np.zeros(rows.shape[1], np.int64)
     squares = 0
-    for sums, block_squares in runtime.map(
-        lambda span: pixel_sums(rows.read(*span)), spans(rows.shape[0], block_rows(rows.shape[1]))
-    ):
+    blocks = spans(rows.shape[0], block_rows(rows.shape[1]))
+    for sums, block_squares in runtime.map(lambda span: pixel_sums(rows.read(*span)), blocks):
         total += sums
         squares += block_squares
     return Moments(total, squares)

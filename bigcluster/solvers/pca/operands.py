@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.gemm import Gemm, Side, add_float32_products, flip, float_product, transpose
+from bigcluster.kernels.gemm import Gemm, Side, add_float32_products, float_product, transpose
 from bigcluster.kernels.panels import Panels
 from bigcluster.rows import RowSource, spans
 
@@ -81,8 +81,7 @@ class Operands:
         if self._by_row:
             raw = self._read(units, terms)
             cuts = spans(len(raw), STRIP) if right else ()
-            rights = [self._right(_transposed(raw[start:stop])) for start, stop in cuts]
-            return Block(raw if left else None, rights)
+            return Block(raw if left else None, [self._right(raw[start:stop]) for start, stop in cuts])
         n_units, n_terms = units[1] - units[0], terms[1] - terms[0]
         lefts = np.empty((n_units, n_terms), self.dtype) if left else None
         rights = []
@@ -91,13 +90,14 @@ class Operands:
             if lefts is not None:
                 _transposed(raw, lefts[start:stop])
             if right:
-                rights.append(self._right(raw, fresh=False))
+                rights.append(self._right(raw))
         return Block(lefts, rights)
 
-    def _right(self, block: Array, *, fresh: bool = True) -> Array:
-        if self.dtype != np.uint8:
-            return block
-        return flip(block, block.view(np.int8) if fresh else None)
+    def _right(self, block: Array) -> Side:
+        """A strip of units, as it lies in X, for the right side."""
+        if self.dtype == np.uint8:
+            return self._gemm.right(block, by_row=self._by_row)
+        return _transposed(block) if self._by_row else block
 
     def add_product(self, total: Array, left: Block, right: Block, *, diagonal: bool) -> None:
         """total : (left's units, right's units), added to; of a diagonal tile, the lower triangle is."""
