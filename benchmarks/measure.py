@@ -50,19 +50,17 @@ class OutsideSampler(MemorySampler):
     highest_rss_bytes: int = 0
     frozen: threading.Event = field(default_factory=threading.Event)
 
-    def _sample(self, tree: list[psutil.Process]) -> None:
-        if self.frozen.is_set():
-            return
+    def _held(self, tree: list[psutil.Process]) -> int:
         began = time.monotonic()
-        peaks = {stage: peak.peak_bytes for stage, peak in self.peaks.items()}
-        super()._sample(tree)
-        for process in tree:
-            self.highest_rss_bytes = max(self.highest_rss_bytes, highest_rss_bytes(process.pid))
-        took = time.monotonic() - began
-        self.interval_seconds = max(0.1, LIGHT * took)
-        if self.frozen.is_set():  # the clock stopped while this sample was taken: it belongs to nobody
-            for stage, peak_bytes in peaks.items():
-                self.peaks[stage].peak_bytes = peak_bytes
+        total = super()._held(tree)
+        if not self.frozen.is_set():
+            self.highest_rss_bytes = max(self.highest_rss_bytes, *(highest_rss_bytes(one.pid) for one in tree), 0)
+        self.interval_seconds = max(0.1, LIGHT * (time.monotonic() - began))
+        return total
+
+    def _add(self, total: int) -> None:
+        if not self.frozen.is_set():  # else the clock stopped while this sample was taken: it belongs to nobody
+            super()._add(total)
 
 
 def measure(module: str, arguments: list[str], log: Path, timeout_seconds: float) -> Outcome:

@@ -117,6 +117,7 @@ class MemorySampler:
         self.metric = memory_metric()
         self.stage = ""
         self._resident: dict[int, int] = {}
+        self._sampling = threading.RLock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="memory-sampler", daemon=True)
 
@@ -136,8 +137,14 @@ class MemorySampler:
 
     def enter(self, stage: str) -> None:
         """Samples belong to this stage from now on; the first is taken at once, so that a short stage has one."""
-        self.stage = stage
-        self._sample(self._tree())
+        with self._sampling:  # a sample on its way is of the stage before, and is through by then
+            self.stage = stage
+            self._sample(self._tree())
+
+    def so_far(self) -> tuple[dict[str, int], list[Reading]]:
+        """The largest sample of each stage in bytes, and the timeline that they are in: both of one moment."""
+        with self._sampling:
+            return {stage: peak.peak_bytes for stage, peak in self.peaks.items()}, list(self.timeline.rows)
 
     def _run(self) -> None:
         tree = self._tree()
@@ -158,7 +165,10 @@ class MemorySampler:
             return []
 
     def _sample(self, tree: list[psutil.Process]) -> None:
-        stage = self.stage  # before looking: what is seen of one stage does not count for the next
+        with self._sampling:
+            self._add(self._held(tree))
+
+    def _held(self, tree: list[psutil.Process]) -> int:
         total = 0
         for process in tree:
             try:
@@ -167,10 +177,13 @@ class MemorySampler:
                 self._resident[process.pid] = max(info.rss, self._resident.get(process.pid, 0))
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
-        peak = self.peaks.setdefault(stage, StagePeak())
+        return total
+
+    def _add(self, total: int) -> None:
+        peak = self.peaks.setdefault(self.stage, StagePeak())
         peak.peak_bytes = max(peak.peak_bytes, total)
         peak.samples += 1
-        self.timeline.add(Reading(time.monotonic() - self._began, stage, total))
+        self.timeline.add(Reading(time.monotonic() - self._began, self.stage, total))
 
 
 def highest_rss_bytes(pid: int) -> int:

@@ -187,6 +187,18 @@ def test_a_run_leaves_its_memory_over_time(images: Path, tmp_path: Path, cli: Cl
     assert "measured, 1 GiB promised" in ran.out
 
 
+def test_peaks_and_timeline_are_of_one_moment() -> None:
+    with MemorySampler(interval_seconds=0.0001) as sampler:  # samples come while it is asked
+        for stage in ("one", "other", "one", "last"):
+            sampler.enter(stage)
+            for _ in range(20):
+                peaks, rows = sampler.so_far()
+                assert peaks.keys() == {reading.stage for reading in rows}
+                for name, peak_bytes in peaks.items():
+                    assert peak_bytes == max(reading.n_bytes for reading in rows if reading.stage == name)
+                assert rows[-1].stage == stage
+
+
 def test_a_system_without_pss_names_what_stands_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from rich.console import Console
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from bigcluster.config import Settings
 from bigcluster.errors import DamagedError
-from bigcluster.measure import MemorySampler, release_memory
+from bigcluster.measure import MemorySampler, Reading, release_memory
 from bigcluster.planning import Resources
 from bigcluster.progress import Listener, Progress
 from bigcluster.runtime import EmbeddedRuntime, Runtime
@@ -72,3 +72,10 @@ class Stages:
             "projected_peak_bytes": projected_bytes,
             "measured_peak_bytes": self.sampler.peaks[name].peak_bytes,
         }
+
+    def take_peaks(self) -> list[Reading]:
+        """The timeline so far, and in the facts the peaks that it shows: samples come in between two stages too."""
+        peaks, rows = self.sampler.so_far()
+        for name, facts in self.facts.items():
+            facts["measured_peak_bytes"] = peaks[name]
+        return rows

@@ -103,7 +103,6 @@ def run(
                 _write_account(job, found)
                 if settings.report.write:  # it shows the account, and then has a place in it
                     write_or_reuse(job, store, found, done.plan.stage("report"))
-                    found["memory"]["measured_peak_bytes"] = job.stages.sampler.peak_bytes
             _write_account(job, found)
             if not (done.reused and was_finished):
                 tidy(store.root)
@@ -241,7 +240,9 @@ def _write_outputs(job: Job, listing: Listing, store: Store, done: _Done) -> Non
 
 
 def _write_account(job: Job, found: dict[str, Any]) -> None:
-    tables.write_memory(job.out / "memory.csv", job.stages.sampler.timeline.rows)
+    rows = job.stages.take_peaks()
+    found["memory"]["measured_peak_bytes"] = max(reading.n_bytes for reading in rows)
+    tables.write_memory(job.out / "memory.csv", rows)
     summary.write_summary(job.out / "summary.json", found)
 
 
