@@ -8,11 +8,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigcluster.errors import BigclusterError, ConfigError
-from bigcluster.kernels import gemm, gemm_model, panels
+from bigcluster.kernels import floats, gemm, gemm_model, panels
 from bigcluster.kernels.gemm import MAX_TERMS, Gemm, flip, float_product, is_exact, transpose
 
+WIDE = pytest.mark.skipif(not floats.available(), reason="this processor has no AVX-512")
 KERNELS = [
-    pytest.param({"kernel": "float32"}, id="float32"),
+    pytest.param({"kernel": "float32", "in_floats": False}, id="float32 of onnxruntime"),
+    pytest.param({"kernel": "float32", "in_floats": True}, id="float32", marks=WIDE),
     pytest.param({"kernel": "integer", "in_panels": False}, id="onnxruntime"),
     pytest.param(
         {"kernel": "integer", "in_panels": True},
@@ -134,6 +136,49 @@ def test_the_lower_triangle_of_a_symmetric_product_is_complete(kernel, n):
     multiply.add_product(total, multiply.left(x, by_row=True), multiply.right(x, by_row=True), lower=True)
     means = x.astype(int) - 128
     np.testing.assert_array_equal(np.tril(total), np.tril(means @ means.T))
+
+
+@pytest.mark.parametrize("in_own", [pytest.param(False, id="onnxruntime"), pytest.param(True, id="own", marks=WIDE)])
+@settings(max_examples=60, deadline=None)
+@given(
+    m=st.integers(1, 150),
+    k=st.integers(1, 600),
+    n=st.integers(1, 120),
+    turned=st.sampled_from([(False, False), (True, False), (False, True)]),
+    seed=st.integers(0, 9),
+)
+def test_float_products(in_own, m, k, n, turned, seed):
+    random = np.random.default_rng(seed)
+    a, b = random.standard_normal((m, k), np.float32), random.standard_normal((k, n), np.float32)
+    left = np.ascontiguousarray(a.T) if turned[0] else a
+    right = np.ascontiguousarray(b.T) if turned[1] else b
+    out = np.full((m, n), np.nan, np.float32)
+    found = float_product(left, right, transpose_left=turned[0], transpose_right=turned[1], out=out, in_own=in_own)
+    assert found is out
+    np.testing.assert_allclose(out, a.astype(np.float64) @ b, atol=1e-6 * k)
+
+
+@WIDE
+@settings(max_examples=40, deadline=None)
+@given(m=st.integers(1, 150), k=st.integers(1, 600), n=st.integers(1, 120), data=st.data())
+def test_an_entry_of_our_own_float_product_has_the_same_bits_in_any_company(m, k, n, data):
+    random = np.random.default_rng(m)
+    a, b = random.standard_normal((m, k), np.float32), random.standard_normal((k, n), np.float32)
+    whole = floats.product(a, b, out=np.empty((m, n), np.float32))
+    top, left = data.draw(st.integers(0, m - 1)), data.draw(st.integers(0, n - 1))
+    part = floats.product(a[top:], b[:, left:], out=np.empty((m - top, n - left), np.float32))
+    np.testing.assert_array_equal(part, whole[top:, left:])
+
+
+@WIDE
+def test_float_products_of_no_terms_are_zero_and_what_does_not_fit_is_refused():
+    a, b = np.zeros((3, 0), np.float32), np.zeros((0, 2), np.float32)
+    np.testing.assert_array_equal(floats.product(a, b, out=np.full((3, 2), np.nan, np.float32)), 0)
+    x = np.zeros((4, 6), np.float32)
+    with pytest.raises(ValueError, match=r"\(4, 6\) by \(4, 6\) into \(4, 4\)"):
+        floats.product(x, x, out=np.empty((4, 4), np.float32))
+    with pytest.raises(ValueError, match="one axis of each operand must be contiguous"):
+        floats.product(np.zeros((8, 12), np.float32)[::2, ::2], x.T, out=np.empty((4, 4), np.float32))
 
 
 def test_sides_that_do_not_fit_are_refused():

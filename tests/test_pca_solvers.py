@@ -11,6 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigcluster.errors import ConfigError, InvalidDataError, TooFewSamplesError
+from bigcluster.kernels import floats
 from bigcluster.kernels.gemm import Gemm
 from bigcluster.kernels.pca import choose_rank, orthonormal_transform, ritz_generalised, round_to_step, score_step
 from bigcluster.rows import ArrayRows, DaskRows
@@ -183,7 +184,8 @@ def test_same_bits_for_any_budget_threads_kernel_and_chunks(name, dtype, tmp_pat
         {"threads": 1, "workspace_mib": 40},
     ]
     if dtype == np.uint8:
-        variants += [{"kernel": "float32"}, {"kernel": Gemm("integer", in_panels=False)}]
+        variants += [{"kernel": Gemm("float32", in_floats=own)} for own in {False, floats.available()}]
+        variants += [{"kernel": Gemm("integer", in_panels=False)}]
     for variant in variants:
         other, other_scores, other_components = solve(name, x, 24, **variant)
         np.testing.assert_array_equal(scores, other_scores, err_msg=str(variant))

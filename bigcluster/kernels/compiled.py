@@ -24,6 +24,7 @@ _SIZES = {
     "add_product": (4, 5),
     "pixel_sums": (3, 2),
     "add_scaled": (3, 3),
+    "float_product": (4, 12),
 }
 """Arrays, and after them whole numbers, that each function takes."""
 
@@ -44,8 +45,9 @@ def library() -> CDLL:
         function = getattr(loaded, name)
         function.restype = None
         function.argtypes = [c_void_p] * arrays + [c_int64] * numbers
-    loaded.panels_known.restype = c_int64
-    loaded.panels_known.argtypes = []
+    for known in (loaded.panels_known, loaded.floats_known):
+        known.restype = c_int64
+        known.argtypes = []
     return loaded
 
 

@@ -9,8 +9,8 @@ Both sides of a product of pixels are x - 128, which needs no centering and move
 each centered product as it is. uint8 on the left and int8 on the right is the pair that processors multiply natively
 (two unsigned sides run at half the speed), and subtracting 128 from a uint8 is flipping its top bit.
 
-8-bit products are our own where the processor has AVX-512 VNNI (bigcluster.kernels.panels: a third faster there), else
-ONNX Runtime's, as all float32 products are.
+Products are our own where the processor has AVX-512 (bigcluster.kernels.floats) and, for 8-bit ones, VNNI
+(bigcluster.kernels.panels: a third faster there); else they are ONNX Runtime's.
 
 Every call runs on the calling thread alone. Parallelism is over calls, so a result never feels the number of threads.
 """
@@ -26,7 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import BigclusterError, ConfigError
-from bigcluster.kernels import gemm_model, panels
+from bigcluster.kernels import floats, gemm_model, panels
 from bigcluster.kernels.panels import Panels
 
 KERNELS = ("auto", "integer", "float32")
@@ -85,16 +85,24 @@ def transpose(pixels: Bytes, out: Bytes | None = None) -> Bytes:
 
 
 def float_product(
-    a: Floats, b: Floats, *, transpose_left: bool = False, transpose_right: bool = False, out: Floats | None = None
+    a: Floats,
+    b: Floats,
+    *,
+    transpose_left: bool = False,
+    transpose_right: bool = False,
+    out: Floats | None = None,
+    in_own: bool | None = None,
 ) -> Floats:
     """a b, a' b or a b', in float32 on one thread.
 
     a : (m, k), or (k, m) where it is transposed, b : (k, n), or (n, k) where it is, out : (m, n), all C-contiguous;
-    returns (m, n). Not both are transposed.
+    returns (m, n). Not both are transposed. `in_own` : whether it is our own product; None to decide by the processor.
     """
     m, n = a.shape[1 if transpose_left else 0], b.shape[0 if transpose_right else 1]
     if out is None:
         out = np.empty((m, n), np.float32)
+    if floats.available() if in_own is None else in_own:
+        return floats.product(a, b, transpose_left=transpose_left, transpose_right=transpose_right, out=out)
     if transpose_right:
         model = gemm_model.FLOAT_PRODUCT_RIGHT_TRANSPOSED
     else:
@@ -104,7 +112,8 @@ def float_product(
 
 
 Side = Panels | NDArray[Any]
-"""One side of a product as its kernel reads it: panels, or the left as uint8 (m, k), the right as int8 (k, n)."""
+"""One side of a product as its kernel reads it: panels, or the left as uint8 (m, k), the right as int8 (k, n). Our own
+float32 kernel takes either as it lies, turned or not: uint8 is pixels, int8 is vectors."""
 
 
 class Gemm:
@@ -113,16 +122,17 @@ class Gemm:
     kernel : "integer" multiplies in 8 bits and fails where the processor saturates; "float32" multiplies blocks of
     1,024 terms in float32, whose partial sums are all exact; "auto" is "integer" where its self-test passes.
     Both give the same integers.
-    in_panels : whether "integer" is our own kernel; None to decide by the processor.
+    in_panels, in_floats : whether "integer", "float32" is our own kernel; None to decide by the processor.
     """
 
-    def __init__(self, kernel: str = "auto", *, in_panels: bool | None = None) -> None:
+    def __init__(self, kernel: str = "auto", *, in_panels: bool | None = None, in_floats: bool | None = None) -> None:
         if kernel not in KERNELS:
             raise ConfigError(f"gemm.kernel is {kernel!r}; use one of {', '.join(KERNELS)}")
         self._wanted = kernel
         self._integer = kernel != "float32"
         wanted = panels.available() if in_panels is None else in_panels
         self.in_panels = self._integer and wanted and _panels_are_exact()
+        self.in_floats = not self._integer and (floats.available() if in_floats is None else in_floats)
         self._tested: set[tuple[int, int, int]] = set()
         self._lock = Lock()
 
@@ -131,10 +141,17 @@ class Gemm:
         """ "integer" or "float32": what products use now (the self-test of a new shape can still move it)."""
         return "integer" if self._integer else "float32"
 
+    @property
+    def both_sides(self) -> bool:
+        """Whether a block that is read once serves on both sides of a product."""
+        return self.in_panels or self.in_floats
+
     def left(self, x: NDArray[Any], *, by_row: bool) -> Side:
         """The left side of products: uint8 pixels or int8 vectors, (m, k) by row, else (k, m)."""
         if self.in_panels:
             return panels.pack(x, by_row=by_row)
+        if self.in_floats:
+            return x if by_row else x.T
         unsigned: Bytes = x if x.dtype == np.uint8 else np.bitwise_xor(x.view(np.uint8), np.uint8(128))
         return np.ascontiguousarray(unsigned) if by_row else transpose(np.ascontiguousarray(unsigned))
 
@@ -142,6 +159,8 @@ class Gemm:
         """The right side of products: pixels or vectors, (n, k) by row, else (k, n)."""
         if self.in_panels:
             return panels.pack(x, by_row=by_row)
+        if self.in_floats:
+            return x.T if by_row else x
         if by_row:
             turned = transpose(np.ascontiguousarray(x.view(np.uint8)))
             return flip(turned, turned.view(np.int8)) if x.dtype == np.uint8 else turned.view(np.int8)
@@ -156,14 +175,30 @@ class Gemm:
             panels.add_product(out, left, right, fresh=True)
             return out
         assert not isinstance(right, Panels)
-        return self._product(left, right, np.empty((left.shape[0], right.shape[1]), np.int32))
+        shape = left.shape[0], right.shape[1]
+        if self.in_floats:
+            _check_terms(left.shape[1])
+            out = np.zeros(shape, np.int32)
+            floats.count_product(out, left, right)
+            return out
+        return self._product(left, right, np.empty(shape, np.int32))
+
+    def both(self, x: NDArray[Any], *, by_row: bool) -> tuple[Side, Side]:
+        """Left and right of a product of x with itself or its like, where `both_sides`: one copy, or none."""
+        left = self.left(x, by_row=by_row)
+        return left, left if isinstance(left, Panels) else left.T
 
     def add_product(self, total: NDArray[Any], left: Side, right: Side, *, lower: bool = False) -> None:
         """total : (m, n) int32 or int64, added to; where `lower`, what is above the diagonal may be left out."""
-        if isinstance(left, Panels) and total.dtype == np.int32 and total.flags.c_contiguous:
-            assert isinstance(right, Panels)
-            _check_terms(left.n_terms)
-            panels.add_product(total, left, right, lower=lower)
+        if total.dtype == np.int32 and total.flags.c_contiguous and self.both_sides:
+            if isinstance(left, Panels):
+                assert isinstance(right, Panels)
+                _check_terms(left.n_terms)
+                panels.add_product(total, left, right, lower=lower)
+            else:
+                assert not isinstance(right, Panels)
+                _check_terms(left.shape[1])
+                floats.count_product(total, left, right, lower=lower)
         else:
             np.add(total, self.multiply(left, right), out=total)
 
@@ -177,6 +212,11 @@ class Gemm:
         if self.in_panels:
             _check_terms(a.shape[1])
             panels.add_product(out, panels.pack(a, by_row=True), panels.pack(b, by_row=False), fresh=True)
+            return out
+        if self.in_floats:
+            _check_terms(a.shape[1])
+            out[...] = 0
+            floats.count_product(out, a, b)
             return out
         return self._product(a, b, out)
 

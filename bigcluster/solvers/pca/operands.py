@@ -1,8 +1,8 @@
 """The two sides of a symmetric product X X' or X' X, laid out so that no multiplication has to copy or transpose.
 
 A *unit* is what the product is square in: a row of X for X X', a column for X' X. The contraction runs over the other
-axis. An operand block of units u and contraction c is read once. Our own integer kernel takes one layout on both sides
-(bigcluster.kernels.panels); the others take two:
+axis. An operand block of units u and contraction c is read once. Our own kernels take one layout on both sides; the
+others take two:
 
     left    (u, c)   uint8                      rights   [(c, strip), ...]   int8, x - 128
 
@@ -75,9 +75,9 @@ class Operands:
 
     def load(self, units: tuple[int, int], terms: tuple[int, int], *, left: bool, right: bool) -> Block:
         """Both layouts of a block of units, or the one that is needed."""
-        if self.dtype == np.uint8 and self._gemm.in_panels:
-            packed = self._gemm.left(self._read(units, terms), by_row=self._by_row)
-            return Block(packed, [packed])
+        if self.dtype == np.uint8 and self._gemm.both_sides:
+            left_side, right_side = self._gemm.both(self._read(units, terms), by_row=self._by_row)
+            return Block(left_side, [right_side])
         if self._by_row:
             raw = self._read(units, terms)
             cuts = spans(len(raw), STRIP) if right else ()
@@ -102,10 +102,11 @@ class Operands:
     def add_product(self, total: Array, left: Block, right: Block, *, diagonal: bool) -> None:
         """total : (left's units, right's units), added to; of a diagonal tile, the lower triangle is."""
         assert left.left is not None
-        if isinstance(left.left, Panels):
+        if self.dtype == np.uint8 and self._gemm.both_sides:
             (only,) = right.rights
             self._gemm.add_product(total, left.left, only, lower=diagonal)
             return
+        assert not isinstance(left.left, Panels)
         if self.dtype == np.uint8 and self._gemm.kernel == "float32":
             add_float32_products(total, left.left, right.rights, lower=diagonal)
             return
