@@ -184,11 +184,12 @@ def plan(
 
     Its seconds are estimates at the rates of this machine, which the first call measures (one to two seconds).
     """
-    from bigcluster import pipeline
+    from bigcluster.pipeline.plan import estimated
+    from bigcluster.pipeline.run import prepare
 
     flags = {"k": n_clusters, **settings, **(set or {})}
     resolved = resolve_settings(images, out, flags=flags, config=config, needs=("images",))
-    return pipeline.estimated(pipeline.prepare(resolved, resources(memory, workers))[1], resolved)
+    return estimated(prepare(resolved, resources(memory, workers))[1], resolved)
 
 
 def profile(

@@ -331,13 +331,12 @@ def demo(
 
 
 def _show_plan(settings: Any, resources: Any, as_json: bool, n_images: int | None = None) -> None:
-    from bigcluster import display, pipeline
+    from bigcluster import display
+    from bigcluster.pipeline.plan import estimated, plan_absent
+    from bigcluster.pipeline.run import prepare
 
-    if n_images is None:
-        found = pipeline.prepare(settings, resources)[1]
-    else:
-        found = pipeline.plan_absent(settings, n_images, resources)
-    found = pipeline.estimated(found, settings)
+    found = prepare(settings, resources)[1] if n_images is None else plan_absent(settings, n_images, resources)
+    found = estimated(found, settings)
     _tell(found.to_json(), as_json, lambda: display.print_plan(found, _stdout()))
     found.check()
 

@@ -12,23 +12,16 @@ import os
 import sys
 import threading
 import traceback
-from collections.abc import Callable
+from importlib import import_module
 from typing import IO, Any
 
-from bigcluster import pipeline
+from bigcluster.allowed import Resources
 from bigcluster.config import KEYS, settings_from
 from bigcluster.errors import BigclusterError, OutOfMemoryError, StoreError
-from bigcluster.planning import Resources
 from bigcluster.progress import Event, to_json
 
-TASKS: dict[str, Callable[..., dict[str, Any]]] = {
-    "run": pipeline.run,
-    "sweep": pipeline.sweep,
-    "predict": pipeline.predict,
-    "verify": pipeline.verify,
-    "report": pipeline.report,
-}
-
+TASKS = ("run", "sweep", "predict", "verify", "report")
+"""Modules of bigcluster.pipeline, and their functions."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
@@ -56,7 +49,8 @@ def serve(request: dict[str, Any], send: Any) -> int:
 
     try:
         settings = settings_from({name: request["settings"][name] for name in KEYS})
-        task = TASKS[request["task"]]
+        name = TASKS[TASKS.index(request["task"])]
+        task = getattr(import_module(f"bigcluster.pipeline.{name}"), name)
         found = task(
             settings,
             Resources(**request["resources"]),

@@ -170,6 +170,7 @@ def test_nothing_heavy_is_imported_to_answer(what: str) -> None:
 
 
 def test_dask_ml_is_imported_only_where_its_solver_is_chosen() -> None:
-    code = "import sys, bigcluster.pipeline, bigcluster.api; print('dask_ml' in sys.modules, 'sklearn' in sys.modules)"
+    modules = "bigcluster.pipeline.run, bigcluster.pipeline.sweep, bigcluster.pipeline.report, bigcluster.api"
+    code = f"import sys, {modules}; print('dask_ml' in sys.modules, 'sklearn' in sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["False", "False"]

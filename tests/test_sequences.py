@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.stress.work import BUDGET, Job
-from bigcluster import pipeline
+from bigcluster.pipeline import run as pipeline
 from bigcluster.progress import silent
 
 CHANGES = st.fixed_dictionaries(

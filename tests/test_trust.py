@@ -23,10 +23,11 @@ import psutil
 import pytest
 from conftest import CHECKOUT, Background, Cli, command, environment, write_pictures
 
-from bigcluster import outdir, pipeline
+from bigcluster import outdir
 from bigcluster.config import Settings, resolve
 from bigcluster.errors import DamagedError, OutError, StoreError
 from bigcluster.pipeline.disk import check_room
+from bigcluster.pipeline.run import prepare, run
 from bigcluster.planning import Plan, Resources
 from bigcluster.store import Store
 from bigcluster.units import GIB
@@ -181,7 +182,7 @@ def test_every_command_refuses_another_format_and_touches_nothing(images: Path, 
 
 
 def plan_of(images: Path, out: Path) -> Plan:
-    return pipeline.prepare(settings_of(images, out), Resources(GIB, 2))[1]
+    return prepare(settings_of(images, out), Resources(GIB, 2))[1]
 
 
 def settings_of(images: Path, out: Path) -> Settings:
@@ -199,7 +200,7 @@ def test_a_disk_without_room_is_refused_before_anything_is_written(
     with pytest.raises(StoreError, match=r"OUT needs .* MiB on disk, 1 MiB are free in .*; free some, .* --size 32x32"):
         check_room(out, plan)
     with pytest.raises(StoreError, match="OUT needs"):
-        pipeline.run(settings_of(images, out), Resources(GIB, 2))
+        run(settings_of(images, out), Resources(GIB, 2))
     assert not out.parent.exists()
 
 
@@ -232,7 +233,7 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_it_resumes(
 ) -> None:
     # Room is looked at beforehand: here somebody else takes it while the run is on.
     (tmp_path / "sitecustomize.py").write_text(
-        "import sys, bigcluster.pipeline; sys.modules['bigcluster.pipeline.run'].check_room = lambda *_: None"
+        "import sys, bigcluster.pipeline.run; sys.modules['bigcluster.pipeline.run'].check_room = lambda *_: None"
     )
     blind = {"PYTHONPATH": f"{tmp_path}{os.pathsep}{environment()['PYTHONPATH']}"}
     out = small_disk / "out"
@@ -268,7 +269,7 @@ def test_a_disk_that_vanishes_is_one_line(images: Path, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(module, "reduce", vanish)
     with pytest.raises(DamagedError, match=r"damaged files, such as pixels/c.*run again"):
-        pipeline.run(settings_of(images, out), Resources(GIB, 2))
+        run(settings_of(images, out), Resources(GIB, 2))
     assert not (out / "labels.csv").exists()
     assert outdir.kept_values(str(out)) is not None
 

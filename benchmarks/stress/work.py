@@ -10,9 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bigcluster import pipeline
 from bigcluster.config import Settings, resolve
 from bigcluster.demo import generate
+from bigcluster.pipeline.predict import predict
+from bigcluster.pipeline.run import run
+from bigcluster.pipeline.verify import verify
 from bigcluster.planning import Resources
 from bigcluster.progress import Listener, silent
 from bigcluster.units import GIB
@@ -43,13 +45,13 @@ class Job:
 
     def run(self, out: Path, listener: Listener = silent) -> dict[str, Any]:
         """In this process; returns what summary.json says."""
-        return pipeline.run(self.settings(out), BUDGET, listener=listener)
+        return run(self.settings(out), BUDGET, listener=listener)
 
     def predict(self, out: Path, to: Path) -> dict[str, Any]:
-        return pipeline.predict(self.settings(out), BUDGET, images=str(self.images), to=str(to))
+        return predict(self.settings(out), BUDGET, images=str(self.images), to=str(to))
 
     def verify(self, out: Path) -> dict[str, Any]:
-        return pipeline.verify(self.settings(out), BUDGET)
+        return verify(self.settings(out), BUDGET)
 
     def arguments(self, out: Path) -> list[str]:
         """The same job as arguments of `bigcluster`."""

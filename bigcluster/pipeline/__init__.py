@@ -1,10 +1,4 @@
-"""The jobs, end to end. They run inside the working process."""
+"""The jobs, end to end, a module each: run, sweep, predict, report, verify have a function of their own name.
 
-from bigcluster.pipeline.plan import estimated, plan_absent
-from bigcluster.pipeline.predict import predict
-from bigcluster.pipeline.report import report
-from bigcluster.pipeline.run import prepare, run
-from bigcluster.pipeline.sweep import sweep
-from bigcluster.pipeline.verify import verify
-
-__all__ = ["estimated", "plan_absent", "predict", "prepare", "report", "run", "sweep", "verify"]
+They run inside the working process, which imports the one that it was started for.
+"""

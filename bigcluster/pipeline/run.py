@@ -22,10 +22,8 @@ from bigcluster.outputs import curves, folders, summary, tables
 from bigcluster.outputs.seal import OF_A_RUN, OF_A_SWEEP, is_finished, sealing
 from bigcluster.pipeline.disk import check_room
 from bigcluster.pipeline.job import Job, naming_damage, open_job
-from bigcluster.pipeline.report import write_or_reuse
 from bigcluster.planning import Plan, Resources, make_plan, replan
 from bigcluster.progress import Listener, silent
-from bigcluster.report import check_kind
 from bigcluster.stages import sizing
 from bigcluster.stages.cluster import Clustered, cluster
 from bigcluster.stages.ingest import Ingested, check_recipe, ingest, records
@@ -81,7 +79,9 @@ def run(
     if unreadable:
         job.progress.warn(f"{unreadable} folders could not be read; what they hold is not listed")
     plan.check()
-    if settings.report.write:
+    if settings.report.write and settings.report.map != "pca":
+        from bigcluster.report import check_kind  # with all that makes pages, which the others load when they need it
+
         check_kind(settings.report.map)
     check_room(job.out, plan)
     outdir.absolute(settings)  # refuses what run.toml cannot hold, before anything is made
@@ -102,6 +102,8 @@ def run(
                 found = _summarise(job, listing, store, done)
                 _write_account(job, found)
                 if settings.report.write:  # it shows the account, and then has a place in it
+                    from bigcluster.pipeline.report import write_or_reuse
+
                     write_or_reuse(job, store, found, done.plan.stage("report"))
             _write_account(job, found)
             if not (done.reused and was_finished):

@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 from bigcluster.config import Settings
 from bigcluster.planning.plan import Plan, StagePlan
 from bigcluster.solvers.kmeans.seeding import sample_size
-from bigcluster.solvers.pca.eigen import DENSE_LIMIT, lanczos_size, lanczos_width
+from bigcluster.solvers.pca.eigen import DENSE_LIMIT
+from bigcluster.solvers.pca.lanczos import lanczos_size, lanczos_width
 from bigcluster.solvers.pca.result import Target
 from bigcluster.solvers.pca.sides import block_width
 

@@ -22,7 +22,8 @@ from bigcluster.kernels.pca import (
 )
 from bigcluster.rows import RowSource, spans
 from bigcluster.runtime import Runtime
-from bigcluster.solvers.pca.eigen import DENSE_LIMIT, TiledMatrix, lanczos_steps, leading_eigenpairs
+from bigcluster.solvers.pca.eigen import DENSE_LIMIT, TiledMatrix
+from bigcluster.solvers.pca.lanczos import lanczos_steps, leading_eigenpairs
 from bigcluster.solvers.pca.moments import block_rows, data_mean
 from bigcluster.solvers.pca.operands import Operands
 from bigcluster.solvers.pca.products import ProductPlan, plan_products, symmetric_products
@@ -56,12 +57,13 @@ def fit_covariance(
     shelf = Shelf(tiles, workspace_bytes if len(plan.panels) == 1 else 0)
     matrix, total = _scatter(operands, plan, shelf, mean, runtime, progress, saving)
     shelf.limit(workspace_bytes - eigensolver_bytes(n_columns, target, runtime.threads))
-    pairs = leading_eigenpairs(matrix, total, target, shelf=shelf, runtime=runtime, seed=seed, progress=progress)
-    matrix.delete()
-    # (n_columns, n_components)
-    vectors = np.concatenate(
-        [block.astype(np.float32) for block in runtime.map(pairs.vectors, range(len(plan.unit_spans)))]
+    pairs = leading_eigenpairs(
+        matrix, total, target, shelf=shelf, runtime=runtime, seed=seed, progress=progress, with_images=False
     )
+    matrix.delete()
+    rows_of = pairs.vectors(np.eye(pairs.n_vectors))
+    # (n_columns, n_components)
+    vectors = np.concatenate([block.astype(np.float32) for block in runtime.map(rows_of, range(len(plan.unit_spans)))])
     pairs.close()
     vectors *= column_signs(column_extremes(vectors)) * (pairs.values[: pairs.n_vectors] > 0)
     projection = Projection(rows, mean, vectors, score_step(n_rows, float(np.sqrt(pairs.values[0]))), runtime)

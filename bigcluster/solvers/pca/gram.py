@@ -18,8 +18,9 @@ from bigcluster.kernels.gemm import Gemm
 from bigcluster.kernels.pca import center_gram
 from bigcluster.rows import RowSource
 from bigcluster.runtime import Runtime
-from bigcluster.solvers.pca.eigen import DENSE_LIMIT, TiledMatrix, lanczos_steps, leading_eigenpairs
+from bigcluster.solvers.pca.eigen import DENSE_LIMIT, TiledMatrix
 from bigcluster.solvers.pca.gram_scores import gram_scores
+from bigcluster.solvers.pca.lanczos import lanczos_steps, leading_eigenpairs
 from bigcluster.solvers.pca.moments import data_mean
 from bigcluster.solvers.pca.operands import Operands
 from bigcluster.solvers.pca.products import ProductPlan, plan_products, symmetric_products
@@ -65,8 +66,11 @@ def fit_gram(
     # Between panels nothing may stay in memory: the next panel takes all of it.
     shelf = Shelf(tiles, workspace_bytes if len(plan.panels) == 1 else 0)
     matrix, total = _centered_gram(operands, plan, shelf, target, workspace_bytes, runtime, progress, saving)
-    pairs = leading_eigenpairs(matrix, total, target, shelf=shelf, runtime=runtime, seed=seed, progress=progress)
-    scores = gram_scores(matrix, pairs, target, total, shelf, runtime)
+    pairs = leading_eigenpairs(
+        matrix, total, target, shelf=shelf, runtime=runtime, seed=seed, progress=progress, with_images=True
+    )
+    matrix.delete()
+    scores = gram_scores(pairs, plan.unit_spans, target, total, shelf, runtime)
     progress.finish()
     n_rows = rows.shape[0]
     return PCAFit(

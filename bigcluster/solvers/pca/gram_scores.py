@@ -32,7 +32,7 @@ from bigcluster.kernels.pca import (
 )
 from bigcluster.rows import RowSource, spans
 from bigcluster.runtime import Runtime
-from bigcluster.solvers.pca.eigen import DENSE_LIMIT, FLOAT32_NOISE, Eigenpairs, TiledMatrix, alone
+from bigcluster.solvers.pca.eigen import DENSE_LIMIT, FLOAT32_NOISE, Eigenpairs, TileRows, alone
 from bigcluster.solvers.pca.result import Doubles, LeftSink, Sink, Target, Variance
 from bigcluster.solvers.tiles import Shelf
 
@@ -120,47 +120,36 @@ def _add_block(
 
 
 def gram_scores(
-    matrix: TiledMatrix, pairs: Eigenpairs, target: Target, total: float, shelf: Shelf, runtime: Runtime
+    pairs: Eigenpairs, unit_spans: Spans, target: Target, total: float, shelf: Shelf, runtime: Runtime
 ) -> GramScores:
-    """Scores and what components are made from, on the shelf; the matrix and the eigenvectors are given up."""
+    """Scores and what components are made from, on the shelf; the eigenvectors are given up."""
+    n_rows = unit_spans[-1][1]
     inverse = inverse_root(pairs.values[: pairs.n_vectors])
-    tiles = range(len(matrix.unit_spans))
-
-    def vectors(t: int) -> None:
-        shelf.put(f"vectors/{t}", pairs.vectors(t))
-
-    for _ in runtime.map(vectors, tiles):
-        pass
-    pairs.close()
-    if matrix.n <= DENSE_LIMIT:
-        found = pairs.values, np.eye(pairs.n_vectors)
+    images = pairs.images(np.diag(inverse))
+    if n_rows <= DENSE_LIMIT:
+        values, rotation = pairs.values, np.eye(pairs.n_vectors)
     else:
-        found = _rotation(matrix, pairs, inverse, shelf, runtime)
-    matrix.delete()
-    values, rotation = found
+        images = _shelved(images, len(unit_spans), shelf, runtime)
+        values, rotation = _rotation(images, len(unit_spans), pairs, runtime)
     n_components = pairs.n_vectors
     if isinstance(target, Variance):  # the values have grown: fewer may do
         n_components = choose_rank(values[:n_components], total, target.share) or n_components
-    dense = matrix.n <= DENSE_LIMIT
-    dtype = np.dtype(np.float64 if dense else np.float32)
-    roots = np.sqrt(pairs.values[: pairs.n_vectors])
+    dtype = np.dtype(np.float64 if n_rows <= DENSE_LIMIT else np.float32)
     kept = np.ascontiguousarray(rotation[:, :n_components], dtype)
+    vectors = pairs.vectors(inverse[:, None] * rotation[:, :n_components])
 
     def rotate(t: int) -> Floats:
-        block = shelf.get(f"vectors/{t}")
-        images = block * roots if dense else shelf.get(f"scores/{t}")
-        scores = _product(images, kept)
-        left = _product((block * inverse).astype(dtype), kept)
-        shelf.delete(f"vectors/{t}")
-        shelf.put(f"left/{t}", np.ascontiguousarray(left.T))
+        scores = _product(images(t), kept)
         shelf.put(f"scores/{t}", scores)
+        shelf.put(f"left/{t}", np.ascontiguousarray(vectors(t).T))
         return column_extremes(scores)
 
     extremes = np.zeros(n_components, dtype)
-    for found_extremes in runtime.map(rotate, tiles):
-        extremes = merge_extremes(extremes, found_extremes)
-    step = score_step(matrix.n, float(np.sqrt(values[0])))
-    return GramScores(values, n_components, column_signs(extremes), step, dtype, matrix.unit_spans, shelf, runtime)
+    for found in runtime.map(rotate, range(len(unit_spans))):
+        extremes = merge_extremes(extremes, found)
+    pairs.close()
+    step = score_step(n_rows, float(np.sqrt(values[0])))
+    return GramScores(values, n_components, column_signs(extremes), step, dtype, unit_spans, shelf, runtime)
 
 
 def _product(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
@@ -168,19 +157,22 @@ def _product(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
     return float_product(left, right) if left.dtype == np.float32 else left @ right
 
 
-def _rotation(
-    matrix: TiledMatrix, pairs: Eigenpairs, inverse: Doubles, shelf: Shelf, runtime: Runtime
-) -> tuple[Doubles, Doubles]:
-    """P on the shelf as "scores/t", the eigenvalues of P'P before those beyond the vectors, and R."""
+def _shelved(rows_of: TileRows, n_tiles: int, shelf: Shelf, runtime: Runtime) -> TileRows:
+    """The same rows, computed once: on the shelf as "scores/t"."""
+    for _ in runtime.map(lambda t: shelf.put(f"scores/{t}", rows_of(t)), range(n_tiles)):
+        pass
+    return lambda t: shelf.get(f"scores/{t}")
 
-    def image(t: int) -> Doubles:
-        block = (matrix.apply(t, lambda i: shelf.get(f"vectors/{i}")) * inverse).astype(np.float32)
-        shelf.put(f"scores/{t}", block)
+
+def _rotation(images: TileRows, n_tiles: int, pairs: Eigenpairs, runtime: Runtime) -> tuple[Doubles, Doubles]:
+    """The eigenvalues of P'P before those beyond the vectors, and R."""
+
+    def square(t: int) -> Doubles:
+        block = images(t)
         return float_product(block, block, transpose_left=True).astype(np.float64)
 
-    tiles = range(len(matrix.unit_spans))
     inner = np.zeros((pairs.n_vectors, pairs.n_vectors))
-    for share in runtime.map(image, tiles):
+    for share in runtime.map(square, range(n_tiles)):
         inner += share
     values, rotation = alone(len(inner), lambda: ritz(inner, pairs.n_vectors))
     rank = nonzero_rank(values, FLOAT32_NOISE)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import numpy as np
 
 from bigcluster.errors import ConfigError
-from bigcluster.solvers.pca.eigen import DENSE_LIMIT, lanczos_size, lanczos_width
+from bigcluster.solvers.pca.basis import CHUNK
+from bigcluster.solvers.pca.eigen import DENSE_LIMIT
 from bigcluster.solvers.pca.krylov import MOST_APPLICATIONS
+from bigcluster.solvers.pca.lanczos import lanczos_size, lanczos_width
 from bigcluster.solvers.pca.operands import PRECISE_UNITS
 from bigcluster.solvers.pca.products import TILE, plan_products
 from bigcluster.solvers.pca.result import Components, Target
@@ -31,9 +33,15 @@ def eigensolver_bytes(n: int, target: Target, threads: int) -> int:
     width = lanczos_width(target)
     n_wanted = target.n if isinstance(target, Components) else 800
     blocks = 4 * 4 * n * width  # V, W, and their successors
-    open_chunks = 4 * n * 512
+    open_chunks = 2 * 4 * n * CHUNK  # of the basis and of its images
     per_thread = threads * (2 * 4 * TILE * TILE + 3 * 4 * TILE * n_wanted)
     return dense_finish_bytes(lanczos_size(target, n) * 9 // 8) + blocks + open_chunks + per_thread
+
+
+def _eigensolver_kept_bytes(solver: str, n: int, target: Target) -> int:
+    """The matrix, the chunks of the basis and, for gram, of its images."""
+    size = lanczos_size(target, n) * 9 // 8
+    return 4 * n * (n + TILE) // 2 + (2 if solver == "gram" else 1) * 4 * n * size
 
 
 def _work_dtype(dtype: np.dtype[np.generic], n_units: int) -> np.dtype[np.generic]:
@@ -55,7 +63,7 @@ def project_bytes(
     n_units, n_terms = _units_terms(solver, shape)
     plan = plan_products(n_units, n_terms, _work_dtype(dtype, n_units), threads, workspace_bytes)
     # Tiles and basis fill what the eigensolver leaves of the workspace, and never more than they are.
-    kept = 4 * n_units * (n_units + TILE) // 2 + 4 * n_units * lanczos_size(target, n_units) * 9 // 8
+    kept = _eigensolver_kept_bytes(solver, n_units, target)
     finish = eigensolver_bytes(n_units, target, threads)
     return max(plan.projected_bytes, min(finish + kept, max(finish, workspace_bytes)))
 
@@ -65,9 +73,9 @@ def project_scratch_bytes(solver: str, shape: Shape, target: Target, workspace_b
     n_wanted = target.n if isinstance(target, Components) else 800
     if solver != "subspace":
         n_units = _units_terms(solver, shape)[0]
-        matrix = 4 * n_units * (n_units + TILE) // 2 + 4 * n_units * lanczos_size(target, n_units) * 9 // 8
+        kept = _eigensolver_kept_bytes(solver, n_units, target)
         vectors = 2 * 4 * n_units * n_wanted
-        return max(0, matrix + vectors - workspace_bytes)
+        return max(0, kept + vectors - workspace_bytes)
     return _krylov_bytes(shape, target, 1)
 
 

@@ -1,0 +1,265 @@
+"""Leading eigenpairs of a large symmetric positive matrix in tiles, by block Lanczos.
+
+Every block of the Krylov space is kept, and each new one is orthogonalised twice against all of them. The projected
+matrix is not taken to be block tridiagonal: all of Q'GQ is computed, which costs nothing beyond the
+orthogonalisation, and makes the Ritz values right even where blocks lose directions. One Rayleigh-Ritz at the end.
+Blocks are narrow, since a space of many powers holds more than one of many directions; as narrow as products are fast.
+Source: Golub and Underwood 1977, "The block Lanczos method for computing eigenvalues"; Musco and Musco 2015,
+"Randomized block Krylov methods", for why the whole Krylov space beats its last block.
+
+All products are float32 on one thread each, tile by tile, added in tile order; inner products of blocks are summed
+over tiles in float64. So nothing here depends on threads or on which tiles are in memory.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from functools import reduce
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.errors import VarianceNotReachedError
+from bigcluster.kernels.gemm import float_product
+from bigcluster.kernels.pca import nonzero_rank, orthonormal_transform, ritz
+from bigcluster.runtime import Runtime
+from bigcluster.solvers.pca.basis import TiledBasis
+from bigcluster.solvers.pca.eigen import (
+    DENSE_LIMIT,
+    FLOAT32_NOISE,
+    Eigenpairs,
+    TiledMatrix,
+    TileRows,
+    alone,
+    dense_eigenpairs,
+    wanted,
+)
+from bigcluster.solvers.pca.result import Components, Doubles, Progress, Target
+from bigcluster.solvers.tiles import Shelf
+
+Floats = NDArray[np.float32]
+
+# Converged when all blocks that could still come promise no more than this share of the variance to the wanted
+# components. What a block gains falls geometrically, so two of them tell.
+_REST = 5e-4
+_SLOWEST = 0.9
+
+
+def lanczos_width(target: Target) -> int:
+    """Columns of one Krylov block: a sixteenth of the components, in whole vector registers, and three at most."""
+    n_wanted = target.n if isinstance(target, Components) else 800
+    return min(48, max(16, n_wanted // 16 // 16 * 16))
+
+
+def lanczos_size(target: Target, n: int) -> int:
+    """The basis size at which convergence is first looked at."""
+    n_wanted = target.n if isinstance(target, Components) else 64
+    return min(n, 7 * n_wanted // 4 + 2 * lanczos_width(target))
+
+
+def lanczos_steps(target: Target, n: int) -> int:
+    """About how many blocks the basis will have, for progress."""
+    return 1 if n <= DENSE_LIMIT else -(-lanczos_size(target, n) // lanczos_width(target)) + 2
+
+
+def leading_eigenpairs(
+    matrix: TiledMatrix,
+    total: float,
+    target: Target,
+    *,
+    shelf: Shelf,
+    runtime: Runtime,
+    seed: int,
+    progress: Progress,
+    with_images: bool,
+) -> Eigenpairs:
+    """The eigenpairs that `target` needs, orthonormal to float32; total : the trace, exact.
+
+    with_images : keep what the matrix makes of the basis, for Eigenpairs.images.
+    """
+    if matrix.n <= DENSE_LIMIT:
+        return dense_eigenpairs(matrix, total, target, runtime)
+    return _Lanczos(matrix, total, target, shelf, runtime, progress, with_images=with_images).run(seed)
+
+
+class _Lanczos:
+    def __init__(
+        self,
+        matrix: TiledMatrix,
+        total: float,
+        target: Target,
+        shelf: Shelf,
+        runtime: Runtime,
+        progress: Progress,
+        *,
+        with_images: bool,
+    ) -> None:
+        self._matrix = matrix
+        self._total = total
+        self._target = target
+        self._runtime = runtime
+        self._progress = progress
+        self._basis = TiledBasis("basis", matrix.unit_spans, shelf)
+        self._images = TiledBasis("images", matrix.unit_spans, shelf) if with_images else None  # G Q
+        self._tiles = range(len(matrix.unit_spans))
+        self._projected = np.zeros((0, 0))  # Q' G Q
+        self._values: dict[int, Doubles] = {}  # of the first so many basis vectors
+
+    def run(self, seed: int) -> Eigenpairs:
+        blocks = self._start(seed)
+        next_look = lanczos_size(self._target, self._matrix.n)
+        while True:
+            self._basis.append(blocks)
+            images, inner = self._apply(blocks)
+            if self._images is not None:
+                self._images.append(images)
+            self._extend_projected(inner, blocks[0].shape[1])
+            self._progress.step()
+            if self._basis.size >= next_look:
+                missing = self._missing()
+                if missing == 0:
+                    break
+                next_look = self._basis.size + missing
+            blocks = self._next_block(images, inner)
+            if blocks[0].shape[1] == 0:  # the basis spans all that the matrix reaches
+                break
+        return self._finish()
+
+    def _start(self, seed: int) -> list[Floats]:
+        """A random block, orthonormal: one draw in row order, so that it depends on seed and size only."""
+        width = min(lanczos_width(self._target), self._matrix.n)
+        random = np.random.default_rng(seed).standard_normal((self._matrix.n, width), dtype=np.float32)
+        blocks = [random[start:stop] for start, stop in self._matrix.unit_spans]
+        inner = _sum([_inner(block) for block in blocks])
+        return self._transformed(blocks, alone(len(inner), lambda: orthonormal_transform(inner, 0.0)))
+
+    def _apply(self, blocks: list[Floats]) -> tuple[list[Floats], Doubles]:
+        """W = G V, tile by tile, and Q' W."""
+
+        def task(t: int) -> tuple[Floats, Floats]:
+            image = self._matrix.apply(t, blocks.__getitem__)
+            return image, self._basis.project(t, image)
+
+        images, shares = zip(*self._runtime.map(task, self._tiles), strict=True)
+        return list(images), _sum(shares)
+
+    def _extend_projected(self, inner: Doubles, n_new: int) -> None:
+        """Append the columns Q' G V of the newest block, and by symmetry its rows."""
+        size = self._basis.size
+        projected = np.zeros((size, size))
+        projected[: size - n_new, : size - n_new] = self._projected
+        projected[:, size - n_new :] = inner
+        corner = inner[size - n_new :]
+        projected[size - n_new :, : size - n_new] = inner[: size - n_new].T
+        projected[size - n_new :, size - n_new :] = (corner + corner.T) / 2
+        self._projected = projected
+
+    def _next_block(self, images: list[Floats], inner: Doubles) -> list[Floats]:
+        """W - Q Q'W, orthonormal: project, normalise, and both once more ("twice is enough")."""
+        floor = FLOAT32_NOISE * float(np.abs(np.diag(self._projected)).max())
+        images, transform = self._projected_out(images, inner, floor)
+        if transform.shape[1] == 0:
+            return self._transformed(images, transform)
+        small = np.ascontiguousarray(transform, np.float32)
+
+        def normalise(t: int) -> tuple[Floats, Floats]:
+            image = float_product(images[t], small)
+            return image, self._basis.project(t, image)
+
+        normalised, shares = zip(*self._runtime.map(normalise, self._tiles), strict=True)
+        # Unit columns now: one that loses half its length was in the basis already.
+        return self._transformed(*self._projected_out(list(normalised), _sum(shares), 0.5))
+
+    def _projected_out(self, images: list[Floats], inner: Doubles, floor: float) -> tuple[list[Floats], Doubles]:
+        """W - Q inner, in place, and the transform that makes it orthonormal."""
+        coefficients = inner.astype(np.float32)
+
+        def subtract(t: int) -> Doubles:
+            images[t] -= self._basis.expand(t, coefficients)
+            return _inner(images[t])
+
+        square = _sum(list(self._runtime.map(subtract, self._tiles)))
+        return images, alone(len(square), lambda: orthonormal_transform(square, floor))
+
+    def _transformed(self, blocks: list[Floats], transform: Doubles) -> list[Floats]:
+        if transform.shape[1] == 0:
+            return [np.zeros((len(block), 0), np.float32) for block in blocks]
+        small = np.ascontiguousarray(transform, np.float32)
+        return list(self._runtime.map(lambda block: float_product(np.ascontiguousarray(block), small), blocks))
+
+    def _missing(self) -> int:
+        """Columns that the basis needs yet, about: 0 where more promise next to nothing to the wanted components."""
+        size, width = self._basis.size, lanczos_width(self._target)
+        n_wanted = wanted(self._ritz_values(size), self._total, self._target)
+        if n_wanted is None:
+            return size // 8 + 1
+        least = min(self._matrix.n, 3 * n_wanted // 2)
+        if size < least:
+            return least - size
+        captured = [float(self._ritz_values(size - back)[:n_wanted].sum()) for back in (0, width, 2 * width)]
+        last, before = captured[0] - captured[1], captured[1] - captured[2]
+        if captured[0] >= (1 - 1e-7) * self._total or last <= 0:
+            return 0
+        ratio = min(_SLOWEST, last / before) if before > 0 else _SLOWEST
+        rest = last * ratio / (1 - ratio) / self._total
+        if rest <= _REST:
+            return 0
+        return width * math.ceil(math.log(_REST / rest) / math.log(ratio))
+
+    def _ritz_values(self, size: int) -> Doubles:
+        """Descending, of the space of the first `size` basis vectors."""
+        if size <= 0:
+            return np.zeros(0)
+        if size not in self._values:
+            part = np.ascontiguousarray(self._projected[:size, :size])
+            self._values[size] = alone(size, lambda: np.linalg.eigvalsh(part))[::-1].astype(np.float64)
+        return self._values[size]
+
+    def _finish(self) -> Eigenpairs:
+        size = self._basis.size
+        n_vectors = self._target.n if isinstance(self._target, Components) else size
+        values, vectors = alone(size, lambda: ritz(self._projected, min(size, n_vectors)))
+        values[nonzero_rank(values, FLOAT32_NOISE) :] = 0
+        n_wanted = wanted(values, self._total, self._target)
+        if n_wanted is None:
+            n_wanted = self._all_or_error(values)
+        padded = np.zeros((size, n_wanted))
+        padded[:, : vectors.shape[1]] = vectors[:, :n_wanted]
+        values = np.concatenate([values, np.zeros(max(0, n_wanted - len(values)))])
+        return Eigenpairs(
+            values, n_wanted, self._rows_of(self._basis, padded), self._rows_of(self._images, padded), self._delete
+        )
+
+    @staticmethod
+    def _rows_of(basis: TiledBasis | None, coefficients: Doubles) -> Callable[[Doubles], TileRows]:
+        """T -> tile t -> its rows of B C T, of a basis B."""
+
+        def rows_of(transform: Doubles) -> TileRows:
+            assert basis is not None, "images that nobody asked to keep"
+            own, product = basis, (coefficients @ transform).astype(np.float32)
+            return lambda t: own.expand(t, product)
+
+        return rows_of
+
+    def _delete(self) -> None:
+        self._basis.delete()
+        if self._images is not None:
+            self._images.delete()
+
+    def _all_or_error(self, values: Doubles) -> int:
+        """The rank, where the basis spans the matrix up to rounding and the target asks for (nearly) all of it."""
+        share = float(values.sum()) / self._total
+        if share < 1 - 1e-4:
+            raise VarianceNotReachedError(f"the {len(values)} components computed explain {share:.4f} of the variance")
+        return int(np.count_nonzero(values))
+
+
+def _inner(block: Floats) -> Doubles:
+    return float_product(block, block, transpose_left=True).astype(np.float64)
+
+
+def _sum(shares: Any) -> Doubles:
+    """The sum in order, in float64."""
+    return reduce(lambda total, share: np.add(total, share, out=total), shares[1:], shares[0].astype(np.float64))
