@@ -108,7 +108,8 @@ class _Estimate:
         integer = floats = 0.0
         if stage.solver == "gram":
             integer = float(n) * n * d
-            floats = self.eigen_ops(n) + 2.0 * n * n * rank
+            basis = n if n <= DENSE_LIMIT else lanczos_size(self.target, n)
+            floats = self.eigen_ops(n) + 4.0 * n * basis * rank
         elif stage.solver == "covariance":
             integer = float(n) * d * d
             floats = self.eigen_ops(d) + 2.0 * n * d * rank
