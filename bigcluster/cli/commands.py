@@ -1,24 +1,38 @@
-"""The command line. Results go to stdout, progress and messages to stderr; the exit code says how it went.
-
-0 all good; 1 the run failed, or verify found damage; 2 wrong usage or config; 3 done, but some inputs could not be
-read; 130 interrupted.
-"""
+"""The commands: arguments in, settings and resources out, one call into the layer below."""
 
 from __future__ import annotations
 
-import json
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 
-from bigcluster.errors import BigclusterError, ConfigError
+from bigcluster.cli.answers import say_kept, stdout, tell
+from bigcluster.cli.options import (
+    AsJson,
+    Components,
+    Config,
+    DryRun,
+    Features,
+    Fresh,
+    Images,
+    K,
+    Link,
+    Memory,
+    Out,
+    Quiet,
+    Rehash,
+    Replace,
+    Seed,
+    Sets,
+    Size,
+    Variance,
+    Workers,
+)
+from bigcluster.errors import ConfigError
 
 EXIT_DAMAGED = 1
 EXIT_SOME_UNREAD = 3
-EXIT_INTERRUPTED = 130
 
 app = typer.Typer(
     name="bigcluster",
@@ -29,31 +43,6 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-
-Images = Annotated[str | None, typer.Argument(help="A folder, a glob, or a CSV/Parquet manifest with a path column.")]
-Out = Annotated[str | None, typer.Option("--out", "-o", help="The folder that takes the results.")]
-K = Annotated[
-    str | None,
-    typer.Option("-k", "--n-clusters", help="Number of clusters; or a range to sweep: 5:20, 10:100:10 or 5,9,17."),
-]
-Features = Annotated[str | None, typer.Option(help="gray or color pixels.")]
-Size = Annotated[str | None, typer.Option(help="64, WIDTHxHEIGHT, or native (all images of one size).")]
-Variance = Annotated[float | None, typer.Option(help="Keep as many components as capture this share, such as 0.8.")]
-Components = Annotated[int | None, typer.Option(help="Keep this many components (instead of --variance).")]
-Memory = Annotated[str | None, typer.Option(help="Budget of the whole process tree, such as 1GiB.")]
-Workers = Annotated[int | None, typer.Option(help="Threads that decode and compute; default: all cores.")]
-Link = Annotated[str | None, typer.Option(help="hardlink, symlink, copy or none.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
-Config = Annotated[str | None, typer.Option(help="A TOML file, or a shipped one: catalog, thumbnails, dask-ml.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting by its name.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore the settings that OUT/run.toml kept.")]
-Replace = Annotated[bool, typer.Option("--replace", help="Permit discarding decoded pixels that no longer match.")]
-Rehash = Annotated[
-    bool, typer.Option("--rehash", help="Read every image again; by default a new size or time is what shows a change.")
-]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages, errors excepted.")]
 
 
 def _version(wanted: bool) -> None:
@@ -119,11 +108,11 @@ def run(
     assert folder is not None
     with display.listening(quiet=quiet) as listener:
         if not quiet:
-            _say_kept(None if fresh or config else outdir.kept_values(folder), settings)
+            say_kept(None if fresh or config else outdir.kept_values(folder), settings)
             for note in api.budget_notes(resources):
                 listener(note)
         summary = supervise("run", settings, resources, listener=listener, replace=replace, rehash=rehash)
-    _tell(summary, as_json, lambda: display.print_summary(summary, folder, _stdout()))
+    tell(summary, as_json, lambda: display.print_summary(summary, folder, stdout()))
     if summary["counts"]["failed"]:
         raise typer.Exit(EXIT_SOME_UNREAD)
 
@@ -189,7 +178,7 @@ def sweep(
     settings, ks = api.resolve_sweep(out, k, sets=tuple(sets or ()))
     with display.listening(quiet=quiet) as listener:
         found = supervise("sweep", settings, api.resources(memory, workers), listener=listener, ks=ks)
-    _tell(found, as_json, lambda: display.print_sweep(found, out, _stdout()))
+    tell(found, as_json, lambda: display.print_sweep(found, out, stdout()))
 
 
 @app.command()
@@ -209,7 +198,7 @@ def predict(
     settings = api.stored_settings(out)
     with display.listening(quiet=quiet) as listener:
         found = supervise("predict", settings, api.resources(memory, workers), listener=listener, images=images, to=to)
-    _tell(found, as_json, lambda: display.print_prediction(found, to, _stdout()))
+    tell(found, as_json, lambda: display.print_prediction(found, to, stdout()))
     if found["counts"]["failed"]:
         raise typer.Exit(EXIT_SOME_UNREAD)
 
@@ -228,7 +217,7 @@ def verify(
 
     with display.listening(quiet=quiet) as listener:
         found = supervise("verify", Settings(out=out), api.resources(None, None), listener=listener, quick=quick)
-    _tell(found, as_json, lambda: display.print_verified(found, out, _stdout()))
+    tell(found, as_json, lambda: display.print_verified(found, out, stdout()))
     if not found["ok"]:
         raise typer.Exit(EXIT_DAMAGED)
 
@@ -281,7 +270,7 @@ def profile(
             quiet=quiet,
             listener=listener,
         )
-    _tell(found.to_json(), as_json, lambda: display.print_profile(found, _stdout()))
+    tell(found.to_json(), as_json, lambda: display.print_profile(found, stdout()))
     if found.summary["counts"]["failed"]:
         raise typer.Exit(EXIT_SOME_UNREAD)
 
@@ -304,7 +293,7 @@ def report(
     settings = api.resolve_report(out, sets=tuple(sets or ()))
     with display.listening(quiet=quiet) as listener:
         found = supervise("report", settings, api.resources(memory, workers), listener=listener)
-    _tell(found, as_json, lambda: print(f"look at: {found['report']}"))
+    tell(found, as_json, lambda: print(f"look at: {found['report']}"))
 
 
 @app.command()
@@ -337,73 +326,5 @@ def _show_plan(settings: Any, resources: Any, as_json: bool, n_images: int | Non
 
     found = prepare(settings, resources)[1] if n_images is None else plan_absent(settings, n_images, resources)
     found = estimated(found, settings)
-    _tell(found.to_json(), as_json, lambda: display.print_plan(found, _stdout()))
+    tell(found.to_json(), as_json, lambda: display.print_plan(found, stdout()))
     found.check()
-
-
-def _tell(found: dict[str, Any], as_json: bool, show: Callable[[], None]) -> None:
-    """The result: one JSON document, or what `show` prints for a person."""
-    if as_json:
-        print(json.dumps(found, indent=2))
-    else:
-        show()
-
-
-def _stdout() -> Any:
-    from rich.console import Console
-
-    # Tables in a pipe are not squeezed into 80 columns.
-    return Console(highlight=False, width=None if sys.stdout.isatty() else 160)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _say_kept(kept: dict[str, Any] | None, settings: Any) -> None:
-    """Name the settings that are in force because the last run had them."""
-    from bigcluster.config import KEYS, flatten
-
-    now = flatten(settings)
-    used = [
-        f"{name} = {value}"
-        for name, value in (kept or {}).items()
-        if name != "images" and now.get(name) == value and KEYS[name].default != value
-    ]
-    if used:
-        _say(f"kept from the last run: {', '.join(used)} (--fresh ignores them)")
-
-
-def main() -> None:
-    """The console script: errors become one line and their exit code."""
-    try:
-        code = app(standalone_mode=False)
-    except typer.Exit as leaving:
-        code = leaving.exit_code
-    except (typer.Abort, KeyboardInterrupt):
-        code = EXIT_INTERRUPTED
-    except BigclusterError as error:
-        _say(f"bigcluster: {_one_line(error)}")
-        for note in getattr(error, "__notes__", ()):
-            if note.strip():
-                _say(note.rstrip())
-        code = error.exit_code
-    except Exception as error:
-        code = _usage_error(error)
-    if code == EXIT_INTERRUPTED:  # some versions of typer return it, others raise
-        _say("interrupted; what is done is saved, the same command resumes")
-    sys.exit(code if isinstance(code, int) else 0)
-
-
-def _one_line(error: BigclusterError) -> str:
-    """Names in a message come from strangers: a newline or a terminal's control code is shown, not obeyed."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
-
-
-def _usage_error(error: Exception) -> int:
-    """click's usage errors as one line; anything else is a fault of ours and keeps its traceback."""
-    shown = getattr(error, "format_message", None)
-    if shown is None:
-        raise error
-    _say(f"bigcluster: {shown()} (see bigcluster --help)")
-    return int(getattr(error, "exit_code", ConfigError.exit_code))
