@@ -95,9 +95,12 @@ def run_family(family: Family, cases: tuple[Case, ...], options: Options) -> dic
 
 
 def _take_turns(job: _Job, source: Path) -> None:
-    """Every case once, then every case again: a machine that slows down slows all of them."""
+    """Every case once, then every case again: a machine that slows down slows all of them.
+
+    There and back: who comes after a heavy one the first time comes before it the next.
+    """
     for repeat in range(job.options.repeats):
-        for case in job.cases:
+        for case in job.cases if repeat % 2 == 0 else reversed(job.cases):
             if repeat and (case.slow or job.outcomes[case.name][0].reason):
                 continue  # what failed once fails again
             out = job.out(case) if repeat == 0 else job.folder / "again"

@@ -186,6 +186,14 @@ INLINE VNNI void add_block(const int32_t *sums, const int32_t *shifts, int32_t *
     }
 }
 
+/* Where a block of sums will go: all of it comes from far away, and has the time of a block to come. */
+INLINE VNNI void prefetch_block(const int32_t *to, int64_t stride, int64_t rows)
+{
+    for (int64_t i = 0; i < rows; i++)
+        for (int64_t j = 0; j < STRIP; j++)
+            _mm_prefetch((const char *)(to + i * stride + j * PANEL), _MM_HINT_T0);
+}
+
 VNNI void add_product(const int8_t *left, const int32_t *left_sums, const int8_t *right, int32_t *total,
                       int64_t n_left, int64_t n_right, int64_t n_terms, int64_t lower, int64_t fresh)
 {
@@ -201,6 +209,7 @@ VNNI void add_product(const int8_t *left, const int32_t *left_sums, const int8_t
                     int32_t sums[ROWS * STRIP * PANEL];
                     if (lower && j * PANEL >= i + ROWS) /* all of it is above the diagonal */
                         continue;
+                    prefetch_block(total + i * n_right + j * PANEL, n_right, n_left - i < ROWS ? n_left - i : ROWS);
                     multiply(left + i / PANEL * panel + (quad * PANEL + i % PANEL) * 4, b, next, n_quads, sums);
                     add_block(sums, quad == 0 ? left_sums + i : NULL, total + i * n_right + j * PANEL, n_right,
                               n_left - i < ROWS ? n_left - i : ROWS, columns, fresh && quad == 0);

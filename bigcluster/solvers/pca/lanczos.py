@@ -45,6 +45,8 @@ Floats = NDArray[np.float32]
 # components. What a block gains falls geometrically, so two of them tell.
 _REST = 5e-4
 _SLOWEST = 0.9
+# So few blocks more are not looked at again.
+_NEAR = 4
 
 
 def lanczos_width(target: Target) -> int:
@@ -104,12 +106,12 @@ class _Lanczos:
         self._basis = TiledBasis("basis", matrix.unit_spans, shelf)
         self._images = TiledBasis("images", matrix.unit_spans, shelf) if with_images else None  # G Q
         self._tiles = range(len(matrix.unit_spans))
-        self._projected = np.zeros((0, 0))  # Q' G Q
+        self._room = np.zeros((0, 0))  # the projected matrix, and where it grows
         self._values: dict[int, Doubles] = {}  # of the first so many basis vectors
 
     def run(self, seed: int) -> Eigenpairs:
         blocks = self._start(seed)
-        next_look = lanczos_size(self._target, self._matrix.n)
+        next_look, end = lanczos_size(self._target, self._matrix.n), math.inf
         while True:
             self._basis.append(blocks)
             images, inner = self._apply(blocks)
@@ -117,11 +119,14 @@ class _Lanczos:
                 self._images.append(images)
             self._extend_projected(inner, blocks[0].shape[1])
             self._progress.step()
-            if self._basis.size >= next_look:
+            if next_look <= self._basis.size < end:
                 missing = self._missing()
-                if missing == 0:
-                    break
                 next_look = self._basis.size + missing
+                near = missing <= _NEAR * lanczos_width(self._target) and isinstance(self._target, Components)
+                if missing == 0 or near:
+                    end = next_look
+            if self._basis.size >= end:
+                break
             blocks = self._next_block(images, inner)
             if blocks[0].shape[1] == 0:  # the basis spans all that the matrix reaches
                 break
@@ -147,14 +152,20 @@ class _Lanczos:
 
     def _extend_projected(self, inner: Doubles, n_new: int) -> None:
         """Append the columns Q' G V of the newest block, and by symmetry its rows."""
-        size = self._basis.size
-        projected = np.zeros((size, size))
-        projected[: size - n_new, : size - n_new] = self._projected
-        projected[:, size - n_new :] = inner
-        corner = inner[size - n_new :]
-        projected[size - n_new :, : size - n_new] = inner[: size - n_new].T
-        projected[size - n_new :, size - n_new :] = (corner + corner.T) / 2
-        self._projected = projected
+        size, old = self._basis.size, self._basis.size - n_new
+        if size > len(self._room):
+            capacity = max(size * 9 // 8, lanczos_size(self._target, self._matrix.n))
+            room = np.zeros((capacity, capacity))
+            room[:old, :old] = self._room[:old, :old]
+            self._room = room
+        self._room[:old, old:size] = inner[:old]
+        self._room[old:size, :old] = inner[:old].T
+        self._room[old:size, old:size] = (inner[old:] + inner[old:].T) / 2
+
+    @property
+    def _projected(self) -> Doubles:
+        """Q' G Q, a view."""
+        return self._room[: self._basis.size, : self._basis.size]
 
     def _next_block(self, images: list[Floats], inner: Doubles) -> list[Floats]:
         """W - Q Q'W, orthonormal: project, normalise, and both once more ("twice is enough")."""
