@@ -50,6 +50,10 @@ class OutsideSampler(MemorySampler):
     highest_rss_bytes: int = 0
     frozen: threading.Event = field(default_factory=threading.Event)
 
+    def _sample(self, tree: list[psutil.Process]) -> None:
+        if not self.frozen.is_set():
+            super()._sample(tree)
+
     def _held(self, tree: list[psutil.Process]) -> int:
         began = time.monotonic()
         total = super()._held(tree)

@@ -49,7 +49,9 @@ def serve(request: dict[str, Any], send: Any) -> int:
 
     try:
         settings = settings_from({name: request["settings"][name] for name in KEYS})
-        name = TASKS[TASKS.index(request["task"])]
+        name = request["task"]
+        if name not in TASKS:
+            raise ValueError(f"there is no task {name!r}; there are {', '.join(TASKS)}")
         task = getattr(import_module(f"bigcluster.pipeline.{name}"), name)
         found = task(
             settings,

@@ -200,6 +200,9 @@ def test_the_readmes_commands_run_in_order(tmp_path: Path) -> None:
 def test_python_examples_of_the_readme_are_python() -> None:
     for block in re.findall(r"```python\n(.*?)```", readme(), re.DOTALL):
         compile(block, "README.md", "exec")
+        for module in re.findall(r'^job = importlib.import_module\("(.+)"\)', block, re.MULTILINE):
+            job = importlib.import_module(module)
+            assert all(callable(getattr(job, used)) for used in re.findall(r"\bjob\.(\w+)", block))
 
 
 @needs_changelog

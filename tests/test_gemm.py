@@ -171,12 +171,30 @@ def test_an_entry_of_our_own_float_product_has_the_same_bits_in_any_company(m, k
 
 
 @WIDE
+def test_products_of_more_columns_than_are_copied_at_a_time():
+    random = np.random.default_rng(0)
+    a, b = random.integers(0, 256, (21, 300), np.uint8), random.integers(0, 256, (300, 4_101), np.uint8)
+    means = a.astype(int) - 128, b.astype(int) - 128
+    total = np.full((21, 4_101), 3, np.int32)
+    floats.count_product(total, a, b)
+    np.testing.assert_array_equal(total, means[0] @ means[1] + 3)
+    square = np.zeros((4_101, 4_101), np.int32)
+    floats.count_product(square, b[:40].T, b[:40], lower=True)
+    np.testing.assert_array_equal(np.tril(square), np.tril(means[1][:40].T @ means[1][:40]))
+
+
+@WIDE
 def test_float_products_of_no_terms_are_zero_and_what_does_not_fit_is_refused():
     a, b = np.zeros((3, 0), np.float32), np.zeros((0, 2), np.float32)
     np.testing.assert_array_equal(floats.product(a, b, out=np.full((3, 2), np.nan, np.float32)), 0)
     x = np.zeros((4, 6), np.float32)
     with pytest.raises(ValueError, match=r"\(4, 6\) by \(4, 6\) into \(4, 4\)"):
         floats.product(x, x, out=np.empty((4, 4), np.float32))
+    for out in (np.empty((4, 4)), np.empty((4, 4), np.int32), np.empty((4, 4), np.float16)):
+        with pytest.raises(ValueError, match="a product goes into writeable float32"):
+            floats.product(x, x.T, out=out)
+    with pytest.raises(ValueError, match="uint8 is no operand of this product"):
+        floats.product(x.astype(np.uint8), x.T, out=np.empty((4, 4), np.float32))
     with pytest.raises(ValueError, match="one axis of each operand must be contiguous"):
         floats.product(np.zeros((8, 12), np.float32)[::2, ::2], x.T, out=np.empty((4, 4), np.float32))
 

@@ -45,7 +45,7 @@ def library() -> CDLL:
         function = getattr(loaded, name)
         function.restype = None
         function.argtypes = [c_void_p] * arrays + [c_int64] * numbers
-    for known in (loaded.panels_known, loaded.floats_known):
+    for known in (loaded.panels_known, loaded.floats_known, loaded.float_scratch):
         known.restype = c_int64
         known.argtypes = []
     return loaded

@@ -16,11 +16,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bigcluster.errors import BigclusterError
 from bigcluster.kernels.compiled import address, library
 
 Floats = NDArray[np.float32]
 
-_UNITS, _TERMS, _STRIP = 128, 256, 48  # as in the C
 _KINDS = {np.dtype(np.float32): 0, np.dtype(np.int8): 1, np.dtype(np.uint8): 2}
 _of_thread = local()
 
@@ -29,11 +29,6 @@ _of_thread = local()
 def available() -> bool:
     """Whether this processor has the instructions."""
     return bool(library().floats_known())
-
-
-def scratch_bytes(n_right: int) -> int:
-    """What a thread keeps for its products: a block of the left, and one of all columns of the right."""
-    return 4 * _TERMS * (_UNITS + -(-n_right // _STRIP) * _STRIP)
 
 
 def product(
@@ -59,14 +54,21 @@ def _run(
     left: NDArray[Any], right: NDArray[Any], out: NDArray[Any], *, whole_numbers: bool, lower: bool = False
 ) -> None:
     """left : (m, k), right : (n, k); along one of their axes values lie together."""
+    if not available():
+        raise BigclusterError("our own float32 products need a processor with AVX-512")
     (m, k), n = left.shape, right.shape[0]
     if right.shape[1] != k or out.shape != (m, n) or (n > 1 and out.strides[1] != out.itemsize):
         raise ValueError(f"{left.shape} by {right.shape[::-1]} into {out.shape}")
+    if out.dtype != (np.int32 if whole_numbers else np.float32) or not out.flags.writeable:
+        raise ValueError(f"a product goes into writeable {'int32' if whole_numbers else 'float32'}, not {out.dtype}")
+    for side in (left, right):
+        if (side.dtype == np.float32) is whole_numbers:
+            raise ValueError(f"{side.dtype} is no operand of this product")
     library().float_product(
         left.__array_interface__["data"][0],
         right.__array_interface__["data"][0],
         out.__array_interface__["data"][0],
-        address(_scratch(n), np.float32),
+        address(_scratch(), np.float32),
         *(m, n, k, *_strides(left), *_strides(right), out.strides[0] // out.itemsize, whole_numbers, lower),
     )
 
@@ -81,9 +83,9 @@ def _strides(side: NDArray[Any]) -> tuple[int, int, int]:
     return unit, term, _KINDS[side.dtype]
 
 
-def _scratch(n_right: int) -> Floats:
-    wanted = scratch_bytes(n_right) // 4
+def _scratch() -> Floats:
+    """Memory of this thread for the copies, 2 MiB."""
     held: Floats | None = getattr(_of_thread, "scratch", None)
-    if held is None or len(held) < wanted:
-        held = _of_thread.scratch = np.empty(wanted, np.float32)
+    if held is None:
+        held = _of_thread.scratch = np.empty(library().float_scratch(), np.float32)
     return held

@@ -120,7 +120,7 @@ class Gemm:
     """The product of uint8 and int8 matrices, exact on every processor.
 
     kernel : "integer" multiplies in 8 bits and fails where the processor saturates; "float32" multiplies blocks of
-    1,024 terms in float32, whose partial sums are all exact; "auto" is "integer" where its self-test passes.
+    at most 1,024 terms in float32, whose partial sums are all exact; "auto" is "integer" where its self-test passes.
     Both give the same integers.
     in_panels, in_floats : whether "integer", "float32" is our own kernel; None to decide by the processor.
     """

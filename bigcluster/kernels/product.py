@@ -2,7 +2,7 @@
 
 Which of them runs decides speed only: labels are proven with an error band that holds for any order of summation, so
 the choice between the other two may be made by a stopwatch. numpy's OpenBLAS runs its AVX2 kernels on processors that
-it does not know, at half the speed of ONNX Runtime's; of few centers it takes two thirds of ours.
+it does not know, at half the speed of ONNX Runtime's; with few centers it reaches two thirds of ours.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def multiply_transposed(a: Floats32, b: Floats32, out: Floats32) -> Floats32:
 
 
 def tune(multiply_adds: int) -> None:
-    """Choose the faster of the two for the rest of the process, if a pass has enough to do."""
+    """Where ours cannot run, choose the faster of the others from now on, if a pass has enough to do."""
     if multiply_adds >= WORTH_TUNING and not floats.available():
         _fast()
 

@@ -102,6 +102,7 @@ def run(
                 found = _summarise(job, listing, store, done)
                 _write_account(job, found)
                 if settings.report.write:  # it shows the account, and then has a place in it
+                    job.stages.sampler.enter("report")  # what is loaded for it counts for it
                     from bigcluster.pipeline.report import write_or_reuse
 
                     write_or_reuse(job, store, found, done.plan.stage("report"))

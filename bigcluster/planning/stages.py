@@ -51,7 +51,7 @@ def baseline_bytes(settings: Settings, resources: Resources, *, products: bool =
 def clustering_baseline_bytes(
     settings: Settings, n_images: int, n_columns: int, ks: tuple[int, ...], resources: Resources
 ) -> int:
-    """As `baseline_bytes`, from clustering on: k-means, too, loads ONNX Runtime where there is much to multiply."""
+    """As `baseline_bytes`, from clustering on: k-means, too, may load ONNX Runtime where there is much to multiply."""
     multiply_adds = n_images * n_columns * sum(ks) * max(2, settings.kmeans.n_init)
     products = settings.reduce == "pca" or multiply_adds >= WORTH_TUNING
     return baseline_bytes(settings, resources, products=products)

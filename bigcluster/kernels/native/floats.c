@@ -7,7 +7,6 @@
    its bits depend on nothing but its row and its column. Bytes count as whole numbers, pixels as x - 128. */
 
 #include <stdint.h>
-#include <string.h>
 
 #if defined(__x86_64__) && defined(__GNUC__)
 #include <immintrin.h>
@@ -21,6 +20,7 @@ enum {
     STRIP = 3 * VECTOR,
     TERMS = 256, /* a panel of so many terms of the right, 48 KiB, stays in the second-level cache */
     UNITS = 128, /* and so does a block of so many left units, 128 KiB */
+    COLUMNS = 42 * STRIP, /* copied at a time: of any number, the scratch is the same */
 };
 
 enum { FLOATS, VECTORS, PIXELS }; /* what one side holds: float32, int8, uint8 - 128 */
@@ -36,6 +36,12 @@ int64_t floats_known(void)
 {
     return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
            __builtin_cpu_supports("avx512vl") && __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("fma");
+}
+
+/* float32 values that a product needs to itself */
+int64_t float_scratch(void)
+{
+    return (UNITS + COLUMNS) * TERMS;
 }
 
 /* Eight values that lie together, as float32. */
@@ -177,16 +183,16 @@ INLINE WIDE void multiply(const float *left, const float *right, int64_t terms, 
             }
 }
 
-WIDE void float_product(const void *left, const void *right, void *to, float *scratch, int64_t n_left, int64_t n_right,
-                        int64_t n_terms, int64_t left_unit, int64_t left_term, int64_t left_kind, int64_t right_unit,
-                        int64_t right_term, int64_t right_kind, int64_t stride, int64_t whole_numbers, int64_t lower)
+/* Some columns of a product: those of right units from `first` on. */
+static WIDE void multiply_columns(const Side a, const Side b, void *to, float *scratch, int64_t n_left, int64_t first,
+                                  int64_t n_right, int64_t n_terms, int64_t stride, int64_t whole_numbers,
+                                  int64_t lower)
 {
-    const Side a = {left, left_unit, left_term, left_kind}, b = {right, right_unit, right_term, right_kind};
     float *strips = scratch + UNITS * TERMS;
     for (int64_t term = 0; term < n_terms; term += TERMS) {
         const int64_t terms = n_terms - term < TERMS ? n_terms - term : TERMS;
         const int64_t mode = whole_numbers ? COUNT : term == 0 ? PUT : ADD;
-        pack_side(&b, 0, n_right, term, terms, strips, STRIP);
+        pack_side(&b, first, n_right, term, terms, strips, STRIP);
         for (int64_t top = 0; top < n_left; top += UNITS) {
             const int64_t units = n_left - top < UNITS ? n_left - top : UNITS;
             pack_side(&a, top, units, term, terms, scratch, ROWS);
@@ -194,10 +200,10 @@ WIDE void float_product(const void *left, const void *right, void *to, float *sc
                 const int64_t columns = n_right - j < STRIP ? n_right - j : STRIP;
                 const float *strip = strips + j * terms;
                 for (int64_t i = 0; i < units; i += ROWS) {
-                    if (lower && j >= top + i + ROWS) /* all of it is above the diagonal */
+                    if (lower && first + j >= top + i + ROWS) /* all of it is above the diagonal */
                         continue;
                     const float *panel = scratch + i * terms;
-                    float *at = (float *)to + (top + i) * stride + j;
+                    float *at = (float *)to + (top + i) * stride + first + j;
                     const int64_t rows = units - i < ROWS ? units - i : ROWS;
                     if (columns > 2 * VECTOR)
                         multiply(panel, strip, terms, 3, at, stride, rows, columns, mode);
@@ -211,9 +217,24 @@ WIDE void float_product(const void *left, const void *right, void *to, float *sc
     }
 }
 
+WIDE void float_product(const void *left, const void *right, void *to, float *scratch, int64_t n_left, int64_t n_right,
+                        int64_t n_terms, int64_t left_unit, int64_t left_term, int64_t left_kind, int64_t right_unit,
+                        int64_t right_term, int64_t right_kind, int64_t stride, int64_t whole_numbers, int64_t lower)
+{
+    const Side a = {left, left_unit, left_term, left_kind}, b = {right, right_unit, right_term, right_kind};
+    for (int64_t first = 0; first < n_right; first += COLUMNS)
+        multiply_columns(a, b, to, scratch, n_left, first, n_right - first < COLUMNS ? n_right - first : COLUMNS,
+                         n_terms, stride, whole_numbers, lower);
+}
+
 #else
 
 int64_t floats_known(void)
+{
+    return 0;
+}
+
+int64_t float_scratch(void)
 {
     return 0;
 }

@@ -1,4 +1,4 @@
-"""A growing orthonormal basis of R^n, kept transposed and in tiles, so that both of its products read it as it lies.
+"""A growing basis of R^n, or its images, kept transposed and in tiles, so that both of its products read it as it lies.
 
     tile t holds Q[t]' (m, rows_t): blocks of new columns of Q are appended as rows
     project:  Q[t] ' W[t]      (m, rows_t) (rows_t, b)
@@ -33,8 +33,12 @@ class TiledBasis:
         self._shelf = shelf
         self._open: dict[int, Floats] = {}
 
+    def empty_like(self) -> TiledBasis:
+        """Another one for the same rows, beside this one on the shelf."""
+        return TiledBasis(f"{self._name}+", self.unit_spans, self._shelf)
+
     def append(self, blocks: list[Floats]) -> None:
-        """blocks : one (rows_t, b) float32 per tile, the new orthonormal columns."""
+        """blocks : one (rows_t, b) float32 per tile, the new columns."""
         n_new = blocks[0].shape[1]
         for t, block in enumerate(blocks):
             taken = 0

@@ -56,12 +56,12 @@ def fit_covariance(
     # Between panels nothing may stay in memory: the next panel takes all of it.
     shelf = Shelf(tiles, workspace_bytes if len(plan.panels) == 1 else 0)
     matrix, total = _scatter(operands, plan, shelf, mean, runtime, progress, saving)
-    shelf.limit(workspace_bytes - eigensolver_bytes(n_columns, target, runtime.threads))
+    shelf.limit(workspace_bytes - eigensolver_bytes("covariance", n_columns, target, runtime.threads))
     pairs = leading_eigenpairs(
         matrix, total, target, shelf=shelf, runtime=runtime, seed=seed, progress=progress, with_images=False
     )
     matrix.delete()
-    rows_of = pairs.vectors(np.eye(pairs.n_vectors))
+    rows_of = pairs.vectors(np.ones(pairs.n_vectors))
     # (n_columns, n_components)
     vectors = np.concatenate([block.astype(np.float32) for block in runtime.map(rows_of, range(len(plan.unit_spans)))])
     pairs.close()

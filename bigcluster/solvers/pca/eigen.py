@@ -87,7 +87,8 @@ class Eigenpairs:
     """Leading eigenpairs of a matrix G, of which the target needs n_vectors.
 
     values : (n_computed,) float64, descending, rounding noise set to zero; vectors(T), images(T) : the rows of U T and
-    of G U T, T (n_vectors, m) float64; images only where they were asked for; close : deletes what is behind them.
+    of G U T, T (n_vectors, m) float64, or (n_vectors,) for a diagonal; images only where they were asked for; close :
+    deletes what is behind them.
     """
 
     values: Doubles
@@ -101,6 +102,12 @@ def alone(size: int, task: Callable[[], Result]) -> Result:
     """Run a dense step on matrices of this size, with nothing beside it; its threads follow from the size."""
     with blas_threads(DENSE_THREADS if size >= LARGE else 1):
         return task()
+
+
+def times(columns: Doubles, transform: Doubles) -> Doubles:
+    """C T, of a matrix T or the diagonal of one."""
+    product: Doubles = columns * transform if transform.ndim == 1 else columns @ transform
+    return product
 
 
 def wanted(values: Doubles, total: float, target: Target) -> int | None:
@@ -119,6 +126,6 @@ def dense_eigenpairs(matrix: TiledMatrix, total: float, target: Target, runtime:
     kept = np.ascontiguousarray(vectors[:, :n_vectors])
 
     def rows_of(columns: Doubles) -> Callable[[Doubles], TileRows]:
-        return lambda transform: lambda t: columns[slice(*matrix.unit_spans[t])] @ transform
+        return lambda transform: lambda t: times(columns[slice(*matrix.unit_spans[t])], transform)
 
     return Eigenpairs(values, n_vectors, rows_of(kept), rows_of(kept * values[:n_vectors]), lambda: None)

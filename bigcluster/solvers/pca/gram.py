@@ -114,7 +114,7 @@ def _centered_gram(
         else:
             diagonal[rows_j] = np.diag(tile)
         matrix.put(j, i, tile)
-    shelf.limit(workspace_bytes - eigensolver_bytes(n, target, runtime.threads))
+    shelf.limit(workspace_bytes - eigensolver_bytes("gram", n, target, runtime.threads))
     if exact:
         grand = sum(int(value) for value in sums)
         trace = (n * int(diagonal.sum(dtype=np.int64)) - grand) / n

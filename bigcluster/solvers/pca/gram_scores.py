@@ -125,7 +125,7 @@ def gram_scores(
     """Scores and what components are made from, on the shelf; the eigenvectors are given up."""
     n_rows = unit_spans[-1][1]
     inverse = inverse_root(pairs.values[: pairs.n_vectors])
-    images = pairs.images(np.diag(inverse))
+    images = pairs.images(inverse)
     if n_rows <= DENSE_LIMIT:
         values, rotation = pairs.values, np.eye(pairs.n_vectors)
     else:

@@ -4,8 +4,11 @@ Every block of the Krylov space is kept, and each new one is orthogonalised twic
 matrix is not taken to be block tridiagonal: all of Q'GQ is computed, which costs nothing beyond the
 orthogonalisation, and makes the Ritz values right even where blocks lose directions. One Rayleigh-Ritz at the end.
 Blocks are narrow, since a space of many powers holds more than one of many directions; as narrow as products are fast.
+A basis that reaches its limit before it has converged, as that of noise does, shrinks to its leading Ritz vectors and
+grows again (a thick restart): the next block holds all that they still lack.
 Source: Golub and Underwood 1977, "The block Lanczos method for computing eigenvalues"; Musco and Musco 2015,
-"Randomized block Krylov methods", for why the whole Krylov space beats its last block.
+"Randomized block Krylov methods", for why the whole Krylov space beats its last block; Wu and Simon 2000,
+"Thick-restart Lanczos method for large symmetric eigenvalue problems".
 
 All products are float32 on one thread each, tile by tile, added in tile order; inner products of blocks are summed
 over tiles in float64. So nothing here depends on threads or on which tiles are in memory.
@@ -34,6 +37,7 @@ from bigcluster.solvers.pca.eigen import (
     TileRows,
     alone,
     dense_eigenpairs,
+    times,
     wanted,
 )
 from bigcluster.solvers.pca.result import Components, Doubles, Progress, Target
@@ -41,16 +45,20 @@ from bigcluster.solvers.tiles import Shelf
 
 Floats = NDArray[np.float32]
 
-# Converged when all blocks that could still come promise no more than this share of the variance to the wanted
-# components. What a block gains falls geometrically, so two of them tell.
+# Converged when all blocks that could still come promise about this share of the variance to the wanted components.
+# What a block gains falls about geometrically, so two of them tell; what falls more slowly is taken to fall so fast.
 _REST = 5e-4
 _SLOWEST = 0.9
 # So few blocks more are not looked at again.
 _NEAR = 4
+# A restart keeps so many blocks beyond what is wanted, and leaves room for so many new ones at least.
+_KEPT, _NEW = 2, 8
+# What has not converged by then has no directions to speak of: the basis has seen several times as many as are wanted.
+_MOST_RESTARTS = 8
 
 
 def lanczos_width(target: Target) -> int:
-    """Columns of one Krylov block: a sixteenth of the components, in whole vector registers, and three at most."""
+    """Columns of one Krylov block: a sixteenth of the components, in one to three vectors of 16."""
     n_wanted = target.n if isinstance(target, Components) else 800
     return min(48, max(16, n_wanted // 16 // 16 * 16))
 
@@ -59,6 +67,13 @@ def lanczos_size(target: Target, n: int) -> int:
     """The basis size at which convergence is first looked at."""
     n_wanted = target.n if isinstance(target, Components) else 64
     return min(n, 7 * n_wanted // 4 + 2 * lanczos_width(target))
+
+
+def lanczos_limit(target: Target, n: int) -> int:
+    """The largest basis there can be: of components that are asked for by number, others may need all."""
+    if not isinstance(target, Components):
+        return n
+    return min(n, max(lanczos_size(target, n) * 9 // 8, target.n + (_KEPT + _NEW) * lanczos_width(target)))
 
 
 def lanczos_steps(target: Target, n: int) -> int:
@@ -106,12 +121,14 @@ class _Lanczos:
         self._basis = TiledBasis("basis", matrix.unit_spans, shelf)
         self._images = TiledBasis("images", matrix.unit_spans, shelf) if with_images else None  # G Q
         self._tiles = range(len(matrix.unit_spans))
+        self._limit = lanczos_limit(target, matrix.n)
         self._room = np.zeros((0, 0))  # the projected matrix, and where it grows
         self._values: dict[int, Doubles] = {}  # of the first so many basis vectors
 
     def run(self, seed: int) -> Eigenpairs:
         blocks = self._start(seed)
         next_look, end = lanczos_size(self._target, self._matrix.n), math.inf
+        restarts = 0
         while True:
             self._basis.append(blocks)
             images, inner = self._apply(blocks)
@@ -121,7 +138,7 @@ class _Lanczos:
             self._progress.step()
             if next_look <= self._basis.size < end:
                 missing = self._missing()
-                next_look = self._basis.size + missing
+                next_look = self._basis.size + min(missing, self._basis.size // 2)
                 near = missing <= _NEAR * lanczos_width(self._target) and isinstance(self._target, Components)
                 if missing == 0 or near:
                     end = next_look
@@ -130,6 +147,12 @@ class _Lanczos:
             blocks = self._next_block(images, inner)
             if blocks[0].shape[1] == 0:  # the basis spans all that the matrix reaches
                 break
+            if self._basis.size + blocks[0].shape[1] > self._limit < self._matrix.n:
+                if restarts == _MOST_RESTARTS:
+                    break
+                restarts += 1
+                self._restart()
+                next_look, end = self._basis.size + _NEW * lanczos_width(self._target), math.inf
         return self._finish()
 
     def _start(self, seed: int) -> list[Floats]:
@@ -154,7 +177,7 @@ class _Lanczos:
         """Append the columns Q' G V of the newest block, and by symmetry its rows."""
         size, old = self._basis.size, self._basis.size - n_new
         if size > len(self._room):
-            capacity = max(size * 9 // 8, lanczos_size(self._target, self._matrix.n))
+            capacity = self._limit if isinstance(self._target, Components) else size * 9 // 8
             room = np.zeros((capacity, capacity))
             room[:old, :old] = self._room[:old, :old]
             self._room = room
@@ -166,6 +189,25 @@ class _Lanczos:
     def _projected(self) -> Doubles:
         """Q' G Q, a view."""
         return self._room[: self._basis.size, : self._basis.size]
+
+    def _restart(self) -> None:
+        """Keep the leading Ritz vectors only. The next block, which is orthogonal to all, is so to them."""
+        assert isinstance(self._target, Components)
+        size, n_kept = self._basis.size, self._target.n + _KEPT * lanczos_width(self._target)
+        values, vectors = alone(size, lambda: ritz(self._projected, n_kept))
+        coefficients = vectors.astype(np.float32)
+        self._basis = self._shrunk(self._basis, coefficients)
+        if self._images is not None:
+            self._images = self._shrunk(self._images, coefficients)
+        self._room[:n_kept, :n_kept] = np.diag(values[:n_kept])
+        self._values.clear()
+
+    def _shrunk(self, basis: TiledBasis, coefficients: Floats) -> TiledBasis:
+        """B C in place of B."""
+        shrunk = basis.empty_like()
+        shrunk.append(list(self._runtime.map(lambda t: basis.expand(t, coefficients), self._tiles)))
+        basis.delete()
+        return shrunk
 
     def _next_block(self, images: list[Floats], inner: Doubles) -> list[Floats]:
         """W - Q Q'W, orthonormal: project, normalise, and both once more ("twice is enough")."""
@@ -249,8 +291,8 @@ class _Lanczos:
 
         def rows_of(transform: Doubles) -> TileRows:
             assert basis is not None, "images that nobody asked to keep"
-            own, product = basis, (coefficients @ transform).astype(np.float32)
-            return lambda t: own.expand(t, product)
+            known, product = basis, alone(len(coefficients), lambda: times(coefficients, transform)).astype(np.float32)
+            return lambda t: known.expand(t, product)
 
         return rows_of
 

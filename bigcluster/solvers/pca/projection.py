@@ -12,7 +12,7 @@ from bigcluster.errors import ConfigError
 from bigcluster.solvers.pca.basis import CHUNK
 from bigcluster.solvers.pca.eigen import DENSE_LIMIT
 from bigcluster.solvers.pca.krylov import MOST_APPLICATIONS
-from bigcluster.solvers.pca.lanczos import lanczos_size, lanczos_width
+from bigcluster.solvers.pca.lanczos import lanczos_limit, lanczos_size, lanczos_width
 from bigcluster.solvers.pca.operands import PRECISE_UNITS
 from bigcluster.solvers.pca.products import TILE, plan_products
 from bigcluster.solvers.pca.result import Components, Target
@@ -26,21 +26,26 @@ def dense_finish_bytes(size: int) -> int:
     return 4 * 8 * size * size
 
 
-def eigensolver_bytes(n: int, target: Target, threads: int) -> int:
-    """What the eigensolver of an (n, n) matrix holds beside the matrix and the full chunks of its basis."""
+def eigensolver_bytes(solver: str, n: int, target: Target, threads: int) -> int:
+    """What the eigensolver of an (n, n) matrix holds beside the matrix and the full chunks of its basis and images."""
     if n <= DENSE_LIMIT:
         return dense_finish_bytes(n)
     width = lanczos_width(target)
     n_wanted = target.n if isinstance(target, Components) else 800
     blocks = 4 * 4 * n * width  # V, W, and their successors
-    open_chunks = 2 * 4 * n * CHUNK  # of the basis and of its images
+    open_chunks = (2 if solver == "gram" else 1) * 4 * n * CHUNK
     per_thread = threads * (2 * 4 * TILE * TILE + 3 * 4 * TILE * n_wanted)
-    return dense_finish_bytes(lanczos_size(target, n) * 9 // 8) + blocks + open_chunks + per_thread
+    return dense_finish_bytes(_basis_size(target, n)) + blocks + open_chunks + per_thread
+
+
+def _basis_size(target: Target, n: int) -> int:
+    """What components asked for by number are held to; of a share, what is looked at first, since none is known."""
+    return lanczos_limit(target, n) if isinstance(target, Components) else lanczos_size(target, n) * 9 // 8
 
 
 def _eigensolver_kept_bytes(solver: str, n: int, target: Target) -> int:
     """The matrix, the chunks of the basis and, for gram, of its images."""
-    size = lanczos_size(target, n) * 9 // 8
+    size = _basis_size(target, n)
     return 4 * n * (n + TILE) // 2 + (2 if solver == "gram" else 1) * 4 * n * size
 
 
@@ -62,14 +67,14 @@ def project_bytes(
         return max(_subspace_least(shape, dtype, target, threads), min(workspace_bytes, everything))
     n_units, n_terms = _units_terms(solver, shape)
     plan = plan_products(n_units, n_terms, _work_dtype(dtype, n_units), threads, workspace_bytes)
-    # Tiles and basis fill what the eigensolver leaves of the workspace, and never more than they are.
+    # Tiles, basis and images fill what the eigensolver leaves of the workspace, and never more than they are.
     kept = _eigensolver_kept_bytes(solver, n_units, target)
-    finish = eigensolver_bytes(n_units, target, threads)
+    finish = eigensolver_bytes(solver, n_units, target, threads)
     return max(plan.projected_bytes, min(finish + kept, max(finish, workspace_bytes)))
 
 
 def project_scratch_bytes(solver: str, shape: Shape, target: Target, workspace_bytes: int) -> int:
-    """The most that a fit puts on the disk for itself: matrix and basis, or the Krylov blocks and what follows."""
+    """The most that a fit puts on the disk: matrix, basis and images, or the Krylov blocks and what follows."""
     n_wanted = target.n if isinstance(target, Components) else 800
     if solver != "subspace":
         n_units = _units_terms(solver, shape)[0]
@@ -85,7 +90,7 @@ def least_bytes(solver: str, shape: Shape, dtype: np.dtype[np.generic], target: 
         return _subspace_least(shape, dtype, target, threads)
     n_units, n_terms = _units_terms(solver, shape)
     plan = plan_products(n_units, n_terms, _work_dtype(dtype, n_units), threads, 0)
-    return max(plan.projected_bytes, eigensolver_bytes(n_units, target, threads))
+    return max(plan.projected_bytes, eigensolver_bytes(solver, n_units, target, threads))
 
 
 def _units_terms(solver: str, shape: Shape) -> Shape:
