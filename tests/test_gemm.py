@@ -86,11 +86,20 @@ def test_the_self_test_catches_saturation(monkeypatch):
 
 def test_auto_falls_back_where_the_self_test_fails(monkeypatch):
     monkeypatch.setattr(gemm, "is_exact", lambda shape: False)
-    kernel = Gemm("auto", in_panels=False)
+    kernel = Gemm("auto", in_panels=False, in_floats=False)
     assert kernel.kernel == "integer"
     a, b = operands(9, 1100, 7)
     np.testing.assert_array_equal(kernel.product(a, b), exact(a, b))
     assert kernel.kernel == "float32"
+
+
+@WIDE
+def test_auto_takes_our_float32_kernel_at_once_where_the_self_test_fails(monkeypatch):
+    monkeypatch.setattr(gemm, "is_exact", lambda shape: False)
+    kernel = Gemm("auto", in_panels=False)
+    assert kernel.both_sides
+    a, b = operands(9, 1100, 7)
+    np.testing.assert_array_equal(kernel.product(a, b), exact(a, b))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -132,7 +132,10 @@ class Gemm:
         self._integer = kernel != "float32"
         wanted = panels.available() if in_panels is None else in_panels
         self.in_panels = self._integer and wanted and _panels_are_exact()
-        self.in_floats = not self._integer and (floats.available() if in_floats is None else in_floats)
+        own_floats = floats.available() if in_floats is None else in_floats
+        if kernel == "auto" and own_floats and not self.in_panels and not is_exact(_TRIAL):
+            self._integer = False  # decided before sides are laid out: ours take fewer layouts
+        self.in_floats = not self._integer and own_floats
         self._tested: set[tuple[int, int, int]] = set()
         self._lock = Lock()
 
@@ -250,6 +253,9 @@ class Gemm:
 # 16-bit intermediate, alternating signs hide it from a sum.
 _LEFT_PATTERNS = ((255, 255), (0, 0), (255, 0), (0, 255), (128, 255), (129, 127))
 _RIGHT_PATTERNS = ((-128, -128), (127, 127), (127, -128), (-128, 127), (0, -128))
+
+
+_TRIAL = (64, 1024, 64)
 
 
 def _check_terms(k: int) -> None:
