@@ -38,6 +38,25 @@ def wait_for(browser: Browser, script: str, *values: Any) -> Any:
     return found
 
 
+STILL_SECONDS = 5.0
+
+
+def press_until(browser: Browser, key: str, script: str, *values: Any) -> None:
+    """Press a key that is to make the script true.
+
+    A key that falls between two pages reaches neither of them: where nothing has come for long, it is pressed again.
+    """
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while True:
+        browser.press(key)
+        still = time.monotonic() + STILL_SECONDS
+        while time.monotonic() < still:
+            if browser.run(script, *values):
+                return
+            time.sleep(0.02)
+        assert time.monotonic() < deadline, f"{key} never did it: {script}"
+
+
 class Chromium:
     def __init__(self, page: Any) -> None:
         self.page = page
