@@ -1,4 +1,4 @@
-"""The float32 product behind the k-means filter: our own, or where that cannot run, numpy's or ONNX Runtime's.
+"""The float32 product behind the k-means filter: our own for few columns, else numpy's or ONNX Runtime's.
 
 Which of them runs decides speed only: labels are proven with an error band that holds for any order of summation, so
 the choice between the other two may be made by a stopwatch. numpy's OpenBLAS runs its AVX2 kernels on processors that
@@ -20,6 +20,7 @@ from bigcluster.kernels.gemm import float_product
 WORTH_TUNING = 10**9
 """Multiply-adds of a pass, below which ONNX Runtime is not worth loading."""
 _SMALL = 1 << 22  # multiply-adds of a call, below which its overhead of 20 us shows
+_FEW = 2_048  # columns on the right: of more, ours copies all for every tile, and is a tenth slower than numpy's
 _TRIAL = (256, 128, 1024)  # rows, columns, centers
 _GAIN = 1.2
 
@@ -32,7 +33,7 @@ def multiply(a: Floats32, b: Floats32, out: Floats32 | None = None) -> Floats32:
     On the calling thread where numpy is held to it. A tile that is written again and again is worth an `out`: fresh
     pages of memory cost a good part of the product that fills them.
     """
-    if floats.available():
+    if floats.available() and b.shape[1] <= _FEW:
         return floats.product(a, b, out=np.empty((len(a), b.shape[1]), np.float32) if out is None else out)
     if _fast.cache_info().currsize and _fast() and a.size * b.shape[1] >= _SMALL:
         return float_product(np.ascontiguousarray(a), b, out=out)
@@ -49,8 +50,8 @@ def multiply_transposed(a: Floats32, b: Floats32, out: Floats32) -> Floats32:
 
 
 def tune(multiply_adds: int) -> None:
-    """Where ours cannot run, choose the faster of the others from now on, if a pass has enough to do."""
-    if multiply_adds >= WORTH_TUNING and not floats.available():
+    """Where ours does not run, choose the faster of the others from now on, if a pass has enough to do."""
+    if multiply_adds >= WORTH_TUNING:
         _fast()
 
 
