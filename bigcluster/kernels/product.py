@@ -1,4 +1,4 @@
-"""The float32 product behind the k-means filter: our own for few columns, else numpy's or ONNX Runtime's.
+"""The float32 product behind the k-means filter: our own for few centers, else numpy's or ONNX Runtime's.
 
 Which of them runs decides speed only: labels are proven with an error band that holds for any order of summation, so
 the choice between the other two may be made by a stopwatch. numpy's OpenBLAS runs its AVX2 kernels on processors that
@@ -20,7 +20,7 @@ from bigcluster.kernels.gemm import float_product
 WORTH_TUNING = 10**9
 """Multiply-adds of a pass, below which ONNX Runtime is not worth loading."""
 _SMALL = 1 << 22  # multiply-adds of a call, below which its overhead of 20 us shows
-_FEW = 2_048  # columns on the right: of more, ours copies all for every tile, and is a tenth slower than numpy's
+_FEW = 2_048  # centers, on either side: of more, ours copies all for every tile, and is a tenth slower than numpy's
 _TRIAL = (256, 128, 1024)  # rows, columns, centers
 _GAIN = 1.2
 
@@ -42,7 +42,7 @@ def multiply(a: Floats32, b: Floats32, out: Floats32 | None = None) -> Floats32:
 
 def multiply_transposed(a: Floats32, b: Floats32, out: Floats32) -> Floats32:
     """a b', (m, n) float32, otherwise as `multiply`. a : (m, r), b : (n, r)."""
-    if floats.available():
+    if floats.available() and len(a) <= _FEW:
         return floats.product(a, b, transpose_right=True, out=out)
     if _fast.cache_info().currsize and _fast() and a.size * len(b) >= _SMALL:
         return float_product(a, np.ascontiguousarray(b), transpose_right=True, out=out)
