@@ -7,6 +7,7 @@ import json
 import resource
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable
 from itertools import pairwise
@@ -15,7 +16,7 @@ from typing import Any
 
 import psutil
 import pytest
-from conftest import Background, Cli, command, environment, write_pictures
+from conftest import PATIENCE_SECONDS, Background, Cli, command, environment, write_pictures
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -187,16 +188,37 @@ def test_a_run_leaves_its_memory_over_time(images: Path, tmp_path: Path, cli: Cl
     assert "measured, 1 GiB promised" in ran.out
 
 
-def test_peaks_and_timeline_are_of_one_moment() -> None:
-    with MemorySampler(interval_seconds=0.0001) as sampler:  # samples come while it is asked
-        for stage in ("one", "other", "one", "last"):
-            sampler.enter(stage)
-            for _ in range(20):
-                peaks, rows = sampler.so_far()
-                assert peaks.keys() == {reading.stage for reading in rows}
-                for name, peak_bytes in peaks.items():
-                    assert peak_bytes == max(reading.n_bytes for reading in rows if reading.stage == name)
-                assert rows[-1].stage == stage
+def test_a_sample_on_its_way_belongs_to_the_stage_that_it_began_in() -> None:
+    looking, go_on = threading.Event(), threading.Event()
+
+    class Slow(MemorySampler):
+        def _held(self, tree: list[psutil.Process]) -> int:
+            looking.set()
+            assert go_on.wait(PATIENCE_SECONDS)
+            return super()._held(tree)
+
+    go_on.set()
+    with Slow(interval_seconds=0.01) as sampler:
+        sampler.enter("one")
+        go_on.clear()
+        looking.clear()
+        assert looking.wait(PATIENCE_SECONDS)  # the sampler's own thread looks, and is slow
+        before = len(sampler.timeline.rows)
+        others = [threading.Thread(target=sampler.enter, args=("two",)), threading.Thread(target=sampler.so_far)]
+        for other in others:
+            other.start()
+        time.sleep(0.1)
+        meanwhile = [other.is_alive() for other in others], sampler.stage
+        go_on.set()
+        for other in others:
+            other.join()
+        peaks, rows = sampler.so_far()
+    assert meanwhile == ([True, True], "one"), "nothing is changed or told while somebody looks"
+    assert peaks.keys() == {reading.stage for reading in rows}
+    assert rows[before - 1].stage == "one"
+    assert rows[-1].stage == "two"
+    for name, peak_bytes in peaks.items():
+        assert peak_bytes == max(reading.n_bytes for reading in rows if reading.stage == name)
 
 
 def test_a_system_without_pss_names_what_stands_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

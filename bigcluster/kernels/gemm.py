@@ -212,16 +212,11 @@ class Gemm:
         """
         if out is None:
             out = np.empty((a.shape[0], b.shape[1]), np.int32)
-        if self.in_panels:
-            _check_terms(a.shape[1])
-            panels.add_product(out, panels.pack(a, by_row=True), panels.pack(b, by_row=False), fresh=True)
-            return out
-        if self.in_floats:
-            _check_terms(a.shape[1])
-            out[...] = 0
-            floats.count_product(out, a, b)
-            return out
-        return self._product(a, b, out)
+        if not self.both_sides:
+            return self._product(a, b, out)
+        out[...] = 0
+        self.add_product(out, self.left(a, by_row=True), self.right(b, by_row=False))
+        return out
 
     def _product(self, a: Bytes, b: Signed, out: Ints) -> Ints:
         (m, k), n = a.shape, b.shape[1]
@@ -255,7 +250,7 @@ _LEFT_PATTERNS = ((255, 255), (0, 0), (255, 0), (0, 255), (128, 255), (129, 127)
 _RIGHT_PATTERNS = ((-128, -128), (127, 127), (127, -128), (-128, 127), (0, -128))
 
 
-_TRIAL = (64, 1024, 64)
+_TRIAL = (64, 1024, 64)  # what stands for all shapes where a kernel is chosen before any is known
 
 
 def _check_terms(k: int) -> None:

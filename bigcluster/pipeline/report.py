@@ -14,7 +14,7 @@ from bigcluster.outputs.summary import read_summary
 from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning import Resources, StagePlan, check_budget, plan_report
 from bigcluster.progress import Listener, silent
-from bigcluster.report import FOLDER, Allowance, is_current, write_report
+from bigcluster.report.write import FOLDER, Allowance, is_current, write_report
 from bigcluster.stages import reduce
 from bigcluster.stages.ingest import stored_recipe
 from bigcluster.store import Store

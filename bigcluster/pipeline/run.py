@@ -24,6 +24,7 @@ from bigcluster.pipeline.disk import check_room
 from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning import Plan, Resources, make_plan, replan
 from bigcluster.progress import Listener, silent
+from bigcluster.report.libraries import check_kind
 from bigcluster.stages import sizing
 from bigcluster.stages.cluster import Clustered, cluster
 from bigcluster.stages.ingest import Ingested, check_recipe, ingest, records
@@ -79,9 +80,7 @@ def run(
     if unreadable:
         job.progress.warn(f"{unreadable} folders could not be read; what they hold is not listed")
     plan.check()
-    if settings.report.write and settings.report.map != "pca":
-        from bigcluster.report import check_kind  # with all that makes pages, which the others load when they need it
-
+    if settings.report.write:
         check_kind(settings.report.map)
     check_room(job.out, plan)
     outdir.absolute(settings)  # refuses what run.toml cannot hold, before anything is made

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.errors import ConfigError
+from bigcluster.report.libraries import import_for
 from bigcluster.report.model import Model
 from bigcluster.report.thumbnails import Thumbnails
 from bigcluster.rows import spans
@@ -54,12 +52,6 @@ def place(
     return scaled
 
 
-def check_kind(kind: str) -> None:
-    """Raise ConfigError where the library that `kind` needs is not installed: before anything is done."""
-    if kind in _LIBRARIES and importlib.util.find_spec(_LIBRARIES[kind]) is None:
-        raise ConfigError(f"report.map = {kind} needs {_LIBRARIES[kind]}; {_remedy(kind)}")
-
-
 def _read_rows(source: StoredRows, rows: NDArray[np.int64], n_columns: int) -> NDArray[np.float32]:
     """Some rows of the scores, read block by block: a chunk holds many rows."""
     n_columns = min(n_columns, source.shape[1])
@@ -94,7 +86,7 @@ def _first_axes(vectors: NDArray[np.float32]) -> Points:
 
 def _tsne(vectors: NDArray[np.float32], seed: int, threads: int) -> Points:
     perplexity = min(30, (len(vectors) - 1) // 3)
-    embed = _import("tsne").TSNE(
+    embed = import_for("tsne").TSNE(
         perplexity=perplexity,
         random_state=seed,
         n_jobs=threads,
@@ -106,22 +98,8 @@ def _tsne(vectors: NDArray[np.float32], seed: int, threads: int) -> Points:
 
 def _umap(vectors: NDArray[np.float32], seed: int, threads: int) -> Points:
     del threads  # one, for the same seed gives the same map only then
-    embed = _import("umap").UMAP(n_neighbors=min(15, len(vectors) - 1), random_state=seed, n_jobs=1)
+    embed = import_for("umap").UMAP(n_neighbors=min(15, len(vectors) - 1), random_state=seed, n_jobs=1)
     return np.asarray(embed.fit_transform(vectors), np.float64)
 
 
 _EMBEDDINGS: dict[str, Callable[[NDArray[np.float32], int, int], Points]] = {"tsne": _tsne, "umap": _umap}
-_LIBRARIES = {"tsne": "openTSNE", "umap": "umap"}
-
-
-def _import(kind: str) -> Any:
-    try:
-        return importlib.import_module(_LIBRARIES[kind])
-    except ImportError as error:  # a part of it is missing
-        raise ConfigError(
-            f"report.map = {kind}: {_LIBRARIES[kind]} cannot be imported ({error}); {_remedy(kind)}"
-        ) from error
-
-
-def _remedy(kind: str) -> str:
-    return f"pip install 'bigcluster[{kind}]', or use report.map = pca"

@@ -18,6 +18,7 @@ from bigcluster.outputs.made import Made, identity
 from bigcluster.outputs.swap import Swap
 from bigcluster.report import lists, pages, pictures, plots, scatter
 from bigcluster.report.cluster_page import Maker
+from bigcluster.report.libraries import check_kind
 from bigcluster.report.model import Model, read_model
 from bigcluster.report.pages import Pages, Site
 from bigcluster.report.picks import MONTAGE_CLUSTERS, PAGE_MEMBERS, Selection, select
@@ -80,7 +81,7 @@ def write_report(
 
     Raises StoreError where OUT holds no finished run, DamagedError, ConfigError where the map's library is missing.
     """
-    scatter.check_kind(settings.report.map)
+    check_kind(settings.report.map)
     model = read_model(out, store, summary)
     store.marks.remove(STAGE)
     swap = _swap(out, store)
