@@ -9,8 +9,9 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score, silhouette_samples
 
+from bigcluster.kernels.all_centers import Bounds, look_at_all
 from bigcluster.kernels.assign import nearest, two_nearest
-from bigcluster.kernels.bounds import Bounds, look_again, look_at_all, look_first
+from bigcluster.kernels.bounds import look_again, look_first
 from bigcluster.kernels.centers import prepare
 from bigcluster.kernels.groups import arrange, group_centers
 from bigcluster.kernels.kmeans import block_moments, cluster_sums, exact_sq, first_bad_row, frame_of, moved_sums

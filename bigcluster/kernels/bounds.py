@@ -11,14 +11,23 @@ those of `assign.nearest`, bit for bit.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.assign import TILE_VALUES
-from bigcluster.kernels.centers import error_band, error_factors, settle, widest_band
+from bigcluster.kernels.all_centers import (
+    DOWN,
+    Bounds,
+    empty_bounds,
+    least_of,
+    look_at_all,
+    look_at_rows,
+    lower_of,
+    tile_rows,
+    upper_of,
+)
+from bigcluster.kernels.centers import error_factors
 from bigcluster.kernels.groups import UP, GroupedCenters, group_minima
 from bigcluster.kernels.kmeans import ROUNDING, Floats32, Labels, row_sq
 from bigcluster.kernels.product import multiply
@@ -28,148 +37,18 @@ _HEAD_SHARE = 0.35  # of pairs in need, above which the leading columns are aske
 _HEAD_GROUPS, _FIRST_GROUPS = 16, 32  # groups, below which looking at all centers costs no more
 _NARROW = 32  # centers in a group, up to which a product of its own costs as much as one over all centers
 _ALL_SHARE = 0.9  # of rows in need, above which gathering them costs more than looking at the others, too
-_DOWN = np.float32(1 - 2.0**-21)
-
-
-@dataclass
-class Bounds:
-    """labels : (n,) int32. upper : (n,) float32. lower : (n, n_groups) float32. Distances, not squared, frame units.
-
-    x_sq : (n,) float32, squared norms of the rows.
-    """
-
-    labels: Labels
-    upper: Floats32
-    lower: Floats32
-    x_sq: Floats32
-
-
-def _upper(sq: Floats32) -> Floats32:
-    return np.sqrt(np.maximum(sq, 0)) * UP
-
-
-def _lower(sq: Floats32) -> Floats32:
-    return np.sqrt(np.maximum(sq, 0)) * _DOWN
-
-
-def look_at_all(x: NDArray[Any], small: Floats32, grouped: GroupedCenters) -> Bounds:
-    """Exact labels and fresh bounds from every center. x : (n, r); small : the same in the frame."""
-    bounds = _empty_bounds(small, grouped)
-    _look_at_rows(x, small, None, bounds, grouped)
-    return bounds
-
-
-def _empty_bounds(small: Floats32, grouped: GroupedCenters) -> Bounds:
-    n = len(small)
-    lower = np.empty((n, grouped.groups.count), np.float32)
-    return Bounds(np.empty(n, np.int32), np.empty(n, np.float32), lower, row_sq(small))
-
-
-def _look_at_rows(
-    x: NDArray[Any], small: Floats32, rows: NDArray[np.int64] | None, bounds: Bounds, grouped: GroupedCenters
-) -> None:
-    """Bring labels and bounds of those rows (None: all) up to date from every center.
-
-    Tiles are left to what needs their scores; the rest is done for all rows at once, in few calls, because threads get
-    in each other's way between calls.
-    """
-    every = np.arange(len(small)) if rows is None else rows
-    if not every.size:
-        return
-    centers, n_columns = grouped.centers, small.shape[1]
-    slack = np.float32(2 * n_columns * ROUNDING)
-    alpha, beta = error_factors(n_columns)
-    x_sq = bounds.x_sq if rows is None else bounds.x_sq[rows]
-    norm = np.sqrt(x_sq.max()) * np.float32(1 + 1e-4)
-    place, value, minima = _scores(small, rows, grouped)
-    labels = grouped.numbers[place]
-    gap = _least(minima) - value
-    close = np.flatnonzero(gap <= 2 * widest_band(float(norm), centers))
-    if close.size:
-        x_norms = np.sqrt(x_sq[close]) * np.float32(1 + 1e-4)
-        band = error_band(x_norms, value[close], centers.norms[labels[close]], centers.norms, n_columns)
-        inside = gap[close] <= 2 * band
-        close, band = close[inside], band[inside]
-    step = _tile_rows(grouped)
-    for start in range(0, len(close), step):
-        some, reach = close[start : start + step], 2 * band[start : start + step]
-        labels[some], value[some], minima[some] = _settle_close(x, small, every[some], reach, grouped)
-    own = centers.norms[labels]
-    upper = _upper(x_sq * (1 + slack) + value + own * (alpha * norm + beta * own))
-    minima -= grouped.norms * (alpha * norm + beta * grouped.norms)
-    minima += (x_sq * (1 - slack))[:, None]
-    target = slice(None) if rows is None else rows
-    bounds.labels[target], bounds.upper[target], bounds.lower[target] = labels, upper, _lower(minima)
-
-
-def _scores(
-    small: Floats32, rows: NDArray[np.int64] | None, grouped: GroupedCenters
-) -> tuple[NDArray[np.int64], Floats32, Floats32]:
-    """Best place and score (n,) of each row, and the best of each group (n, n_groups) without that one."""
-    n = len(small) if rows is None else len(rows)
-    step, width = min(n, _tile_rows(grouped)), grouped.flat.shape[1]
-    place, value = np.empty(n, np.int64), np.empty(n, np.float32)
-    minima = np.empty((n, grouped.groups.count), np.float32)
-    tile = np.empty((step, width), np.float32)
-    gathered = np.empty((0 if rows is None else step, small.shape[1]), np.float32)
-    first = np.arange(0, step * width, width)
-    for start in range(0, n, step):
-        part = slice(start, min(start + step, n))
-        size = part.stop - start
-        if rows is None:
-            near = small[part]
-        else:
-            # tile by tile, so that the copies stay in cache; "clip" lets take write without a copy of its own
-            near = np.take(small, rows[part], axis=0, out=gathered[:size], mode="clip")
-        score = multiply(near, grouped.flat, tile[:size])  # (rows, width * n_groups)
-        score += grouped.flat_sq
-        flat = score.ravel()
-        score.argmin(axis=1, out=place[part])
-        best = first[:size] + place[part]
-        np.take(flat, best, out=value[part], mode="clip")
-        flat[best] = np.inf
-        minima[part] = group_minima(score, grouped.groups.count)
-    return place, value, minima
-
-
-def _settle_close(
-    x: NDArray[Any], small: Floats32, rows: NDArray[np.int64], reach: Floats32, grouped: GroupedCenters
-) -> tuple[Labels, Floats32, Floats32]:
-    """Exact labels of a tile of rows too close to call, most that their scores can be, and minima without them.
-
-    reach : (len(rows),) how far above the best score the nearest center's can be.
-    """
-    groups = grouped.groups
-    score = multiply(np.take(small, rows, axis=0), grouped.flat)
-    score += grouped.flat_sq
-    limit = score.min(axis=1) + reach
-    within = np.zeros((len(rows), grouped.centers.count), bool)
-    real = grouped.numbers >= 0
-    within[:, grouped.numbers[real]] = (score <= limit[:, None])[:, real]
-    labels = settle(np.take(x, rows, axis=0), grouped.centers.exact, within)
-    score[np.arange(len(rows)), groups.slot[labels] * groups.count + groups.group[labels]] = np.inf
-    return labels, limit, group_minima(score, groups.count)
-
-
-def _least(bounds: Floats32) -> Floats32:
-    """(n, n_groups) -> (n,): the least of each row, by folding; n_groups is a power of two."""
-    return group_minima(bounds, 1)[:, 0]
 
 
 def look_first(x: NDArray[Any], small: Floats32, grouped: GroupedCenters) -> Bounds:
     """As `look_at_all`, by way of the leading columns: the nearest there is a guess that the groups must then beat."""
     if grouped.groups.count < _FIRST_GROUPS:
         return look_at_all(x, small, grouped)
-    bounds = _empty_bounds(small, grouped)
+    bounds = empty_bounds(small, grouped)
     rows = np.arange(len(x))
     _look_at_heads(small, None, bounds.labels, bounds.lower, grouped)
     at_least, bounds.upper = _tighten(small, bounds.x_sq, bounds.labels, grouped)
     _look_where_needed(x, small, rows, at_least, bounds, grouped)
     return bounds
-
-
-def _tile_rows(grouped: GroupedCenters) -> int:
-    return min(2048, max(64, TILE_VALUES // grouped.sq.size))
 
 
 def _look_at_heads(
@@ -184,7 +63,7 @@ def _look_at_heads(
     n_head = len(grouped.head) - 1
     alpha, beta = error_factors(r)
     norms = np.float32(1.1) * grouped.norms
-    step = _tile_rows(grouped)
+    step = tile_rows(grouped)
     tile = np.empty((min(n, step), grouped.head.shape[1]), np.float32)
     for start in range(0, n, step):
         part = slice(start, min(start + step, n))
@@ -203,7 +82,7 @@ def _look_at_heads(
         score[every, place] = np.inf
         band = alpha * np.sqrt(x_sq)[:, None] * norms + beta * norms**2
         sq = (x_sq * np.float32(1 - 2 * r * ROUNDING))[:, None] + group_minima(score, groups.count) - band
-        fresh = _lower(sq)
+        fresh = lower_of(sq)
         lower[part] = fresh if own is None else np.maximum(lower[part], fresh)
 
 
@@ -211,7 +90,7 @@ def relax(bounds: Bounds, grouped: GroupedCenters) -> None:
     """Centers have moved: upper bounds rise, lower bounds fall, each by the longest way it could be."""
     bounds.upper += grouped.moved[bounds.labels]
     bounds.upper *= UP
-    bounds.lower *= _DOWN
+    bounds.lower *= DOWN
     bounds.lower -= grouped.group_moved
     np.maximum(bounds.lower, 0, out=bounds.lower)
 
@@ -241,20 +120,20 @@ def look_again(x: NDArray[Any], small: Floats32, bounds: Bounds, grouped: Groupe
     x, small as in `look_at_all`. `bounds` is changed in place.
     """
     relax(bounds, grouped)
-    least = _least(bounds.lower)
+    least = least_of(bounds.lower)
     rows = np.flatnonzero(least <= bounds.upper)
     if not rows.size:
         return
     if len(rows) > _ALL_SHARE * len(x):
-        _look_at_rows(x, small, None, bounds, grouped)
+        look_at_rows(x, small, None, bounds, grouped)
         return
     if grouped.groups.width <= _NARROW:
-        step = 2 * _tile_rows(grouped)
+        step = 2 * tile_rows(grouped)
         for start in range(0, len(rows), step):
             part = rows[start : start + step]
             near = np.take(small, part, axis=0)
             _, bounds.upper[part] = _tighten(near, bounds.x_sq[part], bounds.labels[part], grouped)
-        _look_at_rows(x, small, rows[least[rows] <= bounds.upper[rows]], bounds, grouped)
+        look_at_rows(x, small, rows[least[rows] <= bounds.upper[rows]], bounds, grouped)
         return
     at_least, at_most = _tighten(np.take(small, rows, axis=0), bounds.x_sq[rows], bounds.labels[rows], grouped)
     bounds.upper[rows] = at_most
@@ -267,7 +146,7 @@ def look_again(x: NDArray[Any], small: Floats32, bounds: Bounds, grouped: Groupe
 
 def _raise_by_heads(small: Floats32, rows: NDArray[np.int64], bounds: Bounds, grouped: GroupedCenters) -> None:
     """Raise the lower bounds of `rows` by the leading columns, unless a first tile shows that it does not pay."""
-    first = _tile_rows(grouped)
+    first = tile_rows(grouped)
     for part in (rows[:first], rows[first:]):
         lower = bounds.lower[part]
         _look_at_heads(np.take(small, part, axis=0), bounds.labels[part], None, lower, grouped)
@@ -294,7 +173,7 @@ def _look_where_needed(
         near = np.take(small, rows, axis=0)
         rows = rows[_look_at_groups(near, rows, at_least, bounds.upper[rows], bounds, grouped)]
     if rows.size:
-        _look_at_rows(x, small, rows, bounds, grouped)
+        look_at_rows(x, small, rows, bounds, grouped)
 
 
 def _look_at_groups(
@@ -326,7 +205,7 @@ def _look_at_groups(
         place = score.argmin(axis=1)
         value = score[np.arange(len(who)), place] + x_sq[who]
         band = alpha * x_norms[who] * norms[number] + beta * norms[number] ** 2 + slack * x_sq[who]
-        near, far = _lower(value - band), _upper(value + band)
+        near, far = lower_of(value - band), upper_of(value + band)
         lower[who, number] = near
         # no order of the two intervals: too close to call in float32
         unclear[who[(near <= at_most[who]) & (far >= at_least[who])]] = True
@@ -334,7 +213,7 @@ def _look_at_groups(
         if won.size:
             winner = who[won]
             score[won, place[won]] = np.inf
-            rest = _lower(score[won].min(axis=1) + x_sq[winner] - band[won])
+            rest = lower_of(score[won].min(axis=1) + x_sq[winner] - band[won])
             unclear[winner[rest <= far[won]]] = True  # another of the same group is as near
             lower[winner, number] = rest
             left = groups.group[labels[winner]]

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bigcluster.kernels.all_centers import Bounds
 from bigcluster.kernels.assign import nearest
-from bigcluster.kernels.bounds import Bounds, look_again, look_first
+from bigcluster.kernels.bounds import look_again, look_first
 from bigcluster.kernels.centers import Centers, largest_norm, prepare
 from bigcluster.kernels.groups import GroupedCenters, Groups, arrange, group_centers
 from bigcluster.kernels.kmeans import ClusterSums, Floats, Labels, cluster_sums, exact_sq, moved_sums
