@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from bigcluster.errors import BigclusterError, ConfigError
 from bigcluster.kernels import floats, gemm, gemm_model, panels
 from bigcluster.kernels.gemm import MAX_TERMS, Gemm, flip, float_product, is_exact, transpose
+from bigcluster.kernels.panels import Panels
 
 WIDE = pytest.mark.skipif(not floats.available(), reason="this processor has no AVX-512")
 KERNELS = [
@@ -206,6 +207,25 @@ def test_float_products_of_no_terms_are_zero_and_what_does_not_fit_is_refused():
         floats.product(x.astype(np.uint8), x.T, out=np.empty((4, 4), np.float32))
     with pytest.raises(ValueError, match="one axis of each operand must be contiguous"):
         floats.product(np.zeros((8, 12), np.float32)[::2, ::2], x.T, out=np.empty((4, 4), np.float32))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    n_units=st.integers(1, 70), n_terms=st.integers(1, 90), by_row=st.booleans(), spent=st.sampled_from([None, 0, -16])
+)
+def test_panels_in_the_memory_of_others_are_the_same_to_the_byte(n_units, n_terms, by_row, spent):
+    """Whether it is as large or not, nothing of what was there is left."""
+    if not panels.can_run():
+        pytest.skip("this processor has no AVX-512 VNNI")
+    x, _ = operands(n_units, n_terms, 1)
+    x = x if by_row else np.ascontiguousarray(x.T)
+    fresh = panels.pack(x, by_row=by_row)
+    size = max(1, len(fresh.values) + (spent or 0))
+    old = None if spent is None else Panels(np.full(size, 77, np.int8), fresh.sums, n_units, n_terms)
+    again = panels.pack(x, by_row=by_row, out=old)
+    assert (old is not None and again.values is old.values) is (spent == 0)
+    np.testing.assert_array_equal(again.values, fresh.values)
+    np.testing.assert_array_equal(again.sums, fresh.sums)
 
 
 def test_sides_that_do_not_fit_are_refused():

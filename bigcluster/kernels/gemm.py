@@ -186,10 +186,17 @@ class Gemm:
             return out
         return self._product(left, right, np.empty(shape, np.int32))
 
-    def both(self, x: NDArray[Any], *, by_row: bool) -> tuple[Side, Side]:
-        """Left and right of a product of x with itself or its like, where `both_sides`: one copy, or none."""
+    def both(self, x: NDArray[Any], *, by_row: bool, out: Side | None = None) -> tuple[Side, Side]:
+        """Left and right of a product of x with itself or its like, where `both_sides`: one copy, or none.
+
+        out : a side that is no longer needed, for its memory.
+        """
+        if self.in_panels:
+            packed = panels.pack(x, by_row=by_row, out=out if isinstance(out, Panels) else None)
+            return packed, packed
         left = self.left(x, by_row=by_row)
-        return left, left if isinstance(left, Panels) else left.T
+        assert not isinstance(left, Panels)
+        return left, left.T
 
     def add_product(self, total: NDArray[Any], left: Side, right: Side, *, lower: bool = False) -> None:
         """total : (m, n) int32 or int64, added to; where `lower`, what is above the diagonal may be left out."""

@@ -45,15 +45,18 @@ def can_run() -> bool:
     return bool(library().panels_known() & _VNNI)
 
 
-def pack(x: NDArray[Any], *, by_row: bool) -> Panels:
-    """x : uint8 pixels or int8 vectors, (n_units, n_terms) by row, (n_terms, n_units) otherwise; rows may lie apart."""
+def pack(x: NDArray[Any], *, by_row: bool, out: Panels | None = None) -> Panels:
+    """x : uint8 pixels or int8 vectors, (n_units, n_terms) by row, (n_terms, n_units) otherwise; rows may lie apart.
+
+    out : panels that are no longer needed; their memory is used again where it is as large.
+    """
     if x.strides[1] != 1 or x.dtype.itemsize != 1:
         raise ValueError("operands must be bytes, C-contiguous within their rows")
     n_units, n_terms = x.shape if by_row else x.shape[::-1]
     n_panels, n_quads = -(-n_units // PANEL), -(-n_terms // 4)
-    panels = Panels(
-        np.empty(n_panels * n_quads * PANEL * 4, np.int8), np.empty(n_panels * PANEL, np.int32), n_units, n_terms
-    )
+    size = n_panels * n_quads * PANEL * 4
+    values = out.values if out is not None and len(out.values) == size else np.empty(size, np.int8)
+    panels = Panels(values, np.empty(n_panels * PANEL, np.int32), n_units, n_terms)
     library().pack(
         x.__array_interface__["data"][0],
         address(panels.values, np.int8),

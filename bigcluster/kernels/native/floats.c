@@ -142,10 +142,17 @@ WIDE static void pack_side(const Side *side, int64_t unit, int64_t units, int64_
     }
 }
 
+/* Cache lines that will be copied next: `lines` of them together, then as many a `stride` further on. */
+typedef struct {
+    const char *at;
+    int64_t stride, lines;
+} Ahead;
+
 /* Sums of ROWS units by `vectors` vectors over some terms, into rows and columns that exist. */
 INLINE WIDE void multiply(const float *left, const float *right, int64_t terms, int vectors, void *to, int64_t stride,
-                          int64_t rows, int64_t columns, int64_t mode)
+                          int64_t rows, int64_t columns, int64_t mode, Ahead ahead)
 {
+    int64_t line = 0;
     __m512 sums[ROWS][3];
 #pragma GCC unroll 8
     for (int i = 0; i < ROWS; i++)
@@ -154,6 +161,11 @@ INLINE WIDE void multiply(const float *left, const float *right, int64_t terms, 
             sums[i][j] = _mm512_setzero_ps();
     for (int64_t k = 0; k < terms; k++) {
         __m512 b[3];
+        if (k & 1) { /* that takes as long as half a panel's worth of lines needs to come from memory */
+            _mm_prefetch(ahead.at + 64 * line, _MM_HINT_T1);
+            if (++line == ahead.lines)
+                line = 0, ahead.at += ahead.stride;
+        }
 #pragma GCC unroll 3
         for (int j = 0; j < vectors; j++)
             b[j] = _mm512_loadu_ps(right + (k * vectors + j) * VECTOR);
@@ -183,6 +195,23 @@ INLINE WIDE void multiply(const float *left, const float *right, int64_t terms, 
             }
 }
 
+/* A panel's part of the float32 lines of the block of left units that is copied next, while this one is multiplied. */
+INLINE WIDE Ahead next_lines(const Side *side, int64_t top, int64_t i, int64_t n_left, int64_t term, int64_t n_terms)
+{
+    const float *values = side->values;
+    if (top + UNITS < n_left)
+        top += UNITS;
+    else
+        top = 0, term += TERMS;
+    if (side->kind != FLOATS || term >= n_terms) /* nothing, many times */
+        return (Ahead){(const char *)values, 0, 1};
+    if (side->unit_stride == 1) /* 16 rows of 128 units each, of 256 rows */
+        return (Ahead){(const char *)(values + top + (term + i * TERMS / UNITS) * side->term_stride),
+                       side->term_stride * 4, UNITS / VECTOR};
+    return (Ahead){(const char *)(values + (top + i) * side->unit_stride + term), side->unit_stride * 4,
+                   TERMS / VECTOR};
+}
+
 /* Some columns of a product: those of right units from `first` on. */
 static WIDE void multiply_columns(const Side a, const Side b, void *to, float *scratch, int64_t n_left, int64_t first,
                                   int64_t n_right, int64_t n_terms, int64_t stride, int64_t whole_numbers,
@@ -205,12 +234,13 @@ static WIDE void multiply_columns(const Side a, const Side b, void *to, float *s
                     const float *panel = scratch + i * terms;
                     float *at = (float *)to + (top + i) * stride + first + j;
                     const int64_t rows = units - i < ROWS ? units - i : ROWS;
+                    const Ahead ahead = next_lines(&a, top, i, j == 0 ? n_left : 0, term, j == 0 ? n_terms : 0);
                     if (columns > 2 * VECTOR)
-                        multiply(panel, strip, terms, 3, at, stride, rows, columns, mode);
+                        multiply(panel, strip, terms, 3, at, stride, rows, columns, mode, ahead);
                     else if (columns > VECTOR)
-                        multiply(panel, strip, terms, 2, at, stride, rows, columns, mode);
+                        multiply(panel, strip, terms, 2, at, stride, rows, columns, mode, ahead);
                     else
-                        multiply(panel, strip, terms, 1, at, stride, rows, columns, mode);
+                        multiply(panel, strip, terms, 1, at, stride, rows, columns, mode, ahead);
                 }
             }
         }

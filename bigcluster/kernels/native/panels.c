@@ -22,8 +22,8 @@ enum {
     PANEL = 16,
     ROWS = 8, /* left units and right panels of one block of sums, which stay in 16 registers */
     STRIP = 2,
-    TERMS = 4096, /* a strip of so many terms stays in the second-level cache, 256 left units of them nearly */
-    UNITS = 256,
+    TERMS = 8192, /* a strip of so many terms stays in the second-level cache, and so does a panel of the left */
+    UNITS = PANEL,
 };
 
 /* 1: the instructions are there; 2: so are AMX tiles, which are faster still, but not ours. */

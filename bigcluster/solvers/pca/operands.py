@@ -73,10 +73,19 @@ class Operands:
             return np.ascontiguousarray(block)
         return (block - self._mean[columns]).astype(self.dtype)
 
-    def load(self, units: tuple[int, int], terms: tuple[int, int], *, left: bool, right: bool) -> Block:
-        """Both layouts of a block of units, or the one that is needed."""
+    def load(
+        self,
+        units: tuple[int, int],
+        terms: tuple[int, int],
+        *,
+        left: bool,
+        right: bool,
+        instead: Block | None = None,
+    ) -> Block:
+        """Both layouts of a block of units, or the one that is needed; in the memory of the one that it comes after."""
         if self.dtype == np.uint8 and self._gemm.both_sides:
-            left_side, right_side = self._gemm.both(self._read(units, terms), by_row=self._by_row)
+            spent = None if instead is None else instead.left
+            left_side, right_side = self._gemm.both(self._read(units, terms), by_row=self._by_row, out=spent)
             return Block(left_side, [right_side])
         if self._by_row:
             raw = self._read(units, terms)

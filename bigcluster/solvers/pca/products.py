@@ -109,17 +109,21 @@ def symmetric_products(
     unit_spans = plan.unit_spans
     saved = SavedSums(saving, plan.panels, plan.n_terms, dtype)
     for first, last in plan.panels:
-        sums = {
-            (j, i): saved.tile(j, i, (_length(unit_spans[j]), _length(unit_spans[i])))
-            for i in range(first, last)
-            for j in range(i, len(unit_spans))
-        }
+        pairs = [(j, i) for i in range(first, last) for j in range(i, len(unit_spans))]
+
+        def begin(pair: tuple[int, int]) -> Array:
+            j, i = pair
+            return saved.tile(j, i, (_length(unit_spans[j]), _length(unit_spans[i])))
+
+        sums = dict(zip(pairs, runtime.map(begin, pairs), strict=True))
+        blocks: dict[int, Block] = {}
         for start in range(saved.done_terms(first), plan.n_terms, plan.terms):
             terms = start, min(start + plan.terms, plan.n_terms)
-            _add_products(operands, unit_spans, (first, last), terms, sums, runtime)
+            _add_products(operands, unit_spans, (first, last), terms, blocks, sums, runtime)
             progress.step()
             saved.save(sums, first, terms[1])
-        for j, i in list(sums):
+        blocks.clear()
+        for j, i in pairs:
             tile = sums.pop((j, i))
             if i == j:
                 _mirror(tile)
@@ -131,15 +135,18 @@ def _add_products(
     unit_spans: list[tuple[int, int]],
     panel: tuple[int, int],
     terms: tuple[int, int],
+    blocks: dict[int, Block],
     sums: dict[tuple[int, int], Array],
     runtime: Runtime,
 ) -> None:
+    """blocks : those of the terms before, whose memory is used again; these terms' afterwards."""
     first, last = panel
 
     def load(j: int) -> Block:
-        return operands.load(unit_spans[j], terms, left=True, right=j < last)
+        return operands.load(unit_spans[j], terms, left=True, right=j < last, instead=blocks.pop(j, None))
 
-    blocks = dict(zip(range(first, len(unit_spans)), runtime.map(load, range(first, len(unit_spans))), strict=True))
+    units = range(first, len(unit_spans))
+    blocks |= zip(units, runtime.map(load, units), strict=True)
 
     def multiply(pair: tuple[int, int]) -> None:
         j, i = pair

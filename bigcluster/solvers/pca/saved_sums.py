@@ -32,7 +32,9 @@ class SavedSums:
         """The sums of a tile so far; zeros where nothing was saved."""
         first = next(first for first, last in self._panels if first <= i < last)
         if self._found is None or first > self._first:
-            return np.zeros(shape, self._dtype)
+            # Zeros that were written: those that the system only promises cost another fault at the first addition,
+            # of which all threads hear.
+            return np.full(shape, 0, self._dtype)
         if first < self._first:
             self._kept.add(f"{j}/{i}")
         return self._found.get(f"{j}/{i}")
