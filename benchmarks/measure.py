@@ -26,6 +26,10 @@ LIGHT = 20
 
 LOOK_SECONDS = 0.3
 
+BENDING = ("OPENBLAS_", "MKL_", "BLIS_", "OMP_", "GOMP_", "NPY_", "ONEDNN_", "DNNL_", "PYTHONDONTWRITEBYTECODE")
+"""How variables begin that hold a library to other kernels or fewer threads than it would take by itself, or make every
+process compile its modules again: nobody who runs a peer has them set, so no case has."""
+
 
 @dataclass(frozen=True)
 class Outcome:
@@ -78,6 +82,7 @@ def measure(module: str, arguments: list[str], log: Path, timeout_seconds: float
         process = subprocess.Popen(
             [sys.executable, "-m", module, *arguments, "--started", repr(began)],
             cwd=ROOT,
+            env=plain_environment(),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=stderr,
@@ -121,6 +126,11 @@ def measure(module: str, arguments: list[str], log: Path, timeout_seconds: float
         samples,
         busy_before,
     )
+
+
+def plain_environment() -> dict[str, str]:
+    """Ours, without what bends libraries."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(BENDING)}
 
 
 def _die_first(pid: int) -> None:

@@ -14,7 +14,7 @@ from benchmarks import table
 from benchmarks.cases import CATALOG, FAMILIES, KMEANS, OURS, SCRIPT, SWEEP, Case, Images, RowCase, Rows, choose
 from benchmarks.evaluate import center_inertia, explained_variance, label_inertia
 from benchmarks.limit import Rates, Work, pca_ways
-from benchmarks.measure import measure
+from benchmarks.measure import measure, plain_environment
 from benchmarks.reference import judge
 from benchmarks.run import Options, run_family
 from bigcluster.demo import generate
@@ -199,3 +199,12 @@ def test_a_reason_cannot_break_the_table() -> None:
     shown = table.render(broken())
     assert "MemoryError: a / b" in shown
     check_table(shown, 1)
+
+
+def test_no_case_runs_under_variables_that_bend_libraries(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("OPENBLAS_CORETYPE", "OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE"):
+        monkeypatch.setenv(name, "1")
+    monkeypatch.setenv("BENDS_NOTHING", "1")
+    found = plain_environment()
+    assert found["BENDS_NOTHING"] == "1"
+    assert not {"OPENBLAS_CORETYPE", "OMP_NUM_THREADS", "PYTHONDONTWRITEBYTECODE"} & found.keys()
