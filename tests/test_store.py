@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
@@ -17,6 +18,7 @@ from bigcluster.durable import digest_of, replacing
 from bigcluster.errors import DamagedError, OutError, StoreError
 from bigcluster.rows import ArrayRows, DaskRows, RowSource, spans
 from bigcluster.store import ColumnWriter, Mark, Marks, RowWriter, Store, StoredRows, fingerprint
+from bigcluster.store.chunks import chunk_digest, fits_digest
 
 
 @pytest.fixture
@@ -26,7 +28,7 @@ def store(tmp_path: Path) -> Store:
 
 def digests_on_disk(store: Store, name: str) -> dict[str, str]:
     files = [path for path in (store.root / name / "c").rglob("*") if path.is_file()]
-    return {file.relative_to(store.root).as_posix(): digest_of(file.read_bytes()) for file in files}
+    return {file.relative_to(store.root).as_posix(): chunk_digest(file.read_bytes()) for file in files}
 
 
 # -- chunk shapes
@@ -134,6 +136,22 @@ def test_a_row_writer_takes_blocks_of_any_size(
     digests = writer.close()
     np.testing.assert_array_equal(store.load("x"), values)
     assert digests == digests_on_disk(store, "x"), "what the mark vouches for is all there is"
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.binary(min_size=1, max_size=300), st.integers(0), st.integers(1, 2**32 - 1))
+def test_a_changed_chunk_fits_neither_kind_of_digest(values: bytes, at: int, burst: int) -> None:
+    """Any burst of up to 32 bits, the checksum at the end included; and a chunk that lost or gained a byte."""
+    file, name = values + google_crc32c.value(values).to_bytes(4, "little"), "pixels/c/0/0"
+    place = at % (8 * len(file) - burst.bit_length() + 1)
+    changed = int.from_bytes(file, "little") ^ (burst << place)
+    for digest in (chunk_digest(file), digest_of(file)):  # ours, and that of earlier versions
+        assert fits_digest(name, file, digest)
+        assert not fits_digest(name, changed.to_bytes(len(file), "little"), digest)
+        assert not fits_digest(name, file[:-1], digest)
+        assert not fits_digest(name, file + b"\0", digest)
+    assert fits_digest("pixels/zarr.json", values, digest_of(values))
+    assert not fits_digest("pixels/zarr.json", file, chunk_digest(file))
 
 
 def test_a_row_writer_refuses_gaps_and_missing_rows(store: Store) -> None:

@@ -14,8 +14,9 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from bigcluster.durable import PARTIAL, digest_of
+from bigcluster.durable import PARTIAL
 from bigcluster.store import metadata
+from bigcluster.store.chunks import fits_digest
 from bigcluster.store.marks import FOLDER, Marks
 
 SCRATCH = "scratch"
@@ -89,7 +90,7 @@ def take_inventory(root: Path, *, sample: int | None = None, spread: Spread = ma
             data = (root / file).read_bytes()
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return GONE, 0
-        return (None if digest_of(data) == vouched[file][0] else CHANGED), len(data)
+        return (None if fits_digest(file, data, vouched[file][0]) else CHANGED), len(data)
 
     for file, (what, read) in zip(vouched, spread(look, vouched), strict=True):
         n_bytes += read
