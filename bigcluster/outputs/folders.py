@@ -91,7 +91,7 @@ def write_clusters(
         if link == "none"
         else _fill(swap.new, swap.current.absolute(), listing, ok, labels, n_clusters, _PLACE[link], linked, advance)
     )
-    made = Made.of((name, identity(swap.new / name, copied=link == "copy")) for name in linked.files if name)
+    made = Made.of((name, identity(f"{swap.new}/{name}", copied=link == "copy")) for name in linked.files if name)
     swap.swap_in(ours, made)
     return linked
 
@@ -101,8 +101,10 @@ def created(store_root: Path) -> Made | None:
     return (Lists(store_root, CREATED).read() or {}).get("current")
 
 
-Place = Callable[[str, Path, Path], bool]
-"""(source, where to make the entry, where it will stand in the end) -> whether it had to become a symlink."""
+Place = Callable[[str, str, str], bool]
+"""(source, where to make the entry, where it will stand in the end) -> whether it had to become a symlink.
+
+Paths are str: joining a million of them as Path takes as long as linking."""
 
 
 def _fill(
@@ -125,16 +127,17 @@ def _fill(
         if name:
             advance(1)
             try:
-                linked.n_symlinks += place(listing.path(row), new / name, final / name)
+                linked.n_symlinks += place(listing.path(row), f"{new}/{name}", f"{final}/{name}")
             except FileNotFoundError:
                 linked.n_gone += 1
                 name = ""
         yield name
 
 
-def _hardlink(source: str, target: Path, final: Path) -> bool:
+def _hardlink(source: str, target: str, final: str) -> bool:
     try:
-        os.link(os.path.realpath(source), target)
+        # The system follows links on the way to a file, not the last one.
+        os.link(os.path.realpath(source) if os.path.islink(source) else source, target)
     except OSError as error:
         if error.errno not in _NO_HARDLINK:
             raise
@@ -142,14 +145,14 @@ def _hardlink(source: str, target: Path, final: Path) -> bool:
     return False
 
 
-def _symlink(source: str, target: Path, final: Path) -> bool:
+def _symlink(source: str, target: str, final: str) -> bool:
     if not os.path.exists(source):
         raise FileNotFoundError(source)
-    target.symlink_to(os.path.relpath(os.path.realpath(source), final.parent))
+    os.symlink(os.path.relpath(os.path.realpath(source), os.path.dirname(final)), target)
     return True
 
 
-def _copy(source: str, target: Path, final: Path) -> bool:
+def _copy(source: str, target: str, final: str) -> bool:
     shutil.copy2(source, target)
     return False
 

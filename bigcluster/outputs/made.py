@@ -6,6 +6,7 @@ store.zarr/made/<created>-<digest>.list   one list: 4 columns of 64 bits, little
 
 from __future__ import annotations
 
+import os
 from array import array
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -31,9 +32,9 @@ class Identity(NamedTuple):
     mtime_ns: int
 
 
-def identity(path: Path, *, copied: bool = False) -> Identity:
+def identity(path: str | Path, *, copied: bool = False) -> Identity:
     """What an entry is known by, links not followed. copied : a file of its own, not another name of an image."""
-    found = path.lstat()
+    found = os.lstat(path)
     return Identity(0 if copied else found.st_ino & _WORD, found.st_size & _WORD, found.st_mtime_ns & _WORD)
 
 
