@@ -148,7 +148,7 @@ def _hardlink(source: str, target: str, final: str) -> bool:
 def _symlink(source: str, target: str, final: str) -> bool:
     if not os.path.exists(source):
         raise FileNotFoundError(source)
-    os.symlink(os.path.relpath(os.path.realpath(source), os.path.dirname(final)), target)
+    Path(target).symlink_to(os.path.relpath(os.path.realpath(source), os.path.dirname(final)))
     return True
 
 

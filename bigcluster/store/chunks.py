@@ -29,8 +29,8 @@ from bigcluster.durable import DIGEST_DIGITS, PARTIAL, digest_of
 
 _CRC_BYTES = 4
 _PIECE_BYTES = 1 << 18
-"""Of a chunk, written at once: the kernel keeps what it is given in pages of the size of a write. Large ones are slow to
-come by: 8 MiB at once take three to nine times as long."""
+"""Of a chunk, written at once: the kernel keeps what it is given in pages of the size of a write. Large ones are slow
+to come by: 8 MiB at once take three to nine times as long."""
 
 
 def fits_digest(file: str, data: bytes, digest: str) -> bool:
