@@ -106,13 +106,17 @@ def _centered_gram(
     matrix = TiledMatrix(plan.unit_spans, shelf)
     sums: NDArray[Any] = np.zeros(n, np.int64 if exact else np.float64)  # of whole rows of G
     diagonal = np.zeros(n, sums.dtype)
-    for j, i, tile in symmetric_products(operands, plan, runtime, progress, saving):
-        rows_j, rows_i = slice(*plan.unit_spans[j]), slice(*plan.unit_spans[i])
-        sums[rows_j] += tile.sum(axis=1, dtype=sums.dtype)
+
+    def summed(found: tuple[int, int, NDArray[Any]]) -> tuple[int, int, NDArray[Any], NDArray[Any], NDArray[Any]]:
+        j, i, tile = found
+        return j, i, tile, tile.sum(axis=1, dtype=sums.dtype), tile.sum(axis=0, dtype=sums.dtype)
+
+    for j, i, tile, across, down in runtime.map(summed, symmetric_products(operands, plan, runtime, progress, saving)):
+        sums[slice(*plan.unit_spans[j])] += across
         if i != j:
-            sums[rows_i] += tile.sum(axis=0, dtype=sums.dtype)
+            sums[slice(*plan.unit_spans[i])] += down
         else:
-            diagonal[rows_j] = np.diag(tile)
+            diagonal[slice(*plan.unit_spans[j])] = np.diag(tile)
         matrix.put(j, i, tile)
     shelf.limit(workspace_bytes - eigensolver_bytes("gram", n, target, runtime.threads))
     if exact:

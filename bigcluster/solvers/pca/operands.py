@@ -73,6 +73,11 @@ class Operands:
             return np.ascontiguousarray(block)
         return (block - self._mean[columns]).astype(self.dtype)
 
+    @property
+    def takes_memory(self) -> bool:
+        """Whether a block can come into the memory of another one."""
+        return self.dtype == np.uint8 and self._gemm.in_panels
+
     def load(
         self,
         units: tuple[int, int],

@@ -15,15 +15,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 
 from bigcluster.kernels.gemm import MAX_TERMS
 from bigcluster.rows import spans
 from bigcluster.runtime import Runtime
-from bigcluster.solvers.pca.operands import STRIP, Array, Block, Operands
+from bigcluster.solvers.pca.operands import STRIP, Array, Operands
 from bigcluster.solvers.pca.result import Progress
 from bigcluster.solvers.pca.saved_sums import SavedSums
+from bigcluster.solvers.pca.slabs import Slabs
 from bigcluster.solvers.saving import Saving
 
 TILE = 1024
@@ -116,44 +118,20 @@ def symmetric_products(
             return saved.tile(j, i, (_length(unit_spans[j]), _length(unit_spans[i])))
 
         sums = dict(zip(pairs, runtime.map(begin, pairs), strict=True))
-        blocks: dict[int, Block] = {}
-        for start in range(saved.done_terms(first), plan.n_terms, plan.terms):
-            terms = start, min(start + plan.terms, plan.n_terms)
-            _add_products(operands, unit_spans, (first, last), terms, blocks, sums, runtime)
-            progress.step()
-            saved.save(sums, first, terms[1])
-        blocks.clear()
+        slabs = Slabs(operands, unit_spans, plan.terms, sums)
+        done = saved.done_terms(first)
+        while done < plan.n_terms:
+            for stop in slabs.add(done, runtime, partial(saved.is_due, sums, first)):
+                done = stop
+                progress.step()
+            if saved.is_due(sums, first, done):
+                saved.save(sums, first, done)
+        del slabs
         for j, i in pairs:
             tile = sums.pop((j, i))
             if i == j:
                 _mirror(tile)
             yield j, i, tile
-
-
-def _add_products(
-    operands: Operands,
-    unit_spans: list[tuple[int, int]],
-    panel: tuple[int, int],
-    terms: tuple[int, int],
-    blocks: dict[int, Block],
-    sums: dict[tuple[int, int], Array],
-    runtime: Runtime,
-) -> None:
-    """blocks : those of the terms before, whose memory is used again; these terms' afterwards."""
-    first, last = panel
-
-    def load(j: int) -> Block:
-        return operands.load(unit_spans[j], terms, left=True, right=j < last, instead=blocks.pop(j, None))
-
-    units = range(first, len(unit_spans))
-    blocks |= zip(units, runtime.map(load, units), strict=True)
-
-    def multiply(pair: tuple[int, int]) -> None:
-        j, i = pair
-        operands.add_product(sums[pair], blocks[j], blocks[i], diagonal=i == j)
-
-    for _ in runtime.map(multiply, sums, in_flight=2 * runtime.threads):  # the next one is at hand
-        pass
 
 
 def _mirror(tile: Array) -> None:

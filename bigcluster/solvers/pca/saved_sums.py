@@ -45,12 +45,17 @@ class SavedSums:
             return self._terms
         return self._n_terms if first < self._first else 0
 
+    def is_due(self, sums: Sums, first: int, terms: int) -> bool:
+        """Whether to save after this many terms. A finished panel is, where others follow: nothing else keeps it."""
+        return self._follows(first, terms) or self._saving.due(sum(tile.nbytes for tile in sums.values()))
+
     def save(self, sums: Sums, first: int, terms: int) -> None:
-        """After a block of terms. A finished panel is saved whenever others follow: nothing else keeps its sums."""
-        follows = terms == self._n_terms and first != self._panels[-1][0]
-        if not follows and not self._saving.due(sum(tile.nbytes for tile in sums.values())):
-            return
+        """The sums of the panel that begins there, which hold this many terms."""
         facts = {"panels": self._panels, "first": first, "terms": terms}
         self._saving.save(facts, ((f"{j}/{i}", tile) for (j, i), tile in sums.items()), keep=self._kept)
-        if follows:
+        if self._follows(first, terms):
             self._kept |= {f"{j}/{i}" for j, i in sums}
+
+    def _follows(self, first: int, terms: int) -> bool:
+        """Whether a panel is finished and another one follows."""
+        return terms == self._n_terms and first != self._panels[-1][0]
