@@ -23,9 +23,13 @@ class RowSource(Protocol):
     @property
     def dtype(self) -> np.dtype[Any]: ...
 
-    def read(self, start: int, stop: int, columns: slice = slice(None)) -> NDArray[Any]:
+    def read(
+        self, start: int, stop: int, columns: slice = slice(None), *, spent: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
         """Rows start .. stop - 1 as a C-contiguous (stop - start, n_selected_columns) array of `dtype`.
 
+        spent : a result of before that is no longer needed: its memory may be used again. New memory of that size costs
+        the system half as much as the read.
         Safe to call from several threads. The caller must not write into the result: it may be a view.
         """
 
@@ -45,7 +49,10 @@ class ArrayRows:
     def dtype(self) -> np.dtype[Any]:
         return self._array.dtype
 
-    def read(self, start: int, stop: int, columns: slice = slice(None)) -> NDArray[Any]:
+    def read(
+        self, start: int, stop: int, columns: slice = slice(None), *, spent: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        del spent  # it is a view of our own, where it is
         return np.ascontiguousarray(self._array[start:stop, columns])
 
 
@@ -65,7 +72,10 @@ class DaskRows:
         dtype: np.dtype[Any] = np.dtype(self._array.dtype)
         return dtype
 
-    def read(self, start: int, stop: int, columns: slice = slice(None)) -> NDArray[Any]:
+    def read(
+        self, start: int, stop: int, columns: slice = slice(None), *, spent: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        del spent
         # The synchronous scheduler: the caller's own threads are the parallelism.
         return np.ascontiguousarray(self._array[start:stop, columns].compute(scheduler="synchronous"))
 
@@ -85,8 +95,11 @@ class FirstColumns:
     def dtype(self) -> np.dtype[Any]:
         return self._rows.dtype
 
-    def read(self, start: int, stop: int, columns: slice = slice(None)) -> NDArray[Any]:
-        return np.ascontiguousarray(self._rows.read(start, stop, slice(*columns.indices(self._n_columns))))
+    def read(
+        self, start: int, stop: int, columns: slice = slice(None), *, spent: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        first = slice(*columns.indices(self._n_columns))
+        return np.ascontiguousarray(self._rows.read(start, stop, first, spent=spent))
 
 
 def spans(total: int, size: int) -> Iterator[tuple[int, int]]:

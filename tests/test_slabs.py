@@ -69,11 +69,11 @@ class Breaking(ArrayRows):
         super().__init__(values)
         self._left = fails_at
 
-    def read(self, *where):
+    def read(self, *where, spent=None):
         self._left -= 1
         if self._left == 0:
             raise DamagedError("a chunk is damaged")
-        return super().read(*where)
+        return super().read(*where, spent=spent)
 
 
 @pytest.mark.parametrize("threads", [1, 2, 4])

@@ -64,8 +64,8 @@ class CountedRows(ArrayRows):
 
     values_read = 0
 
-    def read(self, start: int, stop: int, columns: slice = slice(None)) -> Any:
-        block = super().read(start, stop, columns)
+    def read(self, start: int, stop: int, columns: slice = slice(None), *, spent: Any = None) -> Any:
+        block = super().read(start, stop, columns, spent=spent)
         type(self).values_read += block.size
         return block
 

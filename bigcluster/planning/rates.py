@@ -42,7 +42,7 @@ STEPS = 40
 """Iterations of k-means that an estimate reckons with: its data decides."""
 MINIBATCH_PASSES = 4
 """What sampled iterations and the last pass come to, in exact passes."""
-APPLICATIONS = 6
+APPLICATIONS = 8
 """Reads of the pixels by the subspace solver."""
 AROUND_FILES = 3
 """A file's turn through the interpreter, its record and its mark, in times of reading it."""

@@ -22,13 +22,18 @@ def read_whole(array: Any, key: Any) -> NDArray[Any]:
         raise DamagedError(f"the stored array {array.path!r} is damaged ({error})") from error
 
 
-def read_rectangle(array: Any, rows: tuple[int, int], columns: tuple[int, int]) -> NDArray[Any]:
+def read_rectangle(
+    array: Any, rows: tuple[int, int], columns: tuple[int, int], spent: NDArray[Any] | None = None
+) -> NDArray[Any]:
     """Rows and columns of a stored matrix; whole chunks are read straight into their place.
 
+    spent : what was read before, for its memory where that fits.
     Raises DamagedError where a chunk is lost or its checksum does not fit.
     """
     height, width = array.chunks
-    found = np.empty((rows[1] - rows[0], columns[1] - columns[0]), array.dtype)
+    shape = rows[1] - rows[0], columns[1] - columns[0]
+    fits = spent is not None and spent.shape == shape and spent.dtype == array.dtype and spent.flags.c_contiguous
+    found = spent if spent is not None and fits else np.empty(shape, array.dtype)
     chunk: NDArray[Any] | None = None
     for i in range(rows[0] // height, -(-rows[1] // height)):
         for j in range(columns[0] // width, -(-columns[1] // width)):
@@ -138,11 +143,13 @@ class StoredRows:
         dtype: np.dtype[Any] = self._array.dtype
         return dtype
 
-    def read(self, start: int, stop: int, columns: slice = slice(None)) -> NDArray[Any]:
+    def read(
+        self, start: int, stop: int, columns: slice = slice(None), *, spent: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
         first, last, _ = columns.indices(self.shape[1])
         if self._physical is None:
             start, stop, _ = slice(start, stop).indices(self._n_rows)
-            return read_rectangle(self._array, (start, max(start, stop)), (first, last))
+            return read_rectangle(self._array, (start, max(start, stop)), (first, last), spent)
         rows = self._physical[start:stop]
         if len(rows) == 0:
             return np.empty((0, last - first), self.dtype)

@@ -127,4 +127,4 @@ def _subspace_least(shape: Shape, dtype: np.dtype[np.generic], target: Target, t
     n_wanted = target.n if isinstance(target, Components) else 800
     codes = n_units * max(width, n_wanted) * item
     tile = min(UNIT_TILE, n_units) * max(width, n_wanted) * 4 * 3 * threads
-    return max(applied + codes, dense_finish_bytes(min(n_units, 6 * width)) + tile, TERMS)
+    return max(applied + codes, dense_finish_bytes(min(n_units, 8 * width)) + tile, TERMS)

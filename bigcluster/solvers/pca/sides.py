@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
+from threading import get_ident
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,7 +27,6 @@ from bigcluster.kernels.loops import add_scaled
 from bigcluster.kernels.quantize import Code, encode
 from bigcluster.rows import RowSource, spans
 from bigcluster.runtime import Runtime
-from bigcluster.solvers.pca.eigen import alone
 from bigcluster.solvers.pca.operands import Array
 from bigcluster.solvers.pca.result import Components, Doubles, Target
 
@@ -54,21 +54,32 @@ class Side:
         self.term_spans = list(spans(self.n_terms, TERMS))
         self.exact = rows.dtype == np.uint8
         self._rows, self._mean, self._gemm = rows, mean, gemm
+        self._spent: dict[int, Array] = {}  # by thread: what it read last
         shifted = mean - 128.0 if self.exact else np.zeros(len(mean))
         ones = np.ones(rows.shape[0]) if self.exact else np.zeros(rows.shape[0])
         self.unit_offsets: Doubles = ones if self.by_row else shifted
         self.term_offsets: Doubles = shifted if self.by_row else ones
 
-    def read(self, t: int, terms: tuple[int, int]) -> Array:
-        """Unit tile t of a block of terms as it lies in the data; float data centered, as float32."""
+    def read(self, t: int, terms: Span, *, again: bool) -> Array:
+        """Unit tile t of a block of terms as it lies in the data; float data centered, as float32.
+
+        again : take the memory of what this thread read before, which it is through with.
+        """
         units = self.unit_spans[t]
         row_span, column_span = (units, terms) if self.by_row else (terms, units)
         columns = slice(*column_span)
-        block = self._rows.read(*row_span, columns)
+        spent = self._spent.pop(get_ident(), None) if again else None
+        block = self._rows.read(*row_span, columns, spent=spent)
         if self.exact:
+            if again:
+                self._spent[get_ident()] = block
             return block
         centered: Floats = np.subtract(block, self._mean[columns], dtype=np.float64).astype(np.float32)
         return centered
+
+    def let_go(self) -> None:
+        """Of the memory that threads keep for their next read."""
+        self._spent.clear()
 
     def cut(self, tile: Array, slab: Span, terms: Span) -> Array:
         """The part of a tile, read for a slab of terms, that belongs to one block of them; a view."""
@@ -145,9 +156,14 @@ class Pass:
 
 
 def block_width(target: Target, n_units: int) -> int:
-    """Columns of one block: four of them hold a little more than twice the components."""
-    n_wanted = target.n if isinstance(target, Components) else 400
-    return min(n_units, max(32, -(-n_wanted * 9 // 16 // 16) * 16))
+    """Columns of one block: two fifths of the components; for a share of the variance, what suits a few hundred.
+
+    Narrow blocks need fewer columns in all, but each block is a read of the data: 7 blocks of 320 columns give 800
+    components as 6 of 448 do, and as 9 of 224 do.
+    """
+    if not isinstance(target, Components):
+        return min(n_units, 240)
+    return min(n_units, max(32, -(-target.n * 2 // 5 // 16) * 16))
 
 
 def application_bytes(n_units: int, threads: int, item: int, plan: Pass) -> int:
@@ -190,8 +206,8 @@ def apply(side: Side, codes: list[Code], plan: Pass, runtime: Runtime, keep: Kee
     n_done = 0
     for slab in _forward_slabs(side, codes, plan, runtime):
         coded = []
-        for terms, total in zip(slab.terms, slab.totals, strict=True):
-            code, shift, operand = alone(0, partial(_term_code, side, total, side.term_offsets[slice(*terms)]))
+        blocks = zip(slab.terms, slab.totals, strict=True)
+        for terms, code, shift, operand in runtime.map(partial(_term_code, side), blocks):
             term_shift += shift
             coded.append((terms, code, operand))
             if keep is not None:
@@ -199,12 +215,13 @@ def apply(side: Side, codes: list[Code], plan: Pass, runtime: Runtime, keep: Kee
             n_done += 1
 
         def backward(t: int, slab: _Slab = slab, coded: list[tuple[Span, Code, Layout]] = coded) -> None:
-            tile = slab.kept.pop(t) if t in slab.kept else side.read(t, slab.span)
+            tile = slab.kept.pop(t) if t in slab.kept else side.read(t, slab.span, again=True)
             for terms, code, operand in coded:
                 side.add_backward(images[t], side.cut(tile, slab.span, terms), code, operand)
 
         for _ in runtime.map(backward, tiles):
             pass
+    side.let_go()
     for (start, stop), image in zip(side.unit_spans, images, strict=True):
         image -= np.outer(side.unit_offsets[start:stop], term_shift).astype(np.float32)
     return images
@@ -215,6 +232,7 @@ def project_terms(side: Side, codes: list[Code], runtime: Runtime) -> Iterator[F
     for slab in _forward_slabs(side, codes, Pass(codes[0].values.shape[1], 1, keep_tiles=False), runtime):
         for total in slab.totals:
             yield np.ascontiguousarray(total)
+    side.let_go()
 
 
 @dataclass(frozen=True)
@@ -240,7 +258,7 @@ def _forward_slabs(side: Side, codes: list[Code], plan: Pass, runtime: Runtime) 
         slab = _Slab(side.term_spans[first : first + plan.slab], [], {})
 
         def forward(t: int, slab: _Slab = slab) -> list[Floats]:
-            tile = side.read(t, slab.span)
+            tile = side.read(t, slab.span, again=not plan.keep_tiles)
             if plan.keep_tiles:
                 slab.kept[t] = tile
             parts = (side.cut(tile, slab.span, terms) for terms in slab.terms)
@@ -253,12 +271,18 @@ def _forward_slabs(side: Side, codes: list[Code], plan: Pass, runtime: Runtime) 
                 continue
             for total, share in zip(slab.totals, shares, strict=True):
                 total += share
-        for terms, total in zip(slab.terms, slab.totals, strict=True):
+
+        def take_out_mean(block: tuple[Span, Floats]) -> None:
+            terms, total = block
             total -= np.outer(side.term_offsets[slice(*terms)], unit_shift).astype(np.float32)
+
+        for _ in runtime.map(take_out_mean, zip(slab.terms, slab.totals, strict=True)):
+            pass
         yield slab
 
 
-def _term_code(side: Side, block: Floats, offsets: Doubles) -> tuple[Code, Doubles, Layout]:
+def _term_code(side: Side, block: tuple[Span, Floats]) -> tuple[Span, Code, Doubles, Layout]:
     """Z of one block of terms rounded, its share of c' Z, and its layout for `backward`."""
-    code = encode(np.ascontiguousarray(block), rounded=side.exact)
-    return code, code.weighted(offsets), side.term_operand(code)
+    terms, total = block
+    code = encode(np.ascontiguousarray(total), rounded=side.exact)
+    return terms, code, code.weighted(side.term_offsets[slice(*terms)]), side.term_operand(code)
