@@ -27,7 +27,11 @@ class Runtime(Protocol):
     def map(
         self, task: Callable[[Item], Result], items: Iterable[Item], *, in_flight: int | None = None
     ) -> Generator[Result, None, None]:
-        """Results in the order of `items`; at most `in_flight` items started and not yet taken (default: threads)."""
+        """Results in the order of `items`; at most `in_flight` items started and not yet taken (default: threads).
+
+        Tasks start in that order too, and where the rest is given up, no task starts that comes after one that never
+        does: a task may wait for what earlier ones do.
+        """
 
 
 class EmbeddedRuntime:
@@ -63,6 +67,6 @@ class EmbeddedRuntime:
                     yield waiting.popleft().result()
             finally:
                 # An error or an interrupt: what has not started never does, and what has is awaited.
-                for future in waiting:
+                for future in reversed(waiting):
                     future.cancel()
                 wait(waiting)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from itertools import pairwise
+import time
+from itertools import chain, cycle, pairwise
+from threading import Thread
 
 import numpy as np
 import pytest
@@ -60,6 +62,38 @@ def test_any_threads_panels_and_pauses_give_the_same_sums(data, n_terms, terms, 
         np.testing.assert_array_equal(*(np.tril(s[j, i]) if i == j else s[j, i] for s in (sums, undisturbed)))
         expected = values[cuts[j] : cuts[j + 1]] @ values[cuts[i] : cuts[i + 1]].T
         np.testing.assert_allclose(*(np.tril(m) if i == j else m for m in (tile, expected)), rtol=1e-12, atol=1e-9)
+
+
+class Sleepy(ArrayRows):
+    """Reads take milliseconds, the first one longest: long enough for loads to overtake each other."""
+
+    def __init__(self, values: np.ndarray) -> None:
+        super().__init__(values)
+        self._pauses = chain([0.03], cycle([0.002, 0.008, 0.0]))
+
+    def read(self, *where, spent=None):
+        time.sleep(next(self._pauses))
+        return super().read(*where, spent=spent)
+
+
+@pytest.mark.parametrize("n_units", [1, 2, 3])
+@pytest.mark.parametrize("threads", [1, 2, 3, 4, 8])
+def test_a_block_never_takes_the_place_of_one_that_is_still_needed(n_units, threads):
+    """With few units and many threads, several slabs are on their way at once."""
+    x = np.random.default_rng(n_units).integers(0, 256, (8 * n_units, 130), np.uint8)
+    cuts = list(range(0, 8 * n_units + 1, 8))
+    sums = zeros(cuts, 0, n_units, np.int32)
+    slabs = Slabs(Operands(Sleepy(x), Gemm(), None, by_row=True), list(pairwise(cuts)), 20, sums)
+    stops: list[int] = []
+    adding = Thread(target=lambda: stops.extend(slabs.add(0, EmbeddedRuntime(threads), lambda _: False)), daemon=True)
+    adding.start()
+    adding.join(timeout=30)
+    assert not adding.is_alive(), "a task waits for something that never comes"
+    assert stops == [20, 40, 60, 80, 100, 120, 130]
+    whole = x.astype(int) - 128
+    for (j, i), tile in sums.items():
+        expected = whole[cuts[j] : cuts[j + 1]] @ whole[cuts[i] : cuts[i + 1]].T
+        np.testing.assert_array_equal(*(np.tril(m) if i == j else m for m in (tile, expected)))
 
 
 class Breaking(ArrayRows):

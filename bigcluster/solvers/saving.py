@@ -23,7 +23,8 @@ class SavedState(Protocol):
         """JSON values, as they were saved."""
 
     def get(self, name: str) -> Array:
-        """One array, read anew at every call. Raises DamagedError where it is not what was saved."""
+        """One array, read anew at every call, by several threads at once. Raises DamagedError where it is not what was
+        saved."""
 
 
 class Saving(Protocol):

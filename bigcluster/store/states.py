@@ -52,12 +52,13 @@ class StoredState:
 
     def get(self, name: str) -> NDArray[Any]:
         file, start = self.places[name]
-        if file != self._last[0]:
+        known, data = self._last  # taken once: another thread may be at another file
+        if file != known:
             data = (self.root / file).read_bytes()
             if digest_of(data) != self.digests[file]:
                 raise DamagedError(f"the saved state {file} is damaged")
             self._last = file, data
-        stream = io.BytesIO(self._last[1])
+        stream = io.BytesIO(data)
         stream.seek(start)
         array: NDArray[Any] = np.load(stream, allow_pickle=False)
         return array

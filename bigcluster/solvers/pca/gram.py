@@ -107,17 +107,22 @@ def _centered_gram(
     sums: NDArray[Any] = np.zeros(n, np.int64 if exact else np.float64)  # of whole rows of G
     diagonal = np.zeros(n, sums.dtype)
 
-    def summed(found: tuple[int, int, NDArray[Any]]) -> tuple[int, int, NDArray[Any], NDArray[Any], NDArray[Any]]:
+    def take(found: tuple[int, int, NDArray[Any]]) -> tuple[int, int, tuple[NDArray[Any], ...]]:
+        """Its sums, before it goes to the shelf: none waits in memory for its turn."""
         j, i, tile = found
-        return j, i, tile, tile.sum(axis=1, dtype=sums.dtype), tile.sum(axis=0, dtype=sums.dtype)
+        across, down = tile.sum(axis=1, dtype=sums.dtype), tile.sum(axis=0, dtype=sums.dtype)
+        corner = np.diag(tile).copy()
+        matrix.put(j, i, tile)
+        return j, i, (across, down, corner)
 
-    for j, i, tile, across, down in runtime.map(summed, symmetric_products(operands, plan, runtime, progress, saving)):
+    for j, i, (across, down, corner) in runtime.map(
+        take, symmetric_products(operands, plan, runtime, progress, saving)
+    ):
         sums[slice(*plan.unit_spans[j])] += across
         if i != j:
             sums[slice(*plan.unit_spans[i])] += down
         else:
-            diagonal[slice(*plan.unit_spans[j])] = np.diag(tile)
-        matrix.put(j, i, tile)
+            diagonal[slice(*plan.unit_spans[j])] = corner
     shelf.limit(workspace_bytes - eigensolver_bytes("gram", n, target, runtime.threads))
     if exact:
         grand = sum(int(value) for value in sums)

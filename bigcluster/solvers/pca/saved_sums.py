@@ -35,7 +35,7 @@ class SavedSums:
             # Zeros that were written: those that the system only promises cost another fault at the first addition,
             # of which all threads hear.
             return np.full(shape, 0, self._dtype)
-        if first < self._first:
+        if self.done_terms(first) == self._n_terms:
             self._kept.add(f"{j}/{i}")
         return self._found.get(f"{j}/{i}")
 

@@ -69,6 +69,8 @@ class Side:
         row_span, column_span = (units, terms) if self.by_row else (terms, units)
         columns = slice(*column_span)
         spent = self._spent.pop(get_ident(), None) if again else None
+        if spent is not None and spent.shape != (row_span[1] - row_span[0], column_span[1] - column_span[0]):
+            spent = None  # else it would stay beside its successor
         block = self._rows.read(*row_span, columns, spent=spent)
         if self.exact:
             if again:

@@ -53,25 +53,27 @@ class Slabs:
     def _tasks(self, start: int, n_threads: int, is_due: Callable[[int], bool]) -> Iterator[Callable[[], int | None]]:
         slabs = [(start + a, start + b) for a, b in spans(self._operands.n_terms - start, self._terms)]
         for unit in self._n_uses:
-            if unit not in self._blocks or self._blocks[unit][0] != slabs[0]:
-                yield partial(self._load, unit, slabs[0])
-        freed: deque[tuple[int, int, Span]] = deque()  # after how many pairs to load which unit's block of which slab
+            if not self._holds(unit, slabs[0]):
+                yield partial(self._load, unit, slabs[0], None)
+        freed: deque[tuple[int, Callable[[], None], int]] = deque()  # after how many pairs to load a block, and whose
         n_pairs = 0
         for slab, after in zip(slabs, [*slabs[1:], None], strict=True):
             for pair in self._pairs:
-                while freed and (freed[0][0] <= n_pairs or any(unit in pair for _, unit, _ in freed)):
-                    _, unit, its_slab = freed.popleft()
-                    yield partial(self._load, unit, its_slab)
+                while freed and (freed[0][0] <= n_pairs or any(unit in pair for _, _, unit in freed)):
+                    yield freed.popleft()[1]
                 yield partial(self._multiply, pair, slab)
                 n_pairs += 1
                 if after is not None:  # as many pairs later, no thread is at this one any more
-                    freed.extend((n_pairs + n_threads, unit, after) for unit in self._freed[pair])
+                    freed.extend(
+                        (n_pairs + n_threads, partial(self._load, unit, after, slab), unit)
+                        for unit in self._freed[pair]
+                    )
             if is_due(slab[1]):
                 return
 
-    def _load(self, unit: int, slab: Span) -> None:
-        """Put a unit's block of a slab in place of the one before, once nobody needs that."""
-        if not self._wait_until(lambda: not self._users[unit]):
+    def _load(self, unit: int, slab: Span, before: Span | None) -> None:
+        """Put a unit's block of a slab in place of the one before, once that has come and nobody needs it any more."""
+        if not self._wait_until(lambda: (before is None or self._holds(unit, before)) and not self._users[unit]):
             return
         try:
             spent = self._blocks.pop(unit, (None, None))[1] if self._operands.takes_memory else None
