@@ -29,7 +29,16 @@ from bigcluster.solvers.pca.result import (
     Progress,
     Target,
 )
-from bigcluster.solvers.pca.sides import Floats, KeepCode, Side, application_bytes, apply, block_width, plan_pass
+from bigcluster.solvers.pca.sides import (
+    Floats,
+    KeepCode,
+    Side,
+    application_bytes,
+    application_widths,
+    apply,
+    block_width,
+    plan_pass,
+)
 from bigcluster.solvers.saving import Saving
 from bigcluster.solvers.tiles import Shelf
 
@@ -60,9 +69,13 @@ class Krylov:
         self.runtime, self.progress, self.saving = runtime, progress, saving
         self._saved: set[str] = set()  # names of the basis that the last state holds
         self._complete = False
-        width, item = block_width(target, side.n_units), 1 if side.exact else 4
-        self.plan = plan_pass(side.n_units, width, runtime.threads, item, 3 * workspace_bytes // 4, by_row=side.by_row)
-        self._spare_bytes = workspace_bytes - application_bytes(side.n_units, runtime.threads, item, self.plan)
+        item = 1 if side.exact else 4
+        self._plans = {
+            width: plan_pass(side.n_units, width, runtime.threads, item, 3 * workspace_bytes // 4, by_row=side.by_row)
+            for width in application_widths(target, side.n_units)
+        }
+        applied = (application_bytes(side.n_units, runtime.threads, item, plan) for plan in self._plans.values())
+        self._spare_bytes = workspace_bytes - max(applied)
         self.leave_room(0)
         self.passes = 0
         self._captured = self._gain = 0.0
@@ -192,11 +205,12 @@ class Krylov:
     def image(self, codes: list[Code], keep: Callable[[int], KeepCode] | None = None) -> None:
         """The block in work becomes A V; keep(group) takes the rounded X_c' V of each group of columns."""
         width = codes[0].values.shape[1]
-        starts = range(0, width, self.plan.columns)
+        plan = self._plans[min((known for known in self._plans if known >= width), default=max(self._plans))]
+        starts = range(0, width, plan.columns)
         for group, start in enumerate(starts):
-            part = [code.columns(start, min(width, start + self.plan.columns)) for code in codes]
-            images = apply(self.side, part, self.plan, self.runtime, None if keep is None else keep(group))
-            self.passes += 1 if self.plan.keep_tiles else 2
+            part = [code.columns(start, min(width, start + plan.columns)) for code in codes]
+            images = apply(self.side, part, plan, self.runtime, None if keep is None else keep(group))
+            self.passes += 1 if plan.keep_tiles else 2
             for t in self.tiles:
                 self.shelf.put(f"image/{group}/{t}", np.ascontiguousarray(images[t]))
             del images

@@ -16,7 +16,14 @@ from bigcluster.solvers.pca.lanczos import lanczos_limit, lanczos_size, lanczos_
 from bigcluster.solvers.pca.operands import PRECISE_UNITS
 from bigcluster.solvers.pca.products import TILE, plan_products
 from bigcluster.solvers.pca.result import Components, Target
-from bigcluster.solvers.pca.sides import TERMS, UNIT_TILE, application_bytes, block_width, plan_pass
+from bigcluster.solvers.pca.sides import (
+    TERMS,
+    UNIT_TILE,
+    application_bytes,
+    application_widths,
+    block_width,
+    plan_pass,
+)
 
 Shape = tuple[int, int]
 
@@ -112,10 +119,17 @@ def _subspace_everything(
 ) -> int:
     """What a fit would hold that never had to put anything on the disk."""
     n_units, item = min(shape), 1 if dtype == np.uint8 else 4
-    width = block_width(target, n_units)
-    plan = plan_pass(n_units, width, threads, item, 3 * workspace_bytes // 4, by_row=shape[0] <= shape[1])
+    applied = (
+        application_bytes(
+            n_units,
+            threads,
+            item,
+            plan_pass(n_units, width, threads, item, 3 * workspace_bytes // 4, by_row=shape[0] <= shape[1]),
+        )
+        for width in application_widths(target, n_units)
+    )
     least = _subspace_least(shape, dtype, target, threads)
-    return least + application_bytes(n_units, threads, item, plan) + _krylov_bytes(shape, target, item)
+    return least + max(applied) + _krylov_bytes(shape, target, item)
 
 
 def _subspace_least(shape: Shape, dtype: np.dtype[np.generic], target: Target, threads: int) -> int:

@@ -168,6 +168,12 @@ def block_width(target: Target, n_units: int) -> int:
     return min(n_units, max(32, -(-target.n * 2 // 5 // 16) * 16))
 
 
+def application_widths(target: Target, n_units: int) -> list[int]:
+    """How many columns an application has: those of a block, and at the end all components that are wanted."""
+    width = block_width(target, n_units)
+    return [width, target.n] if isinstance(target, Components) and target.n > width else [width]
+
+
 def application_bytes(n_units: int, threads: int, item: int, plan: Pass) -> int:
     """What one application holds: images, operands, tiles and the scratch of every thread."""
     tile, terms = min(UNIT_TILE, n_units), TERMS * plan.slab
