@@ -50,7 +50,7 @@ def pack(x: NDArray[Any], *, by_row: bool, out: Panels | None = None) -> Panels:
 
     out : panels that are no longer needed; their memory is used again where it is as large.
     """
-    if x.strides[1] != 1 or x.dtype.itemsize != 1:
+    if (x.shape[1] > 1 and x.strides[1] != 1) or x.dtype.itemsize != 1:  # of one column, the stride is anything
         raise ValueError("operands must be bytes, C-contiguous within their rows")
     n_units, n_terms = x.shape if by_row else x.shape[::-1]
     n_panels, n_quads = -(-n_units // PANEL), -(-n_terms // 4)
