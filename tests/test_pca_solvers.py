@@ -17,9 +17,9 @@ from bigcluster.kernels.pca import choose_rank, orthonormal_transform, ritz_gene
 from bigcluster.rows import ArrayRows, DaskRows
 from bigcluster.runtime import EmbeddedRuntime
 from bigcluster.solvers.pca import SOLVERS, Components, Moments, Variance, choose
+from bigcluster.solvers.pca.passes import plan_pass
 from bigcluster.solvers.pca.products import plan_products
 from bigcluster.solvers.pca.projection import least_bytes, project_bytes
-from bigcluster.solvers.pca.sides import plan_pass
 from bigcluster.solvers.tiles import FolderTiles, MemoryTiles, Shelf
 
 MIB = 1024**2

@@ -2,6 +2,7 @@
 
 center_gram            G - (r_i + r_j) + g, with the exact means of G
 orthonormal_transform  what makes the columns of a block orthonormal, from their inner products alone
+ordered_sum, bordered  inner products over tiles, and the matrix that they extend
 ritz                   eigenpairs of the projected matrix, largest first
 choose_rank            how many components a target needs
 score_step             the grid that makes float64 sums of scores exact
@@ -10,6 +11,7 @@ score_step             the grid that makes float64 sums of scores exact
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,6 +61,26 @@ def orthonormal_transform(inner: Doubles, floor: float, noise: float = _BLOCK_NO
     transform = np.zeros((len(inner), int(good.sum())))
     transform[kept] = scale[:, None] * vectors[:, good] / np.sqrt(values[good])
     return transform
+
+
+def ordered_sum(shares: Sequence[NDArray[Any]]) -> Doubles:
+    """The sum of arrays of one shape in their order, in float64."""
+    total: Doubles = shares[0].astype(np.float64)
+    for share in shares[1:]:
+        total += share
+    return total
+
+
+def bordered(matrix: Doubles, columns: Doubles) -> Doubles:
+    """A symmetric (m, m) matrix extended by its new last columns, (m + b, b)."""
+    size, old = len(columns), len(matrix)
+    grown = np.zeros((size, size))
+    grown[:old, :old] = matrix
+    grown[:, old:] = columns
+    grown[old:, :old] = columns[:old].T
+    corner = columns[old:]
+    grown[old:, old:] = (corner + corner.T) / 2
+    return grown
 
 
 def ritz(projected: Doubles, n_vectors: int) -> tuple[Doubles, Doubles]:

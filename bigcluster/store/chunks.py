@@ -5,7 +5,7 @@ where every chunk is written, and where a disk may vanish while a stage reads it
 
 The digest of a chunk is the CRC-32C that stands at its end, of the bytes as they are handed over: they are in the cache
 then, and nobody reads them back. It finds what disks and copies do, all bursts of up to 32 bits and all but one of four
-billion other changes; a SHA-256 would take a twelfth of an ingest to find that one.
+billion other changes; a SHA-256 would take a sixth of an ingest to find that one.
 
 Whole chunks go to disk and come from it without zarr, which would copy each of them three times, in files that are the
 same to the byte: the values in C order, little-endian, and their CRC-32C.

@@ -161,7 +161,7 @@ INLINE WIDE void multiply(const float *left, const float *right, int64_t terms, 
             sums[i][j] = _mm512_setzero_ps();
     for (int64_t k = 0; k < terms; k++) {
         __m512 b[3];
-        if (k & 1) { /* that takes as long as half a panel's worth of lines needs to come from memory */
+        if (k & 1) { /* half a line a term: a panel's part of the next block, over all of its terms */
             _mm_prefetch(ahead.at + 64 * line, _MM_HINT_T1);
             if (++line == ahead.lines)
                 line = 0, ahead.at += ahead.stride;

@@ -9,13 +9,14 @@ from collections.abc import Callable
 from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bigcluster.errors import VarianceNotReachedError
 from bigcluster.kernels.gemm import float_product
 from bigcluster.kernels.pca import (
+    bordered,
     choose_rank,
     nonzero_rank,
+    ordered_sum,
     orthonormal_transform,
     ritz_generalised,
     ritz_values_generalised,
@@ -23,22 +24,14 @@ from bigcluster.kernels.pca import (
 from bigcluster.kernels.quantize import Code, encode
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone
+from bigcluster.solvers.pca.passes import block_width, plan_passes
 from bigcluster.solvers.pca.result import (
     Components,
     Doubles,
     Progress,
     Target,
 )
-from bigcluster.solvers.pca.sides import (
-    Floats,
-    KeepCode,
-    Side,
-    application_bytes,
-    application_widths,
-    apply,
-    block_width,
-    plan_pass,
-)
+from bigcluster.solvers.pca.sides import Floats, KeepCode, Side, apply
 from bigcluster.solvers.saving import Saving
 from bigcluster.solvers.tiles import Shelf
 
@@ -70,12 +63,8 @@ class Krylov:
         self._saved: set[str] = set()  # names of the basis that the last state holds
         self._complete = False
         item = 1 if side.exact else 4
-        self._plans = {
-            width: plan_pass(side.n_units, width, runtime.threads, item, 3 * workspace_bytes // 4, by_row=side.by_row)
-            for width in application_widths(target, side.n_units)
-        }
-        applied = (application_bytes(side.n_units, runtime.threads, item, plan) for plan in self._plans.values())
-        self._spare_bytes = workspace_bytes - max(applied)
+        self._passes = plan_passes(target, side.n_units, runtime.threads, item, workspace_bytes, by_row=side.by_row)
+        self._spare_bytes = workspace_bytes - self._passes.held_bytes
         self.leave_room(0)
         self.passes = 0
         self._captured = self._gain = 0.0
@@ -205,7 +194,7 @@ class Krylov:
     def image(self, codes: list[Code], keep: Callable[[int], KeepCode] | None = None) -> None:
         """The block in work becomes A V; keep(group) takes the rounded X_c' V of each group of columns."""
         width = codes[0].values.shape[1]
-        plan = self._plans[min((known for known in self._plans if known >= width), default=max(self._plans))]
+        plan = self._passes.of(width)
         starts = range(0, width, plan.columns)
         for group, start in enumerate(starts):
             part = [code.columns(start, min(width, start + plan.columns)) for code in codes]
@@ -231,7 +220,7 @@ class Krylov:
 
         scales, shares = zip(*self.runtime.map(task, self.tiles), strict=True)
         self._scales.append(list(scales))
-        self._inner = _bordered(self._inner, _sum(shares))
+        self._inner = bordered(self._inner, ordered_sum(shares))
         self._widths.append(len(scales[0]))
 
     def _code(self, k: int, t: int) -> Code:
@@ -266,7 +255,7 @@ class Krylov:
 
     def _extend_projected(self) -> None:
         shares = list(self.runtime.map(lambda t: self.project(t, self._block(t)), self.tiles))
-        self._projected = _bordered(self._projected, _sum(shares))
+        self._projected = bordered(self._projected, ordered_sum(shares))
 
     def _next_block(self) -> bool:
         """The block in work minus what the basis already spans, twice, orthonormal; False if nothing is left."""
@@ -289,7 +278,7 @@ class Krylov:
 
     def _projected_out(self, floor: float) -> Floats:
         """W - V (V'V)^-1 V'W in place of the block, and the transform that makes it orthonormal."""
-        inner = _sum(list(self.runtime.map(lambda t: self.project(t, self._block(t)), self.tiles)))
+        inner = ordered_sum(list(self.runtime.map(lambda t: self.project(t, self._block(t)), self.tiles)))
         coefficients = alone(self.size, lambda: np.linalg.solve(self._inner, inner))
 
         def subtract(t: int) -> Floats:
@@ -306,26 +295,6 @@ class Krylov:
             tile = block(t)
             return float_product(tile, tile, transpose_left=True)
 
-        total = _sum(list(self.runtime.map(square, self.tiles)))
+        total = ordered_sum(list(self.runtime.map(square, self.tiles)))
         transform = alone(len(total), lambda: orthonormal_transform(total, floor))
         return np.ascontiguousarray(transform, np.float32)
-
-
-def _bordered(matrix: Doubles, columns: Doubles) -> Doubles:
-    """A symmetric matrix extended by its new last columns."""
-    size, old = len(columns), len(matrix)
-    grown = np.zeros((size, size))
-    grown[:old, :old] = matrix
-    grown[:, old:] = columns
-    grown[old:, :old] = columns[:old].T
-    corner = columns[old:]
-    grown[old:, old:] = (corner + corner.T) / 2
-    return grown
-
-
-def _sum(shares: list[NDArray[np.float32]] | tuple[NDArray[np.float32], ...]) -> Doubles:
-    """The sum in order, in float64."""
-    total = shares[0].astype(np.float64)
-    for share in shares[1:]:
-        total += share
-    return total

@@ -18,15 +18,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from functools import reduce
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import VarianceNotReachedError
 from bigcluster.kernels.gemm import float_product
-from bigcluster.kernels.pca import nonzero_rank, orthonormal_transform, ritz
+from bigcluster.kernels.pca import nonzero_rank, ordered_sum, orthonormal_transform, ritz
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.basis import TiledBasis
 from bigcluster.solvers.pca.eigen import (
@@ -160,7 +158,7 @@ class _Lanczos:
         width = min(lanczos_width(self._target), self._matrix.n)
         random = np.random.default_rng(seed).standard_normal((self._matrix.n, width), dtype=np.float32)
         blocks = [random[start:stop] for start, stop in self._matrix.unit_spans]
-        inner = _sum([_inner(block) for block in blocks])
+        inner = ordered_sum([_inner(block) for block in blocks])
         return self._transformed(blocks, alone(len(inner), lambda: orthonormal_transform(inner, 0.0)))
 
     def _apply(self, blocks: list[Floats]) -> tuple[list[Floats], Doubles]:
@@ -171,7 +169,7 @@ class _Lanczos:
             return image, self._basis.project(t, image)
 
         images, shares = zip(*self._runtime.map(task, self._tiles), strict=True)
-        return list(images), _sum(shares)
+        return list(images), ordered_sum(shares)
 
     def _extend_projected(self, inner: Doubles, n_new: int) -> None:
         """Append the columns Q' G V of the newest block, and by symmetry its rows."""
@@ -223,7 +221,7 @@ class _Lanczos:
 
         normalised, shares = zip(*self._runtime.map(normalise, self._tiles), strict=True)
         # Unit columns now: one that loses half its length was in the basis already.
-        return self._transformed(*self._projected_out(list(normalised), _sum(shares), 0.5))
+        return self._transformed(*self._projected_out(list(normalised), ordered_sum(shares), 0.5))
 
     def _projected_out(self, images: list[Floats], inner: Doubles, floor: float) -> tuple[list[Floats], Doubles]:
         """W - Q inner, in place, and the transform that makes it orthonormal."""
@@ -233,7 +231,7 @@ class _Lanczos:
             images[t] -= self._basis.expand(t, coefficients)
             return _inner(images[t])
 
-        square = _sum(list(self._runtime.map(subtract, self._tiles)))
+        square = ordered_sum(list(self._runtime.map(subtract, self._tiles)))
         return images, alone(len(square), lambda: orthonormal_transform(square, floor))
 
     def _transformed(self, blocks: list[Floats], transform: Doubles) -> list[Floats]:
@@ -311,8 +309,3 @@ class _Lanczos:
 
 def _inner(block: Floats) -> Doubles:
     return float_product(block, block, transpose_left=True).astype(np.float64)
-
-
-def _sum(shares: Any) -> Doubles:
-    """The sum in order, in float64."""
-    return reduce(lambda total, share: np.add(total, share, out=total), shares[1:], shares[0].astype(np.float64))

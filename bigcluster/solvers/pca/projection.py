@@ -14,16 +14,9 @@ from bigcluster.solvers.pca.eigen import DENSE_LIMIT
 from bigcluster.solvers.pca.krylov import MOST_APPLICATIONS
 from bigcluster.solvers.pca.lanczos import lanczos_limit, lanczos_size, lanczos_width
 from bigcluster.solvers.pca.operands import PRECISE_UNITS
+from bigcluster.solvers.pca.passes import TERMS, UNIT_TILE, application_bytes, block_width, plan_pass, plan_passes
 from bigcluster.solvers.pca.products import TILE, plan_products
 from bigcluster.solvers.pca.result import Components, Target
-from bigcluster.solvers.pca.sides import (
-    TERMS,
-    UNIT_TILE,
-    application_bytes,
-    application_widths,
-    block_width,
-    plan_pass,
-)
 
 Shape = tuple[int, int]
 
@@ -119,17 +112,9 @@ def _subspace_everything(
 ) -> int:
     """What a fit would hold that never had to put anything on the disk."""
     n_units, item = min(shape), 1 if dtype == np.uint8 else 4
-    applied = (
-        application_bytes(
-            n_units,
-            threads,
-            item,
-            plan_pass(n_units, width, threads, item, 3 * workspace_bytes // 4, by_row=shape[0] <= shape[1]),
-        )
-        for width in application_widths(target, n_units)
-    )
+    passes = plan_passes(target, n_units, threads, item, workspace_bytes, by_row=shape[0] <= shape[1])
     least = _subspace_least(shape, dtype, target, threads)
-    return least + max(applied) + _krylov_bytes(shape, target, item)
+    return least + passes.held_bytes + _krylov_bytes(shape, target, item)
 
 
 def _subspace_least(shape: Shape, dtype: np.dtype[np.generic], target: Target, threads: int) -> int:

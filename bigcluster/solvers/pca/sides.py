@@ -28,20 +28,12 @@ from bigcluster.kernels.quantize import Code, encode
 from bigcluster.rows import RowSource, spans
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.operands import Array
-from bigcluster.solvers.pca.result import Components, Doubles, Target
+from bigcluster.solvers.pca.passes import FLOAT_VECTORS, TERMS, UNIT_TILE, Pass
+from bigcluster.solvers.pca.result import Doubles
 
 Floats = NDArray[np.float32]
 Span = tuple[int, int]
 KeepCode = Callable[[int, Code], None]
-
-# Canonical: the rounding of the vectors and the order of the sums follow these, so they are the same for any budget.
-UNIT_TILE = 4096
-TERMS = 2048
-FLOAT_VECTORS = 32
-# Blocks of terms that may be read together: a chunk of pixels is four of them wide, and is read whole or not at all.
-_SLABS = (4, 2, 1)
-# What the second reading of a slab costs beside its first: it has just been read.
-_AGAIN = 0.5
 
 
 class Side:
@@ -142,64 +134,6 @@ class Side:
         """Zeros, (units, width), laid out as `backward` adds to it."""
         n_units = self.unit_spans[t][1] - self.unit_spans[t][0]
         return np.zeros((n_units, width), np.float32, order="C" if self.by_row else "F")
-
-
-@dataclass(frozen=True)
-class Pass:
-    """How an application is scheduled.
-
-    columns : vectors at once (each group of them is a read of the data); slab : blocks of terms read together;
-    keep_tiles : whether the tiles of a slab stay in memory between their two uses (else they are read twice).
-    """
-
-    columns: int
-    slab: int
-    keep_tiles: bool
-
-
-def block_width(target: Target, n_units: int) -> int:
-    """Columns of one block: two fifths of the components; for a share of the variance, what suits a few hundred.
-
-    Narrow blocks need fewer columns in all, but each block is a read of the data: 7 blocks of 320 columns give 800
-    components as 6 of 448 do, and as 9 of 224 do.
-    """
-    if not isinstance(target, Components):
-        return min(n_units, 240)
-    return min(n_units, max(32, -(-target.n * 2 // 5 // 16) * 16))
-
-
-def application_widths(target: Target, n_units: int) -> list[int]:
-    """How many columns an application has: those of a block, and at the end all components that are wanted."""
-    width = block_width(target, n_units)
-    return [width, target.n] if isinstance(target, Components) and target.n > width else [width]
-
-
-def application_bytes(n_units: int, threads: int, item: int, plan: Pass) -> int:
-    """What one application holds: images, operands, tiles and the scratch of every thread."""
-    tile, terms = min(UNIT_TILE, n_units), TERMS * plan.slab
-    held = n_units * terms * item if plan.keep_tiles else 0
-    scratch = threads * (tile * (terms + 2 * TERMS) * item + 8 * plan.columns * max(tile, TERMS))
-    products = plan.columns * terms * (4 * (threads + 2) + 2)  # shares of Z that are computed or wait, Z, its codes
-    return n_units * plan.columns * (4 + item) + held + scratch + products
-
-
-def plan_pass(n_units: int, width: int, threads: int, item: int, workspace_bytes: int, *, by_row: bool) -> Pass:
-    """What reads the least and fits; 32 columns at a time, twice read, where nothing does."""
-    blocks = -(-width // FLOAT_VECTORS)
-    slabs = _SLABS if by_row and item == 1 else (1,)
-    fitting = [
-        (groups * (1.0 if keep_tiles else 1 + _AGAIN) * slabs[0] / slab, groups, plan)
-        for slab in slabs
-        for keep_tiles in (True, False)
-        for groups in range(1, blocks + 1)
-        if application_bytes(
-            n_units, threads, item, plan := Pass(-(-blocks // groups) * FLOAT_VECTORS, slab, keep_tiles)
-        )
-        <= workspace_bytes
-    ]
-    if not fitting:
-        return Pass(FLOAT_VECTORS, 1, keep_tiles=False)
-    return min(fitting, key=lambda choice: choice[:2])[2]
 
 
 def apply(side: Side, codes: list[Code], plan: Pass, runtime: Runtime, keep: KeepCode | None = None) -> list[Floats]:
