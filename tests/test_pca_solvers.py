@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigcluster.errors import ConfigError, InvalidDataError, TooFewSamplesError
+from bigcluster.errors import ConfigError, InvalidDataError, TooFewSamplesError, VarianceNotReachedError
 from bigcluster.kernels import floats
 from bigcluster.kernels.gemm import Gemm
 from bigcluster.kernels.pca import choose_rank, orthonormal_transform, ritz_generalised, round_to_step, score_step
@@ -169,6 +169,14 @@ def test_all_of_the_variance(name):
     assert 38 <= fit.n_components <= 40
     assert np.isfinite(scores).all()
     assert np.isfinite(components).all()
+
+
+def test_a_basis_that_outgrows_its_memory_is_refused_in_one_line():
+    noise = np.random.default_rng(0).integers(0, 256, (2500, 2600), np.uint8)
+    with pytest.raises(
+        VarianceNotReachedError, match=r"2160 basis vectors .* may hold 64 MiB; ask for a smaller share"
+    ):
+        solve("subspace", noise, Variance(0.999), workspace_mib=64)
 
 
 @pytest.mark.parametrize("name", NAMES)

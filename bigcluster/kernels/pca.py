@@ -11,7 +11,7 @@ score_step             the grid that makes float64 sums of scores exact
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import numpy as np
@@ -63,10 +63,11 @@ def orthonormal_transform(inner: Doubles, floor: float, noise: float = _BLOCK_NO
     return transform
 
 
-def ordered_sum(shares: Sequence[NDArray[Any]]) -> Doubles:
-    """The sum of arrays of one shape in their order, in float64."""
-    total: Doubles = shares[0].astype(np.float64)
-    for share in shares[1:]:
+def ordered_sum(shares: Iterable[NDArray[Any]]) -> Doubles:
+    """The sum of arrays of one shape, one at least, in their order, in float64."""
+    rest = iter(shares)
+    total: Doubles = next(rest).astype(np.float64)
+    for share in rest:
         total += share
     return total
 

@@ -31,7 +31,9 @@ class Code:
         return sums * self.scale
 
     def decode(self) -> Floats:
-        """(n, b) float32."""
+        """(n, b) float32; the values themselves where nothing is rounded, not to be written to."""
+        if self.values.dtype == np.float32:
+            return self.values
         decoded: Floats = np.multiply(self.values, self.scale, dtype=np.float32)
         return decoded
 

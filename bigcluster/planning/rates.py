@@ -43,7 +43,7 @@ STEPS = 40
 MINIBATCH_PASSES = 4
 """What sampled iterations and the last pass come to, in exact passes."""
 APPLICATIONS = 8
-"""Reads of the pixels by the subspace solver."""
+"""Blocks that the subspace solver applies the pixels to."""
 AROUND_FILES = 3
 """A file's turn through the interpreter, its record and its mark, in times of reading it."""
 AROUND_PRODUCTS = 1.7
@@ -114,7 +114,8 @@ class _Estimate:
             integer = float(n) * d * d
             floats = self.eigen_ops(d) + 2.0 * n * d * rank
         elif stage.solver == "subspace":
-            integer = 4.0 * n * d * (block_width(self.target, min(n, d)) * (APPLICATIONS - 1) + rank)
+            integer = 4.0 * n * d * block_width(self.target, min(n, d)) * APPLICATIONS
+            integer += 2.0 * n * d * rank if n > d else 0
         else:  # dask-ml's randomized SVD in float64, with its copies
             floats = 40.0 * n * d * rank
         computed = AROUND_PRODUCTS * integer / self.rates.integer_ops_per_second

@@ -160,9 +160,9 @@ _PIXEL = np.dtype(np.uint8)
 _PASSES = {
     "gram": "1 over the pixels",
     "covariance": "1 over the pixels, 1 for scores",
-    "subspace": "5 or more over the pixels",
+    "subspace": "4 or more over the pixels, each in one or two reads",
 }
-_LEAST_PASSES = {"gram": 1, "covariance": 2, "subspace": 5}
+_LEAST_PASSES = {"gram": 1, "covariance": 2, "subspace": 4}
 
 
 def _plan_incremental(settings: Settings, n_images: int, n_values: int, resources: Resources) -> StagePlan:

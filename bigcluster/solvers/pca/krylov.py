@@ -1,4 +1,4 @@
-"""The basis of the streamed block Krylov iteration: V0, A V0, A^2 V0, ..., each block rounded to 8 bits.
+"""The basis of the streamed block Krylov iteration: V_0, A V_0, A^2 V_0, ..., each block rounded to 8 bits.
 
 Described in bigcluster.solvers.pca.subspace.
 """
@@ -15,37 +15,40 @@ from bigcluster.kernels.gemm import float_product
 from bigcluster.kernels.pca import (
     bordered,
     choose_rank,
-    nonzero_rank,
     ordered_sum,
     orthonormal_transform,
-    ritz_generalised,
     ritz_values_generalised,
 )
 from bigcluster.kernels.quantize import Code, encode
+from bigcluster.rows import spans
 from bigcluster.runtime import Runtime
+from bigcluster.solvers.pca.blocks import Blocks
 from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone
-from bigcluster.solvers.pca.passes import block_width, plan_passes
-from bigcluster.solvers.pca.result import (
-    Components,
-    Doubles,
-    Progress,
-    Target,
+from bigcluster.solvers.pca.passes import (
+    USUAL_APPLICATIONS,
+    block_width,
+    iteration_pass,
+    most_applications,
+    ritz_bytes,
 )
-from bigcluster.solvers.pca.sides import Floats, KeepCode, Side, apply
+from bigcluster.solvers.pca.result import Components, Doubles, Progress, Target
+from bigcluster.solvers.pca.sides import Floats, Side, apply
 from bigcluster.solvers.saving import Saving
 from bigcluster.solvers.tiles import Shelf
 
 LEAST_APPLICATIONS = 4
-MOST_APPLICATIONS = 16
-# Another application is worth its read of the data while it promises more than this share of the variance. Gains fall
-# geometrically, and the last application, the one that gives the scores, is half an application more than the basis.
-_GAIN = 7e-4
-# A share that is short by no more than this after all that can be computed is taken as reached.
-_SHORTFALL = 1e-3
+# Another application is worth its read of the data while it promises more than this share of the variance; gains fall
+# geometrically. By row, components are half an application ahead of the basis and have most of what is promised.
+_GAIN_BY_ROW, _GAIN_BY_COLUMN = 7e-4, 3e-4
 
 
 class Krylov:
-    """The growing basis: codes on the shelf as "krylov/k/t" (values) with their scales here."""
+    """The growing basis V, rounded, its rounded shadows Z = X_c' V (X_c V by column) and their images W = X_c Z.
+
+    vectors V : (units, size); shadows Z : (terms, size) and images W : (units, size), kept by row alone, where they are
+    the components and scores to choose from. By column only the images of the last block are kept, for the next one.
+    inner(name) : (size, size) float64: V'V "basis" and V'AV "projected"; by row also Z'Z "lengths", W'W "variances".
+    """
 
     def __init__(
         self,
@@ -60,111 +63,118 @@ class Krylov:
     ) -> None:
         self.side, self.total, self.target, self.shelf = side, total, target, shelf
         self.runtime, self.progress, self.saving = runtime, progress, saving
-        self._saved: set[str] = set()  # names of the basis that the last state holds
-        self._complete = False
         item = 1 if side.exact else 4
-        self._passes = plan_passes(target, side.n_units, runtime.threads, item, workspace_bytes, by_row=side.by_row)
-        self._spare_bytes = workspace_bytes - self._passes.held_bytes
-        self.leave_room(0)
+        self._pass, held_bytes = iteration_pass(
+            target, side.n_units, runtime.threads, item, workspace_bytes, by_row=side.by_row
+        )
+        shelf.limit(max(0, workspace_bytes - held_bytes))
+        self._workspace_bytes = workspace_bytes
+        # What a column of the basis takes in a saved state.
+        self._column_bytes = side.n_units * (item + 4) + (side.n_terms * item if side.by_row else 0)
+        self.vectors = Blocks("vectors", side.unit_spans, shelf)
+        self.shadows = Blocks("shadows", side.term_spans, shelf)
+        self.images = Blocks("images", side.unit_spans, shelf)
+        self._inner_names = ("basis", "projected", *(("lengths", "variances") if side.by_row else ()))
+        for name in self._inner_names:
+            shelf.put(f"inner/{name}", np.zeros((0, 0)))
         self.passes = 0
         self._captured = self._gain = 0.0
-        self.tiles = range(len(side.unit_spans))
-        self._scales: list[list[Floats]] = []  # per block, per tile
-        self._widths: list[int] = []
-        self._inner = np.zeros((0, 0))  # V'V
-        self._projected = np.zeros((0, 0))  # V'AV
+        self._complete = False
+        self._n_saved = 0  # applications that the last state holds
 
-    @property
-    def size(self) -> int:
-        return sum(self._widths)
-
-    def leave_room(self, n_bytes: int) -> None:
-        """The shelf keeps so many bytes less in memory than an application leaves: somebody else holds them."""
-        self.shelf.limit(max(0, self._spare_bytes - n_bytes))
-
-    def run(self, seed: int) -> tuple[Doubles, Doubles]:
-        """All Ritz values, and the coefficients (size, n_wanted) of the Ritz vectors that the target needs."""
-        if not self._resume():
-            self._begin(seed)
-        for application in range(len(self._widths) + 1, MOST_APPLICATIONS + 1):
-            if self._complete:
+    def run(self, seed: int) -> None:
+        """Extend the basis until it holds what the target needs, or all there is."""
+        self._resume()
+        while not self._complete and len(self.vectors.widths) < most_applications(self.target):
+            self._check_room()
+            if not self._next_block(seed):
                 break
             self._append()
-            self.image([self._code(len(self._widths) - 1, t) for t in self.tiles])
-            self._extend_projected()
+            self._apply()
+            self._extend_inner()
+            self._complete = self._converged()
             self.progress.step()
-            converged = application >= LEAST_APPLICATIONS - 1 and self._converged()
-            # without a next block, the basis spans all that the data reaches
-            self._complete = (converged and application >= LEAST_APPLICATIONS) or not self._next_block()
             self._save()
-        values, vectors = alone(self.size, lambda: ritz_generalised(self._projected, self._inner))
-        # What float32 cannot tell from zero has no direction: its vector is rounding, and so is all made of it.
-        n_vectors = min(self._n_vectors(values), max(1, nonzero_rank(values, FLOAT32_NOISE)))
-        return values, np.ascontiguousarray(vectors[:, :n_vectors])
 
-    def _begin(self, seed: int) -> None:
-        width = block_width(self.target, self.side.n_units)
-        random = np.random.default_rng(seed)
-        for t, (start, stop) in enumerate(self.side.unit_spans):
-            self._put(t, random.standard_normal((stop - start, width), dtype=np.float32))
-        # A random block about as wide as long is nearly dependent, which would multiply the rounding.
-        for _ in range(2):
-            self._transform(self._orthonormal(self._block, 0.0))
+    def _check_room(self) -> None:
+        """For the inner products of another block; a number of components never takes more than was reckoned with."""
+        n_blocks, size = len(self.vectors.widths), self.vectors.size
+        needed = ritz_bytes(size + block_width(self.target, self.side.n_units))
+        if n_blocks >= USUAL_APPLICATIONS and needed > self._workspace_bytes:
+            raise VarianceNotReachedError(
+                f"{size} basis vectors do not reach this share of the variance, and more take {needed >> 20} MiB"
+                f", where PCA may hold {self._workspace_bytes >> 20} MiB; ask for a smaller share, or allow more memory"
+            )
 
-    def _save(self) -> None:
-        """Between two applications: the basis, of which older blocks are saved already, and the next block."""
-        n_bytes = self.side.n_units * self._widths[-1] * (1 if self._complete else 5)
-        if not self.saving.due(n_bytes):
-            return
-        facts = {
-            "widths": self._widths,
-            "passes": self.passes,
-            "captured": self._captured,
-            "gain": self._gain,
-            "complete": self._complete,
+    def _append(self) -> None:
+        """Round the block in work and keep it."""
+
+        def task(t: int) -> None:
+            self.vectors.put(t, encode(self._block(t), rounded=self.side.exact))
+            self.shelf.delete(f"block/{t}")
+
+        for _ in self.runtime.map(task, self.vectors.tiles):
+            pass
+        self.vectors.complete()
+
+    def _apply(self) -> None:
+        """Images of the last block, and by row its shadows."""
+        last = len(self.vectors.widths) - 1
+        groups = list(spans(self.vectors.widths[-1], self._pass.columns))
+        for group, (start, stop) in enumerate(groups):
+            part = [self.vectors.code(last, t).columns(start, stop) for t in self.vectors.tiles]
+
+            def keep(i: int, code: Code, group: int = group) -> None:
+                self.shadows.put(i, code, group=group)
+
+            images = apply(self.side, part, self._pass, self.runtime, keep if self.side.by_row else None)
+            self.passes += 1 if self._pass.keep_tiles else 2
+            for t in self.images.tiles:
+                image, images[t] = images[t], np.zeros((0, 0), np.float32)  # given up tile by tile
+                self.images.put(t, Code(image, np.ones(image.shape[1], np.float32)), group=group)
+        self.images.complete(len(groups))
+        if self.side.by_row:
+            self.shadows.complete(len(groups))
+
+    def inner(self, name: str) -> Doubles:
+        matrix: Doubles = self.shelf.get(f"inner/{name}")
+        return matrix
+
+    def _extend_inner(self) -> None:
+        """By what the rounded vectors and shadows really are."""
+        last = len(self.vectors.widths) - 1
+
+        def projected(t: int) -> Floats:
+            return self.vectors.project(t, self.images.get(last, t))
+
+        columns = {
+            "basis": lambda: self.vectors.last_inner(self.runtime),
+            "projected": lambda: ordered_sum(self.runtime.map(projected, self.images.tiles)),
+            "lengths": lambda: self.shadows.last_inner(self.runtime),
+            "variances": lambda: self.images.last_inner(self.runtime),
         }
-        blocks = [] if self._complete else [f"block/{t}" for t in self.tiles]
-        basis = [f"krylov/{k}/{t}" for k in range(len(self._widths)) for t in self.tiles]
-        new = [name for name in [*basis, *blocks] if name not in self._saved]
-        scales = ((f"scale/{k}/{t}", self._scales[k][t]) for k in range(len(self._widths)) for t in self.tiles)
-        arrays = ((name, self.shelf.get(name)) for name in new)
-        small = (("inner", self._inner), ("projected", self._projected))
-        self.saving.save(facts, chain(small, scales, arrays), keep=self._saved)
-        self._saved = set(basis)
-
-    def _resume(self) -> bool:
-        """Go on from a saved state; False where there is none."""
-        found = self.saving.load()
-        if found is None:
-            return False
-        facts = found.facts
-        self._widths, self._complete = list(facts["widths"]), facts["complete"]
-        self.passes, self._captured, self._gain = facts["passes"], facts["captured"], facts["gain"]
-        self._inner, self._projected = found.get("inner"), found.get("projected")
-        blocks = range(len(self._widths))
-        self._scales = [[found.get(f"scale/{k}/{t}") for t in self.tiles] for k in blocks]
-        self._saved = {f"krylov/{k}/{t}" for k in blocks for t in self.tiles}
-        for name in [*self._saved, *([] if self._complete else [f"block/{t}" for t in self.tiles])]:
-            self.shelf.put(name, found.get(name))
-        for _ in blocks:
-            self.progress.step()
-        return True
+        for name in self._inner_names:
+            self.shelf.put(f"inner/{name}", bordered(self.inner(name), columns[name]()))
 
     def _converged(self) -> bool:
         """Whether the last block added next to nothing to the components that are wanted."""
-        values = alone(self.size, lambda: ritz_values_generalised(self._projected, self._inner))
+        size, applications = self.vectors.size, len(self.vectors.widths)
+        if applications < LEAST_APPLICATIONS - 1:
+            return False
+        values = alone(size, lambda: ritz_values_generalised(self.inner("projected"), self.inner("basis")))
         n_wanted = self._n_wanted(values)
-        if n_wanted is None or 3 * n_wanted // 2 > self.size:
+        if n_wanted is None or 3 * n_wanted // 2 > size:
             return False
         before, self._captured = self._captured, float(values[:n_wanted].sum())
         if self._captured >= (1 - 1e-7) * self.total:
-            return True
+            return applications >= LEAST_APPLICATIONS
         if before == 0:  # nothing to compare with yet
             return False
         gain = self._captured - before
         promised = gain * min(1.0, gain / self._gain) if self._gain > 0 else gain
         self._gain = gain
-        return promised <= _GAIN * self.total
+        enough = _GAIN_BY_ROW if self.side.by_row else _GAIN_BY_COLUMN
+        return applications >= LEAST_APPLICATIONS and promised <= enough * self.total
 
     def _n_wanted(self, values: Doubles) -> int | None:
         """How many of these the target takes; None where it needs more."""
@@ -172,16 +182,37 @@ class Krylov:
             return self.target.n if len(values) >= self.target.n else None
         return choose_rank(values, self.total, self.target.share)
 
-    def _n_vectors(self, values: Doubles) -> int:
-        """How many Ritz vectors go into the last application: for a share a few more, since rounding moves it."""
-        if isinstance(self.target, Components):
-            return min(self.target.n, len(values))
-        n_wanted = choose_rank(values, self.total, self.target.share)
-        if n_wanted is None and values.sum() < (self.target.share - _SHORTFALL) * self.total:
-            share = values.sum() / self.total
-            raise VarianceNotReachedError(f"{len(values)} components explain {share:.4f} of the variance; ask for less")
-        n_wanted = n_wanted or len(values)
-        return min(len(values), n_wanted + max(8, n_wanted // 16))
+    def _next_block(self, seed: int) -> bool:
+        """Put the next block to work: random ones, or the last images minus what the basis spans already.
+
+        Orthonormal up to float32, hence twice each. False if nothing is left: the basis spans all that the data has.
+        """
+        if not self.vectors.widths:
+            self._random_block(seed)
+            # A random block about as wide as long is nearly dependent, which would multiply the rounding.
+            for _ in range(2):
+                self._transform(self._orthonormal(self._block, 0.0))
+            return True
+        last = len(self.vectors.widths) - 1
+        projected = self.inner("projected")
+        floor = FLOAT32_NOISE * float(np.abs(np.diag(projected)).max())
+        inner = projected[:, -self.images.widths[last] :]
+        transform = self._projected_out(lambda t: self.images.get(last, t), inner, floor)
+        if not self.side.by_row:
+            self.images.delete(last)
+        if transform.shape[1] == 0:
+            return False
+        self._transform(transform)
+        shares = self.runtime.map(lambda t: self.vectors.project(t, self._block(t)), self.vectors.tiles)
+        transform = self._projected_out(self._block, ordered_sum(shares), 0.5)
+        self._transform(transform)
+        return len(transform[0]) > 0
+
+    def _random_block(self, seed: int) -> None:
+        width = block_width(self.target, self.side.n_units)
+        random = np.random.default_rng(seed)
+        for t, (start, stop) in enumerate(self.vectors.spans):
+            self._put(t, random.standard_normal((stop - start, width), dtype=np.float32))
 
     def _put(self, t: int, block: Floats) -> None:
         """The block in work, tile by tile on the shelf: it is as long as the smaller side of the data."""
@@ -191,100 +222,23 @@ class Krylov:
         block: Floats = self.shelf.get(f"block/{t}")
         return block
 
-    def image(self, codes: list[Code], keep: Callable[[int], KeepCode] | None = None) -> None:
-        """The block in work becomes A V; keep(group) takes the rounded X_c' V of each group of columns."""
-        width = codes[0].values.shape[1]
-        plan = self._passes.of(width)
-        starts = range(0, width, plan.columns)
-        for group, start in enumerate(starts):
-            part = [code.columns(start, min(width, start + plan.columns)) for code in codes]
-            images = apply(self.side, part, plan, self.runtime, None if keep is None else keep(group))
-            self.passes += 1 if plan.keep_tiles else 2
-            for t in self.tiles:
-                self.shelf.put(f"image/{group}/{t}", np.ascontiguousarray(images[t]))
-            del images
-        for t in self.tiles:
-            self._put(t, np.concatenate([self.shelf.get(f"image/{group}/{t}") for group in range(len(starts))], axis=1))
-            for group in range(len(starts)):
-                self.shelf.delete(f"image/{group}/{t}")
-
-    def _append(self) -> None:
-        """Round the block in work and keep it; extend V'V by what the rounded vectors really are."""
-
-        def task(t: int) -> tuple[Floats, Floats]:
-            code = encode(self._block(t), rounded=self.side.exact)
-            self.shelf.put(f"krylov/{len(self._widths)}/{t}", code.values)
-            decoded = code.decode()
-            older = self.project(t, decoded)
-            return code.scale, np.concatenate([older, float_product(decoded, decoded, transpose_left=True)])
-
-        scales, shares = zip(*self.runtime.map(task, self.tiles), strict=True)
-        self._scales.append(list(scales))
-        self._inner = bordered(self._inner, ordered_sum(shares))
-        self._widths.append(len(scales[0]))
-
-    def _code(self, k: int, t: int) -> Code:
-        return Code(self.shelf.get(f"krylov/{k}/{t}"), self._scales[k][t])
-
-    def project(self, t: int, block: Floats) -> Floats:
-        """Tile t's share of V'W: (size, b)."""
-        empty = [np.zeros((0, block.shape[1]), np.float32)]
-        codes = (self._code(k, t) for k in range(len(self._widths)))
-        return np.concatenate([*empty, *(float_product(code.decode(), block, transpose_left=True) for code in codes)])
-
-    def expand(self, t: int, coefficients: Doubles | Floats) -> Floats:
-        """Rows of tile t of V C: (units, b), from C (size, b)."""
-        start, stop = self.side.unit_spans[t]
-        total = np.zeros((stop - start, coefficients.shape[1]), np.float32)
-        at = 0
-        for k, width in enumerate(self._widths):
-            part = np.ascontiguousarray(coefficients[at : at + width], np.float32)
-            total += float_product(self._code(k, t).decode(), part)
-            at += width
-        return total
-
-    def take_block(self, t: int) -> Floats:
-        block = self._block(t)
-        self.shelf.delete(f"block/{t}")
-        return block
-
-    def delete_basis(self) -> None:
-        for k in range(len(self._widths)):
-            for t in self.tiles:
-                self.shelf.delete(f"krylov/{k}/{t}")
-
-    def _extend_projected(self) -> None:
-        shares = list(self.runtime.map(lambda t: self.project(t, self._block(t)), self.tiles))
-        self._projected = bordered(self._projected, ordered_sum(shares))
-
-    def _next_block(self) -> bool:
-        """The block in work minus what the basis already spans, twice, orthonormal; False if nothing is left."""
-        floor = FLOAT32_NOISE * float(np.abs(np.diag(self._projected)).max())
-        for floor_of_round in (floor, 0.5):
-            transform = self._projected_out(floor_of_round)
-            if transform.shape[1] == 0:
-                return False
-            self._transform(transform)
-        return True
-
     def _transform(self, transform: Floats) -> None:
         """The block in work times (b, b')."""
 
         def task(t: int) -> None:
             self._put(t, float_product(self._block(t), transform))
 
-        for _ in self.runtime.map(task, self.tiles):
+        for _ in self.runtime.map(task, self.vectors.tiles):
             pass
 
-    def _projected_out(self, floor: float) -> Floats:
-        """W - V (V'V)^-1 V'W in place of the block, and the transform that makes it orthonormal."""
-        inner = ordered_sum(list(self.runtime.map(lambda t: self.project(t, self._block(t)), self.tiles)))
-        coefficients = alone(self.size, lambda: np.linalg.solve(self._inner, inner))
+    def _projected_out(self, block: Callable[[int], Floats], inner: Doubles, floor: float) -> Floats:
+        """Put W - V (V'V)^-1 V'W to work, and return the transform that makes it orthonormal; inner : V'W."""
+        coefficients = alone(len(inner), lambda: np.linalg.solve(self.inner("basis"), inner))
 
         def subtract(t: int) -> Floats:
-            block = self._block(t) - self.expand(t, coefficients)
-            self._put(t, block)
-            return block
+            rest = block(t) - self.vectors.expand(t, coefficients)
+            self._put(t, rest)
+            return rest
 
         return self._orthonormal(subtract, floor)
 
@@ -295,6 +249,50 @@ class Krylov:
             tile = block(t)
             return float_product(tile, tile, transpose_left=True)
 
-        total = ordered_sum(list(self.runtime.map(square, self.tiles)))
+        total = ordered_sum(self.runtime.map(square, self.vectors.tiles))
         transform = alone(len(total), lambda: orthonormal_transform(total, floor))
         return np.ascontiguousarray(transform, np.float32)
+
+    def _kept(self) -> list[tuple[Blocks, int]]:
+        """The blocks that the rest of the fit needs."""
+        blocks = range(len(self.vectors.widths))
+        if self.side.by_row:
+            return [(kind, k) for k in blocks for kind in (self.vectors, self.shadows, self.images)]
+        last = [(self.images, blocks[-1])] if blocks else []
+        return [*((self.vectors, k) for k in blocks), *last]
+
+    def _save(self) -> None:
+        """Between two applications: what is kept, of which older blocks are saved already."""
+        widths = self.vectors.widths
+        if not self.saving.due(self._column_bytes * sum(widths[self._n_saved :])):
+            return
+        facts = {
+            "widths": widths,
+            "passes": self.passes,
+            "captured": self._captured,
+            "gain": self._gain,
+            "complete": self._complete,
+        }
+        old = {name for kind, k in self._kept() if k < self._n_saved for name, _ in kind.saved(k)}
+        new = ((name, get()) for kind, k in self._kept() if k >= self._n_saved for name, get in kind.saved(k))
+        inner = ((f"inner/{name}", self.inner(name)) for name in self._inner_names)
+        self.saving.save(facts, chain(inner, new), keep=old)
+        self._n_saved = len(widths)
+
+    def _resume(self) -> None:
+        """Go on from a saved state where there is one."""
+        found = self.saving.load()
+        if found is None:
+            return
+        facts = found.facts
+        self.passes, self._complete = facts["passes"], facts["complete"]
+        self._captured, self._gain = facts["captured"], facts["gain"]
+        for name in self._inner_names:
+            self.shelf.put(f"inner/{name}", found.get(f"inner/{name}"))
+        for kind in (self.vectors, self.shadows, self.images):
+            kind.widths = list(facts["widths"])
+        for kind, k in self._kept():
+            kind.restore(k, found.get)
+        self._n_saved = len(self.vectors.widths)
+        for _ in self.vectors.widths:
+            self.progress.step()

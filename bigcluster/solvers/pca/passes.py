@@ -17,6 +17,9 @@ FLOAT_VECTORS = 32
 _SLABS = (4, 2, 1)
 # What the second reading of a slab costs beside its first: it has just been read.
 _AGAIN = 0.5
+# Memory is reckoned for so many blocks: 800 components of photographs and catalog cuts took 8.
+USUAL_APPLICATIONS = 9
+_MOST_APPLICATIONS = 16
 
 
 @dataclass(frozen=True)
@@ -33,20 +36,25 @@ class Pass:
 
 
 def block_width(target: Target, n_units: int) -> int:
-    """Columns of one block: two fifths of the components; for a share of the variance, what suits a few hundred.
+    """Columns of one block: three tenths of the components; for a share of the variance, what suits a few hundred.
 
-    Narrow blocks need fewer columns in all, but each block is a read of the data: 7 blocks of 320 columns give 800
-    components as 6 of 448 do, and as 9 of 224 do.
+    Narrow blocks need fewer columns in all, but each block is a read of the data: for 800 components 8 blocks of 240
+    columns explain what 5 of 448 do, and .0003 more than 6 of 320.
     """
     if not isinstance(target, Components):
         return min(n_units, 240)
-    return min(n_units, max(32, -(-target.n * 2 // 5 // 16) * 16))
+    return min(n_units, max(32, -(-target.n * 3 // 10 // 16) * 16))
 
 
-def application_widths(target: Target, n_units: int) -> list[int]:
-    """How many columns an application has: those of a block, and at the end all components that are wanted."""
-    width = block_width(target, n_units)
-    return [width, target.n] if isinstance(target, Components) and target.n > width else [width]
+def most_applications(target: Target) -> int:
+    """Where the basis ends: a number of components needs no more, a share of the variance may."""
+    return USUAL_APPLICATIONS if isinstance(target, Components) else _MOST_APPLICATIONS
+
+
+def ritz_bytes(size: int) -> int:
+    """Of the Rayleigh-Ritz step: two (size, size) float64 matrices, the basis change between them, the reduced problem,
+    and the eigensolver's three."""
+    return 7 * 8 * size**2
 
 
 def application_bytes(n_units: int, threads: int, item: int, plan: Pass) -> int:
@@ -77,22 +85,21 @@ def plan_pass(n_units: int, width: int, threads: int, item: int, workspace_bytes
     return min(fitting, key=lambda choice: choice[:2])[2]
 
 
-@dataclass(frozen=True)
-class Passes:
-    """The passes of one fit, by how many columns are applied; held_bytes : what the largest of them holds."""
+def iteration_pass(
+    target: Target, n_units: int, threads: int, item: int, workspace_bytes: int, *, by_row: bool
+) -> tuple[Pass, int]:
+    """How the blocks of an iteration are applied, and what it holds at most; a quarter of the workspace is left to the
+    basis."""
+    plan = plan_pass(n_units, block_width(target, n_units), threads, item, 3 * workspace_bytes // 4, by_row=by_row)
+    held = max(
+        application_bytes(n_units, threads, item, plan),
+        ritz_bytes(min(n_units, USUAL_APPLICATIONS * block_width(target, n_units))),
+    )
+    return plan, held if by_row else max(held, projection_bytes(target, n_units, threads, item))
 
-    by_width: dict[int, Pass]
-    held_bytes: int
 
-    def of(self, width: int) -> Pass:
-        """For so many columns: that of the next larger number which was planned, else of the largest."""
-        return self.by_width[min((known for known in self.by_width if known >= width), default=max(self.by_width))]
-
-
-def plan_passes(target: Target, n_units: int, threads: int, item: int, workspace_bytes: int, *, by_row: bool) -> Passes:
-    """For blocks and for the last application; a quarter of the workspace is left to the basis."""
-    plans = {
-        width: plan_pass(n_units, width, threads, item, 3 * workspace_bytes // 4, by_row=by_row)
-        for width in application_widths(target, n_units)
-    }
-    return Passes(plans, max(application_bytes(n_units, threads, item, plan) for plan in plans.values()))
+def projection_bytes(target: Target, n_units: int, threads: int, item: int) -> int:
+    """What the read by column for all components holds: their codes, laid out once more, and no images."""
+    width = target.n if isinstance(target, Components) else 800
+    applied = application_bytes(n_units, threads, item, Pass(width, 1, keep_tiles=False))
+    return applied + n_units * width * (item - 4)

@@ -11,10 +11,9 @@ import numpy as np
 from bigcluster.errors import ConfigError
 from bigcluster.solvers.pca.basis import CHUNK
 from bigcluster.solvers.pca.eigen import DENSE_LIMIT
-from bigcluster.solvers.pca.krylov import MOST_APPLICATIONS
 from bigcluster.solvers.pca.lanczos import lanczos_limit, lanczos_size, lanczos_width
 from bigcluster.solvers.pca.operands import PRECISE_UNITS
-from bigcluster.solvers.pca.passes import TERMS, UNIT_TILE, application_bytes, block_width, plan_pass, plan_passes
+from bigcluster.solvers.pca.passes import TERMS, UNIT_TILE, block_width, iteration_pass, most_applications
 from bigcluster.solvers.pca.products import TILE, plan_products
 from bigcluster.solvers.pca.result import Components, Target
 
@@ -100,11 +99,14 @@ def _units_terms(solver: str, shape: Shape) -> Shape:
 
 
 def _krylov_bytes(shape: Shape, target: Target, item: int) -> int:
-    """All that a streamed iteration keeps by name: the rounded blocks, the one in work twice, the last image."""
+    """All that a streamed iteration keeps by name: rounded blocks, the one in work, images; scores, components."""
     n_units, n_terms = min(shape), max(shape)
     n_wanted = target.n if isinstance(target, Components) else 800
     width = block_width(target, n_units)
-    return n_units * (MOST_APPLICATIONS * width * item + 2 * 4 * max(width, n_wanted)) + 4 * n_terms * n_wanted
+    basis, scores = most_applications(target) * width, 4 * shape[0] * n_wanted
+    if shape[0] <= shape[1]:
+        return n_units * (basis * (item + 4) + 4 * width) + n_terms * basis * item + scores
+    return n_units * (basis * item + 2 * 4 * width + n_wanted * item) + 2 * scores
 
 
 def _subspace_everything(
@@ -112,18 +114,17 @@ def _subspace_everything(
 ) -> int:
     """What a fit would hold that never had to put anything on the disk."""
     n_units, item = min(shape), 1 if dtype == np.uint8 else 4
-    passes = plan_passes(target, n_units, threads, item, workspace_bytes, by_row=shape[0] <= shape[1])
-    least = _subspace_least(shape, dtype, target, threads)
-    return least + passes.held_bytes + _krylov_bytes(shape, target, item)
+    _, held = iteration_pass(target, n_units, threads, item, workspace_bytes, by_row=shape[0] <= shape[1])
+    return _subspace_least(shape, dtype, target, threads) + held + _krylov_bytes(shape, target, item)
 
 
 def _subspace_least(shape: Shape, dtype: np.dtype[np.generic], target: Target, threads: int) -> int:
+    """An application of the fewest columns at once with their codes, or a tile of all components per thread."""
     n_units = min(shape)
     item = 1 if dtype == np.uint8 else 4
     width = block_width(target, n_units)
-    plan = plan_pass(n_units, width, threads, item, 0, by_row=shape[0] <= shape[1])
-    applied = application_bytes(n_units, threads, item, plan)
+    _, applied = iteration_pass(target, n_units, threads, item, 0, by_row=shape[0] <= shape[1])
     n_wanted = target.n if isinstance(target, Components) else 800
-    codes = n_units * max(width, n_wanted) * item
+    codes = n_units * width * item
     tile = min(UNIT_TILE, n_units) * max(width, n_wanted) * 4 * 3 * threads
-    return max(applied + codes, dense_finish_bytes(min(n_units, 8 * width)) + tile, TERMS)
+    return max(applied + codes, tile, TERMS)

@@ -170,7 +170,7 @@ def apply(side: Side, codes: list[Code], plan: Pass, runtime: Runtime, keep: Kee
 
 
 def project_terms(side: Side, codes: list[Code], runtime: Runtime) -> Iterator[Floats]:
-    """X_c' V, (w, b) float32 for every block of terms: half an application."""
+    """X_c' V, (w, b) float32 for every block of terms: an application without its images."""
     for slab in _forward_slabs(side, codes, Pass(codes[0].values.shape[1], 1, keep_tiles=False), runtime):
         for total in slab.totals:
             yield np.ascontiguousarray(total)

@@ -1,10 +1,11 @@
 """PCA by streamed block Krylov iteration: for data too tall and too wide for a Gram or covariance matrix.
 
-With A the covariance operator on the smaller side of X, the basis is V0, A V0, A^2 V0, ...: every block orthogonalised
-against all before it and then rounded to 8 bits. The rounded vectors are the basis, so rounding costs no accuracy,
-only orthogonality: the Rayleigh-Ritz step is the generalised one, with V'V and V'AV. An application is one read of the
-data, and more blocks extend the basis until the target is reached and captured variance stops growing: new columns
-are all that is paid for. A last application to the Ritz vectors gives scores and components together.
+With A the covariance operator on the smaller side of X, the basis is V_0, A V_0, A^2 V_0, ...: every block
+orthogonalised against all before it and then rounded to 8 bits. The rounded vectors are the basis, so rounding costs no
+accuracy, only orthogonality: the Rayleigh-Ritz step is the generalised one, with V'V and V'AV. An application is one
+read of the data, and more blocks extend the basis until the target is reached and captured variance stops growing: new
+columns are all that is paid for. By row, scores and components are then combinations of what the applications left
+behind, and no read of the data is theirs alone; by column there is a last one (bigcluster.solvers.pca.subspace_scores).
 Source: Musco and Musco 2015, "Randomized block Krylov methods for stronger and faster approximate singular value
 decomposition", algorithm 2; Halko, Martinsson and Tropp 2011, section 4.5, for the streamed sketches.
 """
@@ -62,11 +63,11 @@ def fit_subspace(
     shelf = Shelf(tiles, 0)
     side = Side(rows, mean, gemm)
     krylov = Krylov(side, total_variance * (n_rows - 1), target, shelf, workspace_bytes, runtime, progress, saving)
-    values, vectors = krylov.run(seed)
-    scores = subspace_scores(krylov, vectors)
+    krylov.run(seed)
+    scores = subspace_scores(krylov)
     progress.finish()
-    found = np.concatenate([scores.values, values[len(scores.values) :]])
-    eigenvalues = np.maximum(np.minimum.accumulate(found), 0)  # rounding may leave the smallest below zero
+    # rounding may leave the smallest below zero
+    eigenvalues = np.maximum(np.minimum.accumulate(scores.eigenvalues), 0)
     return PCAFit(
         solver="subspace",
         shape=rows.shape,

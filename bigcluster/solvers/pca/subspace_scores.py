@@ -1,9 +1,12 @@
-"""The last application of the subspace solver: scores and components that agree with each other.
+"""From a Krylov basis to scores and components that agree with each other.
 
-The Ritz vectors U, rounded, are applied once more. By row, Z = X_c' U are components and Y = X_c Z their scores; by
-column, U are components and Z = X_c U their scores. Either way the components are the rounded vectors, so the scores
-are theirs exactly, and one generalised Rayleigh-Ritz step with the inner products of both makes the components
-orthonormal and the scores uncorrelated.
+    by row         components  Z C     scores  W C     of the shadows Z = X_c' V, rounded, and their images W = X_c Z
+    by column      components  U C     scores  S C     of the Ritz vectors U = V C', rounded, and S = X_c U
+
+Either way the components are made of rounded vectors whose products with the data are at hand, so the scores are
+theirs exactly, and a generalised Rayleigh-Ritz step with the inner products of both makes the components orthonormal
+and the scores uncorrelated. By row it chooses among all shadows, which are half an application ahead of the basis, and
+reads no data; by column it costs a read, and its choice is made among the Ritz vectors.
 """
 
 from __future__ import annotations
@@ -13,11 +16,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.gemm import float_product
+from bigcluster.errors import VarianceNotReachedError
 from bigcluster.kernels.pca import (
     choose_rank,
     column_extremes,
     column_signs,
+    inverse_root,
     merge_extremes,
     nonzero_rank,
     ritz_generalised,
@@ -26,121 +30,141 @@ from bigcluster.kernels.pca import (
 )
 from bigcluster.kernels.quantize import Code, encode
 from bigcluster.runtime import Runtime
+from bigcluster.solvers.pca.blocks import Blocks
 from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone
 from bigcluster.solvers.pca.krylov import Krylov
-from bigcluster.solvers.pca.result import Components, Doubles, Sink, Variance
+from bigcluster.solvers.pca.result import Components, Doubles, Sink, Target
 from bigcluster.solvers.pca.sides import project_terms
-from bigcluster.solvers.tiles import Shelf
 
 Floats = NDArray[np.float32]
-Spans = list[tuple[int, int]]
 
-# Components of Ritz vectors are nearly orthogonal; those that are not are made of rounding alone.
+# Ritz vectors are nearly orthogonal; those that are not are made of rounding alone.
 _DEPENDENT = 1e-3
-
-
-@dataclass(frozen=True)
-class Blocks:
-    """A (total, l) array in row blocks and column groups on the shelf, as float32 or as codes."""
-
-    name: str
-    spans: Spans
-    shelf: Shelf
-    scales: dict[tuple[int, int], Floats]
-
-    def put(self, group: int, i: int, code: Code) -> None:
-        self.scales[group, i] = code.scale
-        self.shelf.put(f"{self.name}/{group}/{i}", code.values)
-
-    def get(self, i: int) -> Floats:
-        groups = sorted(group for group, block in self.scales if block == i)
-        parts = (Code(self.shelf.get(f"{self.name}/{group}/{i}"), self.scales[group, i]) for group in groups)
-        return np.concatenate([part.decode() for part in parts], axis=1)
+# A share that is short by no more than this after all that can be computed is taken as reached.
+_SHORTFALL = 1e-3
 
 
 @dataclass(frozen=True)
 class SubspaceScores:
-    """Scores and components before their common rotation (l, n_components)."""
+    """eigenvalues : (n_computed,) of X_c' X_c, descending; scores : a single block, before `signs` (n_components,);
+    components : before their `rotation` (size, n_components)."""
 
-    values: Doubles
+    eigenvalues: Doubles
     n_components: int
-    rotation: Floats
     step: float
     scores: Blocks
+    signs: Floats
     components: Blocks
+    rotation: Floats
     runtime: Runtime
 
     def write(self, sink: Sink) -> None:
-        def task(i: int) -> Floats:
-            return round_to_step(float_product(self.scores.get(i), self.rotation), self.step)
+        def task(t: int) -> Floats:
+            return round_to_step(self.scores.get(0, t) * self.signs, self.step)
 
-        blocks = range(len(self.scores.spans))
-        for i, block in zip(blocks, self.runtime.map(task, blocks), strict=True):
-            sink.write(self.scores.spans[i][0], block)
+        for t, block in zip(self.scores.tiles, self.runtime.map(task, self.scores.tiles), strict=True):
+            sink.write(self.scores.spans[t][0], block)
 
     def write_components(self, sink: Sink) -> None:
-        def task(i: int) -> Floats:
-            return np.ascontiguousarray(float_product(self.components.get(i), self.rotation).T)
+        def task(t: int) -> Floats:
+            return np.ascontiguousarray(self.components.expand(t, self.rotation).T)
 
-        blocks = range(len(self.components.spans))
-        for i, block in zip(blocks, self.runtime.map(task, blocks), strict=True):
-            sink.write(self.components.spans[i][0], block)
+        for t, block in zip(self.components.tiles, self.runtime.map(task, self.components.tiles), strict=True):
+            sink.write(self.components.spans[t][0], block)
 
 
-def subspace_scores(krylov: Krylov, vectors: Doubles) -> SubspaceScores:
-    """vectors : (size, l) coefficients of the Ritz vectors. The basis is given up."""
+def subspace_scores(krylov: Krylov) -> SubspaceScores:
+    """What the target takes of the basis, which is given up."""
+    values, vectors = _ritz_vectors(krylov)
+    if krylov.side.by_row:
+        return _of_shadows(krylov, values, vectors)
+    return _of_ritz_vectors(krylov, values, vectors)
+
+
+def _ritz_vectors(krylov: Krylov) -> tuple[Doubles, Doubles]:
+    """All Ritz values (size,) of the basis, descending, and the coefficients (size, n) of the Ritz vectors that are not
+    rounding."""
+    size = krylov.vectors.size
+    values, vectors = alone(size, lambda: ritz_generalised(krylov.inner("projected"), krylov.inner("basis")))
+    # What float32 cannot tell from zero has no direction: its vector is rounding, and so is all made of it.
+    n_vectors = max(1, nonzero_rank(values, FLOAT32_NOISE))
+    return values, vectors[:, :n_vectors]
+
+
+def _of_shadows(krylov: Krylov, values: Doubles, vectors: Doubles) -> SubspaceScores:
+    # Shadows may be far from orthogonal; those of Ritz vectors, at unit length, are nearly orthonormal.
+    def reduced() -> tuple[Doubles, Doubles]:
+        lengths = vectors.T @ krylov.inner("lengths") @ vectors
+        scale = inverse_root(np.diag(lengths))
+        lengths *= scale * scale[:, None]
+        variances = vectors.T @ krylov.inner("variances") @ vectors
+        variances *= scale * scale[:, None]
+        values, rotation = ritz_generalised(variances, lengths, _DEPENDENT)
+        return values, vectors @ (scale[:, None] * rotation)
+
+    exact, rotation = alone(krylov.vectors.size, reduced)
+    krylov.vectors.delete_all()
+    values = np.concatenate([exact, values[len(exact) :]])
+    n_there = min(_n_wanted(values, krylov.total, krylov.target), len(exact))
+    return _finished(krylov, values, rotation[:, :n_there], krylov.images, krylov.shadows)
+
+
+def _of_ritz_vectors(krylov: Krylov, values: Doubles, vectors: Doubles) -> SubspaceScores:
+    """The Ritz vectors are rounded and the data applied to them; a few more for a share, since rounding moves it."""
     side, runtime, shelf = krylov.side, krylov.runtime, krylov.shelf
-    codes = list(runtime.map(lambda t: encode(krylov.expand(t, vectors), rounded=side.exact), krylov.tiles))
-    krylov.delete_basis()
-    krylov.leave_room(2 * sum(code.values.nbytes for code in codes))  # they stay here, and groups of them are copied
-    units = Blocks("units", side.unit_spans, shelf, {})
-    terms = Blocks("terms", side.term_spans, shelf, {})
-    if side.by_row:
-        krylov.image(codes, lambda group: lambda i, code: terms.put(group, i, code))
-        for t in krylov.tiles:
-            block = krylov.take_block(t)
-            units.put(0, t, Code(block, np.ones(block.shape[1], np.float32)))
-        scores, components = units, terms
+    n_wanted = _n_wanted(values, krylov.total, krylov.target)
+    n_more = 0 if isinstance(krylov.target, Components) else max(8, n_wanted // 16)
+    kept = np.ascontiguousarray(vectors[:, : n_wanted + n_more])
+    units, terms = Blocks("units", side.unit_spans, shelf), Blocks("terms", side.term_spans, shelf)
+    codes = list(runtime.map(lambda t: encode(krylov.vectors.expand(t, kept), rounded=side.exact), units.tiles))
+    krylov.vectors.delete_all()
+    for t, code in enumerate(codes):
+        units.put(t, code)
+    units.complete()
+    krylov.passes += 1
+    for t, block in enumerate(project_terms(side, codes, runtime)):
+        terms.put(t, Code(block, np.ones(block.shape[1], np.float32)))
+    terms.complete()
+    variances, lengths = terms.last_inner(runtime), units.last_inner(runtime)
+    exact, rotation = alone(len(variances), lambda: ritz_generalised(variances, lengths, _DEPENDENT))
+    return _finished(krylov, np.concatenate([exact, values[len(exact) :]]), rotation, terms, units)
+
+
+def _finished(krylov: Krylov, values: Doubles, rotation: Doubles, scores: Blocks, components: Blocks) -> SubspaceScores:
+    """Scores rotated and signs, for as many as the target takes; the values of those that are there are known anew."""
+    runtime, n_there = krylov.runtime, rotation.shape[1]
+    values[nonzero_rank(values[:n_there], FLOAT32_NOISE) : n_there] = 0
+    if isinstance(krylov.target, Components):
+        n_components = krylov.target.n  # of which only so many as there are hold any variance
     else:
-        for t, code in enumerate(codes):
-            units.put(0, t, code)
-        krylov.passes += 1
-        for i, block in enumerate(project_terms(side, codes, runtime)):
-            terms.put(0, i, Code(block, np.ones(block.shape[1], np.float32)))
-        scores, components = terms, units
-    return _rotated(krylov, scores, components)
+        n_components = choose_rank(values[:n_there], krylov.total, krylov.target.share) or n_there
+    values = np.pad(values, (0, max(0, n_components - len(values))))
+    kept = np.zeros((len(rotation), n_components), np.float32)
+    n_kept = min(n_components, n_there)
+    kept[:, :n_kept] = rotation[:, :n_kept] * (values[:n_kept] > 0)
+    rotated = Blocks("scores", scores.spans, krylov.shelf)
 
+    def rotate(t: int) -> Floats:
+        block = scores.expand(t, kept)
+        rotated.put(t, Code(block, np.ones(n_components, np.float32)))
+        return column_extremes(block)
 
-def _rotated(krylov: Krylov, scores: Blocks, components: Blocks) -> SubspaceScores:
-    """The rotation that makes components orthonormal and scores uncorrelated, signs, and the choice of how many."""
-    runtime, target, total = krylov.runtime, krylov.target, krylov.total
-    variances, lengths = _inner(scores, runtime), _inner(components, runtime)
-    values, rotation = alone(len(variances), lambda: ritz_generalised(variances, lengths, _DEPENDENT))
-    values[nonzero_rank(values, FLOAT32_NOISE) :] = 0
-    n_components = len(values)
-    if isinstance(target, Variance):  # the values have grown: fewer may do
-        n_components = choose_rank(values, total, target.share) or n_components
-    kept = np.ascontiguousarray(rotation[:, :n_components] * (values[:n_components] > 0), np.float32)
     extremes = np.zeros(n_components, np.float32)
-    for found in runtime.map(lambda i: column_extremes(float_product(scores.get(i), kept)), range(len(scores.spans))):
+    for found in runtime.map(rotate, scores.tiles):
         extremes = merge_extremes(extremes, found)
-    kept *= column_signs(extremes)
-    if isinstance(target, Components) and target.n > n_components:  # fewer directions than that hold any variance
-        kept = np.pad(kept, ((0, 0), (0, target.n - n_components)))
-        values, n_components = np.pad(values, (0, target.n - n_components)), target.n
+    rotated.complete()
+    scores.delete_all()
+    signs = column_signs(extremes).astype(np.float32)
     step = score_step(scores.spans[-1][1], float(np.sqrt(values[0])))
-    return SubspaceScores(values, n_components, kept, step, scores, components, runtime)
+    return SubspaceScores(values, n_components, step, rotated, signs, components, kept * signs, runtime)
 
 
-def _inner(blocks: Blocks, runtime: Runtime) -> Doubles:
-    """B'B, (l, l), summed in float64 in block order."""
-
-    def task(i: int) -> Floats:
-        block = blocks.get(i)
-        return float_product(block, block, transpose_left=True)
-
-    total: Doubles | None = None
-    for share in runtime.map(task, range(len(blocks.spans))):
-        total = share.astype(np.float64) if total is None else np.add(total, share, out=total)
-    assert total is not None
-    return total
+def _n_wanted(values: Doubles, total: float, target: Target) -> int:
+    """How many Ritz vectors the target takes."""
+    if isinstance(target, Components):
+        return target.n
+    n_wanted = choose_rank(values, total, target.share)
+    if n_wanted is None and values.sum() < (target.share - _SHORTFALL) * total:
+        share = values.sum() / total
+        raise VarianceNotReachedError(f"{len(values)} components explain {share:.4f} of the variance; ask for less")
+    return n_wanted or len(values)

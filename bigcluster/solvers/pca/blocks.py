@@ -1,0 +1,129 @@
+"""Columns that come in blocks, each in row tiles on a shelf: 8-bit vectors with their scales, or float32.
+
+    B = [B_0 B_1 ...]     (n, size): block k has a width of its own, tile t has rows spans[t]
+    project:  B[t]' W[t]      (size, rows_t) (rows_t, b)
+    expand:   B[t] C          (rows_t, size) (size, b)
+
+Every product is made block by block, in order, so its bits follow from the blocks alone.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from functools import partial
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.kernels.gemm import float_product
+from bigcluster.kernels.pca import ordered_sum
+from bigcluster.kernels.quantize import Code
+from bigcluster.runtime import Runtime
+from bigcluster.solvers.pca.result import Doubles
+from bigcluster.solvers.tiles import Shelf
+
+Array = NDArray[Any]
+Floats = NDArray[np.float32]
+
+
+class Blocks:
+    """name : prefix of the shelf's names; spans : the rows of every tile.
+
+    Different tiles of a block may be put at once; a block counts once it is complete.
+    """
+
+    def __init__(self, name: str, spans: list[tuple[int, int]], shelf: Shelf) -> None:
+        self.spans = spans
+        self.tiles = range(len(spans))
+        self.widths: list[int] = []
+        self._name, self._shelf = name, shelf
+        self._scales: dict[str, Floats] = {}
+
+    @property
+    def size(self) -> int:
+        return sum(self.widths)
+
+    def put(self, t: int, code: Code, *, group: int = 0) -> None:
+        """Tile t of the next block, or of one group of its columns."""
+        self._put(self._tile(len(self.widths), t, group), code)
+
+    def complete(self, n_groups: int = 1) -> None:
+        """All tiles of the next block are here, in so many groups of columns, which become one."""
+        k = len(self.widths)
+        if n_groups > 1:
+            for t in self.tiles:
+                names = [self._tile(k, t, group) for group in range(n_groups)]
+                parts = [self._code(name) for name in names]
+                whole = Code(np.hstack([part.values for part in parts]), np.hstack([part.scale for part in parts]))
+                for name in names:
+                    self._delete(name)
+                self._put(self._tile(k, t), whole)
+        self.widths.append(len(self._scales[self._tile(k, 0)]))
+
+    def code(self, k: int, t: int) -> Code:
+        return self._code(self._tile(k, t))
+
+    def get(self, k: int, t: int) -> Floats:
+        """(rows_t, width of block k)."""
+        return self.code(k, t).decode()
+
+    def project(self, t: int, block: Floats) -> Floats:
+        """Tile t's share of B'W: (size, b), from its rows of W (rows_t, b)."""
+        shares = [float_product(self.get(k, t), block, transpose_left=True) for k in range(len(self.widths))]
+        return np.concatenate(shares) if shares else np.zeros((0, block.shape[1]), np.float32)
+
+    def expand(self, t: int, coefficients: Doubles | Floats) -> Floats:
+        """Rows of tile t of B C: (rows_t, b), from C (size, b)."""
+        start, stop = self.spans[t]
+        total = np.zeros((stop - start, coefficients.shape[1]), np.float32)
+        for k, (first, last) in enumerate(self._columns()):
+            total += float_product(self.get(k, t), np.ascontiguousarray(coefficients[first:last], np.float32))
+        return total
+
+    def last_inner(self, runtime: Runtime) -> Doubles:
+        """B'B_k of the last block: the new columns of B'B, (size, width), float64 sums in the order of tiles."""
+        last = len(self.widths) - 1
+        return ordered_sum(runtime.map(lambda t: self.project(t, self.get(last, t)), self.tiles))
+
+    def delete(self, k: int) -> None:
+        """Block k's tiles; its columns still count."""
+        for t in self.tiles:
+            self._delete(self._tile(k, t))
+
+    def delete_all(self) -> None:
+        for k in range(len(self.widths)):
+            self.delete(k)
+
+    def saved(self, k: int) -> Iterator[tuple[str, Callable[[], Array]]]:
+        """Names of what a saved state takes of block k, and how to get it."""
+        for t in self.tiles:
+            name = self._tile(k, t)
+            yield name, partial(self._shelf.get, name)
+            yield f"{name}/scale", partial(self._scales.__getitem__, name)
+
+    def restore(self, k: int, get: Callable[[str], Array]) -> None:
+        """Block k from a saved state; the widths are restored by whoever saved them."""
+        for t in self.tiles:
+            name = self._tile(k, t)
+            self._put(name, Code(get(name), get(f"{name}/scale")))
+
+    def _columns(self) -> Iterator[tuple[int, int]]:
+        at = 0
+        for width in self.widths:
+            yield at, at + width
+            at += width
+
+    def _tile(self, k: int, t: int, group: int = 0) -> str:
+        return f"{self._name}/{k}/{t}" if group == 0 else f"{self._name}/{k}/{t}/{group}"
+
+    def _put(self, name: str, code: Code) -> None:
+        self._scales[name] = code.scale
+        self._shelf.put(name, np.ascontiguousarray(code.values))
+
+    def _code(self, name: str) -> Code:
+        return Code(self._shelf.get(name), self._scales[name])
+
+    def _delete(self, name: str) -> None:
+        self._shelf.delete(name)
+        self._scales.pop(name, None)
