@@ -26,15 +26,15 @@ enum {
 
 /* What stays in the second-level cache while strips of the right pass by: some left units, of some terms. The less it
    is, the more often strips come from the third level. On AMD's, which is near, a single panel of the left is the
-   fastest (Zen 5: 970 against 892 Gop/s a core, both busy); on Intel's, which is far, a mebibyte of it (Xeon, 8 cores
-   busy: 375 against 262). */
+   fastest (Zen 5: 970 against 892 Gop/s a core, both busy); on Intel's, which is far, half a mebibyte of it (Xeon, 2 cores
+   busy: 569, a mebibyte 486, a single panel 486 Gop/s a core at 1,024 x 1,024). */
 typedef struct {
     int64_t units, terms;
 } Kept;
 
 static Kept kept(void)
 {
-    return __builtin_cpu_is("amd") ? (Kept){PANEL, 8192} : (Kept){256, 4096};
+    return __builtin_cpu_is("amd") ? (Kept){PANEL, 8192} : (Kept){256, 2048};
 }
 
 /* 1: the instructions are there; 2: so are AMX tiles, which are faster still, but not ours. */
@@ -47,98 +47,119 @@ int64_t panels_known(void)
     return 1 + 2 * (__get_cpuid_count(7, 0, &a, &b, &c, &d) && (d >> 25 & 1));
 }
 
-/* Four terms of a panel's units whose terms lie apart: rows of 16 bytes become 16 columns of four. */
-INLINE void pack_square(const uint8_t *x, int64_t stride, int8_t *to, __m128i flip)
+/* Bytes of a row, zero outside of it; `flips` is zero there as well. */
+INLINE VNNI __m512i row(const uint8_t *x, __mmask64 inside, __m512i flips)
 {
-    const __m128i t0 = _mm_loadu_si128((const __m128i *)x), t1 = _mm_loadu_si128((const __m128i *)(x + stride));
-    const __m128i t2 = _mm_loadu_si128((const __m128i *)(x + 2 * stride));
-    const __m128i t3 = _mm_loadu_si128((const __m128i *)(x + 3 * stride));
-    const __m128i a = _mm_unpacklo_epi8(t0, t1), b = _mm_unpackhi_epi8(t0, t1);
-    const __m128i c = _mm_unpacklo_epi8(t2, t3), d = _mm_unpackhi_epi8(t2, t3);
-    _mm_storeu_si128((__m128i *)to, _mm_xor_si128(_mm_unpacklo_epi16(a, c), flip));
-    _mm_storeu_si128((__m128i *)(to + 16), _mm_xor_si128(_mm_unpackhi_epi16(a, c), flip));
-    _mm_storeu_si128((__m128i *)(to + 32), _mm_xor_si128(_mm_unpacklo_epi16(b, d), flip));
-    _mm_storeu_si128((__m128i *)(to + 48), _mm_xor_si128(_mm_unpackhi_epi16(b, d), flip));
+    return _mm512_xor_si512(_mm512_maskz_loadu_epi8(inside, x), flips);
 }
 
-/* Any units and terms, byte by byte: the edges. */
-static void pack_edge(const uint8_t *x, int64_t unit_stride, int64_t term_stride, int64_t units, int64_t first,
-                      int64_t n_terms, uint8_t flip, int8_t *panel)
+INLINE VNNI __mmask64 first(int64_t n)
 {
-    for (int64_t term = first; term < n_terms; term++)
-        for (int64_t unit = 0; unit < units; unit++)
-            panel[(term / 4 * PANEL + unit) * 4 + term % 4] = (int8_t)(x[unit * unit_stride + term * term_stride] ^ flip);
+    return n >= 64 ? ~(__mmask64)0 : ((__mmask64)1 << n) - 1;
 }
 
-/* Sixteen terms of four units whose terms lie together. */
-INLINE void pack_four(const uint8_t *x, int64_t stride, int8_t *to, __m128i flip)
+/* Four vectors of four lanes become their transpose. */
+INLINE VNNI void turn_lanes(__m512i a, __m512i b, __m512i c, __m512i d, __m512i *to, int64_t step)
 {
-    const __m128i u0 = _mm_loadu_si128((const __m128i *)x), u1 = _mm_loadu_si128((const __m128i *)(x + stride));
-    const __m128i u2 = _mm_loadu_si128((const __m128i *)(x + 2 * stride));
-    const __m128i u3 = _mm_loadu_si128((const __m128i *)(x + 3 * stride));
-    const __m128i a = _mm_unpacklo_epi32(u0, u1), b = _mm_unpackhi_epi32(u0, u1);
-    const __m128i c = _mm_unpacklo_epi32(u2, u3), d = _mm_unpackhi_epi32(u2, u3);
-    _mm_storeu_si128((__m128i *)to, _mm_xor_si128(_mm_unpacklo_epi64(a, c), flip));
-    _mm_storeu_si128((__m128i *)(to + 4 * PANEL), _mm_xor_si128(_mm_unpackhi_epi64(a, c), flip));
-    _mm_storeu_si128((__m128i *)(to + 8 * PANEL), _mm_xor_si128(_mm_unpacklo_epi64(b, d), flip));
-    _mm_storeu_si128((__m128i *)(to + 12 * PANEL), _mm_xor_si128(_mm_unpackhi_epi64(b, d), flip));
+    const __m512i ab = _mm512_shuffle_i32x4(a, b, 0x44), cd = _mm512_shuffle_i32x4(c, d, 0x44);
+    const __m512i ef = _mm512_shuffle_i32x4(a, b, 0xee), gh = _mm512_shuffle_i32x4(c, d, 0xee);
+    to[0] = _mm512_shuffle_i32x4(ab, cd, 0x88);
+    to[step] = _mm512_shuffle_i32x4(ab, cd, 0xdd);
+    to[2 * step] = _mm512_shuffle_i32x4(ef, gh, 0x88);
+    to[3 * step] = _mm512_shuffle_i32x4(ef, gh, 0xdd);
 }
 
-INLINE void pack_quads(const uint8_t *x, int64_t stride, int64_t units, int64_t first, int64_t last, uint32_t flip,
-                       int8_t *panel)
+/* Put a quad into its panel and add it to the sums of its units. */
+INLINE VNNI __m512i put_quad(int8_t *to, __m512i quad, __m512i sums)
 {
-    for (int64_t unit = 0; unit < units; unit++) {
-        const uint8_t *row = x + unit * stride;
-        for (int64_t quad = first; quad < last; quad++) {
-            uint32_t four;
-            memcpy(&four, row + 4 * quad, 4);
-            four ^= flip;
-            memcpy(panel + (quad * PANEL + unit) * 4, &four, 4);
-        }
+    _mm512_storeu_si512(to, quad);
+    return _mm512_dpbusd_epi32(sums, _mm512_set1_epi8(1), quad);
+}
+
+/* Terms that lie apart: some quads of a few panels, 64 units at most. */
+INLINE VNNI void pack_columns(const uint8_t *x, int64_t stride, int64_t n_terms, __mmask64 inside, __m512i flips,
+                              int8_t *panels, int64_t panel, int64_t n_panels, int32_t *sums)
+{
+    __m512i total[4], quad[4];
+    for (int64_t p = 0; p < n_panels; p++)
+        total[p] = _mm512_loadu_si512(sums + p * PANEL);
+    for (int64_t term = 0; term < n_terms; term += 4) {
+        const __m512i zero = _mm512_setzero_si512(), t0 = row(x + term * stride, inside, flips);
+        const __m512i t1 = term + 1 < n_terms ? row(x + (term + 1) * stride, inside, flips) : zero;
+        const __m512i t2 = term + 2 < n_terms ? row(x + (term + 2) * stride, inside, flips) : zero;
+        const __m512i t3 = term + 3 < n_terms ? row(x + (term + 3) * stride, inside, flips) : zero;
+        const __m512i a = _mm512_unpacklo_epi8(t0, t1), b = _mm512_unpackhi_epi8(t0, t1);
+        const __m512i c = _mm512_unpacklo_epi8(t2, t3), d = _mm512_unpackhi_epi8(t2, t3);
+        turn_lanes(_mm512_unpacklo_epi16(a, c), _mm512_unpackhi_epi16(a, c), _mm512_unpacklo_epi16(b, d),
+                   _mm512_unpackhi_epi16(b, d), quad, 1);
+        for (int64_t p = 0; p < n_panels; p++)
+            total[p] = put_quad(panels + p * panel + term * PANEL, quad[p], total[p]);
     }
+    for (int64_t p = 0; p < n_panels; p++)
+        _mm512_storeu_si512(sums + p * PANEL, total[p]);
+}
+
+/* Terms that lie together: up to 16 quads of the units of one panel; returns their sums added to `sums`. */
+INLINE VNNI __m512i pack_rows(const uint8_t *x, int64_t stride, int64_t units, int64_t n_terms, __m512i flip,
+                              int8_t *panel, __m512i sums)
+{
+    const __mmask64 inside = first(n_terms);
+    const __m512i flips = _mm512_maskz_mov_epi8(inside, flip);
+    __m512i a[PANEL], b[PANEL];
+    for (int64_t unit = 0; unit < PANEL; unit++)
+        a[unit] = unit < units ? row(x + unit * stride, inside, flips) : _mm512_setzero_si512();
+    for (int i = 0; i < PANEL; i += 2) {
+        b[i] = _mm512_unpacklo_epi32(a[i], a[i + 1]);
+        b[i + 1] = _mm512_unpackhi_epi32(a[i], a[i + 1]);
+    }
+    for (int i = 0; i < PANEL; i += 4) {
+        a[i] = _mm512_unpacklo_epi64(b[i], b[i + 2]);
+        a[i + 1] = _mm512_unpackhi_epi64(b[i], b[i + 2]);
+        a[i + 2] = _mm512_unpacklo_epi64(b[i + 1], b[i + 3]);
+        a[i + 3] = _mm512_unpackhi_epi64(b[i + 1], b[i + 3]);
+    }
+    for (int i = 0; i < 4; i++) /* lane l of a[4 g + i]: units 4 g ... 4 g + 3 of quad 4 l + i */
+        turn_lanes(a[i], a[4 + i], a[8 + i], a[12 + i], b + i, 4);
+    for (int64_t quad = 0; quad < PANEL && 4 * quad < n_terms; quad++)
+        sums = put_quad(panel + quad * 4 * PANEL, b[quad], sums);
+    return sums;
 }
 
 VNNI void pack(const uint8_t *x, int8_t *panels, int32_t *sums, int64_t stride, int64_t n_units, int64_t n_terms,
                int64_t by_row, int64_t flipped)
 {
-    enum { TOGETHER = 64 }; /* quads whose 16 units stay in the first-level cache; panels that share cache lines of x */
-    const int64_t quads = (n_terms + 3) / 4, whole = n_terms / 4, n_panels = (n_units + PANEL - 1) / PANEL;
-    const uint8_t flip = flipped ? 0x80 : 0;
-    const __m128i flips = _mm_set1_epi8((char)flip);
-    for (int64_t p = 0; p < n_panels; p++) {
-        const int64_t units = n_units - p * PANEL < PANEL ? n_units - p * PANEL : PANEL;
-        int8_t *panel = panels + p * quads * 4 * PANEL;
-        if (units < PANEL)
-            memset(panel, 0, quads * 4 * PANEL);
-        else if (whole < quads)
-            memset(panel + whole * 4 * PANEL, 0, 4 * PANEL);
-        if (by_row) {
-            const int64_t fours = units == PANEL ? whole / 4 * 4 : 0;
-            for (int64_t from = 0; from < fours; from += TOGETHER)
-                for (int64_t unit = 0; unit < PANEL; unit += 4)
-                    for (int64_t quad = from; quad < from + TOGETHER && quad < fours; quad += 4)
-                        pack_four(x + (p * PANEL + unit) * stride + 4 * quad, stride, panel + (quad * PANEL + unit) * 4,
-                                  flips);
-            pack_quads(x + p * PANEL * stride, stride, units, fours, whole, 0x01010101u * flip, panel);
-            pack_edge(x + p * PANEL * stride, stride, 1, units, whole * 4, n_terms, flip, panel);
-        } else {
-            const int64_t first = units == PANEL ? whole * 4 : 0;
-            pack_edge(x + p * PANEL, 1, stride, units, first, n_terms, flip, panel);
+    enum { TOGETHER = 64 }; /* terms: as many streams as processors follow, a cache line of each at a time */
+    const int64_t panel = (n_terms + 3) / 4 * 4 * PANEL, n_panels = (n_units + PANEL - 1) / PANEL;
+    const __m512i flip = _mm512_set1_epi8(flipped ? (char)0x80 : 0);
+    memset(sums, 0, n_panels * PANEL * sizeof *sums);
+    if (by_row)
+        for (int64_t p = 0; p < n_panels; p++) {
+            const int64_t units = n_units - p * PANEL;
+            const uint8_t *from = x + p * PANEL * stride;
+            __m512i total = _mm512_setzero_si512();
+            for (int64_t term = 0; term < n_terms; term += 64) {
+                int8_t *to = panels + p * panel + term * PANEL;
+                if (units >= PANEL && term + 64 <= n_terms) /* known numbers make a fast loop */
+                    total = pack_rows(from + term, stride, PANEL, 64, flip, to, total);
+                else
+                    total = pack_rows(from + term, stride, units, n_terms - term, flip, to, total);
+            }
+            _mm512_storeu_si512(sums + p * PANEL, total);
         }
-    }
-    if (!by_row)
-        for (int64_t p = 0; p < n_units / PANEL; p += 4) /* a cache line of x is four panels wide */
-            for (int64_t quad = 0; quad < whole; quad++)
-                for (int64_t q = p; q < p + 4 && q < n_units / PANEL; q++)
-                    pack_square(x + 4 * quad * stride + q * PANEL, stride, panels + (q * quads + quad) * 4 * PANEL,
-                                flips);
-    for (int64_t p = 0; p < n_panels; p++) {
-        __m512i sum = _mm512_setzero_si512();
-        for (int64_t quad = 0; quad < quads; quad++)
-            sum = _mm512_dpbusd_epi32(sum, _mm512_set1_epi8(1),
-                                      _mm512_loadu_si512(panels + (p * quads + quad) * 4 * PANEL));
-        _mm512_storeu_si512(sums + p * PANEL, sum);
-    }
+    else
+        for (int64_t term = 0; term < n_terms; term += TOGETHER)
+            for (int64_t p = 0; p < n_panels; p += 4) {
+                const int64_t terms = n_terms - term < TOGETHER ? n_terms - term : TOGETHER;
+                const __mmask64 inside = first(n_units - p * PANEL);
+                const __m512i flips = _mm512_maskz_mov_epi8(inside, flip);
+                const uint8_t *from = x + term * stride + p * PANEL;
+                int8_t *to = panels + p * panel + term * PANEL;
+                if (p + 4 <= n_panels && terms == TOGETHER)
+                    pack_columns(from, stride, TOGETHER, inside, flips, to, panel, 4, sums + p * PANEL);
+                else
+                    pack_columns(from, stride, terms, inside, flips, to, panel, n_panels - p < 4 ? n_panels - p : 4,
+                                 sums + p * PANEL);
+            }
 }
 
 /* sums (ROWS, STRIP, PANEL): products of ROWS left units and STRIP right panels over some quads of terms.

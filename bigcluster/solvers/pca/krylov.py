@@ -77,7 +77,7 @@ class Krylov:
         self._inner_names = ("basis", "projected", *(("lengths", "variances") if side.by_row else ()))
         for name in self._inner_names:
             shelf.put(f"inner/{name}", np.zeros((0, 0)))
-        self.passes = 0
+        self.passes = 0.0
         self._captured = self._gain = 0.0
         self._complete = False
         self._n_saved = 0  # applications that the last state holds
@@ -128,7 +128,7 @@ class Krylov:
                 self.shadows.put(i, code, group=group)
 
             images = apply(self.side, part, self._pass, self.runtime, keep if self.side.by_row else None)
-            self.passes += 1 if self._pass.keep_tiles else 2
+            self.passes += 2 - self._pass.n_kept / len(self.vectors.tiles)
             for t in self.images.tiles:
                 image, images[t] = images[t], np.zeros((0, 0), np.float32)  # given up tile by tile
                 self.images.put(t, Code(image, np.ones(image.shape[1], np.float32)), group=group)

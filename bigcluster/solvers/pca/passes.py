@@ -27,12 +27,12 @@ class Pass:
     """How an application is scheduled.
 
     columns : vectors at once (each group of them is a read of the data); slab : blocks of terms read together;
-    keep_tiles : whether the tiles of a slab stay in memory between their two uses (else they are read twice).
+    n_kept : how many unit tiles of a slab stay in memory between their two uses; the others are read twice.
     """
 
     columns: int
     slab: int
-    keep_tiles: bool
+    n_kept: int
 
 
 def block_width(target: Target, n_units: int) -> int:
@@ -60,28 +60,26 @@ def ritz_bytes(size: int) -> int:
 def application_bytes(n_units: int, threads: int, item: int, plan: Pass) -> int:
     """What one application holds: images, operands, tiles and the scratch of every thread."""
     tile, terms = min(UNIT_TILE, n_units), TERMS * plan.slab
-    held = n_units * terms * item if plan.keep_tiles else 0
     scratch = threads * (tile * (terms + 2 * TERMS) * item + 8 * plan.columns * max(tile, TERMS))
     products = plan.columns * terms * (4 * (threads + 2) + 2)  # shares of Z that are computed or wait, Z, its codes
-    return n_units * plan.columns * (4 + item) + held + scratch + products
+    return n_units * plan.columns * (4 + item) + plan.n_kept * tile * terms * item + scratch + products
 
 
 def plan_pass(n_units: int, width: int, threads: int, item: int, workspace_bytes: int, *, by_row: bool) -> Pass:
     """What reads the least and fits; 32 columns at a time, twice read, where nothing does."""
-    blocks = -(-width // FLOAT_VECTORS)
+    blocks, n_tiles = -(-width // FLOAT_VECTORS), -(-n_units // UNIT_TILE)
     slabs = _SLABS if by_row and item == 1 else (1,)
-    fitting = [
-        (groups * (1.0 if keep_tiles else 1 + _AGAIN) * slabs[0] / slab, groups, plan)
-        for slab in slabs
-        for keep_tiles in (True, False)
-        for groups in range(1, blocks + 1)
-        if application_bytes(
-            n_units, threads, item, plan := Pass(-(-blocks // groups) * FLOAT_VECTORS, slab, keep_tiles)
-        )
-        <= workspace_bytes
-    ]
+    fitting = []
+    for slab in slabs:
+        for groups in range(1, blocks + 1):
+            columns = -(-blocks // groups) * FLOAT_VECTORS
+            spare = workspace_bytes - application_bytes(n_units, threads, item, Pass(columns, slab, 0))
+            if spare >= 0:
+                n_kept = min(n_tiles, spare // (min(UNIT_TILE, n_units) * TERMS * slab * item))
+                reads = groups * (1 + _AGAIN * (1 - n_kept / n_tiles)) * slabs[0] / slab
+                fitting.append((reads, groups, Pass(columns, slab, n_kept)))
     if not fitting:
-        return Pass(FLOAT_VECTORS, 1, keep_tiles=False)
+        return Pass(FLOAT_VECTORS, 1, 0)
     return min(fitting, key=lambda choice: choice[:2])[2]
 
 
@@ -101,5 +99,5 @@ def iteration_pass(
 def projection_bytes(target: Target, n_units: int, threads: int, item: int) -> int:
     """What the read by column for all components holds: their codes, laid out once more, and no images."""
     width = target.n if isinstance(target, Components) else 800
-    applied = application_bytes(n_units, threads, item, Pass(width, 1, keep_tiles=False))
+    applied = application_bytes(n_units, threads, item, Pass(width, 1, 0))
     return applied + n_units * width * (item - 4)

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
-from threading import get_ident
+from threading import Lock
 
 import numpy as np
 from numpy.typing import NDArray
@@ -34,6 +34,7 @@ from bigcluster.solvers.pca.result import Doubles
 Floats = NDArray[np.float32]
 Span = tuple[int, int]
 KeepCode = Callable[[int, Code], None]
+PIECE_BYTES = 1024 * 1024
 
 
 class Side:
@@ -46,33 +47,42 @@ class Side:
         self.term_spans = list(spans(self.n_terms, TERMS))
         self.exact = rows.dtype == np.uint8
         self._rows, self._mean, self._gemm = rows, mean, gemm
-        self._spent: dict[int, Array] = {}  # by thread: what it read last
+        self._spent: list[Array] = []
+        self._lock = Lock()
         shifted = mean - 128.0 if self.exact else np.zeros(len(mean))
         ones = np.ones(rows.shape[0]) if self.exact else np.zeros(rows.shape[0])
         self.unit_offsets: Doubles = ones if self.by_row else shifted
         self.term_offsets: Doubles = shifted if self.by_row else ones
 
-    def read(self, t: int, terms: Span, *, again: bool) -> Array:
-        """Unit tile t of a block of terms as it lies in the data; float data centered, as float32.
-
-        again : take the memory of what this thread read before, which it is through with.
-        """
+    def read(self, t: int, terms: Span) -> Array:
+        """Unit tile t of a block of terms as it lies in the data; float data centered, as float32."""
         units = self.unit_spans[t]
         row_span, column_span = (units, terms) if self.by_row else (terms, units)
         columns = slice(*column_span)
-        spent = self._spent.pop(get_ident(), None) if again else None
-        if spent is not None and spent.shape != (row_span[1] - row_span[0], column_span[1] - column_span[0]):
-            spent = None  # else it would stay beside its successor
-        block = self._rows.read(*row_span, columns, spent=spent)
+        shape = row_span[1] - row_span[0], column_span[1] - column_span[0]
+        block = self._rows.read(*row_span, columns, spent=self._take_spent(shape))
         if self.exact:
-            if again:
-                self._spent[get_ident()] = block
             return block
         centered: Floats = np.subtract(block, self._mean[columns], dtype=np.float64).astype(np.float32)
         return centered
 
+    def give_back(self, tile: Array) -> None:
+        """The memory of a tile that nobody uses any more goes to a later one."""
+        if self.exact:
+            with self._lock:
+                self._spent.append(tile)
+
+    def _take_spent(self, shape: tuple[int, int]) -> Array | None:
+        with self._lock:
+            for i, tile in enumerate(self._spent):
+                if tile.shape == shape:
+                    return self._spent.pop(i)
+            if self._spent:  # it would stay beside its successor
+                self._spent.pop()
+        return None
+
     def let_go(self) -> None:
-        """Of the memory that threads keep for their next read."""
+        """Of all memory that waits for a tile."""
         self._spent.clear()
 
     def cut(self, tile: Array, slab: Span, terms: Span) -> Array:
@@ -87,44 +97,39 @@ class Side:
         lay = self._gemm.left if left else self._gemm.right
         return lay(code.values, by_row=False)
 
-    def _times(self, vectors: Layout, tile: Array) -> Array:
-        """Vectors on the left (b, n) times data (n, m): int32, or float32."""
-        if self.exact:
-            return self._gemm.multiply(vectors, self._gemm.right(tile, by_row=False))
-        assert isinstance(vectors, np.ndarray)
-        data = np.ascontiguousarray(tile)
-        # A float32 product may round otherwise at another width, and how many vectors come at once is the budget's.
-        return np.concatenate([float_product(vectors[a:b], data) for a, b in spans(len(vectors), FLOAT_VECTORS)])
-
-    def _applied(self, tile: Array, vectors: Layout) -> Array:
-        """Data (m, n) times vectors on the right (n, b)."""
-        if self.exact:
-            return self._gemm.multiply(self._gemm.left(tile, by_row=True), vectors)
-        assert isinstance(vectors, np.ndarray)
-        data = np.ascontiguousarray(tile)
-        pieces = (np.ascontiguousarray(vectors[:, a:b]) for a, b in spans(vectors.shape[1], FLOAT_VECTORS))
-        return np.concatenate([float_product(data, piece) for piece in pieces], axis=1)
-
     def operand(self, code: Code) -> Layout:
         """Vectors of one unit tile as `forward` multiplies them: (b, units) left or (units, b) right."""
         return self._vectors(code, left=self.by_row)
 
     def forward(self, tile: Array, operand: Layout, scale: Floats) -> Floats:
         """This tile's share of Z, as (w, b); a view."""
+        if not self.exact:
+            assert isinstance(operand, np.ndarray)
+            return _float_vectors_times(operand, tile).T if self.by_row else _float_times_vectors(tile, operand)
         if self.by_row:
-            return np.multiply(self._times(operand, tile), scale[:, None], dtype=np.float32).T
-        return np.multiply(self._applied(tile, operand), scale, dtype=np.float32)
+            share = np.empty((len(scale), tile.shape[1]), np.float32)
+            for piece in _pieces(tile.shape[::-1]):
+                product = self._gemm.multiply(operand, self._gemm.right(tile[:, piece], by_row=False))
+                np.multiply(product, scale[:, None], out=share[:, piece], dtype=np.float32)
+            return share.T
+        share = np.empty((len(tile), len(scale)), np.float32)
+        for piece in _pieces(tile.shape):
+            product = self._gemm.multiply(self._gemm.left(tile[piece], by_row=True), operand)
+            np.multiply(product, scale, out=share[piece], dtype=np.float32)
+        return share
 
     def add_backward(self, image: Floats, tile: Array, code: Code, operand: Layout) -> None:
         """Add this block's share of Y for one unit tile, (units, b), to its image."""
-        # by column, images are laid out the other way round
-        product, target = (
-            (self._applied(tile, operand), image) if self.by_row else (self._times(operand, tile), image.T)
-        )
-        if self.exact:
-            add_scaled(target, product, code.scale, by_row=not self.by_row)
-        else:
-            target += product
+        if not self.exact:
+            assert isinstance(operand, np.ndarray)
+            image += _float_times_vectors(tile, operand) if self.by_row else _float_vectors_times(operand, tile).T
+        elif self.by_row:
+            for piece in _pieces(tile.shape):
+                product = self._gemm.multiply(self._gemm.left(tile[piece], by_row=True), operand)
+                add_scaled(image[piece], product, code.scale, by_row=False)
+        else:  # images are laid out the other way round
+            product = self._gemm.multiply(operand, self._gemm.right(tile, by_row=False))
+            add_scaled(image.T, product, code.scale, by_row=True)
 
     def term_operand(self, code: Code) -> Layout:
         """Vectors of one block of terms as `backward` multiplies them."""
@@ -134,6 +139,27 @@ class Side:
         """Zeros, (units, width), laid out as `backward` adds to it."""
         n_units = self.unit_spans[t][1] - self.unit_spans[t][0]
         return np.zeros((n_units, width), np.float32, order="C" if self.by_row else "F")
+
+
+def _pieces(shape: tuple[int, ...]) -> Iterator[slice]:
+    """Parts of (n, m) bytes that are still in the processor's cache when they are multiplied, after they were laid out;
+    and so is their product, when it is added up."""
+    n, m = shape
+    return (slice(*span) for span in spans(n, max(64, PIECE_BYTES // m // 64 * 64)))
+
+
+def _float_vectors_times(vectors: Floats, tile: Floats) -> Floats:
+    """(b, n) times data (n, m)."""
+    data = np.ascontiguousarray(tile)
+    # A float32 product may round otherwise at another width, and how many vectors come at once is the budget's.
+    return np.concatenate([float_product(vectors[a:b], data) for a, b in spans(len(vectors), FLOAT_VECTORS)])
+
+
+def _float_times_vectors(tile: Floats, vectors: Floats) -> Floats:
+    """Data (m, n) times (n, b)."""
+    data = np.ascontiguousarray(tile)
+    pieces = (np.ascontiguousarray(vectors[:, a:b]) for a, b in spans(vectors.shape[1], FLOAT_VECTORS))
+    return np.concatenate([float_product(data, piece) for piece in pieces], axis=1)
 
 
 def apply(side: Side, codes: list[Code], plan: Pass, runtime: Runtime, keep: KeepCode | None = None) -> list[Floats]:
@@ -157,9 +183,10 @@ def apply(side: Side, codes: list[Code], plan: Pass, runtime: Runtime, keep: Kee
             n_done += 1
 
         def backward(t: int, slab: _Slab = slab, coded: list[tuple[Span, Code, Layout]] = coded) -> None:
-            tile = slab.kept.pop(t) if t in slab.kept else side.read(t, slab.span, again=True)
+            tile = slab.kept.pop(t) if t in slab.kept else side.read(t, slab.span)
             for terms, code, operand in coded:
                 side.add_backward(images[t], side.cut(tile, slab.span, terms), code, operand)
+            side.give_back(tile)
 
         for _ in runtime.map(backward, tiles):
             pass
@@ -171,7 +198,7 @@ def apply(side: Side, codes: list[Code], plan: Pass, runtime: Runtime, keep: Kee
 
 def project_terms(side: Side, codes: list[Code], runtime: Runtime) -> Iterator[Floats]:
     """X_c' V, (w, b) float32 for every block of terms: an application without its images."""
-    for slab in _forward_slabs(side, codes, Pass(codes[0].values.shape[1], 1, keep_tiles=False), runtime):
+    for slab in _forward_slabs(side, codes, Pass(codes[0].values.shape[1], 1, 0), runtime):
         for total in slab.totals:
             yield np.ascontiguousarray(total)
     side.let_go()
@@ -200,11 +227,14 @@ def _forward_slabs(side: Side, codes: list[Code], plan: Pass, runtime: Runtime) 
         slab = _Slab(side.term_spans[first : first + plan.slab], [], {})
 
         def forward(t: int, slab: _Slab = slab) -> list[Floats]:
-            tile = side.read(t, slab.span, again=not plan.keep_tiles)
-            if plan.keep_tiles:
-                slab.kept[t] = tile
+            tile = side.read(t, slab.span)
             parts = (side.cut(tile, slab.span, terms) for terms in slab.terms)
-            return [side.forward(part, operands[t], codes[t].scale) for part in parts]
+            shares = [side.forward(part, operands[t], codes[t].scale) for part in parts]
+            if t < plan.n_kept:
+                slab.kept[t] = tile
+            else:
+                side.give_back(tile)
+            return shares
 
         # One more than computes: adding a share up keeps no thread waiting.
         for shares in runtime.map(forward, tiles, in_flight=runtime.threads + 1):
