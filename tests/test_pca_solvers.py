@@ -184,12 +184,21 @@ def test_a_basis_that_outgrows_its_memory_is_refused_in_one_line():
 def test_same_bits_for_any_budget_threads_kernel_and_chunks(name, dtype, tmp_path):
     """Lanczos in gram and covariance (more than 1,536 units), several tiles in each direction, spilled and not."""
     shape = {"gram": (1700, 2300), "covariance": (2300, 1700), "subspace": (4300, 4500)}[name]
-    x = pictures(*shape, rank=40).astype(dtype)
+    check_same_bits(name, pictures(*shape, rank=40).astype(dtype), tmp_path)
+
+
+def test_same_bits_by_column(tmp_path):
+    check_same_bits("subspace", pictures(4500, 4300, rank=40), tmp_path)
+
+
+def check_same_bits(name, x, tmp_path):
+    dtype = x.dtype
     fit, scores, components = solve(name, x, 24)
     variants = [
         {"workspace_mib": 12, "tiles": FolderTiles(tmp_path / "tiles")},
         {"threads": 3},
         {"threads": 1, "workspace_mib": 40},
+        {"workspace_mib": 80},  # some tiles of a slab kept, others read twice
     ]
     if dtype == np.uint8:
         variants += [{"kernel": Gemm("float32", in_floats=own)} for own in {False, floats.available()}]
@@ -273,6 +282,31 @@ def test_impossible_shares(share):
 def test_impossible_components():
     with pytest.raises(ConfigError, match="at least 1"):
         Components(0)
+
+
+@pytest.mark.parametrize("shape", [(400, 1500), (1500, 400)])
+@pytest.mark.parametrize("name", NAMES)
+def test_small_variances_are_told_from_large_ones(name, shape):
+    """The first variance is thousands of times the last one that is wanted."""
+    random = np.random.default_rng(1)
+    weights = random.standard_normal((shape[0], 60)) * 40 / np.arange(1, 61)
+    x = 128 + weights @ np.sign(random.standard_normal((60, shape[1])))
+    x = np.clip(np.rint(x), 0, 255).astype(np.uint8)
+    fit, scores, components = solve(name, x, 50)
+    centered, variances, _ = exact_fit(x)
+    assert variances[0] > 2000 * variances[49]
+    np.testing.assert_allclose(fit.eigenvalues[:50], variances[:50], rtol=3e-3)
+    np.testing.assert_allclose(components @ components.T, np.eye(50), atol=1e-5)
+    correlations = np.corrcoef(scores.T.astype(np.float64)) - np.eye(50)
+    assert np.abs(correlations).max() < 1e-3
+    deviations = scores.std(axis=0, dtype=np.float64)
+    assert np.abs((centered @ components.T - scores) / deviations).max() < 2e-3
+
+
+def test_without_variance_in_several_tiles_all_is_zero():
+    _, scores, components = solve("subspace", np.full((4200, 4300), 7, np.uint8), 3)
+    assert not scores.any()
+    assert not components.any()
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -139,6 +139,7 @@ JOBS = {
     "gram in panels": pca("gram", (2100, 2500), 1 * MIB),
     "covariance": pca("covariance", (9000, 300), 256 * MIB),
     "subspace": pca("subspace", (1500, 2100), 64 * MIB),
+    "subspace by column": pca("subspace", (2100, 1500), 64 * MIB),
     "incremental": incremental(),
     "lloyd": kmeans(fit, 7, n_init=2, tol=0.0),
     "lloyd with bounds": kmeans(fit, 80, n_init=1, max_iter=6),

@@ -23,12 +23,15 @@ class Code:
 
     def weighted(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """(b,) float64: the sum over rows of weight times vector."""
-        sums = np.zeros(self.values.shape[1])
+        n_columns = self.values.shape[1]
+        # numpy adds a single column up in another order than several.
+        values = np.repeat(self.values, 2, axis=1) if n_columns == 1 else self.values
+        sums = np.zeros(values.shape[1])
         # Row by row rather than by BLAS, whose order of adding depends on how many columns there are.
         for start in range(0, len(weights), 256):
             rows = slice(start, start + 256)
-            sums += (weights[rows, None] * self.values[rows]).sum(axis=0)
-        return sums * self.scale
+            sums += (weights[rows, None] * values[rows]).sum(axis=0)
+        return sums[:n_columns] * self.scale
 
     def decode(self) -> Floats:
         """(n, b) float32; the values themselves where nothing is rounded, not to be written to."""

@@ -26,8 +26,8 @@ enum {
 
 /* What stays in the second-level cache while strips of the right pass by: some left units, of some terms. The less it
    is, the more often strips come from the third level. On AMD's, which is near, a single panel of the left is the
-   fastest (Zen 5: 970 against 892 Gop/s a core, both busy); on Intel's, which is far, half a mebibyte of it (Xeon, 2 cores
-   busy: 569, a mebibyte 486, a single panel 486 Gop/s a core at 1,024 x 1,024). */
+   fastest (Zen 5: 970 against 892 Gop/s a core, both busy); on Intel's, which is far, half a mebibyte of it (Xeon, both
+   busy: 569 against 486 of a mebibyte, and 486 of a single panel). */
 typedef struct {
     int64_t units, terms;
 } Kept;
@@ -193,8 +193,9 @@ INLINE VNNI void multiply(const int8_t *left, const int8_t *right, int64_t right
         "vzeroupper"
         : [left] "+r"(left), [right] "+r"(right), [quads] "+r"(quads)
         : [panel] "r"(right_panel), [sums] "r"(sums), [top] "m"(top)
-        : "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22",
-          "xmm23", "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31");
+        : "cc", "memory", "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11",
+          "xmm12", "xmm13", "xmm14", "xmm15", "xmm16", "xmm17", "xmm18", "xmm19", "xmm20", "xmm21", "xmm22", "xmm23",
+          "xmm24", "xmm25", "xmm26", "xmm27", "xmm28", "xmm29", "xmm30", "xmm31");
 #undef CLEAR
 #undef ROW
 #undef STORE

@@ -81,10 +81,20 @@ class Blocks:
             total += float_product(self.get(k, t), np.ascontiguousarray(coefficients[first:last], np.float32))
         return total
 
-    def last_inner(self, runtime: Runtime) -> Doubles:
-        """B'B_k of the last block: the new columns of B'B, (size, width), float64 sums in the order of tiles."""
+    def last_inner(self, runtime: Runtime, *, precise: bool = False) -> Doubles:
+        """B'B_k of the last block: the new columns of B'B, (size, width), sums in the order of tiles.
+
+        precise : products in float64 too, for columns that are far from orthogonal.
+        """
         last = len(self.widths) - 1
-        return ordered_sum(runtime.map(lambda t: self.project(t, self.get(last, t)), self.tiles))
+
+        def share(t: int) -> Floats | Doubles:
+            if not precise:
+                return self.project(t, self.get(last, t))
+            block = self.get(last, t).astype(np.float64)
+            return np.concatenate([self.get(k, t).T.astype(np.float64) @ block for k in range(last + 1)])
+
+        return ordered_sum(runtime.map(share, self.tiles))
 
     def delete(self, k: int) -> None:
         """Block k's tiles; its columns still count."""
@@ -104,9 +114,10 @@ class Blocks:
 
     def restore(self, k: int, get: Callable[[str], Array]) -> None:
         """Block k from a saved state; the widths are restored by whoever saved them."""
-        for t in self.tiles:
-            name = self._tile(k, t)
-            self._put(name, Code(get(name), get(f"{name}/scale")))
+        names = [self._tile(k, t) for t in self.tiles]
+        scales = [get(f"{name}/scale") for name in names]  # first: they lie in a file of their own
+        for name, scale in zip(names, scales, strict=True):
+            self._put(name, Code(get(name), scale))
 
     def _columns(self) -> Iterator[tuple[int, int]]:
         at = 0

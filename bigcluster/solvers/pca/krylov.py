@@ -40,6 +40,7 @@ LEAST_APPLICATIONS = 4
 # Another application is worth its read of the data while it promises more than this share of the variance; gains fall
 # geometrically. By row, components are half an application ahead of the basis and have most of what is promised.
 _GAIN_BY_ROW, _GAIN_BY_COLUMN = 7e-4, 3e-4
+_LAYOUT = 2  # of a saved state; one of another layout counts as none
 
 
 class Krylov:
@@ -64,10 +65,10 @@ class Krylov:
         self.side, self.total, self.target, self.shelf = side, total, target, shelf
         self.runtime, self.progress, self.saving = runtime, progress, saving
         item = 1 if side.exact else 4
-        self._pass, held_bytes = iteration_pass(
+        self._pass, self._held_bytes = iteration_pass(
             target, side.n_units, runtime.threads, item, workspace_bytes, by_row=side.by_row
         )
-        shelf.limit(max(0, workspace_bytes - held_bytes))
+        shelf.limit(max(0, workspace_bytes - self._held_bytes))
         self._workspace_bytes = workspace_bytes
         # What a column of the basis takes in a saved state.
         self._column_bytes = side.n_units * (item + 4) + (side.n_terms * item if side.by_row else 0)
@@ -86,9 +87,9 @@ class Krylov:
         """Extend the basis until it holds what the target needs, or all there is."""
         self._resume()
         while not self._complete and len(self.vectors.widths) < most_applications(self.target):
-            self._check_room()
             if not self._next_block(seed):
                 break
+            self._make_room()
             self._append()
             self._apply()
             self._extend_inner()
@@ -96,15 +97,16 @@ class Krylov:
             self.progress.step()
             self._save()
 
-    def _check_room(self) -> None:
+    def _make_room(self) -> None:
         """For the inner products of another block; a number of components never takes more than was reckoned with."""
-        n_blocks, size = len(self.vectors.widths), self.vectors.size
-        needed = ritz_bytes(size + block_width(self.target, self.side.n_units))
-        if n_blocks >= USUAL_APPLICATIONS and needed > self._workspace_bytes:
+        size = self.vectors.size
+        needed = ritz_bytes(min(self.side.n_units, size + block_width(self.target, self.side.n_units)))
+        if len(self.vectors.widths) >= USUAL_APPLICATIONS and needed > self._workspace_bytes:
             raise VarianceNotReachedError(
-                f"{size} basis vectors do not reach this share of the variance, and more take {needed >> 20} MiB"
-                f", where PCA may hold {self._workspace_bytes >> 20} MiB; ask for a smaller share, or allow more memory"
+                f"{size} basis vectors do not settle this share of the variance, more take {needed >> 20} MiB, and PCA "
+                f"may hold {self._workspace_bytes >> 20} MiB; ask for a smaller share, or allow more memory"
             )
+        self.shelf.limit(max(0, self._workspace_bytes - max(self._held_bytes, needed)))
 
     def _append(self) -> None:
         """Round the block in work and keep it."""
@@ -136,6 +138,14 @@ class Krylov:
         if self.side.by_row:
             self.shadows.complete(len(groups))
 
+    def delete(self) -> None:
+        """All but shadows and images: vectors and inner products."""
+        self.vectors.delete_all()
+        for t in self.vectors.tiles:
+            self.shelf.delete(f"block/{t}")
+        for name in self._inner_names:
+            self.shelf.delete(f"inner/{name}")
+
     def inner(self, name: str) -> Doubles:
         matrix: Doubles = self.shelf.get(f"inner/{name}")
         return matrix
@@ -150,8 +160,9 @@ class Krylov:
         columns = {
             "basis": lambda: self.vectors.last_inner(self.runtime),
             "projected": lambda: ordered_sum(self.runtime.map(projected, self.images.tiles)),
-            "lengths": lambda: self.shadows.last_inner(self.runtime),
-            "variances": lambda: self.images.last_inner(self.runtime),
+            # Every shadow and image has a share of the leading directions, which would drown the others in float32.
+            "lengths": lambda: self.shadows.last_inner(self.runtime, precise=True),
+            "variances": lambda: self.images.last_inner(self.runtime, precise=True),
         }
         for name in self._inner_names:
             self.shelf.put(f"inner/{name}", bordered(self.inner(name), columns[name]()))
@@ -196,7 +207,7 @@ class Krylov:
         last = len(self.vectors.widths) - 1
         projected = self.inner("projected")
         floor = FLOAT32_NOISE * float(np.abs(np.diag(projected)).max())
-        inner = projected[:, -self.images.widths[last] :]
+        inner = projected[:, -self.images.widths[last] :]  # but for rounding, which the second time takes out
         transform = self._projected_out(lambda t: self.images.get(last, t), inner, floor)
         if not self.side.by_row:
             self.images.delete(last)
@@ -206,7 +217,7 @@ class Krylov:
         shares = self.runtime.map(lambda t: self.vectors.project(t, self._block(t)), self.vectors.tiles)
         transform = self._projected_out(self._block, ordered_sum(shares), 0.5)
         self._transform(transform)
-        return len(transform[0]) > 0
+        return bool(transform.shape[1])
 
     def _random_block(self, seed: int) -> None:
         width = block_width(self.target, self.side.n_units)
@@ -267,6 +278,7 @@ class Krylov:
         if not self.saving.due(self._column_bytes * sum(widths[self._n_saved :])):
             return
         facts = {
+            "layout": _LAYOUT,
             "widths": widths,
             "passes": self.passes,
             "captured": self._captured,
@@ -282,7 +294,7 @@ class Krylov:
     def _resume(self) -> None:
         """Go on from a saved state where there is one."""
         found = self.saving.load()
-        if found is None:
+        if found is None or found.facts.get("layout") != _LAYOUT:
             return
         facts = found.facts
         self.passes, self._complete = facts["passes"], facts["complete"]

@@ -52,17 +52,17 @@ def most_applications(target: Target) -> int:
 
 
 def ritz_bytes(size: int) -> int:
-    """Of the Rayleigh-Ritz step: two (size, size) float64 matrices, the basis change between them, the reduced problem,
-    and the eigensolver's three."""
-    return 7 * 8 * size**2
+    """Of the Rayleigh-Ritz step, in (size, size) float64 matrices: basis, the two of the problem, the one that makes it
+    orthonormal, the reduced problem, and four of the eigensolver."""
+    return 9 * 8 * size**2
 
 
 def application_bytes(n_units: int, threads: int, item: int, plan: Pass) -> int:
-    """What one application holds: images, operands, tiles and the scratch of every thread."""
+    """What one application holds: images, codes, operands, tiles and the scratch of every thread."""
     tile, terms = min(UNIT_TILE, n_units), TERMS * plan.slab
     scratch = threads * (tile * (terms + 2 * TERMS) * item + 8 * plan.columns * max(tile, TERMS))
     products = plan.columns * terms * (4 * (threads + 2) + 2)  # shares of Z that are computed or wait, Z, its codes
-    return n_units * plan.columns * (4 + item) + plan.n_kept * tile * terms * item + scratch + products
+    return n_units * plan.columns * (4 + 2 * item) + plan.n_kept * tile * terms * item + scratch + products
 
 
 def plan_pass(n_units: int, width: int, threads: int, item: int, workspace_bytes: int, *, by_row: bool) -> Pass:
@@ -97,7 +97,7 @@ def iteration_pass(
 
 
 def projection_bytes(target: Target, n_units: int, threads: int, item: int) -> int:
-    """What the read by column for all components holds: their codes, laid out once more, and no images."""
+    """What the read by column for all components holds: what an application does, but no images."""
     width = target.n if isinstance(target, Components) else 800
     applied = application_bytes(n_units, threads, item, Pass(width, 1, 0))
-    return applied + n_units * width * (item - 4)
+    return applied - 4 * n_units * width

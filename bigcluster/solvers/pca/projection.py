@@ -104,9 +104,10 @@ def _krylov_bytes(shape: Shape, target: Target, item: int) -> int:
     n_wanted = target.n if isinstance(target, Components) else 800
     width = block_width(target, n_units)
     basis, scores = most_applications(target) * width, 4 * shape[0] * n_wanted
+    inner = 8 * min(n_units, basis) ** 2
     if shape[0] <= shape[1]:
-        return n_units * (basis * (item + 4) + 4 * width) + n_terms * basis * item + scores
-    return n_units * (basis * item + 2 * 4 * width + n_wanted * item) + 2 * scores
+        return 4 * inner + n_units * (basis * (item + 4) + 4 * width) + n_terms * basis * item + scores
+    return 2 * inner + n_units * (basis * item + 2 * 4 * width + n_wanted * item) + 2 * scores
 
 
 def _subspace_everything(
@@ -119,12 +120,11 @@ def _subspace_everything(
 
 
 def _subspace_least(shape: Shape, dtype: np.dtype[np.generic], target: Target, threads: int) -> int:
-    """An application of the fewest columns at once with their codes, or a tile of all components per thread."""
+    """An application of the fewest columns at once, or a tile of all components per thread."""
     n_units = min(shape)
     item = 1 if dtype == np.uint8 else 4
     width = block_width(target, n_units)
     _, applied = iteration_pass(target, n_units, threads, item, 0, by_row=shape[0] <= shape[1])
     n_wanted = target.n if isinstance(target, Components) else 800
-    codes = n_units * width * item
     tile = min(UNIT_TILE, n_units) * max(width, n_wanted) * 4 * 3 * threads
-    return max(applied + codes, tile, TERMS)
+    return max(applied, tile, TERMS)

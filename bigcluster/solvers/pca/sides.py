@@ -34,7 +34,8 @@ from bigcluster.solvers.pca.result import Doubles
 Floats = NDArray[np.float32]
 Span = tuple[int, int]
 KeepCode = Callable[[int, Code], None]
-PIECE_BYTES = 1024 * 1024
+# Half of the second-level cache of many processors, all of that of others; from 512 KiB to 2 MiB it is much the same.
+_PIECE_BYTES = 1024 * 1024
 
 
 class Side:
@@ -145,7 +146,7 @@ def _pieces(shape: tuple[int, ...]) -> Iterator[slice]:
     """Parts of (n, m) bytes that are still in the processor's cache when they are multiplied, after they were laid out;
     and so is their product, when it is added up."""
     n, m = shape
-    return (slice(*span) for span in spans(n, max(64, PIECE_BYTES // m // 64 * 64)))
+    return (slice(*span) for span in spans(n, max(64, _PIECE_BYTES // m // 64 * 64)))
 
 
 def _float_vectors_times(vectors: Floats, tile: Floats) -> Floats:

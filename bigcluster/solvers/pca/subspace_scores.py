@@ -103,7 +103,7 @@ def _of_shadows(krylov: Krylov, values: Doubles, vectors: Doubles) -> SubspaceSc
         return values, vectors @ (scale[:, None] * rotation)
 
     exact, rotation = alone(krylov.vectors.size, reduced)
-    krylov.vectors.delete_all()
+    krylov.delete()
     values = np.concatenate([exact, values[len(exact) :]])
     n_there = min(_n_wanted(values, krylov.total, krylov.target), len(exact))
     return _finished(krylov, values, rotation[:, :n_there], krylov.images, krylov.shadows)
@@ -117,7 +117,8 @@ def _of_ritz_vectors(krylov: Krylov, values: Doubles, vectors: Doubles) -> Subsp
     kept = np.ascontiguousarray(vectors[:, : n_wanted + n_more])
     units, terms = Blocks("units", side.unit_spans, shelf), Blocks("terms", side.term_spans, shelf)
     codes = list(runtime.map(lambda t: encode(krylov.vectors.expand(t, kept), rounded=side.exact), units.tiles))
-    krylov.vectors.delete_all()
+    krylov.delete()
+    krylov.images.delete_all()
     for t, code in enumerate(codes):
         units.put(t, code)
     units.complete()
@@ -125,6 +126,7 @@ def _of_ritz_vectors(krylov: Krylov, values: Doubles, vectors: Doubles) -> Subsp
     for t, block in enumerate(project_terms(side, codes, runtime)):
         terms.put(t, Code(block, np.ones(block.shape[1], np.float32)))
     terms.complete()
+    del codes
     variances, lengths = terms.last_inner(runtime), units.last_inner(runtime)
     exact, rotation = alone(len(variances), lambda: ritz_generalised(variances, lengths, _DEPENDENT))
     return _finished(krylov, np.concatenate([exact, values[len(exact) :]]), rotation, terms, units)
@@ -133,7 +135,8 @@ def _of_ritz_vectors(krylov: Krylov, values: Doubles, vectors: Doubles) -> Subsp
 def _finished(krylov: Krylov, values: Doubles, rotation: Doubles, scores: Blocks, components: Blocks) -> SubspaceScores:
     """Scores rotated and signs, for as many as the target takes; the values of those that are there are known anew."""
     runtime, n_there = krylov.runtime, rotation.shape[1]
-    values[nonzero_rank(values[:n_there], FLOAT32_NOISE) : n_there] = 0
+    n_nonzero = nonzero_rank(values[:n_there], FLOAT32_NOISE) if krylov.total > 0 else 0
+    values[n_nonzero:n_there] = 0
     if isinstance(krylov.target, Components):
         n_components = krylov.target.n  # of which only so many as there are hold any variance
     else:
