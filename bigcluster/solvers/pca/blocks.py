@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.gemm import float_product
+from bigcluster.kernels.gemm import Gemm, float_product
 from bigcluster.kernels.pca import ordered_sum
 from bigcluster.kernels.quantize import Code
 from bigcluster.runtime import Runtime
@@ -81,20 +81,28 @@ class Blocks:
             total += float_product(self.get(k, t), np.ascontiguousarray(coefficients[first:last], np.float32))
         return total
 
-    def last_inner(self, runtime: Runtime, *, precise: bool = False) -> Doubles:
+    def last_inner(self, gemm: Gemm, runtime: Runtime) -> Doubles:
         """B'B_k of the last block: the new columns of B'B, (size, width), sums in the order of tiles.
 
-        precise : products in float64 too, for columns that are far from orthogonal.
+        Products are exact, or in float64 where nothing is rounded: where columns are far from orthogonal, the leading
+        directions that they share would drown the others in float32.
         """
-        last = len(self.widths) - 1
+        blocks = range(len(self.widths))
 
-        def share(t: int) -> Floats | Doubles:
-            if not precise:
-                return self.project(t, self.get(last, t))
-            block = self.get(last, t).astype(np.float64)
-            return np.concatenate([self.get(k, t).T.astype(np.float64) @ block for k in range(last + 1)])
+        def exact(t: int) -> Doubles:
+            last = self.code(blocks[-1], t)
+            right, shares = gemm.right(last.values, by_row=False), []
+            for code in (self.code(k, t) for k in blocks):
+                product = gemm.multiply(gemm.left(code.values, by_row=False), right)
+                shares.append(product * code.scale.astype(np.float64)[:, None])
+            return np.concatenate(shares) * last.scale
 
-        return ordered_sum(runtime.map(share, self.tiles))
+        def precise(t: int) -> Doubles:
+            last = self.get(blocks[-1], t).astype(np.float64)
+            return np.concatenate([self.get(k, t).T.astype(np.float64) @ last for k in blocks])
+
+        rounded = self.code(blocks[-1], 0).values.dtype == np.int8
+        return ordered_sum(runtime.map(exact if rounded else precise, self.tiles))
 
     def delete(self, k: int) -> None:
         """Block k's tiles; its columns still count."""

@@ -157,15 +157,13 @@ class Krylov:
         def projected(t: int) -> Floats:
             return self.vectors.project(t, self.images.get(last, t))
 
-        columns = {
-            "basis": lambda: self.vectors.last_inner(self.runtime),
-            "projected": lambda: ordered_sum(self.runtime.map(projected, self.images.tiles)),
-            # Every shadow and image has a share of the leading directions, which would drown the others in float32.
-            "lengths": lambda: self.shadows.last_inner(self.runtime, precise=True),
-            "variances": lambda: self.images.last_inner(self.runtime, precise=True),
-        }
+        kinds = {"basis": self.vectors, "lengths": self.shadows, "variances": self.images}
         for name in self._inner_names:
-            self.shelf.put(f"inner/{name}", bordered(self.inner(name), columns[name]()))
+            if name in kinds:
+                columns = kinds[name].last_inner(self.side.gemm, self.runtime)
+            else:
+                columns = ordered_sum(self.runtime.map(projected, self.images.tiles))
+            self.shelf.put(f"inner/{name}", bordered(self.inner(name), columns))
 
     def _converged(self) -> bool:
         """Whether the last block added next to nothing to the components that are wanted."""

@@ -47,7 +47,8 @@ class Side:
         self.unit_spans = list(spans(self.n_units, UNIT_TILE))
         self.term_spans = list(spans(self.n_terms, TERMS))
         self.exact = rows.dtype == np.uint8
-        self._rows, self._mean, self._gemm = rows, mean, gemm
+        self.gemm = gemm
+        self._rows, self._mean = rows, mean
         self._spent: list[Array] = []
         self._lock = Lock()
         shifted = mean - 128.0 if self.exact else np.zeros(len(mean))
@@ -95,7 +96,7 @@ class Side:
         """Vectors on the side of a product where they stand, laid out once for many products."""
         if not self.exact:
             return np.ascontiguousarray(code.values.T) if left else code.values
-        lay = self._gemm.left if left else self._gemm.right
+        lay = self.gemm.left if left else self.gemm.right
         return lay(code.values, by_row=False)
 
     def operand(self, code: Code) -> Layout:
@@ -110,12 +111,12 @@ class Side:
         if self.by_row:
             share = np.empty((len(scale), tile.shape[1]), np.float32)
             for piece in _pieces(tile.shape[::-1]):
-                product = self._gemm.multiply(operand, self._gemm.right(tile[:, piece], by_row=False))
+                product = self.gemm.multiply(operand, self.gemm.right(tile[:, piece], by_row=False))
                 np.multiply(product, scale[:, None], out=share[:, piece], dtype=np.float32)
             return share.T
         share = np.empty((len(tile), len(scale)), np.float32)
         for piece in _pieces(tile.shape):
-            product = self._gemm.multiply(self._gemm.left(tile[piece], by_row=True), operand)
+            product = self.gemm.multiply(self.gemm.left(tile[piece], by_row=True), operand)
             np.multiply(product, scale, out=share[piece], dtype=np.float32)
         return share
 
@@ -126,10 +127,10 @@ class Side:
             image += _float_times_vectors(tile, operand) if self.by_row else _float_vectors_times(operand, tile).T
         elif self.by_row:
             for piece in _pieces(tile.shape):
-                product = self._gemm.multiply(self._gemm.left(tile[piece], by_row=True), operand)
+                product = self.gemm.multiply(self.gemm.left(tile[piece], by_row=True), operand)
                 add_scaled(image[piece], product, code.scale, by_row=False)
         else:  # images are laid out the other way round
-            product = self._gemm.multiply(operand, self._gemm.right(tile, by_row=False))
+            product = self.gemm.multiply(operand, self.gemm.right(tile, by_row=False))
             add_scaled(image.T, product, code.scale, by_row=True)
 
     def term_operand(self, code: Code) -> Layout:

@@ -127,7 +127,7 @@ def _of_ritz_vectors(krylov: Krylov, values: Doubles, vectors: Doubles) -> Subsp
         terms.put(t, Code(block, np.ones(block.shape[1], np.float32)))
     terms.complete()
     del codes
-    variances, lengths = terms.last_inner(runtime), units.last_inner(runtime)
+    variances, lengths = terms.last_inner(side.gemm, runtime), units.last_inner(side.gemm, runtime)
     exact, rotation = alone(len(variances), lambda: ritz_generalised(variances, lengths, _DEPENDENT))
     return _finished(krylov, np.concatenate([exact, values[len(exact) :]]), rotation, terms, units)
 
