@@ -11,12 +11,10 @@ from itertools import chain
 import numpy as np
 
 from bigcluster.errors import VarianceNotReachedError
-from bigcluster.kernels.gemm import float_product
 from bigcluster.kernels.pca import (
     bordered,
     choose_rank,
     ordered_sum,
-    orthonormal_transform,
     ritz_values_generalised,
 )
 from bigcluster.kernels.quantize import Code, encode
@@ -33,6 +31,7 @@ from bigcluster.solvers.pca.passes import (
 )
 from bigcluster.solvers.pca.result import Components, Doubles, Progress, Target
 from bigcluster.solvers.pca.sides import Floats, Side, apply
+from bigcluster.solvers.pca.work import Work
 from bigcluster.solvers.saving import Saving
 from bigcluster.solvers.tiles import Shelf
 
@@ -75,6 +74,7 @@ class Krylov:
         self.vectors = Blocks("vectors", side.unit_spans, shelf)
         self.shadows = Blocks("shadows", side.term_spans, shelf)
         self.images = Blocks("images", side.unit_spans, shelf)
+        self.work = Work(side.unit_spans, shelf, runtime)
         self._inner_names = ("basis", "projected", *(("lengths", "variances") if side.by_row else ()))
         for name in self._inner_names:
             shelf.put(f"inner/{name}", np.zeros((0, 0)))
@@ -112,8 +112,8 @@ class Krylov:
         """Round the block in work and keep it."""
 
         def task(t: int) -> None:
-            self.vectors.put(t, encode(self._block(t), rounded=self.side.exact))
-            self.shelf.delete(f"block/{t}")
+            self.vectors.put(t, encode(self.work.get(t), rounded=self.side.exact))
+            self.work.delete(t)
 
         for _ in self.runtime.map(task, self.vectors.tiles):
             pass
@@ -142,7 +142,7 @@ class Krylov:
         """All but shadows and images: vectors and inner products."""
         self.vectors.delete_all()
         for t in self.vectors.tiles:
-            self.shelf.delete(f"block/{t}")
+            self.work.delete(t)
         for name in self._inner_names:
             self.shelf.delete(f"inner/{name}")
 
@@ -197,10 +197,10 @@ class Krylov:
         Orthonormal up to float32, hence twice each. False if nothing is left: the basis spans all that the data has.
         """
         if not self.vectors.widths:
-            self._random_block(seed)
+            self.work.fill(block_width(self.target, self.side.n_units), seed)
             # A random block about as wide as long is nearly dependent, which would multiply the rounding.
             for _ in range(2):
-                self._transform(self._orthonormal(self._block, 0.0))
+                self.work.transform(self.work.orthonormal(self.work.get, 0.0))
             return True
         last = len(self.vectors.widths) - 1
         projected = self.inner("projected")
@@ -211,34 +211,11 @@ class Krylov:
             self.images.delete(last)
         if transform.shape[1] == 0:
             return False
-        self._transform(transform)
-        shares = self.runtime.map(lambda t: self.vectors.project(t, self._block(t)), self.vectors.tiles)
-        transform = self._projected_out(self._block, ordered_sum(shares), 0.5)
-        self._transform(transform)
+        self.work.transform(transform)
+        shares = self.runtime.map(lambda t: self.vectors.project(t, self.work.get(t)), self.vectors.tiles)
+        transform = self._projected_out(self.work.get, ordered_sum(shares), 0.5)
+        self.work.transform(transform)
         return bool(transform.shape[1])
-
-    def _random_block(self, seed: int) -> None:
-        width = block_width(self.target, self.side.n_units)
-        random = np.random.default_rng(seed)
-        for t, (start, stop) in enumerate(self.vectors.spans):
-            self._put(t, random.standard_normal((stop - start, width), dtype=np.float32))
-
-    def _put(self, t: int, block: Floats) -> None:
-        """The block in work, tile by tile on the shelf: it is as long as the smaller side of the data."""
-        self.shelf.put(f"block/{t}", np.ascontiguousarray(block))
-
-    def _block(self, t: int) -> Floats:
-        block: Floats = self.shelf.get(f"block/{t}")
-        return block
-
-    def _transform(self, transform: Floats) -> None:
-        """The block in work times (b, b')."""
-
-        def task(t: int) -> None:
-            self._put(t, float_product(self._block(t), transform))
-
-        for _ in self.runtime.map(task, self.vectors.tiles):
-            pass
 
     def _projected_out(self, block: Callable[[int], Floats], inner: Doubles, floor: float) -> Floats:
         """Put W - V (V'V)^-1 V'W to work, and return the transform that makes it orthonormal; inner : V'W."""
@@ -246,21 +223,10 @@ class Krylov:
 
         def subtract(t: int) -> Floats:
             rest = block(t) - self.vectors.expand(t, coefficients)
-            self._put(t, rest)
+            self.work.put(t, rest)
             return rest
 
-        return self._orthonormal(subtract, floor)
-
-    def _orthonormal(self, block: Callable[[int], Floats], floor: float) -> Floats:
-        """The transform that makes the columns of a block orthonormal, given tile by tile."""
-
-        def square(t: int) -> Floats:
-            tile = block(t)
-            return float_product(tile, tile, transpose_left=True)
-
-        total = ordered_sum(self.runtime.map(square, self.vectors.tiles))
-        transform = alone(len(total), lambda: orthonormal_transform(total, floor))
-        return np.ascontiguousarray(transform, np.float32)
+        return self.work.orthonormal(subtract, floor)
 
     def _kept(self) -> list[tuple[Blocks, int]]:
         """The blocks that the rest of the fit needs."""
