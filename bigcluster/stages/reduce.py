@@ -163,7 +163,7 @@ def _fit(
             shutil.rmtree(scratch, ignore_errors=True)
         payload = {
             "solver": fit.solver,
-            "passes": fit.passes,
+            "passes": round(fit.passes, 2),
             "bytes_read": round(fit.passes * pixels.shape[0] * pixels.shape[1]),
             "rank": len(fit.eigenvalues),
             "n_components": _stored_components(fit),
