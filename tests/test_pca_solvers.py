@@ -14,9 +14,10 @@ from bigcluster.errors import ConfigError, InvalidDataError, TooFewSamplesError,
 from bigcluster.kernels import floats
 from bigcluster.kernels.gemm import Gemm
 from bigcluster.kernels.pca import choose_rank, orthonormal_transform, ritz_generalised, round_to_step, score_step
+from bigcluster.kernels.quantize import encode
 from bigcluster.rows import ArrayRows, DaskRows
 from bigcluster.runtime import EmbeddedRuntime
-from bigcluster.solvers.pca import SOLVERS, Components, Moments, Variance, choose
+from bigcluster.solvers.pca import SOLVERS, Components, Moments, Variance, choose, sides
 from bigcluster.solvers.pca.passes import plan_pass
 from bigcluster.solvers.pca.products import plan_products
 from bigcluster.solvers.pca.projection import least_bytes, project_bytes
@@ -222,6 +223,16 @@ def test_blocks_of_pixels_read_together_give_the_bits_of_blocks_read_alone():
         np.testing.assert_array_equal(components, found[0][2])
 
 
+@given(n=st.integers(1, 600), width=st.integers(1, 70), group=st.integers(1, 40), seed=st.integers(0, 99))
+def test_weighted_sums_of_a_group_of_vectors_are_those_of_all(n, width, group, seed):
+    """How many come at once is the budget's."""
+    random = np.random.default_rng(seed)
+    code = encode(random.standard_normal((n, width), np.float32), rounded=True)
+    weights = random.standard_normal(n)
+    parts = [code.columns(start, start + group).weighted(weights) for start in range(0, width, group)]
+    np.testing.assert_array_equal(np.concatenate(parts), code.columns(0, width).weighted(weights))
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_chunks_do_not_show(name):
     x = pictures(300, 260)
@@ -303,8 +314,10 @@ def test_small_variances_are_told_from_large_ones(name, shape):
     assert np.abs((centered @ components.T - scores) / deviations).max() < 2e-3
 
 
-def test_without_variance_in_several_tiles_all_is_zero():
-    _, scores, components = solve("subspace", np.full((4200, 4300), 7, np.uint8), 3)
+@pytest.mark.parametrize("shape", [(100, 300), (300, 100)])
+def test_without_variance_in_several_tiles_all_is_zero(shape, monkeypatch):
+    monkeypatch.setattr(sides, "UNIT_TILE", 16)  # sums over tiles leave rounding behind
+    _, scores, components = solve("subspace", np.full(shape, 200, np.uint8), 3)
     assert not scores.any()
     assert not components.any()
 

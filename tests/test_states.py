@@ -16,7 +16,7 @@ from bigcluster.kernels.gemm import Gemm
 from bigcluster.rows import ArrayRows
 from bigcluster.runtime import EmbeddedRuntime
 from bigcluster.solvers.kmeans import fit, fit_minibatch, fit_two_level, sweep
-from bigcluster.solvers.pca import SOLVERS, Components, Moments
+from bigcluster.solvers.pca import SOLVERS, Components, Moments, krylov
 from bigcluster.solvers.saving import NOT_SAVING, Saving
 from bigcluster.solvers.tiles import MemoryTiles
 from bigcluster.store import StageState, Store, states, take_inventory
@@ -149,6 +149,12 @@ JOBS = {
 }
 
 
+def values_read(job: Callable[[], Any]) -> int:
+    CountedRows.values_read = 0
+    job()
+    return CountedRows.values_read
+
+
 @pytest.mark.parametrize("name", JOBS)
 def test_killed_after_any_save_a_solver_ends_with_the_same_bits(store: Store, name: str) -> None:
     job = JOBS[name]
@@ -165,6 +171,17 @@ def test_killed_after_any_save_a_solver_ends_with_the_same_bits(store: Store, na
         for mine, theirs in zip(resumed, undisturbed, strict=True):
             np.testing.assert_array_equal(mine, theirs)
     assert counted.saves, "it never saved"
+
+
+def test_a_state_of_another_layout_counts_as_none(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    job = JOBS["subspace"]
+    monkeypatch.setattr(krylov, "_LAYOUT", -1)
+    with pytest.raises(Killed):
+        job(DyingState(store, 2))
+    monkeypatch.undo()
+    state = StageState(store, "stage", "print")
+    assert state.load() is not None
+    assert values_read(lambda: job(state)) == values_read(lambda: job(NOT_SAVING))
 
 
 @pytest.mark.parametrize("name", JOBS)
@@ -185,11 +202,6 @@ def test_killed_again_and_again_a_solver_ends_with_the_same_bits(store: Store, n
 
 @pytest.mark.parametrize("name", ["gram", "covariance", "subspace", "lloyd"])
 def test_a_resumed_solver_does_not_read_again_what_it_has_summed(store: Store, name: str) -> None:
-    def values_read(job: Callable[[], Any]) -> int:
-        CountedRows.values_read = 0
-        job()
-        return CountedRows.values_read
-
     job = JOBS[name]
     saves = DyingState(store, 0)
     whole = values_read(lambda: job(saves))

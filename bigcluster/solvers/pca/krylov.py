@@ -13,7 +13,6 @@ import numpy as np
 from bigcluster.errors import VarianceNotReachedError
 from bigcluster.kernels.pca import (
     bordered,
-    choose_rank,
     ordered_sum,
     ritz_values_generalised,
 )
@@ -21,7 +20,7 @@ from bigcluster.kernels.quantize import Code, encode
 from bigcluster.rows import spans
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.blocks import Blocks
-from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone
+from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone, wanted
 from bigcluster.solvers.pca.passes import (
     USUAL_APPLICATIONS,
     block_width,
@@ -29,7 +28,7 @@ from bigcluster.solvers.pca.passes import (
     most_applications,
     ritz_bytes,
 )
-from bigcluster.solvers.pca.result import Components, Doubles, Progress, Target
+from bigcluster.solvers.pca.result import Doubles, Progress, Target
 from bigcluster.solvers.pca.sides import Floats, Side, apply
 from bigcluster.solvers.pca.work import Work
 from bigcluster.solvers.saving import Saving
@@ -133,7 +132,7 @@ class Krylov:
             self.passes += 2 - self._pass.n_kept / len(self.vectors.tiles)
             for t in self.images.tiles:
                 image, images[t] = images[t], np.zeros((0, 0), np.float32)  # given up tile by tile
-                self.images.put(t, Code(image, np.ones(image.shape[1], np.float32)), group=group)
+                self.images.put(t, encode(image, rounded=False), group=group)
         self.images.complete(len(groups))
         if self.side.by_row:
             self.shadows.complete(len(groups))
@@ -171,7 +170,7 @@ class Krylov:
         if applications < LEAST_APPLICATIONS - 1:
             return False
         values = alone(size, lambda: ritz_values_generalised(self.inner("projected"), self.inner("basis")))
-        n_wanted = self._n_wanted(values)
+        n_wanted = wanted(values, self.total, self.target)
         if n_wanted is None or 3 * n_wanted // 2 > size:
             return False
         before, self._captured = self._captured, float(values[:n_wanted].sum())
@@ -184,12 +183,6 @@ class Krylov:
         self._gain = gain
         enough = _GAIN_BY_ROW if self.side.by_row else _GAIN_BY_COLUMN
         return applications >= LEAST_APPLICATIONS and promised <= enough * self.total
-
-    def _n_wanted(self, values: Doubles) -> int | None:
-        """How many of these the target takes; None where it needs more."""
-        if isinstance(self.target, Components):
-            return self.target.n if len(values) >= self.target.n else None
-        return choose_rank(values, self.total, self.target.share)
 
     def _next_block(self, seed: int) -> bool:
         """Put the next block to work: random ones, or the last images minus what the basis spans already.

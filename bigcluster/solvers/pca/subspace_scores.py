@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 
 from bigcluster.errors import VarianceNotReachedError
 from bigcluster.kernels.pca import (
-    choose_rank,
     column_extremes,
     column_signs,
     inverse_root,
@@ -28,12 +27,12 @@ from bigcluster.kernels.pca import (
     round_to_step,
     score_step,
 )
-from bigcluster.kernels.quantize import Code, encode
+from bigcluster.kernels.quantize import encode
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.blocks import Blocks
-from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone
+from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone, wanted
 from bigcluster.solvers.pca.krylov import Krylov
-from bigcluster.solvers.pca.result import Components, Doubles, Sink, Target
+from bigcluster.solvers.pca.result import Components, Doubles, Sink, Target, Variance
 from bigcluster.solvers.pca.sides import project_terms
 
 Floats = NDArray[np.float32]
@@ -124,7 +123,7 @@ def _of_ritz_vectors(krylov: Krylov, values: Doubles, vectors: Doubles) -> Subsp
     units.complete()
     krylov.passes += 1
     for t, block in enumerate(project_terms(side, codes, runtime)):
-        terms.put(t, Code(block, np.ones(block.shape[1], np.float32)))
+        terms.put(t, encode(block, rounded=False))
     terms.complete()
     del codes
     variances, lengths = terms.last_inner(side.gemm, runtime), units.last_inner(side.gemm, runtime)
@@ -137,10 +136,8 @@ def _finished(krylov: Krylov, values: Doubles, rotation: Doubles, scores: Blocks
     runtime, n_there = krylov.runtime, rotation.shape[1]
     n_nonzero = nonzero_rank(values[:n_there], FLOAT32_NOISE) if krylov.total > 0 else 0
     values[n_nonzero:n_there] = 0
-    if isinstance(krylov.target, Components):
-        n_components = krylov.target.n  # of which only so many as there are hold any variance
-    else:
-        n_components = choose_rank(values[:n_there], krylov.total, krylov.target.share) or n_there
+    # A number of components is that number, even where fewer of them hold any variance.
+    n_components = wanted(values[:n_there], krylov.total, krylov.target) or n_there
     values = np.pad(values, (0, max(0, n_components - len(values))))
     kept = np.zeros((len(rotation), n_components), np.float32)
     n_kept = min(n_components, n_there)
@@ -149,7 +146,7 @@ def _finished(krylov: Krylov, values: Doubles, rotation: Doubles, scores: Blocks
 
     def rotate(t: int) -> Floats:
         block = scores.expand(t, kept)
-        rotated.put(t, Code(block, np.ones(n_components, np.float32)))
+        rotated.put(t, encode(block, rounded=False))
         return column_extremes(block)
 
     extremes = np.zeros(n_components, np.float32)
@@ -164,10 +161,11 @@ def _finished(krylov: Krylov, values: Doubles, rotation: Doubles, scores: Blocks
 
 def _n_wanted(values: Doubles, total: float, target: Target) -> int:
     """How many Ritz vectors the target takes."""
-    if isinstance(target, Components):
-        return target.n
-    n_wanted = choose_rank(values, total, target.share)
-    if n_wanted is None and values.sum() < (target.share - _SHORTFALL) * total:
+    n_wanted = wanted(values, total, target)
+    if n_wanted is not None:
+        return n_wanted
+    assert isinstance(target, Variance)
+    if values.sum() < (target.share - _SHORTFALL) * total:
         share = values.sum() / total
         raise VarianceNotReachedError(f"{len(values)} components explain {share:.4f} of the variance; ask for less")
-    return n_wanted or len(values)
+    return len(values)
