@@ -54,7 +54,7 @@ class Swap:
         if "next" in lists:
             self.lists.write({"current": ours})
         if self.new.exists():
-            _empty(self.new, "", lambda path, _: path.unlink())  # only we write there
+            _empty(str(self.new), "", lambda path, _: os.unlink(path))  # only we write there
         return ours
 
     def swap_in(self, ours: Made, made: Made) -> None:
@@ -94,7 +94,7 @@ def _has_size(path: Path, known: Identity | None) -> bool:
         return False
 
 
-def is_ours(path: Path, known: Identity | None) -> bool:
+def is_ours(path: str | Path, known: Identity | None) -> bool:
     """A link is known by its inode, also after its picture was edited; a moved or copied OUT by size and time."""
     if known is None:
         return False
@@ -105,13 +105,13 @@ def is_ours(path: Path, known: Identity | None) -> bool:
 def _retire(old: Path, current: Path, ours: Made) -> None:
     """Remove the old folder; what others put into it moves into the current one."""
 
-    def remove(path: Path, name: str) -> None:
+    def remove(path: str, name: str) -> None:
         if is_ours(path, ours.get(name)):
-            path.unlink()
+            os.unlink(path)
         else:
-            _move(path, current / name)
+            _move(Path(path), current / name)
 
-    _empty(old, "", remove)
+    _empty(str(old), "", remove)
 
 
 def _move(foreign: Path, target: Path) -> None:
@@ -125,18 +125,22 @@ def _move(foreign: Path, target: Path) -> None:
     foreign.rename(target)
 
 
-def _empty(folder: Path, inside: str, remove: Callable[[Path, str], None]) -> None:
-    """Remove a folder. remove : gets rid of one file or link, given also its path inside the whole."""
+def _empty(folder: str, inside: str, remove: Callable[[str, str], None]) -> None:
+    """Remove a folder. remove : gets rid of one file or link, given also its path inside the whole.
+
+    Paths are str: a Path interns its names, and the table of interned strings grows with a million of them for good.
+    """
     while batch := _some(folder):
         for name, is_folder in batch:
+            path = f"{folder}/{name}"
             if is_folder:
-                _empty(folder / name, f"{inside}{name}/", remove)
+                _empty(path, f"{inside}{name}/", remove)
             else:
-                remove(folder / name, inside + name)
-    folder.rmdir()
+                remove(path, inside + name)
+    os.rmdir(folder)
 
 
-def _some(folder: Path) -> list[tuple[str, bool]]:
+def _some(folder: str) -> list[tuple[str, bool]]:
     """The first entries of a folder, and whether they are folders themselves; links are not."""
     with os.scandir(folder) as entries:
         return sorted((entry.name, entry.is_dir(follow_symlinks=False)) for entry in islice(entries, BATCH))
