@@ -18,7 +18,7 @@ from bigcluster.kernels.quantize import encode
 from bigcluster.rows import ArrayRows, DaskRows
 from bigcluster.runtime import EmbeddedRuntime
 from bigcluster.solvers.pca import SOLVERS, Components, Moments, Variance, choose, sides
-from bigcluster.solvers.pca.passes import plan_pass
+from bigcluster.solvers.pca.passes import iteration_pass, plan_pass, projection_bytes
 from bigcluster.solvers.pca.products import plan_products
 from bigcluster.solvers.pca.projection import least_bytes, project_bytes
 from bigcluster.solvers.tiles import FolderTiles, MemoryTiles, Shelf
@@ -180,6 +180,16 @@ def test_a_basis_that_outgrows_its_memory_is_refused_in_one_line():
         solve("subspace", noise, Variance(0.999), workspace_mib=64)
 
 
+def test_a_share_of_more_components_than_are_reckoned_with_is_refused_in_one_line():
+    """By column the last read takes all of them at once."""
+    noise = np.random.default_rng(0).integers(0, 256, (4000, 1000), np.uint8)
+    reckoned, taken = (projection_bytes(n, 1000, 16, 1) for n in (800, 880))
+    with pytest.raises(VarianceNotReachedError, match=r"\d+ components at once, .* ask for a smaller share"):
+        solve("subspace", noise, Variance(0.97), threads=16, workspace_mib=(reckoned + taken) / 2 / MIB)
+    fit, _, _ = solve("subspace", noise, Variance(0.97), threads=16, workspace_mib=2 * taken / MIB)
+    assert fit.n_components > 880
+
+
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 def test_same_bits_for_any_budget_threads_kernel_and_chunks(name, dtype, tmp_path):
@@ -211,6 +221,20 @@ def check_same_bits(name, x, tmp_path):
         np.testing.assert_array_equal(fit.eigenvalues, other.eigenvalues, err_msg=str(variant))
         other.close()
     assert not list((tmp_path / "tiles").iterdir())
+
+
+@pytest.mark.parametrize("shape", [(260, 300), (300, 260)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+def test_same_bits_for_any_number_of_vectors_at_once(shape, dtype):
+    x, item = pictures(*shape, rank=100, noise=30).astype(dtype), np.dtype(dtype).itemsize
+    by_row = shape[0] <= shape[1]
+    budgets = 2, 8, 64
+    plans = [iteration_pass(Components(200), 260, 2, item, mib * MIB, by_row=by_row)[0] for mib in budgets]
+    assert {plan.columns for plan in plans} == {32, 64}, "a block in two groups, and in one"
+    found = [solve("subspace", x, 200, workspace_mib=mib) for mib in budgets]
+    for _, scores, components in found[1:]:
+        np.testing.assert_array_equal(scores, found[0][1])
+        np.testing.assert_array_equal(components, found[0][2])
 
 
 def test_blocks_of_pixels_read_together_give_the_bits_of_blocks_read_alone():
@@ -312,6 +336,43 @@ def test_small_variances_are_told_from_large_ones(name, shape):
     assert np.abs(correlations).max() < 1e-3
     deviations = scores.std(axis=0, dtype=np.float64)
     assert np.abs((centered @ components.T - scores) / deviations).max() < 2e-3
+
+
+@pytest.mark.parametrize("shape", [(400, 600), (600, 400)])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("name", NAMES)
+def test_one_variance_that_dwarfs_all_others_hides_none_of_them(name, shape, dtype):
+    random = np.random.default_rng(1)
+    sides_of = np.where(np.arange(shape[0])[:, None] % 2, 228, 28)
+    x = np.clip(np.rint(sides_of + 8 * random.standard_normal(shape)), 0, 255).astype(dtype)
+    fit, _, components = solve(name, x, 100)
+    _, variances, _ = exact_fit(x)
+    assert variances[0] > 10_000 * variances[1]
+    assert (fit.eigenvalues[:100] > 0).all()
+    np.testing.assert_allclose(components @ components.T, np.eye(100), atol=1e-5)
+    assert fit.cumulative_shares[99] == pytest.approx(variances[:100].sum() / variances.sum(), abs=1e-3)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_equal_variances_are_all_found(name):
+    """Powers of a matrix of equal eigenvalues reach no more vectors than they start from."""
+    x = 200 * np.eye(300, dtype=np.float32)
+    fit, _, components = solve(name, x, 150)
+    np.testing.assert_allclose(fit.eigenvalues[:150], 200**2 / 299, rtol=1e-4)
+    np.testing.assert_allclose(components @ components.T, np.eye(150), atol=1e-5)
+    assert 284 <= solve(name, x, Variance(0.95))[0].n_components <= 286
+
+
+@pytest.mark.parametrize("shape", [(100, 200), (200, 100)])
+@pytest.mark.parametrize("name", NAMES)
+def test_more_components_than_there_are_have_no_variance(name, shape):
+    random = np.random.default_rng(0)
+    x = (random.standard_normal((shape[0], 6)) @ random.standard_normal((6, shape[1]))).astype(np.float32)
+    fit, scores, components = solve(name, x, 20)
+    np.testing.assert_allclose(fit.eigenvalues[:6], exact_fit(x)[1][:6], rtol=1e-3)
+    assert not fit.eigenvalues[6:20].any()
+    assert not scores[:, 6:].any()
+    assert not components[6:].any()
 
 
 @pytest.mark.parametrize("shape", [(100, 300), (300, 100)])

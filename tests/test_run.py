@@ -421,6 +421,15 @@ def test_an_unwritable_out(images: Path, tmp_path: Path, cli: Cli, permissions: 
     assert list(closed.iterdir()) == []
 
 
+@pytest.mark.parametrize("solver", ["gram", "subspace"])
+def test_all_of_the_variance_is_all_there_is(images: Path, tmp_path: Path, cli: Cli, solver: str) -> None:
+    ran = cli("run", images, "--out", tmp_path / "out", "-k", 2, "--variance", 1, "--set", f"pca.solver={solver}")
+    assert ran.code == 0, ran.err
+    found = summary(tmp_path / "out")
+    assert found["explained_variance_ratio"] == pytest.approx(1, abs=1e-3)
+    assert N - 3 <= found["n_components"] <= N - 1
+
+
 def test_wrong_settings(images: Path, tmp_path: Path, cli: Cli) -> None:
     start = ("run", images, "--out", tmp_path / "o", "-k", 2)
     refused(cli(*start, "--set", "kmeans.n_inits=2"), 2, "unknown key 'kmeans.n_inits'", "'kmeans.n_init'")

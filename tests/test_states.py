@@ -16,7 +16,7 @@ from bigcluster.kernels.gemm import Gemm
 from bigcluster.rows import ArrayRows
 from bigcluster.runtime import EmbeddedRuntime
 from bigcluster.solvers.kmeans import fit, fit_minibatch, fit_two_level, sweep
-from bigcluster.solvers.pca import SOLVERS, Components, Moments, krylov
+from bigcluster.solvers.pca import SOLVERS, Components, Moments, krylov, sides
 from bigcluster.solvers.saving import NOT_SAVING, Saving
 from bigcluster.solvers.tiles import MemoryTiles
 from bigcluster.store import StageState, Store, states, take_inventory
@@ -147,6 +147,12 @@ JOBS = {
     "two-level": kmeans(fit_two_level, 30),
     "sweep": swept(),
 }
+
+
+@pytest.fixture(autouse=True)
+def several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The streamed solver's vectors in more tiles than one."""
+    monkeypatch.setattr(sides, "UNIT_TILE", 800)
 
 
 def values_read(job: Callable[[], Any]) -> int:

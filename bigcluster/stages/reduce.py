@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -80,7 +81,7 @@ def _unreduced(store: Store, ingested: Ingested) -> Reduced:
 
 def _from_mark(store: Store, mark: Mark, wanted: str, settings: Settings, *, reused: bool) -> Reduced:
     ratio = store.load("explained_variance") / mark.payload["total_variance"]
-    n_components = _components_for(ratio, settings, mark.payload["n_components"])
+    n_components = _components_for(ratio, settings, mark.payload)
     return Reduced(
         fingerprint=rows_fingerprint(wanted, n_components),
         rows=FirstColumns(StoredRows(store.array("scores")), n_components),
@@ -122,11 +123,14 @@ def _suffices(store: Store, mark: Mark, settings: Settings, plan: StagePlan) -> 
     return bool(share >= settings.variance)
 
 
-def _components_for(ratio: NDArray[np.float64], settings: Settings, n_stored: int) -> int:
-    """How many of the stored scores' columns count."""
+def _components_for(ratio: NDArray[np.float64], settings: Settings, fitted: Mapping[str, Any]) -> int:
+    """How many of the stored scores' columns count. fitted : the payload of the fit's mark."""
     if settings.components is not None:
         return settings.components
     assert settings.variance is not None
+    n_stored: int = fitted["n_components"]
+    if fitted["solver"] != "incremental":  # the others were made for this share
+        return n_stored
     cumulative = np.cumsum(ratio[:n_stored])
     reached = np.flatnonzero(cumulative >= settings.variance - 1e-12)
     if len(reached) == 0:

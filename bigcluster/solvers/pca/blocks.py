@@ -4,7 +4,8 @@
     project:  B[t]' W[t]      (size, rows_t) (rows_t, b)
     expand:   B[t] C          (rows_t, size) (size, b)
 
-Every product is made block by block, in order, so its bits follow from the blocks alone.
+Every product is made block by block, in order, so its bits follow from the blocks alone. The basis of Lanczos, which
+has many narrow blocks of float32 to multiply at once, is cut otherwise (bigcluster.solvers.pca.basis).
 """
 
 from __future__ import annotations

@@ -22,7 +22,6 @@ from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.blocks import Blocks
 from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone, wanted
 from bigcluster.solvers.pca.passes import (
-    USUAL_APPLICATIONS,
     block_width,
     iteration_pass,
     most_applications,
@@ -38,7 +37,7 @@ LEAST_APPLICATIONS = 4
 # Another application is worth its read of the data while it promises more than this share of the variance; gains fall
 # geometrically. By row, components are half an application ahead of the basis and have most of what is promised.
 _GAIN_BY_ROW, _GAIN_BY_COLUMN = 7e-4, 3e-4
-_LAYOUT = 2  # of a saved state; one of another layout counts as none
+_LAYOUT = 3  # of a saved state; one of another layout counts as none
 
 
 class Krylov:
@@ -68,8 +67,6 @@ class Krylov:
         )
         shelf.limit(max(0, workspace_bytes - self._held_bytes))
         self._workspace_bytes = workspace_bytes
-        # What a column of the basis takes in a saved state.
-        self._column_bytes = side.n_units * (item + 4) + (side.n_terms * item if side.by_row else 0)
         self.vectors = Blocks("vectors", side.unit_spans, shelf)
         self.shadows = Blocks("shadows", side.term_spans, shelf)
         self.images = Blocks("images", side.unit_spans, shelf)
@@ -78,7 +75,7 @@ class Krylov:
         for name in self._inner_names:
             shelf.put(f"inner/{name}", np.zeros((0, 0)))
         self.passes = 0.0
-        self._captured = self._gain = 0.0
+        self._values: dict[int, Doubles] = {}  # of the first so many basis vectors
         self._complete = False
         self._n_saved = 0  # applications that the last state holds
 
@@ -88,7 +85,9 @@ class Krylov:
         while not self._complete and len(self.vectors.widths) < most_applications(self.target):
             if not self._next_block(seed):
                 break
-            self._make_room()
+            size, n_units = self.vectors.size, self.side.n_units
+            needed = ritz_bytes(min(n_units, size + block_width(self.target, n_units)))
+            self.make_room(needed, f"{size} basis vectors do not settle this share of the variance, more")
             self._append()
             self._apply()
             self._extend_inner()
@@ -96,16 +95,14 @@ class Krylov:
             self.progress.step()
             self._save()
 
-    def _make_room(self) -> None:
-        """For the inner products of another block; a number of components never takes more than was reckoned with."""
-        size = self.vectors.size
-        needed = ritz_bytes(min(self.side.n_units, size + block_width(self.target, self.side.n_units)))
-        if len(self.vectors.widths) >= USUAL_APPLICATIONS and needed > self._workspace_bytes:
+    def make_room(self, needed_bytes: int, what: str) -> None:
+        """For a step that needs so much; a number of components never takes more than was reckoned with."""
+        if needed_bytes > max(self._held_bytes, self._workspace_bytes):
             raise VarianceNotReachedError(
-                f"{size} basis vectors do not settle this share of the variance, more take {needed >> 20} MiB, and PCA "
-                f"may hold {self._workspace_bytes >> 20} MiB; ask for a smaller share, or allow more memory"
+                f"{what} take {needed_bytes >> 20} MiB, and PCA may hold {self._workspace_bytes >> 20} MiB; "
+                "ask for a smaller share, or allow more memory"
             )
-        self.shelf.limit(max(0, self._workspace_bytes - max(self._held_bytes, needed)))
+        self.shelf.limit(max(0, self._workspace_bytes - max(self._held_bytes, needed_bytes)))
 
     def _append(self) -> None:
         """Round the block in work and keep it."""
@@ -165,29 +162,37 @@ class Krylov:
             self.shelf.put(f"inner/{name}", bordered(self.inner(name), columns))
 
     def _converged(self) -> bool:
-        """Whether the last block added next to nothing to the components that are wanted."""
-        size, applications = self.vectors.size, len(self.vectors.widths)
-        if applications < LEAST_APPLICATIONS - 1:
-            return False
-        values = alone(size, lambda: ritz_values_generalised(self.inner("projected"), self.inner("basis")))
+        """Whether the basis holds all there is, or the last block added next to nothing to the components wanted."""
+        size, widths = self.vectors.size, self.vectors.widths
+        values = self._ritz_values(size)
+        if values.sum() >= (1 - 1e-7) * self.total:
+            return True
         n_wanted = wanted(values, self.total, self.target)
-        if n_wanted is None or 3 * n_wanted // 2 > size:
+        if n_wanted is None or len(widths) < LEAST_APPLICATIONS:
             return False
-        before, self._captured = self._captured, float(values[:n_wanted].sum())
-        if self._captured >= (1 - 1e-7) * self.total:
-            return applications >= LEAST_APPLICATIONS
-        if before == 0:  # nothing to compare with yet
+        # As far back as a basis is large enough to tell; what it captured is asked for as many components as today's.
+        captured: list[float] = []
+        while len(captured) < 3 and len(widths) - len(captured) >= LEAST_APPLICATIONS - 1 and size >= 3 * n_wanted // 2:
+            captured.append(float(self._ritz_values(size)[:n_wanted].sum()))
+            size -= widths[-len(captured)]
+        if len(captured) < 2:
             return False
-        gain = self._captured - before
-        promised = gain * min(1.0, gain / self._gain) if self._gain > 0 else gain
-        self._gain = gain
-        enough = _GAIN_BY_ROW if self.side.by_row else _GAIN_BY_COLUMN
-        return applications >= LEAST_APPLICATIONS and promised <= enough * self.total
+        gain, *before = np.subtract(captured[:-1], captured[1:])
+        promised = gain * min(1.0, gain / before[0]) if before and before[0] > 0 else gain
+        return bool(promised <= (_GAIN_BY_ROW if self.side.by_row else _GAIN_BY_COLUMN) * self.total)
+
+    def _ritz_values(self, size: int) -> Doubles:
+        """Descending, of the space of the first `size` basis vectors."""
+        if size not in self._values:
+            projected, basis = (self.inner(name)[:size, :size] for name in ("projected", "basis"))
+            self._values[size] = alone(size, lambda: ritz_values_generalised(projected, basis))
+        return self._values[size]
 
     def _next_block(self, seed: int) -> bool:
-        """Put the next block to work: random ones, or the last images minus what the basis spans already.
+        """Put the next block to work: random vectors, or the last images minus what the basis spans already.
 
-        Orthonormal up to float32, hence twice each. False if nothing is left: the basis spans all that the data has.
+        Orthonormal up to float32, hence twice each. Images that differ by less than float32 tells, as where one
+        variance dwarfs the others or all are alike, leave room to random vectors. False if the basis spans everything.
         """
         if not self.vectors.widths:
             self.work.fill(block_width(self.target, self.side.n_units), seed)
@@ -202,12 +207,14 @@ class Krylov:
         transform = self._projected_out(lambda t: self.images.get(last, t), inner, floor)
         if not self.side.by_row:
             self.images.delete(last)
-        if transform.shape[1] == 0:
-            return False
         self.work.transform(transform)
-        shares = self.runtime.map(lambda t: self.vectors.project(t, self.work.get(t)), self.vectors.tiles)
-        transform = self._projected_out(self.work.get, ordered_sum(shares), 0.5)
-        self.work.transform(transform)
+        missing = min(self.vectors.widths[0], self.side.n_units - self.vectors.size) - transform.shape[1]
+        if missing > 0:
+            self.work.widen(missing, [seed, last])
+        for least in (0.0, 0.5) if missing > 0 else (0.5,):  # random vectors are projected out twice as well
+            shares = self.runtime.map(lambda t: self.vectors.project(t, self.work.get(t)), self.vectors.tiles)
+            transform = self._projected_out(self.work.get, ordered_sum(shares), least)
+            self.work.transform(transform)
         return bool(transform.shape[1])
 
     def _projected_out(self, block: Callable[[int], Floats], inner: Doubles, floor: float) -> Floats:
@@ -232,14 +239,12 @@ class Krylov:
     def _save(self) -> None:
         """Between two applications: what is kept, of which older blocks are saved already."""
         widths = self.vectors.widths
-        if not self.saving.due(self._column_bytes * sum(widths[self._n_saved :])):
+        if not self.saving.due(self._unsaved_bytes()):
             return
         facts = {
             "layout": _LAYOUT,
             "widths": widths,
             "passes": self.passes,
-            "captured": self._captured,
-            "gain": self._gain,
             "complete": self._complete,
         }
         old = {name for kind, k in self._kept() if k < self._n_saved for name, _ in kind.saved(k)}
@@ -248,6 +253,15 @@ class Krylov:
         self.saving.save(facts, chain(inner, new), keep=old)
         self._n_saved = len(widths)
 
+    def _unsaved_bytes(self) -> int:
+        """What a save writes: inner products anew, blocks that are new."""
+        side, widths = self.side, self.vectors.widths
+        new, item = sum(widths[self._n_saved :]), 1 if side.exact else 4
+        inner, vectors = 8 * len(self._inner_names) * sum(widths) ** 2, new * side.n_units * item
+        if not side.by_row:
+            return inner + vectors + 4 * side.n_units * widths[-1]
+        return inner + vectors + new * (4 * side.n_units + item * side.n_terms)
+
     def _resume(self) -> None:
         """Go on from a saved state where there is one."""
         found = self.saving.load()
@@ -255,7 +269,6 @@ class Krylov:
             return
         facts = found.facts
         self.passes, self._complete = facts["passes"], facts["complete"]
-        self._captured, self._gain = facts["captured"], facts["gain"]
         for name in self._inner_names:
             self.shelf.put(f"inner/{name}", found.get(f"inner/{name}"))
         for kind in (self.vectors, self.shadows, self.images):

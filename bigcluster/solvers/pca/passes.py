@@ -93,11 +93,10 @@ def iteration_pass(
         application_bytes(n_units, threads, item, plan),
         ritz_bytes(min(n_units, USUAL_APPLICATIONS * block_width(target, n_units))),
     )
-    return plan, held if by_row else max(held, projection_bytes(target, n_units, threads, item))
+    n_wanted = target.n if isinstance(target, Components) else 800
+    return plan, held if by_row else max(held, projection_bytes(n_wanted, n_units, threads, item))
 
 
-def projection_bytes(target: Target, n_units: int, threads: int, item: int) -> int:
+def projection_bytes(n_vectors: int, n_units: int, threads: int, item: int) -> int:
     """What the read by column for all components holds: what an application does, but no images."""
-    width = target.n if isinstance(target, Components) else 800
-    applied = application_bytes(n_units, threads, item, Pass(width, 1, 0))
-    return applied - 4 * n_units * width
+    return application_bytes(n_units, threads, item, Pass(n_vectors, 1, 0)) - 4 * n_units * n_vectors

@@ -32,6 +32,7 @@ from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.blocks import Blocks
 from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone, wanted
 from bigcluster.solvers.pca.krylov import Krylov
+from bigcluster.solvers.pca.passes import projection_bytes
 from bigcluster.solvers.pca.result import Components, Doubles, Sink, Target, Variance
 from bigcluster.solvers.pca.sides import project_terms
 
@@ -114,6 +115,9 @@ def _of_ritz_vectors(krylov: Krylov, values: Doubles, vectors: Doubles) -> Subsp
     n_wanted = _n_wanted(values, krylov.total, krylov.target)
     n_more = 0 if isinstance(krylov.target, Components) else max(8, n_wanted // 16)
     kept = np.ascontiguousarray(vectors[:, : n_wanted + n_more])
+    n_kept, item = kept.shape[1], 1 if side.exact else 4
+    needed = projection_bytes(n_kept, side.n_units, runtime.threads, item)
+    krylov.make_room(needed, f"{n_kept} components at once, as this share of the variance asks for,")
     units, terms = Blocks("units", side.unit_spans, shelf), Blocks("terms", side.term_spans, shelf)
     codes = list(runtime.map(lambda t: encode(krylov.vectors.expand(t, kept), rounded=side.exact), units.tiles))
     krylov.delete()
@@ -138,6 +142,7 @@ def _finished(krylov: Krylov, values: Doubles, rotation: Doubles, scores: Blocks
     values[n_nonzero:n_there] = 0
     # A number of components is that number, even where fewer of them hold any variance.
     n_components = wanted(values[:n_there], krylov.total, krylov.target) or n_there
+    values[n_there:n_components] = 0
     values = np.pad(values, (0, max(0, n_components - len(values))))
     kept = np.zeros((len(rotation), n_components), np.float32)
     n_kept = min(n_components, n_there)

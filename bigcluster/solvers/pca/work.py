@@ -33,11 +33,18 @@ class Work:
     def delete(self, t: int) -> None:
         self._shelf.delete(f"block/{t}")
 
-    def fill(self, width: int, seed: int) -> None:
+    def fill(self, width: int, seed: int | list[int]) -> None:
         """With standard normal numbers."""
+        for t in range(len(self.spans)):
+            self.put(t, np.zeros((self.spans[t][1] - self.spans[t][0], 0), np.float32))
+        self.widen(width, seed)
+
+    def widen(self, n_more: int, seed: int | list[int]) -> None:
+        """By columns of standard normal numbers."""
         random = np.random.default_rng(seed)
         for t, (start, stop) in enumerate(self.spans):
-            self.put(t, random.standard_normal((stop - start, width), dtype=np.float32))
+            more = random.standard_normal((stop - start, n_more), dtype=np.float32)
+            self.put(t, np.hstack([self.get(t), more]))
 
     def transform(self, transform: Floats) -> None:
         """Times (b, b')."""
