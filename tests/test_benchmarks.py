@@ -13,7 +13,7 @@ import pytest
 from benchmarks import table
 from benchmarks.cases import CATALOG, FAMILIES, KMEANS, OURS, SCRIPT, SWEEP, Case, Images, RowCase, Rows, choose
 from benchmarks.evaluate import center_inertia, explained_variance, label_inertia
-from benchmarks.limit import Rates, Work, pca_ways
+from benchmarks.limit import Rates, Work, decode_seconds, pca_ways
 from benchmarks.measure import measure, plain_environment
 from benchmarks.reference import judge
 from benchmarks.run import Options, run_family
@@ -159,6 +159,12 @@ def test_the_limit_takes_the_cheapest_way() -> None:
     assert set(pca_ways(Work(100_000, 129_000, 20, 10, 20, 4), rates)) == {"subspace"}
     multiply, _ = pca_ways(Work(1000, 50_000, 20, 10, 20, 4), rates)["gram"]
     assert multiply == pytest.approx(1000 * 1000 * 50_000 / 1e12)
+
+
+def test_the_limit_counts_the_disk_only_for_files_that_outgrow_the_page_cache() -> None:
+    slow_disk = Rates(1e3, 1e6, 1e12, "8-bit integer", 1e11, 1e11, 1e10)
+    assert decode_seconds(2000, 50_000_000, slow_disk, page_cache=60_000_000) == 2
+    assert decode_seconds(2000, 50_000_000, slow_disk, page_cache=40_000_000) == 50
 
 
 def test_names_are_unique_and_choosing_is_strict() -> None:
