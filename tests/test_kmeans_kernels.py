@@ -9,12 +9,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score, silhouette_samples
 
+from bigcluster.errors import InvalidDataError
 from bigcluster.kernels.all_centers import Bounds, look_at_all
 from bigcluster.kernels.assign import nearest, two_nearest
 from bigcluster.kernels.bounds import look_again, look_first
 from bigcluster.kernels.centers import prepare
+from bigcluster.kernels.finite import refuse_bad_rows
 from bigcluster.kernels.groups import arrange, group_centers
-from bigcluster.kernels.kmeans import block_moments, cluster_sums, exact_sq, first_bad_row, frame_of, moved_sums
+from bigcluster.kernels.kmeans import block_moments, cluster_sums, exact_sq, frame_of, moved_sums
 from bigcluster.kernels.metrics import (
     adjusted_rand,
     contingency,
@@ -212,9 +214,11 @@ def test_moments_of_parts_merge_to_the_whole() -> None:
 @pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
 def test_the_first_bad_row_is_named(bad: float) -> None:
     x = np.zeros((9, 4), np.float32)
-    assert first_bad_row(x) is None
+    refuse_bad_rows(x, 0)
     x[5, 2] = x[7, 0] = bad
-    assert first_bad_row(x) == 5
+    with pytest.raises(InvalidDataError, match="row 105 "):
+        refuse_bad_rows(x, 100)
+    refuse_bad_rows(np.zeros((9, 4), np.uint8), 0)
 
 
 @settings(max_examples=30, deadline=None)

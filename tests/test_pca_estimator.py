@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.decomposition import PCA as SklearnPCA  # noqa: N811 - an acronym
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
-from bigcluster.errors import ConfigError, InvalidDataError, TooFewSamplesError
+from bigcluster.errors import ConfigError, InvalidDataError, TooFewSamplesError, UsageError
 from bigcluster.estimators.pca import PCA
 
 
@@ -83,10 +83,56 @@ def test_what_the_data_cannot_have_is_refused() -> None:
         PCA(11).fit(pixels(20, 10))
     with pytest.raises(ConfigError, match="gram"):
         PCA(2, solver="grm").fit(pixels(20, 10))
+    fitted = PCA(2, random_state=0).fit(pixels(20, 10))
+    with pytest.raises(UsageError, match="10 features"):
+        fitted.transform(da.from_array(pixels(20, 9), chunks=5))
+    for strange in (pixels(20, 10) * 1j, np.full((20, 10), "a")):
+        with pytest.raises(UsageError, match="numbers are needed"):
+            PCA(2).fit(da.from_array(strange, chunks=5))
+    with pytest.raises(UsageError, match="2 components"):
+        fitted.inverse_transform(np.zeros((4, 3)))
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_the_first_bad_row_is_named_when_fitting_and_projecting(lazy: bool, bad: float) -> None:
     x = pixels(20, 10).astype("f4")
-    x[7, 3] = np.nan
-    with pytest.raises(InvalidDataError, match="7"):
-        PCA(2).fit(da.from_array(x, chunks=5))
+    fitted = PCA(2, random_state=0).fit(x)
+    x[17, 3] = x[18, 0] = bad
+    data: Any = da.from_array(x, chunks=(7, 4)) if lazy else x
+    for solver in ("auto", "gram", "covariance", "subspace"):
+        with pytest.raises(InvalidDataError, match=r"^row 17 holds NaN or infinity"):
+            PCA(2, solver=solver).fit(data)
+    with pytest.raises(InvalidDataError, match=r"^row 17 holds NaN or infinity"):
+        np.asarray(fitted.transform(data))
+
+
+@pytest.mark.parametrize(("dtype", "scores"), [("u1", "f4"), ("f4", "f4"), ("f8", "f8"), ("i8", "f8"), ("?", "f8")])
+def test_types_of_scores_are_those_announced(dtype: str, scores: str) -> None:
+    x = (pixels(40, 12) % 2 if dtype == "?" else pixels(40, 12)).astype(dtype)
+    lazy = da.from_array(x, chunks=(9, 5))
+    for data in (x, lazy):
+        estimator = PCA(3, random_state=0)
+        fitted = estimator.fit_transform(data)
+        for found in (fitted, estimator.transform(data), estimator.inverse_transform(fitted)):
+            assert found.dtype == np.asarray(found).dtype == np.dtype(scores)
+
+
+def test_arrays_of_unknown_length_are_counted_first() -> None:
+    x = pixels(40, 12)
+    unknown = da.from_array(x, chunks=(9, 12))[da.from_array(np.arange(40) % 3 > 0, chunks=9)]
+    assert np.isnan(unknown.shape[0])
+    found = PCA(3, random_state=0).fit_transform(unknown)
+    np.testing.assert_array_equal(found, PCA(3, random_state=0).fit_transform(x[np.arange(40) % 3 > 0]))
+
+
+def test_scores_of_new_rows_are_those_of_the_fit_in_any_chunks() -> None:
+    x = pixels(200, 64)
+    estimator = PCA(4, random_state=0)
+    fitted = estimator.fit_transform(x)
+    step = np.exp2(np.floor(np.log2(np.abs(fitted).max())) - 16)
+    for data in (x, *(da.from_array(x, chunks=chunks) for chunks in ((200, 64), (33, 17), (1, 64)))):
+        np.testing.assert_allclose(np.asarray(estimator.transform(data)), fitted, rtol=0, atol=step)
 
 
 def test_rows_that_are_all_equal_have_no_components() -> None:

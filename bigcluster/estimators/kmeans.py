@@ -10,13 +10,15 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from bigcluster.errors import InvalidDataError, UsageError
+from bigcluster.errors import UsageError
+from bigcluster.estimators.inputs import each_block, rows_of
 from bigcluster.kernels.assign import nearest
 from bigcluster.kernels.centers import prepare
-from bigcluster.kernels.kmeans import block_moments, exact_sq, first_bad_row, frame_of
-from bigcluster.rows import ArrayRows, DaskRows, RowSource
+from bigcluster.kernels.finite import refuse_bad_rows
+from bigcluster.kernels.kmeans import block_moments, exact_sq, frame_of
+from bigcluster.rows import RowSource
 from bigcluster.solvers.kmeans import KMeansFit, fit, fit_minibatch, fit_two_level
 from bigcluster.solvers.kmeans.blocks import check_weights
 from bigcluster.solvers.kmeans.choose import check_algorithm, choose
@@ -98,17 +100,13 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
     def predict(self, X: Any) -> Any:
         """Label of each row: (n_samples,) int32; a lazy dask array for a dask array."""
         check_is_fitted(self)
-        return self._each_block(X, self._labels, np.dtype(np.int32), columns=None)
+        return each_block(self, X, _KINDS, self._labels, lambda _: np.dtype(np.int32), None)
 
     def transform(self, X: Any) -> Any:
         """Euclidean distance of each row to each center: (n_samples, n_clusters), float32 for float32 input."""
         check_is_fitted(self)
-        dtype = np.dtype(np.float32 if X is not None and getattr(X, "dtype", None) == np.float32 else np.float64)
-
-        def distances(x: NDArray[Any]) -> NDArray[Any]:
-            return self._distances(x).astype(dtype)
-
-        return self._each_block(X, distances, dtype, columns=len(self.cluster_centers_))
+        n_centers = len(self.cluster_centers_)
+        return each_block(self, X, _KINDS, self._distances, _float_of, n_centers)
 
     def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """`transform` of X after fitting to it."""
@@ -153,42 +151,20 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         return solve(rows, self.n_clusters, sample_weight=weights, **common)
 
     def _rows(self, X: Any, *, reset: bool) -> RowSource:
-        """X as a row source, checked as scikit-learn checks it; what a dask array holds is looked at while reading."""
-        if not _is_dask(X):
-            checked = validate_data(self, X, reset=reset, dtype=_KINDS, order="C", ensure_all_finite=False)
-            return ArrayRows(checked)
-        if X.ndim != 2:
-            raise UsageError(f"expected a 2D array, got {X.ndim}D of shape {X.shape}")
-        if np.isnan(X.shape[0]):
-            X.compute_chunk_sizes()
-        if reset:
-            self.n_features_in_ = int(X.shape[1])
-        elif X.shape[1] != self.n_features_in_:
-            expected = f"{type(self).__name__} is expecting {self.n_features_in_} features as input"
-            raise UsageError(f"X has {X.shape[1]} features, but {expected}")
-        return DaskRows(X)
+        return rows_of(self, X, _KINDS, reset=reset, order="C")
 
-    def _labels(self, x: NDArray[Any], first: int = 0) -> NDArray[np.int32]:
-        _refuse_bad_rows(x, first)
+    def _labels(self, x: NDArray[Any], first: int) -> NDArray[np.int32]:
+        refuse_bad_rows(x, first)
         if not len(x):
             return np.empty(0, np.int32)
         frame = frame_of(block_moments(x).merge(block_moments(self.cluster_centers_)))
         return nearest(x, [prepare(self.cluster_centers_, frame)])[0]
 
-    def _distances(self, x: NDArray[Any]) -> NDArray[np.float64]:
-        _refuse_bad_rows(x, 0)
+    def _distances(self, x: NDArray[Any], first: int) -> NDArray[np.float64]:
+        refuse_bad_rows(x, first)
         centers = self.cluster_centers_
         every = [exact_sq(x, centers, np.full(len(x), j, np.int32)) for j in range(len(centers))]
         return np.sqrt(np.stack(every, axis=1))
-
-    def _each_block(self, X: Any, work: Any, dtype: np.dtype[Any], columns: int | None) -> Any:
-        rows = self._rows(X, reset=False)
-        if not _is_dask(X):
-            return work(rows.read(0, rows.shape[0]))
-        whole = X.rechunk({1: -1})
-        if columns is None:
-            return whole.map_blocks(work, dtype=dtype, drop_axis=1, meta=np.empty(0, dtype))
-        return whole.map_blocks(work, dtype=dtype, chunks=(whole.chunks[0], (columns,)), meta=np.empty((0, 0), dtype))
 
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
@@ -196,14 +172,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         return tags
 
 
-def _refuse_bad_rows(x: NDArray[Any], first: int) -> None:
-    bad = first_bad_row(x) if np.issubdtype(x.dtype, np.floating) else None
-    if bad is not None:
-        raise InvalidDataError(f"row {first + bad} holds NaN or infinity; remove the row or fill its gaps")
-
-
-def _is_dask(X: Any) -> bool:
-    return hasattr(X, "__dask_graph__") and hasattr(X, "chunks")
+def _float_of(dtype: np.dtype[Any]) -> np.dtype[Any]:
+    return np.dtype(np.float32 if dtype == np.float32 else np.float64)
 
 
 def _weights(sample_weight: Any, n_rows: int) -> NDArray[np.float64] | None:

@@ -11,17 +11,21 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils import check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 
-from bigcluster.errors import ConfigError
+from bigcluster.errors import ConfigError, UsageError
+from bigcluster.estimators.inputs import each_block, is_dask, rows_of
+from bigcluster.kernels.finite import refuse_bad_rows
 from bigcluster.kernels.gemm import Gemm
-from bigcluster.rows import ArrayRows, DaskRows, RowSource
+from bigcluster.rows import ArrayRows
 from bigcluster.runtime import EmbeddedRuntime
 from bigcluster.solvers.pca import SOLVERS, Components, PCAFit, Target, Variance, choose
+from bigcluster.solvers.pca.transform import transform
 from bigcluster.solvers.tiles import FolderTiles
 from bigcluster.units import GIB
 
-_KINDS = (np.float32, np.float64, np.uint8)
+# Kept as they are; anything else becomes the first.
+_KINDS = (np.float64, np.float32, np.uint8)
 
 
 class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -43,9 +47,10 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     explained_variance_, explained_variance_ratio_, singular_values_ : (n_components,) float64, ddof = 1.
     n_components_, n_samples_, n_features_in_ : int. solver_ : the one that ran.
 
-    8-bit data stays 8-bit and is multiplied exactly; floating-point data is multiplied in float32.
+    8-bit data stays 8-bit and is multiplied exactly; all other data is multiplied in float32. Scores are float64 where
+    data that is not 8-bit or float32 goes in, else float32.
     Raises InvalidDataError (a ValueError) naming the first row with NaN or infinity, TooFewSamplesError (a ValueError)
-    for more components than the data can have, ConfigError for bad arguments.
+    for more components than the data can have, UsageError (a ValueError) for other bad arguments.
     """
 
     def __init__(
@@ -69,11 +74,11 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         return self
 
     def fit_transform(self, X: Any, y: Any = None) -> Any:
-        """Fit, and return the scores: (n_samples, n_components) float32, as a dask array where X is one."""
+        """Fit, and return the scores: (n_samples, n_components), as a dask array where X is one."""
         scores = _ScoreSink()
         dtype = self._fit(X, scores=scores)
         array = scores.array.astype(dtype, copy=False)
-        if not _is_dask(X):
+        if not is_dask(X):
             return array
         import dask.array as da
 
@@ -82,34 +87,31 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     def transform(self, X: Any) -> Any:
         """Scores of new rows, (n_samples, n_components): lazy where X is a dask array."""
         check_is_fitted(self)
-        if _is_dask(X):
-            self._check_width(X.shape[1])
-            return X.rechunk({1: -1}).map_blocks(
-                self._project, dtype=np.float32, chunks=(X.chunks[0], (self.n_components_,))
-            )
-        array = validate_data(self, X, reset=False, dtype=_KINDS)
-        return self._project(array).astype(_float_of(array.dtype), copy=False)
+        return each_block(self, X, _KINDS, self._project, _float_of, self.n_components_)
 
     def inverse_transform(self, X: Any) -> Any:
         """Rows (n_samples, n_features) whose scores are X: lazy where X is a dask array."""
         check_is_fitted(self)
-        if _is_dask(X):
-            return X.rechunk({1: -1}).map_blocks(
-                self._rebuild, dtype=np.float32, chunks=(X.chunks[0], (self.n_features_in_,))
-            )
-        return self._rebuild(np.asarray(X))
+        scores = X if is_dask(X) else np.asarray(X)
+        if scores.ndim != 2 or scores.shape[1] != self.n_components_:
+            raise UsageError(f"scores of {self.n_components_} components are asked for, X has the shape {scores.shape}")
+        if not is_dask(X):
+            return self._rebuild(scores)
+        return X.rechunk({1: -1}).map_blocks(
+            self._rebuild, dtype=_float_of(X.dtype), chunks=(X.chunks[0], (self.n_features_in_,))
+        )
 
-    def _project(self, block: NDArray[Any]) -> NDArray[np.float32]:
-        centered = np.subtract(block, self.mean_, dtype=np.float64).astype(np.float32)
-        scores: NDArray[np.float32] = centered @ self.components_.T
-        return scores
+    def _project(self, block: NDArray[Any], first: int) -> NDArray[np.float32]:
+        refuse_bad_rows(block, first)
+        return transform(block, self.mean_, ArrayRows(self.components_), self.n_components_, self._score_step)
 
     def _rebuild(self, scores: NDArray[Any]) -> NDArray[Any]:
-        rows: NDArray[Any] = scores @ self.components_ + self.mean_.astype(_float_of(scores.dtype))
+        dtype = _float_of(scores.dtype)
+        rows: NDArray[Any] = scores.astype(dtype, copy=False) @ self.components_ + self.mean_.astype(dtype)
         return rows
 
     def _fit(self, X: Any, scores: _ScoreSink | None) -> np.dtype[Any]:
-        rows = self._rows(X)
+        rows = rows_of(self, X, _KINDS, reset=True, min_samples=2)
         target = self._target(rows.shape)
         solver = choose(*rows.shape, target).solver if self.solver == "auto" else self.solver
         if solver not in SOLVERS:
@@ -144,18 +146,7 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self.n_components_ = n
         self.n_samples_ = fit.shape[0]
         self.solver_ = fit.solver
-
-    def _rows(self, X: Any) -> RowSource:
-        if not _is_dask(X):
-            return ArrayRows(validate_data(self, X, dtype=_KINDS, ensure_min_samples=2))
-        if X.ndim != 2 or np.isnan(X.shape).any():
-            raise ConfigError("X must have two dimensions of known length; call compute_chunk_sizes() first")
-        self.n_features_in_ = X.shape[1]
-        return DaskRows(X if X.dtype in _KINDS else X.astype(np.float64))
-
-    def _check_width(self, n_features: int) -> None:
-        if n_features != self.n_features_in_:
-            raise ConfigError(f"X has {n_features} features, PCA was fitted to {self.n_features_in_}")
+        self._score_step = fit.score_step
 
     def _target(self, shape: tuple[int, int]) -> Target:
         wanted = self.n_components
@@ -194,10 +185,6 @@ class _ColumnSink:
 
     def write(self, start: int, block: NDArray[np.float32]) -> None:
         self.array[:, start : start + block.shape[1]] = block
-
-
-def _is_dask(X: Any) -> bool:
-    return hasattr(X, "dask") and hasattr(X, "map_blocks")
 
 
 def _float_of(dtype: np.dtype[Any]) -> np.dtype[Any]:

@@ -121,12 +121,6 @@ def block_moments(x: NDArray[Any], sample_weight: Floats | None = None) -> Momen
     return Moments(weight, mean, np.einsum("i,ij,ij->j", sample_weight, centered, centered))
 
 
-def first_bad_row(x: NDArray[Any]) -> int | None:
-    """The first row that holds NaN or infinity, or None."""
-    bad = ~np.isfinite(x).all(axis=1)
-    return int(np.argmax(bad)) if bad.any() else None
-
-
 @dataclass(frozen=True)
 class Frame:
     """Where the float32 filter looks from: (x - shift) * scale, so that neither an offset nor a unit costs digits.

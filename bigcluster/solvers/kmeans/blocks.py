@@ -14,8 +14,9 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.errors import InvalidDataError, TooFewSamplesError, UsageError
-from bigcluster.kernels.kmeans import Floats, Frame, Moments, block_moments, first_bad_row, frame_of
+from bigcluster.errors import TooFewSamplesError, UsageError
+from bigcluster.kernels.finite import refuse_bad_rows
+from bigcluster.kernels.kmeans import Floats, Frame, Moments, block_moments, frame_of
 from bigcluster.rows import ArrayRows, RowSource
 from bigcluster.runtime import Runtime
 
@@ -114,13 +115,10 @@ def survey(blocks: Blocks, sample_weight: Floats | None) -> Survey:
         raise TooFewSamplesError(
             f"k-means needs at least one row and one column; got {blocks.n_rows} x {blocks.n_columns}"
         )
-    can_be_bad = np.issubdtype(blocks.rows.dtype, np.floating)
 
     def look(number: int, block: NDArray[Any]) -> Moments:
         part = blocks.span(number)
-        bad = first_bad_row(block) if can_be_bad else None
-        if bad is not None:
-            raise InvalidDataError(f"row {part.start + bad} holds NaN or infinity; remove the row or fill its gaps")
+        refuse_bad_rows(block, part.start)
         return block_moments(block, None if sample_weight is None else sample_weight[part])
 
     total: Moments | None = None

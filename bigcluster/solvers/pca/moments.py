@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from bigcluster.errors import InvalidDataError
+from bigcluster.kernels.finite import refuse_bad_rows
 from bigcluster.kernels.loops import pixel_sums
 from bigcluster.rows import RowSource, spans
 from bigcluster.runtime import Runtime
@@ -50,9 +50,7 @@ def float_mean(rows: RowSource, runtime: Runtime) -> Doubles:
 
     def task(span: tuple[int, int]) -> Doubles:
         block = rows.read(*span)
-        finite = np.isfinite(block).all(axis=1)
-        if not finite.all():
-            raise InvalidDataError(f"row {span[0] + int(np.argmin(finite))} holds NaN or infinity")
+        refuse_bad_rows(block, span[0])
         sums: Doubles = block.sum(axis=0, dtype=np.float64)
         return sums
 
