@@ -17,7 +17,7 @@ from bigcluster.kernels.pca import choose_rank, orthonormal_transform, ritz_gene
 from bigcluster.kernels.quantize import encode
 from bigcluster.rows import ArrayRows, DaskRows
 from bigcluster.runtime import EmbeddedRuntime
-from bigcluster.solvers.pca import SOLVERS, Components, Moments, Variance, choose, sides
+from bigcluster.solvers.pca import SOLVERS, Components, Moments, Variance, choose, fit_pca, sides
 from bigcluster.solvers.pca.passes import iteration_pass, plan_pass, projection_bytes
 from bigcluster.solvers.pca.products import plan_products
 from bigcluster.solvers.pca.projection import least_bytes, project_bytes
@@ -46,7 +46,8 @@ class Collect:
 
 def solve(name, x, target, *, workspace_mib=256, threads=2, kernel="auto", tiles=None, seed=0, **options):
     rows = x if hasattr(x, "read") else ArrayRows(x)
-    fit = SOLVERS[name](
+    fit = fit_pca(
+        name,
         rows,
         target=target if not isinstance(target, int) else Components(target),
         runtime=EmbeddedRuntime(threads),

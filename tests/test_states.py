@@ -16,7 +16,7 @@ from bigcluster.kernels.gemm import Gemm
 from bigcluster.rows import ArrayRows
 from bigcluster.runtime import EmbeddedRuntime
 from bigcluster.solvers.kmeans import fit, fit_minibatch, fit_two_level, sweep
-from bigcluster.solvers.pca import SOLVERS, Components, Moments, krylov, sides
+from bigcluster.solvers.pca import Components, Moments, fit_pca, krylov, sides
 from bigcluster.solvers.saving import NOT_SAVING, Saving
 from bigcluster.solvers.tiles import MemoryTiles
 from bigcluster.store import StageState, Store, states, take_inventory
@@ -82,8 +82,8 @@ def pca(solver: str, shape: tuple[int, int], workspace_bytes: int) -> Callable[[
     moments = Moments(x.sum(axis=0, dtype=np.int64), int((x.astype(np.int64) ** 2).sum()))
 
     def job(saving: Saving) -> list[Any]:
-        found = SOLVERS[solver](
-            CountedRows(x), target=Components(6), runtime=EmbeddedRuntime(2), workspace_bytes=workspace_bytes,
+        found = fit_pca(
+            solver, CountedRows(x), target=Components(6), runtime=EmbeddedRuntime(2), workspace_bytes=workspace_bytes,
             tiles=MemoryTiles(), gemm=Gemm("auto"), seed=3, moments=moments, saving=saving,
         )  # fmt: skip
         scores, components = Kept(), Kept()

@@ -19,7 +19,7 @@ from bigcluster.kernels.finite import refuse_bad_rows
 from bigcluster.kernels.gemm import Gemm
 from bigcluster.rows import ArrayRows
 from bigcluster.runtime import EmbeddedRuntime
-from bigcluster.solvers.pca import SOLVERS, Components, PCAFit, Target, Variance, choose
+from bigcluster.solvers.pca import SOLVERS, Components, PCAFit, Target, Variance, choose, fit_pca
 from bigcluster.solvers.pca.transform import transform
 from bigcluster.solvers.tiles import FolderTiles
 from bigcluster.units import GIB
@@ -117,7 +117,8 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         if solver not in SOLVERS:
             raise ConfigError(f"solver must be one of auto, {', '.join(SOLVERS)}, not {solver!r}")
         with tempfile.TemporaryDirectory(prefix="bigcluster-") as scratch:
-            fit = SOLVERS[solver](
+            fit = fit_pca(
+                solver,
                 rows,
                 target=target,
                 runtime=EmbeddedRuntime(),

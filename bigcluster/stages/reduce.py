@@ -17,7 +17,7 @@ from bigcluster.planning import StagePlan, target_of
 from bigcluster.progress import Progress
 from bigcluster.rows import FirstColumns, RowSource
 from bigcluster.runtime import Runtime
-from bigcluster.solvers.pca import SOLVERS, Moments, PCAFit
+from bigcluster.solvers.pca import Moments, PCAFit, fit_pca
 from bigcluster.solvers.tiles import FolderTiles
 from bigcluster.stages.ingest import Ingested, pixel_rows
 from bigcluster.store import SCRATCH, ColumnWriter, Mark, RowWriter, StageState, Store, StoredRows, fingerprint
@@ -209,7 +209,8 @@ def _solve(
             on_progress=progress.at,
             saving=saving,
         )
-    return SOLVERS[plan.solver](
+    return fit_pca(
+        plan.solver,
         pixels,
         target=target_of(settings),
         runtime=runtime,

@@ -24,11 +24,11 @@ from bigcluster.rows import RowSource, spans
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.eigen import DENSE_LIMIT, TiledMatrix
 from bigcluster.solvers.pca.lanczos import lanczos_steps, leading_eigenpairs
-from bigcluster.solvers.pca.moments import block_rows, data_mean
+from bigcluster.solvers.pca.moments import block_rows
 from bigcluster.solvers.pca.operands import Operands
 from bigcluster.solvers.pca.products import ProductPlan, plan_products, symmetric_products
 from bigcluster.solvers.pca.projection import eigensolver_bytes
-from bigcluster.solvers.pca.result import Doubles, Moments, OnProgress, PCAFit, Progress, Sink, Target, check_target
+from bigcluster.solvers.pca.result import Center, Doubles, OnProgress, PCAFit, Progress, Sink, Target
 from bigcluster.solvers.saving import NOT_SAVING, Saving
 from bigcluster.solvers.tiles import Shelf, Tiles
 
@@ -36,20 +36,19 @@ from bigcluster.solvers.tiles import Shelf, Tiles
 def fit_covariance(
     rows: RowSource,
     *,
+    center: Center,
     target: Target,
     runtime: Runtime,
     workspace_bytes: int,
     tiles: Tiles,
     gemm: Gemm,
     seed: int = 0,
-    moments: Moments | None = None,
     on_progress: OnProgress | None = None,
     saving: Saving = NOT_SAVING,
 ) -> PCAFit:
-    """Fit by the covariance matrix; arguments, errors and guarantees as fit_gram."""
-    check_target(target, rows.shape)
+    """Fit by the covariance matrix; arguments as fit_gram."""
     n_rows, n_columns = rows.shape
-    mean = data_mean(rows, moments, runtime)
+    mean = center.mean
     operands = Operands(rows, gemm, mean, by_row=False)
     plan = plan_products(n_columns, n_rows, operands.dtype, runtime.threads, workspace_bytes)
     progress = Progress(plan.steps + lanczos_steps(target, n_columns) + 1, on_progress)
@@ -76,7 +75,7 @@ def fit_covariance(
         eigenvalues=pairs.values / (n_rows - 1),
         n_components=pairs.n_vectors,
         score_step=projection.step,
-        passes=len(plan.panels) + (moments is None),
+        passes=len(plan.panels),
         _write_scores=projection.write_scores,
         _write_components=projection.write_components,
         _close=shelf.clear,

@@ -21,18 +21,16 @@ from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.eigen import DENSE_LIMIT, TiledMatrix
 from bigcluster.solvers.pca.gram_scores import gram_scores
 from bigcluster.solvers.pca.lanczos import lanczos_steps, leading_eigenpairs
-from bigcluster.solvers.pca.moments import data_mean
 from bigcluster.solvers.pca.operands import Operands
 from bigcluster.solvers.pca.products import ProductPlan, plan_products, symmetric_products
 from bigcluster.solvers.pca.projection import eigensolver_bytes
 from bigcluster.solvers.pca.result import (
+    Center,
     Doubles,
-    Moments,
     OnProgress,
     PCAFit,
     Progress,
     Target,
-    check_target,
 )
 from bigcluster.solvers.saving import NOT_SAVING, Saving
 from bigcluster.solvers.tiles import Shelf, Tiles
@@ -41,25 +39,18 @@ from bigcluster.solvers.tiles import Shelf, Tiles
 def fit_gram(
     rows: RowSource,
     *,
+    center: Center,
     target: Target,
     runtime: Runtime,
     workspace_bytes: int,
     tiles: Tiles,
     gemm: Gemm,
     seed: int = 0,
-    moments: Moments | None = None,
     on_progress: OnProgress | None = None,
     saving: Saving = NOT_SAVING,
 ) -> PCAFit:
-    """Fit by the Gram matrix.
-
-    rows : (n_rows, n_columns), uint8 or float; workspace_bytes : what the solver may hold in memory, the rest goes to
-    `tiles`; moments : known sums of uint8 data, which save a pass; saving : where a killed fit goes on from.
-    Raises TooFewSamplesError, InvalidDataError (NaN or infinity). Nothing but n_rows, n_columns, target and seed
-    changes the result.
-    """
-    check_target(target, rows.shape)
-    mean = data_mean(rows, moments, runtime)
+    """Fit by the Gram matrix; center : of the rows; the other arguments, errors and guarantees as fit_pca."""
+    mean = center.mean
     operands = Operands(rows, gemm, mean, by_row=True)
     plan = plan_products(*rows.shape, operands.dtype, runtime.threads, workspace_bytes)
     progress = Progress(plan.steps + lanczos_steps(target, rows.shape[0]) + 1, on_progress)
@@ -81,7 +72,7 @@ def fit_gram(
         eigenvalues=scores.values / (n_rows - 1),
         n_components=scores.n_components,
         score_step=scores.step,
-        passes=len(plan.panels) + (moments is None),
+        passes=len(plan.panels),
         _write_scores=scores.write,
         _write_components=partial(scores.write_components, rows, mean),
         _write_left=scores.write_left,

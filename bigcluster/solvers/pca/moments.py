@@ -1,14 +1,16 @@
-"""Means and finiteness: one pass over the data, saved where ingest already knows the sums."""
+"""Mean, total variance and finiteness: one pass over the data, saved where ingest already knows the sums."""
 
 from __future__ import annotations
 
 import numpy as np
 
 from bigcluster.kernels.finite import refuse_bad_rows
+from bigcluster.kernels.kmeans import Moments as BlockMoments
+from bigcluster.kernels.kmeans import block_moments
 from bigcluster.kernels.loops import pixel_sums
 from bigcluster.rows import RowSource, spans
 from bigcluster.runtime import Runtime
-from bigcluster.solvers.pca.result import Doubles, Moments
+from bigcluster.solvers.pca.result import Center, Moments
 
 # One read: at most this many values, in whole rows. Fixed, since float sums depend on it.
 _BLOCK_VALUES = 1 << 21
@@ -30,12 +32,8 @@ def exact_moments(rows: RowSource, runtime: Runtime) -> Moments:
     return Moments(total, squares)
 
 
-def data_mean(rows: RowSource, moments: Moments | None, runtime: Runtime) -> Doubles:
-    """(n_columns,) float64: from known moments, or in one pass, which also refuses NaN and infinity in float data."""
-    if rows.dtype != np.uint8:
-        return float_mean(rows, runtime)
-    known = exact_moments(rows, runtime) if moments is None else moments
-    return np.asarray(known.column_sums, np.float64) / rows.shape[0]
+def exact_center(moments: Moments, n_rows: int) -> Center:
+    return Center(np.asarray(moments.column_sums, np.float64) / n_rows, exact_total_variance(moments, n_rows))
 
 
 def exact_total_variance(moments: Moments, n_rows: int) -> float:
@@ -44,28 +42,25 @@ def exact_total_variance(moments: Moments, n_rows: int) -> float:
     return (n_rows * moments.total_square_sum - squares_of_sums) / (n_rows * (n_rows - 1))
 
 
-def float_mean(rows: RowSource, runtime: Runtime) -> Doubles:
-    """(n_columns,) float64 means of float data; InvalidDataError names the first row with NaN or infinity."""
-    n_rows, n_columns = rows.shape
+def float_center(rows: RowSource, runtime: Runtime) -> Center:
+    """Of float data, in one pass, in float64; InvalidDataError names the first row with NaN or infinity.
 
-    def task(span: tuple[int, int]) -> Doubles:
+    Seen from the first row, so that a column that is constant has no variance, whatever its mean rounds to.
+    """
+    first = rows.read(0, 1)
+    refuse_bad_rows(first, 0)
+    origin = first[0].astype(np.float64)
+
+    def task(span: tuple[int, int]) -> BlockMoments:
         block = rows.read(*span)
         refuse_bad_rows(block, span[0])
-        sums: Doubles = block.sum(axis=0, dtype=np.float64)
-        return sums
+        with np.errstate(over="ignore", invalid="ignore"):  # what is beyond float64 is refused for its spread
+            return block_moments(block - origin)
 
-    total = np.zeros(n_columns)
-    for sums in runtime.map(task, spans(n_rows, block_rows(n_columns))):
-        total += sums
-    return total / n_rows
-
-
-def float_total_variance(rows: RowSource, mean: Doubles, runtime: Runtime) -> float:
-    """The sum of all column variances, ddof = 1, in float64, in one pass."""
     n_rows, n_columns = rows.shape
-
-    def task(span: tuple[int, int]) -> float:
-        centered = (rows.read(*span) - mean).ravel()
-        return float(np.vdot(centered, centered))
-
-    return sum(runtime.map(task, spans(n_rows, block_rows(n_columns)))) / (n_rows - 1)
+    total: BlockMoments | None = None
+    for found in runtime.map(task, spans(n_rows, block_rows(n_columns))):
+        with np.errstate(over="ignore", invalid="ignore"):
+            total = found if total is None else total.merge(found)
+    assert total is not None
+    return Center(origin + total.mean, float(total.scatter.sum()) / (n_rows - 1))

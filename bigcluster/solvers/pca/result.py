@@ -81,6 +81,17 @@ class Moments:
 
 
 @dataclass(frozen=True)
+class Center:
+    """Where rows lie, and how far around it.
+
+    mean : (n_columns,) float64; total_variance : the sum of all column variances, ddof = 1.
+    """
+
+    mean: Doubles
+    total_variance: float
+
+
+@dataclass(frozen=True)
 class PCAFit:
     """A fitted PCA. Scores and components are written out in blocks, since either may be larger than memory.
 

@@ -18,15 +18,7 @@ from bigcluster.kernels.gemm import Gemm
 from bigcluster.rows import RowSource
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.krylov import LEAST_APPLICATIONS, Krylov
-from bigcluster.solvers.pca.moments import exact_moments, exact_total_variance, float_mean, float_total_variance
-from bigcluster.solvers.pca.result import (
-    Moments,
-    OnProgress,
-    PCAFit,
-    Progress,
-    Target,
-    check_target,
-)
+from bigcluster.solvers.pca.result import Center, OnProgress, PCAFit, Progress, Target
 from bigcluster.solvers.pca.sides import Side
 from bigcluster.solvers.pca.subspace_scores import subspace_scores
 from bigcluster.solvers.saving import NOT_SAVING, Saving
@@ -36,33 +28,26 @@ from bigcluster.solvers.tiles import Shelf, Tiles
 def fit_subspace(
     rows: RowSource,
     *,
+    center: Center,
     target: Target,
     runtime: Runtime,
     workspace_bytes: int,
     tiles: Tiles,
     gemm: Gemm,
     seed: int = 0,
-    moments: Moments | None = None,
     on_progress: OnProgress | None = None,
     saving: Saving = NOT_SAVING,
 ) -> PCAFit:
-    """Fit by block Krylov iteration; arguments, errors and guarantees as fit_gram.
+    """Fit by block Krylov iteration; arguments as fit_gram.
 
     Raises VarianceNotReachedError where the basis cannot be extended to what `target` asks for.
     """
-    check_target(target, rows.shape)
     n_rows = rows.shape[0]
-    if rows.dtype == np.uint8:
-        known = moments or exact_moments(rows, runtime)
-        mean = np.asarray(known.column_sums, np.float64) / n_rows
-        total_variance = exact_total_variance(known, n_rows)
-    else:
-        mean = float_mean(rows, runtime)
-        total_variance = float_total_variance(rows, mean, runtime)
     progress = Progress(LEAST_APPLICATIONS + 2, on_progress)
     shelf = Shelf(tiles, 0)
-    side = Side(rows, mean, gemm)
-    krylov = Krylov(side, total_variance * (n_rows - 1), target, shelf, workspace_bytes, runtime, progress, saving)
+    side = Side(rows, center.mean, gemm)
+    total = center.total_variance * (n_rows - 1)
+    krylov = Krylov(side, total, target, shelf, workspace_bytes, runtime, progress, saving)
     krylov.run(seed)
     scores = subspace_scores(krylov)
     progress.finish()
@@ -71,12 +56,12 @@ def fit_subspace(
     return PCAFit(
         solver="subspace",
         shape=rows.shape,
-        mean=mean,
-        total_variance=total_variance,
+        mean=center.mean,
+        total_variance=center.total_variance,
         eigenvalues=eigenvalues / (n_rows - 1),
         n_components=scores.n_components,
         score_step=scores.step,
-        passes=krylov.passes + (moments is None),
+        passes=krylov.passes,
         _write_scores=scores.write,
         _write_components=scores.write_components,
         _close=shelf.clear,

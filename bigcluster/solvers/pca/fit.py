@@ -1,0 +1,70 @@
+"""The way into every solver: what each needs to know of the data first, and float data in a unit that suits them."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+
+from bigcluster.kernels.gemm import Gemm
+from bigcluster.rows import RowSource
+from bigcluster.runtime import Runtime
+from bigcluster.solvers.pca.covariance import fit_covariance
+from bigcluster.solvers.pca.gram import fit_gram
+from bigcluster.solvers.pca.moments import exact_center, exact_moments, float_center
+from bigcluster.solvers.pca.result import Moments, OnProgress, PCAFit, Target, check_target
+from bigcluster.solvers.pca.subspace import fit_subspace
+from bigcluster.solvers.pca.unit import RescaledRows, rescaled_center, rescaled_fit, unit_exponent
+from bigcluster.solvers.saving import NOT_SAVING, Saving
+from bigcluster.solvers.tiles import Tiles
+
+SOLVERS = {"gram": fit_gram, "covariance": fit_covariance, "subspace": fit_subspace}
+
+
+def fit_pca(
+    solver: str,
+    rows: RowSource,
+    *,
+    target: Target,
+    runtime: Runtime,
+    workspace_bytes: int,
+    tiles: Tiles,
+    gemm: Gemm,
+    seed: int = 0,
+    moments: Moments | None = None,
+    on_progress: OnProgress | None = None,
+    saving: Saving = NOT_SAVING,
+) -> PCAFit:
+    """Fit by one of SOLVERS.
+
+    rows : (n_rows, n_columns), uint8 or float; workspace_bytes : what the solver may hold in memory, the rest goes to
+    `tiles`; moments : known sums of uint8 data, which save a pass; saving : where a killed fit goes on from.
+    Nothing but n_rows, n_columns, target and seed changes the result.
+    Raises TooFewSamplesError; InvalidDataError for NaN, infinity, and a unit in which float32 cannot hold the scores;
+    VarianceNotReachedError where the subspace solver's basis cannot be extended to what `target` asks for.
+    """
+    check_target(target, rows.shape)
+    n_rows = rows.shape[0]
+    exponent = 0
+    if rows.dtype == np.uint8:
+        center = exact_center(exact_moments(rows, runtime) if moments is None else moments, n_rows)
+    else:
+        center = float_center(rows, runtime)
+        exponent = unit_exponent(center, n_rows)
+    if exponent:
+        rows, center = RescaledRows(rows, exponent), rescaled_center(center, exponent)
+    fit = SOLVERS[solver](
+        rows,
+        center=center,
+        target=target,
+        runtime=runtime,
+        workspace_bytes=workspace_bytes,
+        tiles=tiles,
+        gemm=gemm,
+        seed=seed,
+        on_progress=on_progress,
+        saving=saving,
+    )
+    if moments is None:
+        fit = replace(fit, passes=fit.passes + 1)
+    return rescaled_fit(fit, -exponent) if exponent else fit
