@@ -24,14 +24,7 @@ from bigcluster.solvers.pca.lanczos import lanczos_steps, leading_eigenpairs
 from bigcluster.solvers.pca.operands import Operands
 from bigcluster.solvers.pca.products import ProductPlan, plan_products, symmetric_products
 from bigcluster.solvers.pca.projection import eigensolver_bytes
-from bigcluster.solvers.pca.result import (
-    Center,
-    Doubles,
-    OnProgress,
-    PCAFit,
-    Progress,
-    Target,
-)
+from bigcluster.solvers.pca.result import Center, Doubles, OnProgress, PCAFit, Progress, Target
 from bigcluster.solvers.saving import NOT_SAVING, Saving
 from bigcluster.solvers.tiles import Shelf, Tiles
 
