@@ -27,6 +27,13 @@ MIB = 1024**2
 NAMES = sorted(SOLVERS)
 
 
+def exact_variances(x):
+    """All of them, descending."""
+    centered = x - x.mean(axis=0, dtype=np.float64)
+    small = centered @ centered.T if len(x) <= x.shape[1] else centered.T @ centered
+    return np.linalg.eigvalsh(small)[::-1] / (len(x) - 1)
+
+
 class Collect:
     """A sink that puts the blocks together again and sees that they come in order."""
 
@@ -176,7 +183,8 @@ def test_all_of_the_variance(name):
 def test_a_basis_that_outgrows_its_memory_is_refused_in_one_line():
     noise = np.random.default_rng(0).integers(0, 256, (2500, 2600), np.uint8)
     with pytest.raises(
-        VarianceNotReachedError, match=r"2160 basis vectors .* may hold 64 MiB; ask for a smaller share"
+        VarianceNotReachedError,
+        match=r"2160 basis vectors .* leaves PCA 64 MiB; ask for a smaller share, or allow 332 MiB more",
     ):
         solve("subspace", noise, Variance(0.999), workspace_mib=64)
 
@@ -339,29 +347,63 @@ def test_small_variances_are_told_from_large_ones(name, shape):
     assert np.abs((centered @ components.T - scores) / deviations).max() < 2e-3
 
 
-@pytest.mark.parametrize("shape", [(400, 600), (600, 400)])
+def light_and_dark(rest, dtype=np.uint8):
+    """Every other row light: a first variance that dwarfs those of `rest`."""
+    return np.clip(np.rint(np.where(np.arange(len(rest))[:, None] % 2, 205, 50) + rest), 0, 255).astype(dtype)
+
+
+# Beyond 1,536 units gram and covariance matrices are solved by Lanczos.
+DWARFED = [
+    *((name, shape) for name in NAMES for shape in ((400, 600), (600, 400))),
+    ("gram", (1600, 1700)),
+    ("covariance", (1700, 1600)),
+]
+
+
+@pytest.mark.parametrize("noise", [4, 8])
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
-@pytest.mark.parametrize("name", NAMES)
-def test_one_variance_that_dwarfs_all_others_hides_none_of_them(name, shape, dtype):
-    random = np.random.default_rng(1)
-    sides_of = np.where(np.arange(shape[0])[:, None] % 2, 228, 28)
-    x = np.clip(np.rint(sides_of + 8 * random.standard_normal(shape)), 0, 255).astype(dtype)
+@pytest.mark.parametrize(("name", "shape"), DWARFED)
+def test_one_variance_that_dwarfs_all_others_hides_none_of_them(name, shape, dtype, noise):
+    x = light_and_dark(noise * np.random.default_rng(1).standard_normal(shape), dtype)
     fit, _, components = solve(name, x, 100)
-    _, variances, _ = exact_fit(x)
-    assert variances[0] > 10_000 * variances[1]
+    variances = exact_variances(x)
+    assert variances[0] > 5_000 * variances[1]
     assert (fit.eigenvalues[:100] > 0).all()
-    np.testing.assert_allclose(components @ components.T, np.eye(100), atol=1e-5)
-    assert fit.cumulative_shares[99] == pytest.approx(variances[:100].sum() / variances.sum(), abs=1e-3)
+    np.testing.assert_allclose(components @ components.T, np.eye(100), atol=5e-4)
+    assert fit.eigenvalues[1:100].sum() >= 0.975 * variances[1:100].sum(), "of noise, which converges slowest"
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_equal_variances_are_all_found(name):
+def test_of_a_spectrum_that_one_variance_dwarfs_a_thousandth_is_lost(name):
+    random = np.random.default_rng(2)
+    falling = random.standard_normal((1600, 200)) * 5 / np.arange(1, 201) ** 0.7 @ random.standard_normal((200, 1700))
+    x = light_and_dark(falling + 3 * random.standard_normal(falling.shape))
+    variances = exact_variances(x)
+    assert variances[0] > 0.9 * variances.sum()
+    fit, _, _ = solve(name, x, 100)
+    assert fit.eigenvalues[1:100].sum() >= 0.999 * variances[1:100].sum()
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_share_beyond_a_dwarfing_variance_is_reached(name):
+    x = light_and_dark(3 * np.random.default_rng(1).standard_normal((600, 400)))
+    shares = np.cumsum(exact_variances(x)) / exact_variances(x).sum()
+    asked = float(shares[75]) - 1e-6
+    fit, _, _ = solve(name, x, Variance(asked))
+    assert fit.cumulative_shares[fit.n_components - 1] >= asked
+    assert 76 <= fit.n_components <= 82
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize(("name", "n"), [*((name, 300) for name in NAMES), ("gram", 1600), ("covariance", 1600)])
+def test_equal_variances_are_all_found(name, n, dtype):
     """Powers of a matrix of equal eigenvalues reach no more vectors than they start from."""
-    x = 200 * np.eye(300, dtype=np.float32)
+    x = 200 * np.eye(n, dtype=dtype)
     fit, _, components = solve(name, x, 150)
-    np.testing.assert_allclose(fit.eigenvalues[:150], 200**2 / 299, rtol=1e-4)
+    np.testing.assert_allclose(fit.eigenvalues[:150], 200**2 / (n - 1), rtol=1e-3)
     np.testing.assert_allclose(components @ components.T, np.eye(150), atol=1e-5)
-    assert 284 <= solve(name, x, Variance(0.95))[0].n_components <= 286
+    if n == 300:
+        assert 284 <= solve(name, x, Variance(0.95))[0].n_components <= 286
 
 
 @pytest.mark.parametrize("shape", [(100, 200), (200, 100)])
@@ -406,10 +448,13 @@ def test_progress_reaches_its_total(name):
     assert seen[-1][0] == seen[-1][1]
 
 
-@pytest.mark.parametrize("name", NAMES)
-def test_projected_bytes_hold_what_a_fit_takes(name, tmp_path):
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("gram", (2500, 5000)), ("covariance", (5000, 2500)), ("subspace", (2500, 5000)), ("subspace", (5000, 2500))],
+)
+def test_projected_bytes_hold_what_a_fit_takes(name, shape, tmp_path):
     workspace_mib = 64
-    x = pictures(*((2500, 5000) if name != "covariance" else (5000, 2500)), rank=4)
+    x = pictures(*shape, rank=4)
     target, dtype = Components(16), np.dtype(np.uint8)
     assert least_bytes(name, x.shape, dtype, target, 2) <= workspace_mib * MIB
     projected = project_bytes(name, x.shape, dtype, target, 2, workspace_mib * MIB)

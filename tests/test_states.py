@@ -77,8 +77,17 @@ def pixels(n_rows: int, n_columns: int) -> Any:
     return np.clip(128 + styles + rng.normal(scale=9, size=(n_rows, n_columns)), 0, 255).astype(np.uint8)
 
 
-def pca(solver: str, shape: tuple[int, int], workspace_bytes: int) -> Callable[[Saving], list[Any]]:
-    x = pixels(*shape)
+def light_and_dark(n_rows: int, n_columns: int) -> Any:
+    """One variance that dwarfs all others: blocks of a Krylov basis lose columns, and are filled up."""
+    sides_of = np.where(np.arange(n_rows)[:, None] % 2, 228, 28)
+    noise = np.random.default_rng(1).normal(scale=2, size=(n_rows, n_columns))
+    return np.clip(np.rint(sides_of + noise), 0, 255).astype(np.uint8)
+
+
+def pca(
+    solver: str, shape: tuple[int, int], workspace_bytes: int, data: Callable[[int, int], Any] = pixels
+) -> Callable[[Saving], list[Any]]:
+    x = data(*shape)
     moments = Moments(x.sum(axis=0, dtype=np.int64), int((x.astype(np.int64) ** 2).sum()))
 
     def job(saving: Saving) -> list[Any]:
@@ -140,6 +149,7 @@ JOBS = {
     "covariance": pca("covariance", (9000, 300), 256 * MIB),
     "subspace": pca("subspace", (1500, 2100), 64 * MIB),
     "subspace by column": pca("subspace", (2100, 1500), 64 * MIB),
+    "subspace of filled blocks": pca("subspace", (900, 1100), 64 * MIB, light_and_dark),
     "incremental": incremental(),
     "lloyd": kmeans(fit, 7, n_init=2, tol=0.0),
     "lloyd with bounds": kmeans(fit, 80, n_init=1, max_iter=6),

@@ -117,6 +117,19 @@ def wanted(values: Doubles, total: float, target: Target) -> int | None:
     return choose_rank(values, total, target.share)
 
 
+def remainder(values: Doubles, total: float) -> float:
+    """What is left of the total beside leading variances that outweigh all that comes after them.
+
+    Those are found at once. What a basis gains is measured by the rest, or they would hide that it lacks the others.
+    """
+    rest = total
+    for value in values:
+        if value <= rest / 2 or rest - value <= FLOAT32_NOISE * total:
+            break
+        rest -= float(value)
+    return rest
+
+
 def dense_eigenpairs(matrix: TiledMatrix, total: float, target: Target, runtime: Runtime) -> Eigenpairs:
     values, vectors = alone(matrix.n, lambda: ritz(matrix.dense(), matrix.n))
     values[nonzero_rank(values, DENSE_NOISE * matrix.n) :] = 0

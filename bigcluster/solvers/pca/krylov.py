@@ -20,7 +20,7 @@ from bigcluster.kernels.quantize import Code, encode
 from bigcluster.rows import spans
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.blocks import Blocks
-from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone, wanted
+from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone, remainder, wanted
 from bigcluster.solvers.pca.passes import (
     block_width,
     iteration_pass,
@@ -32,10 +32,12 @@ from bigcluster.solvers.pca.sides import Floats, Side, apply
 from bigcluster.solvers.pca.work import Work
 from bigcluster.solvers.saving import Saving
 from bigcluster.solvers.tiles import Shelf
+from bigcluster.units import show_bytes
 
 LEAST_APPLICATIONS = 4
-# Another application is worth its read of the data while it promises more than this share of the variance; gains fall
-# geometrically. By row, components are half an application ahead of the basis and have most of what is promised.
+# Another application is worth its read of the data while it promises more than this share of the variance, beside such
+# as dwarfs the rest; gains fall geometrically. By row, components are half an application ahead of the basis and have
+# most of what is promised.
 _GAIN_BY_ROW, _GAIN_BY_COLUMN = 7e-4, 3e-4
 _LAYOUT = 3  # of a saved state; one of another layout counts as none
 
@@ -98,9 +100,10 @@ class Krylov:
     def make_room(self, needed_bytes: int, what: str) -> None:
         """For a step that needs so much; a number of components never takes more than was reckoned with."""
         if needed_bytes > max(self._held_bytes, self._workspace_bytes):
+            allowed = self._workspace_bytes
             raise VarianceNotReachedError(
-                f"{what} take {needed_bytes >> 20} MiB, and PCA may hold {self._workspace_bytes >> 20} MiB; "
-                "ask for a smaller share, or allow more memory"
+                f"{what} take {show_bytes(needed_bytes)}, and the budget leaves PCA {show_bytes(allowed)}; "
+                f"ask for a smaller share, or allow {show_bytes(needed_bytes - allowed)} more"
             )
         self.shelf.limit(max(0, self._workspace_bytes - max(self._held_bytes, needed_bytes)))
 
@@ -161,12 +164,21 @@ class Krylov:
                 columns = ordered_sum(self.runtime.map(projected, self.images.tiles))
             self.shelf.put(f"inner/{name}", bordered(self.inner(name), columns))
 
+    @property
+    def spans_all(self) -> bool:
+        """Whether there is no variance outside of the basis, as far as can be told."""
+        size = self.vectors.size
+        if self.total == 0 or size == self.side.n_units:
+            return True
+        # Of 8-bit vectors the sum is off by up to a ten-thousandth of the first variance: it tells nothing.
+        return not self.side.exact and bool(self._ritz_values(size).sum() >= (1 - 1e-7) * self.total)
+
     def _converged(self) -> bool:
         """Whether the basis holds all there is, or the last block added next to nothing to the components wanted."""
+        if self.spans_all:
+            return True
         size, widths = self.vectors.size, self.vectors.widths
         values = self._ritz_values(size)
-        if values.sum() >= (1 - 1e-7) * self.total:
-            return True
         n_wanted = wanted(values, self.total, self.target)
         if n_wanted is None or len(widths) < LEAST_APPLICATIONS:
             return False
@@ -179,12 +191,15 @@ class Krylov:
             return False
         gain, *before = np.subtract(captured[:-1], captured[1:])
         promised = gain * min(1.0, gain / before[0]) if before and before[0] > 0 else gain
-        return bool(promised <= (_GAIN_BY_ROW if self.side.by_row else _GAIN_BY_COLUMN) * self.total)
+        worth = _GAIN_BY_ROW if self.side.by_row else _GAIN_BY_COLUMN
+        return bool(promised <= worth * remainder(values, self.total))
 
     def _ritz_values(self, size: int) -> Doubles:
         """Descending, of the space of the first `size` basis vectors."""
         if size not in self._values:
-            projected, basis = (self.inner(name)[:size, :size] for name in ("projected", "basis"))
+            # In memory alike whether the matrix has grown since or was read back.
+            parts = (np.ascontiguousarray(self.inner(name)[:size, :size]) for name in ("projected", "basis"))
+            projected, basis = parts
             self._values[size] = alone(size, lambda: ritz_values_generalised(projected, basis))
         return self._values[size]
 

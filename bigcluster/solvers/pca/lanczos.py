@@ -35,15 +35,17 @@ from bigcluster.solvers.pca.eigen import (
     TileRows,
     alone,
     dense_eigenpairs,
+    remainder,
     times,
     wanted,
 )
-from bigcluster.solvers.pca.result import Components, Doubles, Progress, Target
+from bigcluster.solvers.pca.result import Components, Doubles, Progress, Target, usual_components
 from bigcluster.solvers.tiles import Shelf
 
 Floats = NDArray[np.float32]
 
-# Converged when all blocks that could still come promise about this share of the variance to the wanted components.
+# Converged when all blocks that could still come promise about this share of the variance (beside such as dwarfs the
+# rest) to the wanted components.
 # What a block gains falls about geometrically, so two of them tell; what falls more slowly is taken to fall so fast.
 _REST = 5e-4
 _SLOWEST = 0.9
@@ -57,8 +59,7 @@ _MOST_RESTARTS = 8
 
 def lanczos_width(target: Target) -> int:
     """Columns of one Krylov block: a sixteenth of the components, in one to three vectors of 16."""
-    n_wanted = target.n if isinstance(target, Components) else 800
-    return min(48, max(16, n_wanted // 16 // 16 * 16))
+    return min(48, max(16, usual_components(target) // 16 // 16 * 16))
 
 
 def lanczos_size(target: Target, n: int) -> int:
@@ -142,8 +143,8 @@ class _Lanczos:
                     end = next_look
             if self._basis.size >= end:
                 break
-            blocks = self._next_block(images, inner)
-            if blocks[0].shape[1] == 0:  # the basis spans all that the matrix reaches
+            blocks = self._next_block(images, inner, seed)
+            if blocks[0].shape[1] == 0:  # the basis spans everything, or all that has variance
                 break
             if self._basis.size + blocks[0].shape[1] > self._limit < self._matrix.n:
                 if restarts == _MOST_RESTARTS:
@@ -207,21 +208,29 @@ class _Lanczos:
         basis.delete()
         return shrunk
 
-    def _next_block(self, images: list[Floats], inner: Doubles) -> list[Floats]:
-        """W - Q Q'W, orthonormal: project, normalise, and both once more ("twice is enough")."""
-        floor = FLOAT32_NOISE * float(np.abs(np.diag(self._projected)).max())
-        images, transform = self._projected_out(images, inner, floor)
-        if transform.shape[1] == 0:
-            return self._transformed(images, transform)
-        small = np.ascontiguousarray(transform, np.float32)
+    def _next_block(self, images: list[Floats], inner: Doubles, seed: int) -> list[Floats]:
+        """W - Q Q'W, orthonormal: project, normalise, and both once more ("twice is enough").
 
-        def normalise(t: int) -> tuple[Floats, Floats]:
-            image = float_product(images[t], small)
-            return image, self._basis.project(t, image)
+        Images that differ by less than float32 tells, as where one eigenvalue dwarfs the others or many are equal,
+        leave room to random vectors, unless nothing is left for those to find.
+        """
+        size, diagonal = self._basis.size, np.diag(self._projected)
+        blocks = self._transformed(*self._projected_out(images, inner, FLOAT32_NOISE * float(np.abs(diagonal).max())))
+        missing = min(lanczos_width(self._target), self._matrix.n - size) - blocks[0].shape[1]
+        if missing <= 0:
+            return self._orthogonal(blocks, 0.5)
+        if diagonal.sum() >= (1 - FLOAT32_NOISE) * self._total:
+            return self._orthogonal(blocks, 0.5) if blocks[0].shape[1] else blocks
+        random = np.random.default_rng([seed, size])
+        filled = [
+            np.hstack([block, random.standard_normal((len(block), missing), dtype=np.float32)]) for block in blocks
+        ]
+        return self._orthogonal(self._orthogonal(filled, 0.0), 0.5)
 
-        normalised, shares = zip(*self._runtime.map(normalise, self._tiles), strict=True)
-        # Unit columns now: one that loses half its length was in the basis already.
-        return self._transformed(*self._projected_out(list(normalised), ordered_sum(shares), 0.5))
+    def _orthogonal(self, blocks: list[Floats], least: float) -> list[Floats]:
+        """To the basis, and orthonormal. least : what must remain of a column of length 1, or it was in the basis."""
+        shares = self._runtime.map(lambda t: self._basis.project(t, blocks[t]), self._tiles)
+        return self._transformed(*self._projected_out(blocks, ordered_sum(shares), least))
 
     def _projected_out(self, images: list[Floats], inner: Doubles, floor: float) -> tuple[list[Floats], Doubles]:
         """W - Q inner, in place, and the transform that makes it orthonormal."""
@@ -254,7 +263,7 @@ class _Lanczos:
         if captured[0] >= (1 - 1e-7) * self._total or last <= 0:
             return 0
         ratio = min(_SLOWEST, last / before) if before > 0 else _SLOWEST
-        rest = last * ratio / (1 - ratio) / self._total
+        rest = last * ratio / (1 - ratio) / remainder(self._ritz_values(size), self._total)
         if rest <= _REST:
             return 0
         return width * math.ceil(math.log(_REST / rest) / math.log(ratio))

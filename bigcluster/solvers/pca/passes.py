@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from bigcluster.solvers.pca.result import Components, Target
+from bigcluster.solvers.pca.result import Components, Target, usual_components
 
 # Canonical: the rounding of the vectors and the order of the sums follow these, so they are the same for any budget.
 UNIT_TILE = 4096
@@ -93,8 +93,7 @@ def iteration_pass(
         application_bytes(n_units, threads, item, plan),
         ritz_bytes(min(n_units, USUAL_APPLICATIONS * block_width(target, n_units))),
     )
-    n_wanted = target.n if isinstance(target, Components) else 800
-    return plan, held if by_row else max(held, projection_bytes(n_wanted, n_units, threads, item))
+    return plan, held if by_row else max(held, projection_bytes(usual_components(target), n_units, threads, item))
 
 
 def projection_bytes(n_vectors: int, n_units: int, threads: int, item: int) -> int:

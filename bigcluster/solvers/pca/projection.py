@@ -15,7 +15,7 @@ from bigcluster.solvers.pca.lanczos import lanczos_limit, lanczos_size, lanczos_
 from bigcluster.solvers.pca.operands import PRECISE_UNITS
 from bigcluster.solvers.pca.passes import TERMS, UNIT_TILE, block_width, iteration_pass, most_applications
 from bigcluster.solvers.pca.products import TILE, plan_products
-from bigcluster.solvers.pca.result import Components, Target
+from bigcluster.solvers.pca.result import Components, Target, usual_components
 
 Shape = tuple[int, int]
 
@@ -30,7 +30,7 @@ def eigensolver_bytes(solver: str, n: int, target: Target, threads: int) -> int:
     if n <= DENSE_LIMIT:
         return dense_finish_bytes(n)
     width = lanczos_width(target)
-    n_wanted = target.n if isinstance(target, Components) else 800
+    n_wanted = usual_components(target)
     blocks = 4 * 4 * n * width  # V, W, and their successors
     open_chunks = (2 if solver == "gram" else 1) * 4 * n * CHUNK
     per_thread = threads * (2 * 4 * TILE * TILE + 3 * 4 * TILE * n_wanted)
@@ -74,7 +74,7 @@ def project_bytes(
 
 def project_scratch_bytes(solver: str, shape: Shape, target: Target, workspace_bytes: int) -> int:
     """The most that a fit puts on the disk: matrix, basis and images, or the Krylov blocks and what follows."""
-    n_wanted = target.n if isinstance(target, Components) else 800
+    n_wanted = usual_components(target)
     if solver != "subspace":
         n_units = _units_terms(solver, shape)[0]
         kept = _eigensolver_kept_bytes(solver, n_units, target)
@@ -101,7 +101,7 @@ def _units_terms(solver: str, shape: Shape) -> Shape:
 def _krylov_bytes(shape: Shape, target: Target, item: int) -> int:
     """All that a streamed iteration keeps by name: rounded blocks, the one in work, images; scores, components."""
     n_units, n_terms = min(shape), max(shape)
-    n_wanted = target.n if isinstance(target, Components) else 800
+    n_wanted = usual_components(target)
     width = block_width(target, n_units)
     basis, scores = most_applications(target) * width, 4 * shape[0] * n_wanted
     inner = 8 * min(n_units, basis) ** 2
@@ -125,6 +125,6 @@ def _subspace_least(shape: Shape, dtype: np.dtype[np.generic], target: Target, t
     item = 1 if dtype == np.uint8 else 4
     width = block_width(target, n_units)
     _, applied = iteration_pass(target, n_units, threads, item, 0, by_row=shape[0] <= shape[1])
-    n_wanted = target.n if isinstance(target, Components) else 800
+    n_wanted = usual_components(target)
     tile = min(UNIT_TILE, n_units) * max(width, n_wanted) * 4 * 3 * threads
     return max(applied, tile, TERMS)

@@ -54,6 +54,11 @@ class Variance:
 Target = Components | Variance
 
 
+def usual_components(target: Target) -> int:
+    """How many components to reckon with: of a share, which is known only in the end, what large catalogs took."""
+    return target.n if isinstance(target, Components) else 800
+
+
 def check_target(target: Target, shape: tuple[int, int]) -> None:
     """Raise TooFewSamplesError where the data cannot have what is asked for."""
     n_rows, n_columns = shape

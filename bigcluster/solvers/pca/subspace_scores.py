@@ -27,20 +27,22 @@ from bigcluster.kernels.pca import (
     round_to_step,
     score_step,
 )
-from bigcluster.kernels.quantize import encode
+from bigcluster.kernels.quantize import Code, encode
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.blocks import Blocks
 from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone, wanted
 from bigcluster.solvers.pca.krylov import Krylov
-from bigcluster.solvers.pca.passes import projection_bytes
-from bigcluster.solvers.pca.result import Components, Doubles, Sink, Target, Variance
+from bigcluster.solvers.pca.passes import projection_bytes, ritz_bytes
+from bigcluster.solvers.pca.result import Components, Doubles, Sink, Variance
 from bigcluster.solvers.pca.sides import project_terms
 
 Floats = NDArray[np.float32]
 
 # Ritz vectors are nearly orthogonal; those that are not are made of rounding alone.
 _DEPENDENT = 1e-3
-# A share that is short by no more than this after all that can be computed is taken as reached.
+# What rounding Ritz vectors to 8 bits may cost of the share that they explain.
+_ROUNDING = 1e-4
+# Where all there is was computed, a share that is short by no more than this was lost to rounding.
 _SHORTFALL = 1e-3
 
 
@@ -75,10 +77,9 @@ class SubspaceScores:
 
 def subspace_scores(krylov: Krylov) -> SubspaceScores:
     """What the target takes of the basis, which is given up."""
-    values, vectors = _ritz_vectors(krylov)
-    if krylov.side.by_row:
-        return _of_shadows(krylov, values, vectors)
-    return _of_ritz_vectors(krylov, values, vectors)
+    asks_for_all = isinstance(krylov.target, Variance) and krylov.target.share == 1
+    shortfall = _SHORTFALL if asks_for_all or krylov.spans_all else 0.0
+    return (_of_shadows if krylov.side.by_row else _of_ritz_vectors)(krylov, shortfall)
 
 
 def _ritz_vectors(krylov: Krylov) -> tuple[Doubles, Doubles]:
@@ -91,7 +92,9 @@ def _ritz_vectors(krylov: Krylov) -> tuple[Doubles, Doubles]:
     return values, vectors[:, :n_vectors]
 
 
-def _of_shadows(krylov: Krylov, values: Doubles, vectors: Doubles) -> SubspaceScores:
+def _of_shadows(krylov: Krylov, shortfall: float) -> SubspaceScores:
+    values, vectors = _ritz_vectors(krylov)
+
     # Shadows may be far from orthogonal; those of Ritz vectors, at unit length, are nearly orthonormal.
     def reduced() -> tuple[Doubles, Doubles]:
         lengths = vectors.T @ krylov.inner("lengths") @ vectors
@@ -105,21 +108,26 @@ def _of_shadows(krylov: Krylov, values: Doubles, vectors: Doubles) -> SubspaceSc
     exact, rotation = alone(krylov.vectors.size, reduced)
     krylov.delete()
     values = np.concatenate([exact, values[len(exact) :]])
-    n_there = min(_n_wanted(values, krylov.total, krylov.target), len(exact))
+    n_there = min(_n_wanted(values, krylov, shortfall), len(exact))
     return _finished(krylov, values, rotation[:, :n_there], krylov.images, krylov.shadows)
 
 
-def _of_ritz_vectors(krylov: Krylov, values: Doubles, vectors: Doubles) -> SubspaceScores:
-    """The Ritz vectors are rounded and the data applied to them; a few more for a share, since rounding moves it."""
+def _of_ritz_vectors(krylov: Krylov, shortfall: float) -> SubspaceScores:
+    """The Ritz vectors are rounded and the data applied to them; more than enough for a share, since rounding costs."""
     side, runtime, shelf = krylov.side, krylov.runtime, krylov.shelf
-    n_wanted = _n_wanted(values, krylov.total, krylov.target)
-    n_more = 0 if isinstance(krylov.target, Components) else max(8, n_wanted // 16)
-    kept = np.ascontiguousarray(vectors[:, : n_wanted + n_more])
+    values, vectors = _ritz_vectors(krylov)
+    n_wanted = _n_wanted(values, krylov, shortfall)
+    if isinstance(krylov.target, Variance):
+        safe = wanted(values, krylov.total, Variance(min(1.0, krylov.target.share + _ROUNDING)))
+        n_wanted = max(n_wanted + max(8, n_wanted // 16), safe or 2 * n_wanted)
+    kept = np.ascontiguousarray(vectors[:, :n_wanted])
+    del vectors
     n_kept, item = kept.shape[1], 1 if side.exact else 4
-    needed = projection_bytes(n_kept, side.n_units, runtime.threads, item)
+    needed = max(projection_bytes(n_kept, side.n_units, runtime.threads, item), ritz_bytes(n_kept), 2 * kept.nbytes)
     krylov.make_room(needed, f"{n_kept} components at once, as this share of the variance asks for,")
     units, terms = Blocks("units", side.unit_spans, shelf), Blocks("terms", side.term_spans, shelf)
-    codes = list(runtime.map(lambda t: encode(krylov.vectors.expand(t, kept), rounded=side.exact), units.tiles))
+    codes = _encoded(krylov, kept)
+    del kept
     krylov.delete()
     krylov.images.delete_all()
     for t, code in enumerate(codes):
@@ -132,7 +140,18 @@ def _of_ritz_vectors(krylov: Krylov, values: Doubles, vectors: Doubles) -> Subsp
     del codes
     variances, lengths = terms.last_inner(side.gemm, runtime), units.last_inner(side.gemm, runtime)
     exact, rotation = alone(len(variances), lambda: ritz_generalised(variances, lengths, _DEPENDENT))
-    return _finished(krylov, np.concatenate([exact, values[len(exact) :]]), rotation, terms, units)
+    # Rounding took its part of what they explain.
+    n_there = min(_n_wanted(exact, krylov, shortfall), n_kept)
+    return _finished(krylov, np.concatenate([exact, values[len(exact) :]]), rotation[:, :n_there], terms, units)
+
+
+def _encoded(krylov: Krylov, coefficients: Doubles) -> list[Code]:
+    """Combinations of the basis, rounded: one per unit tile."""
+
+    def task(t: int) -> Code:
+        return encode(krylov.vectors.expand(t, coefficients), rounded=krylov.side.exact)
+
+    return list(krylov.runtime.map(task, krylov.vectors.tiles))
 
 
 def _finished(krylov: Krylov, values: Doubles, rotation: Doubles, scores: Blocks, components: Blocks) -> SubspaceScores:
@@ -141,7 +160,7 @@ def _finished(krylov: Krylov, values: Doubles, rotation: Doubles, scores: Blocks
     n_nonzero = nonzero_rank(values[:n_there], FLOAT32_NOISE) if krylov.total > 0 else 0
     values[n_nonzero:n_there] = 0
     # A number of components is that number, even where fewer of them hold any variance.
-    n_components = wanted(values[:n_there], krylov.total, krylov.target) or n_there
+    n_components = krylov.target.n if isinstance(krylov.target, Components) else max(1, min(n_there, n_nonzero))
     values[n_there:n_components] = 0
     values = np.pad(values, (0, max(0, n_components - len(values))))
     kept = np.zeros((len(rotation), n_components), np.float32)
@@ -164,13 +183,14 @@ def _finished(krylov: Krylov, values: Doubles, rotation: Doubles, scores: Blocks
     return SubspaceScores(values, n_components, step, rotated, signs, components, kept * signs, runtime)
 
 
-def _n_wanted(values: Doubles, total: float, target: Target) -> int:
+def _n_wanted(values: Doubles, krylov: Krylov, shortfall: float) -> int:
     """How many Ritz vectors the target takes."""
+    target, total = krylov.target, krylov.total
     n_wanted = wanted(values, total, target)
     if n_wanted is not None:
         return n_wanted
     assert isinstance(target, Variance)
-    if values.sum() < (target.share - _SHORTFALL) * total:
+    if values.sum() < (target.share - shortfall) * total:
         share = values.sum() / total
         raise VarianceNotReachedError(f"{len(values)} components explain {share:.4f} of the variance; ask for less")
     return len(values)
