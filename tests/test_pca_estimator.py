@@ -6,6 +6,7 @@ from typing import Any
 
 import dask.array as da
 import numpy as np
+import pandas as pd
 import pytest
 from numpy.typing import NDArray
 from sklearn.decomposition import PCA as SklearnPCA  # noqa: N811 - an acronym
@@ -78,6 +79,23 @@ def test_bad_numbers_of_components_are_refused(bad: Any) -> None:
         PCA(bad).fit(pixels(20, 10))
 
 
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"workspace_bytes": "1GiB"},
+        {"workspace_bytes": None},
+        {"workspace_bytes": 0},
+        {"solver": ["gram"]},
+        {"gemm": "int"},
+        {"random_state": -1},
+    ],
+)
+def test_bad_arguments_are_named_in_one_line(bad: dict[str, Any]) -> None:
+    (name,) = bad
+    with pytest.raises(UsageError, match=f"^{name} must be [^\n]*$"):
+        PCA(2, **bad).fit(pixels(20, 10))
+
+
 def test_what_the_data_cannot_have_is_refused() -> None:
     with pytest.raises(TooFewSamplesError, match="11"):
         PCA(11).fit(pixels(20, 10))
@@ -118,12 +136,33 @@ def test_types_of_scores_are_those_announced(dtype: str, scores: str) -> None:
             assert found.dtype == np.asarray(found).dtype == np.dtype(scores)
 
 
-def test_arrays_of_unknown_length_are_counted_first() -> None:
+@pytest.mark.parametrize("kept", [np.arange(40) % 3 > 0, np.arange(40) >= 18], ids=["some", "no chunk of two"])
+def test_arrays_of_unknown_length_are_counted_first(kept: NDArray[np.bool_]) -> None:
     x = pixels(40, 12)
-    unknown = da.from_array(x, chunks=(9, 12))[da.from_array(np.arange(40) % 3 > 0, chunks=9)]
-    assert np.isnan(unknown.shape[0])
-    found = PCA(3, random_state=0).fit_transform(unknown)
-    np.testing.assert_array_equal(found, PCA(3, random_state=0).fit_transform(x[np.arange(40) % 3 > 0]))
+    unknown = da.from_array(x, chunks=(9, 12))[da.from_array(kept, chunks=9)]
+    estimator = PCA(3, random_state=0)
+    found = estimator.fit_transform(unknown)
+    np.testing.assert_array_equal(found, PCA(3, random_state=0).fit_transform(x[kept]))
+    np.testing.assert_array_equal(estimator.transform(unknown).compute(), estimator.transform(x[kept]))
+    assert np.isnan(unknown.shape[0]), "it is its owner's"
+    with pytest.raises(UsageError, match="must be known"):
+        estimator.fit(unknown.T)
+
+
+def test_names_of_features_are_those_of_the_last_fit() -> None:
+    x = pixels(40, 12)
+    estimator = PCA(3, random_state=0).fit(pd.DataFrame(x, columns=[f"pixel {i}" for i in range(12)]))
+    assert len(estimator.feature_names_in_) == 12
+    estimator.fit(da.from_array(x[:, :5], chunks=9)).transform(x[:, :5])
+    assert estimator.n_features_in_ == 5
+
+
+def test_rows_whose_scores_float32_cannot_hold_are_refused() -> None:
+    x = pixels(40, 12).astype("f8")
+    estimator = PCA(3, random_state=0).fit(x)
+    x[7] = 1e39
+    with pytest.raises(InvalidDataError, match="row 7 is too far"):
+        estimator.transform(x)
 
 
 def test_scores_of_new_rows_are_those_of_the_fit_in_any_chunks() -> None:

@@ -394,6 +394,26 @@ def test_a_share_beyond_a_dwarfing_variance_is_reached(name):
     assert 76 <= fit.n_components <= 82
 
 
+@pytest.mark.parametrize(
+    ("name", "shape"), [("subspace", (400, 300)), ("gram", (1600, 1700)), ("covariance", (1700, 1600))]
+)
+def test_a_share_that_float32_cannot_tell_from_rounding_is_refused(name, shape):
+    x = np.random.default_rng(0).standard_normal(shape)
+    x[:, 0] *= 2000
+    with pytest.raises(
+        VarianceNotReachedError, match=r"0\.999\d+ of the variance, 0\.99999 was asked for; ask for less"
+    ):
+        solve(name, x, Variance(0.99999))
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_spectrum_ends_where_no_variance_is_left(name):
+    x = pictures(40, 1700, rank=6)
+    fit, _, _ = solve(name, x if name == "gram" else x.T, 5)
+    assert (fit.eigenvalues > 0).all()
+    assert len(fit.eigenvalues) <= 40
+
+
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
 @pytest.mark.parametrize(("name", "n"), [*((name, 300) for name in NAMES), ("gram", 1600), ("covariance", 1600)])
 def test_equal_variances_are_all_found(name, n, dtype):

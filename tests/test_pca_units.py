@@ -55,7 +55,7 @@ def test_a_power_of_two_changes_nothing_but_the_unit(solver: str, dtype: str, ex
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("factor", [1e-34, 1e33, 1e150, 1e200])
+@pytest.mark.parametrize("factor", [1e-200, 1e-34, 1e33, 1e150, 1e200])
 def test_units_that_float32_cannot_hold_are_refused_in_one_line(name: str, factor: float) -> None:
     with pytest.raises(InvalidDataError, match="use another unit") as refusal:
         PCA(2, solver=name).fit(data("f8") * factor)

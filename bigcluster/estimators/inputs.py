@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numbers
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator
+from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from bigcluster.errors import UsageError
@@ -20,6 +22,26 @@ BlockWork = Callable[[NDArray[Any], int], NDArray[Any]]
 
 def is_dask(X: Any) -> bool:
     return hasattr(X, "__dask_graph__") and hasattr(X, "chunks")
+
+
+def of_known_length(X: Any) -> Any:
+    """A dask array, computed once to count its rows where that is needed; another object then."""
+    if X.ndim == 2 and np.isnan(X.shape[1]):
+        raise UsageError(f"X has {X.shape[1]} features; their number must be known")
+    if not np.isnan(X.shape[0]):
+        return X
+    counted = X.copy()
+    counted.compute_chunk_sizes()
+    return counted
+
+
+def seed_of(random_state: Any) -> int:
+    """An int as it is, anything else by scikit-learn's rules. Raises UsageError for a negative one."""
+    if not isinstance(random_state, numbers.Integral):
+        return int(check_random_state(random_state).randint(2**31 - 1))
+    if random_state < 0:
+        raise UsageError(f"random_state must be at least 0, not {random_state}")
+    return int(random_state)
 
 
 def rows_of(
@@ -45,10 +67,11 @@ def rows_of(
         raise UsageError(f"expected a 2D array, got {X.ndim}D of shape {X.shape}")
     if not np.can_cast(X.dtype, np.float64, "same_kind"):
         raise UsageError(f"X holds {X.dtype}, numbers are needed")
-    if np.isnan(X.shape[0]):
-        X.compute_chunk_sizes()
+    X = of_known_length(X)
     if reset:
         estimator.n_features_in_ = int(X.shape[1])
+        if hasattr(estimator, "feature_names_in_"):  # of what it was fitted to before
+            del estimator.feature_names_in_
     elif X.shape[1] != estimator.n_features_in_:
         expected = f"{type(estimator).__name__} is expecting {estimator.n_features_in_} features as input"
         raise UsageError(f"X has {X.shape[1]} features, but {expected}")
@@ -67,6 +90,8 @@ def each_block(
 
     work : gives the same for a row whatever rows stand beside it. dtype_for : of the result, by that of the rows.
     """
+    if is_dask(X):
+        X = of_known_length(X)
     rows = rows_of(estimator, X, kinds, reset=False)
     (n_rows, n_features), dtype = rows.shape, dtype_for(rows.dtype)
     if not is_dask(X):

@@ -9,11 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, ClusterMixin, TransformerMixin
 from sklearn.exceptions import ConvergenceWarning
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
 from bigcluster.errors import UsageError
-from bigcluster.estimators.inputs import each_block, rows_of
+from bigcluster.estimators.inputs import each_block, rows_of, seed_of
 from bigcluster.kernels.assign import nearest
 from bigcluster.kernels.centers import prepare
 from bigcluster.kernels.finite import refuse_bad_rows
@@ -128,11 +127,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         name = check_algorithm(self.algorithm)
         if name == "auto":
             name, _ = choose(*rows.shape, self.n_clusters)
-        seed = self.random_state
-        if not isinstance(seed, int | np.integer):
-            seed = check_random_state(seed).randint(2**31)
         common: dict[str, Any] = {
-            "seed": int(seed),
+            "seed": seed_of(self.random_state),
             "max_iter": self.max_iter,
             "tol": self.tol,
             "workspace_bytes": self.workspace_bytes,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import numbers
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -10,11 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
-from sklearn.utils import check_random_state
 from sklearn.utils.validation import check_is_fitted
 
-from bigcluster.errors import ConfigError, UsageError
-from bigcluster.estimators.inputs import each_block, is_dask, rows_of
+from bigcluster.errors import ConfigError, InvalidDataError, UsageError
+from bigcluster.estimators.inputs import each_block, is_dask, of_known_length, rows_of, seed_of
 from bigcluster.kernels.finite import refuse_bad_rows
 from bigcluster.kernels.gemm import Gemm
 from bigcluster.rows import ArrayRows
@@ -43,13 +41,17 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     Attributes
     ----------
-    components_ : (n_components, n_features) float32, unit rows. mean_ : (n_features,) float64.
+    components_ : (n_components, n_features) float32, unit rows, zero for a component without variance.
+    mean_ : (n_features,) float64.
     explained_variance_, explained_variance_ratio_, singular_values_ : (n_components,) float64, ddof = 1.
     n_components_, n_samples_, n_features_in_ : int. solver_ : the one that ran.
 
     8-bit data stays 8-bit and is multiplied exactly; all other data is multiplied in float32. Scores are float64 where
     data that is not 8-bit or float32 goes in, else float32.
-    Raises InvalidDataError (a ValueError) naming the first row with NaN or infinity, TooFewSamplesError (a ValueError)
+    Variances below a millionth of the first one count as none where the smaller side of the data has more than 1,536
+    rows or columns, and with solver "subspace", whose shares are exact to 1e-4: float32 cannot tell them from rounding.
+    A dask array of unknown length is computed once more, to count its rows.
+    Raises InvalidDataError (a ValueError) naming a row with NaN or infinity, TooFewSamplesError (a ValueError)
     for more components than the data can have, UsageError (a ValueError) for other bad arguments.
     """
 
@@ -75,6 +77,8 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     def fit_transform(self, X: Any, y: Any = None) -> Any:
         """Fit, and return the scores: (n_samples, n_components), as a dask array where X is one."""
+        if is_dask(X):
+            X = of_known_length(X)
         scores = _ScoreSink()
         dtype = self._fit(X, scores=scores)
         array = scores.array.astype(dtype, copy=False)
@@ -103,7 +107,13 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     def _project(self, block: NDArray[Any], first: int) -> NDArray[np.float32]:
         refuse_bad_rows(block, first)
-        return transform(block, self.mean_, ArrayRows(self.components_), self.n_components_, self._score_step)
+        with np.errstate(over="ignore", invalid="ignore"):
+            scores = transform(block, self.mean_, ArrayRows(self.components_), self.n_components_, self._score_step)
+        finite = np.isfinite(scores).all(axis=1)
+        if not finite.all():
+            bad = first + int(np.argmin(finite))
+            raise InvalidDataError(f"row {bad} is too far from the rows of the fit: float32 cannot hold its scores")
+        return scores
 
     def _rebuild(self, scores: NDArray[Any]) -> NDArray[Any]:
         dtype = _float_of(scores.dtype)
@@ -111,11 +121,10 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         return rows
 
     def _fit(self, X: Any, scores: _ScoreSink | None) -> np.dtype[Any]:
+        self._check_arguments()
         rows = rows_of(self, X, _KINDS, reset=True, min_samples=2)
         target = self._target(rows.shape)
         solver = choose(*rows.shape, target).solver if self.solver == "auto" else self.solver
-        if solver not in SOLVERS:
-            raise ConfigError(f"solver must be one of auto, {', '.join(SOLVERS)}, not {solver!r}")
         with tempfile.TemporaryDirectory(prefix="bigcluster-") as scratch:
             fit = fit_pca(
                 solver,
@@ -125,7 +134,7 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
                 workspace_bytes=self.workspace_bytes,
                 tiles=FolderTiles(Path(scratch)),
                 gemm=Gemm(self.gemm),
-                seed=_seed(self.random_state),
+                seed=seed_of(self.random_state),
             )
             self._keep(fit, scores)
         return _float_of(rows.dtype)
@@ -149,15 +158,25 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self.solver_ = fit.solver
         self._score_step = fit.score_step
 
+    def _check_arguments(self) -> None:
+        for name, known in (("solver", ("auto", *SOLVERS)), ("gemm", ("auto", "integer", "float32"))):
+            if getattr(self, name) not in known:
+                raise ConfigError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        workspace = self.workspace_bytes
+        if not isinstance(workspace, int | np.integer) or isinstance(workspace, bool) or workspace < 1:
+            raise ConfigError(f"workspace_bytes must be a whole number of bytes, at least 1, not {workspace!r}")
+
     def _target(self, shape: tuple[int, int]) -> Target:
         wanted = self.n_components
         if wanted is None:
             return Components(min(shape))
-        if isinstance(wanted, int | np.integer) and not isinstance(wanted, bool):
+        if isinstance(wanted, int | np.integer) and not isinstance(wanted, bool) and wanted > 0:
             return Components(int(wanted))
         if isinstance(wanted, float | np.floating) and 0 < wanted < 1:
             return Variance(float(wanted))
-        raise ConfigError(f"n_components must be a whole number, a share between 0 and 1, or None, not {wanted!r}")
+        raise ConfigError(
+            f"n_components must be a whole number from 1 on, a share between 0 and 1, or None, not {wanted!r}"
+        )
 
     @property
     def _n_features_out(self) -> int:
@@ -190,9 +209,3 @@ class _ColumnSink:
 
 def _float_of(dtype: np.dtype[Any]) -> np.dtype[Any]:
     return np.dtype(np.float64 if dtype == np.float64 else np.float32)
-
-
-def _seed(random_state: Any) -> int:
-    if isinstance(random_state, numbers.Integral):
-        return int(random_state)
-    return int(check_random_state(random_state).randint(2**31 - 1))

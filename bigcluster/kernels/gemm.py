@@ -101,6 +101,8 @@ def float_product(
     m, n = a.shape[1 if transpose_left else 0], b.shape[0 if transpose_right else 1]
     if out is None:
         out = np.empty((m, n), np.float32)
+    if not out.size:
+        return out
     if floats.available() if in_own is None else in_own:
         return floats.product(a, b, transpose_left=transpose_left, transpose_right=transpose_right, out=out)
     if transpose_right:

@@ -174,7 +174,7 @@ def pca_page(model: Model, pictures: Pictures, eigen: Sprite, rebuilt: Sprite, n
         "share": float(cumulative[n_components - 1]),
         "target": None if summary["settings"].get("components") else summary["settings"].get("variance"),
         "n_values": model.spec.n_values,
-        "table": [(n, float(cumulative[n - 1])) for n in numbers],
+        "table": [(n, float(cumulative[n - 1]), n > n_components) for n in numbers],
         "size": (width, height),
         "eigen": eigen,
         "shares": model.variance_ratio[: len(pictures.eigen)].tolist(),

@@ -65,6 +65,6 @@ def fit_pca(
         on_progress=on_progress,
         saving=saving,
     )
-    if moments is None:
-        fit = replace(fit, passes=fit.passes + 1)
+    n_told = max(fit.n_components, int(np.count_nonzero(fit.eigenvalues)))
+    fit = replace(fit, eigenvalues=fit.eigenvalues[:n_told], passes=fit.passes + (moments is None))
     return rescaled_fit(fit, -exponent) if exponent else fit

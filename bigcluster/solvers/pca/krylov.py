@@ -165,7 +165,7 @@ class Krylov:
             self.shelf.put(f"inner/{name}", bordered(self.inner(name), columns))
 
     @property
-    def spans_all(self) -> bool:
+    def _spans_all(self) -> bool:
         """Whether there is no variance outside of the basis, as far as can be told."""
         size = self.vectors.size
         if self.total == 0 or size == self.side.n_units:
@@ -175,7 +175,7 @@ class Krylov:
 
     def _converged(self) -> bool:
         """Whether the basis holds all there is, or the last block added next to nothing to the components wanted."""
-        if self.spans_all:
+        if self._spans_all:
             return True
         size, widths = self.vectors.size, self.vectors.widths
         values = self._ritz_values(size)

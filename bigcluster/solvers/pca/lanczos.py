@@ -39,7 +39,7 @@ from bigcluster.solvers.pca.eigen import (
     times,
     wanted,
 )
-from bigcluster.solvers.pca.result import Components, Doubles, Progress, Target, usual_components
+from bigcluster.solvers.pca.result import Components, Doubles, Progress, Target, Variance, usual_components
 from bigcluster.solvers.tiles import Shelf
 
 Floats = NDArray[np.float32]
@@ -309,10 +309,14 @@ class _Lanczos:
             self._images.delete()
 
     def _all_or_error(self, values: Doubles) -> int:
-        """The rank, where the basis spans the matrix up to rounding and the target asks for (nearly) all of it."""
+        """The rank, where the basis spans the matrix up to rounding and the target asks for all of it."""
+        assert isinstance(self._target, Variance)
         share = float(values.sum()) / self._total
-        if share < 1 - 1e-4:
-            raise VarianceNotReachedError(f"the {len(values)} components computed explain {share:.4f} of the variance")
+        if self._target.share < 1 or share < 1 - 1e-4:
+            raise VarianceNotReachedError(
+                f"the {np.count_nonzero(values)} components that float32 can tell from rounding explain {share:.6f} of "
+                f"the variance, {self._target.share:g} was asked for; ask for less"
+            )
         return int(np.count_nonzero(values))
 
 

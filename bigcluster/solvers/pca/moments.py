@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bigcluster.errors import InvalidDataError
 from bigcluster.kernels.finite import refuse_bad_rows
 from bigcluster.kernels.kmeans import Moments as BlockMoments
 from bigcluster.kernels.kmeans import block_moments
@@ -63,4 +64,7 @@ def float_center(rows: RowSource, runtime: Runtime) -> Center:
         with np.errstate(over="ignore", invalid="ignore"):
             total = found if total is None else total.merge(found)
     assert total is not None
-    return Center(origin + total.mean, float(total.scatter.sum()) / (n_rows - 1))
+    variance = float(total.scatter.sum()) / (n_rows - 1)
+    if variance == 0 and total.mean.any():
+        raise InvalidDataError("the squares of what the rows differ by are too small for float64; use another unit")
+    return Center(origin + total.mean, variance)

@@ -42,7 +42,7 @@ Floats = NDArray[np.float32]
 _DEPENDENT = 1e-3
 # What rounding Ritz vectors to 8 bits may cost of the share that they explain.
 _ROUNDING = 1e-4
-# Where all there is was computed, a share that is short by no more than this was lost to rounding.
+# Of all there is, rounding may take so much.
 _SHORTFALL = 1e-3
 
 
@@ -77,9 +77,7 @@ class SubspaceScores:
 
 def subspace_scores(krylov: Krylov) -> SubspaceScores:
     """What the target takes of the basis, which is given up."""
-    asks_for_all = isinstance(krylov.target, Variance) and krylov.target.share == 1
-    shortfall = _SHORTFALL if asks_for_all or krylov.spans_all else 0.0
-    return (_of_shadows if krylov.side.by_row else _of_ritz_vectors)(krylov, shortfall)
+    return _of_shadows(krylov) if krylov.side.by_row else _of_ritz_vectors(krylov)
 
 
 def _ritz_vectors(krylov: Krylov) -> tuple[Doubles, Doubles]:
@@ -92,7 +90,7 @@ def _ritz_vectors(krylov: Krylov) -> tuple[Doubles, Doubles]:
     return values, vectors[:, :n_vectors]
 
 
-def _of_shadows(krylov: Krylov, shortfall: float) -> SubspaceScores:
+def _of_shadows(krylov: Krylov) -> SubspaceScores:
     values, vectors = _ritz_vectors(krylov)
 
     # Shadows may be far from orthogonal; those of Ritz vectors, at unit length, are nearly orthonormal.
@@ -108,15 +106,15 @@ def _of_shadows(krylov: Krylov, shortfall: float) -> SubspaceScores:
     exact, rotation = alone(krylov.vectors.size, reduced)
     krylov.delete()
     values = np.concatenate([exact, values[len(exact) :]])
-    n_there = min(_n_wanted(values, krylov, shortfall), len(exact))
+    n_there = min(_n_wanted(values, krylov), len(exact))
     return _finished(krylov, values, rotation[:, :n_there], krylov.images, krylov.shadows)
 
 
-def _of_ritz_vectors(krylov: Krylov, shortfall: float) -> SubspaceScores:
+def _of_ritz_vectors(krylov: Krylov) -> SubspaceScores:
     """The Ritz vectors are rounded and the data applied to them; more than enough for a share, since rounding costs."""
     side, runtime, shelf = krylov.side, krylov.runtime, krylov.shelf
     values, vectors = _ritz_vectors(krylov)
-    n_wanted = _n_wanted(values, krylov, shortfall)
+    n_wanted = _n_wanted(values, krylov)
     if isinstance(krylov.target, Variance):
         safe = wanted(values, krylov.total, Variance(min(1.0, krylov.target.share + _ROUNDING)))
         n_wanted = max(n_wanted + max(8, n_wanted // 16), safe or 2 * n_wanted)
@@ -141,7 +139,7 @@ def _of_ritz_vectors(krylov: Krylov, shortfall: float) -> SubspaceScores:
     variances, lengths = terms.last_inner(side.gemm, runtime), units.last_inner(side.gemm, runtime)
     exact, rotation = alone(len(variances), lambda: ritz_generalised(variances, lengths, _DEPENDENT))
     # Rounding took its part of what they explain.
-    n_there = min(_n_wanted(exact, krylov, shortfall), n_kept)
+    n_there = min(_n_wanted(exact, krylov), n_kept)
     return _finished(krylov, np.concatenate([exact, values[len(exact) :]]), rotation[:, :n_there], terms, units)
 
 
@@ -183,14 +181,17 @@ def _finished(krylov: Krylov, values: Doubles, rotation: Doubles, scores: Blocks
     return SubspaceScores(values, n_components, step, rotated, signs, components, kept * signs, runtime)
 
 
-def _n_wanted(values: Doubles, krylov: Krylov, shortfall: float) -> int:
+def _n_wanted(values: Doubles, krylov: Krylov) -> int:
     """How many Ritz vectors the target takes."""
     target, total = krylov.target, krylov.total
     n_wanted = wanted(values, total, target)
     if n_wanted is not None:
         return n_wanted
     assert isinstance(target, Variance)
-    if values.sum() < (target.share - shortfall) * total:
-        share = values.sum() / total
-        raise VarianceNotReachedError(f"{len(values)} components explain {share:.4f} of the variance; ask for less")
+    share = float(values.sum()) / total
+    if target.share < 1 or share < 1 - _SHORTFALL:
+        raise VarianceNotReachedError(
+            f"the {np.count_nonzero(values)} components that the subspace solver found explain {share:.6f} of the "
+            f"variance, {target.share:g} was asked for; ask for less, or for another solver"
+        )
     return len(values)
