@@ -33,7 +33,7 @@ from bigcluster.solvers.pca.blocks import Blocks
 from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone, wanted
 from bigcluster.solvers.pca.krylov import Krylov
 from bigcluster.solvers.pca.passes import projection_bytes, ritz_bytes
-from bigcluster.solvers.pca.result import Components, Doubles, Sink, Variance
+from bigcluster.solvers.pca.result import Doubles, Sink, Variance
 from bigcluster.solvers.pca.sides import project_terms
 
 Floats = NDArray[np.float32]
@@ -105,9 +105,7 @@ def _of_shadows(krylov: Krylov) -> SubspaceScores:
 
     exact, rotation = alone(krylov.vectors.size, reduced)
     krylov.delete()
-    values = np.concatenate([exact, values[len(exact) :]])
-    n_there = min(_n_wanted(values, krylov), len(exact))
-    return _finished(krylov, values, rotation[:, :n_there], krylov.images, krylov.shadows)
+    return _finished(krylov, exact, values[len(exact) :], rotation, krylov.images, krylov.shadows)
 
 
 def _of_ritz_vectors(krylov: Krylov) -> SubspaceScores:
@@ -138,9 +136,7 @@ def _of_ritz_vectors(krylov: Krylov) -> SubspaceScores:
     del codes
     variances, lengths = terms.last_inner(side.gemm, runtime), units.last_inner(side.gemm, runtime)
     exact, rotation = alone(len(variances), lambda: ritz_generalised(variances, lengths, _DEPENDENT))
-    # Rounding took its part of what they explain.
-    n_there = min(_n_wanted(exact, krylov), n_kept)
-    return _finished(krylov, np.concatenate([exact, values[len(exact) :]]), rotation[:, :n_there], terms, units)
+    return _finished(krylov, exact, values[len(exact) :], rotation, terms, units)
 
 
 def _encoded(krylov: Krylov, coefficients: Doubles) -> list[Code]:
@@ -152,18 +148,23 @@ def _encoded(krylov: Krylov, coefficients: Doubles) -> list[Code]:
     return list(krylov.runtime.map(task, krylov.vectors.tiles))
 
 
-def _finished(krylov: Krylov, values: Doubles, rotation: Doubles, scores: Blocks, components: Blocks) -> SubspaceScores:
-    """Scores rotated and signs, for as many as the target takes; the values of those that are there are known anew."""
-    runtime, n_there = krylov.runtime, rotation.shape[1]
-    n_nonzero = nonzero_rank(values[:n_there], FLOAT32_NOISE) if krylov.total > 0 else 0
-    values[n_nonzero:n_there] = 0
+def _finished(
+    krylov: Krylov, values: Doubles, beyond: Doubles, rotation: Doubles, scores: Blocks, components: Blocks
+) -> SubspaceScores:
+    """Scores rotated and signs, for as many as the target takes.
+
+    values : exact ones of what the columns of `rotation` make; beyond : Ritz values of what was left out.
+    """
+    runtime = krylov.runtime
+    values[nonzero_rank(values, FLOAT32_NOISE) if krylov.total > 0 else 0 :] = 0
+    n_components = _n_wanted(values, krylov)
+    n_there = min(n_components, rotation.shape[1])
+    values = np.concatenate([values, beyond])
     # A number of components is that number, even where fewer of them hold any variance.
-    n_components = krylov.target.n if isinstance(krylov.target, Components) else max(1, min(n_there, n_nonzero))
     values[n_there:n_components] = 0
     values = np.pad(values, (0, max(0, n_components - len(values))))
     kept = np.zeros((len(rotation), n_components), np.float32)
-    n_kept = min(n_components, n_there)
-    kept[:, :n_kept] = rotation[:, :n_kept] * (values[:n_kept] > 0)
+    kept[:, :n_there] = rotation[:, :n_there] * (values[:n_there] > 0)
     rotated = Blocks("scores", scores.spans, krylov.shelf)
 
     def rotate(t: int) -> Floats:
@@ -182,7 +183,7 @@ def _finished(krylov: Krylov, values: Doubles, rotation: Doubles, scores: Blocks
 
 
 def _n_wanted(values: Doubles, krylov: Krylov) -> int:
-    """How many Ritz vectors the target takes."""
+    """How many vectors of these values, descending, the target takes."""
     target, total = krylov.target, krylov.total
     n_wanted = wanted(values, total, target)
     if n_wanted is not None:
@@ -194,4 +195,4 @@ def _n_wanted(values: Doubles, krylov: Krylov) -> int:
             f"the {np.count_nonzero(values)} components that the subspace solver found explain {share:.6f} of the "
             f"variance, {target.share:g} was asked for; ask for less, or for another solver"
         )
-    return len(values)
+    return max(1, int(np.count_nonzero(values)))
