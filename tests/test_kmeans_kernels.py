@@ -16,7 +16,7 @@ from bigcluster.kernels.bounds import look_again, look_first
 from bigcluster.kernels.centers import prepare
 from bigcluster.kernels.finite import refuse_bad_rows
 from bigcluster.kernels.groups import arrange, group_centers
-from bigcluster.kernels.kmeans import block_moments, cluster_sums, exact_sq, frame_of, moved_sums
+from bigcluster.kernels.kmeans import cluster_sums, exact_sq, frame_of, moved_sums
 from bigcluster.kernels.metrics import (
     adjusted_rand,
     contingency,
@@ -24,6 +24,7 @@ from bigcluster.kernels.metrics import (
     simplified_silhouette,
     sum_of_squares,
 )
+from bigcluster.kernels.moments import block_moments
 
 Array = NDArray[np.generic]
 

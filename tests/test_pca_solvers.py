@@ -18,6 +18,7 @@ from bigcluster.kernels.quantize import encode
 from bigcluster.rows import ArrayRows, DaskRows
 from bigcluster.runtime import EmbeddedRuntime
 from bigcluster.solvers.pca import SOLVERS, Components, Moments, Variance, choose, fit_pca, sides
+from bigcluster.solvers.pca.eigen import DENSE_LIMIT
 from bigcluster.solvers.pca.passes import iteration_pass, plan_pass, projection_bytes
 from bigcluster.solvers.pca.products import plan_products
 from bigcluster.solvers.pca.projection import least_bytes, project_bytes
@@ -349,7 +350,7 @@ def test_small_variances_are_told_from_large_ones(name, shape):
 
 def light_and_dark(rest, dtype=np.uint8):
     """Every other row light: a first variance that dwarfs those of `rest`."""
-    return np.clip(np.rint(np.where(np.arange(len(rest))[:, None] % 2, 205, 50) + rest), 0, 255).astype(dtype)
+    return np.clip(np.rint(np.where(np.arange(len(rest))[:, None] % 2, 228, 28) + rest), 0, 255).astype(dtype)
 
 
 # Beyond 1,536 units gram and covariance matrices are solved by Lanczos.
@@ -367,9 +368,11 @@ def test_one_variance_that_dwarfs_all_others_hides_none_of_them(name, shape, dty
     x = light_and_dark(noise * np.random.default_rng(1).standard_normal(shape), dtype)
     fit, _, components = solve(name, x, 100)
     variances = exact_variances(x)
-    assert variances[0] > 5_000 * variances[1]
+    assert variances[0] > 10_000 * variances[1]
     assert (fit.eigenvalues[:100] > 0).all()
-    np.testing.assert_allclose(components @ components.T, np.eye(100), atol=5e-4)
+    # A float32 Gram matrix holds the others to so many digits less than the first.
+    of_float32 = name == "gram" and min(shape) > DENSE_LIMIT
+    np.testing.assert_allclose(components @ components.T, np.eye(100), atol=1e-3 if of_float32 else 1e-5)
     assert fit.eigenvalues[1:100].sum() >= 0.975 * variances[1:100].sum(), "of noise, which converges slowest"
 
 
@@ -408,10 +411,10 @@ def test_a_share_that_float32_cannot_tell_from_rounding_is_refused(name, shape):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_the_spectrum_ends_where_no_variance_is_left(name):
-    x = pictures(40, 1700, rank=6)
-    fit, _, _ = solve(name, x if name == "gram" else x.T, 5)
+    """Of 40 rows there are 39 components, however many columns a basis has."""
+    fit, _, _ = solve(name, pictures(40, 1700, rank=6), 30)
     assert (fit.eigenvalues > 0).all()
-    assert len(fit.eigenvalues) <= 40
+    assert 30 <= len(fit.eigenvalues) <= 39
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.float32])
@@ -420,7 +423,7 @@ def test_equal_variances_are_all_found(name, n, dtype):
     """Powers of a matrix of equal eigenvalues reach no more vectors than they start from."""
     x = 200 * np.eye(n, dtype=dtype)
     fit, _, components = solve(name, x, 150)
-    np.testing.assert_allclose(fit.eigenvalues[:150], 200**2 / (n - 1), rtol=1e-3)
+    np.testing.assert_allclose(fit.eigenvalues[:150], exact_variances(x)[:150], rtol=1e-4)
     np.testing.assert_allclose(components @ components.T, np.eye(150), atol=1e-5)
     if n == 300:
         assert 284 <= solve(name, x, Variance(0.95))[0].n_components <= 286

@@ -16,7 +16,8 @@ from bigcluster.estimators.inputs import each_block, rows_of, seed_of
 from bigcluster.kernels.assign import nearest
 from bigcluster.kernels.centers import prepare
 from bigcluster.kernels.finite import refuse_bad_rows
-from bigcluster.kernels.kmeans import block_moments, exact_sq, frame_of
+from bigcluster.kernels.kmeans import exact_sq, frame_of
+from bigcluster.kernels.moments import block_moments
 from bigcluster.rows import RowSource
 from bigcluster.solvers.kmeans import KMeansFit, fit, fit_minibatch, fit_two_level
 from bigcluster.solvers.kmeans.blocks import check_weights
@@ -104,8 +105,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
     def transform(self, X: Any) -> Any:
         """Euclidean distance of each row to each center: (n_samples, n_clusters), float32 for float32 input."""
         check_is_fitted(self)
-        n_centers = len(self.cluster_centers_)
-        return each_block(self, X, _KINDS, self._distances, _float_of, n_centers)
+        return each_block(self, X, _KINDS, self._distances, _float_of, len(self.cluster_centers_))
 
     def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
         """`transform` of X after fitting to it."""

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
 from sklearn.utils.validation import check_is_fitted
 
-from bigcluster.errors import ConfigError, InvalidDataError, UsageError
+from bigcluster.errors import ConfigError, UsageError
 from bigcluster.estimators.inputs import each_block, is_dask, of_known_length, rows_of, seed_of
 from bigcluster.kernels.finite import refuse_bad_rows
 from bigcluster.kernels.gemm import Gemm
@@ -109,10 +109,7 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         refuse_bad_rows(block, first)
         with np.errstate(over="ignore", invalid="ignore"):
             scores = transform(block, self.mean_, ArrayRows(self.components_), self.n_components_, self._score_step)
-        finite = np.isfinite(scores).all(axis=1)
-        if not finite.all():
-            bad = first + int(np.argmin(finite))
-            raise InvalidDataError(f"row {bad} is too far from the rows of the fit: float32 cannot hold its scores")
+        refuse_bad_rows(scores, first, "is too far from the rows of the fit: float32 cannot hold its scores")
         return scores
 
     def _rebuild(self, scores: NDArray[Any]) -> NDArray[Any]:

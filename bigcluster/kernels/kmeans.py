@@ -1,4 +1,4 @@
-"""k-means arithmetic on one block of rows: exact distances, per-cluster sums, moments.
+"""k-means arithmetic on one block of rows: exact distances, per-cluster sums, the frame of the filters.
 
 The label of a row is defined here once: the center of least squared distance, that distance taken as the float64 sum of
 squared differences x - c (`exact_sq`), and of equal distances the one of least number. Everything faster (float32
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.kernels.loops import spread
+from bigcluster.kernels.moments import Moments
 
 Floats = NDArray[np.float64]
 Floats32 = NDArray[np.float32]
@@ -85,40 +86,6 @@ def _spread(x: NDArray[Any], targets: NDArray[Any], signed: Floats, starts: NDAr
     sums, weights, counts = np.zeros((len(ids), x.shape[1])), np.zeros(len(ids)), np.zeros(len(ids), np.int64)
     spread(np.ascontiguousarray(x, np.float64), starts, touched[targets], signed, sums, weights, counts)
     return ClusterSums(ids, sums, weights, counts)
-
-
-@dataclass(frozen=True)
-class Moments:
-    """Total weight, mean and weighted sum of squared deviations of some rows; mean, scatter : (n_columns,) float64."""
-
-    weight: float
-    mean: Floats
-    scatter: Floats
-
-    def merge(self, other: Moments) -> Moments:
-        """Both together (Chan, Golub and LeVeque 1979). The order of merging shows in the last bits."""
-        weight = self.weight + other.weight
-        if weight == 0:
-            return self
-        delta = other.mean - self.mean
-        mean = self.mean + delta * (other.weight / weight)
-        scatter = self.scatter + other.scatter + delta**2 * (self.weight * other.weight / weight)
-        return Moments(weight, mean, scatter)
-
-
-def block_moments(x: NDArray[Any], sample_weight: Floats | None = None) -> Moments:
-    """Moments of finite rows. x : (n_rows >= 1, n_columns). sample_weight : (n_rows,) float64, not negative."""
-    wide = np.asarray(x, dtype=np.float64)
-    if sample_weight is None:
-        mean = wide.mean(axis=0)
-        centered = wide - mean
-        return Moments(float(len(wide)), mean, np.einsum("ij,ij->j", centered, centered))
-    weight = float(sample_weight.sum())
-    if weight == 0:
-        return Moments(0.0, np.zeros(x.shape[1]), np.zeros(x.shape[1]))
-    mean = np.einsum("i,ij->j", sample_weight, wide) / weight
-    centered = wide - mean
-    return Moments(weight, mean, np.einsum("i,ij,ij->j", sample_weight, centered, centered))
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,8 @@ from bigcluster.errors import NoImagesError, StoreError, UsageError
 from bigcluster.kernels.assign import two_nearest
 from bigcluster.kernels.centers import Centers, prepare
 from bigcluster.kernels.decode import DecodeSpec
-from bigcluster.kernels.kmeans import block_moments, frame_of
+from bigcluster.kernels.kmeans import frame_of
+from bigcluster.kernels.moments import block_moments
 from bigcluster.outputs.predictions import Predicted, write_predictions
 from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning import Resources, check_budget, plan_predict

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from bigcluster.errors import StoreError
 from bigcluster.kernels.assign import two_nearest
 from bigcluster.kernels.centers import prepare
-from bigcluster.kernels.kmeans import block_moments, frame_of
+from bigcluster.kernels.kmeans import frame_of
+from bigcluster.kernels.moments import block_moments
 from bigcluster.rows import RowSource, spans
 from bigcluster.stages import cluster, components, ingest, reduce
 from bigcluster.store import Damage, Mark, Store, StoredRows, read_whole

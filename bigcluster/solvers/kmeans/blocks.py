@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 
 from bigcluster.errors import TooFewSamplesError, UsageError
 from bigcluster.kernels.finite import refuse_bad_rows
-from bigcluster.kernels.kmeans import Floats, Frame, Moments, block_moments, frame_of
+from bigcluster.kernels.kmeans import Floats, Frame, frame_of
+from bigcluster.kernels.moments import Moments, block_moments
 from bigcluster.rows import ArrayRows, RowSource
 from bigcluster.runtime import Runtime
 

@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 from bigcluster.errors import ConfigError, UsageError
 from bigcluster.kernels.assign import TwoNearest, two_nearest
 from bigcluster.kernels.centers import Centers, prepare
-from bigcluster.kernels.kmeans import Floats, Frame, block_moments, frame_of
+from bigcluster.kernels.kmeans import Floats, Frame, frame_of
+from bigcluster.kernels.moments import block_moments
 from bigcluster.rows import RowSource
 from bigcluster.runtime import EmbeddedRuntime, Runtime
 from bigcluster.solvers.kmeans.blocks import Blocks, Survey, check_weights, survey

@@ -117,17 +117,18 @@ def wanted(values: Doubles, total: float, target: Target) -> int | None:
     return choose_rank(values, total, target.share)
 
 
-def remainder(values: Doubles, total: float) -> float:
-    """What is left of the total beside leading variances that outweigh all that comes after them.
+def n_dominating(values: Doubles, total: float) -> int:
+    """How many leading variances outweigh all that comes after them.
 
-    Those are found at once. What a basis gains is measured by the rest, or they would hide that it lacks the others.
+    They are found at once, to float32. What a basis gains is told and measured beside them: their rounding and their
+    size would hide what it lacks of the others.
     """
     rest = total
-    for value in values:
+    for n, value in enumerate(values):
         if value <= rest / 2 or rest - value <= FLOAT32_NOISE * total:
-            break
+            return n
         rest -= float(value)
-    return rest
+    return len(values)
 
 
 def dense_eigenpairs(matrix: TiledMatrix, total: float, target: Target, runtime: Runtime) -> Eigenpairs:

@@ -20,7 +20,7 @@ from bigcluster.kernels.quantize import Code, encode
 from bigcluster.rows import spans
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.blocks import Blocks
-from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone, remainder, wanted
+from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone, n_dominating, wanted
 from bigcluster.solvers.pca.passes import (
     block_width,
     iteration_pass,
@@ -182,24 +182,25 @@ class Krylov:
         n_wanted = wanted(values, self.total, self.target)
         if n_wanted is None or len(widths) < LEAST_APPLICATIONS:
             return False
+        first = n_dominating(values, self.total)
         # As far back as a basis is large enough to tell; what it captured is asked for as many components as today's.
         captured: list[float] = []
         while len(captured) < 3 and len(widths) - len(captured) >= LEAST_APPLICATIONS - 1 and size >= 3 * n_wanted // 2:
-            captured.append(float(self._ritz_values(size)[:n_wanted].sum()))
+            captured.append(float(self._ritz_values(size)[first:n_wanted].sum()))
             size -= widths[-len(captured)]
         if len(captured) < 2:
             return False
         gain, *before = np.subtract(captured[:-1], captured[1:])
         promised = gain * min(1.0, gain / before[0]) if before and before[0] > 0 else gain
         worth = _GAIN_BY_ROW if self.side.by_row else _GAIN_BY_COLUMN
-        return bool(promised <= worth * remainder(values, self.total))
+        return bool(promised <= worth * (self.total - values[:first].sum()))
 
     def _ritz_values(self, size: int) -> Doubles:
         """Descending, of the space of the first `size` basis vectors."""
         if size not in self._values:
             # In memory alike whether the matrix has grown since or was read back.
-            parts = (np.ascontiguousarray(self.inner(name)[:size, :size]) for name in ("projected", "basis"))
-            projected, basis = parts
+            projected = np.ascontiguousarray(self.inner("projected")[:size, :size])
+            basis = np.ascontiguousarray(self.inner("basis")[:size, :size])
             self._values[size] = alone(size, lambda: ritz_values_generalised(projected, basis))
         return self._values[size]
 

@@ -35,7 +35,7 @@ from bigcluster.solvers.pca.eigen import (
     TileRows,
     alone,
     dense_eigenpairs,
-    remainder,
+    n_dominating,
     times,
     wanted,
 )
@@ -51,6 +51,9 @@ _REST = 5e-4
 _SLOWEST = 0.9
 # So few blocks more are not looked at again.
 _NEAR = 4
+# An image that is no longer than this share of the first eigenvalue, beside the basis, is rounding. It is an entry's of
+# float32, which adds up to less over a column: directions of a millionth of the first are still told by their images.
+_FLOOR = 1e-7
 # A restart keeps so many blocks beyond what is wanted, and leaves room for so many new ones at least.
 _KEPT, _NEW = 2, 8
 # What has not converged by then has no directions to speak of: the basis has seen several times as many as are wanted.
@@ -215,17 +218,13 @@ class _Lanczos:
         leave room to random vectors, unless nothing is left for those to find.
         """
         size, diagonal = self._basis.size, np.diag(self._projected)
-        blocks = self._transformed(*self._projected_out(images, inner, FLOAT32_NOISE * float(np.abs(diagonal).max())))
+        blocks = self._transformed(*self._projected_out(images, inner, _FLOOR * float(np.abs(diagonal).max())))
         missing = min(lanczos_width(self._target), self._matrix.n - size) - blocks[0].shape[1]
-        if missing <= 0:
-            return self._orthogonal(blocks, 0.5)
-        if diagonal.sum() >= (1 - FLOAT32_NOISE) * self._total:
-            return self._orthogonal(blocks, 0.5) if blocks[0].shape[1] else blocks
-        random = np.random.default_rng([seed, size])
-        filled = [
-            np.hstack([block, random.standard_normal((len(block), missing), dtype=np.float32)]) for block in blocks
-        ]
-        return self._orthogonal(self._orthogonal(filled, 0.0), 0.5)
+        if missing > 0 and diagonal.sum() < (1 - FLOAT32_NOISE) * self._total:
+            random = np.random.default_rng([seed, size])
+            more = [random.standard_normal((len(block), missing), dtype=np.float32) for block in blocks]
+            blocks = self._orthogonal([np.hstack(pair) for pair in zip(blocks, more, strict=True)], 0.0)
+        return self._orthogonal(blocks, 0.5)
 
     def _orthogonal(self, blocks: list[Floats], least: float) -> list[Floats]:
         """To the basis, and orthonormal. least : what must remain of a column of length 1, or it was in the basis."""
@@ -258,12 +257,14 @@ class _Lanczos:
         least = min(self._matrix.n, 3 * n_wanted // 2)
         if size < least:
             return least - size
-        captured = [float(self._ritz_values(size - back)[:n_wanted].sum()) for back in (0, width, 2 * width)]
+        first = n_dominating(self._ritz_values(size), self._total)
+        others = self._total - float(self._ritz_values(size)[:first].sum())
+        captured = [float(self._ritz_values(size - back)[first:n_wanted].sum()) for back in (0, width, 2 * width)]
         last, before = captured[0] - captured[1], captured[1] - captured[2]
-        if captured[0] >= (1 - 1e-7) * self._total or last <= 0:
+        if others - captured[0] <= 1e-7 * self._total or last <= 0:
             return 0
         ratio = min(_SLOWEST, last / before) if before > 0 else _SLOWEST
-        rest = last * ratio / (1 - ratio) / remainder(self._ritz_values(size), self._total)
+        rest = last * ratio / (1 - ratio) / others
         if rest <= _REST:
             return 0
         return width * math.ceil(math.log(_REST / rest) / math.log(ratio))

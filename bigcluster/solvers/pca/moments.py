@@ -6,9 +6,9 @@ import numpy as np
 
 from bigcluster.errors import InvalidDataError
 from bigcluster.kernels.finite import refuse_bad_rows
-from bigcluster.kernels.kmeans import Moments as BlockMoments
-from bigcluster.kernels.kmeans import block_moments
 from bigcluster.kernels.loops import pixel_sums
+from bigcluster.kernels.moments import Moments as BlockMoments
+from bigcluster.kernels.moments import block_moments
 from bigcluster.rows import RowSource, spans
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.result import Center, Moments

@@ -156,7 +156,9 @@ def _finished(
     values : exact ones of what the columns of `rotation` make; beyond : Ritz values of what was left out.
     """
     runtime = krylov.runtime
-    values[nonzero_rank(values, FLOAT32_NOISE) if krylov.total > 0 else 0 :] = 0
+    rounding = FLOAT32_NOISE * values[0] if krylov.total > 0 else np.inf
+    for some in (values, beyond):
+        some[some <= rounding] = 0
     n_components = _n_wanted(values, krylov)
     n_there = min(n_components, rotation.shape[1])
     values = np.concatenate([values, beyond])

@@ -68,7 +68,7 @@ def rescaled_fit(fit: PCAFit, exponent: int) -> PCAFit:
     center = rescaled_center(Center(fit.mean, fit.total_variance), exponent)
 
     def write_scores(sink: Sink) -> None:
-        fit.write_scores(_Rescaled(sink, exponent))
+        fit.write_scores(_RescaledSink(sink, exponent))
 
     return replace(
         fit,
@@ -83,7 +83,9 @@ def rescaled_fit(fit: PCAFit, exponent: int) -> PCAFit:
 
 
 @dataclass(frozen=True)
-class _Rescaled:
+class _RescaledSink:
+    """Takes blocks times a power of two."""
+
     sink: Sink
     exponent: int
 

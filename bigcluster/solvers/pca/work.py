@@ -33,7 +33,7 @@ class Work:
     def delete(self, t: int) -> None:
         self._shelf.delete(f"block/{t}")
 
-    def fill(self, width: int, seed: int | list[int]) -> None:
+    def fill(self, width: int, seed: int) -> None:
         """With standard normal numbers."""
         for t in range(len(self.spans)):
             self.put(t, np.zeros((self.spans[t][1] - self.spans[t][0], 0), np.float32))
