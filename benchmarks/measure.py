@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from benchmarks.peers.common import MEASURED
-from bigcluster.measure import MemorySampler, highest_rss_bytes
+from bigcluster.measure import Caller, MemorySampler, highest_rss_bytes
 
 ROOT = Path(__file__).parents[1]
 LIGHT = 20
@@ -98,7 +98,7 @@ def measure(module: str, arguments: list[str], log: Path, timeout_seconds: float
 
         timer = threading.Timer(timeout_seconds, stop)
         timer.start()
-        sampler = OutsideSampler(process.pid)
+        sampler = OutsideSampler(Caller(process.pid))
         try:
             assert process.stdout is not None
             with sampler, process.stdout as stdout:

@@ -28,6 +28,7 @@ import numpy as np
 from benchmarks.data import DATA, RESULTS, catalog, image_files
 from benchmarks.machine import describe_machine, now, versions
 from benchmarks.measure import ROOT, OutsideSampler
+from bigcluster.measure import Caller
 from bigcluster.units import MIB, parse_bytes
 
 NUMBERS = (1_000, 8_190)
@@ -186,7 +187,7 @@ def run_cell(images: Path, cell: Cell, out: Path) -> Cell:
             stderr=subprocess.PIPE,
             text=True,
         ) as process,
-        OutsideSampler(process.pid) as sampler,
+        OutsideSampler(Caller(process.pid)) as sampler,
     ):
         said, complained = process.communicate()
     if process.returncode not in (0, 3):

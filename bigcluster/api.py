@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from bigcluster import outdir
 from bigcluster.config import Settings, parse_ks, parse_sets, resolve
 from bigcluster.errors import ConfigError, StoreError
+from bigcluster.measure import Caller
 from bigcluster.progress import Event, Listener, Note
 from bigcluster.supervisor import supervise
 from bigcluster.units import parse_bytes, show_bytes
@@ -83,7 +84,7 @@ class Run:
     def sweep(self, k: int | str, *, memory: str | None = None, workers: int | None = None) -> pd.DataFrame:
         """Elbow and silhouette for every k, such as "5:20", on the stored scores: sweep.csv, one row per k."""
         settings, ks = resolve_sweep(self.out, k)
-        supervise("sweep", settings, resources(memory, workers), listener=log_events, ks=ks)
+        supervise("sweep", settings, resources(memory, workers), listener=log_events, caller=Caller.now(), ks=ks)
         return _read_table(self.out / "sweep.csv")
 
     def predict(
@@ -91,7 +92,8 @@ class Run:
     ) -> pd.DataFrame:
         """Labels of new images by the stored model, also written to `to`: the columns of labels.csv and `novelty`."""
         arguments = {"images": os.fspath(images), "to": os.fspath(to)}
-        supervise("predict", stored_settings(self.out), resources(memory, workers), listener=log_events, **arguments)
+        allowed = resources(memory, workers)
+        supervise("predict", stored_settings(self.out), allowed, listener=log_events, caller=Caller.now(), **arguments)
         return _read_table(Path(to))
 
     def verify(self, *, quick: bool = False) -> dict[str, Any]:
@@ -100,7 +102,12 @@ class Run:
         quick : read a sample only. What is damaged is made anew by the next run.
         """
         return supervise(
-            "verify", Settings(out=os.fspath(self.out)), resources(None, None), listener=log_events, quick=quick
+            "verify",
+            Settings(out=os.fspath(self.out)),
+            resources(None, None),
+            listener=log_events,
+            caller=Caller.now(),
+            quick=quick,
         )
 
     def report(
@@ -109,7 +116,11 @@ class Run:
         """Write the report anew; returns its index.html. `set` takes report.* keys, such as {"report.map": "tsne"}."""
         sets = tuple(f"{name}={value}" for name, value in (set or {}).items())
         found = supervise(
-            "report", resolve_report(self.out, sets=sets), resources(memory, workers), listener=log_events
+            "report",
+            resolve_report(self.out, sets=sets),
+            resources(memory, workers),
+            listener=log_events,
+            caller=Caller.now(),
         )
         return Path(found["report"])
 
@@ -149,7 +160,8 @@ def run(
 ) -> Run:
     """Cluster a folder of images; the same call again resumes or reuses what OUT holds.
 
-    images : folder, glob or manifest; out : the folder of results; memory : such as "1GiB", for the whole process tree;
+    images : folder, glob or manifest; out : the folder of results; memory : such as "1GiB", for all processes that the
+    job starts and for what it adds to the calling one; what that one held before does not count and is told;
     workers : decode and compute threads; `settings` are keys such as size="64" or variance=0.8, `set` takes the dotted
     ones ({"kmeans.n_init": 8}). Precedence is that of the command line. `rehash` reads every image again, whatever its
     size and time say. The work is done in a process of its own, started as a module, so that a script needs no main
@@ -163,8 +175,11 @@ def run(
     allowed = resources(memory, workers)
     for note in budget_notes(allowed):
         listener(note)
-    summary_of_run = supervise("run", resolved, allowed, listener=listener, replace=replace, rehash=rehash)
-    del summary_of_run  # it stands in OUT/summary.json
+    found = supervise("run", resolved, allowed, listener=listener, caller=Caller.now(), replace=replace, rehash=rehash)
+    from bigcluster.outputs.summary import memory_lines
+
+    for line in memory_lines(found["memory"]):
+        listener(Note(line))
     assert resolved.out is not None
     return Run(resolved.out)
 

@@ -14,11 +14,10 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
+from bigcluster.outputs.summary import memory_lines
 from bigcluster.progress import Event, Listener, Note, StageAdvanced, StageFinished, StageStarted, silent
 from bigcluster.units import show_bytes, show_count, show_seconds
 
-SPIKE_SHARE = 0.02
-"""Of the measured peak: a spike between samples that is worth a line."""
 PLAIN_SECONDS = 5.0
 """Without a terminal a stage reports at most this often."""
 
@@ -175,22 +174,11 @@ def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:
     if summary["sweep"] is not None:
         lines.append(f"k = {summary['sweep']['k']}: {summary['sweep']['reason']}; see {out}/sweep.png")
     lines += summary["advice"]
-    lines += _memory_lines(summary["memory"])
+    lines += memory_lines(summary["memory"])
     shown = f"{out}/report/index.html  " if "report" in summary["stages"] else ""
     lines.append(f"look at: {shown}{out}/clusters/  {out}/labels.csv")
     for line in lines:
         console.print(Text(line), soft_wrap=True)
-
-
-def _memory_lines(memory: dict[str, Any]) -> Iterator[str]:
-    """Promised and measured; and what the measurement cannot say."""
-    measured, unseen = memory["measured_peak_bytes"], memory["unseen_bytes"]
-    how = "" if memory["metric"] == "pss" else f" ({memory['metric'].upper()}: this system has no PSS)"
-    yield f"memory: {show_bytes(measured)} measured{how}, {show_bytes(memory['budget_bytes'])} promised"
-    if unseen > SPIKE_SHARE * measured:
-        yield f"between samples a process went up to {show_bytes(unseen)} beyond what was sampled of it (VmHWM)"
-    if measured > memory["budget_bytes"]:
-        yield "that is more than was promised: a fault of bigcluster's; see memory.csv for the stage"
 
 
 def print_sweep(found: dict[str, Any], out: str, console: Console) -> None:
@@ -214,7 +202,7 @@ def print_profile(found: Any, console: Console) -> None:
         seconds = show_seconds(way.seconds)
         table.add_row(way.name, show_bytes(way.peak_bytes), show_bytes(way.limit_bytes), seconds, way.ended)
     console.print(table)
-    for line in _memory_lines(found.summary["memory"]):
+    for line in memory_lines(found.summary["memory"]):
         console.print(Text(line), soft_wrap=True)
     folder = found.folder
     console.print(Text(f"look at: {folder}/timeline.png  {folder}/timeline.csv"), soft_wrap=True)

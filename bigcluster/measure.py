@@ -10,9 +10,10 @@ import ctypes
 import os
 import threading
 import time
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import psutil
 
@@ -42,6 +43,51 @@ def has_ended(pid: int) -> bool:
         return bool(psutil.Process(pid).status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD))
     except psutil.NoSuchProcess:
         return True
+
+
+class Held(NamedTuple):
+    """What one process held at a time."""
+
+    n_bytes: int
+    """By `memory_metric`."""
+    highest_rss_bytes: int
+    """VmHWM: the largest resident size that the process ever had."""
+
+
+@dataclass(frozen=True)
+class Caller:
+    """The process tree whose memory a budget covers, and what of it does not count: what it held before the job."""
+
+    pid: int
+    before: Mapping[int, Held] = field(default_factory=dict)
+    """By process id. Empty where the process was started for the job, as by the command line: all of it counts."""
+
+    @classmethod
+    def now(cls) -> Caller:
+        """This process, with what it and its children hold at this moment."""
+        metric = memory_metric()
+        before = {}
+        for process in _tree_of(os.getpid()):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                n_bytes = getattr(process.memory_full_info(), metric)
+                before[process.pid] = Held(n_bytes, highest_rss_bytes(process.pid))
+        return cls(os.getpid(), before)
+
+    def to_json(self) -> dict[str, Any]:
+        return {"pid": self.pid, "before": {str(pid): list(held) for pid, held in self.before.items()}}
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Caller:
+        return cls(values["pid"], {int(pid): Held(*held) for pid, held in values["before"].items()})
+
+
+def _tree_of(pid: int) -> list[psutil.Process]:
+    """A process and its children, and theirs; empty where it has ended."""
+    try:
+        root = psutil.Process(pid)
+        return [root, *root.children(recursive=True)]
+    except psutil.NoSuchProcess:
+        return []
 
 
 @dataclass
@@ -102,9 +148,13 @@ def _larger(one: Reading, other: Reading) -> Reading:
 
 @dataclass
 class MemorySampler:
-    """Samples a process tree from a thread of its own until stopped."""
+    """Samples a process tree from a thread of its own until stopped.
 
-    root_pid: int = field(default_factory=os.getpid)
+    What counts is what the tree holds beyond what it held before the job: the growth of the processes that were there,
+    and all of those that were not. Processes that were there and shrink make no room for others.
+    """
+
+    caller: Caller = field(default_factory=lambda: Caller(os.getpid()))
     interval_seconds: float = SAMPLE_SECONDS
     peaks: dict[str, StagePeak] = field(default_factory=dict)
     timeline: Timeline = field(default_factory=Timeline)
@@ -129,7 +179,12 @@ class MemorySampler:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self.unseen_bytes = max((_unseen(pid, seen) for pid, seen in self._resident.items()), default=0)
+        self.unseen_bytes = max((self._unseen(pid, seen) for pid, seen in self._resident.items()), default=0)
+
+    @property
+    def held_before_bytes(self) -> int:
+        """What the tree held before the job; it does not count."""
+        return sum(held.n_bytes for held in self.caller.before.values())
 
     @property
     def peak_bytes(self) -> int:
@@ -139,7 +194,7 @@ class MemorySampler:
         """Samples belong to this stage from now on; the first is taken at once, so that a short stage has one."""
         with self._sampling:  # a sample on its way is of the stage before, and is through by then
             self.stage = stage
-            self._sample(self._tree())
+            self._sample(_tree_of(self.caller.pid))
 
     def so_far(self) -> tuple[dict[str, int], list[Reading]]:
         """The largest sample of each stage in bytes, and the timeline that they are in: both of one moment."""
@@ -147,43 +202,46 @@ class MemorySampler:
             return {stage: peak.peak_bytes for stage, peak in self.peaks.items()}, list(self.timeline.rows)
 
     def _run(self) -> None:
-        tree = self._tree()
+        tree = _tree_of(self.caller.pid)
         looked = time.monotonic()
         pause = self.interval_seconds
         while not self._stop.wait(pause):
             began = time.thread_time()
             if time.monotonic() - looked > CHILDREN_SECONDS:
-                tree, looked = self._tree(), time.monotonic()
+                tree, looked = _tree_of(self.caller.pid), time.monotonic()
             self._sample(tree)
             pause = max(self.interval_seconds, (time.thread_time() - began) / SAMPLE_SHARE)
-
-    def _tree(self) -> list[psutil.Process]:
-        try:
-            root = psutil.Process(self.root_pid)
-            return [root, *root.children(recursive=True)]
-        except psutil.NoSuchProcess:
-            return []
 
     def _sample(self, tree: list[psutil.Process]) -> None:
         with self._sampling:
             self._add(self._held(tree))
 
     def _held(self, tree: list[psutil.Process]) -> int:
-        total = 0
+        new = old = 0
         for process in tree:
             try:
                 info = process.memory_full_info()
-                total += getattr(info, self.metric)
+                if process.pid in self.caller.before:
+                    old += getattr(info, self.metric)
+                else:
+                    new += getattr(info, self.metric)
                 self._resident[process.pid] = max(info.rss, self._resident.get(process.pid, 0))
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
-        return total
+        # Together, not one by one: pages that the old ones share move from one to another as they end.
+        return new + max(0, old - self.held_before_bytes)
 
     def _add(self, total: int) -> None:
         peak = self.peaks.setdefault(self.stage, StagePeak())
         peak.peak_bytes = max(peak.peak_bytes, total)
         peak.samples += 1
         self.timeline.add(Reading(time.monotonic() - self._began, self.stage, total))
+
+    def _unseen(self, pid: int, largest_seen_bytes: int) -> int:
+        highest, before = highest_rss_bytes(pid), self.caller.before.get(pid)
+        if before is not None and highest <= before.highest_rss_bytes:
+            return 0  # its spike was before the job
+        return max(0, highest - largest_seen_bytes)
 
 
 def highest_rss_bytes(pid: int) -> int:
@@ -193,7 +251,3 @@ def highest_rss_bytes(pid: int) -> int:
             if line.startswith("VmHWM:"):
                 return int(line.split()[1]) * 1024
     return 0
-
-
-def _unseen(pid: int, largest_seen_bytes: int) -> int:
-    return max(0, highest_rss_bytes(pid) - largest_seen_bytes)

@@ -23,6 +23,7 @@ from typing import IO, Any
 from bigcluster import errors
 from bigcluster.allowed import Resources
 from bigcluster.config import Settings, flatten
+from bigcluster.measure import Caller
 from bigcluster.progress import SEND_SECONDS, DecodingEnded, DecodingStarted, Listener, Note, from_json
 
 LAST_WORDS = 40
@@ -46,9 +47,17 @@ class _LostError(Exception):
 
 
 def supervise(
-    task: str, settings: Settings, resources: Resources, *, listener: Listener, **arguments: Any
+    task: str,
+    settings: Settings,
+    resources: Resources,
+    *,
+    listener: Listener,
+    caller: Caller | None = None,
+    **arguments: Any,
 ) -> dict[str, Any]:
     """Run a task of `worker.TASKS` in a worker; returns its result, raises its error. `arguments` are JSON values.
+
+    caller : this process with what it held before the job; by default all that it holds counts as the job's.
 
     A worker that dies or hangs over files that it decodes is started again, and those files decode in a child of its
     own: they can end no second worker, so there are at most as many restarts as there are blocks of files.
@@ -60,7 +69,7 @@ def supervise(
             "arguments": arguments | ({"careful": careful} if careful else {}),
             "settings": flatten(settings),
             "resources": asdict(resources),
-            "root_pid": os.getpid(),
+            "caller": (caller or Caller(os.getpid())).to_json(),
         }
         try:
             return _work(request, worker_environment(resources.threads), settings.image.timeout, listener)

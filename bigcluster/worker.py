@@ -18,6 +18,7 @@ from typing import IO, Any
 from bigcluster.allowed import Resources
 from bigcluster.config import KEYS, settings_from
 from bigcluster.errors import BigclusterError, OutOfMemoryError, StoreError
+from bigcluster.measure import Caller
 from bigcluster.progress import Event, to_json
 
 TASKS = ("run", "sweep", "predict", "verify", "report")
@@ -58,7 +59,7 @@ def serve(request: dict[str, Any], send: Any) -> int:
             Resources(**request["resources"]),
             **request["arguments"],
             listener=emit,
-            root_pid=request["root_pid"],
+            caller=Caller.from_json(request["caller"]),
         )
     except KeyboardInterrupt:
         send({"error": "KeyboardInterrupt", "text": "interrupted"})

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from bigcluster import measure
 from bigcluster.allowed import allowed_memory
-from bigcluster.measure import MemorySampler, Reading, Timeline
+from bigcluster.measure import Caller, MemorySampler, Reading, Timeline
 from bigcluster.units import MIB
 
 SMALL = ("-k", 3, "--size", 16, "--components", 4)
@@ -128,7 +128,7 @@ def test_the_sampler_sees_children_and_their_children() -> None:
     outer = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {inner!r}])"
     with (
         subprocess.Popen([sys.executable, "-c", outer], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as child,
-        MemorySampler(child.pid, interval_seconds=0.02) as sampler,
+        MemorySampler(Caller(child.pid), interval_seconds=0.02) as sampler,
     ):
         assert child.stdout is not None
         child.stdout.readline()
@@ -146,7 +146,7 @@ def test_a_spike_between_samples_is_told() -> None:
     ) as child:
         assert child.stdin is not None
         assert child.stdout is not None
-        with MemorySampler(child.pid, interval_seconds=3600) as sampler:
+        with MemorySampler(Caller(child.pid), interval_seconds=3600) as sampler:
             sampler.enter("before")
             child.stdin.write(f"{120 * MIB}\n")
             child.stdout.readline()

@@ -30,6 +30,7 @@ from benchmarks.stress.work import BUDGET, Job, catalog, labels, scratch
 from bigcluster import worker
 from bigcluster.config import flatten
 from bigcluster.cores import available_cores
+from bigcluster.measure import Caller
 from bigcluster.store import states
 
 KINDS = ("full", "error", "short", "kill")
@@ -158,7 +159,7 @@ def _serve(job: Job, out: Path, writer: int, fault: Fault | None, task: str) -> 
         "arguments": {},
         "settings": flatten(job.settings(out)),
         "resources": vars(BUDGET),
-        "root_pid": os.getpid(),
+        "caller": Caller(os.getpid()).to_json(),
     }
     if fault is not None:
         sys.addaudithook(fault)

@@ -5,16 +5,21 @@ from __future__ import annotations
 import json
 import platform
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from bigcluster.catalog import FileRecord, Listing
 from bigcluster.durable import write_text
+from bigcluster.units import show_bytes
+
+if TYPE_CHECKING:
+    from bigcluster.catalog import FileRecord, Listing
 
 SWALLOWED = 0.6
 """Share of the images from which one cluster counts as having swallowed most."""
+SPIKE_SHARE = 0.02
+"""Of the measured peak: a spike between samples that is worth a line."""
 _VERSIONED = ("bigcluster", "numpy", "opencv-python-headless", "pillow", "zarr", "dask", "dask-ml", "scikit-learn")
 
 
@@ -46,6 +51,22 @@ def advice(sizes: list[int]) -> list[str]:
             f"{alone} of {len(sizes)} clusters hold one image each: outliers, or k is too large; try a smaller k"
         )
     return lines
+
+
+def memory_lines(memory: Mapping[str, Any]) -> Iterator[str]:
+    """Promised and measured, what the caller held before; and what the measurement cannot say. memory : of a summary.
+
+    Summaries of earlier versions do not have `held_before_bytes`: all of the caller counted.
+    """
+    measured, unseen = memory["measured_peak_bytes"], memory["unseen_bytes"]
+    how = "" if memory["metric"] == "pss" else f" ({memory['metric'].upper()}: this system has no PSS)"
+    before = memory.get("held_before_bytes", 0)
+    beside = f"; the calling process held {show_bytes(before)} before, which does not count" if before else ""
+    yield f"memory: {show_bytes(measured)} measured{how}, {show_bytes(memory['budget_bytes'])} promised{beside}"
+    if unseen > SPIKE_SHARE * measured:
+        yield f"between samples a process went up to {show_bytes(unseen)} beyond what was sampled of it (VmHWM)"
+    if measured > memory["budget_bytes"]:
+        yield "that is more than was promised: a fault of bigcluster's; see memory.csv for the stage"
 
 
 def versions() -> dict[str, str]:

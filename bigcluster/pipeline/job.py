@@ -11,7 +11,7 @@ from typing import Any
 
 from bigcluster.config import Settings
 from bigcluster.errors import DamagedError
-from bigcluster.measure import MemorySampler, Reading, release_memory
+from bigcluster.measure import Caller, MemorySampler, Reading, release_memory
 from bigcluster.planning import Resources
 from bigcluster.progress import Listener, Progress
 from bigcluster.runtime import EmbeddedRuntime, Runtime
@@ -30,10 +30,10 @@ class Job:
     stages: Stages
 
 
-def open_job(settings: Settings, resources: Resources, listener: Listener, root_pid: int | None) -> Job:
-    """`root_pid`: the process whose tree the budget covers; by default this one."""
+def open_job(settings: Settings, resources: Resources, listener: Listener, caller: Caller | None) -> Job:
+    """`caller`: the process whose tree the budget covers; by default this one."""
     assert settings.out is not None
-    sampler = MemorySampler() if root_pid is None else MemorySampler(root_pid)
+    sampler = MemorySampler() if caller is None else MemorySampler(caller)
     runtime = EmbeddedRuntime(resources.threads)
     return Job(settings, resources, Path(settings.out), Progress(listener), runtime, Stages(sampler))
 

@@ -20,6 +20,7 @@ from bigcluster.kernels.centers import Centers, prepare
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.kernels.kmeans import frame_of
 from bigcluster.kernels.moments import block_moments
+from bigcluster.measure import Caller
 from bigcluster.outputs.predictions import Predicted, write_predictions
 from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning import Resources, check_budget, plan_predict
@@ -46,7 +47,7 @@ def predict(
     to: str,
     careful: Sequence[Sequence[int]] = (),
     listener: Listener = silent,
-    root_pid: int | None = None,
+    caller: Caller | None = None,
 ) -> dict[str, Any]:
     """Label `images` by the model in OUT and write the CSV `to`; returns counts and how unlike the images are.
 
@@ -56,7 +57,7 @@ def predict(
     Raises StoreError where OUT holds no finished run, UsageError where `to` cannot be written, NoImagesError,
     MemoryBudgetError.
     """
-    job = open_job(settings, resources, listener, root_pid)
+    job = open_job(settings, resources, listener, caller)
     _check_target(Path(to), images, job.out)
     store = Store(job.out / outdir.STORE, create=False)
     listing = list_images(images, job.out, allow_outside=settings.manifest.allow_outside)

@@ -10,6 +10,7 @@ from typing import Any
 from bigcluster import outdir
 from bigcluster.config import Settings
 from bigcluster.errors import BigclusterError, StoreError
+from bigcluster.measure import Caller
 from bigcluster.outputs.summary import read_summary
 from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning import Resources, StagePlan, check_budget, plan_report
@@ -23,13 +24,13 @@ STAGE = "report"
 
 
 def report(
-    settings: Settings, resources: Resources, *, listener: Listener = silent, root_pid: int | None = None
+    settings: Settings, resources: Resources, *, listener: Listener = silent, caller: Caller | None = None
 ) -> dict[str, Any]:
     """Write OUT/report anew; returns where it is and what it took.
 
     Raises StoreError where OUT holds no finished run or cannot be written, MemoryBudgetError.
     """
-    job = open_job(settings, resources, listener, root_pid)
+    job = open_job(settings, resources, listener, caller)
     summary_path = job.out / "summary.json"
     if not summary_path.is_file():
         raise StoreError(f"{job.out} holds no finished run; run the job to its end first")

@@ -18,6 +18,7 @@ from bigcluster.config import Settings, flatten
 from bigcluster.durable import sweep_partial
 from bigcluster.errors import NoImagesError, TooFewSamplesError
 from bigcluster.kernels.decode import DecodeSpec
+from bigcluster.measure import Caller
 from bigcluster.outputs import curves, folders, summary, tables
 from bigcluster.outputs.seal import OF_A_RUN, OF_A_SWEEP, is_finished, sealing
 from bigcluster.pipeline.disk import check_room
@@ -66,7 +67,7 @@ def run(
     rehash: bool = False,
     careful: Sequence[Sequence[int]] = (),
     listener: Listener = silent,
-    root_pid: int | None = None,
+    caller: Caller | None = None,
 ) -> dict[str, Any]:
     """Do the whole job, reusing what OUT already holds; returns what summary.json says.
 
@@ -74,7 +75,7 @@ def run(
     careful : (start, stop) of listed rows that an earlier attempt died over: their files decode in a child.
     """
     assert settings.images is not None
-    job = open_job(settings, resources, listener, root_pid)
+    job = open_job(settings, resources, listener, caller)
     listing, plan = prepare(settings, resources)
     unreadable = listing.ignored.get("(unreadable folder)", 0)
     if unreadable:
@@ -269,6 +270,7 @@ def _summarise(job: Job, listing: Listing, store: Store, done: _Done) -> dict[st
             "budget_bytes": plan.budget_bytes,
             "projected_peak_bytes": plan.projected_bytes,
             "measured_peak_bytes": job.stages.sampler.peak_bytes,
+            "held_before_bytes": job.stages.sampler.held_before_bytes,
             "unseen_bytes": job.stages.sampler.unseen_bytes,
             "metric": job.stages.sampler.metric,
         },

@@ -8,6 +8,7 @@ from typing import Any
 from bigcluster import outdir
 from bigcluster.config import Settings
 from bigcluster.errors import TooFewSamplesError
+from bigcluster.measure import Caller
 from bigcluster.outputs import curves
 from bigcluster.outputs.seal import OF_A_SWEEP, sealing
 from bigcluster.pipeline.job import naming_damage, open_job
@@ -25,14 +26,14 @@ def sweep(
     *,
     ks: Sequence[int],
     listener: Listener = silent,
-    root_pid: int | None = None,
+    caller: Caller | None = None,
 ) -> dict[str, Any]:
     """Write OUT/sweep.csv and sweep.png; returns the table, the suggestion and its reason.
 
     Raises StoreError where OUT holds no reduction, TooFewSamplesError for a k above the number of good images.
     """
     ks = tuple(ks)
-    job = open_job(settings, resources, listener, root_pid)
+    job = open_job(settings, resources, listener, caller)
     with outdir.locked(job.out):
         store = Store(job.out / outdir.STORE, create=False)
         with naming_damage(store):

@@ -21,6 +21,7 @@ from bigcluster.catalog.manifest import MANIFEST_SUFFIXES
 from bigcluster.config import Settings, read_toml
 from bigcluster.durable import write_text
 from bigcluster.errors import ConfigError, DamagedError, StoreError
+from bigcluster.measure import Caller
 from bigcluster.outputs import audit as files
 from bigcluster.outputs import folder_audit as entries
 from bigcluster.outputs import folders, seal
@@ -55,7 +56,7 @@ def verify(
     *,
     quick: bool = False,
     listener: Listener = silent,
-    root_pid: int | None = None,
+    caller: Caller | None = None,
 ) -> dict[str, Any]:
     """Check what OUT holds; returns `ok`, `damaged` (file, stage, what), `redo`, `notes` and how much was read.
 
@@ -63,7 +64,7 @@ def verify(
     changed, and a run.toml that cannot be read is put back. Raises StoreError where OUT holds no store or is in use,
     OutError for a store of another format.
     """
-    job = open_job(settings, resources, listener, root_pid)
+    job = open_job(settings, resources, listener, caller)
     root = job.out / outdir.STORE
     with ExitStack() as stack:
         known = root.is_dir() or (job.out / outdir.LOCK).is_file()  # any other folder is left as it is

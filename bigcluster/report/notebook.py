@@ -19,9 +19,10 @@ from PIL import Image
 from bigcluster.catalog import from_csv_path
 from bigcluster.kernels.decode import DecodeSpec, decode
 from bigcluster.outputs.folders import FOLDER as CLUSTERS
+from bigcluster.outputs.summary import memory_lines
 from bigcluster.stages.ingest import stored_recipe
 from bigcluster.store import Store
-from bigcluster.units import show_bytes, show_count
+from bigcluster.units import show_count
 
 COLUMNS = 12
 ROWS = 4
@@ -41,8 +42,7 @@ def run_html(out: Path, summary: dict[str, Any], store: Store) -> str:
         lines.append(f"{show_count(counts['failed'])} of {show_count(counts['listed'])} files could not be read")
     if summary["explained_variance_ratio"] is not None:
         lines.append(f"{summary['n_components']} components, {summary['explained_variance_ratio']:.1%} of the variance")
-    memory = summary["memory"]
-    lines.append(f"{show_bytes(memory['measured_peak_bytes'])} of {show_bytes(memory['budget_bytes'])} promised")
+    lines += memory_lines(summary["memory"])
     cells, n_gone = _montage(out, store, sizes)
     if n_gone:
         lines.append(f"{n_gone} of the linked images shown here are gone")
