@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bigcluster.bounded import SETTINGS_BYTES, read_bounded
 from bigcluster.config.schema import KEYS, Settings, settings_from
 from bigcluster.errors import ConfigError
 
@@ -78,7 +79,7 @@ def read_config(name_or_file: str) -> Values:
 
 def read_toml(path: Path) -> Values:
     try:
-        tables = tomllib.loads(path.read_text(encoding="utf-8"))
+        tables = tomllib.loads(read_bounded(path, SETTINGS_BYTES, follow=True).decode())
     except OSError as error:
         raise ConfigError(f"cannot read the config {path}: {error.strerror}") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:

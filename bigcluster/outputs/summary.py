@@ -10,7 +10,9 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from bigcluster.bounded import SUMMARY_BYTES, SUMMARY_VALUES, parse_json, read_bounded
 from bigcluster.durable import write_text
+from bigcluster.errors import StoreError
 from bigcluster.units import show_bytes
 
 if TYPE_CHECKING:
@@ -84,5 +86,12 @@ def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
 
 
 def read_summary(path: Path) -> dict[str, Any]:
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return summary
+    """Raises StoreError where the file cannot be ours."""
+    try:
+        found = parse_json(read_bounded(path, SUMMARY_BYTES), SUMMARY_VALUES)
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else error
+        raise StoreError(f"{path} cannot be read: {reason}; run the job again") from error
+    if not isinstance(found, dict):
+        raise StoreError(f"{path} is not a summary; run the job again")
+    return found

@@ -15,10 +15,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bigcluster.bounded import UnfitFileError, parse_json, read_bounded
 from bigcluster.durable import digest_of, sync, write_bytes
+from bigcluster.errors import StoreError
+from bigcluster.units import MIB, show_bytes
 
 DONE = "done"
 FOLDER = "marks"
+LIMIT_BYTES = 48 * MIB
+"""Of a mark: a block of 65,536 rows, the most there are, whose paths and records have 768 bytes each."""
+LIMIT_VALUES = 16 * 65_536
+"""Of a mark: a record has nine values, and there is the path."""
 
 
 def fingerprint(**parts: Any) -> str:
@@ -45,10 +52,10 @@ class Marks:
         self._root = store_root / FOLDER
 
     def read(self, stage: str, block: str = DONE) -> Mark | None:
-        """The mark, or None where there is none or its seal does not fit."""
+        """The mark, or None where there is none, its seal does not fit, or no mark can be what stands there."""
         try:
-            raw = self.path(stage, block).read_bytes()
-        except FileNotFoundError:
+            raw = read_bounded(self.path(stage, block), LIMIT_BYTES)
+        except (FileNotFoundError, NotADirectoryError, UnfitFileError):
             return None
         body = memoryview(raw)[len(_seal(b"")) : -len(_END)]  # a block of many rows has a mark of many MiB
         if not (raw.startswith(_seal(body)) and raw.endswith(_END)):
@@ -56,7 +63,7 @@ class Marks:
         text = bytes(body)
         del raw, body
         try:
-            return Mark(**json.loads(text))
+            return Mark(**parse_json(text, LIMIT_VALUES))
         except (ValueError, TypeError):  # of another version
             return None
 
@@ -68,6 +75,11 @@ class Marks:
             sync(path.parent.parent)
         content = {"fingerprint": mark.fingerprint, "digests": mark.digests, "payload": mark.payload}
         body = json.dumps(content).encode()
+        if len(body) + len(_seal(b"")) + len(_END) > LIMIT_BYTES:
+            raise StoreError(
+                f"{path}: the paths and records of one block take {show_bytes(len(body))}, a mark may take "
+                f"{show_bytes(LIMIT_BYTES)}; shorten the paths below IMAGES, or use a larger --size"
+            )
         write_bytes(path, _seal(body) + body + _END)
 
     def remove(self, stage: str, block: str = DONE) -> None:

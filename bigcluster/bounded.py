@@ -1,0 +1,82 @@
+"""Reading files that a stranger may have put there: regular files alone, and no more bytes than the reader expects.
+
+A FIFO at the name of a file never ends, /dev/zero never does either, and a sparse file of 2 GB takes no room on a disk
+but 2 GB of memory. JSON grows while it is parsed: an empty list is 3 bytes in a file and 64 in memory.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from bigcluster.units import MIB, show_bytes
+
+SETTINGS_BYTES = 1 * MIB
+"""Of run.toml and of configs: some thousand times what our settings take."""
+SUMMARY_BYTES = 16 * MIB
+"""Of summary.json: sizes of a million clusters, and what was ignored by suffix."""
+SUMMARY_VALUES = 2_000_000
+"""Values in summary.json: two for each of a million clusters."""
+
+
+class UnfitFileError(OSError):
+    """A file that is not read: it is not a regular file, a link where none may be, or larger than it can be."""
+
+
+def open_regular(path: str | Path, *, follow: bool = False) -> BinaryIO:
+    """Open a regular file for reading without waiting for anybody; follow : links are followed, as for files of a user.
+
+    Raises UnfitFileError where it is something else, FileNotFoundError where there is nothing.
+    """
+    _check_regular(path, os.stat(path, follow_symlinks=follow))  # opening a device may already do something
+    flags = os.O_RDONLY | getattr(os, "O_CLOEXEC", 0) | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    try:
+        descriptor = os.open(path, flags if follow else flags | getattr(os, "O_NOFOLLOW", 0))
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise UnfitFileError(errno.ELOOP, "it is a link", str(path)) from None
+        raise
+    try:
+        _check_regular(path, os.fstat(descriptor))
+        return open(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def _check_regular(path: str | Path, found: os.stat_result) -> None:
+    if not stat.S_ISREG(found.st_mode):
+        what = "a link" if stat.S_ISLNK(found.st_mode) else "not a regular file"
+        raise UnfitFileError(errno.EINVAL, f"it is {what}", str(path))
+
+
+def read_bounded(path: str | Path, limit_bytes: int, *, follow: bool = False) -> bytes:
+    """The content of a regular file of at most `limit_bytes`.
+
+    Raises UnfitFileError where it is larger or no regular file, FileNotFoundError where there is nothing.
+    """
+    with open_regular(path, follow=follow) as file:
+        if os.fstat(file.fileno()).st_size <= limit_bytes:
+            data = file.read(limit_bytes + 1)
+            if len(data) <= limit_bytes:
+                return data
+    raise UnfitFileError(errno.EINVAL, f"it is larger than {show_bytes(limit_bytes)}", str(path))
+
+
+def parse_json(text: bytes | str, most_values: int) -> Any:
+    """JSON of at most so many values and so little depth that parsing it takes little more than its text.
+
+    Raises ValueError where it is not JSON or has more.
+    """
+    raw = text.encode() if isinstance(text, str) else text
+    n_values = raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+    if n_values > most_values:
+        raise ValueError(f"JSON of about {n_values} values, {most_values} are the most")
+    try:
+        return json.loads(raw)
+    except RecursionError:
+        raise ValueError("JSON of a great depth") from None
