@@ -12,11 +12,9 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import threading
 from collections import deque
-from dataclasses import asdict, dataclass
-from pathlib import Path
+from dataclasses import asdict, dataclass, replace
 from queue import Empty, SimpleQueue
 from typing import IO, Any
 
@@ -24,8 +22,11 @@ from bigcluster import errors
 from bigcluster.allowed import Resources
 from bigcluster.config import Settings, flatten
 from bigcluster.measure import Caller
+from bigcluster.processes import absolute, start_python
 from bigcluster.progress import SEND_SECONDS, DecodingEnded, DecodingStarted, Listener, Note, from_json
 
+_PATHS = ("images", "to")
+"""Arguments of tasks that are paths: the worker has another current folder than we have."""
 LAST_WORDS = 40
 """Lines of the worker's stderr that are kept, for the case that it dies."""
 CHILD_SECONDS = 10.0
@@ -63,6 +64,12 @@ def supervise(
     own: they can end no second worker, so there are at most as many restarts as there are blocks of files.
     """
     careful: list[tuple[int, int]] = []
+    arguments |= {name: absolute(arguments[name]) for name in _PATHS if name in arguments}
+    settings = replace(
+        settings,
+        images=settings.images and absolute(settings.images),
+        out=settings.out and absolute(settings.out),
+    )
     while True:
         request = {
             "task": task,
@@ -72,7 +79,7 @@ def supervise(
             "caller": (caller or Caller(os.getpid())).to_json(),
         }
         try:
-            return _work(request, worker_environment(resources.threads), settings.image.timeout, listener)
+            return _work(request, worker_variables(resources.threads), settings.image.timeout, listener)
         except _LostError as lost:
             suspects = [span for span in lost.decoding if span not in careful]
             if not suspects:
@@ -90,18 +97,18 @@ def supervise(
 
 
 def _work(
-    request: dict[str, Any], environment: dict[str, str], timeout_seconds: float, listener: Listener
+    request: dict[str, Any], variables: dict[str, str], timeout_seconds: float, listener: Listener
 ) -> dict[str, Any]:
     """One worker's life: its result, or its error, or _LostError."""
-    worker = subprocess.Popen(
-        [sys.executable, "-m", "bigcluster.worker"],
+    worker = start_python(
+        "bigcluster.worker",
+        variables=variables,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
         encoding="utf-8",
         errors="replace",
-        env=environment,
         start_new_session=True,  # Ctrl-C reaches us alone; we pass it on
     )
     assert worker.stdin is not None
@@ -153,12 +160,9 @@ class _Messages:
             return self._lines.get(timeout=1)
 
 
-def worker_environment(threads: int) -> dict[str, str]:
-    """Our environment with what must be set before a process starts."""
-    package_parent = str(Path(__file__).parents[1])
-    path = os.environ.get("PYTHONPATH")
-    return os.environ | {
-        "PYTHONPATH": package_parent if not path else package_parent + os.pathsep + path,
+def worker_variables(threads: int) -> dict[str, str]:
+    """What must be set before a process starts."""
+    return {
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": str(threads),

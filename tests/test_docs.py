@@ -20,7 +20,7 @@ import typer
 from conftest import CHECKOUT, PATIENCE_SECONDS, environment
 
 import bigcluster
-from bigcluster.cli import app
+from bigcluster.cli.commands import app
 from bigcluster.config import KEYS, shipped_configs
 
 README = CHECKOUT / "README.md"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from bigcluster.catalog.manifest import MANIFEST_SUFFIXES, Manifest
 from bigcluster.catalog.names import Names, natural_key
-from bigcluster.catalog.roots import first_wildcard, root_of
+from bigcluster.catalog.roots import first_wildcard, is_glob, root_of
 from bigcluster.errors import NoImagesError, OutError, UsageError
 
 IMAGE_SUFFIXES = frozenset(
@@ -81,7 +81,7 @@ def list_images(images: str, out: Path | None, *, allow_outside: bool = False) -
         listing = Listing(root_of(images), names, manifest=manifest, confined=not allow_outside)
     elif source.is_file():
         raise UsageError(f"IMAGES must be a folder, a glob or a manifest (.csv, .parquet), not the file {images}")
-    elif glob.has_magic(images):
+    elif is_glob(images):
         listing = _list_glob(images)
     else:
         raise NoImagesError(f"IMAGES does not exist: {images}")

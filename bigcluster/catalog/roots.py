@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import os
 from pathlib import Path
 
 from bigcluster.catalog.manifest import MANIFEST_SUFFIXES
@@ -13,7 +14,7 @@ def root_of(images: str) -> Path:
     source = Path(images)
     if source.is_dir():
         return source.resolve()
-    if glob.has_magic(images) and not source.exists():
+    if is_glob(images):
         fixed = source.parts[: first_wildcard(source)]
         return Path(*fixed).resolve() if fixed else Path.cwd()
     if source.suffix.lower() in MANIFEST_SUFFIXES:
@@ -21,5 +22,14 @@ def root_of(images: str) -> Path:
     return source.resolve()  # a folder that is gone
 
 
-def first_wildcard(pattern: Path) -> int:
-    return next(i for i, part in enumerate(pattern.parts) if glob.has_magic(part))
+def is_glob(images: str) -> bool:
+    """Whether a wildcard stands in it; a folder or file that is named just so, such as `[2020]`, has none."""
+    return first_wildcard(Path(images)) is not None
+
+
+def first_wildcard(pattern: Path) -> int | None:
+    """The index of the first part with a wildcard, of those that do not exist by that very name."""
+    for index, part in enumerate(pattern.parts):
+        if glob.has_magic(part) and not os.path.exists(Path(*pattern.parts[: index + 1])):
+            return index
+    return None

@@ -7,7 +7,6 @@ import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -116,7 +115,7 @@ def _run(
     """`bigcluster run` with these settings, watched; its progress goes where ours does."""
     config = folder / "run.toml"
     write_text(config, to_toml(outdir.absolute(settings)))
-    command = [sys.executable, "-m", "bigcluster", "run", "--config", str(config), "--json"]
+    command = ["bigcluster", "run", "--config", str(config), "--json"]
     command += ["--memory", f"{resources.budget_bytes}B", "--workers", str(resources.threads)]
     command += ["--replace"] * replace + ["--quiet"] * quiet
     with (folder / "summary.json").open("w+", encoding="utf-8") as said:
@@ -154,7 +153,7 @@ def _naive(
         tempfile.TemporaryFile("w+", errors="replace") as complained,
     ):
         _ask(asked, name, settings, summary, limit)
-        command = [sys.executable, "-m", "bigcluster.profiling.naive"]
+        command = ["bigcluster.profiling.naive"]
         seconds, code = watch(command, dat, interval_seconds, name, stdin=asked, stdout=said, stderr=complained)
         result, last_words = _last_line(said), _last_line(complained)
     samples = read_samples(dat)

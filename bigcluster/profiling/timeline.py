@@ -1,11 +1,21 @@
-"""A profile as a table and as a picture: time, stage, bytes; the budget as a line."""
+"""A profile as a table and as a picture: time, stage, bytes; the budget as a line.
+
+The picture is drawn by a process of its own: matplotlib reads settings from the current folder of the process that
+imports it, and that of the caller may be a folder of pictures.
+"""
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import astuple
 from pathlib import Path
 
+from bigcluster.errors import BigclusterError
 from bigcluster.outputs.tables import write_csv
+from bigcluster.processes import absolute, start_python
 from bigcluster.profiling.watch import Sample, Span
 from bigcluster.units import MIB, show_bytes
 
@@ -32,7 +42,46 @@ def draw_timeline(
     budget_bytes: int,
     others: Mapping[str, Sequence[Sample]],
 ) -> None:
-    """PNG: what the run held, its stages as bands, the budget as a dashed line; other ways as thin lines."""
+    """PNG: what the run held, its stages as bands, the budget as a dashed line; other ways as thin lines.
+
+    Raises BigclusterError where the process that draws it fails.
+    """
+    request = {
+        "path": absolute(path),
+        "samples": [astuple(sample) for sample in samples],
+        "spans": [astuple(span) for span in spans],
+        "budget_bytes": budget_bytes,
+        "others": {name: [astuple(sample) for sample in theirs] for name, theirs in others.items()},
+    }
+    pipe = subprocess.PIPE
+    with start_python(
+        "bigcluster.profiling.timeline", stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="replace"
+    ) as process:
+        _, said = process.communicate(json.dumps(request))
+    if process.returncode != 0:
+        last = next(iter(reversed(said.splitlines())), f"exit status {process.returncode}")
+        raise BigclusterError(f"{path.name} could not be drawn: {last}")
+
+
+def main() -> None:
+    """The process that draws: one JSON request on stdin."""
+    request = json.load(sys.stdin)
+    _draw(
+        Path(request["path"]),
+        [Sample(*sample) for sample in request["samples"]],
+        [Span(*span) for span in request["spans"]],
+        request["budget_bytes"],
+        {name: [Sample(*sample) for sample in theirs] for name, theirs in request["others"].items()},
+    )
+
+
+def _draw(
+    path: Path,
+    samples: Sequence[Sample],
+    spans: Sequence[Span],
+    budget_bytes: int,
+    others: Mapping[str, Sequence[Sample]],
+) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -73,3 +122,7 @@ def draw_timeline(
         axes.set_ylim(0, max(axes.get_ylim()[1], highest * 1.15))
         axes.legend(loc="center right")
     figure.savefig(path)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
 import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -14,10 +12,10 @@ import memory_profiler
 import psutil
 
 from bigcluster.measure import memory_metric
+from bigcluster.processes import start_python
 from bigcluster.units import MIB
 
 INTERVAL_SECONDS = 0.1
-_PACKAGE_PARENT = str(Path(__file__).parents[2])
 _BACKENDS = {"pss": "psutil_pss", "uss": "psutil_uss", "rss": "psutil"}
 
 
@@ -39,13 +37,15 @@ class Sample:
 
 
 def watch(command: Sequence[str], dat: Path, interval_seconds: float, title: str, **streams: Any) -> tuple[float, int]:
-    """Run a command and write the memory of its processes to `dat` until it ends; returns seconds and exit code.
+    """Run a module with arguments and write the memory of its processes to `dat` until it ends.
+
+    Returns seconds and exit code.
 
     The file is that of `mprof run --include-children`: a line `MEM MiB SECONDS` per sample after the command line.
     title : what stands for the command in pictures; streams : stdin, stdout and stderr for subprocess.Popen.
     """
     began = time.monotonic()
-    with dat.open("w", encoding="utf-8") as stream, subprocess.Popen(command, env=_environment(), **streams) as process:
+    with dat.open("w", encoding="utf-8") as stream, start_python(*command, **streams) as process:
         stream.write(f"CMDLINE {title}\n")
         try:
             memory_profiler.memory_usage(
@@ -62,12 +62,6 @@ def watch(command: Sequence[str], dat: Path, interval_seconds: float, title: str
             raise
         code = process.wait()
     return time.monotonic() - began, code
-
-
-def _environment() -> dict[str, str]:
-    """Ours, with this package in reach."""
-    path = os.environ.get("PYTHONPATH")
-    return os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, (_PACKAGE_PARENT, path)))}
 
 
 def read_samples(dat: Path) -> list[Sample]:

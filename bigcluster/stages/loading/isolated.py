@@ -11,7 +11,6 @@ import json
 import os
 import signal
 import subprocess
-import sys
 from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
@@ -23,6 +22,7 @@ from numpy.typing import NDArray
 
 from bigcluster.catalog import FileRecord
 from bigcluster.kernels.decode import DecodeSpec
+from bigcluster.processes import start_python
 from bigcluster.stages.loading.files import stat_of
 
 READY = b"ready\n"
@@ -67,11 +67,7 @@ class IsolatedDecoder:
 
     def _pipes(self) -> tuple[IO[bytes], IO[bytes]]:
         if self._child is None:
-            self._child = subprocess.Popen(
-                [sys.executable, "-m", "bigcluster.stages.loading.child"],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.PIPE,
-            )
+            self._child = start_python("bigcluster.stages.loading.child", stdin=subprocess.PIPE, stdout=subprocess.PIPE)
             stdin, stdout = _both(self._child)
             stdin.write(self._start)
             stdin.flush()
