@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bigcluster import outdir
+from bigcluster import outdir, targets
 from bigcluster.config import Settings, parse_ks, parse_sets, resolve
-from bigcluster.errors import ConfigError, StoreError
+from bigcluster.errors import ConfigError, StoreError, UsageError
 from bigcluster.measure import Caller
+from bigcluster.paths import local_path
 from bigcluster.progress import Event, Listener, Note
 from bigcluster.supervisor import supervise
 from bigcluster.units import parse_bytes, show_bytes
@@ -38,7 +39,7 @@ class Run:
 
     def __init__(self, out: PathLike) -> None:
         """Raises StoreError where `out` holds no finished run."""
-        self.out = Path(out)
+        self.out = Path(local_path("OUT", out)).absolute()  # it holds when the current folder changes
         if not (self.out / "summary.json").is_file():
             raise StoreError(
                 f"{self.out} holds no finished run; run `bigcluster run IMAGES --out {self.out} -k 10` first"
@@ -91,10 +92,13 @@ class Run:
         self, images: PathLike, to: PathLike, *, memory: str | None = None, workers: int | None = None
     ) -> pd.DataFrame:
         """Labels of new images by the stored model, also written to `to`: the columns of labels.csv and `novelty`."""
-        arguments = {"images": os.fspath(images), "to": os.fspath(to)}
+        target = targets.named("to", to)
+        if not targets.check("to", target):
+            raise UsageError(f"to must be a file, from which the table is read: {target} is a stream")
+        arguments = {"images": local_path("images", images), "to": target}
         allowed = resources(memory, workers)
         supervise("predict", stored_settings(self.out), allowed, listener=log_events, caller=Caller.now(), **arguments)
-        return _read_table(Path(to))
+        return _read_table(Path(target))
 
     def verify(self, *, quick: bool = False) -> dict[str, Any]:
         """Check digests, counts, labels, folders and model: `ok`, and what is damaged and which stages are redone.
@@ -175,13 +179,13 @@ def run(
     allowed = resources(memory, workers)
     for note in budget_notes(allowed):
         listener(note)
+    where = Path(resolved.out or "").absolute()  # the listener may go to another folder
     found = supervise("run", resolved, allowed, listener=listener, caller=Caller.now(), replace=replace, rehash=rehash)
     from bigcluster.outputs.summary import memory_lines
 
     for line in memory_lines(found["memory"]):
         listener(Note(line))
-    assert resolved.out is not None
-    return Run(resolved.out)
+    return Run(where)
 
 
 def plan(
@@ -262,10 +266,16 @@ def resolve_settings(
     needs: tuple[str, ...] = ("images", "out", "k"),
 ) -> Settings:
     """Merge what was given with a config or with what OUT kept. Raises ConfigError where one of `needs` is missing."""
-    given = {name: None if path is None else os.fspath(path) for name, path in (("images", images), ("out", out))}
+    given = {
+        name: None if path is None else local_path(name.upper(), path)
+        for name, path in (("images", images), ("out", out))
+    }
     kept = None if fresh or given["out"] is None else outdir.kept_values(given["out"])
     resolved = resolve(
-        flags={**given, **flags}, sets=sets, config=None if config is None else os.fspath(config), kept=kept
+        flags={**given, **flags},
+        sets=sets,
+        config=None if config is None else local_path("--config", config),
+        kept=kept,
     )
     for name in needs:
         if getattr(resolved, name) is None:
@@ -292,10 +302,11 @@ def resolve_report(out: PathLike, *, sets: tuple[str, ...] = ()) -> Settings:
 
 def stored_settings(out: PathLike, *, sets: tuple[str, ...] = ()) -> Settings:
     """The settings that OUT kept. Raises StoreError where it kept none."""
-    kept = outdir.kept_values(os.fspath(out))
+    out = local_path("OUT", out)
+    kept = outdir.kept_values(out)
     if kept is None:
         raise StoreError(f"{out} holds no run; run `bigcluster run IMAGES --out {out} -k 10` first")
-    return resolve(flags={"out": os.fspath(out)}, sets=sets, config=None, kept=kept)
+    return resolve(flags={"out": out}, sets=sets, config=None, kept=kept)
 
 
 def resources(memory: str | None, workers: int | None) -> Resources:

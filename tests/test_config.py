@@ -14,13 +14,15 @@ from hypothesis import strategies as st
 
 from bigcluster.config import KEYS, flatten, read_toml, resolve, settings_from, shipped_configs, to_toml
 from bigcluster.errors import ConfigError
+from bigcluster.paths import is_url
 from bigcluster.units import parse_bytes, show_bytes
 
 share = st.floats(0.01, 1)
 any_text = st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=30)
+any_path = any_text.filter(lambda text: "\0" not in text and not is_url(text))
 VALUES: dict[str, st.SearchStrategy[Any]] = {
-    "images": any_text,
-    "out": any_text,
+    "images": any_path,
+    "out": any_path,
     "features": st.sampled_from(["gray", "color"]),
     "size": st.one_of(st.just("native"), st.builds("{}x{}".format, st.integers(1, 99_999), st.integers(1, 99_999))),
     "reduce": st.sampled_from(["pca", "none"]),

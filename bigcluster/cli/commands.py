@@ -192,12 +192,14 @@ def predict(
     quiet: Quiet = False,
 ) -> None:
     """Label new images by the stored model; nothing is fitted again."""
-    from bigcluster import api, display
+    from bigcluster import api, display, targets
+    from bigcluster.paths import local_path
     from bigcluster.supervisor import supervise
 
     settings = api.stored_settings(out)
+    arguments = {"images": local_path("IMAGES", images), "to": targets.named("--to", to)}
     with display.listening(quiet=quiet) as listener:
-        found = supervise("predict", settings, api.resources(memory, workers), listener=listener, images=images, to=to)
+        found = supervise("predict", settings, api.resources(memory, workers), listener=listener, **arguments)
     tell(found, as_json, lambda: display.print_prediction(found, to, stdout()))
     if found["counts"]["failed"]:
         raise typer.Exit(EXIT_SOME_UNREAD)
@@ -213,10 +215,13 @@ def verify(
     """Check digests, counts, labels, folders and model; exit 1 on any damage, which the next run makes good."""
     from bigcluster import api, display
     from bigcluster.config import Settings
+    from bigcluster.paths import local_path
     from bigcluster.supervisor import supervise
 
     with display.listening(quiet=quiet) as listener:
-        found = supervise("verify", Settings(out=out), api.resources(None, None), listener=listener, quick=quick)
+        found = supervise(
+            "verify", Settings(out=local_path("OUT", out)), api.resources(None, None), listener=listener, quick=quick
+        )
     tell(found, as_json, lambda: display.print_verified(found, out, stdout()))
     if not found["ok"]:
         raise typer.Exit(EXIT_DAMAGED)
@@ -298,7 +303,7 @@ def report(
 
 @app.command()
 def demo(
-    directory: Annotated[Path, typer.Argument(help="A new or empty folder.")],
+    directory: Annotated[str, typer.Argument(help="A new or empty folder.")],
     images: Annotated[int, typer.Option(help="How many cuts to draw.")] = 600,
     seed: Annotated[int, typer.Option(help="Another seed draws other cuts.")] = 0,
     hostile: Annotated[
@@ -309,12 +314,15 @@ def demo(
     """Draw a synthetic catalog with known styles (truth.csv beside it)."""
     from bigcluster import display
     from bigcluster.demo import generate
+    from bigcluster.paths import local_path
     from bigcluster.progress import Progress
+
+    folder = Path(local_path("DIRECTORY", directory))
 
     with display.listening(quiet=quiet) as listener:
         progress = Progress(listener)
         with progress.stage("demo", images, "cuts"):
-            truth = generate(directory, images, seed=seed, hostile=hostile, on_progress=progress.at)
+            truth = generate(folder, images, seed=seed, hostile=hostile, on_progress=progress.at)
             progress.at(images)
     print(truth)
 

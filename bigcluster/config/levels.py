@@ -15,6 +15,7 @@ from typing import Any
 from bigcluster.bounded import SETTINGS_BYTES, read_bounded
 from bigcluster.config.schema import KEYS, Settings, settings_from
 from bigcluster.errors import ConfigError
+from bigcluster.paths import local_path
 
 Values = dict[str, Any]
 
@@ -67,7 +68,7 @@ def parse_sets(sets: Iterable[str]) -> Values:
 def read_config(name_or_file: str) -> Values:
     """The checked values of a TOML file, or of a shipped config by its name."""
     shipped = shipped_configs()
-    path = Path(name_or_file)
+    path = Path(local_path("--config", name_or_file))
     if path.suffix != ".toml" and not path.is_file():
         if name_or_file not in shipped:
             raise ConfigError(

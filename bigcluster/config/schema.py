@@ -12,7 +12,8 @@ from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
 from bigcluster.config.ks import clusters, parse_ks
-from bigcluster.errors import ConfigError
+from bigcluster.errors import ConfigError, UsageError
+from bigcluster.paths import local_path
 
 Check = Callable[[str, Any], Any]
 
@@ -68,6 +69,13 @@ def text(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
         raise ConfigError(f"{name} must be a text, not {value!r}")
     return value
+
+
+def path(name: str, value: Any) -> str:
+    try:
+        return local_path(name, value)
+    except UsageError as error:
+        raise ConfigError(str(error)) from error
 
 
 def image_size(name: str, value: Any) -> str:
@@ -166,8 +174,8 @@ class ReportSettings:
 class Settings:
     """What decides the result. Kept in OUT/run.toml; the same settings on the same data give the same labels."""
 
-    images: str | None = key(None, optional(text), "a folder, a glob, or a CSV/Parquet manifest with a path column")
-    out: str | None = key(None, optional(text), "the folder that takes the results")
+    images: str | None = key(None, optional(path), "a folder, a glob, or a CSV/Parquet manifest with a path column")
+    out: str | None = key(None, optional(path), "the folder that takes the results")
     features: str = key("gray", one_of("gray", "color"), "what an image is described by: grey or colour pixels")
     size: str = key("64x64", image_size, "64, WIDTHxHEIGHT, or native (all images of one size)")
     reduce: str = key("pca", one_of("pca", "none"), "pca, or none to cluster the pixels themselves")

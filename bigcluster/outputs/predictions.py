@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
+from typing import IO
 
 from bigcluster.catalog import FileRecord, Listing, to_csv_path
-from bigcluster.outputs.tables import LABEL_COLUMNS, passed_cells, passed_columns, write_csv
+from bigcluster.outputs.tables import LABEL_COLUMNS, passed_cells, passed_columns, write_rows
 
 
 @dataclass(frozen=True)
@@ -23,14 +23,14 @@ class Predicted:
     """Distance relative to the 95th percentile of the cluster's own images; above 1 it is farther than those."""
 
 
-def write_predictions(path: Path, listing: Listing, rows: Iterable[tuple[FileRecord, Predicted | None]]) -> None:
+def write_predictions(file: IO[str], listing: Listing, rows: Iterable[tuple[FileRecord, Predicted | None]]) -> None:
     """One row per listed file in listing order; a failed one has the label -1. `file` is empty: nothing is linked."""
     columns = (*LABEL_COLUMNS, "novelty")
     shown = (
         _cells(name, record, found) + cells
         for name, (record, found), cells in zip(listing.names, rows, passed_cells(listing), strict=True)
     )
-    write_csv(path, (*columns, *passed_columns(listing, columns)), shown)
+    write_rows(file, (*columns, *passed_columns(listing, columns)), shown)
 
 
 def _cells(name: str, record: FileRecord, found: Predicted | None) -> list[str]:

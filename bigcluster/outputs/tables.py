@@ -6,7 +6,7 @@ import csv
 from collections.abc import Iterable, Iterator
 from itertools import repeat
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,14 @@ IMAGE_COLUMNS = ("id", "path", "bytes", "mtime_ns", "width", "height", "digest",
 def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """Written beside and put in place whole."""
     with replacing(path) as file:
-        writer = csv.writer(file, lineterminator="\r\n")
-        writer.writerow(header)
-        writer.writerows(rows)
+        write_rows(file, header, rows)
+
+
+def write_rows(file: IO[str], header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+    """The header and the rows as RFC 4180 wants them."""
+    writer = csv.writer(file, lineterminator="\r\n")
+    writer.writerow(header)
+    writer.writerows(rows)
 
 
 def write_labels(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -11,8 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster import outdir
-from bigcluster.catalog import FileRecord, Listing, list_images
+from bigcluster import outdir, targets
+from bigcluster.catalog import IMAGE_SUFFIXES, FileRecord, Listing, list_images
 from bigcluster.config import Settings
 from bigcluster.errors import NoImagesError, StoreError, UsageError
 from bigcluster.kernels.assign import two_nearest
@@ -34,6 +35,7 @@ from bigcluster.stages.loading import Loader
 from bigcluster.stages.sizing import NATIVE
 from bigcluster.store import Store, StoredRows
 
+TO = "--to"
 NOVEL_PERCENTILE = 95
 UNLIKE_SHARE = 0.15
 """Share of new images beyond their cluster's 95th percentile (5 % of the old ones are) from which they are unlike."""
@@ -58,9 +60,10 @@ def predict(
     MemoryBudgetError.
     """
     job = open_job(settings, resources, listener, caller)
-    _check_target(Path(to), images, job.out)
+    _check_target(to, images, settings.images, job.out)
     store = Store(job.out / outdir.STORE, create=False)
     listing = list_images(images, job.out, allow_outside=settings.manifest.allow_outside)
+    _check_not_listed(to, listing)
     spec = stored_recipe(store)
     n_clusters, n_components = store.array("centers").shape
     plan = plan_predict(settings, len(listing), spec.n_values, n_components, n_clusters, resources)
@@ -76,7 +79,8 @@ def predict(
                 listing, spec, threads=threads, timeout_seconds=timeout, progress=job.progress, careful=careful
             ) as loader:
                 rows = _predicted(loader, listing, spec, model, plan.block_shape[0], counted)
-                write_predictions(Path(to), listing, rows)
+                with targets.writing(TO, to) as file:
+                    write_predictions(file, listing, rows)
     n_ok = counted["ok"]
     if settings.size == NATIVE and counted["resized"]:
         job.progress.note(
@@ -100,13 +104,27 @@ def _unlike(n_beyond: int, n_ok: int) -> bool:
     return bool(n_beyond > max(chance, UNLIKE_SHARE * n_ok))
 
 
-def _check_target(to: Path, images: str, out: Path) -> None:
-    """Refuse to write over what is read, into OUT, or where there is no folder."""
-    target = to.resolve()
-    if target == Path(images).resolve() or target.is_relative_to(out.resolve()):
-        raise UsageError(f"--to {to} would write over IMAGES or into OUT; give another file")
-    if target.is_dir() or not target.parent.is_dir():
-        raise UsageError(f"--to {to} must name a file in a folder that exists")
+def _check_target(to: str, images: str, images_of_model: str | None, out: Path) -> None:
+    """Refuse what cannot be written to, a place in OUT, and to write over anything among the images."""
+    targets.check(TO, to)
+    if targets.lies_in(to, out):
+        raise UsageError(f"{TO} {to} lies in OUT, where only runs write; give another file")
+    for source in filter(None, (images, images_of_model)):  # a manifest lies in itself
+        if os.path.exists(to) and targets.lies_in(to, source):
+            raise UsageError(f"{TO} {to} would write over what lies in IMAGES ({source}); give another file")
+
+
+def _check_not_listed(to: str, listing: Listing) -> None:
+    """Refuse to write over one of the images, wherever it lies."""
+    real = os.path.realpath(to)
+    name = os.path.basename(real).casefold()
+    if not os.path.exists(real):
+        return
+    if os.path.splitext(name)[1] in IMAGE_SUFFIXES or any(
+        os.path.basename(listed).casefold() == name and os.path.realpath(os.path.join(listing.root, listed)) == real
+        for listed in listing.names
+    ):
+        raise UsageError(f"{TO} {to} would write over an image; give another file")
 
 
 @dataclass(frozen=True)
