@@ -197,9 +197,9 @@ def predict(
     from bigcluster.supervisor import supervise
 
     settings = api.stored_settings(out)
-    arguments = {"images": local_path("IMAGES", images), "to": targets.named("--to", to)}
+    given, path = local_path("IMAGES", images), targets.named("--to", to)
     with display.listening(quiet=quiet) as listener:
-        found = supervise("predict", settings, api.resources(memory, workers), listener=listener, **arguments)
+        found = supervise("predict", settings, api.resources(memory, workers), listener=listener, images=given, to=path)
     tell(found, as_json, lambda: display.print_prediction(found, to, stdout()))
     if found["counts"]["failed"]:
         raise typer.Exit(EXIT_SOME_UNREAD)
