@@ -14,30 +14,50 @@ TIB = 1024**4
 _FACTORS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": TIB}
 
 
+MOST_BYTES = 2**63 - 1
+"""Of a size: more than any machine has, and what 64 bits hold."""
+MOST_COUNT = 10**15
+"""Of a number of images: arithmetic with them stays far from what 64 bits hold."""
+_MOST_SHOWN = 80
+"""Characters of a value in a message."""
+
+
+def shown(value: object) -> str:
+    """A value as a message quotes it: of a bounded length, whatever somebody gave."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # Python shows no number of thousands of digits
+        return f"a value of the type {type(value).__name__} that is too large to show"
+    return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
+
+
 def parse_bytes(text: str) -> int:
     """`"512MiB"` -> 536870912. A number without a unit is refused: 512 of what?"""
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)?\s*", text)
     if match is None:
-        raise ConfigError(f"memory must be a size such as 512MiB or 1.5GiB, not {text!r}")
+        raise ConfigError(f"memory must be a size such as 512MiB or 1.5GiB, not {shown(text)}")
     number, unit = match.groups()
     if unit is None:
-        raise ConfigError(f"memory needs a unit, such as {number}MiB or {number}GiB; got {text!r}")
+        raise ConfigError(f"memory needs a unit, such as 512MiB or 1.5GiB; got {shown(text)}")
     factor = _FACTORS.get(unit.upper())
     if factor is None:
-        raise ConfigError(f"memory has the unknown unit {unit!r}; use one of KiB, MiB, GiB, TiB, KB, MB, GB, TB")
-    return int(float(number) * factor)
+        raise ConfigError(f"memory has the unknown unit {shown(unit)}; use one of KiB, MiB, GiB, TiB, KB, MB, GB, TB")
+    n_bytes = float(number) * factor
+    if n_bytes > MOST_BYTES:
+        raise ConfigError(f"memory must be a size that a machine can have, such as 512MiB, not {shown(text)}")
+    return int(n_bytes)
 
 
 def parse_count(text: str) -> int:
     """`"8190"`, `"1M"`, `"100e6"` -> a whole number of at least 1."""
-    match = re.fullmatch(r"([0-9]+)(?:\.([0-9]+))?(?:[eE]([0-9]{1,2})|([kMG]))?", text)
+    match = re.fullmatch(r"([0-9]{1,20})(?:\.([0-9]{1,20}))?(?:[eE]([0-9]{1,2})|([kMG]))?", text)
     if match is not None:
         whole, decimals, exponent, factor = match.groups()
         places = int(exponent or {None: 0, "k": 3, "M": 6, "G": 9}[factor]) - len(decimals or "")
         digits = int(whole + (decimals or ""))
-        if places >= 0 and digits > 0:
+        if places >= 0 and 0 < digits * 10**places <= MOST_COUNT:
             return digits * int(10**places)
-    raise ConfigError(f"a number of images is a whole number such as 8190, 1M or 100e6, not {text!r}")
+    raise ConfigError(f"a number of images is a whole number such as 8190, 1M or 100e6, not {shown(text)}")
 
 
 def show_bytes(n_bytes: float) -> str:

@@ -6,7 +6,9 @@ a picture's last bytes ask for.
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import errno
 import io
 import json
 import os
@@ -21,11 +23,13 @@ from conftest import Cli, encoded, environment, picture, pillow_bytes, write_pic
 from PIL import Image
 
 from bigcluster.catalog import FileRecord, list_images
+from bigcluster.durable import digest_of
 from bigcluster.kernels.decode import DecodeSpec, damage_in, decode, prepare_codecs
 from bigcluster.progress import Progress
 from bigcluster.stages.loading import Loader
+from bigcluster.stages.loading import files as files_module
 from bigcluster.stages.loading import loader as loader_module
-from bigcluster.stages.loading.words import CodecWords
+from bigcluster.stages.loading.words import ROOM_BYTES, CodecWords
 
 POSSESSED = """
 import ctypes, os, resource, signal, sys, time
@@ -279,6 +283,63 @@ def test_harmless_remarks_cost_no_second_look(tmp_path: Path, monkeypatch: pytes
         (tmp_path / f"{i:02d}.png").write_bytes(buffer.getvalue())
     assert {record.status for record in load(tmp_path, threads=3).values()} == {"ok"}
     assert seen[0] > 100, "libpng did remark on them, and its remarks were thrown away"
+
+
+@pytest.mark.parametrize("careful", [(), ((0, 40),)], ids=["together", "alone"])
+def test_a_full_folder_for_temporary_files_hides_no_damage(
+    tmp_path: Path, careful: tuple[tuple[int, int], ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("TMPDIR", "/dev/full")
+    monkeypatch.setattr("tempfile.tempdir", "/dev/full")
+    (tmp_path / "bad.jpg").write_bytes(broken_in_the_middle(jpeg(1)))
+    (tmp_path / "good.jpg").write_bytes(jpeg(2))
+    assert {name: record.status for name, record in load(tmp_path, careful=careful).items()} == {
+        "bad.jpg": "damaged",
+        "good.jpg": "ok",
+    }
+
+
+def test_where_there_is_no_room_for_words_nothing_is_decoded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "good.jpg").write_bytes(jpeg(2))
+    monkeypatch.setattr(os, "posix_fallocate", _no_space)
+    with pytest.raises(OSError, match="No space left"):
+        load(tmp_path)
+
+
+def _no_space(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+@pytest.mark.parametrize("before", [0, 100_000, 200_000, ROOM_BYTES + 1])
+def test_damage_is_seen_however_much_is_said_around_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: int
+) -> None:
+    """A codec that says harmless things, then something of damage, then harmless things: all is read, or none is ok."""
+    remark = b"libpng warning: iCCP: known incorrect sRGB profile\n"
+
+    def _say(digest: str) -> None:
+        if digest == wanted:
+            for _ in range(before // len(remark) + 1):
+                with contextlib.suppress(OSError):
+                    os.write(2, remark)
+            for line in (b"Corrupt JPEG data: bad Huffman code\n", *[remark] * 3000):
+                with contextlib.suppress(OSError):
+                    os.write(2, line)
+
+    def decode_aloud(content: Any, spec: DecodeSpec, into: Any) -> FileRecord:
+        record: FileRecord = real_decode(content, spec, into)
+        _say(record.digest)
+        return record
+
+    real_decode = files_module._decode
+    for i in range(12):
+        (tmp_path / f"{i:02d}.jpg").write_bytes(jpeg(i))
+    wanted = digest_of((tmp_path / "05.jpg").read_bytes())
+    monkeypatch.setattr(files_module, "_decode", decode_aloud)
+    found = load(tmp_path, threads=3)
+    assert {name for name, record in found.items() if not record.ok} == {"05.jpg"}
+    said = "its codec complained" if before > ROOM_BYTES else "Corrupt JPEG data: bad Huffman code"
+    assert found["05.jpg"].reason.startswith(said)
 
 
 def test_words_are_data_of_strangers() -> None:

@@ -114,31 +114,51 @@ def _list_folder(root: Path, out: Path | None) -> Listing:
     return Listing(root, names, dict(sorted(ignored.items())))
 
 
-def _walk(
-    root: Path, ignored: Counter[str], folder: str = "", ancestors: frozenset[tuple[int, int]] = frozenset()
-) -> Iterator[str]:
+@dataclass
+class _Folder:
+    """A folder that the walk is in. `identity`: its device and inode."""
+
+    path: str
+    identity: tuple[int, int]
+    inside: Iterator[tuple[tuple[str, str], bool]]
+    """((natural key, name), whether it is a folder) of what is not visited yet."""
+
+
+def _walk(root: Path, ignored: Counter[str]) -> Iterator[str]:
     """Image paths relative to root, each folder in natural order, hidden files and folders skipped.
 
     Linked folders are followed, but never into one of their own ancestors: a loop is counted as ignored.
     """
-    try:
-        found = os.stat(os.path.join(root, folder))
-        if (found.st_dev, found.st_ino) in ancestors:
-            ignored["(link loop)"] += 1
-            return
-        with os.scandir(os.path.join(root, folder)) as entries:
-            inside = sorted((natural_key(e.name), _is_folder(e)) for e in entries if not e.name.startswith("."))
-    except OSError:  # not permitted, gone meanwhile, or on a disk that fails
-        ignored["(unreadable folder)"] += 1
-        return
-    for (_, name), is_folder in inside:
-        path = f"{folder}/{name}" if folder else name
-        if is_folder:
-            yield from _walk(root, ignored, path, ancestors | {(found.st_dev, found.st_ino)})
+    # A list and no recursion: folders are nested as deep as strangers like.
+    ancestors = _enter(root, "", [], ignored)
+    while ancestors:
+        folder = ancestors[-1]
+        (_, name), is_folder = next(folder.inside, (("", ""), False))
+        path = f"{folder.path}/{name}" if folder.path else name
+        if not name:
+            ancestors.pop()
+        elif is_folder:
+            ancestors += _enter(root, path, ancestors, ignored)
         elif _is_image(name):
             yield path
         else:
             ignored[_suffix(name)] += 1
+
+
+def _enter(root: Path, path: str, ancestors: list[_Folder], ignored: Counter[str]) -> list[_Folder]:
+    """The folder with what is in it; none where it is one of its own ancestors or cannot be read, which is counted."""
+    try:
+        found = os.stat(os.path.join(root, path))
+        identity = found.st_dev, found.st_ino
+        if any(identity == above.identity for above in ancestors):
+            ignored["(link loop)"] += 1
+            return []
+        with os.scandir(os.path.join(root, path)) as entries:
+            inside = sorted((natural_key(e.name), _is_folder(e)) for e in entries if not e.name.startswith("."))
+    except OSError:  # not permitted, gone meanwhile, or on a disk that fails
+        ignored["(unreadable folder)"] += 1
+        return []
+    return [_Folder(path, identity, iter(inside))]
 
 
 def _is_folder(entry: os.DirEntry[str]) -> bool:

@@ -3,25 +3,43 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from typing import Any
 
 from bigcluster.errors import ConfigError
+from bigcluster.units import shown
 
+MOST_CLUSTERS = 2**31 - 1
+"""Labels are 32-bit numbers."""
+MOST_KS = 10_000
+"""Values of k in one sweep: each is a fit of its own, and a row of a table that somebody reads."""
+_DIGITS = 20
+"""Of a number that is read at all; Python refuses to read numbers of some thousand digits."""
 _FORMS = "a number (10), a range (5:20 or 10:100:10, ends included) or a list (5,9,17)"
 
 
 def parse_ks(name: str, value: Any) -> tuple[int, ...]:
     """10 -> (10,); "5:7" -> (5, 6, 7); "10:30:10" -> (10, 20, 30); "5,9,17" -> (5, 9, 17). Ascending, distinct."""
     if isinstance(value, int) and not isinstance(value, bool):
-        value = str(value)
+        if not 1 <= value <= MOST_CLUSTERS:
+            raise ConfigError(f"{name} must be from 1 to {MOST_CLUSTERS}, not {shown(value)}")
+        return (value,)
     if not isinstance(value, str) or not re.fullmatch(r"\d+(:\d+){0,2}|\d+(,\d+)+", value.replace(" ", "")):
-        raise ConfigError(f"{name} must be {_FORMS}, not {value!r}")
-    numbers = [int(part) for part in re.split("[:,]", value.replace(" ", ""))]
+        raise ConfigError(f"{name} must be {_FORMS}, not {shown(value)}")
+    parts = re.split("[:,]", value.replace(" ", ""))
+    numbers: Sequence[int] = [int(part) if len(part) <= _DIGITS else MOST_CLUSTERS + 1 for part in parts]
+    if max(numbers) > MOST_CLUSTERS:
+        raise ConfigError(f"{name} must be from 1 to {MOST_CLUSTERS}, not {shown(value)}")
     if ":" in value:
         first, last, step = (*numbers, 1)[:3]
         if last < first or step < 1:
             raise ConfigError(f"{name} = {value} is an empty range; write the smaller number first, such as 5:20")
-        numbers = list(range(first, last + 1, step))
+        numbers = range(first, last + 1, step)
+    if len(numbers) > MOST_KS:
+        raise ConfigError(
+            f"{name} = {shown(value)} names {len(numbers)} numbers of clusters, {MOST_KS} are the most; "
+            "use a larger step, such as 10:1000:10"
+        )
     if min(numbers) < 1:
         raise ConfigError(f"{name} must be at least 1, not {min(numbers)}")
     return tuple(sorted(set(numbers)))

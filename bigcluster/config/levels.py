@@ -58,11 +58,16 @@ def parse_sets(sets: Iterable[str]) -> Values:
         name, equals, literal = item.partition("=")
         if not equals:
             raise ConfigError(f"--set needs KEY=VALUE, such as kmeans.n_init=8; got {item!r}")
-        try:
-            values[name.strip()] = tomllib.loads(f"value = {literal}")["value"]
-        except tomllib.TOMLDecodeError:
-            values[name.strip()] = literal.strip()
+        values[name.strip()] = _value_of(literal)
     return values
+
+
+def _value_of(literal: str) -> Any:
+    try:
+        read = tomllib.loads(f"value = {literal}")
+    except (ValueError, RecursionError):  # ValueError: no TOML, or a number of thousands of digits
+        return literal.strip()
+    return read["value"] if len(read) == 1 else literal.strip()
 
 
 def read_config(name_or_file: str) -> Values:
@@ -80,12 +85,14 @@ def read_config(name_or_file: str) -> Values:
 
 def read_toml(path: Path) -> Values:
     try:
-        tables = tomllib.loads(read_bounded(path, SETTINGS_BYTES, follow=True).decode())
+        values = _dotted(tomllib.loads(read_bounded(path, SETTINGS_BYTES, follow=True).decode()))
     except OSError as error:
         raise ConfigError(f"cannot read the config {path}: {error.strerror}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except ValueError as error:
         raise ConfigError(f"the config {path} is not valid TOML: {error}") from error
-    return _checked(_dotted(tables))
+    except RecursionError as error:
+        raise ConfigError(f"the config {path} is not one of ours: its tables or lists are nested too deep") from error
+    return _checked(values)
 
 
 def _dotted(tables: Mapping[str, Any], prefix: str = "") -> Values:

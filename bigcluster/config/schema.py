@@ -7,6 +7,7 @@ are all made from it or checked against it.
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
@@ -14,8 +15,11 @@ from typing import Any
 from bigcluster.config.ks import clusters, parse_ks
 from bigcluster.errors import ConfigError, UsageError
 from bigcluster.paths import local_path
+from bigcluster.units import shown
 
 Check = Callable[[str, Any], Any]
+MOST = 2**63 - 1
+"""Of whole numbers: what TOML promises, and what arrays hold."""
 
 
 def key(default: Any, check: Check, doc: str) -> Any:
@@ -26,7 +30,7 @@ def key(default: Any, check: Check, doc: str) -> Any:
 def one_of(*choices: str) -> Check:
     def check(name: str, value: Any) -> str:
         if value not in choices:
-            raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {value!r}")
+            raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {shown(value)}")
         return str(value)
 
     return check
@@ -35,7 +39,9 @@ def one_of(*choices: str) -> Check:
 def whole_number(at_least: int) -> Check:
     def check(name: str, value: Any) -> int:
         if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-            raise ConfigError(f"{name} must be a whole number of at least {at_least}, not {value!r}")
+            raise ConfigError(f"{name} must be a whole number of at least {at_least}, not {shown(value)}")
+        if value > MOST:
+            raise ConfigError(f"{name} must be a whole number of at most {MOST}, not {shown(value)}")
         return value
 
     return check
@@ -43,31 +49,31 @@ def whole_number(at_least: int) -> Check:
 
 def fraction(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
-        raise ConfigError(f"{name} must be a share above 0 and at most 1, such as 0.8, not {value!r}")
+        raise ConfigError(f"{name} must be a share above 0 and at most 1, such as 0.8, not {shown(value)}")
     return float(value)
 
 
 def positive(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value < float("inf"):
-        raise ConfigError(f"{name} must be a number of at least 0, not {value!r}")
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
+        raise ConfigError(f"{name} must be a number of at least 0, not {shown(value)}")
     return float(value)
 
 
 def seconds(name: str, value: Any) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0.1 <= value <= 86_400:
-        raise ConfigError(f"{name} must be a number of seconds from 0.1 to 86400, not {value!r}")
+        raise ConfigError(f"{name} must be a number of seconds from 0.1 to 86400, not {shown(value)}")
     return float(value)
 
 
 def yes_or_no(name: str, value: Any) -> bool:
     if not isinstance(value, bool):
-        raise ConfigError(f"{name} must be true or false, not {value!r}")
+        raise ConfigError(f"{name} must be true or false, not {shown(value)}")
     return value
 
 
 def text(name: str, value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ConfigError(f"{name} must be a text, not {value!r}")
+        raise ConfigError(f"{name} must be a text, not {shown(value)}")
     return value
 
 
@@ -80,13 +86,15 @@ def path(name: str, value: Any) -> str:
 
 def image_size(name: str, value: Any) -> str:
     """`64` -> '64x64'; 'WxH' and 'native' as they are."""
-    if isinstance(value, int) and not isinstance(value, bool):
+    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 100_000:
         value = str(value)
     match = re.fullmatch(r"([1-9][0-9]{0,4})(?:[xX]([1-9][0-9]{0,4}))?", value) if isinstance(value, str) else None
     if value == "native":
         return "native"
     if match is None:
-        raise ConfigError(f"{name} must be a number of pixels (64), WIDTHxHEIGHT (300x430) or native, not {value!r}")
+        raise ConfigError(
+            f"{name} must be a number of pixels (64), WIDTHxHEIGHT (300x430) or native, not {shown(value)}"
+        )
     width, height = match.groups()
     return f"{width}x{height or width}"
 

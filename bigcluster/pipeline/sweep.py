@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from bigcluster import outdir
@@ -45,7 +47,7 @@ def sweep(
                 )
             shape = (len(ingested.ok), len(ingested.column_sums))
             planned = None if settings.reduce == "none" else plan_reduce(settings, *shape, resources)
-            reduced = load_reduced(store, ingested, settings, planned)
+            reduced = load_reduced(store, ingested, _of_the_run(settings, job.out), planned)
             plan = plan_sweep(settings, ks, *reduced.rows.shape, resources)
             check_budget((plan,), resources.budget_bytes, otherwise="fewer values of k")
             with job.stages.sampler, job.stages.measure("sweep", plan.projected_bytes) as facts:
@@ -60,3 +62,9 @@ def sweep(
         "reason": found.reason,
         "stages": job.stages.facts,
     }
+
+
+def _of_the_run(settings: Settings, out: Path) -> Settings:
+    """The settings with the seed that the stored scores were made with: a sweep may have another one."""
+    kept = outdir.kept_values(str(out)) or {}
+    return replace(settings, seed=kept.get("seed", Settings().seed))

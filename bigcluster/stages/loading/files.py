@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from bigcluster.catalog import FileRecord, is_confined
 from bigcluster.durable import digest_of
 from bigcluster.kernels.decode import DecodeSpec, damage_in, decode
-from bigcluster.stages.loading.words import CodecWords
+from bigcluster.stages.loading.words import ROOM_BYTES, CodecWords
 from bigcluster.units import show_bytes
 
 _OUTSIDE = "outside the manifest's folder; manifest.allow_outside = true permits it"
+
+_TOO_MANY_WORDS = f"its codec complained in more than {show_bytes(ROOM_BYTES)}, which is too much to read"
 
 
 @dataclass(frozen=True)
@@ -63,7 +65,8 @@ def load_alone(
         return content
     words.take()
     record = _decode(content, spec, into)
-    damage = damage_in(words.take(), content.data)
+    lost = words.are_lost()
+    damage = damage_in(words.take(), content.data) or (_TOO_MANY_WORDS if lost else "")
     if record.ok and damage:
         into[:] = 0
         return replace(record, status="damaged", reason=damage)

@@ -28,8 +28,9 @@ FILES_PER_TASK = 8
 """Files that a decode thread takes at a time: enough to make handing over cheap, few enough to balance."""
 FILES_AHEAD = 8 * FILES_PER_TASK
 """How far ahead of the decodes the system is told what will be read: disks wait for nobody then."""
-_MOST_WORDS = 1 << 20
-"""Remarks on frills of pictures that are kept before they are thrown away, in bytes."""
+_MOST_WORDS = 128 << 10
+"""Remarks on frills of pictures that are kept before they are thrown away, in bytes: there is room for several times
+as many, which those that decode at the same time may need."""
 
 
 class Loader:
@@ -109,15 +110,16 @@ class Loader:
             with self._gate.shared():
                 before = self._words.n_bytes()
                 record = load_picture(listing.path(row), confined_to, self._spec, pixels[row - first], known.get(row))
-                suspect = self._words.n_bytes() > before and may_mean_damage(self._words.since(before))
+                said_more = self._words.n_bytes() > before
+                suspect = said_more and (self._words.are_lost() or may_mean_damage(self._words.since(before)))
+            if said_more and self._words.n_bytes() > _MOST_WORDS:
+                with self._gate.alone():
+                    self._words.take()
             self._progress.advance()
             return record, suspect
 
         parts = self._decoders.map(load_some, spans(len(rows), FILES_PER_TASK))
         loaded = [one for part in parts for one in part]
-        if self._words.n_bytes() > _MOST_WORDS:
-            with self._gate.alone():
-                self._words.take()
         return [
             self._look_again(row, pixels[row - first]) if suspect and record.ok else record
             for row, (record, suspect) in zip(rows, loaded, strict=True)

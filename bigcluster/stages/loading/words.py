@@ -5,27 +5,30 @@ from __future__ import annotations
 import os
 import sys
 import tempfile
-from pathlib import Path
 from types import TracebackType
 
-_LAST_BYTES = 64 << 10
+from bigcluster.units import MIB
+
+ROOM_BYTES = 1 * MIB
+"""What codecs may print until somebody takes it: many thousands of remarks; one file of sane content prints a few."""
+_FORWARDED_BYTES = 64 << 10
+_LONGEST_LINE_BYTES = 8 << 10
+"""Of what a codec writes in one go: a line that finds less room than it needs is not written at all."""
 
 
 class CodecWords:
-    """While it is open, fd 2 leads into a file of our own.
+    """While it is open, fd 2 leads into a piece of memory of our own, whose room is allocated beforehand.
 
-    A file and not a pipe: what was written is there when the codec returns, and its length is known at the cost of one
-    system call. What nobody took goes to the old fd 2 at the end.
+    Memory and not a file: a disk can be full, and a picture whose damage could not be written down would pass for a
+    sound one. Allocated beforehand, for the same reason. And not a pipe: what was written is there when the codec
+    returns, and its length is known at the cost of one system call. What nobody took goes to the old fd 2 at the end.
     """
 
     def __enter__(self) -> CodecWords:
-        descriptor, name = tempfile.mkstemp(prefix="bigcluster-words-")
-        os.close(descriptor)
-        self._file = os.open(name, os.O_RDWR | os.O_APPEND)  # appending: `take` may cut it short at any time
-        Path(name).unlink()
+        self._file = _allocated(ROOM_BYTES)
         sys.stderr.flush()
         self._outer = os.dup(2)
-        os.dup2(self._file, 2)
+        os.dup2(self._file, 2)  # the same open file, with the same position
         return self
 
     def __exit__(
@@ -33,21 +36,43 @@ class CodecWords:
     ) -> None:
         sys.stderr.flush()
         os.dup2(self._outer, 2)
-        os.write(2, self.take().encode())
+        os.write(2, self.take().encode()[-_FORWARDED_BYTES:])
         os.close(self._outer)
         os.close(self._file)
 
     def n_bytes(self) -> int:
         """How much has been written since the last `take`."""
-        return os.fstat(self._file).st_size
+        return os.lseek(self._file, 0, os.SEEK_CUR)
 
     def since(self, n_bytes: int) -> str:
-        """The last of what was written since there were so many bytes."""
-        start = max(n_bytes, self.n_bytes() - _LAST_BYTES)
-        return os.pread(self._file, _LAST_BYTES, start).decode(errors="replace")
+        """What was written since there were so many bytes."""
+        return os.pread(self._file, max(0, self.n_bytes() - n_bytes), n_bytes).decode(errors="replace")
+
+    def are_lost(self) -> bool:
+        """Whether there was more to write than there is room for: what came last may be missing."""
+        return self.n_bytes() > ROOM_BYTES - _LONGEST_LINE_BYTES
 
     def take(self) -> str:
-        """The last of what was written since the last call."""
+        """What was written since the last call. Nobody may be writing meanwhile."""
         said = self.since(0)
-        os.truncate(self._file, 0)
+        os.lseek(self._file, 0, os.SEEK_SET)
         return said
+
+
+def _allocated(n_bytes: int) -> int:
+    """A file descriptor of a file without a name, in memory where the system can (Linux), of a fixed size there.
+
+    Raises OSError where there is no room for it.
+    """
+    if hasattr(os, "memfd_create"):
+        import fcntl
+
+        file = os.memfd_create("bigcluster-words", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
+        os.posix_fallocate(file, 0, n_bytes)
+        fcntl.fcntl(file, fcntl.F_ADD_SEALS, fcntl.F_SEAL_GROW | fcntl.F_SEAL_SHRINK)
+        return file
+    with tempfile.TemporaryFile() as unnamed:
+        unnamed.write(bytes(n_bytes))
+        unnamed.flush()
+        unnamed.seek(0)
+        return os.dup(unnamed.fileno())
