@@ -9,6 +9,7 @@
     ├── TooFewSamplesError       fewer good rows than clusters or components need
     ├── ImageSizeError           `size = "native"` on images of unequal size
     ├── VarianceNotReachedError  the spectrum that was computed ends below the target
+    ├── InputChangedError        a manifest that was changed while it was in use
     ├── InvalidDataError         NaN or infinity in float input
     ├── OutOfMemoryError         the system gave no more memory
     ├── InstallationError        a part of bigcluster itself is missing
@@ -60,6 +61,10 @@ class ImageSizeError(BigclusterError, ValueError):
 
 class VarianceNotReachedError(BigclusterError):
     """The largest rank that could be computed captures less than the variance asked for."""
+
+
+class InputChangedError(BigclusterError):
+    """A manifest is no longer what was listed: its rows would get the results of others."""
 
 
 class InvalidDataError(BigclusterError, ValueError):

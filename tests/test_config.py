@@ -36,6 +36,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "image.max_pixels": st.integers(1, 10**12),
     "image.timeout": st.floats(0.1, 86_400, allow_nan=False),
     "manifest.allow_outside": st.booleans(),
+    "manifest.encoding": st.sampled_from(["auto", "utf-8", "cp1252", "utf-16", "shift_jis"]),
     "pca.solver": st.sampled_from(["auto", "gram", "covariance", "subspace", "incremental"]),
     "gemm.kernel": st.sampled_from(["auto", "integer", "float32"]),
     "pca.iterated_power": st.integers(0, 20),
@@ -159,6 +160,7 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path, where: str, given_name
         *(("kmeans.tol", value) for value in (-1e-9, math.inf, True)),
         ("manifest.allow_outside", 1),
         ("manifest.allow_outside", "true"),
+        *(("manifest.encoding", value) for value in ("latin-17", "hex", "rot13", "base64", "utf\0", "undefined", 8)),
         ("features", "grey"),
     ],
 )

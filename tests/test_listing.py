@@ -136,14 +136,14 @@ def test_a_csv_manifest_lists_all_its_rows_in_its_order(images: Path, out: Path)
     assert list(listing.names) == ["z.jpg", "sub/a.jpg", "a.txt"]
     assert listing.manifest is not None
     assert listing.manifest.columns == ("title", "n")
-    assert list(listing.manifest.passed_through()) == [['b, "c"', "1"], ["x", "2"], ["", ""]]
+    assert list(listing.manifest.passed_through()) == [('b, "c"', "1"), ("x", "2"), ("", "")]
 
 
 def test_a_second_path_column_passes_through(images: Path, out: Path) -> None:
     listing = list_images(str(manifest(images, "path,path,x\na.jpg,b,c\n")), out)
     assert listing.manifest is not None
     assert listing.manifest.columns == ("path", "x")
-    assert list(listing.manifest.passed_through()) == [["b", "c"]]
+    assert list(listing.manifest.passed_through()) == [("b", "c")]
 
 
 def test_manifest_paths_that_are_not_utf8_name_their_files(images: Path, out: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_parquet_manifest_says_the_same_as_a_csv(images: Path, out: Path) -> N
     assert list(listing.names) == ["b.jpg", "a.jpg", "sub/c.jpg"]
     assert listing.manifest is not None
     assert listing.manifest.columns == ("n", "t")
-    assert list(listing.manifest.passed_through()) == [["1", "x"], ["", ""], ["-3", ""]]
+    assert list(listing.manifest.passed_through()) == [("1", "x"), ("", ""), ("-3", "")]
 
 
 @pytest.mark.parametrize(
@@ -170,7 +170,7 @@ def test_a_parquet_manifest_says_the_same_as_a_csv(images: Path, out: Path) -> N
     [
         ("", "empty"),
         ("file,label\na.jpg,1\n", "'path'"),
-        ("path,label\na.jpg\n", "row 2"),
+        ("path,label\na.jpg\n", "line 2"),
         ("path\n" + '"' + "a" * 200_000 + '"\n', "cannot read"),
     ],
 )

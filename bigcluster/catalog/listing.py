@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bigcluster.catalog.manifest import MANIFEST_SUFFIXES, Manifest
+from bigcluster.catalog.manifest_rows import AUTO
 from bigcluster.catalog.names import Names, natural_key
 from bigcluster.catalog.roots import first_wildcard, is_glob, root_of
 from bigcluster.errors import NoImagesError, OutError, UsageError
@@ -66,8 +67,8 @@ def is_confined(path: str, to: Path | None) -> bool:
         return False
 
 
-def list_images(images: str, out: Path | None, *, allow_outside: bool = False) -> Listing:
-    """List a folder, a glob or a manifest.
+def list_images(images: str, out: Path | None, *, allow_outside: bool = False, encoding: str = AUTO) -> Listing:
+    """List a folder, a glob or a manifest, to which alone `allow_outside` and `encoding` apply.
 
     Raises UsageError where IMAGES is none of these, OutError where `out` and the images overlap, NoImagesError where
     there is no image.
@@ -76,7 +77,7 @@ def list_images(images: str, out: Path | None, *, allow_outside: bool = False) -
     if source.is_dir():
         listing = _list_folder(root_of(images), out)
     elif source.is_file() and source.suffix.lower() in MANIFEST_SUFFIXES:
-        manifest = Manifest(source.resolve())
+        manifest = Manifest(source.resolve(), encoding)
         names = Names(manifest.paths())
         listing = Listing(root_of(images), names, manifest=manifest, confined=not allow_outside)
     elif source.is_file():
@@ -101,9 +102,15 @@ def _check_apart(listing: Listing, out: Path) -> None:
     prefix, root = os.path.join(out.resolve(), ""), os.path.join(listing.root, "")
     if listing.manifest is None and not prefix.startswith(root) and not root.startswith(prefix):
         return  # a manifest may list what lies outside its root, a folder and a glob do not
-    inside_out = next((n for n in listing.names if os.path.join(listing.root, n).startswith(prefix)), None)
+    inside_out = next((n for n in listing.names if _joined(listing.root, n).startswith(prefix)), None)
     if inside_out is not None:
         raise OutError(f"IMAGES lists {inside_out}, which lies inside OUT ({out}); move OUT or narrow the glob")
+
+
+def _joined(root: Path, name: str) -> str:
+    """The file of a name; `../` leads out of the root."""
+    path = os.path.join(root, name)
+    return os.path.normpath(path) if name.startswith("../") else path
 
 
 def _list_folder(root: Path, out: Path | None) -> Listing:

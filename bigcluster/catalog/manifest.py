@@ -2,80 +2,140 @@
 
 from __future__ import annotations
 
-import csv
+import hashlib
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
-from bigcluster.errors import UsageError
+from bigcluster.catalog.manifest_rows import AUTO, PATH_COLUMN, Row, csv_rows, parquet_rows
+from bigcluster.errors import InputChangedError, UsageError
+from bigcluster.paths import is_url
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
-PATH_COLUMN = "path"
+_ROWS_COMPARED = 256
+"""Rows that are read again at a time: held until they are known to be those that were listed."""
 
 
 class Manifest:
-    """Rows are read again whenever they are needed and never held: a manifest may be as long as the images are many."""
+    """Rows are read again whenever they are needed and never held: a manifest may be as long as the images are many.
 
-    def __init__(self, path: Path) -> None:
+    encoding : of a CSV file; auto knows UTF-8 and byte order marks, and lets paths be any bytes.
+    Raises UsageError where the file cannot be read or has no column named `path`.
+    """
+
+    def __init__(self, path: Path, encoding: str = AUTO) -> None:
         self.path = path
-        self._reader = _parquet_rows if path.suffix.lower() == ".parquet" else _csv_rows
-        columns = next(self._reader(path))
-        if PATH_COLUMN not in columns:
-            raise UsageError(f"the manifest {path.name} needs a column named 'path'; it has {', '.join(columns)}")
-        self._at = columns.index(PATH_COLUMN)
-        self.columns = (*columns[: self._at], *columns[self._at + 1 :])
+        self._encoding = encoding
+        self._reader = parquet_rows if path.suffix.lower() == ".parquet" else csv_rows
+        line, self._header = next(self._reader(path, encoding))
+        if PATH_COLUMN not in self._header:
+            shown = ", ".join(self._header)
+            raise UsageError(f"the manifest {path.name} needs a column named 'path'; it has {shown:.200}")
+        self._at = self._header.index(PATH_COLUMN)
+        self.columns = self._others(self._header)
         """The columns that pass through, in file order."""
+        self._check_text(line, self._header)
+        self._prints: list[bytes] = []
+        """Digests of all rows up to each 256th and to the last one, as `paths` read them."""
 
     def paths(self) -> Iterator[str]:
-        """Paths relative to the manifest's folder, normalised, with `/`. One that leaves it starts with `../`."""
+        """The paths as names of a listing, see `_name`. Every row is checked: nothing is left to be found out later.
+
+        Raises UsageError with the line of a row that has too few or too many cells, or text that is not UTF-8.
+        """
+        prints: list[bytes] = []
+        digest = hashlib.blake2b(digest_size=16)
+        for n_rows, (line, cells) in enumerate(self._rows(), start=1):
+            self._check_text(line, cells)
+            _add(digest, cells)
+            if n_rows % _ROWS_COMPARED == 0:
+                prints.append(digest.digest())
+            yield self._name(cells[self._at])
+        self._prints = [*prints, digest.digest()]
+
+    def passed_through(self) -> Iterator[tuple[str, ...]]:
+        """The other cells of every row that `paths` read, in the order of `columns`.
+
+        Raises InputChangedError before the first row that is not as `paths` read it.
+        """
+        try:
+            yield from self._read_again()
+        except UsageError as error:
+            raise InputChangedError(f"{error}; it could be read when the run began: run again") from error
+
+    def _read_again(self) -> Iterator[tuple[str, ...]]:
+        digest = hashlib.blake2b(digest_size=16)
+        prints = iter(self._prints)
+        waiting: list[tuple[str, ...]] = []
+        for _, cells in self._rows():
+            _add(digest, cells)
+            waiting.append(self._others(cells))
+            if len(waiting) == _ROWS_COMPARED:
+                self._compare(digest.digest(), next(prints, b""))
+                yield from waiting
+                waiting = []
+        self._compare(digest.digest(), next(prints, b""))
+        yield from waiting
+
+    def _compare(self, now: bytes, listed: bytes) -> None:
+        if now != listed:
+            raise InputChangedError(
+                f"the manifest {self.path} was changed after its images were listed: its rows no longer belong to the "
+                "results; run again"
+            )
+
+    def _others(self, cells: list[str]) -> tuple[str, ...]:
+        return (*cells[: self._at], *cells[self._at + 1 :])
+
+    def _rows(self) -> Iterator[Row]:
+        rows = self._reader(self.path, self._encoding)
+        if next(rows)[1] != self._header:
+            raise UsageError(f"the manifest {self.path} has another header than it had")
+        for line, cells in rows:
+            if len(cells) != len(self._header):
+                have = f"has {len(cells)} cells, not {len(self._header)}"
+                raise UsageError(f"line {line} of the manifest {self.path.name} {have}, as its header does")
+            yield line, cells
+
+    def _check_text(self, line: int, cells: list[str]) -> None:
+        """Refuse what labels.csv cannot hold: text that is not UTF-8. The path may be any bytes, they are escaped."""
+        if "".join(cells).isascii():
+            return
+        for column, cell in zip(self.columns, self._others(cells), strict=True):
+            try:
+                cell.encode()
+            except UnicodeEncodeError:
+                shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in column)
+                raise UsageError(
+                    f"line {line} of the manifest {self.path.name} has text that is not UTF-8 in the column '{shown}'; "
+                    "set manifest.encoding, such as --set manifest.encoding=windows-1252"
+                ) from None
+
+    def _name(self, cell: str) -> str:
+        """Relative to the manifest's folder, normalised, with `/`.
+
+        An absolute path elsewhere stays absolute, so that it is the same wherever the manifest lies. A URL stays as it
+        is: nothing is read of it.
+        """
+        if is_url(cell):
+            return cell
         folder = os.fspath(self.path.parent)
-        for cells in self._rows():
-            whole = os.path.normpath(os.path.join(folder, cells[self._at]))
-            yield os.path.relpath(whole, folder).replace(os.sep, "/")
+        whole = os.path.normpath(os.path.join(folder, self._on_disk(cell, folder)))
+        relative = os.path.relpath(whole, folder)
+        leaves = relative == os.pardir or relative.startswith(os.pardir + os.sep)
+        return (whole if leaves and os.path.isabs(cell) else relative).replace(os.sep, "/")
 
-    def passed_through(self) -> Iterator[list[str]]:
-        """The other cells of every row, in the order of `columns`."""
-        for cells in self._rows():
-            yield cells[: self._at] + cells[self._at + 1 :]
-
-    def _rows(self) -> Iterator[list[str]]:
-        rows = self._reader(self.path)
-        width = len(next(rows))
-        for number, cells in enumerate(rows, start=2):
-            if len(cells) != width:
-                raise UsageError(f"row {number} of the manifest {self.path.name} has {len(cells)} cells, not {width}")
-            yield cells
+    def _on_disk(self, cell: str, folder: str) -> str:
+        """The name itself; where an encoding was given and a file has the very bytes of the cell, that one's."""
+        if self._encoding == AUTO or cell.isascii():
+            return cell
+        with suppress(UnicodeError, ValueError):  # ValueError: a NUL, as of UTF-16
+            as_written = os.fsdecode(cell.encode(self._encoding))
+            if os.path.lexists(os.path.join(folder, as_written)):
+                return as_written
+        return cell
 
 
-def _csv_rows(path: Path) -> Iterator[list[str]]:
-    """The header, then the rows; blank lines do not count."""
-    try:
-        with path.open(newline="", encoding="utf-8-sig", errors="surrogateescape") as file:
-            rows = (row for row in csv.reader(file) if row)
-            header = next(rows, None)
-            if header is None:
-                raise UsageError(f"the manifest {path.name} is empty; it needs a column named 'path'")
-            yield header
-            yield from rows
-    except (OSError, csv.Error) as error:
-        raise UsageError(f"cannot read the manifest {path}: {error}") from error
-
-
-def _parquet_rows(path: Path) -> Iterator[list[str]]:
-    try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise UsageError("a Parquet manifest needs pyarrow: pip install 'bigcluster[parquet]', or use CSV") from error
-    try:
-        with pq.ParquetFile(path) as file:
-            yield list(file.schema_arrow.names)
-            for batch in file.iter_batches(batch_size=4096):
-                yield from ([_cell(value) for value in row] for row in zip(*batch.to_pydict().values(), strict=True))
-    except (OSError, pa.ArrowException) as error:
-        raise UsageError(f"cannot read the manifest {path}: {error}") from error
-
-
-def _cell(value: Any) -> str:
-    return "" if value is None else str(value)
+def _add(digest: hashlib.blake2b, cells: list[str]) -> None:
+    digest.update(repr(cells).encode())  # in which surrogates are escaped

@@ -6,6 +6,7 @@ are all made from it or checked against it.
 
 from __future__ import annotations
 
+import codecs
 import re
 import sys
 from collections.abc import Callable
@@ -84,6 +85,19 @@ def path(name: str, value: Any) -> str:
         raise ConfigError(str(error)) from error
 
 
+def encoding(name: str, value: Any) -> str:
+    """`"CP1252"` -> 'cp1252'."""
+    try:
+        found = codecs.lookup(value) if value != "auto" else None
+        if found is not None and not isinstance("".encode(value), bytes):
+            raise LookupError
+    except (LookupError, TypeError, ValueError, UnicodeError) as error:
+        raise ConfigError(
+            f"{name} must be auto or a text encoding, such as windows-1252 or utf-8, not {value!r}"
+        ) from error
+    return "auto" if found is None else found.name
+
+
 def image_size(name: str, value: Any) -> str:
     """`64` -> '64x64'; 'WxH' and 'native' as they are."""
     if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 100_000:
@@ -127,6 +141,9 @@ class ImageSettings:
 class ManifestSettings:
     allow_outside: bool = key(
         False, yes_or_no, "let a manifest name files outside its own folder (a manifest may come from a stranger)"
+    )
+    encoding: str = key(
+        "auto", encoding, "of a CSV manifest; auto: UTF-8 or what its byte order mark says, and paths of any bytes"
     )
 
 

@@ -49,7 +49,9 @@ def passed_columns(listing: Listing, taken: Iterable[str] = LABEL_COLUMNS) -> li
 
 def passed_cells(listing: Listing) -> Iterator[list[str]]:
     """Per listed row, the cells of a manifest's other columns; text that a spreadsheet would run is guarded."""
-    rows: Iterable[list[str]] = listing.manifest.passed_through() if listing.manifest else repeat([], len(listing))
+    rows: Iterable[tuple[str, ...]] = (
+        listing.manifest.passed_through() if listing.manifest else repeat((), len(listing))
+    )
     return ([guard_cell(cell) for cell in cells] for cells in rows)
 
 

@@ -62,7 +62,7 @@ def predict(
     job = open_job(settings, resources, listener, caller)
     _check_target(to, images, settings.images, job.out)
     store = Store(job.out / outdir.STORE, create=False)
-    listing = list_images(images, job.out, allow_outside=settings.manifest.allow_outside)
+    listing = list_images(images, job.out, **vars(settings.manifest))
     _check_not_listed(to, listing)
     spec = stored_recipe(store)
     n_clusters, n_components = store.array("centers").shape

@@ -44,7 +44,7 @@ def prepare(settings: Settings, resources: Resources) -> tuple[Listing, Plan]:
     """
     assert settings.images is not None
     out = None if settings.out is None else Path(settings.out)
-    listing = list_images(settings.images, out, allow_outside=settings.manifest.allow_outside)
+    listing = list_images(settings.images, out, **vars(settings.manifest))
     if settings.ks and settings.ks[-1] > len(listing):
         raise TooFewSamplesError(
             f"k = {settings.k} needs as many good images, {len(listing)} are listed; use -k {len(listing)} or fewer"

@@ -163,7 +163,7 @@ def _naive(
 
 def _ask(asked: IO[str], name: str, settings: Settings, summary: dict[str, Any], limit_bytes: int) -> None:
     assert settings.images is not None
-    listing = list_images(settings.images, None, allow_outside=settings.manifest.allow_outside)
+    listing = list_images(settings.images, None, **vars(settings.manifest))
     files = [os.fsencode(listing.path(row)).hex() for row in range(len(listing))]
     request = {
         "way": name,

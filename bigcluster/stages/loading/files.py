@@ -112,7 +112,8 @@ def _read(path: str, confined_to: Path | None, max_bytes: int | None) -> _Conten
             data = file.read()
         after = os.stat(path)
     except (FileNotFoundError, ValueError):  # ValueError: a NUL in the name
-        return _failed("missing", "no such file")
+        # Names are normalised, but for a URL in a manifest.
+        return _failed("missing", "a URL: only files on disks are read" if "://" in path else "no such file")
     except OSError as error:
         return _failed("unreadable", error.strerror or type(error).__name__, n_bytes, mtime_ns)
     if (n_bytes, mtime_ns) != (after.st_size, after.st_mtime_ns) or len(data) != n_bytes:
