@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-import glob
 import os
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
 from bigcluster.catalog.manifest import MANIFEST_SUFFIXES, Manifest
 from bigcluster.catalog.manifest_rows import AUTO
-from bigcluster.catalog.names import Names, natural_key
+from bigcluster.catalog.names import Names
 from bigcluster.catalog.roots import first_wildcard, is_glob, root_of
+from bigcluster.catalog.walk import Room, match, walk
 from bigcluster.errors import NoImagesError, OutError, UsageError
 
 IMAGE_SUFFIXES = frozenset(
@@ -67,23 +66,31 @@ def is_confined(path: str, to: Path | None) -> bool:
         return False
 
 
-def list_images(images: str, out: Path | None, *, allow_outside: bool = False, encoding: str = AUTO) -> Listing:
+def list_images(
+    images: str,
+    out: Path | None,
+    *,
+    allow_outside: bool = False,
+    encoding: str = AUTO,
+    most_bytes: int | None = None,
+) -> Listing:
     """List a folder, a glob or a manifest, to which alone `allow_outside` and `encoding` apply.
 
+    most_bytes : what the names may take in memory.
     Raises UsageError where IMAGES is none of these, OutError where `out` and the images overlap, NoImagesError where
-    there is no image.
+    there is no image, MemoryBudgetError where there are too many for `most_bytes`.
     """
-    source = Path(images)
+    source, room = Path(images), Room(most_bytes)
     if source.is_dir():
-        listing = _list_folder(root_of(images), out)
+        listing = _list_folder(root_of(images), out, room)
     elif source.is_file() and source.suffix.lower() in MANIFEST_SUFFIXES:
         manifest = Manifest(source.resolve(), encoding)
-        names = Names(manifest.paths())
+        names = Names(room.taken_by(manifest.paths()))
         listing = Listing(root_of(images), names, manifest=manifest, confined=not allow_outside)
     elif source.is_file():
         raise UsageError(f"IMAGES must be a folder, a glob or a manifest (.csv, .parquet), not the file {images}")
     elif is_glob(images):
-        listing = _list_glob(images)
+        listing = _list_glob(images, room)
     else:
         raise NoImagesError(f"IMAGES does not exist: {images}")
     if out is not None:
@@ -113,106 +120,22 @@ def _joined(root: Path, name: str) -> str:
     return os.path.normpath(path) if name.startswith("../") else path
 
 
-def _list_folder(root: Path, out: Path | None) -> Listing:
+def _list_folder(root: Path, out: Path | None, room: Room) -> Listing:
     if out is not None and out.resolve().is_relative_to(root):
         raise OutError(f"OUT lies inside IMAGES ({out} in {root}): its pictures would be clustered again; move OUT")
     ignored: Counter[str] = Counter()
-    names = Names(_walk(root, ignored))
+    names = Names(walk(root, ignored, _is_image, room))
     return Listing(root, names, dict(sorted(ignored.items())))
 
 
-@dataclass
-class _Folder:
-    """A folder that the walk is in. `identity`: its device and inode."""
-
-    path: str
-    identity: tuple[int, int]
-    inside: Iterator[tuple[tuple[str, str], bool]]
-    """((natural key, name), whether it is a folder) of what is not visited yet."""
-
-
-def _walk(root: Path, ignored: Counter[str]) -> Iterator[str]:
-    """Image paths relative to root, each folder in natural order, hidden files and folders skipped.
-
-    Linked folders are followed, but never into one of their own ancestors: a loop is counted as ignored.
-    """
-    # A list and no recursion: folders are nested as deep as strangers like.
-    ancestors = _enter(root, "", [], ignored)
-    while ancestors:
-        folder = ancestors[-1]
-        (_, name), is_folder = next(folder.inside, (("", ""), False))
-        path = f"{folder.path}/{name}" if folder.path else name
-        if not name:
-            ancestors.pop()
-        elif is_folder:
-            ancestors += _enter(root, path, ancestors, ignored)
-        elif _is_image(name):
-            yield path
-        else:
-            ignored[_suffix(name)] += 1
-
-
-def _enter(root: Path, path: str, ancestors: list[_Folder], ignored: Counter[str]) -> list[_Folder]:
-    """The folder with what is in it; none where it is one of its own ancestors or cannot be read, which is counted."""
-    try:
-        found = os.stat(os.path.join(root, path))
-        identity = found.st_dev, found.st_ino
-        if any(identity == above.identity for above in ancestors):
-            ignored["(link loop)"] += 1
-            return []
-        with os.scandir(os.path.join(root, path)) as entries:
-            inside = sorted((natural_key(e.name), _is_folder(e)) for e in entries if not e.name.startswith("."))
-    except OSError:  # not permitted, gone meanwhile, or on a disk that fails
-        ignored["(unreadable folder)"] += 1
-        return []
-    return [_Folder(path, identity, iter(inside))]
-
-
-def _is_folder(entry: os.DirEntry[str]) -> bool:
-    try:
-        return entry.is_dir()
-    except OSError:  # a link to itself: a file that cannot be read
-        return False
-
-
-def _list_glob(pattern: str) -> Listing:
+def _list_glob(pattern: str, room: Room) -> Listing:
     """Matches of a glob; its root is the folder before the first wildcard."""
     root = root_of(pattern)
     wild = os.path.join(*Path(pattern).parts[first_wildcard(Path(pattern)) :])
     ignored: Counter[str] = Counter()
-    kept: list[str] = []
-    loops: dict[str, bool] = {"": False}
-    # glob.iglob and not Path.glob: only the former leaves hidden files out.
-    for name in {*glob.iglob(wild, root_dir=root, recursive=True)}:  # noqa: PTH207
-        if os.path.isdir(os.path.join(root, name)) or _in_loop(root, os.path.dirname(name), loops):
-            continue
-        if _is_image(name):
-            kept.append(name.replace(os.sep, "/"))
-        else:
-            ignored[_suffix(name)] += 1
-    kept.sort(key=lambda name: [natural_key(part) for part in name.split("/")])
+    kept = match(root, wild, ignored, _is_image, room)
     return Listing(root, Names(kept), dict(sorted(ignored.items())))
 
 
-def _in_loop(root: Path, folder: str, known: dict[str, bool]) -> bool:
-    """Whether a folder below the root is reached through a link to one of its own ancestors."""
-    if folder not in known:
-        above = os.path.dirname(folder)
-        known[folder] = _in_loop(root, above, known) or any(
-            (root / folder).samefile(root / ancestor) for ancestor in _ancestors(folder)
-        )
-    return known[folder]
-
-
-def _ancestors(folder: str) -> Iterator[str]:
-    while folder:
-        folder = os.path.dirname(folder)
-        yield folder
-
-
 def _is_image(name: str) -> bool:
-    return _suffix(name) in IMAGE_SUFFIXES
-
-
-def _suffix(name: str) -> str:
-    return os.path.splitext(name)[1].lower()
+    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES
