@@ -16,7 +16,7 @@ PACKAGE = CHECKOUT / "bigcluster"
 # The layers of the design, lowest first. An entry is a module or a package with all that is in it; the longest
 # matching entry counts.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "units", "bounded", "config", "cores", "durable", "chunks", "processes", "paths", "targets"),
+    ("errors", "units", "bounded", "confine", "config", "cores", "durable", "chunks", "processes", "paths", "targets"),
     ("kernels", "memory", "demo"),
     ("catalog", "store", "rows"),
     ("runtime", "progress", "measure", "allowed", "outdir"),

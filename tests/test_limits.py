@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 
 from bigcluster.bounded import UnfitFileError, parse_json, read_bounded
-from bigcluster.catalog import list_images
+from bigcluster.catalog import Listing, Names, list_images
+from bigcluster.catalog.manifest import Manifest
 from bigcluster.config import read_toml
-from bigcluster.errors import ConfigError, MemoryBudgetError
+from bigcluster.errors import ConfigError, MemoryBudgetError, UsageError
 from bigcluster.memory import NAME_BYTES
+from bigcluster.outputs.tables import passed_columns
 from bigcluster.store import Mark, Marks
 
 SPARSE_BYTES = 2 << 30
@@ -126,10 +129,11 @@ def test_folders_in_each_other_beyond_the_recursion_limit_are_walked(tmp_path: P
             os.close(here)
             here = inner
         os.close(os.open("y.png", os.O_CREAT | os.O_WRONLY, dir_fd=here))
+        assert [name[-5:] for name in list_images(str(images), None).names] == ["y.png", "x.png"]
+        assert len(list_images(f"{images}/**/*.png", None)) == 2
     finally:
         os.close(here)
-    assert [name[-5:] for name in list_images(str(images), None).names] == ["y.png", "x.png"]
-    assert len(list_images(f"{images}/**/*.png", None)) == 2
+        subprocess.run(["rm", "-rf", images], check=True)  # shutil.rmtree, and so pytest, would not get through
 
 
 def test_files_that_are_no_images_take_no_memory(tmp_path: Path) -> None:
@@ -151,6 +155,65 @@ def test_a_listing_that_does_not_fit_is_given_up_early(tmp_path: Path) -> None:
         (images / f"{i}.png").touch()
     (tmp_path / "list.csv").write_text("path\n" + "images/1.png\n" * 20)
     for source in (images, images / "*.png", tmp_path / "list.csv"):
-        with pytest.raises(MemoryBudgetError, match="larger --memory"):
+        with pytest.raises(MemoryBudgetError, match=r"larger --memory"):
             list_images(str(source), None, most_bytes=10 * NAME_BYTES)
         list_images(str(source), None, most_bytes=30 * NAME_BYTES)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("path" + ",c" * 5000 + "\n", "5001 columns"),
+        ("path" + "," * 2_000_000 + "\n", "row of more"),
+        ("path" + ",c" * 200 + "\n", "200 columns named 'c'"),
+        ("path,c\n" + 'a.jpg,"' + "x\n" * 800_000, "row of more|cannot read"),
+        (",".join(f"name{i}" for i in range(100)) + "\n", "'path'; it has name0, .*name7"),
+    ],
+    ids=["columns", "commas", "equal", "quote", "no path"],
+)
+def test_a_manifest_row_is_bounded(tmp_path: Path, text: str, says: str) -> None:
+    (tmp_path / "list.csv").write_text(text)
+    with pytest.raises(UsageError, match=says):
+        list_images(str(tmp_path / "list.csv"), None)
+
+
+def test_a_sparse_manifest_is_refused_at_its_first_row(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match="row of more"):
+        list_images(str(sparse(tmp_path / "list.csv", b"path,label\n")), None)
+
+
+def test_equal_column_names_get_names_of_their_own_in_linear_time(tmp_path: Path) -> None:
+    columns = ["c"] * 100 + ["label"] * 50 + ["in_c"] * 3 + ["path"]
+    (tmp_path / "list.csv").write_text(",".join(columns) + "\n")
+    manifest = Manifest(tmp_path / "list.csv")
+    names = passed_columns(Listing(tmp_path, Names([]), manifest=manifest))
+    assert len(set(names)) == len(names) == 153
+    assert names[:3] == ["c", "in_c", "in_in_c"]
+    assert names[100] == "in_label"
+
+
+def test_a_parquet_file_that_unfolds_is_refused(tmp_path: Path) -> None:
+    """One cell of 4 MB that every row shares: 1 MB in the file, 40 GB as rows of text."""
+    pa = pytest.importorskip("pyarrow", reason="the parquet extra is not installed")
+    import pyarrow.parquet as pq
+
+    shared = pa.DictionaryArray.from_arrays(pa.array([0] * 10_000, pa.int32()), ["x" * 4_000_000])
+    pq.write_table(pa.table({"path": ["a.jpg"] * 10_000, "text": shared}), tmp_path / "list.parquet")
+    assert (tmp_path / "list.parquet").stat().st_size < 2 << 20
+    with pytest.raises(UsageError, match=r"row of more|field larger|takes more than"):
+        list_images(str(tmp_path / "list.parquet"), None)
+
+
+def test_a_parquet_file_that_takes_more_memory_than_its_child_may_is_refused(tmp_path: Path) -> None:
+    pa = pytest.importorskip("pyarrow", reason="the parquet extra is not installed")
+    import pyarrow.parquet as pq
+
+    cells = [bytes(1000) * 100] * 2000  # 200 MB in one page of a few KB
+    pq.write_table(
+        pa.table({"path": pa.array(cells, pa.binary())}),
+        tmp_path / "list.parquet",
+        compression="zstd", use_dictionary=False, data_page_size=1 << 30,
+    )  # fmt: skip
+    assert (tmp_path / "list.parquet").stat().st_size < 1 << 20
+    with pytest.raises(UsageError, match=r"takes more than 64 MiB; write it with smaller row groups"):
+        list_images(str(tmp_path / "list.parquet"), None)

@@ -4,31 +4,39 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
+from functools import partial
 from pathlib import Path
 
-from bigcluster.catalog.manifest_rows import AUTO, PATH_COLUMN, Row, csv_rows, parquet_rows
+from bigcluster.catalog.manifest_rows import AUTO, PARQUET_BYTES, PATH_COLUMN, Row, csv_rows, parquet_rows
 from bigcluster.errors import InputChangedError, UsageError
 from bigcluster.paths import is_url
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 _ROWS_COMPARED = 256
 """Rows that are read again at a time: held until they are known to be those that were listed."""
+_MOST_COLUMNS = 4096
+_MOST_EQUAL_NAMES = 100
+"""Columns of one name: each one gets a longer prefix than the one before."""
 
 
 class Manifest:
     """Rows are read again whenever they are needed and never held: a manifest may be as long as the images are many.
 
     encoding : of a CSV file; auto knows UTF-8 and byte order marks, and lets paths be any bytes.
-    Raises UsageError where the file cannot be read or has no column named `path`.
+    parquet_bytes : what reading a Parquet file may take beyond Python and pyarrow.
+    Raises UsageError where the file cannot be read, has no column named `path`, or far more columns than a table has.
     """
 
-    def __init__(self, path: Path, encoding: str = AUTO) -> None:
+    def __init__(self, path: Path, encoding: str = AUTO, parquet_bytes: int = PARQUET_BYTES) -> None:
         self.path = path
         self._encoding = encoding
-        self._reader = parquet_rows if path.suffix.lower() == ".parquet" else csv_rows
+        of_parquet = partial(parquet_rows, limit_bytes=parquet_bytes)
+        self._reader = of_parquet if path.suffix.lower() == ".parquet" else csv_rows
         line, self._header = next(self._reader(path, encoding))
+        self._check_columns()
         if PATH_COLUMN not in self._header:
             shown = ", ".join(self._header)
             raise UsageError(f"the manifest {path.name} needs a column named 'path'; it has {shown:.200}")
@@ -97,6 +105,14 @@ class Manifest:
                 have = f"has {len(cells)} cells, not {len(self._header)}"
                 raise UsageError(f"line {line} of the manifest {self.path.name} {have}, as its header does")
             yield line, cells
+
+    def _check_columns(self) -> None:
+        name, number = self.path.name, len(self._header)
+        if number > _MOST_COLUMNS:
+            raise UsageError(f"the manifest {name} has {number} columns, {_MOST_COLUMNS} are the most; drop some")
+        column, equal = Counter(self._header).most_common(1)[0]
+        if equal > _MOST_EQUAL_NAMES:
+            raise UsageError(f"the manifest {name} has {equal} columns named {column[:40]!r}; give them other names")
 
     def _check_text(self, line: int, cells: list[str]) -> None:
         """Refuse what labels.csv cannot hold: text that is not UTF-8. The path may be any bytes, they are escaped."""

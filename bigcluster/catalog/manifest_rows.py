@@ -1,15 +1,24 @@
-"""The cells of a CSV or Parquet manifest, row by row. What does not parse is refused, with its line."""
+"""The cells of a CSV or Parquet manifest, row by row. What does not parse is refused, with its line.
+
+A manifest may come from a stranger: one row is held at a time, and no row may be longer than a person would write one.
+What a Parquet file takes to read cannot be told from outside, so a child of limited memory reads it (parquet.py).
+"""
 
 from __future__ import annotations
 
 import codecs
 import csv
 import os
+import subprocess
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
-from typing import IO, Any
+from typing import IO
 
+from bigcluster.bounded import open_regular
 from bigcluster.errors import UsageError
+from bigcluster.processes import start_python
+from bigcluster.units import MIB, show_bytes
 
 PATH_COLUMN = "path"
 AUTO = "auto"
@@ -22,6 +31,15 @@ _MARKS = (
     (codecs.BOM_UTF16_LE, "utf-16"),
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
+MOST_ROW_CHARACTERS = 1 * MIB
+"""Of a row, its line ends included. csv itself takes 131,072 characters for a cell at most."""
+PARQUET_BYTES = 64 * MIB
+"""What the child that reads Parquet may take where nobody says otherwise, beyond Python and pyarrow."""
+TOO_LARGE = "out of memory"
+NO_PYARROW = "a Parquet manifest needs pyarrow: pip install 'bigcluster[parquet]', or use CSV"
+"""What the child says where it has no more memory, and where there is no pyarrow."""
+_MOST_SAID = 64 << 10
+"""Bytes of what the child says that are read."""
 _NEITHER_CLOSED_NOR_DOUBLED = "a quote in a quoted cell is neither doubled nor followed by a delimiter"
 
 Row = tuple[int, list[str]]
@@ -37,11 +55,13 @@ def csv_rows(path: Path, encoding: str) -> Iterator[Row]:
     begins = 1
     try:
         with _open(path, encoding) as file:
-            delimiter = _delimiter_of(file)
+            delimiter = _delimiter_of(file, path)
             file.seek(0)
-            reader = csv.reader(file, delimiter=delimiter, strict=True)
+            lines = _Lines(file, path)
+            reader = csv.reader(lines, delimiter=delimiter, strict=True)
             empty = True
             for cells in reader:
+                lines.taken = 0
                 if cells:
                     yield begins, cells
                     empty = False
@@ -61,7 +81,7 @@ def csv_rows(path: Path, encoding: str) -> Iterator[Row]:
 
 
 def _open(path: Path, encoding: str) -> IO[str]:
-    with path.open("rb") as file:
+    with open_regular(path, follow=True) as file:
         start = file.read(4)
     marked = next((name for mark, name in _MARKS if start.startswith(mark)), None)
     if encoding != AUTO:
@@ -78,11 +98,13 @@ def _is_utf16(start: bytes) -> bool:
     return len(start) >= 2 and (start[0] == 0) != (start[1] == 0)
 
 
-def _delimiter_of(file: IO[str]) -> str:
+def _delimiter_of(file: IO[str], path: Path) -> str:
     """The one that makes a header with a path column; a comma where none does, so that the header can be shown."""
     for delimiter in _DELIMITERS:
         file.seek(0)
-        header = next((cells for cells in csv.reader(file, delimiter=delimiter, strict=True) if cells), [])
+        header = next(
+            (cells for cells in csv.reader(_Lines(file, path), delimiter=delimiter, strict=True) if cells), []
+        )
         if PATH_COLUMN in header:
             return delimiter
     return _DELIMITERS[0]
@@ -100,28 +122,69 @@ def _fault(error: csv.Error) -> str:
     return said
 
 
-def parquet_rows(path: Path, encoding: str) -> Iterator[Row]:
-    """The header, then the rows. Raises UsageError where pyarrow is missing or cannot read the file."""
+def parquet_rows(path: Path, encoding: str, limit_bytes: int = PARQUET_BYTES) -> Iterator[Row]:
+    """The header, then the rows, from a child that may allocate limit_bytes beyond Python and pyarrow.
+
+    Raises UsageError where pyarrow is missing, cannot read the file, or takes more memory than that.
+    """
+    child = start_python(
+        "bigcluster.catalog.parquet",
+        *(os.fspath(path.absolute()), encoding, str(limit_bytes)),
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        encoding="utf-8",
+        errors="surrogateescape",
+    )
+    assert child.stdout is not None
+    assert child.stderr is not None
+    number = 0
     try:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-    except ImportError as error:
-        raise UsageError("a Parquet manifest needs pyarrow: pip install 'bigcluster[parquet]', or use CSV") from error
-    try:
-        with pq.ParquetFile(path) as file:
-            yield 1, list(file.schema_arrow.names)
-            number = 1
-            for batch in file.iter_batches(batch_size=4096):
-                for values in zip(*(column.to_pylist() for column in batch.columns), strict=True):
-                    number += 1
-                    yield number, [_text(value, encoding) for value in values]
-    except UnicodeError as error:
-        raise UsageError(f"cannot read the manifest {path}: it holds text that is not {error.encoding}") from error  # type: ignore[attr-defined]
-    except (OSError, pa.ArrowException) as error:
-        raise UsageError(f"cannot read the manifest {path}: {error}") from error
+        with child.stdout as rows:
+            lines = _Lines(rows, path)
+            for number, cells in enumerate(csv.reader(lines, strict=True), start=1):
+                lines.taken = 0
+                yield number, cells
+        said = child.stderr.read(_MOST_SAID).strip().splitlines()
+        if child.wait() != 0:
+            raise UsageError(_why(path, said[-1] if said else "the process that read it ended", limit_bytes))
+    except csv.Error as error:
+        raise UsageError(f"cannot read the manifest {path}: row {number + 1}: {_fault(error)}") from error
+    finally:
+        child.kill()
+        child.wait()
+        with suppress(OSError):
+            child.stderr.close()
 
 
-def _text(value: Any, encoding: str) -> str:
-    if isinstance(value, bytes):  # a binary column: names of files may be bytes here too
-        return os.fsdecode(value) if encoding == AUTO else value.decode(encoding)
-    return "" if value is None else str(value)
+def _why(path: Path, said: str, limit_bytes: int) -> str:
+    if said == TOO_LARGE:
+        return (
+            f"reading the manifest {path} takes more than {show_bytes(limit_bytes)}; write it with smaller row groups "
+            f"and pages, or as CSV, or use a larger --memory"
+        )
+    return said if said == NO_PYARROW else f"cannot read the manifest {path}: {said}"
+
+
+class _Lines:
+    """Lines of a text file; those of one row together are bounded, whether it has line ends or not."""
+
+    def __init__(self, file: IO[str], path: Path) -> None:
+        self._file, self._name = file, path.name
+        self.taken = 0
+        """Characters since the last whole row."""
+
+    def __iter__(self) -> _Lines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(MOST_ROW_CHARACTERS + 1)
+        self.taken += len(line)
+        if self.taken > MOST_ROW_CHARACTERS:
+            raise UsageError(
+                f"the manifest {self._name} has a row of more than {MOST_ROW_CHARACTERS:,} characters, or a quote is "
+                f"opened and not closed"
+            )
+        if not line:
+            raise StopIteration
+        return line

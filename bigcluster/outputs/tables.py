@@ -56,12 +56,13 @@ def passed_cells(listing: Listing) -> Iterator[list[str]]:
 
 
 def _free_names(columns: Iterable[str], used: Iterable[str]) -> Iterator[str]:
-    taken = set(used)
+    taken, given = set(used), dict[str, str]()
     for column in columns:
-        name = column
+        name = given.get(column, column)  # of equal columns each goes on where the one before it found a free name
         while name in taken:
             name = f"in_{name}"
         taken.add(name)
+        given[column] = name
         yield guard_cell(name)
 
 
