@@ -64,7 +64,7 @@ def _text(value: Any, encoding: str) -> str:
 
 
 def _say(line: str) -> int:
-    print(line, file=sys.stderr)
+    sys.stderr.write(line + "\n")
     return 1
 
 
