@@ -6,10 +6,11 @@ The only package that reads pictures.
 from bigcluster.kernels.decode.codecs import decode, prepare_codecs
 from bigcluster.kernels.decode.header import read_header
 from bigcluster.kernels.decode.limits import Look, look
-from bigcluster.kernels.decode.messages import damage_in, may_mean_damage
+from bigcluster.kernels.decode.messages import FILLED, damage_in, may_mean_damage, without_what_was_filled
 from bigcluster.kernels.decode.result import STATUSES, Decoded, DecodeSpec
 
 __all__ = [
+    "FILLED",
     "STATUSES",
     "DecodeSpec",
     "Decoded",
@@ -20,4 +21,5 @@ __all__ = [
     "may_mean_damage",
     "prepare_codecs",
     "read_header",
+    "without_what_was_filled",
 ]

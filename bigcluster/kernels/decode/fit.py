@@ -1,19 +1,18 @@
-"""From a decoded picture to the target size: orientation, bit depth, transparency, resize."""
+"""From a decoded picture to the target size: orientation, resize, tones."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, TypeAlias, cast
+from typing import Any, cast
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-Pixels: TypeAlias = NDArray[np.uint8]
+from bigcluster.kernels.decode.samples import WHITE, Pixels
 
-WHITE = 255
 _COUNTED = 1 << 16
-"""Values or pixels at a time where work needs wider copies of them."""
+"""Values at a time where work needs wider copies of them."""
 _NORMAL_MEAN = 128.0
 _NORMAL_SCALE = 48.0  # one standard deviation in grey levels: +-2.6 of them fit into 0..255
 
@@ -32,31 +31,6 @@ _ORIENT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
 def orient(array: Pixels, orientation: int) -> Pixels:
     """Apply an EXIF orientation (1 to 8) to an (h, w[, 3]) picture. Source: EXIF 2.32, tag 274."""
     return np.ascontiguousarray(_ORIENT[orientation](array))
-
-
-def from_16_bit(array: NDArray[np.uint16]) -> Pixels:
-    """(h, w[, 3 or 4]) uint16 -> (h, w[, 3]) uint8, by the number of significant bits that the picture uses."""
-    color = array[..., :3] if array.ndim == 3 else array
-    bits = next(n for n in (8, 10, 12, 14, 16) if int(color.max(initial=0)) < 1 << n)
-    shown = (color >> (bits - 8)).astype(np.uint8)
-    if array.ndim == 3 and array.shape[2] == 4:
-        return over_white(np.dstack([shown, (array[..., 3] >> 8).astype(np.uint8)]))
-    return shown
-
-
-def over_white(rgba: Pixels) -> Pixels:
-    """(h, w, 4) -> (h, w, 3): composited over white, rounded to nearest.
-
-    A band of rows at a time: the 16-bit intermediates of a whole picture were most of what its decode held.
-    """
-    out: Pixels = np.empty((*rgba.shape[:2], 3), np.uint8)
-    band_rows = max(1, _COUNTED // max(1, rgba.shape[1]))
-    for start in range(0, len(rgba), band_rows):
-        band = rgba[start : start + band_rows]
-        alpha = band[..., 3:].astype(np.uint16)
-        blend = band[..., :3] * alpha + WHITE * (255 - alpha)  # at most 255 * 255: fits uint16
-        out[start : start + band_rows] = (blend + 127) // 255
-    return out
 
 
 def fit_to(array: Pixels, width: int, height: int, fit: str) -> Pixels:

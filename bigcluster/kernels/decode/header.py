@@ -1,4 +1,8 @@
-"""Headers of pictures, read before anything is decoded: format, size, orientation, depth."""
+"""Headers of pictures, read before anything is decoded: format, size, orientation, depth, what samples mean.
+
+JPEG, PNG and TIFF are read by ourselves, and so is EXIF: a library would turn by XMP as well, or refuse a file for its
+text.
+"""
 
 from __future__ import annotations
 
@@ -20,7 +24,12 @@ from PIL import (  # each plugin registers its format on import; Image.init() wo
     WebPImagePlugin,
 )
 
-from bigcluster.kernels.decode.result import RejectedError, one_line
+from bigcluster.kernels.decode import jp2
+from bigcluster.kernels.decode.ifd import orientation_in
+from bigcluster.kernels.decode.jpeg import JpegHead, parse_jpeg
+from bigcluster.kernels.decode.png import SIGNATURE, PngHead, parse_png
+from bigcluster.kernels.decode.result import RejectedError, one_line, status_of
+from bigcluster.kernels.decode.tiff import TiffHead, parse_tiff
 
 _PLUGINS = (
     *(AvifImagePlugin, BmpImagePlugin, GifImagePlugin, Jpeg2KImagePlugin, JpegImagePlugin),
@@ -28,13 +37,8 @@ _PLUGINS = (
 )
 FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "PPM", "JPEG2000")
 assert set(FORMATS) <= set(Image.OPEN), "a plugin is missing from _PLUGINS"  # MPO comes by way of JPEG
-_MAGIC = (b"\xff\xd8\xff", b"\x89PNG", b"GIF8", b"RIFF", b"BM", b"II*\x00", b"MM\x00*")
-_EXIF_ORIENTATION = 0x0112
-_TIFF_BITS = 258  # BitsPerSample
-_JP2_PRECISION = 42
-"""Bytes from the start-of-codestream marker to the first component's precision (ITU-T T.800, A.5.1)."""
-_DIRECT_FORMATS = ("JPEG", "PNG")
-_DIRECT_MODES = ("1", "L", "RGB")
+_TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
+_DEEP_PPM = 65_535
 
 
 @dataclass(frozen=True)
@@ -43,20 +47,36 @@ class Header:
 
     format: str
     mode: str
+    """Of a JPEG or PNG: L or RGB, as OpenCV would decode it."""
     width: int
     """Before orientation."""
     height: int
-    orientation: int
-    direct: bool
+    orientation: int = 1
+    direct: bool = False
     """OpenCV decodes it straight to what is asked, with nothing to decide."""
-    deep: bool
-    """16 bits a sample."""
-    progressive: bool
+    deep: bool = False
+    """More than 8 bits a sample, which OpenCV decodes."""
+    white: int | None = None
+    """The sample that is white in a deep picture; None where the file does not say."""
+    progressive: bool = False
     """A JPEG in several scans."""
+    note: str = ""
+    """What is wrong with the file beside the picture, which is whole."""
+    jpeg: JpegHead | None = None
+    png: PngHead | None = None
+    tiff: TiffHead | None = None
 
     @property
     def is_jpeg(self) -> bool:
-        return self.format in ("JPEG", "MPO")
+        return self.jpeg is not None
+
+    @property
+    def is_copied(self) -> bool:
+        """Whether the decoder gets a copy of the file, without what would mislead it."""
+        turned = self.tiff is not None and self.orientation != 1
+        filled = self.jpeg is not None and self.jpeg.filling != ()
+        plain_numbers = self.format == "PPM" and self.deep
+        return turned or filled or plain_numbers or (self.png is not None and not self.direct)
 
     @property
     def seen(self) -> tuple[int, int]:
@@ -67,66 +87,107 @@ class Header:
 def read_header(file: Any) -> tuple[int, int] | None:
     """(width, height) as seen, of an open binary file; None where there is no readable header."""
     try:
-        return parse_header(file, b"", 1).seen
+        return parse_header(file, 1).seen
     except RejectedError:
         return None
 
 
-def parse_header(file: Any, magic: bytes, n_bytes: int) -> Header:
+def parse_header(file: Any, n_bytes: int) -> Header:
+    """Of an open binary file of n_bytes. Raises RejectedError where it is no picture of a kind that is decoded."""
     if n_bytes == 0:
         raise RejectedError("empty", "the file has no bytes")
+    file.seek(0)
+    start: bytes = file.read(32)
+    if start.startswith(b"\xff\xd8\xff"):
+        return _of_jpeg(parse_jpeg(file))
+    if start.startswith(SIGNATURE):
+        return _of_png(parse_png(file))
+    if start.startswith(_TIFF):
+        return _of_tiff(parse_tiff(file))
+    return _of_other(file, start)
+
+
+def _of_jpeg(head: JpegHead) -> Header:
+    return Header(
+        "JPEG",
+        {1: "L", 3: "RGB", 4: "CMYK"}[head.n_components],
+        head.width,
+        head.height,
+        orientation_in(head.exif),
+        direct=head.n_components != 4,
+        progressive=head.progressive,
+        note="bytes that belong to nothing stand in its header; the picture is whole" if head.filling else "",
+        jpeg=head,
+    )
+
+
+def _of_png(head: PngHead) -> Header:
+    deep = head.depth == 16
+    plain = head.color_type in (0, 2) and head.transparency is None and not head.animated
+    return Header(
+        "PNG",
+        "RGB" if head.is_color else "L",
+        head.width,
+        head.height,
+        orientation_in(head.exif),
+        direct=plain and not deep,
+        deep=deep,
+        note=head.note,
+        png=head,
+    )
+
+
+def _of_tiff(head: TiffHead) -> Header:
+    # OpenCV shifts samples of 10, 12 and 14 bits up to 16: their white is known.
+    white = None if head.bits == 16 else (1 << 16) - 1
+    return Header("TIFF", "", head.width, head.height, head.orientation, deep=head.deep, white=white, tiff=head)
+
+
+def _of_other(file: Any, start: bytes) -> Header:
+    """By Pillow."""
+    file.seek(0)
     try:
         image = Image.open(file, formats=FORMATS)
-        orientation = _orientation(image)
-        deep = _bit_depth(image, file) == 16
-    except UnidentifiedImageError:
-        if magic.startswith(_MAGIC):
-            raise RejectedError("damaged", "the header cannot be read") from None
-        raise RejectedError("unsupported", "not a picture of a known format") from None
+        orientation = orientation_in(image.info.get("exif", b""))
+        white = _white(image, file)
+    except RejectedError:
+        raise
     except Exception as error:  # codecs raise nearly anything on broken headers: SyntaxError, struct.error, ...
-        raise RejectedError("damaged", f"the header cannot be read: {one_line(error)}") from error
-    direct = (
-        image.format in _DIRECT_FORMATS
-        and image.mode in _DIRECT_MODES
-        and not deep
-        and "transparency" not in image.info
-        and not (image.format == "PNG" and getattr(image, "is_animated", False))
+        if not _looks_known(start):
+            raise RejectedError("unsupported", "not a picture of a known format") from None
+        if isinstance(error, UnidentifiedImageError):
+            raise RejectedError("damaged", "the header cannot be read") from None
+        raise RejectedError(status_of(error), f"the header cannot be read: {one_line(error)}") from error
+    deep = white > WHITE_OF_8_BITS
+    known = None if white == _DEEP_PPM else white
+    return Header(
+        str(image.format), image.mode, image.width, image.height, orientation, deep=deep, white=known if deep else None
     )
-    valid = orientation if 1 <= orientation <= 8 else 1
-    progressive = "progressive" in image.info
-    return Header(str(image.format), image.mode, image.width, image.height, valid, direct, deep, progressive)
 
 
-def _orientation(image: Image.Image) -> int:
-    """The orientation that is still to be applied: TIFF is turned by both of its readers, and its size says so."""
-    if image.format == "TIFF" or "exif" not in image.info:
-        return 1
-    return int(image.getexif().get(_EXIF_ORIENTATION, 1))
+WHITE_OF_8_BITS = 255
 
 
-def _bit_depth(image: Image.Image, file: Any) -> int:
-    """16, or 8 for everything else: Pillow's mode tells the two apart for grey pictures of some formats only."""
-    if image.mode.startswith("I;16"):
-        return 16
+def _white(image: Image.Image, file: Any) -> int:
+    """The sample that is white, as far as the format says: 65535 may as well mean fewer bits in 16."""
     if image.format == "PPM":
-        tile = getattr(image, "tile", None)
-        maximum = tile[0][3][-1] if tile and isinstance(tile[0][3], tuple) else 0
-        return 16 if image.mode == "I" or (isinstance(maximum, int) and maximum > 255) else 8
-    if image.format == "PNG":
-        return 16 if _bytes_at(file, 24, 1) == b"\x10" else 8
-    if image.format == "TIFF" and image.mode in ("RGB", "RGBA"):
-        return 16 if max(getattr(image, "tag_v2", {}).get(_TIFF_BITS, (8,))) == 16 else 8
-    if image.format == "JPEG2000" and image.mode in ("RGB", "RGBA"):
-        start = _bytes_at(file, 0, 4096)
-        size_marker = start.find(b"\xff\x4f\xff\x51")
-        precision = start[size_marker + _JP2_PRECISION : size_marker + _JP2_PRECISION + 1] if size_marker >= 0 else b""
-        return 16 if precision and precision[0] & 0x7F > 7 else 8
-    return 8
+        told = image.tile[0].args  # type: ignore[attr-defined]
+        if isinstance(told, tuple) and isinstance(told[-1], int):
+            return max(told[-1], WHITE_OF_8_BITS)  # less than 255 is scaled by Pillow
+        return _DEEP_PPM if image.mode == "I" else WHITE_OF_8_BITS
+    if image.format == "JPEG2000":
+        return (1 << jp2.jp2_bits(file)) - 1
+    return WHITE_OF_8_BITS
 
 
-def _bytes_at(file: Any, start: int, n_bytes: int) -> bytes:
-    at = file.tell()
-    file.seek(start)
-    found: bytes = file.read(n_bytes)
-    file.seek(at)
-    return found
+def _looks_known(start: bytes) -> bool:
+    """Whether a file begins as one of the formats: then it is a broken one, and not something else."""
+    if start.startswith((b"GIF87a", b"GIF89a", jp2.CONTAINER, jp2.CODESTREAM, SIGNATURE[:4])):
+        return True
+    if start[:1] == b"P" and start[1:2] in (b"1", b"2", b"3", b"4", b"5", b"6"):
+        return start[2:3] in (b" ", b"\t", b"\n", b"\r")
+    if start[:4] == b"RIFF":
+        return start[8:12] == b"WEBP"
+    if start[4:8] == b"ftyp":
+        return start[8:12] in (b"avif", b"avis")
+    return start[:2] == b"BM" and int.from_bytes(start[14:18], "little") in (12, 40, 52, 56, 64, 108, 124)

@@ -42,7 +42,7 @@ class Look:
 def look(file: Any, n_bytes: int, spec: DecodeSpec) -> Look | None:
     """At an open binary file of n_bytes; None where there is no readable header, or more pixels than are decoded."""
     try:
-        header = parse_header(file, b"", n_bytes)
+        header = parse_header(file, n_bytes)
     except RejectedError:
         return None
     n_pixels = header.width * header.height
@@ -63,7 +63,7 @@ def working_bytes(header: Header, spec: DecodeSpec, n_bytes: int) -> int:
         )
     else:
         picture = careful_bytes(header.width * header.height, image_format=header.format, deep=header.deep)
-    return n_bytes + picture + 2 * spec.n_values
+    return n_bytes * (2 if header.is_copied else 1) + picture + 2 * spec.n_values
 
 
 def reduction_of(header: Header, spec: DecodeSpec) -> int:

@@ -15,7 +15,11 @@ Everything else (colour profiles, unknown tags, odd version numbers) leaves the 
 
 from __future__ import annotations
 
+import io
 import re
+
+from bigcluster.kernels.decode.jpeg import parse_jpeg, without_filling
+from bigcluster.kernels.decode.result import RejectedError
 
 _DAMAGE = re.compile(
     r"Corrupt JPEG data: .+"
@@ -27,6 +31,8 @@ _DAMAGE = re.compile(
     r"|\S+: Using code not yet in table\."
 )
 _TRAILING = re.compile(r"Corrupt JPEG data: (\d+) extraneous bytes before marker 0xd9")
+_FILLING = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0xd[0-7]")
+FILLED = "filling stands before its restart markers; the picture is whole"
 _END_OF_IMAGE = b"\xff\xd9"
 _MOST_SHOWN = 200
 
@@ -43,6 +49,19 @@ def damage_in(words: str, data: bytes) -> str:
         if _DAMAGE.fullmatch(shown) and not _is_padding(shown, data):
             return shown[:_MOST_SHOWN]
     return ""
+
+
+def without_what_was_filled(damage: str, data: bytes) -> list[bytes]:
+    """The files, likelier first, that `data` may have been before it was filled up, if that is all that was said.
+
+    libjpeg speaks of a file's first fault only: what it says of these decides whether there are others.
+    """
+    if _FILLING.fullmatch(damage) is None:
+        return []
+    try:
+        return without_filling(data, parse_jpeg(io.BytesIO(data)))
+    except RejectedError:
+        return []
 
 
 def _is_padding(line: str, data: bytes) -> bool:

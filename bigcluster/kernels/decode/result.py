@@ -47,7 +47,10 @@ class DecodeSpec:
 
 @dataclass(frozen=True)
 class Decoded:
-    """`pixels` is uint8 of shape (d,): row by row, RGB interleaved where colour is asked; None unless ok."""
+    """`pixels` is uint8 of shape (d,): row by row, RGB interleaved where colour is asked; None unless ok.
+
+    `reason` says why there are none, or what is wrong with an `ok` file beside its picture.
+    """
 
     status: str
     reason: str = ""
@@ -70,3 +73,15 @@ class RejectedError(Exception):
 
 def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+_NOT_DECODED = ("unsupported", "not support", "unknown raw mode", "not available", "cannot handle")
+
+
+def status_of(error: Exception) -> str:
+    """What Pillow's words mean: its plugins raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ..."""
+    said = one_line(error).lower()
+    if any(words in said for words in _NOT_DECODED):
+        return "unsupported"
+    early = "truncated" in said or "end of" in said or isinstance(error, EOFError)
+    return "truncated" if early else "damaged"

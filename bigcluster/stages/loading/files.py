@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bigcluster.catalog import FileRecord, is_confined
 from bigcluster.durable import digest_of
-from bigcluster.kernels.decode import DecodeSpec, damage_in, decode
+from bigcluster.kernels.decode import FILLED, DecodeSpec, damage_in, decode, without_what_was_filled
 from bigcluster.stages.loading.words import ROOM_BYTES, CodecWords
 from bigcluster.units import show_bytes
 
@@ -65,12 +65,21 @@ def load_alone(
         return content
     words.take()
     record = _decode(content, spec, into)
-    lost = words.are_lost()
-    damage = damage_in(words.take(), content.data) or (_TOO_MANY_WORDS if lost else "")
+    damage = _damage(words, content.data)
     if record.ok and damage:
+        for data in without_what_was_filled(damage, content.data):
+            again = _decode(replace(content, data=data), spec, into)
+            if again.ok and not _damage(words, data):
+                return replace(again, n_bytes=len(content.data), reason=FILLED)
         into[:] = 0
         return replace(record, status="damaged", reason=damage)
     return record
+
+
+def _damage(words: CodecWords, data: bytes) -> str:
+    """What was said of damage since the last time; '' where nothing was."""
+    lost = words.are_lost()
+    return damage_in(words.take(), data) or (_TOO_MANY_WORDS if lost else "")
 
 
 def stat_of(path: str) -> tuple[int, int] | tuple[None, None]:

@@ -1,0 +1,149 @@
+"""JPEG by its segments: size, kind and EXIF before anything is decoded; bytes that belong to no segment taken out.
+
+Source: ITU-T T.81, annex B. Encoders and repair tools leave filling between segments, and before restart markers:
+libjpeg decodes on and says "extraneous bytes". As it tells of one fault of a file only, a file is decoded without its
+filling: whatever is said then is damage.
+"""
+
+from __future__ import annotations
+
+import re
+import struct
+from dataclasses import dataclass
+from typing import Any
+
+from bigcluster.kernels.decode.result import RejectedError
+
+_SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+_DECODED = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
+"""Frames that libjpeg decodes: baseline, extended, progressive, and the latter two in arithmetic coding."""
+_OTHER_FRAMES = {0xC3: "lossless", 0xF7: "JPEG-LS"}
+_FRAMES = (*(code for code in range(0xC0, 0xD0) if code not in (0xC4, 0xC8, 0xCC)), 0xF7)
+_ALONE = (0x01, *range(0xD0, 0xD8))
+"""Markers without a segment: TEM, RST0 to RST7."""
+_MOST_FILLING = 1 << 16
+"""Bytes between segments that are passed over before the file counts as damaged."""
+_MOST_SEGMENTS = 10_000
+_EXIF = b"Exif\0\0"
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_FILLED = re.compile(rb"(?<!\xff)\x00+(?=\xff[\xd0-\xd7])")
+"""Zeros before a restart marker; the one behind 0xFF belongs to that byte."""
+
+
+@dataclass(frozen=True)
+class JpegHead:
+    """What stands before the first scan."""
+
+    width: int
+    height: int
+    n_components: int
+    progressive: bool
+    exif: bytes
+    filling: tuple[tuple[int, int], ...]
+    """(start, stop) of bytes that belong to no segment."""
+    scans_start: int
+    """Where the first scan begins, in bytes."""
+
+
+def parse_jpeg(file: Any) -> JpegHead:
+    """Of an open file. Raises RejectedError where there is no picture, or one of a kind that is not decoded."""
+    file.seek(2)
+    at, filling, exif, frame = 2, list[tuple[int, int]](), b"", None
+    for _ in range(_MOST_SEGMENTS):
+        code, start = _next_marker(file, at)
+        if start > at:
+            filling.append((at, start))
+        at = file.tell()
+        if code in (_SOI, _EOI):
+            raise RejectedError("damaged", "the header ends before the picture begins")
+        if code in _ALONE:
+            continue
+        length = file.read(2)
+        if len(length) < 2:
+            raise RejectedError("truncated", "the file ends within its header")
+        n_bytes = int.from_bytes(length, "big") - 2
+        if n_bytes < 0:
+            raise RejectedError("damaged", f"a segment (marker 0x{code:02x}) has no length")
+        if code == _SOS:
+            break
+        if code in _FRAMES:
+            if frame is not None:
+                raise RejectedError("unsupported", "several frames in one picture")
+            frame = code, _whole(file, n_bytes)
+        elif code == 0xE1 and not exif:
+            data = _whole(file, n_bytes)
+            exif = data if data.startswith(_EXIF) else b""
+        else:
+            file.seek(n_bytes, 1)
+        at += n_bytes + 2
+    else:
+        raise RejectedError("damaged", f"more than {_MOST_SEGMENTS} segments before the picture")
+    if frame is None:
+        raise RejectedError("damaged", "no frame header before the picture")
+    width, height, n_components = _checked_frame(*frame)
+    return JpegHead(width, height, n_components, frame[0] in (0xC2, 0xCA), exif, tuple(filling), at)
+
+
+def without_gaps(data: bytes, head: JpegHead) -> bytes:
+    """The file without the bytes between segments of its header."""
+    parts, at = [], 0
+    for start, stop in head.filling:
+        parts.append(data[at:start])
+        at = stop
+    return b"".join([*parts, data[at:]]) if parts else data
+
+
+def without_filling(data: bytes, head: JpegHead) -> list[bytes]:
+    """The file without zeros before its restart markers: as it may have been meant, likelier first.
+
+    A scan may end with a zero byte of its own. So the number of zeros that all have in common is taken out first.
+    """
+    start, scans = data[: head.scans_start], data[head.scans_start :]
+    runs = [found.end() - found.start() for found in _FILLED.finditer(scans)]
+    if not runs:
+        return []
+    shared = min(runs) if len(runs) == len(_RESTART.findall(scans)) else 0
+    meant = [start + _FILLED.sub(lambda found: found[0][shared:], scans)] if shared else []
+    return [*meant, start + _FILLED.sub(b"", scans)]
+
+
+def _next_marker(file: Any, at: int) -> tuple[int, int]:
+    """(code, where it begins) of the next marker; filling with 0xFF before it is part of it (B.1.1.2)."""
+    stop = at + _MOST_FILLING
+    while at < stop:
+        start, byte = at, file.read(1)
+        at += 1
+        if byte != b"\xff":
+            if not byte:
+                raise RejectedError("truncated", "the file ends within its header")
+            continue
+        while byte == b"\xff":
+            byte = file.read(1)
+            at += 1
+        if byte not in (b"", b"\0"):
+            return byte[0], start
+    raise RejectedError("damaged", "no marker follows where a segment ends")
+
+
+def _whole(file: Any, n_bytes: int) -> bytes:
+    data: bytes = file.read(n_bytes)
+    if len(data) < n_bytes:
+        raise RejectedError("truncated", "the file ends within its header")
+    return data
+
+
+def _checked_frame(code: int, data: bytes) -> tuple[int, int, int]:
+    if len(data) < 6:
+        raise RejectedError("damaged", "the frame header is too short")
+    bits, height, width, n_components = struct.unpack_from(">BHHB", data)
+    if code not in _DECODED:
+        raise RejectedError("unsupported", f"JPEG of another kind: {_OTHER_FRAMES.get(code, f'marker 0x{code:02x}')}")
+    if bits != 8:
+        raise RejectedError("unsupported", f"JPEG with {bits} bits a sample")
+    if n_components not in (1, 3, 4):
+        raise RejectedError("unsupported", f"JPEG with {n_components} components")
+    if width == 0:
+        raise RejectedError("damaged", "the frame header says a width of 0")
+    if height == 0:
+        raise RejectedError("unsupported", "JPEG that says its height only at its end")
+    return width, height, n_components

@@ -1,0 +1,137 @@
+"""PNG by its chunks: what decides over the picture, told apart from metadata. Source: PNG, third edition, section 5.
+
+Libraries refuse a file for faults of its text, and for profiles that are larger than their guards allow. The picture is
+in IHDR, PLTE, tRNS and IDAT, which carry checksums of their own.
+"""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+from bigcluster.kernels.decode.result import RejectedError
+
+SIGNATURE = b"\x89PNG\r\n\x1a\n"
+_PICTURE = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
+_DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
+"""Colour type -> depths that it may have."""
+_MOST_CHECKED = 16 << 20
+"""Bytes of a chunk of metadata up to which it is read; longer ones are passed over."""
+_MOST_CHUNKS = 10_000
+"""Chunks before the pixels; real files have a dozen."""
+
+
+@dataclass(frozen=True)
+class PngHead:
+    """What stands before the pixels."""
+
+    width: int
+    height: int
+    depth: int
+    """Bits a sample, or a palette index."""
+    color_type: int
+    transparency: bytes | None
+    """The content of tRNS."""
+    animated: bool
+    exif: bytes
+    note: str
+    """A fault of metadata, which leaves the picture whole."""
+
+    @property
+    def is_color(self) -> bool:
+        return self.color_type in (2, 3, 6)
+
+    @property
+    def key(self) -> int | None:
+        """The grey that is transparent, in samples as they are stored."""
+        if self.color_type != 0 or self.transparency is None or len(self.transparency) < 2:
+            return None
+        return int.from_bytes(self.transparency[:2], "big") & ((1 << self.depth) - 1)
+
+
+def parse_png(file: Any) -> PngHead:
+    """Of an open file. Raises RejectedError where there is no picture, or a checksum of what decides over it fails."""
+    file.seek(len(SIGNATURE))
+    head: tuple[int, ...] | None = None
+    transparency: bytes | None = None
+    animated, exif, note = False, b"", ""
+    for _ in range(_MOST_CHUNKS):
+        start = file.read(8)
+        if len(start) < 8:
+            raise RejectedError("truncated", "the file ends before its pixels")
+        n_bytes, kind = struct.unpack(">I4s", start)
+        if kind == b"CgBI":
+            raise RejectedError("unsupported", "Apple's own variant of PNG (CgBI)")
+        if kind == b"IDAT":
+            break
+        if head is None and kind != b"IHDR":
+            raise RejectedError("damaged", "it does not begin with IHDR")
+        if n_bytes > _MOST_CHECKED:
+            file.seek(n_bytes + 4, 1)
+            continue
+        data = file.read(n_bytes)
+        checksum = file.read(4)
+        if len(checksum) < 4:
+            raise RejectedError("truncated", "the file ends before its pixels")
+        if zlib.crc32(data, zlib.crc32(kind)) != int.from_bytes(checksum, "big"):
+            if kind in _PICTURE:
+                raise RejectedError("damaged", f"the checksum of {kind.decode()} is wrong")
+            note = note or f"the checksum of the {_shown(kind)} chunk is wrong; the picture's own are right"
+        elif kind == b"IHDR":
+            head = _checked_head(data)
+        elif kind == b"tRNS":
+            transparency = data
+        elif kind == b"acTL":
+            animated = True
+        elif kind == b"eXIf":
+            exif = exif or data
+    else:
+        raise RejectedError("damaged", f"more than {_MOST_CHUNKS} chunks before its pixels")
+    if head is None:
+        raise RejectedError("damaged", "it does not begin with IHDR")
+    width, height, depth, color_type = head
+    return PngHead(width, height, depth, color_type, transparency, animated, exif, note)
+
+
+def picture_only(data: bytes) -> bytes:
+    """The file without everything that is not the picture: what a decoder's guards for metadata cannot refuse.
+
+    Raises RejectedError where a checksum is wrong: not every decoder looks.
+    """
+    parts = [SIGNATURE, *_picture_chunks(data), b"\0\0\0\0IEND\xaeB`\x82"]
+    return b"".join(parts)
+
+
+def _picture_chunks(data: bytes) -> Iterator[bytes]:
+    """Whole chunks; of a file that ends early the last one is cut, and the decoder says so."""
+    at = len(SIGNATURE)
+    while at + 8 <= len(data):
+        n_bytes, kind = struct.unpack_from(">I4s", data, at)
+        if kind == b"IEND":
+            return
+        if kind in _PICTURE:
+            whole = data[at : at + n_bytes + 12]
+            yield whole
+            if len(whole) < n_bytes + 12:
+                return
+            if zlib.crc32(memoryview(whole)[4:-4]) != int.from_bytes(whole[-4:], "big"):
+                raise RejectedError("damaged", f"the checksum of {kind.decode()} is wrong")
+        at += n_bytes + 12
+
+
+def _checked_head(data: bytes) -> tuple[int, int, int, int]:
+    if len(data) != 13:
+        raise RejectedError("damaged", "IHDR has a wrong length")
+    width, height, depth, color_type, compression, filtering, interlace = struct.unpack(">IIBBBBB", data)
+    if not (0 < width < 1 << 31 and 0 < height < 1 << 31) or depth not in _DEPTHS.get(color_type, ()):
+        raise RejectedError("damaged", f"IHDR asks for {width} x {height}, colour type {color_type}, depth {depth}")
+    if compression or filtering or interlace > 1:
+        raise RejectedError("damaged", "IHDR asks for methods that PNG does not have")
+    return width, height, depth, color_type
+
+
+def _shown(kind: bytes) -> str:
+    return "".join(chr(byte) if 32 < byte < 127 else "?" for byte in kind)
