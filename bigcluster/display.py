@@ -214,7 +214,7 @@ def print_prediction(found: dict[str, Any], to: str, console: Console) -> None:
     counts = found["counts"]
     lines = [
         f"{show_count(counts['ok'])} of {show_count(counts['listed'])} images labelled: {to}",
-        f"{found['beyond_share']:.1%} lie beyond the 95th percentile of their cluster (5 % of the model's own do)",
+        f"{found['beyond_share']:.1%} are more unusual than 95 % of the model's own images (novelty above 1)",
     ]
     if found["unlike"]:
         lines.append("these images are unlike those of the model: their labels say little; see novelty")

@@ -112,6 +112,15 @@ def project_predict_bytes(*, rows: int, n_values: int, n_columns: int, n_cluster
     return 2 * rows * n_values + centered + components + scores + 3 * n_clusters * n_columns * FLOAT64
 
 
+NOVELTY_BYTES = 150
+"""Of every image of the model: its traits as it is and as if it had been left out, their logarithms, and an order."""
+
+
+def project_novelty_bytes(n_images: int) -> int:
+    """What is usual among the model's images; the blocks of pixels that it reads are smaller than those of decoding."""
+    return n_images * NOVELTY_BYTES
+
+
 REPORT_BYTES = 64 * MIB
 """What plots and templates add as the report is written: matplotlib, jinja2."""
 EMBEDDING_BYTES = 320 * MIB

@@ -20,7 +20,7 @@ class Predicted:
     """None where there is one cluster only; the margin is then infinite, and both cells stay blank."""
     margin: float
     novelty: float
-    """Distance relative to the 95th percentile of the cluster's own images; above 1 it is farther than those."""
+    """How unusual it is: above 1, more so than 95 % of the model's own images. See kernels.novelty."""
 
 
 def write_predictions(file: IO[str], listing: Listing, rows: Iterable[tuple[FileRecord, Predicted | None]]) -> None:

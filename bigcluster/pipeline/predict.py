@@ -21,24 +21,25 @@ from bigcluster.kernels.centers import Centers, prepare
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.kernels.kmeans import frame_of
 from bigcluster.kernels.moments import block_moments
+from bigcluster.kernels.novelty import UNUSUAL_PERCENTILE, Novelty, Traits, residual_of, squared_norms
 from bigcluster.measure import Caller
 from bigcluster.outputs.predictions import Predicted, write_predictions
 from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning import Resources, check_budget, plan_predict
 from bigcluster.progress import Listener, silent
 from bigcluster.rows import RowSource, spans
-from bigcluster.solvers.pca.transform import transform
+from bigcluster.solvers.pca.transform import SLAB_COLUMNS, transform
 from bigcluster.stages import cluster, reduce
 from bigcluster.stages.components import components
 from bigcluster.stages.ingest import load_ingested, stored_recipe
 from bigcluster.stages.loading import Loader
+from bigcluster.stages.novelty import mean_picture, novelty
 from bigcluster.stages.sizing import NATIVE
 from bigcluster.store import Store, StoredRows
 
 TO = "--to"
-NOVEL_PERCENTILE = 95
 UNLIKE_SHARE = 0.15
-"""Share of new images beyond their cluster's 95th percentile (5 % of the old ones are) from which they are unlike."""
+"""Share of new images that are more unusual than 95 % of the model's own, from which all of them are unlike those."""
 
 
 def predict(
@@ -66,7 +67,8 @@ def predict(
     _check_not_listed(to, listing)
     spec = stored_recipe(store)
     n_clusters, n_components = store.array("centers").shape
-    plan = plan_predict(settings, len(listing), spec.n_values, n_components, n_clusters, resources)
+    n_own = store.array("pixels").shape[0]
+    plan = plan_predict(settings, len(listing), n_own, spec.n_values, n_components, n_clusters, resources)
     check_budget((plan,), resources.budget_bytes, otherwise="fewer --workers")
     spec = replace(spec, max_bytes=plan.choices["decode_bytes"])
     counted: Counter[str] = Counter()
@@ -99,7 +101,7 @@ def predict(
 
 def _unlike(n_beyond: int, n_ok: int) -> bool:
     """More beyond the percentile than chance puts there: three standard deviations, and a share that matters."""
-    expected = 1 - NOVEL_PERCENTILE / 100
+    expected = 1 - UNUSUAL_PERCENTILE / 100
     chance = expected * n_ok + 3 * (n_ok * expected * (1 - expected)) ** 0.5
     return bool(n_beyond > max(chance, UNLIKE_SHARE * n_ok))
 
@@ -129,13 +131,14 @@ def _check_not_listed(to: str, listing: Listing) -> None:
 
 @dataclass(frozen=True)
 class _Model:
-    """centers ready for the nearest two; limits : (k,) the 95th percentile of each cluster's own distances."""
+    """centers : ready for the nearest two."""
 
     centers: Centers
-    limits: NDArray[np.float64]
-    mean: NDArray[np.float64] | None
-    """(d,), or None where the pixels themselves were clustered."""
+    novelty: Novelty
+    mean: NDArray[np.float64]
+    """(d,)"""
     components: RowSource | None
+    """None where the pixels themselves were clustered."""
     n_components: int
     step: float
 
@@ -149,15 +152,15 @@ def _load_model(job: Job, store: Store) -> _Model:
         raise unfinished
     exact = store.load("centers")
     centers = prepare(exact, frame_of(block_moments(exact)))
-    labels, distance = store.load("labels"), store.load("distance")
-    limits = np.array([np.percentile(distance[labels == c], NOVEL_PERCENTILE) for c in range(len(exact))])
     n_components = exact.shape[1]
     if clustered.payload["reduction"] == "none":
-        return _Model(centers, limits, None, None, n_components, 0.0)
+        usual = novelty(store, ingested, clustered, job.runtime, job.progress)
+        return _Model(centers, usual, mean_picture(ingested), None, n_components, 0.0)
     if fit is None or clustered.payload["rows"] != reduce.rows_fingerprint(fit.fingerprint, n_components):
         raise unfinished
+    usual = novelty(store, ingested, clustered, job.runtime, job.progress)
     vectors = StoredRows(components(store, ingested, job.runtime, job.progress))
-    return _Model(centers, limits, store.load("mean"), vectors, n_components, fit.payload["score_step"])
+    return _Model(centers, usual, store.load("mean"), vectors, n_components, fit.payload["score_step"])
 
 
 def _predicted(
@@ -185,12 +188,16 @@ def _label(pixels: NDArray[np.uint8], model: _Model) -> Iterator[Predicted]:
     if len(pixels) == 0:
         return
     rows: NDArray[Any] = pixels
-    if model.mean is not None and model.components is not None:
+    norm_sq = np.zeros(len(pixels))
+    for start, stop in spans(pixels.shape[1], SLAB_COLUMNS):
+        norm_sq += squared_norms(pixels[:, start:stop], model.mean[start:stop])
+    residual = np.zeros(len(pixels))
+    if model.components is not None:
         rows = transform(pixels, model.mean, model.components, model.n_components, model.step)
+        residual = residual_of(norm_sq, np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
     two = two_nearest(rows, model.centers)
-    limits = model.limits[two.labels]
     distance, second = np.sqrt(two.sq), np.sqrt(two.runner_up_sq)
-    novelty = np.divide(distance, limits, out=(distance > 0).astype(np.float64), where=limits > 0)
+    novelty = model.novelty.of(Traits(two.labels, distance, residual, np.sqrt(norm_sq)))
     for row in range(len(pixels)):
         runner_up = int(two.runner_up[row])
         yield Predicted(

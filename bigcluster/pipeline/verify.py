@@ -39,7 +39,7 @@ QUICK_FILES = 64
 """Chunks of at most 4 MiB: a quarter of a GiB is read."""
 QUICK_ENTRIES = 1000
 SETTINGS = "settings"
-ORDER = (ingest.STAGE, reduce.STAGE, "components", "sweep", cluster.STAGE, files.STAGE, "report")
+ORDER = (ingest.STAGE, reduce.STAGE, "components", "norms", "sweep", cluster.STAGE, "novelty", files.STAGE, "report")
 _MADE_BY = {
     "recipe": ingest.STAGE,
     RETIRED: ingest.STAGE,

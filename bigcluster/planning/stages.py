@@ -233,15 +233,19 @@ def plan_sweep(
 
 
 def plan_predict(
-    settings: Settings, n_images: int, n_values: int, n_columns: int, n_clusters: int, resources: Resources
+    settings: Settings, n_images: int, n_own: int, n_values: int, n_columns: int, n_clusters: int, resources: Resources
 ) -> StagePlan:
-    """Blocks of new pixels, as many rows as the budget leaves room for, up to a row block of the store."""
+    """Blocks of new pixels, as many rows as the budget leaves room for, up to a row block of the store.
+
+    n_own : images of the model, among which it is found what is usual.
+    """
     baseline = baseline_bytes(settings, resources)
     threads = resources.threads
 
     def projected(rows: int) -> int:
         return (
             baseline
+            + memory.project_novelty_bytes(n_own)
             + memory.project_predict_bytes(rows=rows, n_values=n_values, n_columns=n_columns, n_clusters=n_clusters)
             + threads * DECODE_FLOOR_BYTES
         )

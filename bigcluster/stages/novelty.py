@@ -1,0 +1,97 @@
+"""What is usual among the model's images, for the novelty of new ones: made when somebody asks, then stored.
+
+Only predict uses it, so a run does not wait for it. It takes one pass over the pixels, whose result, |x - mean| of
+every image, serves every clustering of them; and two over the scores.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.kernels.novelty import Floats, Novelty, Traits, Usual, left_out, residual_of, squared_norms
+from bigcluster.progress import Progress
+from bigcluster.rows import FirstColumns, RowSource, spans
+from bigcluster.runtime import Runtime
+from bigcluster.stages.ingest import Ingested, pixel_rows
+from bigcluster.store import Mark, Store, StoredRows, fingerprint
+
+STAGE = "novelty"
+NORMS = "norms"
+_SCORE_ROWS = 4096
+
+
+def novelty(store: Store, ingested: Ingested, clustered: Mark, runtime: Runtime, progress: Progress) -> Novelty:
+    """clustered : the mark of the present clusters, which are those of the present scores."""
+    wanted = fingerprint(before=clustered.fingerprint, stage=STAGE, layout=1)
+    mark = store.mark(STAGE)
+    if mark is None or mark.fingerprint != wanted:
+        found = _made(store, ingested, clustered, runtime, progress)
+        store.marks.remove(STAGE)
+        kept = [
+            np.column_stack([usual.middle, usual.reach, usual.precision.reshape(-1, 4)])
+            for usual in (found.own, found.new)
+        ]
+        mark = store.commit(STAGE, wanted, store.save("usual", np.stack(kept)), {"limit": found.limit})
+    own, new = (Usual(values[:, :2], values[:, 2], values[:, 3:].reshape(-1, 2, 2)) for values in store.load("usual"))
+    return Novelty(own, new, mark.payload["limit"])
+
+
+def mean_picture(ingested: Ingested) -> Floats:
+    """(d,) the exact mean of the good images."""
+    mean: Floats = ingested.column_sums / int(ingested.ok.sum())
+    return mean
+
+
+def _made(store: Store, ingested: Ingested, clustered: Mark, runtime: Runtime, progress: Progress) -> Novelty:
+    norm_sq = _norms(store, ingested, runtime, progress)
+    centers, labels, distance = store.load("centers"), store.load("labels"), store.load("distance")
+    scores_sq = leverage = None
+    residual = np.zeros(len(labels))
+    if clustered.payload["reduction"] != "none":
+        scores_sq, leverage = _of_scores(FirstColumns(StoredRows(store.array("scores")), centers.shape[1]))
+        residual = residual_of(norm_sq, scores_sq)
+    own = Traits(labels, distance, residual, np.sqrt(norm_sq))
+    counts = np.bincount(labels, minlength=len(centers))
+    center_sq = np.einsum("ij,ij->i", centers, centers)
+    left = left_out(own, scores_sq, leverage, center_sq, counts, store.load("runner_up_distance"))
+    return Novelty.among(own, left, len(centers))
+
+
+def _of_scores(scores: RowSource) -> tuple[Floats, Floats]:
+    """(n_ok,) |scores|^2, and the leverage: 1 / n + sum over the components of score^2 / their sum over all images."""
+    n_rows, n_columns = scores.shape
+    sums = np.zeros(n_columns)
+    for start, stop in spans(n_rows, _SCORE_ROWS):
+        sums += (scores.read(start, stop).astype(np.float64) ** 2).sum(axis=0)
+    shares = np.divide(1, sums, out=np.zeros(n_columns), where=sums > 0)
+    lengths, leverage = np.empty(n_rows), np.empty(n_rows)
+    for start, stop in spans(n_rows, _SCORE_ROWS):
+        squares = scores.read(start, stop).astype(np.float64) ** 2
+        lengths[start:stop] = squares.sum(axis=1)
+        leverage[start:stop] = squares @ shares + 1 / n_rows
+    return lengths, leverage
+
+
+def _norms(store: Store, ingested: Ingested, runtime: Runtime, progress: Progress) -> NDArray[np.float64]:
+    """(n_ok,) |x - mean|^2, in one pass over the pixels unless an earlier one left them."""
+    wanted = fingerprint(before=ingested.fingerprint, stage=NORMS)
+    mark = store.mark(NORMS)
+    if mark is None or mark.fingerprint != wanted:
+        pixels, mean = pixel_rows(store, ingested.ok), mean_picture(ingested)
+        block_rows, slab_columns = store.array("pixels").chunks
+        blocks = list(spans(pixels.shape[0], block_rows))
+
+        def lengths(block: tuple[int, int]) -> Floats:
+            found = np.zeros(block[1] - block[0])
+            for start, stop in spans(pixels.shape[1], slab_columns):
+                found += squared_norms(pixels.read(*block, slice(start, stop)), mean[start:stop])
+            progress.advance(len(found))
+            return found
+
+        store.marks.remove(NORMS)
+        with progress.stage(NORMS, pixels.shape[0], "images"):
+            found = np.concatenate(list(runtime.map(lengths, blocks)))
+        store.commit(NORMS, wanted, store.save(NORMS, found), {})
+    kept: NDArray[np.float64] = store.load(NORMS)
+    return kept
