@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import replace as replace_in
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bigcluster import outdir, targets
+from bigcluster import given, outdir, targets
 from bigcluster.config import Settings, parse_ks, parse_sets, resolve
 from bigcluster.errors import ConfigError, StoreError, UsageError
 from bigcluster.measure import Caller
 from bigcluster.paths import local_path
+from bigcluster.processes import absolute
 from bigcluster.progress import Event, Listener, Note
 from bigcluster.supervisor import supervise
-from bigcluster.units import parse_bytes, show_bytes
+from bigcluster.units import as_whole, parse_bytes, show_bytes, shown
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -26,6 +29,8 @@ if TYPE_CHECKING:
     from bigcluster.profiling import Profile
 
 PathLike = str | os.PathLike[str]
+Images = PathLike | Iterable[PathLike]
+"""A folder, a glob or a manifest; a list of paths; or a pandas.DataFrame with a column `path`."""
 
 
 def log_events(event: Event) -> None:
@@ -55,12 +60,16 @@ class Run:
     @property
     def labels(self) -> pd.DataFrame:
         """labels.csv: one row per listed file, in listing order. A failed file has the label -1."""
-        return _read_table(self.out / "labels.csv")
+        from bigcluster.outputs.frames import NUMBERS_OF_LABELS, read_table
+
+        return read_table(self.out / "labels.csv", NUMBERS_OF_LABELS)
 
     @property
     def images(self) -> pd.DataFrame:
         """images.csv, the ledger: one row per listed file, with its status and the reason."""
-        return _read_table(self.out / "images.csv")
+        from bigcluster.outputs.frames import NUMBERS_OF_IMAGES, read_table
+
+        return read_table(self.out / "images.csv", NUMBERS_OF_IMAGES)
 
     @property
     def scores(self) -> da.Array:
@@ -84,21 +93,34 @@ class Run:
 
     def sweep(self, k: int | str, *, memory: str | None = None, workers: int | None = None) -> pd.DataFrame:
         """Elbow and silhouette for every k, such as "5:20", on the stored scores: sweep.csv, one row per k."""
+        from bigcluster.outputs.frames import read_table
+
         settings, ks = resolve_sweep(self.out, k)
         supervise("sweep", settings, resources(memory, workers), listener=log_events, caller=Caller.now(), ks=ks)
-        return _read_table(self.out / "sweep.csv")
+        return read_table(self.out / "sweep.csv")
 
     def predict(
-        self, images: PathLike, to: PathLike, *, memory: str | None = None, workers: int | None = None
+        self, images: Images, to: PathLike, *, memory: str | None = None, workers: int | None = None
     ) -> pd.DataFrame:
-        """Labels of new images by the stored model, also written to `to`: the columns of labels.csv and `novelty`."""
+        """Labels of new images by the stored model, also written to `to`: the columns of labels.csv and `novelty`.
+
+        images : as in `run`; to : a CSV file, replaced where it exists.
+        """
+        from bigcluster.outputs.frames import NUMBERS_OF_PREDICTIONS, read_table
+
         target = targets.named("to", to)
         if not targets.check("to", target):
             raise UsageError(f"to must be a file, from which the table is read: {target} is a stream")
-        arguments = {"images": local_path("images", images), "to": target}
-        allowed = resources(memory, workers)
-        supervise("predict", stored_settings(self.out), allowed, listener=log_events, caller=Caller.now(), **arguments)
-        return _read_table(Path(target))
+        settings, allowed = stored_settings(self.out), resources(memory, workers)
+        with contextlib.ExitStack() as stack:
+            if given.is_list(images):
+                settings = given.keeping_list(settings)
+                source = stack.enter_context(given.as_manifest(images))
+            else:
+                source = local_path("IMAGES", images)
+            arguments = {"images": source, "to": target}
+            supervise("predict", settings, allowed, listener=log_events, caller=Caller.now(), **arguments)
+        return read_table(Path(target), NUMBERS_OF_PREDICTIONS)
 
     def verify(self, *, quick: bool = False) -> dict[str, Any]:
         """Check digests, counts, labels, folders and model: `ok`, and what is damaged and which stages are redone.
@@ -118,7 +140,7 @@ class Run:
         self, *, memory: str | None = None, workers: int | None = None, set: dict[str, Any] | None = None
     ) -> Path:
         """Write the report anew; returns its index.html. `set` takes report.* keys, such as {"report.map": "tsne"}."""
-        sets = tuple(f"{name}={value}" for name, value in (set or {}).items())
+        sets = tuple(f"{name}={value}" for name, value in _flags(None, {}, set).items() if value is not None)
         found = supervise(
             "report",
             resolve_report(self.out, sets=sets),
@@ -140,15 +162,8 @@ class Run:
         return f"<bigcluster run {self.out}: {found['counts']['ok']} images in {found['n_clusters']} clusters>"
 
 
-def _read_table(path: Path) -> pd.DataFrame:
-    import pandas as pd
-
-    # Names such as "NA" and "null" are names.
-    return pd.read_csv(path, keep_default_na=False, na_values={"distance": "", "runner_up": "", "margin": ""})
-
-
 def run(
-    images: PathLike | None = None,
+    images: Images | None = None,
     out: PathLike | None = None,
     *,
     n_clusters: int | str | None = None,
@@ -164,32 +179,36 @@ def run(
 ) -> Run:
     """Cluster a folder of images; the same call again resumes or reuses what OUT holds.
 
-    images : folder, glob or manifest; out : the folder of results; memory : such as "1GiB", for all processes that the
-    job starts and for what it adds to the calling one; what that one held before does not count and is told;
-    workers : decode and compute threads; `settings` are keys such as size="64" or variance=0.8, `set` takes the dotted
-    ones ({"kmeans.n_init": 8}). Precedence is that of the command line. `rehash` reads every image again, whatever its
-    size and time say. The work is done in a process of its own, started as a module, so that a script needs no main
-    guard.
+    images : a folder, glob or manifest; or a list of paths, or a DataFrame with a column `path`, whose other columns
+    pass through. A list is kept as OUT/manifest.csv, so that the same call resumes, and one without images too.
+    out : the folder of results. memory : such as "1GiB", for all processes that the job starts and for what it adds to
+    the calling one; what that one held before does not count and is told. workers : decode and compute threads.
+    `settings` are keys such as size="64" or variance=0.8, `set` takes the dotted ones ({"kmeans.n_init": 8}).
+    Precedence is that of the command line. `rehash` reads every image again, whatever its size and time say. The work
+    is done in a process of its own, started as a module, so that a script needs no main guard.
 
     Raises the errors of bigcluster.errors.
     """
-    resolved = resolve_settings(
-        images, out, flags={"k": n_clusters, **settings, **(set or {})}, config=config, fresh=fresh
-    )
+    if not callable(listener):
+        raise ConfigError(f"listener must be a function that takes an event, not {shown(listener)}")
+    resolved = resolve_settings(images, out, flags=_flags(n_clusters, settings, set), config=config, fresh=fresh)
+    # The listener may go to another folder.
+    resolved = replace_in(resolved, images=absolute(resolved.images or ""), out=absolute(resolved.out or ""))
     allowed = resources(memory, workers)
     for note in budget_notes(allowed):
         listener(note)
-    where = Path(resolved.out or "").absolute()  # the listener may go to another folder
-    found = supervise("run", resolved, allowed, listener=listener, caller=Caller.now(), replace=replace, rehash=rehash)
+    how = {"replace": bool(replace), "rehash": bool(rehash)}
+    with _listed(images) as source:
+        found = supervise("run", resolved, allowed, listener=listener, caller=Caller.now(), **how, **source)
     from bigcluster.outputs.summary import memory_lines
 
     for line in memory_lines(found["memory"]):
         listener(Note(line))
-    return Run(where)
+    return Run(resolved.out or "")
 
 
 def plan(
-    images: PathLike | None = None,
+    images: Images | None = None,
     out: PathLike | None = None,
     *,
     n_clusters: int | None = None,
@@ -206,13 +225,14 @@ def plan(
     from bigcluster.pipeline.plan import estimated
     from bigcluster.pipeline.run import prepare
 
-    flags = {"k": n_clusters, **settings, **(set or {})}
+    flags = _flags(n_clusters, settings, set)
     resolved = resolve_settings(images, out, flags=flags, config=config, needs=("images",))
-    return estimated(prepare(resolved, resources(memory, workers))[1], resolved)
+    with _listed(images) as source:
+        return estimated(prepare(resolved, resources(memory, workers), **source)[1], resolved)
 
 
 def profile(
-    images: PathLike | None = None,
+    images: Images | None = None,
     out: PathLike | None = None,
     *,
     n_clusters: int | str | None = None,
@@ -236,13 +256,13 @@ def profile(
     """
     from bigcluster import profiling
 
-    resolved = resolve_settings(
-        images, out, flags={"k": n_clusters, **settings, **(set or {})}, config=config, fresh=fresh
-    )
+    if given.is_list(images):
+        raise UsageError("profile takes a folder, a glob or a manifest: give the list to bc.run, then profile that OUT")
+    resolved = resolve_settings(images, out, flags=_flags(n_clusters, settings, set), config=config, fresh=fresh)
     return profiling.profile(
         resolved,
         resources(memory, workers),
-        compare=compare,
+        compare=_names("compare", compare),
         limit_bytes=None if limit is None else parse_bytes(limit),
         replace=replace,
         quiet=quiet,
@@ -255,8 +275,33 @@ def open(out: PathLike) -> Run:
     return Run(out)
 
 
+def _flags(n_clusters: Any, settings: dict[str, Any], dotted: Any) -> dict[str, Any]:
+    """What a call gives by name, and by dotted name in `set`."""
+    if dotted is not None and not (isinstance(dotted, Mapping) and all(isinstance(name, str) for name in dotted)):
+        raise ConfigError(f'set must be a dict of settings, such as {{"kmeans.n_init": 8}}, not {shown(dotted)}')
+    return {"k": n_clusters, **settings, **(dotted or {})}
+
+
+def _names(name: str, given: Any) -> tuple[str, ...]:
+    """Some words, or a single one."""
+    words = (given,) if isinstance(given, str) else given
+    if not (isinstance(words, Sequence) and all(isinstance(word, str) for word in words)):
+        raise ConfigError(f"{name} must be a list of names, not {shown(given)}")
+    return tuple(words)
+
+
+@contextlib.contextmanager
+def _listed(images: Any) -> Iterator[dict[str, str]]:
+    """The argument of a job that lists the images which the caller gave one by one; none for others."""
+    if given.is_list(images):
+        with given.as_manifest(images) as manifest:
+            yield {"given": manifest}
+    else:
+        yield {}
+
+
 def resolve_settings(
-    images: PathLike | None,
+    images: Images | None,
     out: PathLike | None,
     *,
     flags: dict[str, Any],
@@ -266,21 +311,25 @@ def resolve_settings(
     needs: tuple[str, ...] = ("images", "out", "k"),
 ) -> Settings:
     """Merge what was given with a config or with what OUT kept. Raises ConfigError where one of `needs` is missing."""
-    given = {
+    of_paths = given.is_list(images)
+    paths = {
         name: None if path is None else local_path(name.upper(), path)
-        for name, path in (("images", images), ("out", out))
+        for name, path in (("images", None if of_paths else images), ("out", out))
     }
-    kept = None if fresh or given["out"] is None else outdir.kept_values(given["out"])
+    kept = None if fresh or paths["out"] is None else outdir.kept_values(paths["out"])
     resolved = resolve(
-        flags={**given, **flags},
+        flags={**paths, **flags},
         sets=sets,
         config=None if config is None else local_path("--config", config),
         kept=kept,
     )
+    if of_paths:
+        resolved = given.keeping_list(resolved)
     for name in needs:
         if getattr(resolved, name) is None:
-            shown = name if name == "k" else name.upper()
-            raise ConfigError(f"{shown} is missing: bigcluster run IMAGES --out OUT -k 10")
+            raise ConfigError(
+                f"{name if name == 'k' else name.upper()} is missing: bigcluster run IMAGES --out OUT -k 10"
+            )
     return resolved
 
 
@@ -314,10 +363,9 @@ def resources(memory: str | None, workers: int | None) -> Resources:
     from bigcluster.allowed import Resources, allowed_memory
     from bigcluster.cores import available_cores
 
-    if workers is not None and workers < 1:
-        raise ConfigError(f"workers must be at least 1, not {workers}")
+    n_threads = available_cores() if workers is None else _workers(workers)
     budget = parse_bytes(memory) if memory is not None else allowed_memory().n_bytes // 2
-    return Resources(budget, workers or available_cores(), budget_given=memory is not None)
+    return Resources(budget, n_threads, budget_given=memory is not None)
 
 
 def cluster_resources(memory: str | None, workers: int | None) -> Resources:
@@ -326,9 +374,14 @@ def cluster_resources(memory: str | None, workers: int | None) -> Resources:
 
     if workers is None or memory is None:
         raise ConfigError("--scheduler needs --workers and --memory: how many there are, and what each may hold")
-    if workers < 1:
-        raise ConfigError(f"workers must be at least 1, not {workers}")
-    return Resources(parse_bytes(memory), 1, workers=workers, joined=True)
+    return Resources(parse_bytes(memory), 1, workers=_workers(workers), joined=True)
+
+
+def _workers(workers: Any) -> int:
+    number = as_whole(workers)
+    if number is None or number < 1:
+        raise ConfigError(f"workers must be a whole number of at least 1, not {shown(workers)}")
+    return number
 
 
 def budget_notes(resources: Resources) -> list[Note]:

@@ -29,6 +29,8 @@ from bigcluster.measure import has_ended
 RUN_TOML = "run.toml"
 STORE = "store.zarr"
 LOCK = ".lock"
+MANIFEST = "manifest.csv"
+"""The images of a run that was given a list of them in Python."""
 _OURS = (RUN_TOML, STORE, LOCK)
 """A folder that holds one of these is the OUT of an earlier run."""
 _LEAVING_SECONDS = 1.0
@@ -46,7 +48,11 @@ def kept_values(out: str) -> dict[str, Any] | None:
     path = Path(out) / RUN_TOML
     if not path.is_file():
         return None
-    return {name: value for name, value in read_toml(path).items() if name != "out"}
+    kept = read_toml(path)
+    folder = kept.pop("out", None)
+    if folder is not None and kept.get("images") == os.path.join(folder, MANIFEST):
+        kept["images"] = os.path.join(out, MANIFEST)  # it moves with OUT
+    return kept
 
 
 def absolute(settings: Settings) -> dict[str, Any]:

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import numbers
+import operator
 import re
+from typing import Any, SupportsIndex
 
 from bigcluster.errors import ConfigError
 
@@ -31,8 +34,30 @@ def shown(value: object) -> str:
     return text if len(text) <= _MOST_SHOWN else f"{text[:_MOST_SHOWN]}..."
 
 
-def parse_bytes(text: str) -> int:
+def as_whole(value: object) -> int | None:
+    """An int of Python or numpy as int; None for anything else, such as True, 2.0 and "2"."""
+    if isinstance(value, bool) or not isinstance(value, SupportsIndex):
+        return None
+    try:
+        return operator.index(value)
+    except TypeError:  # an array of several numbers, or of floats
+        return None
+
+
+def as_real(value: object) -> float | None:
+    """A number of Python or numpy as float; None for anything else, and for what is too large for a float."""
+    if isinstance(value, bool) or not isinstance(value, numbers.Real):
+        return None
+    try:
+        return float(value)
+    except OverflowError:
+        return None
+
+
+def parse_bytes(text: Any) -> int:
     """`"512MiB"` -> 536870912. A number without a unit is refused: 512 of what?"""
+    if not isinstance(text, str):
+        raise ConfigError(f'memory must be a size with its unit, such as "512MiB" or "1.5GiB", not {shown(text)}')
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)?\s*", text)
     if match is None:
         raise ConfigError(f"memory must be a size such as 512MiB or 1.5GiB, not {shown(text)}")

@@ -26,7 +26,7 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("outputs",),
     ("profiling", "report"),
     ("pipeline", "estimators"),
-    ("supervisor", "worker", "api", "display"),
+    ("supervisor", "worker", "given", "api", "display"),
     ("cli", "__main__", ""),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}

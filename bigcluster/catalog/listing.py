@@ -13,6 +13,7 @@ from bigcluster.catalog.names import Names
 from bigcluster.catalog.roots import first_wildcard, is_glob, root_of
 from bigcluster.catalog.walk import Room, match, walk
 from bigcluster.errors import NoImagesError, OutError, UsageError
+from bigcluster.paths import is_url
 
 IMAGE_SUFFIXES = frozenset(
     f".{suffix}"
@@ -116,6 +117,8 @@ def _check_apart(listing: Listing, out: Path) -> None:
 
 def _joined(root: Path, name: str) -> str:
     """The file of a name; `../` leads out of the root."""
+    if is_url(name):
+        return name
     path = os.path.join(root, name)
     return os.path.normpath(path) if name.startswith("../") else path
 

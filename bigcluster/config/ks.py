@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bigcluster.errors import ConfigError
-from bigcluster.units import shown
+from bigcluster.units import as_whole, shown
 
 MOST_CLUSTERS = 2**31 - 1
 """Labels are 32-bit numbers."""
@@ -20,10 +20,11 @@ _FORMS = "a number (10), a range (5:20 or 10:100:10, ends included) or a list (5
 
 def parse_ks(name: str, value: Any) -> tuple[int, ...]:
     """10 -> (10,); "5:7" -> (5, 6, 7); "10:30:10" -> (10, 20, 30); "5,9,17" -> (5, 9, 17). Ascending, distinct."""
-    if isinstance(value, int) and not isinstance(value, bool):
-        if not 1 <= value <= MOST_CLUSTERS:
+    number = as_whole(value)
+    if number is not None:
+        if not 1 <= number <= MOST_CLUSTERS:
             raise ConfigError(f"{name} must be from 1 to {MOST_CLUSTERS}, not {shown(value)}")
-        return (value,)
+        return (number,)
     if not isinstance(value, str) or not re.fullmatch(r"\d+(:\d+){0,2}|\d+(,\d+)+", value.replace(" ", "")):
         raise ConfigError(f"{name} must be {_FORMS}, not {shown(value)}")
     parts = re.split("[:,]", value.replace(" ", ""))

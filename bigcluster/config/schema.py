@@ -16,7 +16,7 @@ from typing import Any
 from bigcluster.config.ks import clusters, parse_ks
 from bigcluster.errors import ConfigError, UsageError
 from bigcluster.paths import local_path
-from bigcluster.units import shown
+from bigcluster.units import as_real, as_whole, shown
 
 Check = Callable[[str, Any], Any]
 MOST = 2**63 - 1
@@ -30,52 +30,56 @@ def key(default: Any, check: Check, doc: str) -> Any:
 
 def one_of(*choices: str) -> Check:
     def check(name: str, value: Any) -> str:
-        if value not in choices:
+        if not isinstance(value, str) or value not in choices:
             raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {shown(value)}")
         return str(value)
 
     return check
 
 
-def whole_number(at_least: int) -> Check:
+def whole_number(at_least: int, **words: int) -> Check:
+    """`words` stand for numbers."""
+
     def check(name: str, value: Any) -> int:
-        if isinstance(value, bool) or not isinstance(value, int) or value < at_least:
-            raise ConfigError(f"{name} must be a whole number of at least {at_least}, not {shown(value)}")
-        if value > MOST:
+        if isinstance(value, str) and value in words:
+            return words[value]
+        number = as_whole(value)
+        if number is None or number < at_least:
+            or_word = "".join(f" or {word}" for word in words)
+            raise ConfigError(f"{name} must be a whole number of at least {at_least}{or_word}, not {shown(value)}")
+        if number > MOST:
             raise ConfigError(f"{name} must be a whole number of at most {MOST}, not {shown(value)}")
-        return value
+        return number
 
     return check
 
 
 def fraction(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value <= 1:
+    number = as_real(value)
+    if number is None or not 0 < number <= 1:
         raise ConfigError(f"{name} must be a share above 0 and at most 1, such as 0.8, not {shown(value)}")
-    return float(value)
+    return number
 
 
 def positive(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
+    number = as_real(value)
+    if number is None or not 0 <= number <= sys.float_info.max:
         raise ConfigError(f"{name} must be a number of at least 0, not {shown(value)}")
-    return float(value)
+    return number
 
 
 def seconds(name: str, value: Any) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0.1 <= value <= 86_400:
+    number = as_real(value)
+    if number is None or not 0.1 <= number <= 86_400:
         raise ConfigError(f"{name} must be a number of seconds from 0.1 to 86400, not {shown(value)}")
-    return float(value)
+    return number
 
 
 def yes_or_no(name: str, value: Any) -> bool:
-    if not isinstance(value, bool):
-        raise ConfigError(f"{name} must be true or false, not {shown(value)}")
-    return value
-
-
-def text(name: str, value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ConfigError(f"{name} must be a text, not {shown(value)}")
-    return value
+    # numpy's bool_ is no bool, and this module knows no numpy.
+    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
+        return bool(value)
+    raise ConfigError(f"{name} must be true or false, not {shown(value)}")
 
 
 def path(name: str, value: Any) -> str:
@@ -88,22 +92,23 @@ def path(name: str, value: Any) -> str:
 def encoding(name: str, value: Any) -> str:
     """`"CP1252"` -> 'cp1252'."""
     try:
-        found = codecs.lookup(value) if value != "auto" else None
+        found = None if isinstance(value, str) and value == "auto" else codecs.lookup(value)
         if found is not None and not isinstance("".encode(value), bytes):
             raise LookupError
     except (LookupError, TypeError, ValueError, UnicodeError) as error:
         raise ConfigError(
-            f"{name} must be auto or a text encoding, such as windows-1252 or utf-8, not {value!r}"
+            f"{name} must be auto or a text encoding, such as windows-1252 or utf-8, not {shown(value)}"
         ) from error
     return "auto" if found is None else found.name
 
 
 def image_size(name: str, value: Any) -> str:
     """`64` -> '64x64'; 'WxH' and 'native' as they are."""
-    if isinstance(value, int) and not isinstance(value, bool) and 0 < value < 100_000:
-        value = str(value)
+    number = as_whole(value)
+    if number is not None and 0 < number < 100_000:
+        value = str(number)
     match = re.fullmatch(r"([1-9][0-9]{0,4})(?:[xX]([1-9][0-9]{0,4}))?", value) if isinstance(value, str) else None
-    if value == "native":
+    if isinstance(value, str) and value == "native":
         return "native"
     if match is None:
         raise ConfigError(
@@ -175,7 +180,9 @@ class KMeansSettings:
         one_of("auto", "lloyd", "minibatch", "two-level", "dask-ml"),
         "auto chooses by number of images, components and clusters; dask-ml is its k-means||, repaired",
     )
-    n_init: int = key(4, whole_number(1), "restarts with other seeds; the smallest inertia wins (sweeps finish two)")
+    n_init: int = key(
+        4, whole_number(1, auto=4), "restarts with other seeds; the smallest inertia wins (sweeps finish two)"
+    )
     max_iter: int = key(300, whole_number(1), "Lloyd iterations at most")
     tol: float = key(1e-4, positive, "stop when the centers move less than this, relative to the mean variance")
 

@@ -34,7 +34,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
     ----------
     n_clusters : int, default 8
     init : "auto", "k-means++", "k-means||" or array of shape (n_clusters, n_features). "auto" goes by n_clusters.
-    n_init : int, default 4. Starts, which share passes over the data; the best is kept. 1 where init is an array.
+    n_init : int or "auto", default 4, which is "auto". Starts, which share passes over the data; the best is kept.
+        1 where init is an array.
     max_iter : int, default 300. Lloyd iterations.
     tol : float, default 1e-4. Relative to the mean variance of the features; compared with the squared center shift.
     random_state : int, RandomState or None. The same int gives the same labels for any chunking, budget and threads.
@@ -59,7 +60,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         n_clusters: int = 8,
         *,
         init: str | NDArray[Any] = "auto",
-        n_init: int = 4,
+        n_init: int | str = 4,
         max_iter: int = 300,
         tol: float = 1e-4,
         random_state: Any = None,
@@ -140,7 +141,9 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
 
             return fit_dask_ml(rows, self.n_clusters, init=self.init, **common)
         if name == "lloyd":
-            return fit(rows, self.n_clusters, init=self.init, n_init=self.n_init, sample_weight=weights, **common)
+            if not (isinstance(self.n_init, str) and self.n_init == "auto"):
+                common["n_init"] = self.n_init
+            return fit(rows, self.n_clusters, init=self.init, sample_weight=weights, **common)
         if not isinstance(self.init, str):
             raise UsageError(f"algorithm {name} chooses its own centers; use lloyd with an init array")
         solve = fit_minibatch if name == "minibatch" else fit_two_level

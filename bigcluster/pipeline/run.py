@@ -20,6 +20,7 @@ from bigcluster.errors import NoImagesError, TooFewSamplesError
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.measure import Caller
 from bigcluster.outputs import curves, folders, summary, tables
+from bigcluster.outputs.given import keep as keep_given
 from bigcluster.outputs.seal import OF_A_RUN, OF_A_SWEEP, is_finished, sealing
 from bigcluster.pipeline.disk import check_room
 from bigcluster.pipeline.job import Job, naming_damage, open_job
@@ -37,14 +38,15 @@ from bigcluster.store import sweep as sweep_leftovers
 from bigcluster.units import show_bytes, show_count
 
 
-def prepare(settings: Settings, resources: Resources) -> tuple[Listing, Plan]:
+def prepare(settings: Settings, resources: Resources, given: str | None = None) -> tuple[Listing, Plan]:
     """List the images and plan the run; nothing is decoded, nothing is written.
 
+    given : the manifest to list from, where a list was given that OUT is still to keep under the name in `settings`.
     Raises what the listing and the plan refuse.
     """
     assert settings.images is not None
     out = None if settings.out is None else Path(settings.out)
-    listing = list_images(settings.images, out, **vars(settings.manifest))
+    listing = list_images(given or settings.images, out, **vars(settings.manifest))
     if settings.ks and settings.ks[-1] > len(listing):
         raise TooFewSamplesError(
             f"k = {settings.k} needs as many good images, {len(listing)} are listed; use -k {len(listing)} or fewer"
@@ -65,6 +67,7 @@ def run(
     *,
     replace: bool = False,
     rehash: bool = False,
+    given: str | None = None,
     careful: Sequence[Sequence[int]] = (),
     listener: Listener = silent,
     caller: Caller | None = None,
@@ -72,11 +75,12 @@ def run(
     """Do the whole job, reusing what OUT already holds; returns what summary.json says.
 
     rehash : read every image again and compare its content with the ledger's, whatever its size and time say.
+    given : a manifest with the list of images that the caller gave; OUT keeps it as `settings.images`.
     careful : (start, stop) of listed rows that an earlier attempt died over: their files decode in a child.
     """
     assert settings.images is not None
     job = open_job(settings, resources, listener, caller)
-    listing, plan = prepare(settings, resources)
+    listing, plan = prepare(settings, resources, given)
     unreadable = listing.ignored.get("(unreadable folder)", 0)
     if unreadable:
         job.progress.warn(f"{unreadable} folders could not be read; what they hold is not listed")
@@ -93,6 +97,8 @@ def run(
         was_finished = is_finished(store.marks)
         spec = _decode_spec(settings, plan.image_size, plan.stage("ingest").choices["decode_bytes"])
         check_recipe(store, spec, replace=replace)
+        if given is not None:
+            keep_given(store, Path(given), Path(settings.images))
         with outdir.keeping(settings), sealing(store.root, job.out, (*OF_A_RUN, *OF_A_SWEEP)):
             with naming_damage(store), job.stages.sampler:
                 done = _compute(job, listing, plan, spec, store, careful, rehash)
