@@ -437,7 +437,7 @@ def test_wrong_settings(images: Path, tmp_path: Path, cli: Cli) -> None:
     refused(cli(*start, "--set", "variance=0.5", "--set", "components=3"), 2, "exclude each other")
     refused(cli(*start, "--size", "huge"), 2, "size must be")
     refused(cli(*start, "--memory", "512"), 2, "memory needs a unit")
-    refused(cli(*start, "--workers", 0), 2, "workers must be at least 1")
+    refused(cli(*start, "--workers", 0), 2, "workers must be a whole number of at least 1")
     refused(cli(*start, "--config", "nothing"), 2, "no config named")
     refused(cli("run", images, "-k", 2), 2, "OUT is missing")
     refused(cli("run", "--out", tmp_path / "o", "-k", 2), 2, "IMAGES is missing")
