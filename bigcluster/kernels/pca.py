@@ -134,11 +134,11 @@ def choose_rank(eigenvalues: Doubles, total: float, share: float) -> int | None:
     return int(reached[0]) + 1 if len(reached) else None
 
 
-def nonzero_rank(eigenvalues: Doubles, relative: float) -> int:
-    """How many of the descending eigenvalues are above `relative` times the first, and above zero."""
+def nonzero_rank(eigenvalues: Doubles, relative: float, absolute: float = 0.0) -> int:
+    """How many of the descending eigenvalues are above `relative` times the first, and above `absolute`."""
     if len(eigenvalues) == 0 or eigenvalues[0] <= 0:
         return 0
-    return int(np.count_nonzero(eigenvalues > relative * eigenvalues[0]))
+    return int(np.count_nonzero(eigenvalues > max(relative * eigenvalues[0], absolute)))
 
 
 def column_signs(extremes: NDArray[Any]) -> NDArray[np.int8]:

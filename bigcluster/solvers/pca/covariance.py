@@ -22,7 +22,7 @@ from bigcluster.kernels.pca import (
 )
 from bigcluster.rows import RowSource, spans
 from bigcluster.runtime import Runtime
-from bigcluster.solvers.pca.eigen import DENSE_LIMIT, TiledMatrix
+from bigcluster.solvers.pca.eigen import DENSE_LIMIT, TiledMatrix, centering_rounding
 from bigcluster.solvers.pca.lanczos import lanczos_steps, leading_eigenpairs
 from bigcluster.solvers.pca.moments import block_rows
 from bigcluster.solvers.pca.operands import Operands
@@ -99,14 +99,17 @@ def _scatter(
     sum_dtype = np.int64 if exact else np.float64
     matrix = TiledMatrix(plan.unit_spans, shelf)
     squares = 0 if exact else 0.0
+    largest = 0.0
     for j, i, tile in symmetric_products(operands, plan, runtime, progress, saving):
         sums_j, sums_i = sums[slice(*plan.unit_spans[j])], sums[slice(*plan.unit_spans[i])]
         if i == j:
             squares += np.diag(tile).sum(dtype=sum_dtype).item()
+            largest = max(largest, float(np.diag(tile).max()))
         centered = center_covariance(tile, sums_j, sums_i, n_rows)
         matrix.put(j, i, centered if matrix.n <= DENSE_LIMIT else centered.astype(np.float32))
     if exact:
         trace = (n_rows * int(squares) - sum(int(value) ** 2 for value in sums)) / n_rows
+        matrix.rounding = centering_rounding(matrix.n, largest)
     else:
         trace = float(squares)
     return matrix, max(trace, 0.0)

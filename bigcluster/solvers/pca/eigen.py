@@ -36,11 +36,24 @@ DENSE_NOISE = 1e-13
 FLOAT32_NOISE = 1e-6
 
 
+def centering_rounding(n: int, largest: float) -> float:
+    """The most that centering in float64 adds to an eigenvalue of an (n, n) matrix of entries up to `largest`.
+
+    Means and differences are about four roundings of every entry.
+    """
+    return 4 * n * largest * float(np.finfo(np.float64).eps)
+
+
 class TiledMatrix:
-    """The lower triangle of a symmetric matrix, in float32 (float64 where it is solved densely) tiles on a shelf."""
+    """The lower triangle of a symmetric matrix, in float32 (float64 where it is solved densely) tiles on a shelf.
+
+    rounding : what eigenvalues may hold that is rounding alone: of the float64 centering of exact products, which may
+    be far larger than what is left of them; 0 for data that was centered before it was multiplied.
+    """
 
     def __init__(self, unit_spans: list[tuple[int, int]], shelf: Shelf) -> None:
         self.unit_spans = unit_spans
+        self.rounding = 0.0
         self.n = unit_spans[-1][1]
         self._shelf = shelf
 
@@ -88,7 +101,7 @@ class Eigenpairs:
 
     values : (n_computed,) float64, descending, rounding noise set to zero; vectors(T), images(T) : the rows of U T and
     of G U T, T (n_vectors, m) float64, or (n_vectors,) for a diagonal; images only where they were asked for; close :
-    deletes what is behind them.
+    deletes what is behind them; rounding : as of the matrix.
     """
 
     values: Doubles
@@ -96,6 +109,7 @@ class Eigenpairs:
     vectors: Callable[[Doubles], TileRows]
     images: Callable[[Doubles], TileRows]
     close: Callable[[], None]
+    rounding: float
 
 
 def alone(size: int, task: Callable[[], Result]) -> Result:
@@ -133,7 +147,7 @@ def n_dominating(values: Doubles, total: float) -> int:
 
 def dense_eigenpairs(matrix: TiledMatrix, total: float, target: Target, runtime: Runtime) -> Eigenpairs:
     values, vectors = alone(matrix.n, lambda: ritz(matrix.dense(), matrix.n))
-    values[nonzero_rank(values, DENSE_NOISE * matrix.n) :] = 0
+    values[nonzero_rank(values, DENSE_NOISE * matrix.n, matrix.rounding) :] = 0
     n_vectors = wanted(values, total, target)
     if n_vectors is None:  # a share of 1, up to rounding
         n_vectors = max(1, int(np.count_nonzero(values)))
@@ -142,4 +156,6 @@ def dense_eigenpairs(matrix: TiledMatrix, total: float, target: Target, runtime:
     def rows_of(columns: Doubles) -> Callable[[Doubles], TileRows]:
         return lambda transform: lambda t: times(columns[slice(*matrix.unit_spans[t])], transform)
 
-    return Eigenpairs(values, n_vectors, rows_of(kept), rows_of(kept * values[:n_vectors]), lambda: None)
+    return Eigenpairs(
+        values, n_vectors, rows_of(kept), rows_of(kept * values[:n_vectors]), lambda: None, matrix.rounding
+    )

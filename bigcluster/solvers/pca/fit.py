@@ -12,7 +12,7 @@ from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.covariance import fit_covariance
 from bigcluster.solvers.pca.gram import fit_gram
 from bigcluster.solvers.pca.moments import exact_center, exact_moments, float_center
-from bigcluster.solvers.pca.result import Moments, OnProgress, PCAFit, Target, check_target
+from bigcluster.solvers.pca.result import Moments, OnProgress, PCAFit, Target, check_target, within_total
 from bigcluster.solvers.pca.subspace import fit_subspace
 from bigcluster.solvers.pca.unit import RescaledRows, rescaled_center, rescaled_fit, unit_exponent
 from bigcluster.solvers.saving import NOT_SAVING, Saving
@@ -65,6 +65,7 @@ def fit_pca(
         on_progress=on_progress,
         saving=saving,
     )
-    n_told = max(fit.n_components, int(np.count_nonzero(fit.eigenvalues)))
-    fit = replace(fit, eigenvalues=fit.eigenvalues[:n_told], passes=fit.passes + (moments is None))
+    eigenvalues = within_total(fit.eigenvalues, fit.n_components, fit.total_variance)
+    n_told = max(fit.n_components, int(np.count_nonzero(eigenvalues)))
+    fit = replace(fit, eigenvalues=eigenvalues[:n_told], passes=fit.passes + (moments is None))
     return rescaled_fit(fit, -exponent) if exponent else fit

@@ -18,7 +18,7 @@ from bigcluster.kernels.gemm import Gemm
 from bigcluster.kernels.pca import center_gram
 from bigcluster.rows import RowSource
 from bigcluster.runtime import Runtime
-from bigcluster.solvers.pca.eigen import DENSE_LIMIT, TiledMatrix
+from bigcluster.solvers.pca.eigen import DENSE_LIMIT, TiledMatrix, centering_rounding
 from bigcluster.solvers.pca.gram_scores import gram_scores
 from bigcluster.solvers.pca.lanczos import lanczos_steps, leading_eigenpairs
 from bigcluster.solvers.pca.operands import Operands
@@ -112,6 +112,7 @@ def _centered_gram(
         grand = sum(int(value) for value in sums)
         trace = (n * int(diagonal.sum(dtype=np.int64)) - grand) / n
         grand_mean = grand / n / n
+        matrix.rounding = centering_rounding(n, float(diagonal.max()))
     else:  # the rows were centered before they were multiplied
         trace, grand_mean = float(diagonal.sum()), 0.0
     row_means: Doubles = (sums / n).astype(np.float64) if exact else np.zeros(n)

@@ -175,7 +175,7 @@ def _rotation(images: TileRows, n_tiles: int, pairs: Eigenpairs, runtime: Runtim
     for share in runtime.map(square, range(n_tiles)):
         inner += share
     values, rotation = alone(len(inner), lambda: ritz(inner, pairs.n_vectors))
-    rank = nonzero_rank(values, FLOAT32_NOISE)
+    rank = nonzero_rank(values, FLOAT32_NOISE, pairs.rounding)
     values[rank:] = 0
     rotation[:, rank:] = 0
     # Those beyond are of the same matrix, but half a power step behind.

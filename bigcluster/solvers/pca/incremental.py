@@ -22,7 +22,17 @@ from bigcluster.kernels.pca import choose_rank
 from bigcluster.rows import RowSource, spans
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca.moments import block_rows, exact_total_variance
-from bigcluster.solvers.pca.result import Moments, OnProgress, PCAFit, Progress, Sink, Target, Variance, check_target
+from bigcluster.solvers.pca.result import (
+    Moments,
+    OnProgress,
+    PCAFit,
+    Progress,
+    Sink,
+    Target,
+    Variance,
+    check_target,
+    within_total,
+)
 from bigcluster.solvers.saving import NOT_SAVING, Saving
 
 _COMPONENT_COLUMNS = 1024
@@ -113,6 +123,7 @@ def fit_incremental(
     total = exact_total_variance(moments, n_rows)
     mean = np.asarray(moments.column_sums, np.float64) / n_rows
     reached = choose_rank(eigenvalues, total, target.share) if isinstance(target, Variance) else len(eigenvalues)
+    n_components = reached or len(eigenvalues)
     basis = _Basis(rows, mean, np.asarray(solver.components_, np.float32), runtime)
     progress.finish()
     return PCAFit(
@@ -120,8 +131,8 @@ def fit_incremental(
         shape=rows.shape,
         mean=mean,
         total_variance=total,
-        eigenvalues=eigenvalues,
-        n_components=reached or len(eigenvalues),
+        eigenvalues=within_total(eigenvalues, n_components, total),
+        n_components=n_components,
         score_step=0.0,
         passes=2,
         _write_scores=basis.write_scores,

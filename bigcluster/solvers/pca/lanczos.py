@@ -282,7 +282,7 @@ class _Lanczos:
         size = self._basis.size
         n_vectors = self._target.n if isinstance(self._target, Components) else size
         values, vectors = alone(size, lambda: ritz(self._projected, min(size, n_vectors)))
-        values[nonzero_rank(values, FLOAT32_NOISE) :] = 0
+        values[nonzero_rank(values, FLOAT32_NOISE, self._matrix.rounding) :] = 0
         n_wanted = wanted(values, self._total, self._target)
         if n_wanted is None:
             n_wanted = self._all_or_error(values)
@@ -290,7 +290,12 @@ class _Lanczos:
         padded[:, : vectors.shape[1]] = vectors[:, :n_wanted]
         values = np.concatenate([values, np.zeros(max(0, n_wanted - len(values)))])
         return Eigenpairs(
-            values, n_wanted, self._rows_of(self._basis, padded), self._rows_of(self._images, padded), self._delete
+            values,
+            n_wanted,
+            self._rows_of(self._basis, padded),
+            self._rows_of(self._images, padded),
+            self._delete,
+            self._matrix.rounding,
         )
 
     @staticmethod

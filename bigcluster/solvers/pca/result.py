@@ -9,10 +9,13 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.errors import ConfigError, TooFewSamplesError
+from bigcluster.errors import ConfigError, InvalidDataError, TooFewSamplesError
 
 Doubles = NDArray[np.float64]
 OnProgress = Callable[[int, int], None]
+
+# The most that rounding may add, as a share of the total variance: a hundred times what 8-bit vectors add.
+_ROUNDING = 1e-2
 
 
 class Sink(Protocol):
@@ -126,7 +129,7 @@ class PCAFit:
         """(n_computed,) float64: the share of the total variance that the first 1, 2, ... components explain."""
         if self.total_variance == 0:
             return np.zeros_like(self.eigenvalues)
-        return np.cumsum(self.eigenvalues) / self.total_variance
+        return np.minimum(np.cumsum(self.eigenvalues) / self.total_variance, 1)
 
     def write_scores(self, sink: Sink) -> None:
         """Hand over the (n_rows, n_components) float32 scores in row blocks. Components without variance score 0."""
@@ -170,3 +173,22 @@ class Progress:
     def _tell(self) -> None:
         if self._listener is not None:
             self._listener(self._done, self._total)
+
+
+def within_total(eigenvalues: Doubles, n_components: int, total: float) -> Doubles:
+    """Variances that add up to no more than the total, which is exact.
+
+    What rounding adds to those of the fit is taken from all alike; those beyond it share what they leave.
+    Raises InvalidDataError where it is too much for rounding: the variances would be wrong.
+    """
+    kept, beyond = eigenvalues[:n_components], eigenvalues[n_components:]
+    found = float(kept.sum())
+    if found > (1 + _ROUNDING) * total:
+        raise InvalidDataError(
+            f"the rows vary too little beside their mean for float32: components were found that explain "
+            f"{found / total:.3g} times the variance; use solver gram or covariance"
+        )
+    if found > total:
+        kept = np.minimum(kept * (total / found), total)
+    before = np.cumsum(np.concatenate([[kept.sum()], beyond]))[:-1]
+    return np.concatenate([kept, np.clip(total - before, 0, beyond)])

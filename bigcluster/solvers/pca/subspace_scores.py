@@ -96,12 +96,15 @@ def _of_shadows(krylov: Krylov) -> SubspaceScores:
     # Shadows may be far from orthogonal; those of Ritz vectors, at unit length, are nearly orthonormal.
     def reduced() -> tuple[Doubles, Doubles]:
         lengths = vectors.T @ krylov.inner("lengths") @ vectors
-        scale = inverse_root(np.diag(lengths))
+        # The squared length of a shadow is its Ritz value, and what rounding adds. A much shorter one contradicts it:
+        # that value is rounding, as where the data lies far from 128 and hardly varies, and so is all made of it.
+        squared = np.diag(lengths)
+        scale = inverse_root(np.where(squared >= values[: len(squared)] / 2, squared, 0))
         lengths *= scale * scale[:, None]
         variances = vectors.T @ krylov.inner("variances") @ vectors
         variances *= scale * scale[:, None]
-        values, rotation = ritz_generalised(variances, lengths, _DEPENDENT)
-        return values, vectors @ (scale[:, None] * rotation)
+        exact, rotation = ritz_generalised(variances, lengths, _DEPENDENT)
+        return exact, vectors @ (scale[:, None] * rotation)
 
     exact, rotation = alone(krylov.vectors.size, reduced)
     krylov.delete()
