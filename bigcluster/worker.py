@@ -21,7 +21,7 @@ from bigcluster.errors import BigclusterError, OutOfMemoryError, StoreError
 from bigcluster.measure import Caller
 from bigcluster.progress import Event, to_json
 
-TASKS = ("run", "sweep", "predict", "verify", "report")
+TASKS = ("run", "plan", "sweep", "predict", "verify", "report")
 """Modules of bigcluster.pipeline, and their functions."""
 
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}

@@ -209,6 +209,8 @@ def predict(
 def verify(
     out: Annotated[str, typer.Argument(help="The OUT of a run.")],
     quick: Annotated[bool, typer.Option("--quick", help="Read a sample of the data and of the links.")] = False,
+    memory: Memory = None,
+    workers: Workers = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
@@ -219,9 +221,8 @@ def verify(
     from bigcluster.supervisor import supervise
 
     with display.listening(quiet=quiet) as listener:
-        found = supervise(
-            "verify", Settings(out=local_path("OUT", out)), api.resources(None, None), listener=listener, quick=quick
-        )
+        settings, resources = Settings(out=local_path("OUT", out)), api.resources(memory, workers)
+        found = supervise("verify", settings, resources, listener=listener, quick=quick)
     tell(found, as_json, lambda: display.print_verified(found, out, stdout()))
     if not found["ok"]:
         raise typer.Exit(EXIT_DAMAGED)
@@ -329,10 +330,18 @@ def demo(
 
 def _show_plan(settings: Any, resources: Any, as_json: bool, n_images: int | None = None) -> None:
     from bigcluster import display
-    from bigcluster.pipeline.plan import estimated, plan_absent
-    from bigcluster.pipeline.run import prepare
 
-    found = prepare(settings, resources)[1] if n_images is None else plan_absent(settings, n_images, resources)
-    found = estimated(found, settings)
+    if n_images is None:
+        from bigcluster.supervisor import supervise
+
+        with display.listening(quiet=True) as listener:
+            values = supervise("plan", settings, resources, listener=listener)
+        from bigcluster.planning import Plan
+
+        found = Plan.from_json(values)
+    else:
+        from bigcluster.pipeline.plan import estimated, plan_absent
+
+        found = estimated(plan_absent(settings, n_images, resources), settings)
     tell(found.to_json(), as_json, lambda: display.print_plan(found, stdout()))
     found.check()
