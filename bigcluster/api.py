@@ -92,7 +92,7 @@ class Run:
         return Store(self.out / outdir.STORE, create=False).load("centers")
 
     def sweep(self, k: int | str, *, memory: str | None = None, workers: int | None = None) -> pd.DataFrame:
-        """Elbow and silhouette for every k, such as "5:20", on the stored scores: sweep.csv, one row per k."""
+        """sweep.csv: inertia, both silhouettes and stability for every k, such as "5:20", on the stored scores."""
         from bigcluster.outputs.frames import read_table
 
         settings, ks = resolve_sweep(self.out, k)

@@ -173,6 +173,7 @@ def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:
         lines.append(f"{counts['failed']} images could not be read ({kinds}): see {out}/images.csv")
     if summary["sweep"] is not None:
         lines.append(f"k = {summary['sweep']['k']}: {summary['sweep']['reason']}; see {out}/sweep.png")
+        lines += summary["sweep"]["caveats"]
     lines += summary["advice"]
     lines += memory_lines(summary["memory"])
     shown = f"{out}/report/index.html  " if "report" in summary["stages"] else ""
@@ -183,14 +184,17 @@ def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:
 
 def print_sweep(found: dict[str, Any], out: str, console: Console) -> None:
     """The table of a sweep, one line a k, and what it suggests."""
-    columns = ("k", "inertia", "silhouette", "silhouette_sq", "smallest", "largest", "stability")
-    table = Table(*columns)
+    columns = ("k", "inertia", "simplified_silhouette", "silhouette_sq", "smallest", "largest", "stability")
+    table = Table(*columns, "")
+    remarks = {found["best_silhouette_sq_k"]: "largest silhouette_sq"}
+    if found["suggested_k"] is not None:
+        remarks[found["suggested_k"]] = "suggested"
     for row in found["rows"]:
-        table.add_row(*(f"{row[c]:.5g}" if isinstance(row[c], float) else str(row[c]) for c in columns))
+        cells = (f"{row[c]:.5g}" if isinstance(row[c], float) else str(row[c]) for c in columns)
+        table.add_row(*cells, remarks.get(row["k"], ""))
     console.print(table)
-    console.print(Text(found["reason"]), soft_wrap=True)
-    if found["suggested_k"] is None:
-        console.print(Text(f"the best silhouette is at k = {found['best_silhouette_k']}"))
+    for line in (found["reason"], *found["caveats"]):
+        console.print(Text(line), soft_wrap=True)
     console.print(Text(f"look at: {out}/sweep.png  {out}/sweep.csv"), soft_wrap=True)
     console.print(Text(f"`bigcluster report {out}` puts it into the report"), soft_wrap=True)
 

@@ -171,7 +171,7 @@ def sweep(
     as_json: AsJson = False,
     quiet: Quiet = False,
 ) -> None:
-    """Elbow and silhouette for every k, on the stored scores, in shared passes: sweep.csv and sweep.png in OUT."""
+    """Elbow, silhouettes and stability for every k, on the stored scores, in shared passes: OUT/sweep.csv, .png."""
     from bigcluster import api, display
     from bigcluster.supervisor import supervise
 

@@ -201,8 +201,9 @@ def _compute(
                 store, reduced, settings, settings.ks, plan.stage("sweep"), ingested.row_keys, runtime, progress
             )
             facts |= {**swept.facts, "reused": swept.reused}
-        how = "" if swept.suggested_k is not None else ", the best silhouette"
-        progress.note(f"{swept.reason}; k = {swept.chosen_k} is taken{how}")
+        for caveat in swept.caveats:
+            progress.warn(caveat)
+        progress.note(f"{swept.why}: k = {swept.chosen_k} is taken")
     with stage("cluster") as facts:
         clustered = cluster(
             store, reduced, settings, plan.stage("cluster"), listing, ingested, runtime, progress, swept=swept
@@ -259,7 +260,7 @@ def _write_outputs(job: Job, listing: Listing, store: Store, done: _Done) -> Non
     else:
         (job.out / "variance.csv").unlink(missing_ok=True)
     if done.swept is not None:
-        curves.write(job.out, done.swept.rows, done.swept.suggested_k, done.swept.reason)
+        curves.write(job.out, done.swept.rows, done.swept.suggested_k, done.swept.why)
     if linked.n_symlinks and job.settings.link == "hardlink":
         job.progress.note(f"{linked.n_symlinks} entries under clusters/ are symlinks: hard links need one file system")
     if linked.n_gone:
@@ -289,7 +290,12 @@ def _summarise(job: Job, listing: Listing, store: Store, done: _Done) -> dict[st
         "explained_variance_ratio": None if ratio is None else round(float(ratio[: reduced.n_components].sum()), 6),
         "sweep": None
         if done.swept is None
-        else {"k": done.swept.chosen_k, "suggested_k": done.swept.suggested_k, "reason": done.swept.reason},
+        else {
+            "k": done.swept.chosen_k,
+            "suggested_k": done.swept.suggested_k,
+            "reason": done.swept.why,
+            "caveats": done.swept.caveats,
+        },
         "memory": {
             "budget_bytes": plan.budget_bytes,
             "projected_peak_bytes": plan.projected_bytes,

@@ -54,12 +54,13 @@ def sweep(
                 found = sweep_stage(store, reduced, settings, ks, plan, ingested.row_keys, job.runtime, job.progress)
                 facts |= {**found.facts, "reused": found.reused}
         with sealing(store.root, job.out, OF_A_SWEEP):
-            curves.write(job.out, found.rows, found.suggested_k, found.reason)
+            curves.write(job.out, found.rows, found.suggested_k, found.why)
     return {
         "rows": found.rows,
         "suggested_k": found.suggested_k,
-        "best_silhouette_k": found.best_silhouette_k,
-        "reason": found.reason,
+        "best_silhouette_sq_k": found.best_silhouette_sq_k,
+        "reason": found.why,
+        "caveats": found.caveats,
         "stages": job.stages.facts,
     }
 
