@@ -16,7 +16,10 @@ PACKAGE = CHECKOUT / "bigcluster"
 # The layers of the design, lowest first. An entry is a module or a package with all that is in it; the longest
 # matching entry counts.
 LAYERS: tuple[tuple[str, ...], ...] = (
-    ("errors", "units", "bounded", "confine", "config", "cores", "durable", "chunks", "processes", "paths", "targets"),
+    (
+        *("errors", "units", "bounded", "confine", "config", "cores", "durable", "chunks"),
+        *("processes", "signals", "paths", "targets"),
+    ),
     ("kernels", "memory", "demo"),
     ("catalog", "store", "rows"),
     ("runtime", "progress", "measure", "allowed", "outdir"),
@@ -26,8 +29,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("outputs",),
     ("profiling", "report"),
     ("pipeline", "estimators"),
-    ("supervisor", "worker", "given", "api", "display"),
-    ("cli", "__main__", ""),
+    ("supervisor", "worker", "plainly", "given", "api", "display"),
+    ("cli", "__main__", "watched", ""),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigcluster.catalog import IMAGE_SUFFIXES, Listing, list_images, natural_key, root_of
-from bigcluster.errors import NoImagesError, OutError, UsageError
+from bigcluster.errors import ImagesNotFoundError, NoImagesError, OutError, UsageError
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.progress import Progress
 from bigcluster.runtime import EmbeddedRuntime
@@ -262,7 +262,7 @@ def test_images_inside_out_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_says_so(tmp_path: Path, out: Path) -> None:
-    with pytest.raises(NoImagesError, match="does not exist"):
+    with pytest.raises(ImagesNotFoundError, match="does not exist"):
         list_images(str(tmp_path / "nowhere"), out)
     with pytest.raises(NoImagesError, match="no images"):
         list_images(f"{tmp_path}/*.jpg", out)

@@ -130,13 +130,13 @@ def test_new_images_are_labelled_and_strange_ones_are_named(out: Path, tmp_path:
 
 def test_what_cannot_be_predicted(images: Path, out: Path, tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "none").mkdir()
-    for arguments, says in (
-        ((tmp_path / "absent", images), "holds no run"),
-        ((out, tmp_path / "none"), "no images"),
-        ((out, tmp_path / "absent"), "does not exist"),
+    for arguments, code, says in (
+        ((tmp_path / "absent", images), 1, "holds no run"),
+        ((out, tmp_path / "none"), 1, "no images"),
+        ((out, tmp_path / "absent"), 2, "does not exist"),
     ):
         ran = cli("predict", *arguments, "--to", tmp_path / "x.csv")
-        assert (ran.code, len(ran.error_lines)) == (1, 1), ran.err
+        assert (ran.code, len(ran.error_lines)) == (code, 1), ran.err
         assert says in ran.err
         assert not (tmp_path / "x.csv").exists()
 
