@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 
 from bigcluster import outdir
 from bigcluster.chunks import pixel_chunks
-from bigcluster.config import flatten, resolve
+from bigcluster.config import flatten, resolve, to_toml
 from bigcluster.outputs.folders import cluster_folder
-from bigcluster.outputs.summary import versions, write_summary
+from bigcluster.outputs.summary import summary_text, versions
 from bigcluster.outputs.tables import IMAGE_COLUMNS, LABEL_COLUMNS, write_csv
 from bigcluster.rows import spans
 from bigcluster.store import Mark, Store
@@ -134,14 +134,11 @@ def _write_tables(out: Path, labels: NDArray[Any], distance: NDArray[Any], runne
 def _write_settings(out: Path, labels: NDArray[np.int32], n_clusters: int) -> None:
     values = {"images": "/photos", "out": str(out), "k": n_clusters, "components": N_COMPONENTS}
     settings = resolve(flags=values, sets=(), config=None, kept=None)
-    with outdir.keeping(settings):
-        pass
-    (out / outdir.LOCK).touch()
+    (out / outdir.RUN_TOML).write_text(to_toml(outdir.absolute(settings)), encoding="utf-8")
     stage = {"seconds": 1.0, "projected_peak_bytes": GIB, "measured_peak_bytes": 300 * MIB}
     n_images = len(labels)
     counts = {"listed": n_images, "ok": n_images, "failed": 0, "failed_by_status": {}}
-    write_summary(
-        out / "summary.json",
+    text = summary_text(
         {
             "counts": {**counts, "ignored": 0, "ignored_by_suffix": {}},
             "n_clusters": n_clusters,
@@ -156,8 +153,9 @@ def _write_settings(out: Path, labels: NDArray[np.int32], n_clusters: int) -> No
             "stages": dict.fromkeys(("ingest", "reduce", "cluster", "output"), stage),
             "settings": {name: value for name, value in flatten(settings).items() if value is not None},
             "versions": versions(),
-        },
+        }
     )
+    (out / "summary.json").write_text(text, encoding="utf-8")
 
 
 def weigh(report: Path) -> dict[str, int]:

@@ -7,12 +7,11 @@ but 2 GB of memory. JSON grows while it is parsed: an empty list is 3 bytes in a
 from __future__ import annotations
 
 import errno
-import io
 import json
 import os
 import stat
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from bigcluster.units import MIB, show_bytes
 
@@ -28,7 +27,7 @@ class UnfitFileError(OSError):
     """A file that is not read: it is not a regular file, a link where none may be, or larger than it can be."""
 
 
-def open_regular(path: str | Path, *, follow: bool = False) -> io.BufferedReader:
+def open_regular(path: str | Path, *, follow: bool = False) -> BinaryIO:
     """Open a regular file for reading without waiting for anybody; follow : links are followed, as for files of a user.
 
     Raises UnfitFileError where it is something else, FileNotFoundError where there is nothing.
@@ -61,30 +60,12 @@ def read_bounded(path: str | Path, limit_bytes: int, *, follow: bool = False) ->
     Raises UnfitFileError where it is larger or no regular file, FileNotFoundError where there is nothing.
     """
     with open_regular(path, follow=follow) as file:
-        if os.fstat(file.fileno()).st_size <= limit_bytes:
-            data = file.read(limit_bytes + 1)
-            if len(data) <= limit_bytes:
+        n_bytes = os.fstat(file.fileno()).st_size
+        if n_bytes <= limit_bytes:
+            data = file.read(n_bytes + 1)  # a read of the limit would allocate that much
+            if len(data) <= n_bytes:
                 return data
     raise UnfitFileError(errno.EINVAL, f"it is larger than {show_bytes(limit_bytes)}", str(path))
-
-
-class BoundedFile:
-    """An open binary file of which at most so many bytes are read: what is asked beyond that raises OSError.
-
-    A read counts as 16 bytes at least, so that a file cannot keep its reader busy with very small ones.
-    """
-
-    def __init__(self, file: io.BufferedReader, limit_bytes: int) -> None:
-        self._file, self._limit_bytes, self._left = file, limit_bytes, limit_bytes
-        self.seek, self.tell = file.seek, file.tell
-
-    def read(self, n_bytes: int = -1) -> bytes:
-        wanted = self._left + 1 if n_bytes is None or n_bytes < 0 else min(n_bytes, self._left + 1)
-        data = self._file.read(wanted)
-        self._left -= max(len(data), 16)
-        if self._left < 0:
-            raise OSError(f"more than {show_bytes(self._limit_bytes)} of it would have to be read")
-        return data
 
 
 def parse_json(text: bytes | str, most_values: int) -> Any:

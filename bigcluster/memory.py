@@ -20,10 +20,6 @@ CHARTS_BYTES = 90 * MIB
 DISTRIBUTED_BYTES = 25 * MIB
 """What a dask worker adds: distributed, tornado, msgpack and its event loop."""
 
-DECODING_CHILD_BYTES = 40 * MIB
-"""What a child adds that decodes files whose headers may lie, before any picture: its libraries' pages are shared with
-the working process."""
-
 FLOORS = {
     "reduce=none": SUPERVISOR_BYTES + WORKER_BYTES,
     "own solvers": SUPERVISOR_BYTES + WORKER_BYTES + PRODUCTS_BYTES,
@@ -95,8 +91,9 @@ def project_memberships_bytes(n_rows: int) -> int:
 
 KEPT_BYTES = 24 * MIB
 """What the libraries and the allocator keep of the stages before, as measured while outputs are written."""
-LINK_BYTES = 230
-"""A row while links are made anew: the name given to it, by which others are kept apart; its old and its new entry."""
+LINK_BYTES = 330
+"""A row while links are made anew: the name given to it, by which others are kept apart; what is known of its old and
+its new entry, and of where its content is elsewhere."""
 
 
 def project_output_bytes(n_images: int, *, block_rows: int, linked: bool) -> int:

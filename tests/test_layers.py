@@ -17,8 +17,18 @@ PACKAGE = CHECKOUT / "bigcluster"
 # matching entry counts.
 LAYERS: tuple[tuple[str, ...], ...] = (
     (
-        *("errors", "units", "bounded", "confine", "config", "cores", "durable", "chunks"),
-        *("processes", "signals", "paths", "targets"),
+        "errors",
+        "units",
+        "bounded",
+        "confine",
+        "config",
+        "cores",
+        "durable",
+        "kept",
+        "chunks",
+        "processes",
+        "paths",
+        "targets",
     ),
     ("kernels", "memory", "demo"),
     ("catalog", "store", "rows"),
@@ -29,8 +39,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("outputs",),
     ("profiling", "report"),
     ("pipeline", "estimators"),
-    ("supervisor", "worker", "plainly", "given", "api", "display"),
-    ("cli", "__main__", "watched", ""),
+    ("supervisor", "worker", "given", "api", "display"),
+    ("cli", "__main__", ""),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

@@ -18,12 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigcluster.catalog import FileRecord, Listing, Names, from_csv_path, list_images
+from bigcluster.durable import digest_of
 from bigcluster.errors import StoreError
 from bigcluster.memory import LINK_BYTES
-from bigcluster.outputs import folders, swap, tables
+from bigcluster.outdir import tree
+from bigcluster.outdir.owned import Known, Owned, known_file
+from bigcluster.outputs import folders, tables
 from bigcluster.outputs.folders import Linked, write_clusters
-from bigcluster.outputs.made import Identity, Made, identity
-from bigcluster.outputs.summary import counts, read_summary, write_summary
+from bigcluster.outputs.summary import counts, read_summary, summary_text
 from bigcluster.stages.cluster import Membership
 from bigcluster.store import Marks
 from bigcluster.units import MIB
@@ -158,7 +160,7 @@ def test_variance_csv_is_cumulative(tmp_path: Path) -> None:
 def test_summary_is_strict_json(tmp_path: Path) -> None:
     listing = Listing(tmp_path, Names(["a.jpg", "b.jpg", "c.jpg"]), ignored={".txt": 2, ".\udce9": 1})
     found = counts(listing, [record(), record("empty", "x"), record("empty", "x")])
-    write_summary(tmp_path / "s.json", {"counts": found})
+    (tmp_path / "s.json").write_text(summary_text({"counts": found}), encoding="utf-8")
     assert read_summary(tmp_path / "s.json")["counts"] == {
         "listed": 3,
         "ok": 1,
@@ -168,7 +170,7 @@ def test_summary_is_strict_json(tmp_path: Path) -> None:
         "ignored_by_suffix": {".txt": 2, ".\udce9": 1},
     }
     with pytest.raises(ValueError, match="JSON"):
-        write_summary(tmp_path / "s.json", {"inertia": float("nan")})
+        summary_text({"inertia": float("nan")})
 
 
 # -- clusters/
@@ -188,13 +190,18 @@ class Job:
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(name.encode("utf-8", "surrogateescape"))
         self.listing = Listing(self.images, Names(self.names))
-        self.ok = np.ones(len(self.names), bool)
-        self.ok[1] = False
+        self.ledger = [self.record_of(name) for name in self.names]
+        self.ledger[1] = record("damaged")
+        self.ok = np.array([record.ok for record in self.ledger])
+
+    def record_of(self, name: str) -> FileRecord:
+        found, data = (self.images / name).stat(), (self.images / name).read_bytes()
+        return FileRecord(found.st_size, found.st_mtime_ns, 8, 8, digest_of(data), "ok", "")
 
     def write(self, shift: int = 0, link: str = "hardlink", n_clusters: int = 3) -> Linked:
         """clusters/ of labels that `shift` changes."""
         labels = ((np.arange(int(self.ok.sum())) + shift) % n_clusters).astype(np.int32)
-        return write_clusters(self.out, self.store, self.listing, self.ok, labels, n_clusters, link)
+        return write_clusters(self.out, self.store, self.listing, self.ledger, labels, n_clusters, link)
 
     def inside(self) -> dict[str, bytes]:
         clusters = self.out / "clusters"
@@ -309,14 +316,14 @@ def test_foreign_files_are_kept_through_any_runs(
         assert len(found) == len(FOREIGN) + sum(map(bool, linked.files))
 
 
-def test_a_foreign_file_gives_way_to_an_image_of_its_name(job: Job) -> None:
+def test_an_image_gives_way_to_a_foreign_file_of_its_name(job: Job) -> None:
     linked = job.write()
     place = next(file for file in job.write(1).files if file not in linked.files)
     job.write()
     put(job, {place: b"mine"})
     again = job.write(1)
-    stem, suffix = os.path.splitext(place)
-    job.check(again, {f"{stem} (2){suffix}": b"mine"})
+    assert place not in list(again.files)
+    job.check(again, {place: b"mine"})
 
 
 class Killed(BaseException):
@@ -337,8 +344,8 @@ def steps(monkeypatch: pytest.MonkeyPatch, stop_at: int) -> Iterator[int]:
 
         return call
 
-    for owner, name in ((Path, "rename"), (Path, "mkdir"), (Path, "rmdir"), (Path, "unlink"), (Path, "replace"),
-                        (os, "link"), (Marks, "write")):  # fmt: skip
+    for owner, name in ((os, "rename"), (os, "mkdir"), (os, "rmdir"), (os, "unlink"), (os, "replace"), (os, "link"),
+                        (Marks, "write")):  # fmt: skip
         monkeypatch.setattr(owner, name, watched(getattr(owner, name)))
     yield done
 
@@ -389,10 +396,11 @@ def test_paths_in_the_list_of_files_are_the_names_in_the_folder(job: Job) -> Non
     linked = job.write()
     made = folders.created(job.store)
     assert made is not None
-    assert len(made) == sum(map(bool, linked.files))
-    for file in filter(None, linked.files):
-        assert made.get(file) == identity(job.out / "clusters" / file)
-    assert made.get("00/another.jpg") is None
+    assert len(made) == sum(map(bool, linked.files)) + 4, "and the folders"
+    for file, of in zip(linked.files, job.ledger, strict=True):
+        if file:
+            assert made.get(file) == [known_file((job.out / "clusters" / file).stat(), of.digest, own=False)]
+    assert made.get("00/another.jpg") == []
 
 
 # -- the lists of what we made
@@ -401,12 +409,14 @@ def test_paths_in_the_list_of_files_are_the_names_in_the_folder(job: Job) -> Non
 words = st.integers(0, 2**64 - 1)
 
 
-@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.builds(Identity, words, words, words)))
-def test_a_list_gives_back_what_each_entry_is_known_by(entries: dict[str, Identity]) -> None:
-    for made in (Made.of(entries.items()), Made.from_bytes(bytes(Made.of(entries.items()).to_bytes()))):
+@given(st.dictionaries(st.text(st.characters(exclude_categories=["Cs"])), st.builds(Known, words, words, words, words)))
+def test_a_list_gives_back_what_each_entry_is_known_by(entries: dict[str, Known]) -> None:
+    for made in (Owned.of(entries.items()), Owned.from_bytes(bytes(Owned.of(entries.items()).to_bytes()))):
         assert len(made) == len(entries)
-        assert {name: made.get(name) for name in entries} == entries
-        assert made.get("another/name") is None or "another/name" in entries
+        assert {name: made.get(name) for name in entries} == {name: [known] for name, known in entries.items()}
+        assert made.get("another/name") == [] or "another/name" in entries
+        both = made | Owned.of([(name, known._replace(inode=1)) for name, known in entries.items()])
+        assert all(len(both.get(name)) == 2 for name in entries)
 
 
 def test_a_time_that_no_clock_shows_is_a_time(job: Job) -> None:
@@ -430,11 +440,11 @@ def test_a_list_whose_file_is_lost_counts_as_absent(job: Job, spoil: Callable[[P
 
 
 def test_folders_of_many_entries_are_emptied_by_the_batch(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(swap, "BATCH", 2)
+    monkeypatch.setattr(tree, "BATCH", 2)
     job.write()
     put(job, FOREIGN)
     job.check(job.write(1), FOREIGN)
-    assert [file.name.partition("-")[0] for file in (job.store / "made").iterdir()] == ["folders"], "one list is left"
+    assert [file.name.partition("-")[0] for file in (job.store / "made").iterdir()] == ["entries"], "one list is left"
 
 
 ROWS = 20_000
@@ -443,16 +453,17 @@ ROWS = 20_000
 def test_tables_and_folders_hold_what_their_plan_says(tmp_path: Path) -> None:
     """Of every row, and no less than half of it; folders that are replaced, so that two lists count."""
     names = Names(f"shop-{row % 97:03d}/item-{row:07d}.jpg" for row in range(ROWS))
-    listing, ok, found = Listing(tmp_path / "images", names), np.ones(ROWS, bool), membership(ROWS, 50)
+    listing, found = Listing(tmp_path / "images", names), membership(ROWS, 50)
     for row in range(ROWS):
         path = Path(listing.path(row))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
     store, labels = tmp_path / "out" / "store.zarr", found.labels
     store.mkdir(parents=True)
-    write_clusters(store.parent, store, listing, ok, labels, 50, "hardlink")
+    write_clusters(store.parent, store, listing, (record() for _ in range(ROWS)), labels, 50, "hardlink")
     tracemalloc.start()
-    linked = write_clusters(store.parent, store, listing, ok, labels[::-1], 50, "hardlink")
+    ledger = (record() for _ in range(ROWS))
+    linked = write_clusters(store.parent, store, listing, ledger, labels[::-1], 50, "hardlink")
     tables.write_labels(tmp_path / "labels.csv", listing, (record() for _ in range(ROWS)), found, linked.files)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

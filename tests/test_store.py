@@ -296,7 +296,7 @@ def test_an_unknown_format_is_refused_untouched(store: Store) -> None:
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe"])
 @pytest.mark.parametrize("name", ["", "x"])
 def test_damaged_metadata_is_an_error_with_one_line(store: Store, name: str, content: bytes) -> None:
-    store.save("x", np.zeros((2, 2)))
+    store.commit("stage", "print", store.save("x", np.zeros((2, 2))), {})
     (store.root / name / "zarr.json").write_bytes(content)
     Marks(store.root).remove("metadata", name or "store")
     with pytest.raises(StoreError, match=r"damaged; delete") as caught:

@@ -101,7 +101,7 @@ def test_the_second_run_is_told_who_has_out_and_a_dead_one_has_nothing(
     out = tmp_path / "out"
     holder = background("run", images, "--out", out, "-k", 2, "--size", "1200x1200", "--set", "reduce=none")
     holder.wait_until(lambda: (out / ".lock").is_file() and (out / ".lock").read_text())
-    said = (out / ".lock").read_text().strip()
+    said = (out / ".lock").read_text().splitlines()[0]
     os.kill(int(said.split()[1]), signal.SIGSTOP)
     try:
         for line in (("run", images, "--out", out, "-k", 2, *FAST), ("verify", out)):

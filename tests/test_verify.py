@@ -101,7 +101,7 @@ def test_a_flipped_byte_is_found_in_every_file_of_the_store(out: Path, finished:
         ("marks/reduce/done.json", "reduce"),
         ("labels/c/0", "cluster"),
         ("marks/cluster/done.json", "cluster"),
-        ("marks/folders/done.json", "output"),
+        ("marks/entries/done.json", "output"),
         ("marks/outputs/done.json", "output"),
     ],
 )
@@ -285,7 +285,8 @@ def test_numbers_that_cannot_be_are_found_though_their_digests_fit(
 def test_an_interrupted_run_is_a_note(out: Path, job: Job) -> None:
     for name in ("cluster", "outputs"):
         (out / "store.zarr" / "marks" / name / "done.json").unlink()
-    (out / "store.zarr" / "pixels" / "c" / "0" / "0.abc.partial").write_bytes(b"half")
+    (out / "store.zarr" / "pixels" / "c" / "0" / ".0123456789abcdef-7.partial").write_bytes(b"half")
+    (out / ".lock").write_text("process 1 on elsewhere\nunfinished 0123456789abcdef\n")
     found = job.verify(out)
     assert found["ok"]
     assert any("did not come to its end" in note for note in found["notes"])
@@ -311,7 +312,7 @@ def test_rows_that_a_killed_run_was_moving_are_no_damage(out: Path, finished: Pa
 
 
 def test_no_store_another_format_and_an_out_in_use(out: Path, tmp_path: Path, job: Job, cli: Cli) -> None:
-    with pytest.raises(StoreError, match="holds no store"):
+    with pytest.raises(StoreError, match="holds no run"):
         job.verify(tmp_path / "nowhere")
     metadata = out / "store.zarr" / "zarr.json"
     (out / "store.zarr" / "marks" / "metadata" / "store.json").unlink()

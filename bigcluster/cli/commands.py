@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bigcluster.cli.answers import listening, say, say_kept, stdout, tell
+from bigcluster.cli.answers import say_kept, stdout, tell
 from bigcluster.cli.options import (
     AsJson,
     Components,
@@ -18,7 +18,6 @@ from bigcluster.cli.options import (
     Images,
     K,
     Link,
-    Log,
     Memory,
     Out,
     Quiet,
@@ -31,7 +30,6 @@ from bigcluster.cli.options import (
     Workers,
 )
 from bigcluster.errors import ConfigError
-from bigcluster.units import printable
 
 EXIT_DAMAGED = 1
 EXIT_SOME_UNREAD = 3
@@ -85,7 +83,6 @@ def run(
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
-    log: Log = None,
 ) -> None:
     """Cluster the images. The same command again resumes, or reuses what still holds."""
     flags = {
@@ -105,20 +102,19 @@ def run(
         _show_plan(settings, resources, as_json)
         return
     from bigcluster import display
-    from bigcluster.config import parse_sets
     from bigcluster.supervisor import supervise
 
     folder = settings.out
     assert folder is not None
-    with listening(quiet=quiet) as listener:
-        kept = None if fresh or config else outdir.kept_values(folder)
-        given = {name for name, value in flags.items() if value is not None} | set(parse_sets(sets or ()))
-        say_kept(kept, settings, given, listener)
-        for note in api.budget_notes(resources):
-            listener(note)
+    with display.listening(quiet=quiet) as listener:
+        if not quiet:
+            say_kept(None if fresh or config else outdir.kept_values(folder), settings)
+            for note in api.budget_notes(resources):
+                listener(note)
         summary = supervise("run", settings, resources, listener=listener, replace=replace, rehash=rehash)
-    tell(summary, as_json, lambda: display.print_summary(summary, folder, stdout()), quiet=quiet)
-    _leave_with(summary["counts"], f"{folder}/images.csv", quiet)
+    tell(summary, as_json, lambda: display.print_summary(summary, folder, stdout()))
+    if summary["counts"]["failed"]:
+        raise typer.Exit(EXIT_SOME_UNREAD)
 
 
 @app.command()
@@ -174,16 +170,15 @@ def sweep(
     sets: Sets = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
-    log: Log = None,
 ) -> None:
-    """Elbow, silhouettes and stability for every k, on the stored scores, in shared passes: OUT/sweep.csv, .png."""
+    """Elbow and silhouette for every k, on the stored scores, in shared passes: sweep.csv and sweep.png in OUT."""
     from bigcluster import api, display
     from bigcluster.supervisor import supervise
 
     settings, ks = api.resolve_sweep(out, k, sets=tuple(sets or ()))
-    with listening(quiet=quiet) as listener:
+    with display.listening(quiet=quiet) as listener:
         found = supervise("sweep", settings, api.resources(memory, workers), listener=listener, ks=ks)
-    tell(found, as_json, lambda: display.print_sweep(found, out, stdout()), quiet=quiet)
+    tell(found, as_json, lambda: display.print_sweep(found, out, stdout()))
 
 
 @app.command()
@@ -195,7 +190,6 @@ def predict(
     workers: Workers = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
-    log: Log = None,
 ) -> None:
     """Label new images by the stored model; nothing is fitted again."""
     from bigcluster import api, display, targets
@@ -204,21 +198,19 @@ def predict(
 
     settings = api.stored_settings(out)
     given, path = local_path("IMAGES", images), targets.named("--to", to)
-    with listening(quiet=quiet) as listener:
+    with display.listening(quiet=quiet) as listener:
         found = supervise("predict", settings, api.resources(memory, workers), listener=listener, images=given, to=path)
-    tell(found, as_json, lambda: display.print_prediction(found, to, stdout()), quiet=quiet)
-    _leave_with(found["counts"], to, quiet)
+    tell(found, as_json, lambda: display.print_prediction(found, to, stdout()))
+    if found["counts"]["failed"]:
+        raise typer.Exit(EXIT_SOME_UNREAD)
 
 
 @app.command()
 def verify(
     out: Annotated[str, typer.Argument(help="The OUT of a run.")],
     quick: Annotated[bool, typer.Option("--quick", help="Read a sample of the data and of the links.")] = False,
-    memory: Memory = None,
-    workers: Workers = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
-    log: Log = None,
 ) -> None:
     """Check digests, counts, labels, folders and model; exit 1 on any damage, which the next run makes good."""
     from bigcluster import api, display
@@ -226,10 +218,11 @@ def verify(
     from bigcluster.paths import local_path
     from bigcluster.supervisor import supervise
 
-    with listening(quiet=quiet) as listener:
-        settings, resources = Settings(out=local_path("OUT", out)), api.resources(memory, workers)
-        found = supervise("verify", settings, resources, listener=listener, quick=quick)
-    tell(found, as_json, lambda: display.print_verified(found, out, stdout()), quiet=quiet and found["ok"])
+    with display.listening(quiet=quiet) as listener:
+        found = supervise(
+            "verify", Settings(out=local_path("OUT", out)), api.resources(None, None), listener=listener, quick=quick
+        )
+    tell(found, as_json, lambda: display.print_verified(found, out, stdout()))
     if not found["ok"]:
         raise typer.Exit(EXIT_DAMAGED)
 
@@ -258,7 +251,6 @@ def profile(
     replace: Replace = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
-    log: Log = None,
 ) -> None:
     """`run` under memory-profiler: OUT/profile with a .dat for mprof, and the timeline as CSV and PNG."""
     flags = {
@@ -273,7 +265,7 @@ def profile(
     from bigcluster.units import parse_bytes
 
     settings = api.resolve_settings(images, out, flags=flags, sets=tuple(sets or ()), config=config, fresh=fresh)
-    with listening(quiet=quiet) as listener:
+    with display.listening(quiet=quiet) as listener:
         found = profiling.profile(
             settings,
             api.resources(memory, workers),
@@ -283,8 +275,9 @@ def profile(
             quiet=quiet,
             listener=listener,
         )
-    tell(found.to_json(), as_json, lambda: display.print_profile(found, stdout()), quiet=quiet)
-    _leave_with(found.summary["counts"], f"{settings.out}/images.csv", quiet)
+    tell(found.to_json(), as_json, lambda: display.print_profile(found, stdout()))
+    if found.summary["counts"]["failed"]:
+        raise typer.Exit(EXIT_SOME_UNREAD)
 
 
 @app.command()
@@ -297,16 +290,15 @@ def report(
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
-    log: Log = None,
 ) -> None:
     """Write the report anew: pages to look at, from what OUT holds. They open from disk, in any browser."""
-    from bigcluster import api
+    from bigcluster import api, display
     from bigcluster.supervisor import supervise
 
     settings = api.resolve_report(out, sets=tuple(sets or ()))
-    with listening(quiet=quiet) as listener:
+    with display.listening(quiet=quiet) as listener:
         found = supervise("report", settings, api.resources(memory, workers), listener=listener)
-    tell(found, as_json, lambda: print(printable(f"look at: {found['report']}")), quiet=quiet)
+    tell(found, as_json, lambda: print(f"look at: {found['report']}"))
 
 
 @app.command()
@@ -318,47 +310,29 @@ def demo(
         bool, typer.Option("--hostile", help="Add the files of a bad day in a folder of their own.")
     ] = False,
     quiet: Quiet = False,
-    log: Log = None,
 ) -> None:
     """Draw a synthetic catalog with known styles (truth.csv beside it)."""
+    from bigcluster import display
     from bigcluster.demo import generate
     from bigcluster.paths import local_path
     from bigcluster.progress import Progress
 
     folder = Path(local_path("DIRECTORY", directory))
 
-    with listening(quiet=quiet) as listener:
+    with display.listening(quiet=quiet) as listener:
         progress = Progress(listener)
         with progress.stage("demo", images, "cuts"):
             truth = generate(folder, images, seed=seed, hostile=hostile, on_progress=progress.at)
             progress.at(images)
-    tell({"truth": str(truth)}, False, lambda: print(printable(str(truth))), quiet=quiet)
-
-
-def _leave_with(counts: dict[str, Any], file: str, quiet: bool) -> None:
-    """Exit code 3 where images could not be read; what is quiet about all else warns of it."""
-    from bigcluster import display
-
-    if counts["failed"]:
-        if quiet:
-            say(f"warning: {display.unread(counts, file)}")
-        raise typer.Exit(EXIT_SOME_UNREAD)
+    print(truth)
 
 
 def _show_plan(settings: Any, resources: Any, as_json: bool, n_images: int | None = None) -> None:
     from bigcluster import display
+    from bigcluster.pipeline.plan import estimated, plan_absent
+    from bigcluster.pipeline.run import prepare
 
-    if n_images is None:
-        from bigcluster.supervisor import supervise
-
-        with listening(quiet=True) as listener:
-            values = supervise("plan", settings, resources, listener=listener)
-        from bigcluster.planning import Plan
-
-        found = Plan.from_json(values)
-    else:
-        from bigcluster.pipeline.plan import estimated, plan_absent
-
-        found = estimated(plan_absent(settings, n_images, resources), settings)
-    tell(found.to_json(), as_json, lambda: display.print_plan(found, stdout()), kept=False)
+    found = prepare(settings, resources)[1] if n_images is None else plan_absent(settings, n_images, resources)
+    found = estimated(found, settings)
+    tell(found.to_json(), as_json, lambda: display.print_plan(found, stdout()))
     found.check()

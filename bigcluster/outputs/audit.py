@@ -17,7 +17,8 @@ import numpy as np
 
 from bigcluster.catalog import from_csv_path, path_key
 from bigcluster.durable import digest_of_file
-from bigcluster.outputs import seal, tables
+from bigcluster.outdir import RUN_TOML, results
+from bigcluster.outputs import tables
 from bigcluster.stages import ingest, reduce
 from bigcluster.stages.audit import Stored
 from bigcluster.stages.cluster import load_membership
@@ -29,14 +30,14 @@ Row = list[str]
 
 def audit(out: Path, store: Store, stored: Stored) -> Iterator[Damage]:
     """What is wrong with the files of a finished run, one per file at most."""
-    digests = seal.sealed_files(store.marks)
+    digests = results.listed_files(store.marks)
     compare: dict[str, Callable[[Path], str | None]] = {
         "labels.csv": lambda path: _compare_labels(path, store, stored),
         "images.csv": lambda path: _compare_images(path, store, stored),
         "variance.csv": lambda path: _compare_variance(path, store, stored),
-        seal.SUMMARY: lambda path: _compare_summary(path, store, stored),
+        results.SUMMARY: lambda path: _compare_summary(path, store, stored),
     }
-    for name in sorted(digests.keys() - {seal.RUN_TOML}):
+    for name in sorted(digests.keys() - {RUN_TOML}):
         what = _difference(out / name, compare.get(name), digests[name])
         if what is not None:
             yield Damage(name, STAGE, what)

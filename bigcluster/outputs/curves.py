@@ -1,29 +1,30 @@
-"""sweep.csv and sweep.png: elbow, silhouettes and stability over k."""
+"""sweep.csv and sweep.png: elbow and silhouette over k."""
 
 from __future__ import annotations
 
-from pathlib import Path
+import io
 from typing import Any
 
-from bigcluster.outputs.tables import write_csv
+from bigcluster.outdir.results import ResultFiles
+from bigcluster.outputs.tables import Target, write_csv
 
-COLUMNS = ("k", "inertia", "simplified_silhouette", "silhouette_sq", "smallest", "largest", "stability", "n_iter")
+COLUMNS = ("k", "inertia", "silhouette", "silhouette_sq", "smallest", "largest", "stability", "n_iter")
 
 
-def write(out: Path, rows: list[dict[str, Any]], suggested_k: int | None, reason: str) -> None:
+def write(files: ResultFiles, rows: list[dict[str, Any]], suggested_k: int | None, reason: str) -> None:
     """Both files of a sweep."""
-    write_sweep(out / "sweep.csv", rows)
-    draw_sweep(out / "sweep.png", rows, suggested_k, reason)
+    write_sweep(files.text("sweep.csv"), rows)
+    files.write("sweep.png", draw_sweep(rows, suggested_k, reason))
 
 
-def write_sweep(path: Path, rows: list[dict[str, Any]]) -> None:
+def write_sweep(target: Target, rows: list[dict[str, Any]]) -> None:
     """sweep.csv: one row per k."""
     shown = ([f"{row[c]:.6g}" if isinstance(row[c], float) else row[c] for c in COLUMNS] for row in rows)
-    write_csv(path, COLUMNS, shown)
+    write_csv(target, COLUMNS, shown)
 
 
-def draw_sweep(path: Path, rows: list[dict[str, Any]], suggested_k: int | None, reason: str) -> None:
-    """sweep.png: inertia above, silhouettes and stability below, the suggestion marked where there is one."""
+def draw_sweep(rows: list[dict[str, Any]], suggested_k: int | None, reason: str) -> bytes:
+    """sweep.png, as PNG: inertia above, silhouettes and stability below, the suggestion marked where there is one."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second and 40 MiB: only where it is drawn
     from matplotlib.figure import Figure
 
@@ -36,8 +37,8 @@ def draw_sweep(path: Path, rows: list[dict[str, Any]], suggested_k: int | None, 
     elbow.set_ylim(bottom=0)
     elbow.set_title(reason, fontsize=10, wrap=True)
     for name, label, color in (
-        ("silhouette_sq", "silhouette_sq (exact, squared distances)", "#1f4e79"),
-        ("simplified_silhouette", "simplified_silhouette", "#7f7f7f"),
+        ("silhouette_sq", "silhouette (squared, exact)", "#1f4e79"),
+        ("silhouette", "silhouette (simplified)", "#7f7f7f"),
         ("stability", "stability (ARI of two starts)", "#c55a11"),
     ):
         quality.plot(ks, [row[name] for row in rows], marker=".", label=label, color=color)
@@ -48,6 +49,6 @@ def draw_sweep(path: Path, rows: list[dict[str, Any]], suggested_k: int | None, 
         axes.grid(alpha=0.3)
         if suggested_k is not None:
             axes.axvline(suggested_k, color="#548235", linestyle="--")
-    beside = path.with_name(f".{path.name}.partial")
-    figure.savefig(beside, dpi=120, format="png")
-    beside.replace(path)
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=120, format="png")
+    return drawn.getvalue()

@@ -7,30 +7,43 @@ where that is lost, by what labels.csv and the images themselves say of it.
 from __future__ import annotations
 
 import csv
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 
 from bigcluster.catalog import Listing, from_csv_path
-from bigcluster.outputs.made import Identity, Made, identity
+from bigcluster.durable import digest_of_file
+from bigcluster.outdir.owned import MADE_FOLDER, Known, Owned, known_file, known_link
 
 LABELS = "labels.csv"
+_UNKNOWN = "0"
+"""The digest of a hard link that is known by its inode, size and time alone."""
 
 
-def recognised(folder: Path, listing: Listing) -> Made:
+def recognised(folder: Path, listing: Listing) -> Owned:
     """Our list of the folder, made anew where it is lost: the entries of labels.csv that lead to their images.
 
-    A link holds nothing of its own, and a copy equals its image in size and time: so nothing of others is in it.
+    A link holds nothing of its own, and a copy equals its image: so nothing of others is in it.
     """
-    return Made.of(_recognised(folder, listing))
+    return Owned.of(_recognised(folder, listing))
 
 
-def _recognised(folder: Path, listing: Listing) -> Iterator[tuple[str, Identity]]:
+def _recognised(folder: Path, listing: Listing) -> Iterator[tuple[str, Known]]:
+    folders: set[str] = set()
     for path, file in labelled_files(folder.parent / LABELS):
         entry, source = folder / file, Path(listing.root, path)
         if is_same(entry, source):
-            yield file, identity(entry)
-        elif looks_equal(entry, source):
-            yield file, identity(entry, copied=True)
+            found = entry.lstat()
+            is_link = stat.S_ISLNK(found.st_mode)
+            yield file, known_link(str(entry.readlink())) if is_link else known_file(found, _UNKNOWN, own=False)
+        elif looks_equal(entry, source) and (digest := digest_of_file(entry)) == digest_of_file(source):
+            yield file, known_file(entry.lstat(), digest, own=True)
+        else:
+            continue
+        inner, _, _ = file.rpartition("/")
+        if inner not in folders:
+            folders.add(inner)
+            yield f"{inner}/", MADE_FOLDER
 
 
 def is_same(entry: Path, source: Path) -> bool:

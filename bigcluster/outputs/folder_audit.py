@@ -13,10 +13,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
+from bigcluster.durable import is_folder
+from bigcluster.outdir.owned import Known, Owned, is_ours_by_content, known_file, known_link
 from bigcluster.outputs.entries import LABELS, is_same, labelled_files, looks_equal
 from bigcluster.outputs.folders import FOLDER
-from bigcluster.outputs.made import Identity, Made, identity
-from bigcluster.outputs.swap import is_ours
 from bigcluster.store import Damage
 
 STAGE = "output"
@@ -43,8 +43,8 @@ class FolderAudit:
             yield f"{number} image{'s' * (number > 1)} {kind} since the run: {shown}"
 
 
-def audit(out: Path, root: Path, made: Made | None, *, sample: int | None = None) -> FolderAudit:
-    """Look at the entry of every row of labels.csv, or of `sample` of them.
+def audit(out: Path, root: Path, made: Owned | None, *, sample: int | None = None) -> FolderAudit:
+    """Look at the entry of every row of labels.csv, or of `sample` of them; copies are read.
 
     root : the folder of the images; made : our list of what was made, None where it is lost.
     """
@@ -52,41 +52,65 @@ def audit(out: Path, root: Path, made: Made | None, *, sample: int | None = None
     chosen = range(found.n_entries)
     if sample is not None and sample < found.n_entries:
         chosen = set(Random().sample(chosen, sample))  # type: ignore[assignment]
+    moved: Counter[str] = Counter()
     for number, (path, file) in enumerate(labelled_files(out / LABELS)):
         if number not in chosen:
             continue
-        name = f"{FOLDER}/{file}"
-        what = _entry(out / FOLDER / file, root / path, None if made is None else made.get(file))
+        folder = file.partition("/")[0]
+        if not is_folder(out / FOLDER / folder):
+            moved[folder] += 1
+            continue
+        what = _entry(out / FOLDER / file, root / path, [] if made is None else made.get(file))
         if what in _SOURCES:
             found.note(what, path)
         elif what is not None:
-            found.damaged.append(Damage(name, STAGE, what))
+            found.damaged.append(Damage(f"{FOLDER}/{file}", STAGE, what))
+    found.damaged += (Damage(f"{FOLDER}/{folder}", STAGE, _moved(n)) for folder, n in sorted(moved.items()))
     return found
+
+
+def _moved(n_entries: int) -> str:
+    entries = "1 entry" if n_entries == 1 else f"{n_entries} entries"
+    return (
+        f"is not there under this name ({entries}): the folder was renamed, moved or deleted; the next run makes it "
+        "again and leaves a renamed one as it is; to arrange pictures in your own way, copy clusters/ out of OUT"
+    )
 
 
 _EDITED, _REPLACED, _LOST = "edited", "replaced", "gone"
 _SOURCES = {_EDITED, _REPLACED, _LOST}
 
 
-def _entry(entry: Path, source: Path, known: Identity | None) -> str | None:
+def _entry(entry: Path, source: Path, knowns: list[Known]) -> str | None:
     """What became of an entry or of its image; None where both are as they were left."""
     if not os.path.lexists(entry):
         return "is gone"
     if entry.is_symlink():
-        return _symlink(entry, source, known)
+        return _symlink(entry, source, knowns)
     if is_same(entry, source):
-        return None if known is None or identity(source)[1:] == known[1:] else _EDITED
-    if known is None or not is_ours(entry, known):
-        return None if known is None and looks_equal(entry, source) else "is not what was put there"
+        return None if not knowns or _is_untouched(source, knowns) else _EDITED
+    if not knowns:
+        return None if looks_equal(entry, source) else "is not what was put there"
+    is_as_linked = entry.lstat().st_ino in {known.inode for known in knowns}  # whose image may have been edited
+    if not is_as_linked and not is_ours_by_content(str(entry), knowns):
+        return "is not what was put there"
     if not source.exists():
         return _LOST
-    if identity(entry).inode == known.inode:  # it is still the link that was made
-        return _REPLACED
-    return None if looks_equal(entry, source) else _EDITED
+    if is_ours_by_content(os.path.realpath(source), knowns):
+        return None  # a copy, or a hard link that became one when OUT was copied
+    return _REPLACED if is_as_linked else _EDITED
 
 
-def _symlink(entry: Path, source: Path, known: Identity | None) -> str | None:
+def _is_untouched(source: Path, knowns: list[Known]) -> bool:
+    """Whether an image has the size and the time that it had, links followed: it may be a link itself."""
+    found = source.stat()
+    return any(known[1:3] == known_file(found, "0", own=True)[1:3] for known in knowns) or not any(
+        known.n_bytes or known.mtime_ns for known in knowns
+    )
+
+
+def _symlink(entry: Path, source: Path, knowns: list[Known]) -> str | None:
     if os.path.realpath(entry) == os.path.realpath(source):
         return None if source.exists() else _LOST
-    as_made = known is not None and identity(entry)[1:] == known[1:]
+    as_made = known_link(str(entry.readlink())) in knowns
     return _REPLACED if as_made and entry.exists() else "leads to another image"

@@ -1,6 +1,7 @@
 """clusters/: one folder per cluster, its images under names that a person recognises.
 
-Built aside and swapped in (outputs.swap): files of others are never deleted, they move along into the new folder.
+Rewritten in place (outdir.tree): files and folders of others stay where they are, an entry that holds its image already
+stays as it is, and the last copy of a picture is never removed (outdir.last_copies).
 """
 
 from __future__ import annotations
@@ -8,25 +9,33 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field
+from functools import cached_property, partial
 from itertools import repeat
 from pathlib import Path
+from typing import IO
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.catalog import Listing, Names, path_key
+from bigcluster.catalog import FileRecord, Listing, Names, path_key
+from bigcluster.durable import OpenFolders, sync_file_system, unfinished
 from bigcluster.errors import StoreError
+from bigcluster.kept import numbered
+from bigcluster.outdir.last_copies import Elsewhere
+from bigcluster.outdir.owned import Known, Owned, OwnedBuilder, OwnedList, is_ours, known_file, known_link, short_digest
+from bigcluster.outdir.tree import OwnedTree
 from bigcluster.outputs.entries import recognised
-from bigcluster.outputs.made import Lists, Made, identity
-from bigcluster.outputs.swap import Swap, numbered
 from bigcluster.units import show_bytes
 
 FOLDER = "clusters"
-CREATED = "folders"
+CREATED = "entries"
 """The mark that lists what we made there."""
 _NO_HARDLINK = {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EOPNOTSUPP}
+_COPY_BYTES = 1 << 20
+"""Of a copy, read and written at once: calls are few then, and the piece stays in the cache."""
 
 
 @dataclass
@@ -39,26 +48,34 @@ class Linked:
     """Where hard links are not possible (another file system): relative symlinks."""
     n_gone: int = 0
     """Images that vanished after they were decoded."""
+    n_kept: int = 0
+    """Entries of an earlier run that were the last copy of their picture: they are in OUT/kept."""
 
 
-def folder_names(labels: NDArray[np.int32], n_clusters: int, names: Iterator[str]) -> Iterator[str]:
-    """The name inside clusters/ for each good row: `03/cut-1.jpg`, a second of that name `03/cut-1 (2).jpg`.
+class EntryNames:
+    """Gives every good row its name inside clusters/: `03/cut-1.jpg`, a second of that name `03/cut-1 (2).jpg`.
 
     Names that differ in case alone count as equal: a folder may be looked at on a system that thinks so.
     """
-    used: dict[bytes, int] = {}  # 64 bits of a hash for each name given: two that share them count as equal too
-    for label, name in zip(map(int, labels), names, strict=True):
-        folder = cluster_folder(label, n_clusters)
+
+    def __init__(self, n_clusters: int) -> None:
+        self._n_clusters = n_clusters
+        # 64 bits of a hash for each name given: two that share them count as equal too.
+        self._used: dict[bytes, int] = {}
+
+    def of(self, label: int, name: str, is_taken: Callable[[str], bool] = lambda _: False) -> str:
+        """name : the image's path; is_taken : whether something of others stands under a name inside clusters/."""
+        folder = cluster_folder(label, self._n_clusters)
         stem, suffix = os.path.splitext(name.rsplit("/", 1)[-1])
-        candidate, number = stem + suffix, 1
+        candidate, number, used = stem + suffix, 1, self._used
         first = key = path_key(f"{folder}/{candidate.casefold()}")
-        while key in used:
-            number = used[first] + 1
+        while key in used or is_taken(f"{folder}/{candidate}"):
+            number = used.get(first, number) + 1
             used[first] = number
             candidate = numbered(stem, suffix, number)
             key = path_key(f"{folder}/{candidate.casefold()}")
         used[key] = 1
-        yield f"{folder}/{candidate}"
+        return f"{folder}/{candidate}"
 
 
 def cluster_folder(label: int, n_clusters: int) -> str:
@@ -70,105 +87,217 @@ def write_clusters(
     out: Path,
     store_root: Path,
     listing: Listing,
-    ok: NDArray[np.bool_],
+    ledger: Iterable[FileRecord],
     labels: NDArray[np.int32],
     n_clusters: int,
     link: str,
     advance: Callable[[int], None] = lambda _: None,
 ) -> Linked:
-    """Build clusters/ for the good rows and swap it in; `link` is hardlink, symlink, copy or none.
+    """Make clusters/ show the good rows; `link` is hardlink, symlink, copy or none.
 
-    Our list of what we made there follows the folder: killed at any point, the next call puts both right.
+    ledger : the record of every listed row. Our list of what we made goes before the folder: killed at any point, the
+    next call puts both right.
     """
-    linked = Linked()
-    swap = Swap.of(out, FOLDER, store_root, CREATED)
-    ours = swap.recover(lambda: recognised(swap.current, listing))
-    swap.new.mkdir()
-    if link == "copy":
-        _check_space(out, listing, ok)
-    linked.files = Names(
-        repeat("", len(listing))
-        if link == "none"
-        else _fill(swap.new, swap.current.absolute(), listing, ok, labels, n_clusters, _PLACE[link], linked, advance)
-    )
-    made = Made.of((name, identity(f"{swap.new}/{name}", copied=link == "copy")) for name in linked.files if name)
-    swap.swap_in(ours, made)
-    return linked
+    with _Writing(out, store_root, listing, link) as writing:
+        return writing.write(ledger, labels, n_clusters, advance)
 
 
-def created(store_root: Path) -> Made | None:
-    """What we made in clusters/; None where the list is lost, or there never was one."""
-    return (Lists(store_root, CREATED).read() or {}).get("current")
+class _Writing:
+    """One rewrite of clusters/."""
 
+    def __init__(self, out: Path, store_root: Path, listing: Listing, link: str) -> None:
+        self._out, self._listing, self._link = out, listing, link
+        self._tree = OwnedTree.of(out, FOLDER, store_root, CREATED)
+        self._root = str(self._tree.root)
+        before = self._tree.owned.read()
+        self._before = recognised(self._tree.root, listing) if before is None else before
+        self._elsewhere = Elsewhere(out)
+        self._was_there = os.path.lexists(self._root)
+        self._became_links: OwnedBuilder | None = None
+        """Entries that had to become symlinks, once one had to."""
+        self._open = OpenFolders(out)
+        self._linked = Linked()
 
-Place = Callable[[str, str, str], bool]
-"""(source, where to make the entry, where it will stand in the end) -> whether it had to become a symlink.
+    def __enter__(self) -> _Writing:
+        return self
 
-Paths are str: joining a million of them as Path takes as long as linking."""
+    def __exit__(self, *_: object) -> None:
+        self._open.close()
+        self._elsewhere.close()
 
+    def write(
+        self, ledger: Iterable[FileRecord], labels: NDArray[np.int32], n_clusters: int, advance: Callable[[int], None]
+    ) -> Linked:
+        builder = OwnedBuilder()
+        if self._link == "none":
+            self._linked.files = Names(repeat("", len(self._listing)))
+        else:
+            for folder in ("", *(f"{cluster_folder(cluster, n_clusters)}/" for cluster in range(n_clusters))):
+                builder.add(folder, self._tree.known_folder(folder, self._before))
+            self._linked.files = Names(self._plan(ledger, labels, n_clusters, builder))
+        made = builder.build()
+        if self._link == "copy":
+            self._check_space()
+        self._tree.owned.write(self._before | made)
+        if self._link != "none":
+            self._make(made, n_clusters, advance)
+            if self._became_links is not None:
+                made = made | self._became_links.build()
+            sync_file_system(self._tree.root)
+        self._tree.remove_others(self._before, made, self._elsewhere.remove)
+        self._linked.n_kept = self._elsewhere.n_kept
+        self._tree.owned.write(made)
+        return self._linked
 
-def _fill(
-    new: Path,
-    final: Path,
-    listing: Listing,
-    ok: NDArray[np.bool_],
-    labels: NDArray[np.int32],
-    n_clusters: int,
-    place: Place,
-    linked: Linked,
-    advance: Callable[[int], None],
-) -> Iterator[str]:
-    """Make the entries; yields the name of each listed row's, '' where it has none."""
-    for cluster in range(n_clusters):
-        (new / cluster_folder(cluster, n_clusters)).mkdir(parents=True)
-    names = folder_names(labels, n_clusters, (listing.names[int(row)] for row in np.flatnonzero(ok)))
-    for row, good in enumerate(ok):
-        name = next(names) if good else ""
-        if name:
-            advance(1)
-            try:
-                linked.n_symlinks += place(listing.path(row), f"{new}/{name}", f"{final}/{name}")
-            except FileNotFoundError:
-                linked.n_gone += 1
-                name = ""
-        yield name
+    def _plan(
+        self, ledger: Iterable[FileRecord], labels: NDArray[np.int32], n_clusters: int, builder: OwnedBuilder
+    ) -> Iterator[str]:
+        """The name of each listed row's entry, '' where it has none; what will be known of it goes to the builder."""
+        names, good = EntryNames(n_clusters), 0
+        for row, record in enumerate(ledger):
+            name = ""
+            if record.ok:
+                label, source = int(labels[good]), self._listing.path(row)
+                good += 1
+                try:
+                    found = self._elsewhere.add(source, short_digest(record.digest), record.n_bytes, record.mtime_ns)
+                except (FileNotFoundError, NotADirectoryError):
+                    self._linked.n_gone += 1
+                else:
+                    name = names.of(label, self._listing.names[row], partial(self._is_taken, found))
+                    builder.add(name, self._known(source, name, found, record.digest))
+            yield name
 
+    def _is_taken(self, source: os.stat_result, name: str) -> bool:
+        """Whether something of others stands there, which is neither ours nor the image itself."""
+        if not self._was_there:
+            return False
+        path = f"{self._root}/{name}"
+        try:
+            found = os.lstat(path)
+        except FileNotFoundError:
+            return False
+        return not (_is_same(found, source) or is_ours(path, self._before.get(name)))
 
-def _hardlink(source: str, target: str, final: str) -> bool:
-    try:
+    def _known(self, source: str, name: str, found: os.stat_result, digest: str) -> Known:
+        if self._link == "symlink" or (self._link == "hardlink" and found.st_dev != self._device):
+            return known_link(self._link_text(source, name))
+        return known_file(found, digest, own=self._link == "copy")
+
+    @cached_property
+    def _device(self) -> int:
+        return os.stat(self._out).st_dev
+
+    def _link_text(self, source: str, name: str) -> str:
+        """Relative, so that both folders may move together."""
+        return os.path.relpath(os.path.realpath(source), os.path.dirname(f"{self._root}/{name}"))
+
+    def _make(self, made: Owned, n_clusters: int, advance: Callable[[int], None]) -> None:
+        for cluster in range(n_clusters):
+            self._open.make(self._tree.root / cluster_folder(cluster, n_clusters))
+        gone = False
+        for row, name in enumerate(self._linked.files):
+            if name:
+                advance(1)
+                gone = not self._place(self._listing.path(row), name, made) or gone
+        if gone:  # since it was planned: rare
+            files = self._linked.files
+            self._linked.files = Names(n if n and os.path.lexists(f"{self._root}/{n}") else "" for n in files)
+
+    def _place(self, source: str, name: str, made: Owned) -> bool:
+        """Make one entry, unless it is there already; False where its image is gone."""
+        folder = self._open.get(f"{self._root}/{os.path.dirname(name)}")
+        try:
+            if self._link == "hardlink":
+                self._hardlink(source, name, folder, made)
+            elif self._link == "symlink":
+                self._symlink(source, name, folder)
+            else:
+                self._copy(source, name, folder, made)
+        except (FileNotFoundError, NotADirectoryError):
+            self._linked.n_gone += 1
+            return False
+        return True
+
+    def _hardlink(self, source: str, name: str, folder: int, made: Owned) -> None:
         # The system follows links on the way to a file, not the last one.
-        os.link(os.path.realpath(source) if os.path.islink(source) else source, target)
-    except OSError as error:
-        if error.errno not in _NO_HARDLINK:
-            raise
-        return _symlink(source, target, final)
-    return False
+        file = os.path.realpath(source) if os.path.islink(source) else source
+        try:
+            self._replacing(
+                name,
+                lambda: os.link(file, os.path.basename(name), dst_dir_fd=folder),
+                lambda path: _is_same(os.lstat(path), os.stat(file)),
+            )
+        except OSError as error:
+            if error.errno not in _NO_HARDLINK:
+                raise
+            self._announce_link(source, name, made)
+            self._symlink(source, name, folder)
+
+    def _announce_link(self, source: str, name: str, made: Owned) -> None:
+        """An entry is about to become a symlink though it may be on the list as a hard link."""
+        if known_link(self._link_text(source, name)) in made.get(name):
+            return
+        if self._became_links is None:
+            self._became_links, all_links = OwnedBuilder(), OwnedBuilder()
+            for row, other in enumerate(self._linked.files):
+                if other:
+                    all_links.add(other, known_link(self._link_text(self._listing.path(row), other)))
+            self._tree.owned.write(self._before | made | all_links.build())
+        self._became_links.add(name, known_link(self._link_text(source, name)))
+
+    def _symlink(self, source: str, name: str, folder: int) -> None:
+        if not os.path.exists(source):
+            raise FileNotFoundError(source)
+        text = self._link_text(source, name)
+        self._replacing(
+            name,
+            lambda: os.symlink(text, os.path.basename(name), dir_fd=folder),
+            lambda path: os.path.islink(path) and str(Path(path).readlink()) == text,
+        )
+        self._linked.n_symlinks += 1
+
+    def _copy(self, source: str, name: str, folder: int, made: Owned) -> None:
+        with open(source, "rb") as image:
+            self._replacing(
+                name, lambda: self._copy_of(source, image, name, folder), lambda path: is_ours(path, made.get(name))
+            )
+
+    def _copy_of(self, source: str, image: IO[bytes], name: str, folder: int) -> None:
+        if os.path.lexists(f"{self._root}/{name}"):
+            raise FileExistsError(name)
+        with unfinished(folder) as new:
+            shutil.copyfileobj(image, new.file, _COPY_BYTES)
+            shutil.copystat(source, f"{self._root}/{os.path.dirname(name)}/{new.name}")
+            new.place(os.path.basename(name))
+
+    def _replacing(self, name: str, make: Callable[[], None], is_there: Callable[[str], bool]) -> None:
+        """Make an entry. An earlier one of ours in its place goes first, unless it is what is to be made."""
+        try:
+            make()
+        except FileExistsError:
+            path = f"{self._root}/{name}"
+            if not is_there(path):
+                self._elsewhere.remove(path, self._before.get(name))
+                make()
+
+    def _check_space(self) -> None:
+        need = 0
+        for row, name in enumerate(self._linked.files):
+            if name and not os.path.lexists(f"{self._root}/{name}"):
+                with suppress(FileNotFoundError):
+                    need += os.stat(self._listing.path(row)).st_size
+        free = shutil.disk_usage(self._out).free
+        if need > free:
+            raise StoreError(
+                f"link = copy needs {show_bytes(need)}, {show_bytes(free)} are free in {self._out}; use symlink"
+            )
 
 
-def _symlink(source: str, target: str, final: str) -> bool:
-    if not os.path.exists(source):
-        raise FileNotFoundError(source)
-    Path(target).symlink_to(os.path.relpath(os.path.realpath(source), os.path.dirname(final)))
-    return True
+def _is_same(found: os.stat_result, other: os.stat_result) -> bool:
+    return (found.st_dev, found.st_ino) == (other.st_dev, other.st_ino)
 
 
-def _copy(source: str, target: str, final: str) -> bool:
-    shutil.copy2(source, target)
-    return False
-
-
-_PLACE: dict[str, Place] = {"hardlink": _hardlink, "symlink": _symlink, "copy": _copy}
-
-
-def _check_space(out: Path, listing: Listing, ok: NDArray[np.bool_]) -> None:
-    need = sum(_size(listing.path(int(row))) for row in np.flatnonzero(ok))
-    free = shutil.disk_usage(out).free
-    if need > free:
-        raise StoreError(f"link = copy needs {show_bytes(need)}, {show_bytes(free)} are free in {out}; use symlink")
-
-
-def _size(path: str) -> int:
-    try:
-        return os.stat(path).st_size
-    except FileNotFoundError:
-        return 0
+def created(store_root: Path) -> Owned | None:
+    """What we made in clusters/; None where the list is lost, or there never was one."""
+    return OwnedList(store_root, CREATED).read()

@@ -27,6 +27,9 @@ def keep(store: Store, given: Path, kept: Path) -> None:
         raise OutError(f"{kept} is not as a run left it: move it away, and the list that was given is kept there anew")
     # Both are ours until the new one is in place.
     store.marks.write(STAGE, Mark(wanted, payload={"digests": [wanted, *([there] if there else [])]}))
-    with given.open(encoding="utf-8", errors="surrogateescape", newline="") as source, replacing(kept) as file:
+    with (
+        given.open(encoding="utf-8", errors="surrogateescape", newline="") as source,
+        replacing(kept) as file,
+    ):
         cast(TextIOWrapper, file).reconfigure(errors="surrogateescape")  # paths may be any bytes
         shutil.copyfileobj(source, file)

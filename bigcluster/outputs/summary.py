@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigcluster.bounded import SUMMARY_BYTES, SUMMARY_VALUES, parse_json, read_bounded
-from bigcluster.durable import write_text
 from bigcluster.errors import StoreError
 from bigcluster.units import show_bytes
 
@@ -49,8 +48,9 @@ def advice(sizes: list[int]) -> list[str]:
         )
     alone = sizes.count(1)
     if alone and n_images > len(sizes):
-        hold = "clusters hold one image each" if alone > 1 else "clusters holds a single image"
-        lines.append(f"{alone} of {len(sizes)} {hold}: outliers, or k is too large; try a smaller k")
+        lines.append(
+            f"{alone} of {len(sizes)} clusters hold one image each: outliers, or k is too large; try a smaller k"
+        )
     return lines
 
 
@@ -80,8 +80,9 @@ def versions() -> dict[str, str]:
     return found
 
 
-def write_summary(path: Path, summary: Mapping[str, Any]) -> None:
-    write_text(path, json.dumps(summary, indent=2, allow_nan=False) + "\n")
+def summary_text(summary: Mapping[str, Any]) -> str:
+    """The text of summary.json. Raises ValueError for a number that JSON does not have."""
+    return json.dumps(summary, indent=2, allow_nan=False) + "\n"
 
 
 def read_summary(path: Path) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Iterable, Iterator
+from contextlib import AbstractContextManager
 from itertools import repeat
 from pathlib import Path
 from typing import IO, Any
@@ -21,9 +22,13 @@ VARIANCE_COLUMNS = ("n_components", "cumulative_share")
 IMAGE_COLUMNS = ("id", "path", "bytes", "mtime_ns", "width", "height", "digest", "status", "reason")
 
 
-def write_csv(path: Path, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
+Target = Path | AbstractContextManager[IO[str]]
+"""Where a table goes: a path, which is replaced whole, or what opens a text file and puts it in place at the end."""
+
+
+def write_csv(target: Target, header: Iterable[str], rows: Iterable[Iterable[Any]]) -> None:
     """Written beside and put in place whole."""
-    with replacing(path) as file:
+    with replacing(target) if isinstance(target, Path) else target as file:
         write_rows(file, header, rows)
 
 
@@ -35,11 +40,11 @@ def write_rows(file: IO[str], header: Iterable[str], rows: Iterable[Iterable[Any
 
 
 def write_labels(
-    path: Path, listing: Listing, ledger: Iterable[FileRecord], membership: Membership, files: Iterable[str]
+    target: Target, listing: Listing, ledger: Iterable[FileRecord], membership: Membership, files: Iterable[str]
 ) -> None:
     """labels.csv: one row per listed file in listing order. `files` names each row's entry under clusters/, or ''."""
     header = [*LABEL_COLUMNS, *passed_columns(listing)]
-    write_csv(path, header, _label_rows(listing, ledger, membership, files))
+    write_csv(target, header, _label_rows(listing, ledger, membership, files))
 
 
 def passed_columns(listing: Listing, taken: Iterable[str] = LABEL_COLUMNS) -> list[str]:
@@ -92,13 +97,13 @@ def _membership_cells(membership: Membership, row: int) -> list[str]:
     return [*cells, str(membership.runner_up[row]), f"{membership.margin[row]:.6g}"]
 
 
-def write_images(path: Path, listing: Listing, ledger: Iterable[FileRecord]) -> None:
+def write_images(target: Target, listing: Listing, ledger: Iterable[FileRecord]) -> None:
     """images.csv, the ledger: what became of every listed file."""
     rows = (
         [row, to_csv_path(name), *file_cells(record)]
         for row, (name, record) in enumerate(zip(listing.names, ledger, strict=True))
     )
-    write_csv(path, IMAGE_COLUMNS, rows)
+    write_csv(target, IMAGE_COLUMNS, rows)
 
 
 def file_cells(record: FileRecord) -> list[str]:
@@ -107,16 +112,16 @@ def file_cells(record: FileRecord) -> list[str]:
     return [*("" if v is None else str(v) for v in numbers), record.digest, record.status, guard_cell(record.reason)]
 
 
-def write_variance(path: Path, ratio: NDArray[np.float64]) -> None:
+def write_variance(target: Target, ratio: NDArray[np.float64]) -> None:
     """variance.csv: the cumulative share for every number of components that was computed."""
-    write_csv(path, VARIANCE_COLUMNS, variance_rows(ratio))
+    write_csv(target, VARIANCE_COLUMNS, variance_rows(ratio))
 
 
 def variance_rows(ratio: NDArray[np.float64]) -> Iterator[list[str]]:
     return ([str(n), f"{share:.6f}"] for n, share in enumerate(np.cumsum(ratio), start=1))
 
 
-def write_memory(path: Path, readings: Iterable[Reading]) -> None:
+def write_memory(target: Target, readings: Iterable[Reading]) -> None:
     """memory.csv: what the process tree held, sampled; at most some thousand rows, see measure.Timeline."""
     rows = ((f"{reading.seconds:.2f}", reading.stage, reading.n_bytes) for reading in readings)
-    write_csv(path, ("seconds", "stage", "bytes"), rows)
+    write_csv(target, ("seconds", "stage", "bytes"), rows)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,10 +17,6 @@ from bigcluster.planning import Resources
 from bigcluster.progress import Listener, Progress
 from bigcluster.runtime import EmbeddedRuntime, Runtime
 from bigcluster.store import Store
-from bigcluster.units import MIB
-
-LEAST_LISTING_BYTES = 16 * MIB
-"""What names may take in any case: where a budget has no room even for these, the plan refuses it and says its need."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +36,9 @@ def open_job(settings: Settings, resources: Resources, listener: Listener, calle
     assert settings.out is not None
     sampler = MemorySampler() if caller is None else MemorySampler(caller)
     runtime = EmbeddedRuntime(resources.threads)
-    return Job(settings, resources, Path(settings.out), Progress(listener), runtime, Stages(sampler))
+    # The folder itself, where OUT is a link: what lies below it is reached without following links.
+    out = Path(os.path.realpath(settings.out))
+    return Job(settings, resources, out, Progress(listener), runtime, Stages(sampler))
 
 
 @contextmanager

@@ -31,6 +31,7 @@ def report(
     Raises StoreError where OUT holds no finished run or cannot be written, MemoryBudgetError.
     """
     job = open_job(settings, resources, listener, caller)
+    outdir.check_is_out(job.out)
     summary_path = job.out / "summary.json"
     if not summary_path.is_file():
         raise StoreError(f"{job.out} holds no finished run; run the job to its end first")
@@ -62,7 +63,9 @@ def write_or_reuse(job: Job, store: Store, summary: dict[str, Any], plan: StageP
 def _write(job: Job, store: Store, summary: dict[str, Any], plan: StagePlan) -> None:
     allowance = Allowance(plan.choices["in_flight"], plan.choices["picture_bytes"])
     with job.stages.measure(STAGE, plan.projected_bytes) as facts, job.progress.stage(STAGE, 1, "steps"):
-        facts |= write_report(job.out, store, summary, job.settings, allowance, job.runtime, job.progress.at)
+        facts |= write_report(
+            job.out, store, summary, job.settings, allowance, job.runtime, job.progress.at, job.progress.warn
+        )
 
 
 @contextmanager

@@ -12,34 +12,29 @@ from typing import Any
 
 import numpy as np
 
-from bigcluster import memory, outdir
+from bigcluster import outdir
 from bigcluster.catalog import Listing, list_images
 from bigcluster.config import Settings, flatten
-from bigcluster.durable import sweep_partial
 from bigcluster.errors import NoImagesError, TooFewSamplesError
+from bigcluster.kept import KEPT
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.measure import Caller
+from bigcluster.outdir.results import OF_A_RUN, OF_A_SWEEP, ResultFiles, is_finished
 from bigcluster.outputs import curves, folders, summary, tables
 from bigcluster.outputs.given import keep as keep_given
-from bigcluster.outputs.seal import OF_A_RUN, OF_A_SWEEP, is_finished, sealing
 from bigcluster.pipeline.disk import check_room
-from bigcluster.pipeline.job import LEAST_LISTING_BYTES, Job, naming_damage, open_job
-from bigcluster.planning import Plan, Resources, baseline_bytes, make_plan, replan
+from bigcluster.pipeline.job import Job, naming_damage, open_job
+from bigcluster.planning import Plan, Resources, make_plan, replan
 from bigcluster.progress import Listener, silent
 from bigcluster.report.libraries import check_kind
 from bigcluster.stages import sizing
 from bigcluster.stages.cluster import Clustered, cluster
 from bigcluster.stages.ingest import Ingested, check_recipe, ingest, records
-from bigcluster.stages.loading.headers import Headers
 from bigcluster.stages.reduce import Reduced, reduce
 from bigcluster.stages.sampling import look_at
 from bigcluster.stages.sweep import Swept, sweep
 from bigcluster.store import Store, tidy
-from bigcluster.store import sweep as sweep_leftovers
-from bigcluster.units import MIB, show_bytes, show_count
-
-LEAST_HEADER_BYTES = 16 * MIB
-"""What reading a header may take in any case, in a child."""
+from bigcluster.units import show_bytes, show_count
 
 
 def prepare(settings: Settings, resources: Resources, given: str | None = None) -> tuple[Listing, Plan]:
@@ -50,9 +45,7 @@ def prepare(settings: Settings, resources: Resources, given: str | None = None) 
     """
     assert settings.images is not None
     out = None if settings.out is None else Path(settings.out)
-    least = baseline_bytes(settings, resources, products=False)
-    beyond = max(LEAST_LISTING_BYTES, resources.budget_bytes - least)
-    listing = list_images(given or settings.images, out, **vars(settings.manifest), most_bytes=beyond)
+    listing = list_images(given or settings.images, out, **vars(settings.manifest))
     if settings.ks and settings.ks[-1] > len(listing):
         raise TooFewSamplesError(
             f"k = {settings.k} needs as many good images, {len(listing)} are listed; use -k {len(listing)} or fewer"
@@ -62,10 +55,8 @@ def prepare(settings: Settings, resources: Resources, given: str | None = None) 
             f"components = {settings.components} needs as many good images, {len(listing)} are listed; "
             f"use --components {len(listing)} or fewer"
         )
-    left = beyond - memory.NAME_BYTES * len(listing) - memory.DECODING_CHILD_BYTES
-    with Headers(listing, settings.image.timeout, max(LEAST_HEADER_BYTES, left)) as headers:
-        size = sizing.image_size(listing, settings.size, headers)
-        pictures = look_at(listing, headers, _decode_spec(settings, size, None))
+    size = sizing.image_size(listing, settings.size)
+    pictures = look_at(listing, _decode_spec(settings, size, None))
     return listing, make_plan(settings, len(listing), size, resources, pictures)
 
 
@@ -86,18 +77,9 @@ def run(
     given : a manifest with the list of images that the caller gave; OUT keeps it as `settings.images`.
     careful : (start, stop) of listed rows that an earlier attempt died over: their files decode in a child.
     """
-    job = open_job(settings, resources, listener, caller)
-    with job.stages.sampler:
-        job.stages.sampler.enter("list")
-        return _run(job, replace=replace, rehash=rehash, given=given, careful=careful)
-
-
-def _run(
-    job: Job, *, replace: bool, rehash: bool, given: str | None, careful: Sequence[Sequence[int]]
-) -> dict[str, Any]:
-    settings = job.settings
     assert settings.images is not None
-    listing, plan = prepare(settings, job.resources, given)
+    job = open_job(settings, resources, listener, caller)
+    listing, plan = prepare(settings, resources, given)
     unreadable = listing.ignored.get("(unreadable folder)", 0)
     if unreadable:
         job.progress.warn(f"{unreadable} folders could not be read; what they hold is not listed")
@@ -108,28 +90,28 @@ def _run(
     outdir.absolute(settings)  # refuses what run.toml cannot hold, before anything is made
     outdir.claim(job.out, settings.images)
     with outdir.locked(job.out):
+        outdir.sweep_unfinished(job.out)
         store = Store(job.out / outdir.STORE)
-        sweep_leftovers(store.root)
-        sweep_partial(job.out)
         was_finished = is_finished(store.marks)
         spec = _decode_spec(settings, plan.image_size, plan.stage("ingest").choices["decode_bytes"])
         check_recipe(store, spec, replace=replace)
         if given is not None:
             keep_given(store, Path(given), Path(settings.images))
-        with outdir.keeping(settings), sealing(store.root, job.out, (*OF_A_RUN, *OF_A_SWEEP)):
-            with naming_damage(store):
+        files = ResultFiles(store.root, job.out, job.progress.warn)
+        with files.writing((*OF_A_RUN, *OF_A_SWEEP)), files.settings(settings):
+            with naming_damage(store), job.stages.sampler:
                 done = _compute(job, listing, plan, spec, store, careful, rehash)
                 written = done.plan.stage("output").projected_bytes
                 with job.stages.measure("output", written), job.progress.stage("output", len(listing), "images"):
-                    _write_outputs(job, listing, store, done)
+                    _write_outputs(job, listing, store, done, files)
                 found = _summarise(job, listing, store, done)
-                _write_account(job, found)
+                _write_account(job, found, files)
                 if settings.report.write:  # it shows the account, and then has a place in it
                     job.stages.sampler.enter("report")  # what is loaded for it counts for it
                     from bigcluster.pipeline.report import write_or_reuse
 
                     write_or_reuse(job, store, found, done.plan.stage("report"))
-            _write_account(job, found)
+            _write_account(job, found, files)
             if not (done.reused and was_finished):
                 tidy(store.root)
     return found
@@ -179,7 +161,6 @@ def _compute(
             native=settings.size == sizing.NATIVE,
             timeout_seconds=settings.image.timeout,
             careful=careful,
-            children=plan.stage("ingest").choices["children"],
             rehash=rehash,
         )
         facts |= {"solver": "decode", "passes": 0 if ingested.reused else 1, "reused": ingested.reused}
@@ -201,9 +182,8 @@ def _compute(
                 store, reduced, settings, settings.ks, plan.stage("sweep"), ingested.row_keys, runtime, progress
             )
             facts |= {**swept.facts, "reused": swept.reused}
-        for caveat in swept.caveats:
-            progress.warn(caveat)
-        progress.note(f"{swept.why}: k = {swept.chosen_k} is taken")
+        how = "" if swept.suggested_k is not None else ", the best silhouette"
+        progress.note(f"{swept.reason}; k = {swept.chosen_k} is taken{how}")
     with stage("cluster") as facts:
         clustered = cluster(
             store, reduced, settings, plan.stage("cluster"), listing, ingested, runtime, progress, swept=swept
@@ -240,38 +220,43 @@ def _decode_spec(settings: Settings, image_size: tuple[int, int], max_bytes: int
     )
 
 
-def _write_outputs(job: Job, listing: Listing, store: Store, done: _Done) -> None:
+def _write_outputs(job: Job, listing: Listing, store: Store, done: _Done, files: ResultFiles) -> None:
     clustered, ingested = done.clustered, done.ingested
+    ledger = partial(records, store, ingested.n_blocks)
     linked = folders.write_clusters(
         job.out,
         job.out / outdir.STORE,
         listing,
-        ingested.ok,
+        ledger(),
         clustered.membership.labels,
         clustered.n_clusters,
         job.settings.link,
         job.progress.advance,
     )
-    ledger = partial(records, store, ingested.n_blocks)
-    tables.write_labels(job.out / "labels.csv", listing, ledger(), clustered.membership, linked.files)
-    tables.write_images(job.out / "images.csv", listing, ledger())
+    tables.write_labels(files.text("labels.csv"), listing, ledger(), clustered.membership, linked.files)
+    tables.write_images(files.text("images.csv"), listing, ledger())
     if done.reduced.explained_variance_ratio is not None:
-        tables.write_variance(job.out / "variance.csv", done.reduced.explained_variance_ratio)
+        tables.write_variance(files.text("variance.csv"), done.reduced.explained_variance_ratio)
     else:
-        (job.out / "variance.csv").unlink(missing_ok=True)
+        files.remove("variance.csv")
     if done.swept is not None:
-        curves.write(job.out, done.swept.rows, done.swept.suggested_k, done.swept.why)
+        curves.write(files, done.swept.rows, done.swept.suggested_k, done.swept.reason)
     if linked.n_symlinks and job.settings.link == "hardlink":
         job.progress.note(f"{linked.n_symlinks} entries under clusters/ are symlinks: hard links need one file system")
     if linked.n_gone:
         job.progress.warn(f"{linked.n_gone} images vanished since they were decoded and have no entry under clusters/")
+    if linked.n_kept:
+        job.progress.warn(
+            f"{linked.n_kept} pictures under clusters/ were the last copies of images that are gone: they are in "
+            f"{job.out / KEPT} now"
+        )
 
 
-def _write_account(job: Job, found: dict[str, Any]) -> None:
+def _write_account(job: Job, found: dict[str, Any], files: ResultFiles) -> None:
     rows = job.stages.take_peaks()
     found["memory"]["measured_peak_bytes"] = max(reading.n_bytes for reading in rows)
-    tables.write_memory(job.out / "memory.csv", rows)
-    summary.write_summary(job.out / "summary.json", found)
+    tables.write_memory(files.text("memory.csv"), rows)
+    files.write("summary.json", summary.summary_text(found).encode())
 
 
 def _summarise(job: Job, listing: Listing, store: Store, done: _Done) -> dict[str, Any]:
@@ -290,12 +275,7 @@ def _summarise(job: Job, listing: Listing, store: Store, done: _Done) -> dict[st
         "explained_variance_ratio": None if ratio is None else round(float(ratio[: reduced.n_components].sum()), 6),
         "sweep": None
         if done.swept is None
-        else {
-            "k": done.swept.chosen_k,
-            "suggested_k": done.swept.suggested_k,
-            "reason": done.swept.why,
-            "caveats": done.swept.caveats,
-        },
+        else {"k": done.swept.chosen_k, "suggested_k": done.swept.suggested_k, "reason": done.swept.reason},
         "memory": {
             "budget_bytes": plan.budget_bytes,
             "projected_peak_bytes": plan.projected_bytes,

@@ -11,8 +11,8 @@ from bigcluster import outdir
 from bigcluster.config import Settings
 from bigcluster.errors import TooFewSamplesError
 from bigcluster.measure import Caller
+from bigcluster.outdir.results import OF_A_SWEEP, ResultFiles
 from bigcluster.outputs import curves
-from bigcluster.outputs.seal import OF_A_SWEEP, sealing
 from bigcluster.pipeline.job import naming_damage, open_job
 from bigcluster.planning import Resources, check_budget, plan_reduce, plan_sweep
 from bigcluster.progress import Listener, silent
@@ -36,6 +36,7 @@ def sweep(
     """
     ks = tuple(ks)
     job = open_job(settings, resources, listener, caller)
+    outdir.check_is_out(job.out)
     with outdir.locked(job.out):
         store = Store(job.out / outdir.STORE, create=False)
         with naming_damage(store):
@@ -53,14 +54,14 @@ def sweep(
             with job.stages.sampler, job.stages.measure("sweep", plan.projected_bytes) as facts:
                 found = sweep_stage(store, reduced, settings, ks, plan, ingested.row_keys, job.runtime, job.progress)
                 facts |= {**found.facts, "reused": found.reused}
-        with sealing(store.root, job.out, OF_A_SWEEP):
-            curves.write(job.out, found.rows, found.suggested_k, found.why)
+        files = ResultFiles(store.root, job.out, job.progress.warn)
+        with files.writing(OF_A_SWEEP):
+            curves.write(files, found.rows, found.suggested_k, found.reason)
     return {
         "rows": found.rows,
         "suggested_k": found.suggested_k,
-        "best_silhouette_sq_k": found.best_silhouette_sq_k,
-        "reason": found.why,
-        "caveats": found.caveats,
+        "best_silhouette_k": found.best_silhouette_k,
+        "reason": found.reason,
         "stages": job.stages.facts,
     }
 

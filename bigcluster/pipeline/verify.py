@@ -19,14 +19,17 @@ from bigcluster import outdir
 from bigcluster.catalog import root_of
 from bigcluster.catalog.manifest import MANIFEST_SUFFIXES
 from bigcluster.config import Settings, read_toml
-from bigcluster.durable import write_text
 from bigcluster.errors import ConfigError, DamagedError, StoreError
 from bigcluster.measure import Caller
+from bigcluster.outdir import results
+from bigcluster.outdir.results import ResultFiles
+from bigcluster.outdir.tree import OwnedTree
 from bigcluster.outputs import audit as files
 from bigcluster.outputs import folder_audit as entries
-from bigcluster.outputs import folders, seal
+from bigcluster.outputs import folders
 from bigcluster.pipeline.job import Job, open_job
 from bigcluster.planning import Resources
+from bigcluster.profiling import publish as profiles
 from bigcluster.progress import Listener, silent
 from bigcluster.report import write as report
 from bigcluster.stages import audit as stages
@@ -39,13 +42,25 @@ QUICK_FILES = 64
 """Chunks of at most 4 MiB: a quarter of a GiB is read."""
 QUICK_ENTRIES = 1000
 SETTINGS = "settings"
-ORDER = (ingest.STAGE, reduce.STAGE, "components", "norms", "sweep", cluster.STAGE, "novelty", files.STAGE, "report")
+ORDER = (
+    ingest.STAGE,
+    reduce.STAGE,
+    "components",
+    "norms",
+    "sweep",
+    cluster.STAGE,
+    "novelty",
+    files.STAGE,
+    report.STAGE,
+    profiles.FOLDER,
+)
 _MADE_BY = {
     "recipe": ingest.STAGE,
     RETIRED: ingest.STAGE,
-    seal.STAGE: files.STAGE,
+    results.STAGE: files.STAGE,
     folders.CREATED: files.STAGE,
     report.CREATED: report.STAGE,
+    profiles.CREATED: profiles.FOLDER,
 }
 """Marks that are no stage of their own. Metadata and run.toml are put back from their marks, nothing is redone."""
 
@@ -67,8 +82,9 @@ def verify(
     job = open_job(settings, resources, listener, caller)
     root = job.out / outdir.STORE
     with ExitStack() as stack:
-        known = root.is_dir() or (job.out / outdir.LOCK).is_file()  # any other folder is left as it is
-        writable = known and _lock(stack, job.out)
+        outdir.check_is_out(job.out)  # any other folder is left as it is
+        outdir.check_places(job.out)
+        writable = _lock(stack, job.out)
         if not root.is_dir():
             raise StoreError(f"{job.out} holds no store; run `bigcluster run IMAGES --out {job.out} -k 10` first")
         if not metadata.is_changed(Marks(root), root):  # else it is damage, not another format
@@ -83,6 +99,8 @@ def verify(
                 found.drop(Marks(root))
     if found.leftovers:
         notes.append(f"{len(found.leftovers)} leftover files of an interrupted run; the next run removes them")
+    if found.n_foreign:
+        notes.append(f"{found.n_foreign} files in {outdir.STORE} are not of bigcluster; they are left alone")
     return {
         "ok": not damaged,
         "damaged": [{"file": damage.file, "stage": damage.stage, "what": damage.what} for damage in damaged],
@@ -98,13 +116,13 @@ def verify(
 def _look(job: Job, root: Path, *, quick: bool, writable: bool) -> tuple[Inventory, list[Damage], list[str]]:
     """The files of the store, what is damaged anywhere, and notes. Raises DamagedError where a sample missed damage."""
     found, notes = _take(job, root, quick), list[str]()
-    if not seal.is_finished(Marks(root)):
+    if not results.is_finished(Marks(root)):
         found = replace(found, damaged=[damage for damage in found.damaged if not _is_moving(damage)])
     damaged = [_outside(damage) for damage in found.damaged]
     if writable:
         _mend(root, found)
     if writable or not found.damaged:
-        damaged += _settings(job.out, Marks(root), put_back=writable)
+        damaged += _settings(job.out, put_back=writable)
         damaged += _audit(job, Store(root, create=False), {damage.stage for damage in damaged}, quick, notes)
     else:
         notes.append("OUT cannot be written: what depends on the damaged files was not looked at")
@@ -161,21 +179,20 @@ def _mend(root: Path, found: Inventory) -> None:
         store.mend(name)
 
 
-def _settings(out: Path, marks: Marks, *, put_back: bool) -> Iterator[Damage]:
+def _settings(out: Path, *, put_back: bool) -> Iterator[Damage]:
     """run.toml may be edited, or be of a call that did not end; one that cannot be read is put back."""
-    path, sealed = out / seal.RUN_TOML, seal.sealed_settings(marks)
     try:
-        read_toml(path)
+        read_toml(out / outdir.RUN_TOML)
     except ConfigError as error:
-        if sealed and put_back:
-            write_text(path, sealed)
-        yield Damage(seal.RUN_TOML, SETTINGS, f"cannot be read: {error.__cause__ or error}")
+        if put_back:
+            ResultFiles(out / outdir.STORE, out).put_settings_back()
+        yield Damage(outdir.RUN_TOML, SETTINGS, f"cannot be read: {error.__cause__ or error}")
 
 
 def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[str]) -> Iterator[Damage]:
     """What of the sound files does not belong together. What became of the images goes to the notes."""
     stored = stages.load(store)
-    finished = seal.is_finished(store.marks)
+    finished = results.is_finished(store.marks)
     if finished:
         wanted = {ingest.STAGE: stored.n_blocks > 0}
         if stored.n_blocks:
@@ -193,7 +210,20 @@ def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[s
     if finished and not missing & {ingest.STAGE, cluster.STAGE}:
         # what is damaged is not there to compare with
         yield from files.audit(job.out, store, replace(stored, fitted=None) if reduce.STAGE in missing else stored)
-        root = _root(tomllib.loads(seal.sealed_settings(store.marks))["images"])
+        root = _root(tomllib.loads(results.listed_settings(store.marks))["images"])
+        yield from _pages(job, store, missing, quick)
         seen = entries.audit(job.out, root, folders.created(store.root), sample=QUICK_ENTRIES if quick else None)
         notes += seen.notes()
         yield from seen.damaged
+
+
+def _pages(job: Job, store: Store, missing: set[str], quick: bool) -> Iterator[Damage]:
+    """The files of the report and of a profile against the lists of what was written: all are read, or looked for."""
+    for stage, created in ((report.STAGE, report.CREATED), (profiles.FOLDER, profiles.CREATED)):
+        tree = OwnedTree.of(job.out, stage, store.root, created)
+        if stage in missing or tree.owned.read() is None:
+            continue
+        if not tree.is_whole():
+            yield Damage(tree.folder, stage, "has lost files, or they have another size")
+        if not quick:
+            yield from (Damage(f"{tree.folder}/{file}", stage, what) for file, what in tree.damaged())

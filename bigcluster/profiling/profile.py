@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import signal
+import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -21,17 +21,16 @@ from bigcluster.durable import write_text
 from bigcluster.errors import ConfigError, ProfiledRunError
 from bigcluster.outputs.tables import write_csv
 from bigcluster.planning import Resources
+from bigcluster.profiling.publish import publish
 from bigcluster.profiling.timeline import draw_timeline, write_timeline
 from bigcluster.profiling.watch import INTERVAL_SECONDS, Sample, Span, mark_stages, read_samples, watch
 from bigcluster.progress import Listener, Note, silent
 from bigcluster.units import MIB
 
 COMPARISONS = ("numpy", "naive-dask")
-FOLDER = "profile"
 SOME_UNREAD = 3
 AVAILABLE_SHARE = 0.9
 """Of the memory that is free, what a naive way may take where no limit is given."""
-_FILES = ("mprofile*.dat", "timeline.*", "comparison.*")
 
 
 @dataclass(frozen=True)
@@ -105,7 +104,7 @@ def profile(
         if compare:
             write_csv(folder / "comparison.csv", asdict(ways[0]), (asdict(way).values() for way in ways))
             write_text(folder / "comparison.json", json.dumps([asdict(way) for way in ways], indent=2) + "\n")
-        return Profile(_publish(folder, Path(settings.out)), tuple(ways), summary)
+        return Profile(publish(folder, Path(settings.out), listener), tuple(ways), summary)
 
 
 def _run(
@@ -114,13 +113,13 @@ def _run(
     """`bigcluster run` with these settings, watched; its progress goes where ours does."""
     config = folder / "run.toml"
     write_text(config, to_toml(outdir.absolute(settings)))
-    command = ["bigcluster.watched", "run", "--config", str(config), "--json"]
+    command = ["bigcluster", "run", "--config", str(config), "--json"]
     command += ["--memory", f"{resources.budget_bytes}B", "--workers", str(resources.threads)]
     command += ["--replace"] * replace + ["--quiet"] * quiet
     with (folder / "summary.json").open("w+", encoding="utf-8") as said:
         dat = folder / "mprofile.dat"
         title = f"bigcluster run {settings.images} --out {settings.out} --memory {resources.budget_bytes / MIB:g}MiB"
-        seconds, code = watch(command, dat, interval_seconds, title, stdout=said)
+        seconds, code = watch(command, dat, interval_seconds, title, stdin=subprocess.DEVNULL, stdout=said)
         if code not in (0, SOME_UNREAD):
             raise ProfiledRunError(f"the profiled run ended with exit code {code}, as it said above", code)
         said.seek(0)
@@ -147,19 +146,20 @@ def _naive(
     limit = limit_bytes or int(psutil.virtual_memory().available * AVAILABLE_SHARE)
     dat = folder / f"mprofile-{name}.dat"
     with (
+        tempfile.TemporaryFile("w+") as asked,
         tempfile.TemporaryFile("w+") as said,
         tempfile.TemporaryFile("w+", errors="replace") as complained,
     ):
-        request = _request(name, settings, summary, limit)
+        _ask(asked, name, settings, summary, limit)
         command = ["bigcluster.profiling.naive"]
-        seconds, code = watch(command, dat, interval_seconds, name, request, stdout=said, stderr=complained)
+        seconds, code = watch(command, dat, interval_seconds, name, stdin=asked, stdout=said, stderr=complained)
         result, last_words = _last_line(said), _last_line(complained)
     samples = read_samples(dat)
     ended = json.loads(result)["ended"] if result else f"{_death(code)} {last_words}".strip()
     return _way(name, samples, seconds, limit, ended, dat.name), samples
 
 
-def _request(name: str, settings: Settings, summary: dict[str, Any], limit_bytes: int) -> str:
+def _ask(asked: IO[str], name: str, settings: Settings, summary: dict[str, Any], limit_bytes: int) -> None:
     assert settings.images is not None
     listing = list_images(settings.images, None, **vars(settings.manifest))
     files = [os.fsencode(listing.path(row)).hex() for row in range(len(listing))]
@@ -173,7 +173,8 @@ def _request(name: str, settings: Settings, summary: dict[str, Any], limit_bytes
         "n_clusters": summary["n_clusters"],
         "seed": settings.seed,
     }
-    return json.dumps(request) + "\n"
+    asked.write(json.dumps(request) + "\n")
+    asked.seek(0)
 
 
 def _last_line(file: IO[str]) -> str:
@@ -189,15 +190,3 @@ def _death(code: int) -> str:
 
 def _way(name: str, samples: list[Sample], seconds: float, limit_bytes: int, ended: str, dat: str) -> Way:
     return Way(name, round(max(s.n_bytes for s in samples)), round(seconds, 1), limit_bytes, ended, dat)
-
-
-def _publish(made: Path, out: Path) -> Path:
-    """Put the files into OUT/profile, in place of those of an earlier profile; files of others there stay."""
-    folder = out / FOLDER
-    folder.mkdir(exist_ok=True)
-    for pattern in _FILES:
-        for old in folder.glob(pattern):
-            old.unlink()
-    for file in sorted(made.iterdir()):
-        shutil.copyfile(file, folder / file.name)
-    return folder

@@ -1,4 +1,4 @@
-"""Everything in its place: built aside, swapped in whole."""
+"""Everything in its place: made aside, then put in place file by file."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 
 from bigcluster import __version__
 from bigcluster.config import Settings
+from bigcluster.durable import remove_folder
+from bigcluster.outdir.tree import OwnedTree
 from bigcluster.outputs.folders import cluster_folder
-from bigcluster.outputs.made import Made, identity
-from bigcluster.outputs.swap import Swap
 from bigcluster.report import lists, pages, pictures, plots, scatter
 from bigcluster.report.cluster_page import Maker
 from bigcluster.report.libraries import check_kind
@@ -32,9 +32,9 @@ from bigcluster.store import Mark, Store, fingerprint
 
 FOLDER = "report"
 STAGE = "report"
-CREATED = "report-files"
+CREATED = "report-pages"
 """In the store: the list of what we made."""
-LAYOUT = 2
+LAYOUT = 1
 """Of the pages: another number, and a run writes them anew."""
 _ASSETS = Path(__file__).parent / "assets"
 
@@ -65,7 +65,7 @@ def is_current(out: Path, store: Store, settings: Settings) -> bool:
     """Whether OUT/report is what would be written now, whole."""
     mark = store.mark(STAGE)
     wanted = report_fingerprint(store, settings)
-    return mark is not None and mark.fingerprint == wanted and _swap(out, store).is_whole()
+    return mark is not None and mark.fingerprint == wanted and _tree(out, store).is_whole()
 
 
 def write_report(
@@ -76,29 +76,32 @@ def write_report(
     allowance: Allowance,
     runtime: Runtime,
     on_progress: Callable[[int, int], None],
+    tell: Callable[[str], None],
 ) -> dict[str, Any]:
-    """Make OUT/report; returns facts for summary.json. Files of others in the old report move along.
+    """Make OUT/report; returns facts for summary.json. Files of others in it stay.
+
+    tell : takes a line where one of them stood in the place of a page and had to go to OUT/kept.
 
     Raises StoreError where OUT holds no finished run, DamagedError, ConfigError where the map's library is missing.
     """
     check_kind(settings.report.map)
     model = read_model(out, store, summary)
     store.marks.remove(STAGE)
-    swap = _swap(out, store)
-    ours = swap.recover()
-    swap.new.mkdir()
-    maker = _Report(swap.new, store, model, settings, allowance, runtime, on_progress)
-    maker.make()
-    files = [path for path in sorted(swap.new.rglob("*")) if path.is_file()]
-    made = Made.of((path.relative_to(swap.new).as_posix(), identity(path, copied=True)) for path in files)
-    written = sum(path.stat().st_size for path in files)
-    swap.swap_in(ours, made)
+    tree = _tree(out, store)
+    staging = tree.new_staging()
+    try:
+        _Report(staging, store, model, settings, allowance, runtime, on_progress).make()
+        files = [path for path in staging.rglob("*") if path.is_file()]
+        n_files, written = len(files), sum(path.stat().st_size for path in files)
+        tree.replace_by(staging, tell)
+    finally:
+        remove_folder(staging)
     store.marks.write(STAGE, Mark(report_fingerprint(store, settings)))
-    return {"solver": "pages", "passes": 1, "files": len(made), "bytes_written": written, "reused": False}
+    return {"solver": "pages", "passes": 1, "files": n_files, "bytes_written": written, "reused": False}
 
 
-def _swap(out: Path, store: Store) -> Swap:
-    return Swap.of(out, FOLDER, store.root, CREATED)
+def _tree(out: Path, store: Store) -> OwnedTree:
+    return OwnedTree.of(out, FOLDER, store.root, CREATED)
 
 
 class _Report:

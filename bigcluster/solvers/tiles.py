@@ -15,6 +15,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bigcluster.durable import remove_folder
 from bigcluster.errors import StoreError
 
 Array = NDArray[Any]
@@ -53,14 +54,15 @@ class FolderTiles:
     """Tiles as .npy files of one folder: scratch that is not fsynced, since a solver that dies starts over."""
 
     def __init__(self, path: Path) -> None:
+        """path : a folder of our own; it is made when the first tile is put."""
         self._path = path
-        path.mkdir(parents=True, exist_ok=True)
 
     def _file(self, name: str) -> Path:
         return self._path / (name.replace("/", "-") + ".npy")
 
     def put(self, name: str, array: Array) -> None:
         try:
+            self._path.mkdir(parents=True, exist_ok=True)
             np.save(self._file(name), array, allow_pickle=False)
         except OSError as error:
             raise StoreError(f"cannot write scratch tile {self._file(name)}: {error.strerror or error}") from error
@@ -76,6 +78,10 @@ class FolderTiles:
 
     def delete(self, name: str) -> None:
         self._file(name).unlink(missing_ok=True)
+
+    def clear(self) -> None:
+        """Remove the folder with all that is in it, where there is one."""
+        remove_folder(self._path)
 
 
 class Shelf:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.config import Settings
+from bigcluster.durable import unfinished_name
 from bigcluster.errors import InvalidDataError, StoreError, VarianceNotReachedError
 from bigcluster.kernels.gemm import Gemm
 from bigcluster.planning import StagePlan, target_of
@@ -20,7 +20,7 @@ from bigcluster.runtime import Runtime
 from bigcluster.solvers.pca import Moments, PCAFit, fit_pca
 from bigcluster.solvers.tiles import FolderTiles
 from bigcluster.stages.ingest import Ingested, pixel_rows
-from bigcluster.store import SCRATCH, ColumnWriter, Mark, RowWriter, StageState, Store, StoredRows, fingerprint
+from bigcluster.store import ColumnWriter, Mark, RowWriter, StageState, Store, StoredRows, fingerprint
 
 STAGE = "reduce"
 
@@ -153,10 +153,10 @@ def _fit(
     progress: Progress,
 ) -> Mark:
     store.marks.remove(STAGE)
-    scratch = store.root / SCRATCH
+    tiles = FolderTiles(store.root / unfinished_name())
     with progress.stage(STAGE, 1, "steps"):
         try:
-            fit = _solve(store, pixels, ingested, settings, plan, saving, runtime, progress)
+            fit = _solve(store, pixels, ingested, settings, plan, tiles, saving, runtime, progress)
             if fit.total_variance == 0:
                 raise InvalidDataError(
                     f"all {pixels.shape[0]} good images are the same picture at this size: there is no variance to "
@@ -164,7 +164,7 @@ def _fit(
                 )
             digests = _write(store, fit)
         finally:
-            shutil.rmtree(scratch, ignore_errors=True)
+            tiles.clear()
         payload = {
             "solver": fit.solver,
             "passes": round(fit.passes, 2),
@@ -186,6 +186,7 @@ def _solve(
     ingested: Ingested,
     settings: Settings,
     plan: StagePlan,
+    tiles: FolderTiles,
     saving: StageState,
     runtime: Runtime,
     progress: Progress,
@@ -215,7 +216,7 @@ def _solve(
         target=target_of(settings),
         runtime=runtime,
         workspace_bytes=plan.choices["workspace_bytes"],
-        tiles=FolderTiles(store.root / SCRATCH),
+        tiles=tiles,
         gemm=Gemm(settings.gemm.kernel),
         seed=settings.seed,
         moments=moments,

@@ -1,7 +1,7 @@
 """What a run keeps on disk: arrays, completion marks, fingerprints, digests."""
 
-from bigcluster.store.arrays import Digests, Store, check_format
-from bigcluster.store.inventory import MADE, SCRATCH, Damage, Inventory, sweep, take_inventory, tidy
+from bigcluster.store.arrays import Digests, Store, check_format, is_store
+from bigcluster.store.inventory import MADE, Damage, Inventory, take_inventory, tidy
 from bigcluster.store.marks import DONE, Mark, Marks, fingerprint
 from bigcluster.store.rows import ColumnWriter, RowWriter, StoredRows, read_whole
 from bigcluster.store.states import StageState
@@ -9,7 +9,6 @@ from bigcluster.store.states import StageState
 __all__ = [
     "DONE",
     "MADE",
-    "SCRATCH",
     "ColumnWriter",
     "Damage",
     "Digests",
@@ -22,8 +21,8 @@ __all__ = [
     "StoredRows",
     "check_format",
     "fingerprint",
+    "is_store",
     "read_whole",
-    "sweep",
     "take_inventory",
     "tidy",
 ]

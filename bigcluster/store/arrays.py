@@ -7,7 +7,8 @@ compression at this speed), with a CRC-32C that is checked at every read.
 from __future__ import annotations
 
 import json
-import shutil
+import math
+import os
 import threading
 from collections.abc import Mapping
 from itertools import product
@@ -19,18 +20,22 @@ import zarr
 from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec
 
-from bigcluster.durable import sync, sync_all
+from bigcluster.durable import open_folder, sync_all
 from bigcluster.errors import OutError, StoreError
+from bigcluster.kept import set_aside
 from bigcluster.store import metadata
 from bigcluster.store.chunks import ChunkFiles
 from bigcluster.store.inventory import take_inventory
 from bigcluster.store.marks import DONE, Mark, Marks
+from bigcluster.store.removal import remove_array, remove_chunks
 from bigcluster.store.rows import read_whole
 
 if TYPE_CHECKING:
     import dask.array as da
 
 FORMAT = 2
+FORMAT_KEY = "bigcluster_format"
+"""Among the attributes of the group: what shows that a store is ours."""
 METADATA = metadata.FILE
 
 Digests = dict[str, str]
@@ -56,9 +61,11 @@ class Store:
         try:
             metadata.restore(self.marks, root)
             self._files = ChunkFiles(root)
-            self._group = zarr.open_group(self._files, mode="a", zarr_format=3)
-            if "bigcluster_format" not in self._group.attrs:
-                self._group.attrs["bigcluster_format"] = FORMAT
+            if not (root / METADATA).exists():
+                zarr.create_group(self._files, zarr_format=3, attributes={FORMAT_KEY: FORMAT})
+            self._group = zarr.open_group(self._files, mode="r+", zarr_format=3)
+            if FORMAT_KEY not in self._group.attrs:
+                self._group.attrs[FORMAT_KEY] = FORMAT
             if create:
                 metadata.vouch(self.marks, root)
         except OSError as error:
@@ -81,6 +88,8 @@ class Store:
         elif array.shape != shape:
             if shape[0] < array.shape[0]:
                 self._disown(name, -(-shape[0] // chunks[0]))
+                for index in range(-(-shape[0] // chunks[0]), -(-array.shape[0] // chunks[0])):
+                    self.drop_rows(name, index)
             array.resize(shape)
         metadata.vouch(self.marks, self.root, name)
         self._open[name] = array
@@ -97,6 +106,8 @@ class Store:
         )
 
     def _create(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, chunks: tuple[int, ...]) -> Any:
+        if os.path.lexists(self.root / name) and (self.root / name / METADATA).exists():
+            set_aside(self.root / name, self.root.parent)  # an array of somebody else
         return zarr.create(
             store=self._group.store,
             path=name,
@@ -118,7 +129,7 @@ class Store:
     def _existing(self, name: str) -> Any | None:
         with self._lock:
             try:
-                if name not in self._open:
+                if name not in self._open and self._is_ours(name):
                     metadata.restore(self.marks, self.root, name)
                     if name in self._group:
                         self._open[name] = self._group[name]
@@ -127,6 +138,14 @@ class Store:
                     f"{self.root / name / METADATA} is damaged; delete {self.root / name} to make it anew"
                 ) from error
             return self._open.get(name)
+
+    def _is_ours(self, name: str) -> bool:
+        """Whether a mark vouches for an array of that name; an array of somebody else counts as absent."""
+        if metadata.is_vouched(self.marks, name):
+            return True
+        if not (self.root / name / METADATA).exists():
+            return False
+        return any(file.startswith(f"{name}/") for _, _, mark in self.marks.all() for file in mark.digests)
 
     def mend(self, block: str) -> None:
         """Put the metadata of a `metadata` mark's array back, or vouch for them again where the mark was damaged."""
@@ -148,10 +167,12 @@ class Store:
         return da.from_zarr(array)
 
     def remove(self, name: str) -> None:
+        """The array is of no use any more. Files in its folder that are not of it stay."""
+        array = self.array(name)
         with self._lock:
             self._open.pop(name, None)
+            remove_array(self.root, name, chunk_file_bytes(array))
             metadata.forget(self.marks, name)
-            shutil.rmtree(self.root / name)
 
     def write_rows(self, name: str, start: int, block: NDArray[Any]) -> Digests:
         """Write whole rows that begin at a chunk boundary; returns the chunk files they went to."""
@@ -189,16 +210,21 @@ class Store:
     def move_rows(self, source: str, index: int, target: str, to: int) -> None:
         """Rename a row of chunks: from one matrix to another one that is cut alike."""
         old, new = self.root / source / "c" / str(index), self.root / target / "c" / str(to)
-        new.parent.mkdir(exist_ok=True)
-        old.rename(new)
-        sync(new.parent)
-        sync(old.parent)
+        out = self.root.parent
+        with open_folder(new.parent, out, create=True) as into, open_folder(old.parent, out) as folder:
+            if os.path.lexists(new):
+                set_aside(new, out)
+            os.rename(old.name, new.name, src_dir_fd=folder, dst_dir_fd=into)
+            os.fsync(into)
+            os.fsync(folder)
 
     def drop_rows(self, name: str, index: int) -> None:
         """Remove a row of chunks, where it is there."""
-        folder = self.root / name / "c" / str(index)
-        if folder.is_dir():
-            shutil.rmtree(folder)
+        array = self.array(name)
+        if array.ndim == 1:
+            remove_chunks(self.root, f"{name}/c", chunk_file_bytes(array), lambda file: file == f"{name}/c/{index}")
+        else:
+            remove_chunks(self.root, f"{name}/c/{index}", chunk_file_bytes(array))
 
     def save(self, name: str, values: NDArray[Any], chunks: tuple[int, ...] | None = None) -> Digests:
         """A whole small array at once; returns its chunk files."""
@@ -241,6 +267,12 @@ class Store:
         return mark
 
 
+def chunk_file_bytes(array: Any) -> int:
+    """The size of every chunk file of an array, in bytes."""
+    n_bytes: int = math.prod(array.chunks) * array.dtype.itemsize + metadata.CRC_BYTES
+    return n_bytes
+
+
 def _filled_up(part: NDArray[Any], shape: tuple[int, ...], dtype: DTypeLike) -> NDArray[Any]:
     if part.shape == shape:
         return np.ascontiguousarray(part, dtype)
@@ -255,10 +287,19 @@ def _identity(folder: Path) -> tuple[int, int]:
     return found.st_dev, found.st_ino
 
 
+def is_store(root: Path) -> bool:
+    """Whether a run of ours wrote into this folder: its metadata name our format, or it holds a sealed mark."""
+    try:
+        attributes = json.loads((root / METADATA).read_bytes())["attributes"]
+    except (OSError, ValueError, KeyError, TypeError):
+        attributes = {}
+    return FORMAT_KEY in attributes or next(Marks(root).all(), None) is not None
+
+
 def check_format(root: Path) -> None:
     """Raise OutError where the store says that it has another format: nothing of it may be changed."""
     try:
-        found = json.loads((root / METADATA).read_bytes())["attributes"].get("bigcluster_format", FORMAT)
+        found = json.loads((root / METADATA).read_bytes())["attributes"].get(FORMAT_KEY, FORMAT)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no store, or a damaged one: dealt with later
         return
     if found != FORMAT:

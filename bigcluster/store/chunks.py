@@ -14,9 +14,11 @@ same to the byte: the values in C order, little-endian, and their CRC-32C.
 from __future__ import annotations
 
 import asyncio
+import os
+import stat
 import sys
-import uuid
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +27,10 @@ import numpy as np
 from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
-from bigcluster.durable import DIGEST_DIGITS, PARTIAL, digest_of
+from bigcluster.durable import DIGEST_DIGITS, digest_of, open_folder, unfinished, write_all, write_bytes
+from bigcluster.kept import set_aside
+from bigcluster.store.metadata import CRC_BYTES
 
-_CRC_BYTES = 4
 _PIECE_BYTES = 1 << 18
 """Of a chunk, written at once: the kernel keeps what it is given in pages of the size of a write. Large ones are slow
 to come by: 8 MiB at once take three to nine times as long."""
@@ -43,8 +46,8 @@ def fits_digest(file: str, data: bytes, digest: str) -> bool:
 def chunk_digest(data: bytes | memoryview) -> str:
     """Of the bytes of a chunk file; "" where they contradict each other."""
     content = np.frombuffer(data, np.uint8)
-    crc = google_crc32c.value(content[:-_CRC_BYTES])
-    return _show_crc(crc) if crc == int.from_bytes(content[-_CRC_BYTES:].tobytes(), "little") else ""
+    crc = google_crc32c.value(content[:-CRC_BYTES])
+    return _show_crc(crc) if crc == int.from_bytes(content[-CRC_BYTES:].tobytes(), "little") else ""
 
 
 def _show_crc(crc: int) -> str:
@@ -69,44 +72,62 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
         return self._there(key, super().get_sync(key, *args, **options))
 
     async def set(self, key: str, value: Any) -> None:
-        if _is_chunk(key):
-            self._digests[key] = await asyncio.to_thread(chunk_digest, value.as_buffer_like())
-        await super().set(key, value)
+        await asyncio.to_thread(self.set_sync, key, value)
 
     def set_sync(self, key: str, value: Any) -> None:
+        data = value.as_buffer_like()
         if _is_chunk(key):
-            self._digests[key] = chunk_digest(value.as_buffer_like())
-        super().set_sync(key, value)
+            self._digests[key] = chunk_digest(data)
+            self._write(key, [memoryview(data).cast("B")])
+        else:
+            write_bytes(self.root / key, data, self.root.parent)
+
+    async def set_if_not_exists(self, key: str, value: Any) -> None:
+        if not (self.root / key).exists():
+            await self.set(key, value)
+
+    async def delete(self, key: str) -> None:
+        await asyncio.to_thread(self.delete_sync, key)
+
+    def delete_sync(self, key: str) -> None:
+        """Of metadata. Store.create removes the chunks that a smaller shape leaves out: it knows their size."""
+        if _is_chunk(key):
+            return
+        path = self.root / key
+        with suppress(FileNotFoundError), open_folder(path.parent, self.root.parent) as folder:
+            os.unlink(path.name, dir_fd=folder)
+
+    async def delete_dir(self, prefix: str) -> None:
+        raise NotImplementedError("arrays are removed by Store.remove, which knows what in their folders is ours")
 
     def write_chunk(self, key: str, chunk: NDArray[Any]) -> None:
         """A whole chunk, C-contiguous; in place, but not yet synced, when this returns."""
         data = _bytes_of(np.ascontiguousarray(chunk, chunk.dtype.newbyteorder("<")))
         crc: int = google_crc32c.value(data)
-        checksum = crc.to_bytes(_CRC_BYTES, "little")
-        path = self.root / key
-        path.parent.mkdir(parents=True, exist_ok=True)
-        beside = path.with_name(f"{path.name}.{uuid.uuid4().hex}{PARTIAL}")
-        try:
-            with beside.open("wb", buffering=0) as file:
-                for piece in (*_pieces(data.data), memoryview(checksum)):
-                    _write_all(file, piece)
-            beside.replace(path)
-        except BaseException:
-            beside.unlink(missing_ok=True)
-            raise
+        self._write(key, [*_pieces(data.data), memoryview(crc.to_bytes(CRC_BYTES, "little"))])
         self._digests[key] = _show_crc(crc)
+
+    def _write(self, key: str, pieces: list[memoryview]) -> None:
+        """A chunk of an array has one size: a file of another one in its place is somebody else's."""
+        path, out = self.root / key, self.root.parent
+        with open_folder(path.parent, out, create=True) as folder, unfinished(folder) as new:
+            for piece in pieces:
+                write_all(new.file, piece)
+            if not _is_free_or_of_size(path.name, folder, sum(map(len, pieces))):
+                set_aside(path, out)
+            new.place(path.name)
 
     def read_chunk(self, key: str, into: NDArray[Any]) -> None:
         """Fill `into`, of a chunk's shape and C-contiguous. Raises ValueError where the chunk is lost or damaged."""
-        data, checksum = _bytes_of(into), bytearray(_CRC_BYTES + 1)
+        data, checksum = _bytes_of(into), bytearray(CRC_BYTES + 1)
         try:
             with (self.root / key).open("rb", buffering=0) as file:
                 n_bytes = file.readinto(data) + file.readinto(checksum)
         except FileNotFoundError:
             raise LostChunkError(f"{self.root / key} is gone") from None
-        if n_bytes != len(data) + _CRC_BYTES:
+        if n_bytes != len(data) + CRC_BYTES:
             raise ValueError(f"{self.root / key} has another length")
-        if google_crc32c.value(data) != int.from_bytes(checksum[:_CRC_BYTES], "little"):
+        if google_crc32c.value(data) != int.from_bytes(checksum[:CRC_BYTES], "little"):
             raise ValueError(f"{self.root / key} does not fit its checksum")
         if sys.byteorder == "big":
             into.byteswap(inplace=True)
@@ -136,7 +157,9 @@ def _pieces(data: memoryview) -> Iterator[memoryview]:
         yield data[start : start + _PIECE_BYTES]
 
 
-def _write_all(file: Any, data: memoryview) -> None:
-    """An unbuffered write may end early, as where the disk is nearly full: the next one then tells why."""
-    while len(data):
-        data = data[file.write(data) :]
+def _is_free_or_of_size(name: str, folder: int, n_bytes: int) -> bool:
+    try:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return True
+    return stat.S_ISREG(found.st_mode) and found.st_size == n_bytes

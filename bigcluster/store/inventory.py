@@ -1,26 +1,25 @@
 """What lies in a store against what its marks vouch for.
 
 damaged     a mark whose seal does not fit; a vouched file that is gone or not what was written
-leftovers   files that nothing vouches for: of an interrupted write, or of settings that are no more
+leftovers   files of ours that nothing vouches for: of an interrupted write, or of settings that are no more
 """
 
 from __future__ import annotations
 
 import os
-import shutil
+import re
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
 from typing import Any
 
-from bigcluster.durable import PARTIAL
+from bigcluster.durable import digest_of_file, is_regular, remove_if_empty
 from bigcluster.store import metadata
 from bigcluster.store.chunks import fits_digest
 from bigcluster.store.marks import FOLDER, Marks
+from bigcluster.store.removal import remove_array, remove_chunks
 
-SCRATCH = "scratch"
-"""Folder in the store for what a stage does not hold in memory: never vouched for, of no use to another process."""
 MADE = "made"
 """Folder in the store for the lists of what was made outside of it: no array, but vouched for as arrays are."""
 STATE = "state"
@@ -28,6 +27,9 @@ STATE = "state"
 GONE = "is gone"
 CHANGED = "is not what was written"
 UNSEALED = "is damaged, its seal does not fit"
+_CHUNK = re.compile(r"(0|[1-9][0-9]*)(/(0|[1-9][0-9]*))*")
+_NAMED_BY_CONTENT = re.compile(rf"(?:{STATE}/[^/]+/|{MADE}/[^/]+-)(?P<digest>[0-9a-f]{{32}})\.(?:npy|list)")
+_UNFINISHED = re.compile(r"\.[0-9a-f]{16}-.*")
 Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """`map`, or one that works with several threads."""
 
@@ -49,6 +51,8 @@ class Inventory:
     damaged: list[Damage]
     leftovers: list[str]
     """Relative to the store."""
+    n_foreign: int
+    """Files that are not ours: they are left alone."""
     n_files: int
     """Files that something vouches for, marks included."""
     n_bytes: int
@@ -97,9 +101,11 @@ def take_inventory(root: Path, *, sample: int | None = None, spread: Spread = ma
         if what is not None:
             _, stage, block = vouched[file]
             damaged.append(Damage(file, stage, what, (stage, block)))
+    leftovers, n_foreign = _leftovers(root, marks, vouched)
     return Inventory(
         sorted(damaged, key=lambda damage: damage.file),
-        list(_unvouched(root, vouched)),
+        leftovers,
+        n_foreign,
         len(vouched) + n_marks,
         n_bytes,
     )
@@ -111,11 +117,37 @@ def _sampled(vouched: dict[str, Any], sample: int) -> set[str]:
     return small | set(Random().sample(chunks, min(sample, len(chunks))))
 
 
-def _unvouched(root: Path, vouched: Container[str]) -> Iterator[str]:
+def _leftovers(root: Path, marks: Marks, vouched: Container[str]) -> tuple[list[str], int]:
+    """Files of ours that nothing vouches for, and how many files of others there are. Links are not followed."""
+    sizes = {name: metadata.chunk_file_bytes(root, name) for name in marks.blocks(metadata.STAGE) if name != "store"}
+    ours: list[str] = []
+    n_foreign = 0
     for path in files_below(root):
         name = path.relative_to(root).as_posix()
-        if name not in vouched and not (name.startswith(f"{FOLDER}/") and path.suffix == ".json"):
-            yield name
+        if name in vouched or (name.startswith(f"{FOLDER}/") and path.suffix == ".json"):
+            continue
+        array, _, inside = name.partition("/c/")
+        is_chunk = array in sizes and _CHUNK.fullmatch(inside) is not None and _size(path) == sizes[array]
+        if is_chunk or is_named_by_content(path, root) or _UNFINISHED.fullmatch(path.name) or _is_metadata(name, sizes):
+            ours.append(name)
+        else:
+            n_foreign += 1
+    return ours, n_foreign
+
+
+def _is_metadata(name: str, sizes: Container[str]) -> bool:
+    array, _, file = name.rpartition("/")
+    return file == metadata.FILE and (array == "" or array in sizes)
+
+
+def _size(path: Path) -> int | None:
+    return path.stat().st_size if is_regular(path) else None
+
+
+def is_named_by_content(path: Path, root: Path) -> bool:
+    """Whether a file of state/ or made/ is ours: its name holds the digest of its content."""
+    match = _NAMED_BY_CONTENT.fullmatch(path.relative_to(root).as_posix())
+    return match is not None and is_regular(path) and digest_of_file(path) == match["digest"]
 
 
 def files_below(root: Path) -> Iterator[Path]:
@@ -125,16 +157,11 @@ def files_below(root: Path) -> Iterator[Path]:
         yield from (Path(folder) / name for name in sorted(files))
 
 
-def sweep(root: Path) -> None:
-    """Delete what a killed process left half written. OUT must be locked. What marks vouch for stays."""
-    shutil.rmtree(root / SCRATCH, ignore_errors=True)
-    for path in files_below(root):
-        if path.name.endswith(PARTIAL):
-            path.unlink()
-
-
 def tidy(root: Path) -> None:
-    """Everything is done: delete what no mark vouches for, of settings that are no more. OUT must be locked."""
+    """Everything is done: delete what no mark vouches for, of settings that are no more. OUT must be locked.
+
+    What is not ours stays: arrays that no mark of ours names, and files in our folders that are no chunks of ours.
+    """
     marks = Marks(root)
     vouched: set[str] = set()
     for stage, block in marks.names():
@@ -144,20 +171,15 @@ def tidy(root: Path) -> None:
         elif stage != metadata.STAGE:
             vouched |= mark.digests.keys()
     arrays = {file.partition("/")[0] for file in vouched} - {MADE}
+    for name in set(marks.blocks(metadata.STAGE)) - arrays - {"store"}:
+        remove_array(root, name, metadata.chunk_file_bytes(root, name))
+        metadata.forget(marks, name)
     for name in ("", *arrays):
         metadata.vouch(marks, root, name)
-        vouched.add((Path(name) / metadata.FILE).as_posix())
-    for file in list(_unvouched(root, vouched)):
-        name = file.partition("/")[0]
-        if name not in arrays | {MADE}:
-            metadata.forget(marks, name)
-        _remove(root / file, root)
-
-
-def _remove(path: Path, root: Path) -> None:
-    """Delete a file, and the folders that are empty then."""
-    path.unlink()
-    for folder in path.parents:
-        if folder == root or any(folder.iterdir()):
-            break
-        folder.rmdir()
+    for name in arrays:
+        remove_chunks(root, f"{name}/c", metadata.chunk_file_bytes(root, name), lambda file: file not in vouched)
+    for path in [*files_below(root / MADE), *files_below(root / STATE)]:
+        if path.relative_to(root).as_posix() not in vouched and is_named_by_content(path, root):
+            path.unlink()
+            remove_if_empty(path.parent)
+    remove_if_empty(root / STATE)

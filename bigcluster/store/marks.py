@@ -10,14 +10,16 @@ seal is a digest of all that, byte for byte: a damaged mark counts as absent.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from bigcluster.bounded import UnfitFileError, parse_json, read_bounded
-from bigcluster.durable import digest_of, sync, write_bytes
+from bigcluster.durable import digest_of, write_bytes
 from bigcluster.errors import StoreError
+from bigcluster.kept import set_aside
 from bigcluster.units import MIB, show_bytes
 
 DONE = "done"
@@ -49,7 +51,7 @@ class Marks:
     """The marks of one store."""
 
     def __init__(self, store_root: Path) -> None:
-        self._root = store_root / FOLDER
+        self._root, self._out = store_root / FOLDER, store_root.parent
 
     def read(self, stage: str, block: str = DONE) -> Mark | None:
         """The mark, or None where there is none, its seal does not fit, or no mark can be what stands there."""
@@ -70,9 +72,7 @@ class Marks:
     def write(self, stage: str, mark: Mark, block: str = DONE) -> None:
         """Put a mark in place; what it vouches for must be synced already."""
         path = self.path(stage, block)
-        if not path.parent.is_dir():
-            path.parent.mkdir(parents=True, exist_ok=True)  # several blocks may be the first
-            sync(path.parent.parent)
+        self._set_aside(stage, block)
         content = {"fingerprint": mark.fingerprint, "digests": mark.digests, "payload": mark.payload}
         body = json.dumps(content).encode()
         if len(body) + len(_seal(b"")) + len(_END) > LIMIT_BYTES:
@@ -80,10 +80,17 @@ class Marks:
                 f"{path}: the paths and records of one block take {show_bytes(len(body))}, a mark may take "
                 f"{show_bytes(LIMIT_BYTES)}; shorten the paths below IMAGES, or use a larger --size"
             )
-        write_bytes(path, _seal(body) + body + _END)
+        write_bytes(path, _seal(body) + body + _END, self._out)
 
     def remove(self, stage: str, block: str = DONE) -> None:
+        self._set_aside(stage, block)
         self.path(stage, block).unlink(missing_ok=True)
+
+    def _set_aside(self, stage: str, block: str) -> None:
+        """A file at a mark's place that has no seal of ours is damaged, or somebody else's: it goes to OUT/kept."""
+        path = self.path(stage, block)
+        if os.path.lexists(path) and self.read(stage, block) is None:
+            set_aside(path, self._out)
 
     def names(self) -> Iterator[tuple[str, str]]:
         """(stage, block) of every mark there is, sound or not."""

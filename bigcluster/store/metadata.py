@@ -6,13 +6,21 @@ store.zarr/<array>/zarr.json  marks/metadata/<array>.json
 
 from __future__ import annotations
 
+import json
+import math
+import os
 from pathlib import Path
 
+import numpy as np
+
 from bigcluster.durable import digest_of, sync_all, write_bytes
+from bigcluster.kept import set_aside
 from bigcluster.store.marks import Mark, Marks
 
 STAGE = "metadata"
 FILE = "zarr.json"
+CRC_BYTES = 4
+"""At the end of every chunk file: its CRC-32C."""
 _GROUP = "store"
 
 
@@ -25,6 +33,11 @@ def vouch(marks: Marks, root: Path, name: str = "") -> None:
         sync_all([file])
         digests = {file.relative_to(root).as_posix(): digest_of(text.encode())}
         marks.write(STAGE, Mark("", digests, {"text": text}), name or _GROUP)
+
+
+def is_vouched(marks: Marks, name: str) -> bool:
+    """Whether there is a mark for the metadata of an array, sound or not."""
+    return marks.path(STAGE, name).is_file()
 
 
 def is_changed(marks: Marks, root: Path, name: str = "") -> bool:
@@ -41,10 +54,22 @@ def restore(marks: Marks, root: Path, name: str = "") -> None:
         return
     text = mark.payload["text"].encode()
     if not file.is_file() or file.read_bytes() != text:
-        file.parent.mkdir(exist_ok=True)
-        write_bytes(file, text)
+        if os.path.lexists(file):
+            set_aside(file, root.parent)
+        write_bytes(file, text, root.parent)
 
 
 def forget(marks: Marks, name: str) -> None:
     """The array is about to go."""
     marks.remove(STAGE, name)
+
+
+def chunk_file_bytes(root: Path, name: str) -> int:
+    """The size of every chunk file of an array, in bytes; 0, which no chunk has, where its metadata cannot be read."""
+    try:
+        said = json.loads((root / name / FILE).read_bytes())
+        n_values: int = math.prod(said["chunk_grid"]["configuration"]["chunk_shape"])
+        n_bytes: int = n_values * np.dtype(said["data_type"]).itemsize + CRC_BYTES
+        return n_bytes
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0

@@ -1,17 +1,18 @@
 """The state that an unfinished stage saves, so that a resumed run redoes its current pass at most.
 
-    store.zarr/state/<stage>/<turn>-<n>.npy     the arrays of a state: a large one, or many small ones in a row
+    store.zarr/state/<stage>/<digest>.npy       the arrays of a state: a large one, or many small ones in a row
     store.zarr/marks/state/<stage>.json         the mark that vouches for them, and holds the other values
 
-New files are written beside those of the state before; the mark, replaced at once, decides which of them count.
+New files are written beside those of the state before; the mark, replaced at once, decides which of them count. A file
+is named by the digest of its content: so one that no mark vouches for, after a kill, is still known for ours.
 """
 
 from __future__ import annotations
 
 import io
-import shutil
+import os
 import time
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.durable import digest_of, sync_all
+from bigcluster.durable import Unfinished, digest_of, open_folder, remove_if_empty, unfinished
 from bigcluster.errors import DamagedError
 from bigcluster.store.arrays import Store
 from bigcluster.store.inventory import STATE
@@ -88,44 +89,56 @@ class StageState:
         self, facts: dict[str, Any], arrays: Iterable[tuple[str, NDArray[Any]]], keep: Collection[str] = ()
     ) -> None:
         began = time.monotonic()
-        before = self._mark()
-        turn, places, digests = 0, dict[str, Place](), dict[str, str]()
+        before, last = self._mark(), self._store.marks.read(STATE, self._stage)
+        places, digests = dict[str, Place](), dict[str, str]()
         if before is not None:
-            turn = before.payload["turn"] + 1
             places = {name: before.payload["places"][name] for name in keep}
             digests = {file: before.digests[file] for file, _ in places.values()}
-        places |= self._write(turn, arrays)
-        written = {file: self._store.root / file for file, _ in places.values() if file not in digests}
-        sync_all(written.values())
-        digests |= {file: digest_of(path.read_bytes()) for file, path in written.items()}
-        payload = {"turn": turn, "places": places, "facts": facts}
+        for names, file, digest in self._write(arrays):
+            places |= {name: (file, start) for name, start in names}
+            digests[file] = digest
+        payload = {"places": places, "facts": facts}
         self._store.marks.write(STATE, Mark(self._fingerprint, digests, payload), self._stage)
-        for path in self._folder.iterdir():
-            if path.relative_to(self._store.root).as_posix() not in digests:
-                path.unlink()
+        if last is not None:
+            self._remove(last.digests.keys() - digests.keys())
         self._saved_at = time.monotonic()
         self._cost_seconds = max(_LEAST_COST_SECONDS, self._saved_at - began)
 
-    def _write(self, turn: int, arrays: Iterable[tuple[str, NDArray[Any]]]) -> dict[str, Place]:
-        self._folder.mkdir(parents=True, exist_ok=True)
-        places: dict[str, Place] = {}
-        with (self._folder / f"{turn}-small.npy").open("wb") as small:
-            for number, (name, array) in enumerate(arrays):
+    def _write(self, arrays: Iterable[tuple[str, NDArray[Any]]]) -> Iterator[tuple[list[tuple[str, int]], str, str]]:
+        """For every file: the arrays in it with where they begin, its path in the store, its digest."""
+        out = self._store.root.parent
+        with open_folder(self._folder, out, create=True) as folder, unfinished(folder) as small:
+            in_small: list[tuple[str, int]] = []
+            for name, array in arrays:
                 if array.nbytes < _LARGE_BYTES:
-                    places[name] = self._relative(f"{turn}-small.npy"), small.tell()
-                    np.save(small, array, allow_pickle=False)
+                    in_small.append((name, small.file.tell()))
+                    np.save(small.file, array, allow_pickle=False)
                 else:
-                    places[name] = self._relative(f"{turn}-{number}.npy"), 0
-                    np.save(self._folder / f"{turn}-{number}.npy", array, allow_pickle=False)
-        return places
+                    with unfinished(folder) as large:
+                        np.save(large.file, array, allow_pickle=False)
+                        yield [(name, 0)], *self._place(large)
+            if in_small:
+                yield in_small, *self._place(small)
+            os.fsync(folder)
 
-    def _relative(self, file: str) -> str:
-        return (self._folder / file).relative_to(self._store.root).as_posix()
+    def _place(self, new: Unfinished) -> tuple[str, str]:
+        """Put a file in place under the name that its content gives it; its path in the store, and its digest."""
+        os.fsync(new.file.fileno())
+        digest = new.digest()
+        new.place(f"{digest}.npy")
+        return f"{STATE}/{self._stage}/{digest}.npy", digest
+
+    def _remove(self, files: Iterable[str]) -> None:
+        for file in files:
+            (self._store.root / file).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """The stage is done: its state is of no use any more."""
+        mark = self._store.marks.read(STATE, self._stage)
         self._store.marks.remove(STATE, self._stage)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        if mark is not None:
+            self._remove(mark.digests)
+        remove_if_empty(self._folder)
 
     def _mark(self) -> Mark | None:
         mark = self._store.mark(STATE, self._stage)

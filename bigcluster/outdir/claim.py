@@ -1,0 +1,127 @@
+"""Whether OUT may be used: whose folder it is, what it kept, and which images it belongs to."""
+
+from __future__ import annotations
+
+import errno
+import os
+from pathlib import Path
+from typing import Any
+
+from bigcluster.catalog.roots import root_of
+from bigcluster.config import Settings, flatten, read_toml
+from bigcluster.durable import is_folder, is_regular, is_unfinished
+from bigcluster.errors import ConfigError, OutError, StoreError
+from bigcluster.kept import KEPT
+from bigcluster.outdir.lock import LOCK, MOST_BYTES, parse
+from bigcluster.store import is_store
+
+RUN_TOML = "run.toml"
+STORE = "store.zarr"
+MANIFEST = "manifest.csv"
+"""The images of a run that was given a list of them in Python."""
+HEADING = "# The settings of the last run.\n"
+"""Begins OUT/run.toml."""
+_BEGUN = {LOCK, RUN_TOML, STORE, KEPT}
+"""All that a run which was killed before its first mark can have left."""
+
+
+def kept_values(out: str) -> dict[str, Any] | None:
+    """The settings that OUT/run.toml kept from the last run, without `out`, or None."""
+    path = Path(out) / RUN_TOML
+    if not path.is_file():
+        return None
+    kept = read_toml(path)
+    folder = kept.pop("out", None)
+    if folder is not None and kept.get("images") == os.path.join(folder, MANIFEST):
+        kept["images"] = os.path.join(out, MANIFEST)  # it moves with OUT
+    return kept
+
+
+def absolute(settings: Settings) -> dict[str, Any]:
+    """The flat settings as run.toml keeps them: `images` and `out` absolute, so that they hold from any folder."""
+    values = flatten(settings)
+    for name in ("images", "out"):
+        values[name] = str(Path(values[name]).absolute())
+        if not values[name].isprintable() or any("\ud800" <= c <= "\udfff" for c in values[name]):
+            raise ConfigError(f"{name} has a name that run.toml cannot hold: {values[name]!r}; rename the folder")
+    return values
+
+
+def is_out(out: Path) -> bool:
+    """Whether a run of ours wrote into this folder: it holds a store of ours, or what a killed start left.
+
+    A single file of a fitting name proves nothing.
+    """
+    if not out.is_dir():
+        return False
+    if is_folder(out / STORE) and is_store(out / STORE):
+        return True
+    return _is_begun(out)
+
+
+def _is_begun(out: Path) -> bool:
+    """Whether a folder holds what a run that was killed at its start leaves, and nothing else."""
+    lock, settings, store = out / LOCK, out / RUN_TOML, out / STORE
+    if not is_regular(lock) or lock.stat().st_size > MOST_BYTES:
+        return False
+    said = parse(lock.read_bytes())
+    if said is None:
+        return False
+    inside = {name for name in os.listdir(out) if not any(is_unfinished(name, token) for token in said[1])}
+    if not inside <= _BEGUN or (STORE in inside and not (is_folder(store) and _is_bare(store, said[1]))):
+        return False
+    return RUN_TOML not in inside or (is_regular(settings) and _starts_with(settings, HEADING.encode()))
+
+
+def _is_bare(store: Path, tokens: list[str]) -> bool:
+    """Whether a store was made and nothing written into it."""
+    return all(any(is_unfinished(name, token) for token in tokens) for name in os.listdir(store))
+
+
+def _starts_with(path: Path, heading: bytes) -> bool:
+    with path.open("rb") as file:
+        return file.read(len(heading)) == heading
+
+
+def check_is_out(out: Path) -> None:
+    """Raise StoreError where no run wrote into this folder: nothing in it is touched then."""
+    if not is_out(out):
+        raise StoreError(f"{out} holds no run; run `bigcluster run IMAGES --out {out} -k 10` first")
+
+
+def claim(out: Path, images: str) -> None:
+    """Check that OUT may be used for these images and make the folder.
+
+    Raises OutError for a folder of other files or of another IMAGES root, StoreError where it cannot be written.
+    """
+    if out.exists() and not out.is_dir():
+        raise OutError(f"OUT is a file: {out}; give a folder")
+    try:
+        inside = sorted(os.listdir(out)) if out.is_dir() else []
+        if inside and not is_out(out):
+            raise OutError(
+                f"OUT holds files that are not ours ({inside[0]}, {len(inside)} in all): {out}; give another"
+            )
+        kept = kept_values(str(out)) or {}
+        if "images" in kept:
+            _check_root(out, kept["images"], root_of(images))
+        out.mkdir(parents=True, exist_ok=True)
+        if not os.access(out, os.W_OK):
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+    except OSError as error:
+        if isinstance(error, OutError):
+            raise
+        raise StoreError(f"OUT cannot be written: {out}: {error.strerror}; give a folder of your own") from error
+
+
+def _check_root(out: Path, kept_images: str, root: Path) -> None:
+    """Refuse another root. One that was renamed is no other: the stored paths are relative to it."""
+    kept_root = root_of(kept_images)
+    if kept_root == root:
+        return
+    if kept_root.exists():
+        raise OutError(f"OUT belongs to the images in {kept_root}, not {root}: {out}; give another")
+    raise OutError(
+        f"OUT belongs to the images in {kept_root}, which is gone, not {root}: {out}; where it was renamed, set images "
+        f"in {out / RUN_TOML} to its new name, and all is reused; otherwise give another OUT"
+    )

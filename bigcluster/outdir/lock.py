@@ -1,0 +1,154 @@
+"""One process holds OUT at a time.
+
+The lock is on the folder itself, so that it holds although somebody deletes OUT/.lock, and on that file too, for file
+systems that lock no folders. The file names its holder, and the tokens of processes that ended before they had cleared
+away their unfinished files.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import re
+import socket
+import stat
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bigcluster.durable import TOKEN, is_unfinished, open_folder, remove_folder
+from bigcluster.errors import OutError, StoreError
+from bigcluster.measure import has_ended
+from bigcluster.outdir.places import check_places
+
+LOCK = ".lock"
+_LEAVING_SECONDS = 1.0
+"""A run whose terminal was killed is gone in a moment: its worker leaves when it notices."""
+_DYING_SECONDS = 60.0
+"""A killed process keeps its locks until its last thread is through with the disk."""
+_TEXT = re.compile(r"(?P<holder>process \d+ on [^\n]{1,255})?\n?(unfinished(?P<tokens>( [0-9a-f]{16})+)\n)?")
+MOST_BYTES = 1 << 16
+"""Of OUT/.lock: a token takes 17 bytes, and a run clears them all."""
+_CANNOT_LOCK = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
+"""What file systems say that lock no folders, such as NFS, or nothing at all."""
+
+
+@contextmanager
+def locked(out: Path) -> Iterator[None]:
+    """Hold OUT for this process. Raises StoreError where another one has it; the lock of a dead one is none.
+
+    Raises OutError where a link stands at one of our names, or OUT/.lock is no file of ours. Advisory, by flock; on
+    systems without it nothing is locked.
+    """
+    try:
+        import fcntl
+    except ImportError:  # on Windows
+        yield
+        return
+
+    def lock(descriptor: int) -> bool:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return False
+        except OSError as error:
+            if error.errno not in _CANNOT_LOCK:
+                raise
+        return True
+
+    with open_folder(out) as folder:
+        file = _open(folder, out)
+        try:
+            _wait_for(lambda: lock(folder) and lock(file), lambda: _read(file, out)[0], out)
+            check_places(out)
+            tokens = _read(file, out)[1]
+            _write(file, f"process {os.getpid()} on {socket.gethostname()}", [*tokens, TOKEN])
+            try:
+                yield
+            finally:
+                # It may have been swept meanwhile. What this process leaves unfinished, it says itself.
+                _write(file, "", [token for token in _read(file, out)[1] if token != TOKEN])
+        finally:
+            os.close(file)
+
+
+def sweep_unfinished(out: Path) -> None:
+    """Remove what killed processes were writing, by the tokens in OUT/.lock. OUT must be locked.
+
+    Their names cannot have been chosen by anybody else. Names are looked for in OUT and in all folders below it.
+    """
+    with open_folder(out) as folder:
+        file = _open(folder, out)
+        try:
+            holder, tokens = _read(file, out)
+            old = [token for token in tokens if token != TOKEN]
+            if old:
+                for token in old:
+                    _sweep(out, token)
+                _write(file, holder, [TOKEN])
+        finally:
+            os.close(file)
+
+
+def _sweep(out: Path, token: str) -> None:
+    for path, folders, files in os.walk(out):
+        for name in [name for name in folders if is_unfinished(name, token)]:
+            remove_folder(Path(path, name))
+            folders.remove(name)
+        for name in files:
+            if is_unfinished(name, token):
+                os.unlink(os.path.join(path, name))
+
+
+def _open(folder: int, out: Path) -> int:
+    flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+    try:
+        file = os.open(LOCK, flags, 0o666, dir_fd=folder)
+    except OSError as error:
+        if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
+            raise
+        raise _not_ours(out) from None
+    if not stat.S_ISREG(os.fstat(file).st_mode):
+        os.close(file)
+        raise _not_ours(out)
+    return file
+
+
+def _not_ours(out: Path) -> OutError:
+    return OutError(f"{out / LOCK} is not the lock of bigcluster: a link, or a file of somebody else; move it away")
+
+
+def _read(file: int, out: Path) -> tuple[str, list[str]]:
+    """(the holder, tokens of unfinished files). Raises OutError where the file says something else."""
+    match = parse(os.pread(file, MOST_BYTES, 0))
+    if match is None:
+        raise _not_ours(out)
+    return match
+
+
+def parse(data: bytes) -> tuple[str, list[str]] | None:
+    """(the holder, tokens) of the content of a lock; None where it is none of ours."""
+    match = _TEXT.fullmatch(data.decode(errors="replace"))
+    return None if match is None else (match["holder"] or "", (match["tokens"] or "").split())
+
+
+def _write(file: int, holder: str, tokens: list[str]) -> None:
+    text = (f"{holder}\n" if holder else "") + (f"unfinished {' '.join(tokens)}\n" if tokens else "")
+    os.ftruncate(file, 0)
+    os.pwrite(file, text.encode(), 0)
+
+
+def _wait_for(take: Callable[[], bool], holder: Callable[[], str], out: Path) -> None:
+    began = time.monotonic()
+    while not take():
+        named = holder()
+        if time.monotonic() - began > (_DYING_SECONDS if _is_dying(named) else _LEAVING_SECONDS):
+            raise StoreError(f"OUT is in use by {named or 'another run'}: {out}; wait for it")
+        time.sleep(0.05)
+
+
+def _is_dying(holder: str) -> bool:
+    """Whether the process that a lock names has ended on this host, all but for threads that the disk keeps waiting."""
+    match = re.fullmatch(r"process (\d+) on (.+)", holder)
+    return match is not None and match[2] == socket.gethostname() and has_ended(int(match[1]))

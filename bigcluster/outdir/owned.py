@@ -1,0 +1,199 @@
+"""What we made in a folder that others may write to as well: so much of every entry that it is known again.
+
+store.zarr/marks/<created>/done.json      names the list that counts, and vouches for its file
+store.zarr/made/<created>-<digest>.list   the list: 5 columns of 64 bits, little-endian, ordered by the first
+
+Content decides: an entry is ours where its path is on the list and its content is what the list says. Inode, size and
+time only save the reading: a copied OUT has others, and a file system gives the inode of a deleted file to a new one.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from array import array
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.catalog import path_key
+from bigcluster.durable import digest_of, digest_of_file, write_bytes
+from bigcluster.store import MADE, Mark, Marks
+
+_WORD = (1 << 64) - 1
+_DIGEST_HEX = 16
+"""Hex digits of a SHA-256 that a list holds: 64 bits."""
+_N_COLUMNS = 5
+_NO_INODE = _WORD
+"""No file has it: what is known by it is read."""
+
+
+class Known(NamedTuple):
+    """What an entry is known by; each modulo 2^64, since a file's time may lie anywhere."""
+
+    inode: int = 0
+    """0 for files of their own, which a moved OUT finds under other inodes."""
+    n_bytes: int = 0
+    mtime_ns: int = 0
+    digest: int = 0
+    """Of the content; of a symlink, of the path that it holds."""
+
+
+FOLDER = Known()
+"""A folder that holds entries of ours, and was there before."""
+MADE_FOLDER = Known(inode=1)
+"""A folder that we made: it goes when it is empty."""
+
+
+def short_digest(digest: str) -> int:
+    """What a list holds of a digest in hex, such as that of an image in the ledger."""
+    return int(digest[:_DIGEST_HEX], 16)
+
+
+def known_link(text: str) -> Known:
+    """A symlink that holds this path."""
+    return Known(digest=short_digest(hashlib.sha256(os.fsencode(text)).hexdigest()))
+
+
+def known_file(found: os.stat_result, digest: str, *, own: bool) -> Known:
+    """A regular file. own : it has a content of its own, and is not another name of an image."""
+    return Known(
+        0 if own else found.st_ino & _WORD, found.st_size & _WORD, found.st_mtime_ns & _WORD, short_digest(digest)
+    )
+
+
+class Owned:
+    """Path inside the folder -> what the entry is known by, in 40 bytes each: a million entries are of every day.
+
+    For a path stand 64 bits of its hash. Two of a million paths share them with a chance of 3e-8, and then either is
+    taken for ours where its content is that of one of them. A path may be known in several ways: while a folder is
+    being rewritten, by what it held and by what it will hold. A folder's path ends with `/`.
+    """
+
+    def __init__(self, columns: NDArray[np.uint64]) -> None:
+        """columns : (5, n), the hash of the path and what is known, ordered by the hash."""
+        self._columns = columns
+
+    @classmethod
+    def of(cls, entries: Iterable[tuple[str, Known]] = ()) -> Owned:
+        builder = OwnedBuilder()
+        for name, known in entries:
+            builder.add(name, known)
+        return builder.build()
+
+    def __len__(self) -> int:
+        return len(self._columns[0])
+
+    def __or__(self, other: Owned) -> Owned:
+        """Everything that either of them knows."""
+        if not len(other) or not len(self) or self is other:
+            return self if len(self) else other
+        return Owned(_ordered([np.concatenate(pair) for pair in zip(self._columns, other._columns, strict=True)]))
+
+    def get(self, name: str) -> list[Known]:
+        """What an entry of that path may be; nothing where it is none of ours."""
+        key = np.uint64(_key(name))
+        first, last = np.searchsorted(self._columns[0], [key, key + np.uint64(1)]).tolist()
+        if key == np.uint64(_WORD):
+            last = len(self)
+        return [Known(*row) for row in self._columns[1:, first:last].T.tolist()]
+
+    def to_bytes(self) -> memoryview:
+        return self._columns.astype("<u8", copy=False).view(np.uint8).reshape(-1).data
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> Owned:
+        return cls(np.frombuffer(data, "<u8").reshape(_N_COLUMNS, -1))
+
+
+class OwnedBuilder:
+    """Takes entries one by one."""
+
+    def __init__(self) -> None:
+        self._flat = array("Q")
+
+    def add(self, name: str, known: Known) -> None:
+        self._flat.extend((_key(name), *known))
+
+    def build(self) -> Owned:
+        return Owned(
+            _ordered([np.frombuffer(self._flat, np.uint64)[column::_N_COLUMNS] for column in range(_N_COLUMNS)])
+        )
+
+
+def _ordered(columns: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    order = np.argsort(columns[0], kind="stable")
+    ordered = np.empty((len(columns), len(order)), np.uint64)
+    for column, into in zip(columns, ordered, strict=True):
+        np.take(column, order, out=into)
+    return ordered
+
+
+def _key(name: str) -> int:
+    return int.from_bytes(path_key(name), "little")
+
+
+def is_ours(path: str, knowns: Iterable[Known]) -> bool:
+    """Whether a file or a link is as one of these says. It is read where size, time or inode leave a doubt."""
+    knowns = [known for known in knowns if known not in (FOLDER, MADE_FOLDER)]
+    if not knowns:
+        return False
+    found = os.lstat(path)
+    if stat.S_ISLNK(found.st_mode):
+        return known_link(str(Path(path).readlink())) in knowns
+    if not stat.S_ISREG(found.st_mode):
+        return False
+    if any(_is_untouched(found, known) for known in knowns):
+        return True
+    knowns = [known for known in knowns if known.n_bytes == found.st_size & _WORD]
+    return bool(knowns) and short_digest(digest_of_file(path)) in {known.digest for known in knowns}
+
+
+def is_ours_by_content(path: str, knowns: Iterable[Known]) -> bool:
+    """As `is_ours`, and every regular file is read."""
+    return is_ours(path, [known._replace(inode=_NO_INODE) for known in knowns])
+
+
+def _is_untouched(found: os.stat_result, known: Known) -> bool:
+    return (known.n_bytes, known.mtime_ns) == (found.st_size & _WORD, found.st_mtime_ns & _WORD) and (
+        known.inode in (0, found.st_ino & _WORD)
+    )
+
+
+@dataclass(frozen=True)
+class OwnedList:
+    """The list of one folder in the store. It is replaced at once: the mark decides which file counts."""
+
+    store_root: Path
+    created: str
+    """The name of the mark."""
+
+    def read(self) -> Owned | None:
+        """None where it is lost or damaged, of another version, or never was."""
+        mark = Marks(self.store_root).read(self.created)
+        if mark is None or len(mark.digests) != 1:
+            return None
+        ((file, digest),) = mark.digests.items()
+        try:
+            data = (self.store_root / file).read_bytes()
+            return Owned.from_bytes(data) if digest_of(data) == digest else None
+        except (OSError, ValueError):
+            return None
+
+    def write(self, owned: Owned) -> None:
+        """On disk when this returns: what is about to be made is on the list before it is made."""
+        marks = Marks(self.store_root)
+        before = marks.read(self.created)
+        data = owned.to_bytes()
+        digest = digest_of(data)
+        file = f"{MADE}/{self.created}-{digest}.list"
+        write_bytes(self.store_root / file, data, self.store_root.parent)
+        marks.write(self.created, Mark("", {file: digest}))
+        for old in set(before.digests if before else ()) - {file}:
+            if old.startswith(f"{MADE}/"):
+                (self.store_root / old).unlink(missing_ok=True)

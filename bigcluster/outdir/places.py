@@ -1,0 +1,76 @@
+"""The names that are ours inside OUT, and the refusal of a link at any of them.
+
+Whatever stands at one of these names may have been put there by somebody. A link would lead what we write, tidy or
+remove to another place, and a device or a folder would take a file's place: each is refused in one line, before
+anything is written. OUT itself may be a link.
+"""
+
+from __future__ import annotations
+
+import os
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+
+from bigcluster.errors import OutError
+from bigcluster.kept import KEPT
+
+FILES = (
+    *(".lock", "run.toml", "labels.csv", "images.csv", "summary.json", "variance.csv", "memory.csv"),
+    *("sweep.csv", "sweep.png", "manifest.csv"),
+)
+FOLDERS = ("store.zarr", "clusters", "report", "profile", KEPT)
+_WALKED = ("store.zarr", "report", "profile")
+"""Every entry below these is looked at; below clusters/, links are of every day, and its folders are looked at."""
+
+
+def check_places(out: Path) -> None:
+    """Raise OutError where something else than a file or a folder of our kind stands at one of our names."""
+    for name in FILES:
+        _check(out / name, _mode(out / name), stat.S_ISREG, "a file")
+    for name in FOLDERS:
+        _check(out / name, _mode(out / name), stat.S_ISDIR, "a folder")
+    for name in _WALKED:
+        _check_below(out / name)
+    for entry in _entries(out / "clusters"):
+        if entry.name.isdecimal():
+            _check(Path(entry.path), entry.stat(follow_symlinks=False).st_mode, stat.S_ISDIR, "a folder")
+
+
+def _check_below(folder: Path) -> None:
+    for entry in _entries(folder):
+        mode = entry.stat(follow_symlinks=False).st_mode
+        if stat.S_ISDIR(mode):
+            _check_below(Path(entry.path))
+        elif not stat.S_ISREG(mode):
+            _check(Path(entry.path), mode, stat.S_ISREG, "a file or a folder")
+
+
+def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
+    try:
+        with os.scandir(folder) as entries:
+            yield from entries
+    except FileNotFoundError:
+        return
+
+
+def _mode(path: Path) -> int | None:
+    try:
+        return path.lstat().st_mode
+    except FileNotFoundError:
+        return None
+
+
+def _check(path: Path, mode: int | None, is_right: object, wanted: str) -> None:
+    assert callable(is_right)
+    if mode is None or is_right(mode):
+        return
+    raise OutError(f"{path} is {_kind(mode)}, where bigcluster keeps {wanted} of its own; move it away")
+
+
+def _kind(mode: int) -> str:
+    if stat.S_ISLNK(mode):
+        return "a symbolic link"
+    if stat.S_ISDIR(mode):
+        return "a folder"
+    return "a file" if stat.S_ISREG(mode) else "a device, a socket or a FIFO"

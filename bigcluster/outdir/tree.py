@@ -1,0 +1,164 @@
+"""A folder of OUT that is rewritten in place: what we made before goes, what others put into it stays where it is.
+
+The store lists what we made there (outdir.owned). An entry is put on the list before it is made, and comes off it
+after it is gone: killed at any point, the next call knows what is ours. Nothing of others is moved, so that another
+user's folder, a mount or a file system that renames no folders is no obstacle. A folder may hold a million entries:
+they are looked at one by one.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path, PurePosixPath
+
+from bigcluster.durable import (
+    digest_of_file,
+    is_regular,
+    open_folder,
+    remove_if_empty,
+    sync_file_system,
+    unfinished_name,
+)
+from bigcluster.kept import set_aside
+from bigcluster.outdir.owned import (
+    FOLDER,
+    MADE_FOLDER,
+    Known,
+    Owned,
+    OwnedList,
+    is_ours,
+    is_ours_by_content,
+    known_file,
+)
+
+BATCH = 4096
+"""Entries of one folder that are removed before more of it is read."""
+Remove = Callable[[str, list[Known]], None]
+"""Takes the path of an entry that may be ours, and what is known of it: removes it if it is."""
+
+
+@dataclass(frozen=True)
+class OwnedTree:
+    """One folder of OUT, and the list of what we made in it."""
+
+    out: Path
+    folder: str
+    owned: OwnedList
+
+    @classmethod
+    def of(cls, out: Path, folder: str, store_root: Path, created: str) -> OwnedTree:
+        return cls(out, folder, OwnedList(store_root, created))
+
+    @property
+    def root(self) -> Path:
+        return self.out / self.folder
+
+    def replace_by(self, staging: Path, tell: Callable[[str], None] = lambda _: None) -> Owned:
+        """Put the files of a folder of ours in place of what we made before.
+
+        staging : a folder directly in OUT. A file of somebody else that stands where one of these has to stand goes to
+        OUT/kept, which is told in one line.
+        """
+        before = self.owned.read() or Owned.of()
+        names = sorted(path.relative_to(staging).as_posix() for path in staging.rglob("*") if is_regular(path))
+        made = Owned.of(self._known(staging, names, before))
+        sync_file_system(staging)
+        self.owned.write(before | made)
+        for name in names:
+            self._place(staging / name, self.root / name, before.get(name), tell)
+        self.remove_others(before, made, remove_file)
+        sync_file_system(self.out)
+        self.owned.write(made)
+        return made
+
+    def _known(self, staging: Path, names: list[str], before: Owned) -> Iterator[tuple[str, Known]]:
+        folders = {f"{folder}/" for name in names for folder in map(str, PurePosixPath(name).parents) if folder != "."}
+        yield from ((name, self.known_folder(name, before)) for name in ("", *sorted(folders)))
+        for name in names:
+            path = staging / name
+            yield name, known_file(path.stat(), digest_of_file(path), own=True)
+
+    def known_folder(self, name: str, before: Owned) -> Known:
+        """What the list says of a folder that entries of ours are in. name : ends with `/`, or is "" for the whole."""
+        is_new = MADE_FOLDER in before.get(name) or not os.path.lexists(self.root / name)
+        return MADE_FOLDER if is_new else FOLDER
+
+    def _place(self, file: Path, target: Path, knowns: list[Known], tell: Callable[[str], None]) -> None:
+        with open_folder(file.parent, self.out) as source, open_folder(target.parent, self.out, create=True) as folder:
+            if os.path.lexists(target) and not is_ours(str(target), knowns):
+                moved = set_aside(target, self.out)
+                tell(f"{target} is not what bigcluster wrote there; it was moved to {moved}")
+            os.replace(file.name, target.name, src_dir_fd=source, dst_dir_fd=folder)
+
+    def remove_others(self, ours: Owned, stay: Owned, remove: Remove) -> None:
+        """Remove what is on the list `ours` and not on the list `stay`, and folders of ours that are empty then."""
+        with contextlib.suppress(FileNotFoundError):
+            self._remove_below("", ours, stay, remove)
+
+    def _remove_below(self, inside: str, ours: Owned, stay: Owned, remove: Remove) -> None:
+        """inside : the path of a folder within the whole, which ends with `/` or is empty."""
+        folder = self.root / inside
+        with open_folder(folder, self.out) as descriptor, os.scandir(descriptor) as entries:
+            while batch := list(islice(entries, BATCH)):
+                for entry in batch:
+                    name = inside + entry.name
+                    if entry.is_dir(follow_symlinks=False):
+                        if ours.get(f"{name}/"):
+                            self._remove_below(f"{name}/", ours, stay, remove)
+                    elif not stay.get(name) and (knowns := ours.get(name)):
+                        remove(f"{folder}/{entry.name}", knowns)
+        if MADE_FOLDER in ours.get(inside) and not stay.get(inside):
+            remove_if_empty(folder)
+
+    def is_whole(self) -> bool:
+        """Whether everything that we made last is still there, in its size."""
+        made = self.owned.read()
+        return made is not None and len(made) > 0 and self._n_whole("", made) == len(made)
+
+    def _n_whole(self, inside: str, made: Owned) -> int:
+        """How many entries of the list are there, in this folder and below."""
+        n_whole = int(bool(made.get(inside)))
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.root / inside) as entries:
+            for entry in entries:
+                name = inside + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    n_whole += self._n_whole(f"{name}/", made) if made.get(f"{name}/") else 0
+                else:
+                    n_bytes = entry.stat(follow_symlinks=False).st_size
+                    n_whole += any(known.n_bytes == n_bytes for known in made.get(name))
+            return n_whole
+        return 0
+
+    def damaged(self) -> Iterator[tuple[str, str]]:
+        """(path within the folder, what is wrong) of files whose content is not what we wrote; every one is read."""
+        made = self.owned.read() or Owned.of()
+        for inside, knowns in self._files("", made):
+            if not is_ours_by_content(str(self.root / inside), knowns):
+                yield inside, "is not what was written"
+
+    def _files(self, inside: str, made: Owned) -> Iterator[tuple[str, list[Known]]]:
+        with contextlib.suppress(FileNotFoundError), os.scandir(self.root / inside) as entries:
+            for entry in sorted(entries, key=lambda entry: entry.name):
+                name = inside + entry.name
+                if entry.is_dir(follow_symlinks=False):
+                    if made.get(f"{name}/"):
+                        yield from self._files(f"{name}/", made)
+                elif knowns := made.get(name):
+                    yield name, knowns
+
+    def new_staging(self) -> Path:
+        """A new folder directly in OUT, under a name that nobody else has."""
+        name = unfinished_name()
+        with open_folder(self.out) as out:
+            os.mkdir(name, dir_fd=out)
+        return self.out / name
+
+
+def remove_file(path: str, knowns: list[Known]) -> None:
+    """Remove a file of ours whose content nobody misses."""
+    if is_ours(path, knowns):
+        os.unlink(path)

@@ -1,0 +1,44 @@
+"""Removing arrays of ours and nothing else.
+
+Every chunk of an array has one size, and stands under its numbers: what lies in an array's folder under another name
+or in another size was put there by somebody, and stays with the folders that it is in.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from bigcluster.durable import open_folder, remove_if_empty
+from bigcluster.store.metadata import FILE
+
+_NUMBER = re.compile(r"0|[1-9][0-9]*")
+
+
+def remove_array(root: Path, name: str, chunk_bytes: int) -> None:
+    """The chunks of an array and its metadata. chunk_bytes : of a chunk file, its checksum included."""
+    remove_chunks(root, f"{name}/c", chunk_bytes)
+    with suppress(FileNotFoundError), open_folder(root / name, root.parent) as folder:
+        os.unlink(FILE, dir_fd=folder)
+    remove_if_empty(root / name)
+
+
+def remove_chunks(root: Path, inside: str, chunk_bytes: int, goes: Callable[[str], bool] = lambda _: True) -> None:
+    """The chunks below a folder of an array, such as `pixels/c/3`.
+
+    goes : whether a chunk is to go, given its file relative to the store.
+    """
+    with suppress(FileNotFoundError), open_folder(root / inside, root.parent) as folder:
+        for name in sorted(os.listdir(folder)):
+            if not _NUMBER.fullmatch(name):
+                continue
+            found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISDIR(found.st_mode):
+                remove_chunks(root, f"{inside}/{name}", chunk_bytes, goes)
+            elif stat.S_ISREG(found.st_mode) and found.st_size == chunk_bytes and goes(f"{inside}/{name}"):
+                os.unlink(name, dir_fd=folder)
+    remove_if_empty(root / inside)
