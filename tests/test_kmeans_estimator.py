@@ -14,6 +14,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from bigcluster.errors import ConfigError, InvalidDataError, UsageError
 from bigcluster.estimators.kmeans import KMeans
+from bigcluster.solvers.kmeans.seeding import random_rows
 
 EXPECTED_FAILURES = {
     # Seeds are drawn from rows by a hash of the row's number: repeating rows draws others, as scikit-learn's own does.
@@ -106,3 +107,65 @@ def test_misuse_is_refused() -> None:
         KMeans(3, algorithm="dask-ml").fit(x, sample_weight=np.ones(100))
     with pytest.raises(UsageError, match="init"):
         KMeans(3, algorithm="minibatch", init=x[:3]).fit(x)
+
+
+def test_random_centers_are_rows_drawn_by_weight() -> None:
+    x = np.arange(400, dtype=np.float64).reshape(-1, 1)
+    weights = np.where(np.arange(400) < 40, 9.0, 1.0)
+    weights[::2] = 0
+    keys = np.arange(400, dtype=np.uint64)
+    drawn = [random_rows(keys, weights, 10, seed) for seed in range(300)]
+    assert all(len(set(rows)) == 10 and (rows % 2 == 1).all() for rows in drawn)
+    early = np.mean([(rows < 40).sum() for rows in drawn])
+    assert 3.5 < early < 5.5, "of 10: half of the weight is there, less what is not put back"
+    assert len(random_rows(keys[:6], weights[:6], 10, 0)) == 3
+    model = KMeans(10, init="random", random_state=0).fit(x)
+    assert len(model.cluster_centers_) == 10
+    np.testing.assert_array_equal(
+        model.labels_, KMeans(10, init="random", random_state=0).fit(da.from_array(x, chunks=(33, 1))).labels_
+    )
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+def test_a_callable_makes_the_centers_of_each_start(lazy: bool) -> None:
+    x = blobs(500)
+    given: Any = da.from_array(x, chunks=(90, 3)) if lazy else x
+    asked = []
+
+    def init(X: Any, n_clusters: int, random_state: Any) -> NDArray[Any]:
+        rows = random_state.choice(len(X), n_clusters, replace=False)
+        asked.append(np.asarray(X[rows]))
+        return asked[-1]
+
+    model = KMeans(8, init=init, n_init=3, random_state=0).fit(given)
+    assert len(asked) == 3
+    alone = [KMeans(8, init=centers, random_state=0).fit(given) for centers in asked]
+    assert model.inertia_ == min(one.inertia_ for one in alone)
+    with pytest.raises(UsageError, match="needed"):
+        KMeans(8, init=lambda X, n_clusters, random_state: X[:2]).fit(x)
+    with pytest.raises(UsageError, match="n_init"):
+        KMeans(8, init=init, n_init=0).fit(x)
+    for algorithm in ("minibatch", "two-level", "dask-ml"):
+        with pytest.raises(UsageError, match=r"use (algorithm )?lloyd"):
+            KMeans(8, init=init, algorithm=algorithm).fit(x)
+
+
+def test_centers_that_are_drawn_are_no_choice_of_algorithms_that_choose() -> None:
+    for algorithm in ("minibatch", "two-level"):
+        with pytest.raises(UsageError, match="chooses its own centers"):
+            KMeans(8, init="random", algorithm=algorithm).fit(blobs(100))
+
+
+@pytest.mark.parametrize(("tol", "end"), [(0.0, "strict convergence"), (1e-1, "center shift is within tolerance 0.1")])
+def test_iterations_are_printed_where_that_is_asked_for(
+    tol: float, end: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    KMeans(8, random_state=0, tol=tol).fit(blobs(500))
+    assert capsys.readouterr().out == ""
+    model = KMeans(8, random_state=0, tol=tol, n_init=1, verbose=1, copy_x=False).fit(blobs(500))
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0] == "Initialization complete."
+    assert [line.split(",")[0] for line in lines[1:-1]] == [f"Iteration {i + 1}" for i in range(model.n_iter_)]
+    assert end in lines[-1]
+    KMeans(8, random_state=0, max_iter=1, n_init=1, verbose=1).fit(blobs(500))
+    assert capsys.readouterr().out.splitlines()[-1] == "Stopped after 1 iterations."

@@ -88,6 +88,8 @@ def test_bad_numbers_of_components_are_refused(bad: Any) -> None:
         {"solver": ["gram"]},
         {"gemm": "int"},
         {"random_state": -1},
+        {"whiten": "yes"},
+        {"copy": None},
     ],
 )
 def test_bad_arguments_are_named_in_one_line(bad: dict[str, Any]) -> None:
@@ -179,3 +181,58 @@ def test_rows_that_are_all_equal_have_no_components() -> None:
     estimator = PCA(2, random_state=0)
     assert not estimator.fit_transform(x).any()
     assert not estimator.explained_variance_ratio_.any()
+
+
+@pytest.mark.parametrize("solver", ["gram", "covariance", "subspace"])
+@pytest.mark.parametrize("shape", [(120, 30), (30, 120)])
+def test_components_are_turned_as_those_of_scikit_learn(solver: str, shape: tuple[int, int]) -> None:
+    x = pixels(*shape).astype("f8")
+    ours, theirs = PCA(5, solver=solver, random_state=0), SklearnPCA(5, svd_solver="full")
+    np.testing.assert_allclose(ours.fit_transform(x), theirs.fit_transform(x), atol=0.5)
+    np.testing.assert_allclose(ours.components_, theirs.components_, atol=2e-2)
+    assert ours.components_.dtype == np.float64
+    assert ours.fit(x.astype("f4")).components_.dtype == ours.fit(x.astype("u1")).components_.dtype == np.float32
+
+
+@pytest.mark.parametrize("dtype", ["u1", "f4", "f8"])
+def test_whitened_scores_have_unit_variance_and_lead_back(dtype: str) -> None:
+    x = pixels(200, 40).astype(dtype)
+    plain, white = (PCA(4, random_state=0, whiten=whiten) for whiten in (False, True))
+    scores = white.fit_transform(x)
+    np.testing.assert_allclose(scores.std(axis=0, ddof=1), 1, rtol=1e-4)
+    np.testing.assert_allclose(white.transform(x), scores, atol=1e-4)
+    np.testing.assert_allclose(
+        white.inverse_transform(scores), plain.inverse_transform(plain.fit_transform(x)), rtol=1e-4
+    )
+    lazy = da.from_array(x, chunks=(33, 17))
+    for found in (white.fit_transform(lazy), white.transform(lazy)):
+        assert found.dtype == scores.dtype
+        np.testing.assert_allclose(found.compute(), scores, atol=1e-4)
+    assert not PCA(2, whiten=True, random_state=0).fit_transform(np.full((10, 6), 7, np.uint8)).any()
+
+
+@pytest.mark.parametrize("n_components", [3, 12])
+def test_the_distribution_of_the_data_is_that_of_scikit_learn(n_components: int) -> None:
+    x, other = pixels(300, 12).astype("f8"), pixels(50, 12).astype("f8")
+    ours, theirs = PCA(n_components, random_state=0).fit(x), SklearnPCA(n_components, svd_solver="full").fit(x)
+    assert ours.noise_variance_ == pytest.approx(theirs.noise_variance_, rel=1e-4)
+    np.testing.assert_allclose(ours.get_covariance(), theirs.get_covariance(), rtol=1e-4, atol=0.05)
+    np.testing.assert_allclose(ours.get_covariance() @ ours.get_precision(), np.eye(12), atol=1e-9)
+    np.testing.assert_allclose(ours.score_samples(other), theirs.score_samples(other), rtol=1e-3)
+    lazy = da.from_array(other, chunks=(7, 5))
+    np.testing.assert_allclose(ours.score_samples(lazy).compute(), ours.score_samples(other), rtol=1e-12)
+    assert ours.score(lazy) == pytest.approx(theirs.score(other), rel=1e-3)
+    assert PCA(n_components, random_state=0, whiten=True).fit(x).score(x) == ours.score(x)
+
+
+def test_there_is_no_density_where_some_direction_has_no_variance() -> None:
+    fitted = PCA(random_state=0).fit(pixels(10, 40))
+    assert fitted.noise_variance_ == 0
+    for asked in (fitted.get_precision, lambda: fitted.score_samples(pixels(5, 40))):
+        with pytest.raises(UsageError, match="there is no density; use fewer components"):
+            asked()
+
+
+def test_mle_is_refused_with_what_to_use_instead() -> None:
+    with pytest.raises(ConfigError, match=r'"mle" needs every variance of the data.*use a share between 0 and 1'):
+        PCA("mle").fit(pixels(20, 10))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
 from bigcluster.errors import UsageError
-from bigcluster.estimators.inputs import each_block, rows_of, seed_of
+from bigcluster.estimators.inputs import each_block, is_dask, rows_of, seed_of
+from bigcluster.estimators.verbose import Told
 from bigcluster.kernels.assign import nearest
 from bigcluster.kernels.centers import prepare
 from bigcluster.kernels.finite import refuse_bad_rows
@@ -22,6 +24,7 @@ from bigcluster.rows import RowSource
 from bigcluster.solvers.kmeans import KMeansFit, fit, fit_minibatch, fit_two_level
 from bigcluster.solvers.kmeans.blocks import check_weights
 from bigcluster.solvers.kmeans.choose import check_algorithm, choose
+from bigcluster.solvers.kmeans.fit import N_INIT, check_arguments
 
 # Kept as they are; anything else, lists among it, becomes the first.
 _KINDS = (np.float64, np.float32, np.uint8, np.int8, np.uint16, np.int16)
@@ -33,7 +36,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
     Parameters
     ----------
     n_clusters : int, default 8
-    init : "auto", "k-means++", "k-means||" or array of shape (n_clusters, n_features). "auto" goes by n_clusters.
+    init : "auto", "k-means++", "k-means||", "random" (rows), array of shape (n_clusters, n_features), or a callable
+        that makes one of (X, n_clusters, random_state=RandomState). "auto" goes by n_clusters.
     n_init : int or "auto", default 4, which is "auto". Starts, which share passes over the data; the best is kept.
         1 where init is an array.
     max_iter : int, default 300. Lloyd iterations.
@@ -42,6 +46,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
     algorithm : "auto", "lloyd", "minibatch", "two-level" or "dask-ml". "auto" goes by the shape and n_clusters alone.
     workspace_bytes : int or None. What a dask array's rows and our state may hold in memory between passes; None for
         no limit. Never changes a result.
+    verbose : int, default 0. Whether iterations are printed.
+    copy_x : bool, default True. Changes nothing: what X holds is never written to.
 
     Attributes
     ----------
@@ -59,13 +65,15 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         self,
         n_clusters: int = 8,
         *,
-        init: str | NDArray[Any] = "auto",
+        init: str | NDArray[Any] | Callable[..., Any] = "auto",
         n_init: int | str = 4,
         max_iter: int = 300,
         tol: float = 1e-4,
         random_state: Any = None,
         algorithm: str = "auto",
         workspace_bytes: int | None = None,
+        verbose: int = 0,
+        copy_x: bool = True,
     ) -> None:
         self.n_clusters = n_clusters
         self.init = init
@@ -75,12 +83,14 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         self.random_state = random_state
         self.algorithm = algorithm
         self.workspace_bytes = workspace_bytes
+        self.verbose = verbose
+        self.copy_x = copy_x
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> KMeans:
         """Cluster X, a numpy or dask array of shape (n_samples, n_features). sample_weight : (n_samples,)."""
         rows = self._rows(X, reset=True)
         weights = _weights(sample_weight, rows.shape[0])
-        result = self._solve(rows, weights)
+        result = self._solve(X, rows, weights)
         assert result.rows is not None
         self.cluster_centers_ = result.centers
         self.labels_ = result.rows.labels
@@ -124,7 +134,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
             total += float((sq if weights is None else sq * weights[start : start + len(sq)]).sum())
         return -total
 
-    def _solve(self, rows: RowSource, weights: NDArray[np.float64] | None) -> KMeansFit:
+    def _solve(self, X: Any, rows: RowSource, weights: NDArray[np.float64] | None) -> KMeansFit:
         name = check_algorithm(self.algorithm)
         if name == "auto":
             name, _ = choose(*rows.shape, self.n_clusters)
@@ -137,17 +147,38 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         if name == "dask-ml":
             if weights is not None:
                 raise UsageError("dask-ml takes no sample_weight; use algorithm lloyd")
+            if callable(self.init):
+                raise UsageError("dask-ml takes no callable as init; use algorithm lloyd")
             from bigcluster.solvers.kmeans.dask_ml import fit_dask_ml
 
             return fit_dask_ml(rows, self.n_clusters, init=self.init, **common)
+        told = Told() if self.verbose else None
+        common |= {"sample_weight": weights, "on_progress": told}
         if name == "lloyd":
-            if not (isinstance(self.n_init, str) and self.n_init == "auto"):
-                common["n_init"] = self.n_init
-            return fit(rows, self.n_clusters, init=self.init, sample_weight=weights, **common)
-        if not isinstance(self.init, str):
-            raise UsageError(f"algorithm {name} chooses its own centers; use lloyd with an init array")
-        solve = fit_minibatch if name == "minibatch" else fit_two_level
-        return solve(rows, self.n_clusters, sample_weight=weights, **common)
+            n_init: Any = N_INIT if isinstance(self.n_init, str) and self.n_init == "auto" else self.n_init
+            init = self._called(X, rows, n_init, common["seed"]) if callable(self.init) else self.init
+            result = fit(rows, self.n_clusters, init=init, n_init=n_init, **common)
+        elif not isinstance(self.init, str) or self.init == "random":
+            raise UsageError(f"algorithm {name} chooses its own centers; use lloyd with this init")
+        else:
+            solve = fit_minibatch if name == "minibatch" else fit_two_level
+            result = solve(rows, self.n_clusters, **common)
+        if told is not None:
+            told.end(result, self.tol)
+        return result
+
+    def _called(self, X: Any, rows: RowSource, n_init: Any, seed: int) -> NDArray[np.float64]:
+        """What the callable makes, once for each start: (n_starts, n_clusters, n_features)."""
+        assert callable(self.init)
+        check_arguments(rows, self.n_clusters, n_init, self.max_iter, self.tol, "random")
+        given = X if is_dask(X) else rows.read(0, rows.shape[0])
+        random_state, shape = np.random.RandomState(seed % 2**32), (self.n_clusters, rows.shape[1])
+        made = []
+        for _ in range(n_init):
+            made.append(np.asarray(self.init(given, self.n_clusters, random_state=random_state), np.float64))
+            if made[-1].shape != shape:
+                raise UsageError(f"init made centers of shape {made[-1].shape}, {shape} are needed")
+        return np.stack(made)
 
     def _rows(self, X: Any, *, reset: bool) -> RowSource:
         return rows_of(self, X, _KINDS, reset=reset, order="C")

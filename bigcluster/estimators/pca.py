@@ -12,9 +12,11 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Transfo
 from sklearn.utils.validation import check_is_fitted
 
 from bigcluster.errors import ConfigError, UsageError
+from bigcluster.estimators.gaussian import Gaussian
 from bigcluster.estimators.inputs import each_block, is_dask, of_known_length, rows_of, seed_of
 from bigcluster.kernels.finite import refuse_bad_rows
 from bigcluster.kernels.gemm import Gemm
+from bigcluster.kernels.pca import column_extremes, column_signs, inverse_root
 from bigcluster.rows import ArrayRows
 from bigcluster.runtime import EmbeddedRuntime
 from bigcluster.solvers.pca import SOLVERS, Components, PCAFit, Target, Variance, choose, fit_pca
@@ -33,17 +35,22 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     ----------
     n_components : int, float or None, default None
         How many components; or, between 0 and 1, the share of variance that they must explain; None for all there are.
+        A share is reached at >=, where scikit-learn's is passed at >. There is no "mle": it needs every variance.
     solver : "auto", "gram", "covariance" or "subspace". "auto" goes by the shape of the data alone.
     random_state : int, RandomState or None. The same int gives the same bits for any chunking, workspace and threads.
     workspace_bytes : int, default 1 GiB. What the solver may hold beside the results; tiles go to a temporary folder
         where that is not enough. Never changes a result.
     gemm : "auto", "integer" or "float32". How 8-bit data is multiplied; the results are the same.
+    whiten : bool, default False. Scores of unit variance; those of a component without variance stay 0.
+    copy : bool, default True. Changes nothing: what X holds is never written to.
 
     Attributes
     ----------
-    components_ : (n_components, n_features) float32, unit rows, zero for a component without variance.
+    components_ : (n_components, n_features), unit rows, zero for a component without variance, whose largest
+        entry is positive. Of the type of the scores; float32 numbers in either.
     mean_ : (n_features,) float64.
     explained_variance_, explained_variance_ratio_, singular_values_ : (n_components,) float64, ddof = 1.
+    noise_variance_ : float, the mean of the min(n_samples, n_features) - n_components variances that are left out.
     n_components_, n_samples_, n_features_in_ : int. solver_ : the one that ran.
 
     8-bit data stays 8-bit and is multiplied exactly; all other data is multiplied in float32. Scores are float64 where
@@ -63,12 +70,16 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         random_state: Any = None,
         workspace_bytes: int = GIB,
         gemm: str = "auto",
+        whiten: bool = False,
+        copy: bool = True,
     ) -> None:
         self.n_components = n_components
         self.solver = solver
         self.random_state = random_state
         self.workspace_bytes = workspace_bytes
         self.gemm = gemm
+        self.whiten = whiten
+        self.copy = copy
 
     def fit(self, X: Any, y: Any = None) -> PCA:
         """Fit to X, a numpy or dask array of shape (n_samples, n_features)."""
@@ -81,7 +92,7 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             X = of_known_length(X)
         scores = _ScoreSink()
         dtype = self._fit(X, scores=scores)
-        array = scores.array.astype(dtype, copy=False)
+        array = self._whitened(scores.array.astype(dtype, copy=False))
         if not is_dask(X):
             return array
         import dask.array as da
@@ -91,10 +102,10 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
     def transform(self, X: Any) -> Any:
         """Scores of new rows, (n_samples, n_components): lazy where X is a dask array."""
         check_is_fitted(self)
-        return each_block(self, X, _KINDS, self._project, _float_of, self.n_components_)
+        return each_block(self, X, _KINDS, self._scores, _float_of, self.n_components_)
 
     def inverse_transform(self, X: Any) -> Any:
-        """Rows (n_samples, n_features) whose scores are X: lazy where X is a dask array."""
+        """Rows (n_samples, n_features) whose scores are X, whitened ones if `whiten`: lazy where X is a dask array."""
         check_is_fitted(self)
         scores = X if is_dask(X) else np.asarray(X)
         if scores.ndim != 2 or scores.shape[1] != self.n_components_:
@@ -105,16 +116,59 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             self._rebuild, dtype=_float_of(X.dtype), chunks=(X.chunks[0], (self.n_features_in_,))
         )
 
+    def get_covariance(self) -> NDArray[np.float64]:
+        """(n_features, n_features) float64: that of the components, and noise_variance_ in every other direction."""
+        return self._gaussian().covariance
+
+    def get_precision(self) -> NDArray[np.float64]:
+        """(n_features, n_features) float64, the inverse of get_covariance. Raises UsageError where there is none."""
+        return self._gaussian().precision
+
+    def score_samples(self, X: Any) -> Any:
+        """Log-likelihood of each row in the normal distribution of get_covariance: (n_samples,) float64.
+
+        Lazy where X is a dask array. Raises UsageError where the components leave no variance to other directions.
+        """
+        gaussian = self._gaussian()
+
+        def work(block: NDArray[Any], first: int) -> NDArray[np.float64]:
+            refuse_bad_rows(block, first)
+            return gaussian.log_likelihood(block)
+
+        return each_block(self, X, _KINDS, work, lambda _: np.dtype(np.float64), None)
+
+    def score(self, X: Any, y: Any = None) -> float:
+        """The mean of `score_samples`."""
+        return float(self.score_samples(X).mean())
+
+    def _gaussian(self) -> Gaussian:
+        check_is_fitted(self)
+        components = self.components_.astype(np.float64)
+        return Gaussian(self.mean_, components, self.explained_variance_, self.noise_variance_)
+
+    def _scores(self, block: NDArray[Any], first: int) -> NDArray[Any]:
+        scores = self._project(block, first)
+        return self._whitened(scores.astype(_float_of(block.dtype), copy=False))
+
+    def _whitened(self, scores: NDArray[Any]) -> NDArray[Any]:
+        if not self.whiten:
+            return scores
+        return np.asarray(scores * inverse_root(self.explained_variance_), scores.dtype)
+
     def _project(self, block: NDArray[Any], first: int) -> NDArray[np.float32]:
         refuse_bad_rows(block, first)
         with np.errstate(over="ignore", invalid="ignore"):
-            scores = transform(block, self.mean_, ArrayRows(self.components_), self.n_components_, self._score_step)
+            components = ArrayRows(self.components_.astype(np.float32, copy=False))
+            scores = transform(block, self.mean_, components, self.n_components_, self._score_step)
         refuse_bad_rows(scores, first, "is too far from the rows of the fit: float32 cannot hold its scores")
         return scores
 
     def _rebuild(self, scores: NDArray[Any]) -> NDArray[Any]:
         dtype = _float_of(scores.dtype)
-        rows: NDArray[Any] = scores.astype(dtype, copy=False) @ self.components_ + self.mean_.astype(dtype)
+        scores = scores.astype(dtype, copy=False)
+        if self.whiten:
+            scores = scores * np.sqrt(self.explained_variance_).astype(dtype)
+        rows: NDArray[Any] = scores @ self.components_.astype(dtype, copy=False) + self.mean_.astype(dtype)
         return rows
 
     def _fit(self, X: Any, scores: _ScoreSink | None) -> np.dtype[Any]:
@@ -133,10 +187,11 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
                 gemm=Gemm(self.gemm),
                 seed=seed_of(self.random_state),
             )
-            self._keep(fit, scores)
-        return _float_of(rows.dtype)
+            dtype = _float_of(rows.dtype)
+            self._keep(fit, scores, dtype)
+        return dtype
 
-    def _keep(self, fit: PCAFit, scores: _ScoreSink | None) -> None:
+    def _keep(self, fit: PCAFit, scores: _ScoreSink | None, dtype: np.dtype[Any]) -> None:
         n = fit.n_components
         components = _ColumnSink(n, fit.shape[1])
         fit.write_components(components)
@@ -144,12 +199,19 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             scores.array = np.empty((fit.shape[0], n), np.float32)
             fit.write_scores(scores)
         fit.close()
-        self.components_ = components.array
+        # Solvers turn components by what is at hand, scores or components; here both are: as scikit-learn does.
+        signs = column_signs(column_extremes(components.array.T))
+        components.array *= signs[:, None]
+        if scores is not None:
+            scores.array *= signs
+        self.components_ = components.array.astype(dtype, copy=False)
         self.mean_ = fit.mean
         self.explained_variance_ = fit.eigenvalues[:n]
         total = fit.total_variance
         self.explained_variance_ratio_ = fit.eigenvalues[:n] / total if total > 0 else np.zeros(n)
         self.singular_values_ = np.sqrt(fit.eigenvalues[:n] * (fit.shape[0] - 1))
+        left_out = min(fit.shape) - n
+        self.noise_variance_ = max(0.0, total - float(fit.eigenvalues[:n].sum())) / left_out if left_out else 0.0
         self.n_components_ = n
         self.n_samples_ = fit.shape[0]
         self.solver_ = fit.solver
@@ -159,6 +221,9 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         for name, known in (("solver", ("auto", *SOLVERS)), ("gemm", ("auto", "integer", "float32"))):
             if getattr(self, name) not in known:
                 raise ConfigError(f"{name} must be one of {', '.join(known)}, not {getattr(self, name)!r}")
+        for name in ("whiten", "copy"):
+            if not isinstance(getattr(self, name), bool | np.bool_):
+                raise ConfigError(f"{name} must be True or False, not {getattr(self, name)!r}")
         workspace = self.workspace_bytes
         if not isinstance(workspace, int | np.integer) or isinstance(workspace, bool) or workspace < 1:
             raise ConfigError(f"workspace_bytes must be a whole number of bytes, at least 1, not {workspace!r}")
@@ -171,6 +236,11 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             return Components(int(wanted))
         if isinstance(wanted, float | np.floating) and 0 < wanted < 1:
             return Variance(float(wanted))
+        if isinstance(wanted, str) and wanted == "mle":
+            raise ConfigError(
+                'n_components="mle" needs every variance of the data, which only a fit of all components has; '
+                "use a share between 0 and 1, such as 0.95"
+            )
         raise ConfigError(
             f"n_components must be a whole number from 1 on, a share between 0 and 1, or None, not {wanted!r}"
         )

@@ -24,7 +24,8 @@ from bigcluster.solvers.kmeans.saved_starts import SavedStarts, load_starts
 from bigcluster.solvers.kmeans.seeding import PARALLEL_FROM, Keys, initial_centers
 from bigcluster.solvers.saving import NOT_SAVING, Saving
 
-INITS = ("auto", "k-means++", "k-means||")
+N_INIT = 4  # starts; they share passes over the data
+INITS = ("auto", "k-means++", "k-means||", "random")
 
 
 def fit(
@@ -33,7 +34,7 @@ def fit(
     *,
     seed: int = 0,
     row_keys: NDArray[np.uint64] | None = None,
-    n_init: int = 4,
+    n_init: int = N_INIT,
     max_iter: int = 300,
     tol: float = 1e-4,
     init: str | NDArray[Any] = "auto",
@@ -47,10 +48,11 @@ def fit(
     """Cluster rows by Lloyd's algorithm.
 
     rows : (n_rows, n_columns) of any real dtype. row_keys : (n_rows,) uint64, what randomness is keyed by, such as a
-    hash of the path; the row number by default. init : "k-means++", "k-means||", "auto" (by n_clusters) or
-    (n_clusters, n_columns) centers, with which there is one start. tol : relative to the mean variance of the columns.
-    workspace_bytes : what rows, bounds and labels may hold between passes; it decides speed, never a result; no limit
-    by default. sink : takes the final pass; arrays in the result by default. saving : where a killed fit goes on from.
+    hash of the path; the row number by default. init : "k-means++", "k-means||", "auto" (by n_clusters), "random"
+    (rows) or centers, (n_clusters, n_columns) for one start, (n_starts, n_clusters, n_columns) for several. tol :
+    relative to the mean variance of the columns. workspace_bytes : what rows, bounds and labels may hold between
+    passes; it decides speed, never a result; no limit by default. sink : takes the final pass; arrays in the result by
+    default. saving : where a killed fit goes on from.
 
     Raises UsageError for arguments out of range, InvalidDataError for NaN or infinity, TooFewSamplesError for no rows.
     """
@@ -76,7 +78,8 @@ def fit(
             reason = fewer_than(n_clusters, distinct)
         starts = [Start(c, bounded=bounded(len(c))) for c in centers]
     else:
-        starts = [Start(np.array(init, dtype=np.float64), bounded=bounded(n_clusters))]
+        given = np.array(init, dtype=np.float64).reshape(starts_wanted, n_clusters, rows.shape[1])
+        starts = [Start(centers, bounded=bounded(n_clusters)) for centers in given]
     lloyd = Lloyd(blocks, found, weights)
     save = SavedStarts(saving, blocks, {"reason": reason}).save
     # one start is settled by the final pass itself
@@ -122,11 +125,11 @@ def check_arguments(
             raise ConfigError(f"init must be one of {', '.join(INITS)} or an array of centers, not {init!r}")
         return n_init
     shape = (n_clusters, rows.shape[1])
-    if np.shape(init) != shape:
+    if np.ndim(init) not in (2, 3) or np.shape(init)[-2:] != shape:
         raise UsageError(f"init has shape {np.shape(init)}, n_clusters and the columns of the rows need {shape}")
     if not np.isfinite(np.asarray(init, dtype=np.float64)).all():
         raise UsageError("init holds NaN or infinity")
-    return 1
+    return len(init) if np.ndim(init) == 3 else 1
 
 
 def check_keys(row_keys: NDArray[np.uint64] | None, n_rows: int) -> Keys:

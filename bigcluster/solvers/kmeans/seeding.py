@@ -50,6 +50,21 @@ def sample_rows(keys: Keys, sample_weight: Floats | None, size: int, seed: int) 
     return able[np.lexsort((able, luck[able]))].astype(np.int64)
 
 
+def random_rows(keys: Keys, sample_weight: Floats | None, size: int, seed: int) -> NDArray[np.int64]:
+    """Numbers of `size` rows (or all of positive weight), drawn by weight without putting back.
+
+    Source: Efraimidis and Spirakis 2006, "Weighted random sampling with a reservoir", algorithm A-ES.
+    """
+    race = -np.log(uniforms(keys, seed, "random"))
+    able = np.arange(len(keys))
+    if sample_weight is not None:
+        able = np.flatnonzero(sample_weight > 0)
+        race[able] /= sample_weight[able]
+    if len(able) > size:
+        able = able[np.argpartition(race[able], size - 1)[:size]]
+    return able[np.lexsort((able, race[able]))].astype(np.int64)
+
+
 def sample_size(n_clusters: int, n_columns: int) -> int:
     """Rows to seed from: 64 per cluster, fewer (never below 8) where they would pass 128 MiB of float32."""
     affordable = SAMPLE_BYTES // (4 * n_columns)
@@ -198,8 +213,15 @@ def initial_centers(
 ) -> tuple[list[Floats], bool]:
     """One set of centers per seed, from one sample that all share, and whether distinct rows ran out.
 
-    method : "k-means++" or "k-means||". Reads the rows once.
+    method : "k-means++" or "k-means||", which read the rows once, or "random", rows drawn by weight.
     """
+
+    def enough(centers: NDArray[Any]) -> tuple[Floats, bool]:
+        return fill_up(blocks, np.asarray(centers, dtype=np.float64), n_clusters, frame, sample_weight)
+
+    if method == "random":
+        drawn = [enough(blocks.take(random_rows(keys, sample_weight, n_clusters, seed))) for seed in seeds]
+        return [centers for centers, _ in drawn], any(short for _, short in drawn)
     numbers = sample_rows(keys, sample_weight, sample_size(n_clusters, blocks.n_columns), seeds[0])
     x = blocks.take(numbers)
     weights = None if sample_weight is None else sample_weight[numbers]
@@ -211,7 +233,5 @@ def initial_centers(
         chosen = [parallel(x, keys[numbers], weights, n_clusters, frame, seed, blocks.runtime) for seed in seeds]
     else:
         chosen = list(blocks.runtime.map(walk, seeds))
-    filled = [
-        fill_up(blocks, np.asarray(x[rows], dtype=np.float64), n_clusters, frame, sample_weight) for rows in chosen
-    ]
+    filled = [enough(x[rows]) for rows in chosen]
     return [centers for centers, _ in filled], any(short for _, short in filled)
