@@ -92,7 +92,7 @@ class Run:
         return Store(self.out / outdir.STORE, create=False).load("centers")
 
     def sweep(self, k: int | str, *, memory: str | None = None, workers: int | None = None) -> pd.DataFrame:
-        """Elbow and silhouette for every k, such as "5:20", on the stored scores: sweep.csv, one row per k."""
+        """sweep.csv: inertia, both silhouettes and stability for every k, such as "5:20", on the stored scores."""
         from bigcluster.outputs.frames import read_table
 
         settings, ks = resolve_sweep(self.out, k)
@@ -122,7 +122,7 @@ class Run:
             supervise("predict", settings, allowed, listener=log_events, caller=Caller.now(), **arguments)
         return read_table(Path(target), NUMBERS_OF_PREDICTIONS)
 
-    def verify(self, *, quick: bool = False) -> dict[str, Any]:
+    def verify(self, *, quick: bool = False, memory: str | None = None, workers: int | None = None) -> dict[str, Any]:
         """Check digests, counts, labels, folders and model: `ok`, and what is damaged and which stages are redone.
 
         quick : read a sample only. What is damaged is made anew by the next run.
@@ -130,7 +130,7 @@ class Run:
         return supervise(
             "verify",
             Settings(out=os.fspath(self.out)),
-            resources(None, None),
+            resources(memory, workers),
             listener=log_events,
             caller=Caller.now(),
             quick=quick,
@@ -222,13 +222,14 @@ def plan(
 
     Its seconds are estimates at the rates of this machine, which the first call measures (one to two seconds).
     """
-    from bigcluster.pipeline.plan import estimated
-    from bigcluster.pipeline.run import prepare
-
     flags = _flags(n_clusters, settings, set)
     resolved = resolve_settings(images, out, flags=flags, config=config, needs=("images",))
+    allowed, caller = resources(memory, workers), Caller.now()
     with _listed(images) as source:
-        return estimated(prepare(resolved, resources(memory, workers), **source)[1], resolved)
+        found = supervise("plan", resolved, allowed, listener=log_events, caller=caller, **source)
+    from bigcluster.planning import Plan
+
+    return Plan.from_json(found)
 
 
 def profile(

@@ -7,11 +7,12 @@ but 2 GB of memory. JSON grows while it is parsed: an empty list is 3 bytes in a
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import stat
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 from bigcluster.units import MIB, show_bytes
 
@@ -27,7 +28,7 @@ class UnfitFileError(OSError):
     """A file that is not read: it is not a regular file, a link where none may be, or larger than it can be."""
 
 
-def open_regular(path: str | Path, *, follow: bool = False) -> BinaryIO:
+def open_regular(path: str | Path, *, follow: bool = False) -> io.BufferedReader:
     """Open a regular file for reading without waiting for anybody; follow : links are followed, as for files of a user.
 
     Raises UnfitFileError where it is something else, FileNotFoundError where there is nothing.
@@ -66,6 +67,25 @@ def read_bounded(path: str | Path, limit_bytes: int, *, follow: bool = False) ->
             if len(data) <= n_bytes:
                 return data
     raise UnfitFileError(errno.EINVAL, f"it is larger than {show_bytes(limit_bytes)}", str(path))
+
+
+class BoundedFile:
+    """An open binary file of which at most so many bytes are read: what is asked beyond that raises OSError.
+
+    A read counts as 16 bytes at least, so that a file cannot keep its reader busy with very small ones.
+    """
+
+    def __init__(self, file: io.BufferedReader, limit_bytes: int) -> None:
+        self._file, self._limit_bytes, self._left = file, limit_bytes, limit_bytes
+        self.seek, self.tell = file.seek, file.tell
+
+    def read(self, n_bytes: int = -1) -> bytes:
+        wanted = self._left + 1 if n_bytes is None or n_bytes < 0 else min(n_bytes, self._left + 1)
+        data = self._file.read(wanted)
+        self._left -= max(len(data), 16)
+        if self._left < 0:
+            raise OSError(f"more than {show_bytes(self._limit_bytes)} of it would have to be read")
+        return data
 
 
 def parse_json(text: bytes | str, most_values: int) -> Any:

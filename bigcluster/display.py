@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -15,8 +15,8 @@ from rich.table import Table
 from rich.text import Text
 
 from bigcluster.outputs.summary import memory_lines
-from bigcluster.progress import Event, Listener, Note, StageAdvanced, StageFinished, StageStarted, silent
-from bigcluster.units import show_bytes, show_count, show_seconds
+from bigcluster.progress import Event, Listener, Note, StageAdvanced, StageFinished, StageStarted
+from bigcluster.units import counted, printable, show_bytes, show_count, show_seconds
 
 PLAIN_SECONDS = 5.0
 """Without a terminal a stage reports at most this often."""
@@ -27,18 +27,19 @@ def listening(*, quiet: bool) -> Iterator[Listener]:
     """The listener for this stderr."""
     console = Console(stderr=True, highlight=False)
     if quiet:
-        yield silent
+        yield _warn
     elif console.is_terminal:
         with _live(console) as listener:
             yield listener
     else:
-        yield _Plain()
+        yield Plain(_say)
 
 
-class _Plain:
-    """One line when a stage starts and ends, and every few seconds in between."""
+class Plain:
+    """One line when a stage ends, and every few seconds in between; and every note."""
 
-    def __init__(self) -> None:
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
         self._stage = StageStarted("", 0, "")
         self._began = self._said = 0.0
 
@@ -52,17 +53,23 @@ class _Plain:
                 rate = event.done / (now - self._began)
                 left = show_seconds((event.total - event.done) / rate)
                 done = f"{show_count(event.done)} of {show_count(event.total)} {self._stage.unit}"
-                _say(f"{event.stage}: {done}, {rate:,.0f}/s, {left} left")
+                self._say(f"{event.stage}: {done}, {rate:,.0f}/s, {left} left")
             case StageFinished():
-                _say(_finished(event, self._stage))
+                self._say(_finished(event, self._stage))
             case Note():
-                _say(_note(event))
+                self._say(_note(event))
             case _:
                 pass
 
 
 def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+def _warn(event: Event) -> None:
+    """The listener of `--quiet`."""
+    if isinstance(event, Note) and event.level == "warning":
+        _say(_note(event))
 
 
 def _finished(event: StageFinished, started: StageStarted) -> str:
@@ -102,23 +109,35 @@ def _live(console: Console) -> Iterator[Listener]:
                     if task is not None and not event.reused:
                         bars.remove_task(task)
                         task = None
-                    bars.console.print(Text(_finished(event, stage)))
+                    bars.console.print(Text(printable(_finished(event, stage))))
                 case Note():
-                    bars.console.print(Text(_note(event), style="yellow" if event.level == "warning" else ""))
+                    style = "yellow" if event.level == "warning" else ""
+                    bars.console.print(Text(printable(_note(event)), style=style))
                 case _:
                     pass
 
         yield listen
 
 
+def unread(counts: dict[str, Any], file: str) -> str:
+    """How many images could not be read, and where it stands why."""
+    kinds = ", ".join(f"{number} {status}" for status, number in counts.get("failed_by_status", {}).items())
+    return f"{counted(counts['failed'], 'image')} could not be read{f' ({kinds})' * bool(kinds)}: see {file}"
+
+
+def _show(console: Console, line: str) -> None:
+    """One line, whatever names are in it, not broken where a terminal is narrow."""
+    console.print(Text(printable(line)), soft_wrap=True)
+
+
 def print_plan(plan: Any, console: Console) -> None:
     """The plan as a table, one line a stage, and what it adds up to."""
     width, height = plan.image_size
     where = f"{show_count(plan.workers)} workers of one thread" if plan.joined else f"{plan.threads} threads"
-    console.print(
+    _show(
+        console,
         f"{show_count(plan.n_images)} images of {width}x{height}, {show_count(plan.n_values)} values each; "
         f"{where}; memory budget {show_bytes(plan.budget_bytes)}{' each' if plan.joined else ''}",
-        soft_wrap=True,
     )
     table = Table("stage", "solver", "blocks", "passes", "read", "written", "time", "peak memory")
     for stage in plan.stages:
@@ -134,9 +153,9 @@ def print_plan(plan: Any, console: Console) -> None:
         )
     console.print(table)
     for stage in plan.stages:
-        console.print(Text(f"{stage.stage}: {stage.solver}, {stage.why}"), soft_wrap=True)
+        _show(console, f"{stage.stage}: {stage.solver}, {stage.why}")
     for line in _plan_notes(plan):
-        console.print(Text(line), soft_wrap=True)
+        _show(console, line)
 
 
 def _plan_notes(plan: Any) -> Iterator[str]:
@@ -161,66 +180,70 @@ def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:
     """What a person wants to know at the end of a run."""
     counts, sizes = summary["counts"], summary["cluster_sizes"]
     share = summary["explained_variance_ratio"]
+    clusters = counted(summary["n_clusters"], "cluster")
     lines = [
-        f"{show_count(counts['ok'])} of {show_count(counts['listed'])} images in {summary['n_clusters']} clusters, "
+        f"{show_count(counts['ok'])} of {counted(counts['listed'], 'image')} in {clusters}, "
         f"inertia {summary['inertia']:.6g}",
         f"sizes, largest first: {_shown_sizes(sizes)}",
     ]
     if share is not None:
         lines.insert(1, f"{summary['n_components']} components hold {share:.1%} of the variance")
     if counts["failed"]:
-        kinds = ", ".join(f"{number} {status}" for status, number in counts["failed_by_status"].items())
-        lines.append(f"{counts['failed']} images could not be read ({kinds}): see {out}/images.csv")
+        lines.append(unread(counts, f"{out}/images.csv"))
     if summary["sweep"] is not None:
         lines.append(f"k = {summary['sweep']['k']}: {summary['sweep']['reason']}; see {out}/sweep.png")
+        lines += summary["sweep"]["caveats"]
     lines += summary["advice"]
     lines += memory_lines(summary["memory"])
     shown = f"{out}/report/index.html  " if "report" in summary["stages"] else ""
     lines.append(f"look at: {shown}{out}/clusters/  {out}/labels.csv")
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        _show(console, line)
 
 
 def print_sweep(found: dict[str, Any], out: str, console: Console) -> None:
     """The table of a sweep, one line a k, and what it suggests."""
-    columns = ("k", "inertia", "silhouette", "silhouette_sq", "smallest", "largest", "stability")
-    table = Table(*columns)
+    columns = ("k", "inertia", "simplified_silhouette", "silhouette_sq", "smallest", "largest", "stability")
+    table = Table(*columns, "")
+    remarks = {found["best_silhouette_sq_k"]: "largest silhouette_sq"}
+    if found["suggested_k"] is not None:
+        remarks[found["suggested_k"]] = "suggested"
     for row in found["rows"]:
-        table.add_row(*(f"{row[c]:.5g}" if isinstance(row[c], float) else str(row[c]) for c in columns))
+        cells = (f"{row[c]:.5g}" if isinstance(row[c], float) else str(row[c]) for c in columns)
+        table.add_row(*cells, remarks.get(row["k"], ""))
     console.print(table)
-    console.print(Text(found["reason"]), soft_wrap=True)
-    if found["suggested_k"] is None:
-        console.print(Text(f"the best silhouette is at k = {found['best_silhouette_k']}"))
-    console.print(Text(f"look at: {out}/sweep.png  {out}/sweep.csv"), soft_wrap=True)
-    console.print(Text(f"`bigcluster report {out}` puts it into the report"), soft_wrap=True)
+    for line in (found["reason"], *found["caveats"]):
+        _show(console, line)
+    _show(console, f"look at: {out}/sweep.png  {out}/sweep.csv")
+    _show(console, f"`bigcluster report {out}` puts it into the report")
 
 
 def print_profile(found: Any, console: Console) -> None:
     """What the run held, beside the naive ways where they were asked for, and where to look."""
     table = Table("", "peak memory", "allowed", "time", "ended")
     for way in found.ways:
-        seconds = show_seconds(way.seconds)
-        table.add_row(way.name, show_bytes(way.peak_bytes), show_bytes(way.limit_bytes), seconds, way.ended)
+        seconds, ended = show_seconds(way.seconds), Text(printable(way.ended))
+        table.add_row(way.name, show_bytes(way.peak_bytes), show_bytes(way.limit_bytes), seconds, ended)
     console.print(table)
     for line in memory_lines(found.summary["memory"]):
-        console.print(Text(line), soft_wrap=True)
+        _show(console, line)
     folder = found.folder
-    console.print(Text(f"look at: {folder}/timeline.png  {folder}/timeline.csv"), soft_wrap=True)
-    console.print(Text(f"mprof plot {folder}/mprofile.dat draws it too"), soft_wrap=True)
+    _show(console, f"look at: {folder}/timeline.png  {folder}/timeline.csv")
+    _show(console, f"mprof plot {folder}/mprofile.dat draws it too")
 
 
 def print_prediction(found: dict[str, Any], to: str, console: Console) -> None:
     """How many were labelled, and whether they are like the images of the model."""
     counts = found["counts"]
     lines = [
-        f"{show_count(counts['ok'])} of {show_count(counts['listed'])} images labelled: {to}",
+        f"{show_count(counts['ok'])} of {counted(counts['listed'], 'image')} labelled: {to}",
         f"{found['beyond_share']:.1%} are more unusual than 95 % of the model's own images (novelty above 1)",
     ]
     if found["unlike"]:
         lines.append("these images are unlike those of the model: their labels say little; see novelty")
     lines.append(f"{show_count(found['close_calls'])} are as near to two clusters (margin within 1e-4 of the distance)")
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        _show(console, line)
 
 
 def print_verified(found: dict[str, Any], out: str, console: Console) -> None:
@@ -236,7 +259,7 @@ def print_verified(found: dict[str, Any], out: str, console: Console) -> None:
         redone = f"; it redoes {', '.join(found['redo'])}" if found["redo"] else ""
         lines.append(f"{read}: {len(found['damaged'])} damaged; `bigcluster run --out {out}` makes them anew{redone}")
     for line in lines:
-        console.print(Text(line), soft_wrap=True)
+        _show(console, line)
 
 
 def _shown_sizes(sizes: list[int], most: int = 20) -> str:

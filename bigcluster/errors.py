@@ -3,6 +3,7 @@
     BigclusterError              exit 1: the run failed
     ├── UsageError               exit 2: wrong usage or configuration
     │   ├── ConfigError          unknown key, bad value, two settings that exclude each other
+    │   ├── ImagesNotFoundError  there is nothing at IMAGES
     │   ├── OutError             OUT inside IMAGES, of other images, or a folder that is not ours
     │   └── MemoryBudgetError    the plan does not fit the budget
     ├── NoImagesError            nothing listed, or nothing of it could be read
@@ -41,6 +42,10 @@ class ConfigError(UsageError):
 
 class OutError(UsageError):
     """OUT cannot be used for this call."""
+
+
+class ImagesNotFoundError(UsageError, FileNotFoundError):
+    """IMAGES names nothing that exists."""
 
 
 class MemoryBudgetError(UsageError, MemoryError):

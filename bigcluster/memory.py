@@ -20,6 +20,10 @@ CHARTS_BYTES = 90 * MIB
 DISTRIBUTED_BYTES = 25 * MIB
 """What a dask worker adds: distributed, tornado, msgpack and its event loop."""
 
+DECODING_CHILD_BYTES = 40 * MIB
+"""What a child adds that decodes files whose headers may lie, before any picture: its libraries' pages are shared with
+the working process."""
+
 FLOORS = {
     "reduce=none": SUPERVISOR_BYTES + WORKER_BYTES,
     "own solvers": SUPERVISOR_BYTES + WORKER_BYTES + PRODUCTS_BYTES,

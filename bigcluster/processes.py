@@ -56,12 +56,23 @@ def leave_current_folder() -> None:
     sys.path[:] = [entry for entry in sys.path if entry not in relative - set(_absolute_entries())]
 
 
+_OURS: set[str] = set()
+"""Names of variables that are set for this process alone."""
+
+
+def set_for_us(name: str, value: str) -> None:
+    """Set an environment variable for the libraries of this process, and not for the processes that it starts."""
+    if name not in os.environ:
+        _OURS.add(name)
+        os.environ[name] = value
+
+
 def _environment() -> dict[str, str]:
     """Our environment, with a path for modules that names no folder relative to the current one."""
     path = _absolute_entries()
     if PACKAGE_PARENT not in path and PACKAGE_PARENT not in _site_folders():
         path.insert(0, PACKAGE_PARENT)
-    kept = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", *_OURS)}
     # PYTHONSAFEPATH is for processes that libraries start from ours.
     return kept | {"PYTHONSAFEPATH": "1"} | ({"PYTHONPATH": os.pathsep.join(path)} if path else {})
 

@@ -22,6 +22,7 @@ from bigcluster import errors
 from bigcluster.allowed import Resources
 from bigcluster.config import Settings, flatten
 from bigcluster.measure import Caller
+from bigcluster.plainly import OUT_OF_MEMORY, speaks_of_memory
 from bigcluster.processes import absolute, start_python
 from bigcluster.progress import SEND_SECONDS, DecodingEnded, DecodingStarted, Listener, Note, from_json
 
@@ -82,6 +83,8 @@ def supervise(
             return _work(request, worker_variables(resources.threads), settings.image.timeout, listener)
         except _LostError as lost:
             suspects = [span for span in lost.decoding if span not in careful]
+            if not suspects and speaks_of_memory(lost.last_words):  # OpenBLAS leaves by itself then
+                raise errors.OutOfMemoryError(OUT_OF_MEMORY) from None
             if not suspects:
                 error = InternalError(f"the working process {lost.how}; run again to resume")
                 error.add_note(lost.last_words)
@@ -206,7 +209,7 @@ def _listen(
             if interrupted:  # a second Ctrl-C: leave at once
                 raise
             interrupted = True
-            worker.send_signal(signal.SIGINT)
+            worker.terminate()  # which is its interrupt
         except Empty:
             worker.kill()
             if interrupted:

@@ -54,6 +54,16 @@ def as_real(value: object) -> float | None:
         return None
 
 
+def printable(text: str) -> str:
+    """Text as one line for a terminal: what it would obey, such as an escape sequence in a file's name, is shown."""
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def counted(number: int, what: str) -> str:
+    """(1, "file") -> '1 file'; (2000, "file") -> '2,000 files'. `what` is a noun whose plural takes an s."""
+    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+
+
 def parse_bytes(text: Any) -> int:
     """`"512MiB"` -> 536870912. A number without a unit is refused: 512 of what?"""
     if not isinstance(text, str):

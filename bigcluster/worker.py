@@ -6,7 +6,6 @@ an error. When stdin closes, the supervisor is gone and the worker leaves at onc
 
 from __future__ import annotations
 
-import errno
 import json
 import os
 import sys
@@ -17,18 +16,19 @@ from typing import IO, Any
 
 from bigcluster.allowed import Resources
 from bigcluster.config import KEYS, settings_from
-from bigcluster.errors import BigclusterError, OutOfMemoryError, StoreError
+from bigcluster.errors import BigclusterError
 from bigcluster.measure import Caller
+from bigcluster.plainly import plainly
 from bigcluster.progress import Event, to_json
+from bigcluster.signals import end_on_sigterm_alone
 
-TASKS = ("run", "sweep", "predict", "verify", "report")
+TASKS = ("run", "plan", "sweep", "predict", "verify", "report")
 """Modules of bigcluster.pipeline, and their functions."""
-
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 def main() -> int:
     """Serve one request; the exit status says whether a result was sent."""
+    end_on_sigterm_alone()
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_leave_with_supervisor, daemon=True).start()
     # What libraries print must not get between the messages: stdout becomes stderr, the pipe is kept aside.
@@ -77,33 +77,11 @@ def serve(request: dict[str, Any], send: Any) -> int:
 
 def _message_of(error: Exception) -> dict[str, str]:
     """An error that nobody raised on purpose, as one line where its cause is known, else with its traceback."""
-    if _ran_out_of_memory(error):
-        return {"error": OutOfMemoryError.__name__, "text": OUT_OF_MEMORY}
-    if isinstance(error, OSError):
-        where = f" ({error.filename})" if error.filename else ""
-        what = "free some space and run" if error.errno in _FULL else "run"
-        return {"error": StoreError.__name__, "text": f"{error.strerror or error}{where}; {what} again to resume"}
+    known = plainly(error)
+    if known is not None:
+        return {"error": type(known).__name__, "text": str(known)}
     text = f"{type(error).__name__}: {error}"
     return {"error": "InternalError", "text": text, "traceback": traceback.format_exc()}
-
-
-OUT_OF_MEMORY = (
-    "the system gave no more memory, though the plan fits the budget: other processes hold it, or a limit is lower; "
-    "what is done is kept: run again to resume, with a smaller --memory where this comes back"
-)
-
-
-def _ran_out_of_memory(error: BaseException | None) -> bool:
-    """Whether this error, or one that it was raised for, says so; C++ libraries say it in words alone."""
-    while error is not None:
-        if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
-            return True
-        if any(
-            words in str(error) for words in ("bad_alloc", "bad allocation", "Insufficient memory", "start new thread")
-        ):
-            return True
-        error = error.__cause__ or error.__context__
-    return False
 
 
 def _leave_with_supervisor() -> None:

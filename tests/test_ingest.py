@@ -18,6 +18,7 @@ from conftest import encoded, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bigcluster.bounded import open_regular
 from bigcluster.catalog import FileRecord, Listing, list_images
 from bigcluster.durable import digest_of
 from bigcluster.errors import DamagedError, OutError
@@ -487,13 +488,13 @@ def test_what_is_no_file_is_a_row_and_is_not_retried(tmp_path: Path, decodes: Ca
 def test_a_file_that_is_written_to_meanwhile_is_read_again_by_the_next_run(
     images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, threads: int
 ) -> None:
-    def slow_open(path: str, mode: str) -> Any:
+    def slow_open(path: str, *, follow: bool) -> Any:
         if path.endswith("05.png"):
             change(Path(path), GOOD[1] + b"more")
-        return open(path, mode)
+        return open_regular(path, follow=follow)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "open", slow_open, raising=False)
+        patch.setattr(stage, "open_regular", slow_open)
         _, store, done = bring_in(images, tmp_path / "s", threads=threads)
     ledger = list(records(store, done.n_blocks))
     assert ledger[5].status == "changed_during_run"

@@ -44,7 +44,7 @@ def test_a_sweep_of_a_k_is_a_fit_of_that_k_from_its_seeds() -> None:
             silhouette_score(x, alone.rows.labels, metric="sqeuclidean"), rel=1e-9
         )
         simple = 1 - alone.rows.distance / alone.rows.runner_up_distance
-        assert row.silhouette == pytest.approx(simple.mean(), rel=1e-9)
+        assert row.simplified_silhouette == pytest.approx(simple.mean(), rel=1e-9)
         assert (row.smallest, row.largest) == (alone.counts.min(), alone.counts.max())
         assert row.inertia <= SklearnKMeans(row.k, n_init=3, random_state=0).fit(x).inertia_ * 1.01
     assert found.suggestion.k in (8, 9, 10)
@@ -90,8 +90,8 @@ def test_sweeps_do_not_depend_on_storage() -> None:
     assert [row.k for row in one.rows] == [3, 9, 17, 300]
     for a, b in zip(one.rows, other.rows, strict=True):
         np.testing.assert_array_equal(a.centers, b.centers)
-        assert (a.inertia, a.silhouette, a.silhouette_sq, a.stability) == (
-            b.inertia, b.silhouette, b.silhouette_sq, b.stability,
+        assert (a.inertia, a.simplified_silhouette, a.silhouette_sq, a.stability) == (
+            b.inertia, b.simplified_silhouette, b.silhouette_sq, b.stability,
         )  # fmt: skip
     assert one.suggestion == other.suggestion
 

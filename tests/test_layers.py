@@ -17,18 +17,8 @@ PACKAGE = CHECKOUT / "bigcluster"
 # matching entry counts.
 LAYERS: tuple[tuple[str, ...], ...] = (
     (
-        "errors",
-        "units",
-        "bounded",
-        "confine",
-        "config",
-        "cores",
-        "durable",
-        "kept",
-        "chunks",
-        "processes",
-        "paths",
-        "targets",
+        *("errors", "units", "bounded", "confine", "config", "cores", "durable", "kept", "chunks"),
+        *("processes", "signals", "paths", "targets"),
     ),
     ("kernels", "memory", "demo"),
     ("catalog", "store", "rows"),
@@ -39,8 +29,8 @@ LAYERS: tuple[tuple[str, ...], ...] = (
     ("outputs",),
     ("profiling", "report"),
     ("pipeline", "estimators"),
-    ("supervisor", "worker", "given", "api", "display"),
-    ("cli", "__main__", ""),
+    ("supervisor", "worker", "plainly", "given", "api", "display"),
+    ("cli", "__main__", "watched", ""),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
 

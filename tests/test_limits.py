@@ -2,19 +2,34 @@
 
 from __future__ import annotations
 
+import io
 import os
 import subprocess
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
+from conftest import picture
+from hypothesis import given
+from hypothesis import strategies as st
+from PIL import Image
 
+from benchmarks.stress import hostile_files
 from bigcluster.bounded import UnfitFileError, parse_json, read_bounded
 from bigcluster.catalog import Listing, Names, list_images
 from bigcluster.catalog.manifest import Manifest
-from bigcluster.config import read_toml
+from bigcluster.config import read_toml, resolve
 from bigcluster.errors import ConfigError, MemoryBudgetError, UsageError
+from bigcluster.kernels.decode import DecodeSpec, decode, is_plain
 from bigcluster.memory import NAME_BYTES
 from bigcluster.outputs.tables import passed_columns
+from bigcluster.planning import Pictures, Resources, make_plan
+from bigcluster.progress import Progress
+from bigcluster.stages.loading import Loader
+from bigcluster.stages.loading.headers import Headers
+from bigcluster.stages.loading.isolated import IsolatedDecoder
 from bigcluster.store import Mark, Marks
 
 SPARSE_BYTES = 2 << 30
@@ -217,3 +232,121 @@ def test_a_parquet_file_that_takes_more_memory_than_its_child_may_is_refused(tmp
     assert (tmp_path / "list.parquet").stat().st_size < 1 << 20
     with pytest.raises(UsageError, match=r"takes more than 64 MiB; write it with smaller row groups"):
         list_images(str(tmp_path / "list.parquet"), None)
+
+
+# -- decodes in children of limited memory
+
+MANY = DecodeSpec(16, 16, max_bytes=24 << 20)
+
+
+def load_all(folder: Path, spec: DecodeSpec = MANY, children: int = 1, timeout_seconds: float = 20) -> dict[str, str]:
+    """Name -> status of every picture of a folder, loaded as a run does."""
+    listing = list_images(str(folder), None)
+    pixels = np.zeros((len(listing), spec.n_values), np.uint8)
+    options = {"threads": 2, "timeout_seconds": timeout_seconds, "progress": Progress(), "children": children}
+    with Loader(listing, spec, **options) as loader:
+        records = loader.load(range(len(listing)), pixels, 0)
+    for row, record in enumerate(records):
+        assert record.ok == bool(pixels[row].any())
+    return {name: record.status for name, record in zip(listing.names, records, strict=True)}
+
+
+KINDS = ("jpg", "png", "gif", "bmp", "ppm", "tif", "webp", "avif", "jp2")
+
+
+def write_kinds(folder: Path) -> None:
+    folder.mkdir()
+    for kind in KINDS:
+        Image.fromarray(picture(1, 64, 48)).convert("RGB").save(folder / f"sound.{kind}")
+
+
+@pytest.mark.parametrize("children", [0, 1, 2])
+def test_sound_pictures_of_every_kind_are_decoded_where_there_is_room_for_a_child(
+    tmp_path: Path, children: int
+) -> None:
+    write_kinds(tmp_path / "images")
+    statuses = load_all(tmp_path / "images", children=children)
+    in_children = {f"sound.{kind}" for kind in ("tif", "webp", "avif", "jp2")}
+    assert {name for name, status in statuses.items() if status == "ok"} == (
+        statuses.keys() if children else statuses.keys() - in_children
+    )
+    assert all(statuses[name] in ("ok", "too_large") for name in statuses)
+
+
+def test_a_header_that_lies_costs_its_own_row(tmp_path: Path) -> None:
+    write_kinds(tmp_path / "images")
+    for maker in (hostile_files.tiff_tile, hostile_files.avif_small, hostile_files.webp_canvas):
+        maker(tmp_path / "images")
+    statuses = load_all(tmp_path / "images")
+    assert {statuses.pop(name) for name in ("tile.tif", "small.avif", "canvas.webp")} <= {"too_large", "damaged"}
+    assert set(statuses.values()) == {"ok"}
+
+
+def test_the_pixels_of_a_child_are_those_of_this_process(tmp_path: Path) -> None:
+    write_kinds(tmp_path / "images")
+    for kind in KINDS:
+        file = tmp_path / "images" / f"sound.{kind}"
+        into = np.zeros(MANY.n_values, np.uint8)
+        with IsolatedDecoder(MANY, 20, MANY.max_bytes) as child:
+            record = child.load(str(file), None, into)
+            assert child.size(str(file), None) == (64, 48)
+        assert record.ok
+        assert into.tobytes() == decode(file.read_bytes(), MANY).pixels.tobytes()  # type: ignore[union-attr]
+
+
+def test_a_child_that_has_no_memory_left_is_started_anew_before_a_picture_is_given_up(tmp_path: Path) -> None:
+    """What pictures before it left in the heap is not the next one's."""
+    large = tmp_path / "large.tif"
+    Image.fromarray(picture(1, 1000, 900)).save(large)  # 17 bytes a pixel: it fits alone
+    hostile_files.tiff_tile(tmp_path)
+    into = np.zeros(MANY.n_values, np.uint8)
+    with IsolatedDecoder(MANY, 20, MANY.max_bytes) as child:
+        for _ in range(3):
+            assert child.load(str(tmp_path / "tile.tif"), None, into).status in ("too_large", "damaged")
+            assert child.load(str(large), None, into).ok
+
+
+@given(st.binary(max_size=64), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"GIF89a"]))
+def test_every_start_of_a_file_is_plain_or_not(data: bytes, start: bytes) -> None:
+    for whole in (False, True):
+        assert is_plain(io.BytesIO(start + data), whole=whole) in (True, False)
+
+
+@pytest.mark.parametrize(
+    ("maker", "name"),
+    [
+        (hostile_files.png_text, "text.png"),
+        (hostile_files.jpeg_scans, "scans.jpg"),
+        (hostile_files.jpeg_exif, "exif.jpg"),
+    ],
+)
+def test_metadata_without_end_is_not_plain(tmp_path: Path, maker: Callable[[Path], None], name: str) -> None:
+    maker(tmp_path)
+    with (tmp_path / name).open("rb") as file:
+        assert not is_plain(file, whole=True)
+
+
+def test_headers_are_read_within_bounds(tmp_path: Path) -> None:
+    write_kinds(tmp_path / "images")
+    for name in ("webp_sparse", "avif_sparse", "tiff_tag", "ppm_sparse"):
+        hostile_files.PICTURES[name](tmp_path / "images")
+    os.mkfifo(tmp_path / "images" / "fifo.png")
+    listing = list_images(str(tmp_path / "images"), None)
+    with Headers(listing, timeout_seconds=20, limit_bytes=32 << 20) as headers:
+        found = {name: headers.size(row) for row, name in enumerate(listing.names)}
+    assert {name for name, size in found.items() if size == (64, 48)} == {f"sound.{kind}" for kind in KINDS}
+    assert {found[name] for name in ("x.webp", "x.avif", "x.ppm", "fifo.png")} == {None}
+
+
+def test_a_plan_reckons_with_its_children() -> None:
+    settings = resolve(flags={"size": 32, "k": 2}, sets=(), config=None, kept=None)
+    plain = Pictures(8, (1 << 20,), 1000, 1000, 0, 0)
+    for budget_mib, threads in ((160, 1), (256, 2), (256, 4), (1024, 4), (8192, 16)):
+        for pictures in (plain, replace(plain, isolated=True)):
+            resources = Resources(budget_mib << 20, threads)
+            stage = make_plan(settings, 100, (32, 32), resources, pictures).stage("ingest")
+            children, decode_bytes = stage.choices["children"], stage.choices["decode_bytes"]
+            assert children <= (threads if pictures.isolated else 1)
+            assert pictures.isolated <= children
+            least = stage.projected_bytes - threads * (1 << 20) + threads * decode_bytes
+            assert decode_bytes == 1 << 20 or least <= resources.budget_bytes

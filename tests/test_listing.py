@@ -11,11 +11,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigcluster.catalog import IMAGE_SUFFIXES, Listing, list_images, natural_key, root_of
-from bigcluster.errors import NoImagesError, OutError, UsageError
+from bigcluster.errors import ImagesNotFoundError, NoImagesError, OutError, UsageError
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.progress import Progress
 from bigcluster.runtime import EmbeddedRuntime
 from bigcluster.stages.ingest import ingest, records
+from bigcluster.stages.loading.headers import Headers
 from bigcluster.stages.sizing import image_size
 from bigcluster.store import Store
 
@@ -228,7 +229,8 @@ def test_odd_manifest_rows_are_rows_with_a_status(images: Path, out: Path, tmp_p
     os.mkfifo(images / "fifo.png")
     rows = f"path,n\np000.png,1\nloop.png,2\nfifo.png,3\n.,4\n,5\nmissing.png,6\n{'x' * 300}.png,7\nnul\0.png,8\n"
     listing = list_images(str(manifest(images, rows)), out)
-    assert image_size(listing, "native") == (24, 32)
+    with Headers(listing, 20, 64 << 20) as headers:
+        assert image_size(listing, "native", headers) == (24, 32)
     assert [status for status, _ in statuses(listing, tmp_path)] == [
         "ok",
         *["unreadable"] * 4,
@@ -260,7 +262,7 @@ def test_images_inside_out_are_refused(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_says_so(tmp_path: Path, out: Path) -> None:
-    with pytest.raises(NoImagesError, match="does not exist"):
+    with pytest.raises(ImagesNotFoundError, match="does not exist"):
         list_images(str(tmp_path / "nowhere"), out)
     with pytest.raises(NoImagesError, match="no images"):
         list_images(f"{tmp_path}/*.jpg", out)

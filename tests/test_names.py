@@ -16,7 +16,7 @@ from bigcluster.catalog import Names, from_csv_path, guard_cell, natural_key, to
 from bigcluster.kept import NAME_BYTES
 from bigcluster.outputs.folders import EntryNames, cluster_folder
 
-FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 
 # What a file can be called on Linux: any bytes but NUL and the slash; "." and ".." mean something else.
 file_names = (
@@ -75,7 +75,9 @@ def test_a_guarded_cell_is_not_run(cell: str) -> None:
         float(guarded)  # a plain number is no formula
 
 
-@pytest.mark.parametrize("cell", ["=1+1", "-1+1", "+x", "@SUM(A1)", "\tx", "\r", "-", "+", "-1e", "=5"])
+@pytest.mark.parametrize(
+    "cell", ["=1+1", "-1+1", "+x", "@SUM(A1)", "\tx", "\r", "-", "+", "-1e", "=5", "\n=1", "＝1", "＋1", "－x", "＠a"]
+)
 def test_text_that_a_spreadsheet_would_run_is_guarded(cell: str) -> None:
     assert guard_cell(cell) == "'" + cell
 

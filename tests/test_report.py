@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -21,6 +22,7 @@ from PIL import Image
 from reporting import members_of, piece
 
 import bigcluster as bc
+from bigcluster.errors import StoreError
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.report import lists, search
 from bigcluster.report.lists import places_of
@@ -443,7 +445,7 @@ def test_images_that_are_gone_keep_their_pictures(tmp_path: Path, cli: Cli) -> N
     links = [row[6] for label in (0, 1) for row in members_of(out, label)]
     assert links.count(0) == 5
     test_every_link_leads_somewhere(out)
-    assert "gone" in bc.open(out)._repr_html_() or not any(row[6] == 0 for row in members_of(out, 0)[:4])
+    assert bc.open(out)._repr_html_().count("data:image/webp;base64,") == 2
 
 
 def test_originals_that_are_gone_are_counted_where_hard_links_keep_them(tmp_path: Path, cli: Cli) -> None:
@@ -514,5 +516,27 @@ def test_a_notebook_escapes_names(tmp_path: Path, cli: Cli) -> None:
     out = tmp_path / "<b onclick=x>"
     assert cli("run", tmp_path / "in", "--out", out, "-k", 2).code == 0
     assert "<b onclick" not in bc.open(out)._repr_html_()
+    shown = bc.open(out)._repr_html_()
     shutil.rmtree(out / "clusters")
-    assert "6 of the linked images shown here are gone" in bc.open(out)._repr_html_()
+    assert bc.open(out)._repr_html_() == shown
+
+
+def test_a_notebook_shows_nothing_but_what_is_in_the_store(small: Path, tmp_path: Path) -> None:
+    """Whatever tables and summary of a stranger's OUT say: no markup of theirs, and no other file."""
+    shown = bc.open(small)._repr_html_()
+    (tmp_path / "private.png").write_bytes(encoded(np.full((9, 9), 77, np.uint8)))
+    labels = (small / "labels.csv").read_text().splitlines()
+    row = [*labels[1].split(",")[:6], os.path.relpath(tmp_path / "private.png", small / "clusters")]
+    (small / "labels.csv").write_text("\r\n".join([labels[0], *[",".join(row)] * (len(labels) - 1)]) + "\r\n")
+    assert bc.open(small)._repr_html_() == shown
+    summary = json.loads((small / "summary.json").read_text())
+
+    def markup(value: object) -> object:
+        if isinstance(value, dict):
+            return {name: markup(inner) for name, inner in value.items()}
+        return [markup(inner) for inner in value] if isinstance(value, list) else "<img src=x onerror=alert(1)>"
+
+    for name, value in summary.items():
+        (small / "summary.json").write_text(json.dumps(summary | {name: markup(value)}))
+        with contextlib.suppress(StoreError):  # what it says is of no use
+            assert "<img src=x" not in bc.open(small)._repr_html_()

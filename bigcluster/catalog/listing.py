@@ -12,8 +12,9 @@ from bigcluster.catalog.manifest_rows import AUTO
 from bigcluster.catalog.names import Names
 from bigcluster.catalog.roots import first_wildcard, is_glob, root_of
 from bigcluster.catalog.walk import Room, match, walk
-from bigcluster.errors import NoImagesError, OutError, UsageError
+from bigcluster.errors import ImagesNotFoundError, NoImagesError, OutError, UsageError
 from bigcluster.paths import is_url
+from bigcluster.units import counted
 
 IMAGE_SUFFIXES = frozenset(
     f".{suffix}"
@@ -78,8 +79,9 @@ def list_images(
     """List a folder, a glob or a manifest, to which alone `allow_outside` and `encoding` apply.
 
     most_bytes : what the names may take in memory.
-    Raises UsageError where IMAGES is none of these, OutError where `out` and the images overlap, NoImagesError where
-    there is no image, MemoryBudgetError where there are too many for `most_bytes`.
+    Raises UsageError where IMAGES is none of these, ImagesNotFoundError where nothing is there, OutError where `out`
+    and the images overlap, NoImagesError where there is no image, MemoryBudgetError where there are too many for
+    `most_bytes`.
     """
     source, room = Path(images), Room(most_bytes)
     if source.is_dir():
@@ -93,12 +95,12 @@ def list_images(
     elif is_glob(images):
         listing = _list_glob(images, room)
     else:
-        raise NoImagesError(f"IMAGES does not exist: {images}")
+        raise ImagesNotFoundError(f"IMAGES does not exist: {images}")
     if out is not None:
         _check_apart(listing, out)
     if len(listing) == 0:
-        others = sum(listing.ignored.values())
-        raise NoImagesError(f"no images in {images} ({others} other files); known suffixes: {_suffixes()}")
+        others = counted(sum(listing.ignored.values()), "other file")
+        raise NoImagesError(f"no images in {images} ({others}); known suffixes: {_suffixes()}")
     return listing
 
 

@@ -13,7 +13,8 @@ import re
 from array import array
 from collections.abc import Iterable, Iterator
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
+_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
+"""Spreadsheets drop the white space, and read full-width signs as the usual ones. Source: OWASP, "CSV Injection"."""
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _DIGITS = re.compile(r"\d+")
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 
 import typer
 
-from bigcluster.cli.answers import say_kept, stdout, tell
+from bigcluster.cli.answers import listening, say, say_kept, stdout, tell
 from bigcluster.cli.options import (
     AsJson,
     Components,
@@ -18,6 +18,7 @@ from bigcluster.cli.options import (
     Images,
     K,
     Link,
+    Log,
     Memory,
     Out,
     Quiet,
@@ -30,6 +31,7 @@ from bigcluster.cli.options import (
     Workers,
 )
 from bigcluster.errors import ConfigError
+from bigcluster.units import printable
 
 EXIT_DAMAGED = 1
 EXIT_SOME_UNREAD = 3
@@ -83,6 +85,7 @@ def run(
     dry_run: DryRun = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    log: Log = None,
 ) -> None:
     """Cluster the images. The same command again resumes, or reuses what still holds."""
     flags = {
@@ -102,19 +105,20 @@ def run(
         _show_plan(settings, resources, as_json)
         return
     from bigcluster import display
+    from bigcluster.config import parse_sets
     from bigcluster.supervisor import supervise
 
     folder = settings.out
     assert folder is not None
-    with display.listening(quiet=quiet) as listener:
-        if not quiet:
-            say_kept(None if fresh or config else outdir.kept_values(folder), settings)
-            for note in api.budget_notes(resources):
-                listener(note)
+    with listening(quiet=quiet) as listener:
+        kept = None if fresh or config else outdir.kept_values(folder)
+        given = {name for name, value in flags.items() if value is not None} | set(parse_sets(sets or ()))
+        say_kept(kept, settings, given, listener)
+        for note in api.budget_notes(resources):
+            listener(note)
         summary = supervise("run", settings, resources, listener=listener, replace=replace, rehash=rehash)
-    tell(summary, as_json, lambda: display.print_summary(summary, folder, stdout()))
-    if summary["counts"]["failed"]:
-        raise typer.Exit(EXIT_SOME_UNREAD)
+    tell(summary, as_json, lambda: display.print_summary(summary, folder, stdout()), quiet=quiet)
+    _leave_with(summary["counts"], f"{folder}/images.csv", quiet)
 
 
 @app.command()
@@ -170,15 +174,16 @@ def sweep(
     sets: Sets = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    log: Log = None,
 ) -> None:
-    """Elbow and silhouette for every k, on the stored scores, in shared passes: sweep.csv and sweep.png in OUT."""
+    """Elbow, silhouettes and stability for every k, on the stored scores, in shared passes: OUT/sweep.csv, .png."""
     from bigcluster import api, display
     from bigcluster.supervisor import supervise
 
     settings, ks = api.resolve_sweep(out, k, sets=tuple(sets or ()))
-    with display.listening(quiet=quiet) as listener:
+    with listening(quiet=quiet) as listener:
         found = supervise("sweep", settings, api.resources(memory, workers), listener=listener, ks=ks)
-    tell(found, as_json, lambda: display.print_sweep(found, out, stdout()))
+    tell(found, as_json, lambda: display.print_sweep(found, out, stdout()), quiet=quiet)
 
 
 @app.command()
@@ -190,6 +195,7 @@ def predict(
     workers: Workers = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    log: Log = None,
 ) -> None:
     """Label new images by the stored model; nothing is fitted again."""
     from bigcluster import api, display, targets
@@ -198,19 +204,21 @@ def predict(
 
     settings = api.stored_settings(out)
     given, path = local_path("IMAGES", images), targets.named("--to", to)
-    with display.listening(quiet=quiet) as listener:
+    with listening(quiet=quiet) as listener:
         found = supervise("predict", settings, api.resources(memory, workers), listener=listener, images=given, to=path)
-    tell(found, as_json, lambda: display.print_prediction(found, to, stdout()))
-    if found["counts"]["failed"]:
-        raise typer.Exit(EXIT_SOME_UNREAD)
+    tell(found, as_json, lambda: display.print_prediction(found, to, stdout()), quiet=quiet)
+    _leave_with(found["counts"], to, quiet)
 
 
 @app.command()
 def verify(
     out: Annotated[str, typer.Argument(help="The OUT of a run.")],
     quick: Annotated[bool, typer.Option("--quick", help="Read a sample of the data and of the links.")] = False,
+    memory: Memory = None,
+    workers: Workers = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    log: Log = None,
 ) -> None:
     """Check digests, counts, labels, folders and model; exit 1 on any damage, which the next run makes good."""
     from bigcluster import api, display
@@ -218,11 +226,10 @@ def verify(
     from bigcluster.paths import local_path
     from bigcluster.supervisor import supervise
 
-    with display.listening(quiet=quiet) as listener:
-        found = supervise(
-            "verify", Settings(out=local_path("OUT", out)), api.resources(None, None), listener=listener, quick=quick
-        )
-    tell(found, as_json, lambda: display.print_verified(found, out, stdout()))
+    with listening(quiet=quiet) as listener:
+        settings, resources = Settings(out=local_path("OUT", out)), api.resources(memory, workers)
+        found = supervise("verify", settings, resources, listener=listener, quick=quick)
+    tell(found, as_json, lambda: display.print_verified(found, out, stdout()), quiet=quiet and found["ok"])
     if not found["ok"]:
         raise typer.Exit(EXIT_DAMAGED)
 
@@ -251,6 +258,7 @@ def profile(
     replace: Replace = False,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    log: Log = None,
 ) -> None:
     """`run` under memory-profiler: OUT/profile with a .dat for mprof, and the timeline as CSV and PNG."""
     flags = {
@@ -265,7 +273,7 @@ def profile(
     from bigcluster.units import parse_bytes
 
     settings = api.resolve_settings(images, out, flags=flags, sets=tuple(sets or ()), config=config, fresh=fresh)
-    with display.listening(quiet=quiet) as listener:
+    with listening(quiet=quiet) as listener:
         found = profiling.profile(
             settings,
             api.resources(memory, workers),
@@ -275,9 +283,8 @@ def profile(
             quiet=quiet,
             listener=listener,
         )
-    tell(found.to_json(), as_json, lambda: display.print_profile(found, stdout()))
-    if found.summary["counts"]["failed"]:
-        raise typer.Exit(EXIT_SOME_UNREAD)
+    tell(found.to_json(), as_json, lambda: display.print_profile(found, stdout()), quiet=quiet)
+    _leave_with(found.summary["counts"], f"{settings.out}/images.csv", quiet)
 
 
 @app.command()
@@ -290,15 +297,16 @@ def report(
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
+    log: Log = None,
 ) -> None:
     """Write the report anew: pages to look at, from what OUT holds. They open from disk, in any browser."""
-    from bigcluster import api, display
+    from bigcluster import api
     from bigcluster.supervisor import supervise
 
     settings = api.resolve_report(out, sets=tuple(sets or ()))
-    with display.listening(quiet=quiet) as listener:
+    with listening(quiet=quiet) as listener:
         found = supervise("report", settings, api.resources(memory, workers), listener=listener)
-    tell(found, as_json, lambda: print(f"look at: {found['report']}"))
+    tell(found, as_json, lambda: print(printable(f"look at: {found['report']}")), quiet=quiet)
 
 
 @app.command()
@@ -310,29 +318,47 @@ def demo(
         bool, typer.Option("--hostile", help="Add the files of a bad day in a folder of their own.")
     ] = False,
     quiet: Quiet = False,
+    log: Log = None,
 ) -> None:
     """Draw a synthetic catalog with known styles (truth.csv beside it)."""
-    from bigcluster import display
     from bigcluster.demo import generate
     from bigcluster.paths import local_path
     from bigcluster.progress import Progress
 
     folder = Path(local_path("DIRECTORY", directory))
 
-    with display.listening(quiet=quiet) as listener:
+    with listening(quiet=quiet) as listener:
         progress = Progress(listener)
         with progress.stage("demo", images, "cuts"):
             truth = generate(folder, images, seed=seed, hostile=hostile, on_progress=progress.at)
             progress.at(images)
-    print(truth)
+    tell({"truth": str(truth)}, False, lambda: print(printable(str(truth))), quiet=quiet)
+
+
+def _leave_with(counts: dict[str, Any], file: str, quiet: bool) -> None:
+    """Exit code 3 where images could not be read; what is quiet about all else warns of it."""
+    from bigcluster import display
+
+    if counts["failed"]:
+        if quiet:
+            say(f"warning: {display.unread(counts, file)}")
+        raise typer.Exit(EXIT_SOME_UNREAD)
 
 
 def _show_plan(settings: Any, resources: Any, as_json: bool, n_images: int | None = None) -> None:
     from bigcluster import display
-    from bigcluster.pipeline.plan import estimated, plan_absent
-    from bigcluster.pipeline.run import prepare
 
-    found = prepare(settings, resources)[1] if n_images is None else plan_absent(settings, n_images, resources)
-    found = estimated(found, settings)
-    tell(found.to_json(), as_json, lambda: display.print_plan(found, stdout()))
+    if n_images is None:
+        from bigcluster.supervisor import supervise
+
+        with listening(quiet=True) as listener:
+            values = supervise("plan", settings, resources, listener=listener)
+        from bigcluster.planning import Plan
+
+        found = Plan.from_json(values)
+    else:
+        from bigcluster.pipeline.plan import estimated, plan_absent
+
+        found = estimated(plan_absent(settings, n_images, resources), settings)
+    tell(found.to_json(), as_json, lambda: display.print_plan(found, stdout()), kept=False)
     found.check()

@@ -6,6 +6,8 @@ from typing import Annotated
 
 import typer
 
+from bigcluster.cli.answers import log_to
+
 Images = Annotated[str | None, typer.Argument(help="A folder, a glob, or a CSV/Parquet manifest with a path column.")]
 Out = Annotated[str | None, typer.Option("--out", "-o", help="The folder that takes the results.")]
 K = Annotated[
@@ -29,4 +31,8 @@ Rehash = Annotated[
 ]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress and no messages, errors excepted.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings, errors and the result.")]
+Log = Annotated[
+    str | None,
+    typer.Option("--log", metavar="FILE", callback=log_to, help="Add progress and messages to a file, with times."),
+]

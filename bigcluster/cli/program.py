@@ -6,47 +6,85 @@ read; 130 interrupted.
 
 from __future__ import annotations
 
+import errno
 import sys
+import traceback
 
 import typer
 
-from bigcluster.cli.answers import say
+from bigcluster.cli import answers, streams
 from bigcluster.cli.commands import app
 from bigcluster.errors import BigclusterError, ConfigError
+from bigcluster.plainly import plainly
+from bigcluster.processes import set_for_us
+from bigcluster.signals import end_as_interrupted
 
+EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130
+INTERRUPTED = "interrupted; what is done is saved, the same command resumes"
 
 
 def main() -> None:
     """The console script: errors become one line and their exit code."""
+    out, _ = streams.guard()
+    end_as_interrupted()
+    # This process multiplies nothing large. OpenBLAS interrupts it where the system starts no thread.
+    set_for_us("OPENBLAS_NUM_THREADS", "1")
+    try:
+        code = _run()
+        code = _finish(out, code)
+    except KeyboardInterrupt:  # another one, while the first was told
+        code = EXIT_INTERRUPTED
+    answers.note(f"ended with exit code {code}")
+    sys.exit(code)
+
+
+def _run() -> int:
     try:
         code = app(standalone_mode=False)
     except typer.Exit as leaving:
         code = leaving.exit_code
     except (typer.Abort, KeyboardInterrupt):
         code = EXIT_INTERRUPTED
-    except BigclusterError as error:
-        say(f"bigcluster: {_one_line(error)}")
-        for note in getattr(error, "__notes__", ()):
-            if note.strip():
-                say(note.rstrip())
-        code = error.exit_code
     except Exception as error:
-        code = _usage_error(error)
+        return _failed(error)
     if code == EXIT_INTERRUPTED:  # some versions of typer return it, others raise
-        say("interrupted; what is done is saved, the same command resumes")
-    sys.exit(code if isinstance(code, int) else 0)
+        answers.tell_error("Interrupted", INTERRUPTED, EXIT_INTERRUPTED)
+    return code if isinstance(code, int) else 0
 
 
-def _one_line(error: BigclusterError) -> str:
-    """Names in a message come from strangers: a newline or a terminal's control code is shown, not obeyed."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in str(error))
+def _failed(error: Exception) -> int:
+    """An error as one line. What is a fault of ours keeps its traceback."""
+    known = error if isinstance(error, BigclusterError) else _usage_error(error) or plainly(error)
+    if known is None:
+        answers.tell_error("InternalError", f"{type(error).__name__}: {error}", EXIT_FAILED)
+        traceback.print_exception(error)
+        return EXIT_FAILED
+    answers.tell_error(type(known).__name__, str(known), known.exit_code)
+    for note in getattr(known, "__notes__", ()):
+        for line in note.rstrip().splitlines():
+            answers.say(line)
+    return known.exit_code
 
 
-def _usage_error(error: Exception) -> int:
-    """click's usage errors as one line; anything else is a fault of ours and keeps its traceback."""
+def _usage_error(error: Exception) -> ConfigError | None:
+    """The errors of the library that reads the command line, or None."""
     shown = getattr(error, "format_message", None)
     if shown is None:
-        raise error
-    say(f"bigcluster: {shown()} (see bigcluster --help)")
-    return int(getattr(error, "exit_code", ConfigError.exit_code))
+        return None
+    option = getattr(error, "option_name", "")
+    context = getattr(error, "ctx", None)
+    short = "-" + option.lstrip("-")
+    known = [name for parameter in context.command.params for name in parameter.opts] if context else []
+    if option.startswith("--") and short in known:
+        return ConfigError(f"No such option: {option}; did you mean {short}? (see bigcluster --help)")
+    return ConfigError(f"{shown()} (see bigcluster --help)")
+
+
+def _finish(out: streams.Outlet, code: int) -> int:
+    """The exit code of the job also where its result could not be told, unless stdout was the only place for it."""
+    out.flush()
+    if out.error is None or out.error.errno == errno.EPIPE:  # whoever read it has read enough
+        return code
+    answers.say(f"bigcluster: the answer could not be written to stdout: {out.error.strerror}")
+    return code or (EXIT_FAILED if answers.is_on_stdout_alone() else 0)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import codecs
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any
 
@@ -28,8 +28,11 @@ def key(default: Any, check: Check, doc: str) -> Any:
     return field(default=default, metadata={"check": check, "doc": doc})
 
 
-def one_of(*choices: str) -> Check:
+def one_of(*choices: str, also: Mapping[str, str] | None = None) -> Check:
+    """also : other spellings of a choice."""
+
     def check(name: str, value: Any) -> str:
+        value = (also or {}).get(value, value) if isinstance(value, str) else value
         if not isinstance(value, str) or value not in choices:
             raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {shown(value)}")
         return str(value)
@@ -208,7 +211,11 @@ class Settings:
 
     images: str | None = key(None, optional(path), "a folder, a glob, or a CSV/Parquet manifest with a path column")
     out: str | None = key(None, optional(path), "the folder that takes the results")
-    features: str = key("gray", one_of("gray", "color"), "what an image is described by: grey or colour pixels")
+    features: str = key(
+        "gray",
+        one_of("gray", "color", also={"grey": "gray", "colour": "color"}),
+        "what an image is described by: grey or colour pixels",
+    )
     size: str = key("64x64", image_size, "64, WIDTHxHEIGHT, or native (all images of one size)")
     reduce: str = key("pca", one_of("pca", "none"), "pca, or none to cluster the pixels themselves")
     variance: float | None = key(0.8, optional(fraction), "keep as many components as capture this share")

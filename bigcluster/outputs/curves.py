@@ -1,4 +1,4 @@
-"""sweep.csv and sweep.png: elbow and silhouette over k."""
+"""sweep.csv and sweep.png: elbow, silhouettes and stability over k."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 from bigcluster.outdir.results import ResultFiles
 from bigcluster.outputs.tables import Target, write_csv
 
-COLUMNS = ("k", "inertia", "silhouette", "silhouette_sq", "smallest", "largest", "stability", "n_iter")
+COLUMNS = ("k", "inertia", "simplified_silhouette", "silhouette_sq", "smallest", "largest", "stability", "n_iter")
 
 
 def write(files: ResultFiles, rows: list[dict[str, Any]], suggested_k: int | None, reason: str) -> None:
@@ -37,8 +37,8 @@ def draw_sweep(rows: list[dict[str, Any]], suggested_k: int | None, reason: str)
     elbow.set_ylim(bottom=0)
     elbow.set_title(reason, fontsize=10, wrap=True)
     for name, label, color in (
-        ("silhouette_sq", "silhouette (squared, exact)", "#1f4e79"),
-        ("silhouette", "silhouette (simplified)", "#7f7f7f"),
+        ("silhouette_sq", "silhouette_sq (exact, squared distances)", "#1f4e79"),
+        ("simplified_silhouette", "simplified_silhouette", "#7f7f7f"),
         ("stability", "stability (ARI of two starts)", "#c55a11"),
     ):
         quality.plot(ks, [row[name] for row in rows], marker=".", label=label, color=color)

@@ -48,9 +48,8 @@ def advice(sizes: list[int]) -> list[str]:
         )
     alone = sizes.count(1)
     if alone and n_images > len(sizes):
-        lines.append(
-            f"{alone} of {len(sizes)} clusters hold one image each: outliers, or k is too large; try a smaller k"
-        )
+        hold = "clusters hold one image each" if alone > 1 else "clusters holds a single image"
+        lines.append(f"{alone} of {len(sizes)} {hold}: outliers, or k is too large; try a smaller k")
     return lines
 
 

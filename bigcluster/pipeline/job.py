@@ -17,6 +17,10 @@ from bigcluster.planning import Resources
 from bigcluster.progress import Listener, Progress
 from bigcluster.runtime import EmbeddedRuntime, Runtime
 from bigcluster.store import Store
+from bigcluster.units import MIB
+
+LEAST_LISTING_BYTES = 16 * MIB
+"""What names may take in any case: where a budget has no room even for these, the plan refuses it and says its need."""
 
 
 @dataclass(frozen=True)

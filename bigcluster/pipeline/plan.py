@@ -2,11 +2,33 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from bigcluster.calibration import machine_rates
 from bigcluster.config import Settings
 from bigcluster.errors import ConfigError
+from bigcluster.measure import Caller
+from bigcluster.pipeline.run import prepare
 from bigcluster.planning import Plan, Resources, make_plan, target_of, with_seconds
+from bigcluster.progress import Listener, silent
 from bigcluster.stages.sizing import NATIVE, image_size_of
+
+
+def plan(
+    settings: Settings,
+    resources: Resources,
+    *,
+    given: str | None = None,
+    listener: Listener = silent,
+    caller: Caller | None = None,
+) -> dict[str, Any]:
+    """What `run` would do, as `Plan.to_json` gives it: a task of the worker, for it reads what strangers wrote.
+
+    given : a manifest with the list of images that the caller gave.
+    Raises what the listing refuses; whether the plan fits is for who reads it.
+    """
+    del listener, caller  # nothing takes long, and nothing is measured
+    return estimated(prepare(settings, resources, given)[1], settings).to_json()
 
 
 def plan_absent(settings: Settings, n_images: int, resources: Resources) -> Plan:

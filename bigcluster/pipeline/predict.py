@@ -24,8 +24,8 @@ from bigcluster.kernels.moments import block_moments
 from bigcluster.kernels.novelty import UNUSUAL_PERCENTILE, Novelty, Traits, residual_of, squared_norms
 from bigcluster.measure import Caller
 from bigcluster.outputs.predictions import Predicted, write_predictions
-from bigcluster.pipeline.job import Job, naming_damage, open_job
-from bigcluster.planning import Resources, check_budget, plan_predict
+from bigcluster.pipeline.job import LEAST_LISTING_BYTES, Job, naming_damage, open_job
+from bigcluster.planning import Resources, baseline_bytes, check_budget, plan_predict
 from bigcluster.progress import Listener, silent
 from bigcluster.rows import RowSource, spans
 from bigcluster.solvers.pca.transform import SLAB_COLUMNS, transform
@@ -62,27 +62,9 @@ def predict(
     """
     job = open_job(settings, resources, listener, caller)
     _check_target(to, images, settings.images, job.out)
-    store = Store(job.out / outdir.STORE, create=False)
-    listing = list_images(images, job.out, **vars(settings.manifest))
-    _check_not_listed(to, listing)
-    spec = stored_recipe(store)
-    n_clusters, n_components = store.array("centers").shape
-    n_own = store.array("pixels").shape[0]
-    plan = plan_predict(settings, len(listing), n_own, spec.n_values, n_components, n_clusters, resources)
-    check_budget((plan,), resources.budget_bytes, otherwise="fewer --workers")
-    spec = replace(spec, max_bytes=plan.choices["decode_bytes"])
-    counted: Counter[str] = Counter()
-    with naming_damage(store), job.stages.sampler, job.stages.measure("predict", plan.projected_bytes):
-        with outdir.locked(job.out):
-            model = _load_model(job, store)
-        with job.progress.stage("predict", len(listing), "images"):
-            threads, timeout = job.runtime.threads, settings.image.timeout
-            with Loader(
-                listing, spec, threads=threads, timeout_seconds=timeout, progress=job.progress, careful=careful
-            ) as loader:
-                rows = _predicted(loader, listing, spec, model, plan.block_shape[0], counted)
-                with targets.writing(TO, to) as file:
-                    write_predictions(file, listing, rows)
+    with job.stages.sampler:
+        job.stages.sampler.enter("list")
+        listing, spec, counted = _label_all(job, images, to, careful)
     n_ok = counted["ok"]
     if settings.size == NATIVE and counted["resized"]:
         job.progress.note(
@@ -97,6 +79,43 @@ def predict(
         "close_calls": counted["close"],
         "stages": job.stages.facts,
     }
+
+
+def _label_all(
+    job: Job, images: str, to: str, careful: Sequence[Sequence[int]]
+) -> tuple[Listing, DecodeSpec, Counter[str]]:
+    """List, plan, label, write; returns what was listed, how it was decoded, and counts by status and novelty."""
+    settings, resources = job.settings, job.resources
+    beyond = max(LEAST_LISTING_BYTES, resources.budget_bytes - baseline_bytes(settings, resources))
+    store = Store(job.out / outdir.STORE, create=False)
+    listing = list_images(images, job.out, **vars(settings.manifest), most_bytes=beyond)
+    _check_not_listed(to, listing)
+    spec = stored_recipe(store)
+    n_clusters, n_components = store.array("centers").shape
+    n_own = store.array("pixels").shape[0]
+    plan = plan_predict(settings, len(listing), n_own, spec.n_values, n_components, n_clusters, resources)
+    check_budget((plan,), resources.budget_bytes, otherwise="fewer --workers")
+    spec = replace(spec, max_bytes=plan.choices["decode_bytes"])
+    counted: Counter[str] = Counter()
+    with naming_damage(store), job.stages.measure("predict", plan.projected_bytes):
+        with outdir.locked(job.out):
+            model = _load_model(job, store)
+        with (
+            job.progress.stage("predict", len(listing), "images"),
+            Loader(
+                listing,
+                spec,
+                threads=job.runtime.threads,
+                timeout_seconds=settings.image.timeout,
+                progress=job.progress,
+                careful=careful,
+                children=plan.choices["children"],
+            ) as loader,
+        ):
+            rows = _predicted(loader, listing, spec, model, plan.block_shape[0], counted)
+            with targets.writing(TO, to) as file:
+                write_predictions(file, listing, rows)
+    return listing, spec, counted
 
 
 def _unlike(n_beyond: int, n_ok: int) -> bool:

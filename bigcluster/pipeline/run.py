@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bigcluster import outdir
+from bigcluster import memory, outdir
 from bigcluster.catalog import Listing, list_images
 from bigcluster.config import Settings, flatten
 from bigcluster.errors import NoImagesError, TooFewSamplesError
@@ -23,18 +23,22 @@ from bigcluster.outdir.results import OF_A_RUN, OF_A_SWEEP, ResultFiles, is_fini
 from bigcluster.outputs import curves, folders, summary, tables
 from bigcluster.outputs.given import keep as keep_given
 from bigcluster.pipeline.disk import check_room
-from bigcluster.pipeline.job import Job, naming_damage, open_job
-from bigcluster.planning import Plan, Resources, make_plan, replan
+from bigcluster.pipeline.job import LEAST_LISTING_BYTES, Job, naming_damage, open_job
+from bigcluster.planning import Plan, Resources, baseline_bytes, make_plan, replan
 from bigcluster.progress import Listener, silent
 from bigcluster.report.libraries import check_kind
 from bigcluster.stages import sizing
 from bigcluster.stages.cluster import Clustered, cluster
 from bigcluster.stages.ingest import Ingested, check_recipe, ingest, records
+from bigcluster.stages.loading.headers import Headers
 from bigcluster.stages.reduce import Reduced, reduce
 from bigcluster.stages.sampling import look_at
 from bigcluster.stages.sweep import Swept, sweep
 from bigcluster.store import Store, tidy
-from bigcluster.units import show_bytes, show_count
+from bigcluster.units import MIB, show_bytes, show_count
+
+LEAST_HEADER_BYTES = 16 * MIB
+"""What reading a header may take in any case, in a child."""
 
 
 def prepare(settings: Settings, resources: Resources, given: str | None = None) -> tuple[Listing, Plan]:
@@ -45,7 +49,9 @@ def prepare(settings: Settings, resources: Resources, given: str | None = None) 
     """
     assert settings.images is not None
     out = None if settings.out is None else Path(settings.out)
-    listing = list_images(given or settings.images, out, **vars(settings.manifest))
+    least = baseline_bytes(settings, resources, products=False)
+    beyond = max(LEAST_LISTING_BYTES, resources.budget_bytes - least)
+    listing = list_images(given or settings.images, out, **vars(settings.manifest), most_bytes=beyond)
     if settings.ks and settings.ks[-1] > len(listing):
         raise TooFewSamplesError(
             f"k = {settings.k} needs as many good images, {len(listing)} are listed; use -k {len(listing)} or fewer"
@@ -55,8 +61,10 @@ def prepare(settings: Settings, resources: Resources, given: str | None = None) 
             f"components = {settings.components} needs as many good images, {len(listing)} are listed; "
             f"use --components {len(listing)} or fewer"
         )
-    size = sizing.image_size(listing, settings.size)
-    pictures = look_at(listing, _decode_spec(settings, size, None))
+    left = beyond - memory.NAME_BYTES * len(listing) - memory.DECODING_CHILD_BYTES
+    with Headers(listing, settings.image.timeout, max(LEAST_HEADER_BYTES, left)) as headers:
+        size = sizing.image_size(listing, settings.size, headers)
+        pictures = look_at(listing, headers, _decode_spec(settings, size, None))
     return listing, make_plan(settings, len(listing), size, resources, pictures)
 
 
@@ -77,9 +85,18 @@ def run(
     given : a manifest with the list of images that the caller gave; OUT keeps it as `settings.images`.
     careful : (start, stop) of listed rows that an earlier attempt died over: their files decode in a child.
     """
-    assert settings.images is not None
     job = open_job(settings, resources, listener, caller)
-    listing, plan = prepare(settings, resources, given)
+    with job.stages.sampler:
+        job.stages.sampler.enter("list")
+        return _run(job, replace=replace, rehash=rehash, given=given, careful=careful)
+
+
+def _run(
+    job: Job, *, replace: bool, rehash: bool, given: str | None, careful: Sequence[Sequence[int]]
+) -> dict[str, Any]:
+    settings = job.settings
+    assert settings.images is not None
+    listing, plan = prepare(settings, job.resources, given)
     unreadable = listing.ignored.get("(unreadable folder)", 0)
     if unreadable:
         job.progress.warn(f"{unreadable} folders could not be read; what they hold is not listed")
@@ -99,7 +116,7 @@ def run(
             keep_given(store, Path(given), Path(settings.images))
         files = ResultFiles(store.root, job.out, job.progress.warn)
         with files.writing((*OF_A_RUN, *OF_A_SWEEP)), files.settings(settings):
-            with naming_damage(store), job.stages.sampler:
+            with naming_damage(store):
                 done = _compute(job, listing, plan, spec, store, careful, rehash)
                 written = done.plan.stage("output").projected_bytes
                 with job.stages.measure("output", written), job.progress.stage("output", len(listing), "images"):
@@ -161,6 +178,7 @@ def _compute(
             native=settings.size == sizing.NATIVE,
             timeout_seconds=settings.image.timeout,
             careful=careful,
+            children=plan.stage("ingest").choices["children"],
             rehash=rehash,
         )
         facts |= {"solver": "decode", "passes": 0 if ingested.reused else 1, "reused": ingested.reused}
@@ -182,8 +200,9 @@ def _compute(
                 store, reduced, settings, settings.ks, plan.stage("sweep"), ingested.row_keys, runtime, progress
             )
             facts |= {**swept.facts, "reused": swept.reused}
-        how = "" if swept.suggested_k is not None else ", the best silhouette"
-        progress.note(f"{swept.reason}; k = {swept.chosen_k} is taken{how}")
+        for caveat in swept.caveats:
+            progress.warn(caveat)
+        progress.note(f"{swept.why}: k = {swept.chosen_k} is taken")
     with stage("cluster") as facts:
         clustered = cluster(
             store, reduced, settings, plan.stage("cluster"), listing, ingested, runtime, progress, swept=swept
@@ -240,7 +259,7 @@ def _write_outputs(job: Job, listing: Listing, store: Store, done: _Done, files:
     else:
         files.remove("variance.csv")
     if done.swept is not None:
-        curves.write(files, done.swept.rows, done.swept.suggested_k, done.swept.reason)
+        curves.write(files, done.swept.rows, done.swept.suggested_k, done.swept.why)
     if linked.n_symlinks and job.settings.link == "hardlink":
         job.progress.note(f"{linked.n_symlinks} entries under clusters/ are symlinks: hard links need one file system")
     if linked.n_gone:
@@ -275,7 +294,12 @@ def _summarise(job: Job, listing: Listing, store: Store, done: _Done) -> dict[st
         "explained_variance_ratio": None if ratio is None else round(float(ratio[: reduced.n_components].sum()), 6),
         "sweep": None
         if done.swept is None
-        else {"k": done.swept.chosen_k, "suggested_k": done.swept.suggested_k, "reason": done.swept.reason},
+        else {
+            "k": done.swept.chosen_k,
+            "suggested_k": done.swept.suggested_k,
+            "reason": done.swept.why,
+            "caveats": done.swept.caveats,
+        },
         "memory": {
             "budget_bytes": plan.budget_bytes,
             "projected_peak_bytes": plan.projected_bytes,

@@ -56,12 +56,13 @@ def sweep(
                 facts |= {**found.facts, "reused": found.reused}
         files = ResultFiles(store.root, job.out, job.progress.warn)
         with files.writing(OF_A_SWEEP):
-            curves.write(files, found.rows, found.suggested_k, found.reason)
+            curves.write(files, found.rows, found.suggested_k, found.why)
     return {
         "rows": found.rows,
         "suggested_k": found.suggested_k,
-        "best_silhouette_k": found.best_silhouette_k,
-        "reason": found.reason,
+        "best_silhouette_sq_k": found.best_silhouette_sq_k,
+        "reason": found.why,
+        "caveats": found.caveats,
         "stages": job.stages.facts,
     }
 

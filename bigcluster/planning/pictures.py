@@ -19,6 +19,8 @@ class Pictures:
     reduced_pixels: float
     """Pixels in the file of a JPEG that is decoded at a reduced scale."""
     other_pixels: float
+    isolated: bool = False
+    """Whether some of them decode in a child: their headers may lie about what they take."""
 
     @property
     def largest_bytes(self) -> int:

@@ -96,6 +96,15 @@ class Plan:
         """The plan with another plan for one stage."""
         return replace(self, stages=tuple(stage if old.stage == stage.stage else old for old in self.stages))
 
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Plan:
+        """Of what `to_json` gave; the totals in it are not looked at."""
+        kept = {name: values[name] for name in cls.__dataclass_fields__}
+        stages = (StagePlan(**{**stage, "block_shape": tuple(stage["block_shape"])}) for stage in kept["stages"])
+        pictures = Pictures(**{**kept["pictures"], "working_bytes": tuple(kept["pictures"]["working_bytes"])})
+        size = (kept["image_size"][0], kept["image_size"][1])
+        return cls(**{**kept, "stages": tuple(stages), "pictures": pictures, "image_size": size})
+
     def to_json(self) -> dict[str, Any]:
         totals = {
             "projected_bytes": self.projected_bytes,

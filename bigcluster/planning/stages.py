@@ -27,6 +27,8 @@ from bigcluster.units import MIB
 
 DECODE_FLOOR_BYTES = 32 * MIB
 """Working memory per decode thread that every plan leaves room for: a picture of several megapixels of any kind."""
+SMALL_DECODE_BYTES = 8 * MIB
+"""As much as that is left where there is no room for both, before a plan does without a decoding child."""
 BLOCKS_IN_FLIGHT = 2
 """One row block is decoded while another is written."""
 MARK_BYTES = 330
@@ -87,13 +89,18 @@ def plan_ingest(
             decode_bytes=decode_bytes,
         )
 
+    def spare(in_flight: int) -> int:
+        return resources.budget_bytes - projected(in_flight, 0)
+
     # native: every picture must fit. Else those that the budget leaves no room for become too_large, if not all do.
     least = pictures.largest_bytes if settings.size == "native" else pictures.working_bytes[0]
     in_flight = min(BLOCKS_IN_FLIGHT, n_blocks)
-    while in_flight > 1 and projected(in_flight, max(least, DECODE_FLOOR_BYTES)) > resources.budget_bytes:
+    enough = resources.threads * max(least, DECODE_FLOOR_BYTES) + memory.DECODING_CHILD_BYTES
+    while in_flight > 1 and enough > spare(in_flight):
         in_flight -= 1
-    spare = resources.budget_bytes - projected(in_flight, 0)
-    decode_bytes = max(least, spare // resources.threads)
+    children = decoding_children(spare(in_flight), resources.threads, least, isolated=pictures.isolated)
+    held_by_children = children * memory.DECODING_CHILD_BYTES
+    decode_bytes = max(least, (spare(in_flight) - held_by_children) // resources.threads)
     return StagePlan(
         stage="ingest",
         solver="decode",
@@ -105,9 +112,22 @@ def plan_ingest(
         + n_images * MARK_BYTES
         + n_blocks * n_values * 4,  # the blocks' column sums
         # The decode limit is what the rest leaves; what is projected is what the pictures take.
-        projected_bytes=projected(in_flight, max(least, pictures.largest_within(decode_bytes))),
-        choices={"in_flight": in_flight, "decode_bytes": decode_bytes},
+        projected_bytes=projected(in_flight, max(least, pictures.largest_within(decode_bytes))) + held_by_children,
+        choices={"in_flight": in_flight, "decode_bytes": decode_bytes, "children": children},
     )
+
+
+def decoding_children(spare_bytes: int, threads: int, least_bytes: int, *, isolated: bool) -> int:
+    """How many children may decode at once: one a thread where pictures need them, beside the decodes of all threads.
+
+    One is planned for in any case, for the file that nobody looked at; but not at the cost of decodes of `least_bytes`.
+    isolated : whether some pictures surely need one: without it nothing could be read.
+    """
+    for decode_bytes in (max(least_bytes, DECODE_FLOOR_BYTES), max(least_bytes, SMALL_DECODE_BYTES)):
+        room = (spare_bytes - threads * decode_bytes) // memory.DECODING_CHILD_BYTES
+        if room >= 1:
+            return min(threads, room) if isolated else 1
+    return 1 if isolated else 0
 
 
 def target_of(settings: Settings) -> Target:
@@ -253,7 +273,9 @@ def plan_predict(
     rows = min(n_images, pixel_chunks(n_values)[0])
     while rows > 1 and projected(rows) > resources.budget_bytes:
         rows //= 2
-    spare = max(0, resources.budget_bytes - projected(rows))
+    spare = max(0, resources.budget_bytes - projected(rows)) + threads * DECODE_FLOOR_BYTES
+    children = decoding_children(spare, threads, SMALL_DECODE_BYTES, isolated=False)
+    held_by_children = children * memory.DECODING_CHILD_BYTES
     return StagePlan(
         stage="predict",
         solver="stored model",
@@ -263,7 +285,7 @@ def plan_predict(
         bytes_read=0,
         bytes_written=0,
         projected_bytes=projected(rows),
-        choices={"decode_bytes": DECODE_FLOOR_BYTES + spare // threads},
+        choices={"decode_bytes": (spare - held_by_children) // threads, "children": children},
     )
 
 

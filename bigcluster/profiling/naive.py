@@ -12,6 +12,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 from collections.abc import Callable
 from importlib import import_module
 from typing import Any
@@ -22,6 +23,7 @@ Pictures = list[Any]
 def main() -> int:
     """The exit status is 0 also where memory ran out: that is a result."""
     request = json.loads(sys.stdin.readline())
+    threading.Thread(target=_leave_with_stdin, daemon=True).start()
     for library in LIBRARIES[request["way"]]:  # a library that cannot be loaded does not say that memory ran out
         import_module(library)
     _limit(request["limit_bytes"])
@@ -31,6 +33,13 @@ def main() -> int:
         found = {"ended": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
     sys.stdout.write(json.dumps(found) + "\n")
     return 0
+
+
+def _leave_with_stdin() -> None:
+    """Who asked is gone when it closes."""
+    while sys.stdin.readline():
+        pass
+    os._exit(1)
 
 
 def _limit(n_bytes: int) -> None:

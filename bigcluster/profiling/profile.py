@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -113,13 +112,13 @@ def _run(
     """`bigcluster run` with these settings, watched; its progress goes where ours does."""
     config = folder / "run.toml"
     write_text(config, to_toml(outdir.absolute(settings)))
-    command = ["bigcluster", "run", "--config", str(config), "--json"]
+    command = ["bigcluster.watched", "run", "--config", str(config), "--json"]
     command += ["--memory", f"{resources.budget_bytes}B", "--workers", str(resources.threads)]
     command += ["--replace"] * replace + ["--quiet"] * quiet
     with (folder / "summary.json").open("w+", encoding="utf-8") as said:
         dat = folder / "mprofile.dat"
         title = f"bigcluster run {settings.images} --out {settings.out} --memory {resources.budget_bytes / MIB:g}MiB"
-        seconds, code = watch(command, dat, interval_seconds, title, stdin=subprocess.DEVNULL, stdout=said)
+        seconds, code = watch(command, dat, interval_seconds, title, stdout=said)
         if code not in (0, SOME_UNREAD):
             raise ProfiledRunError(f"the profiled run ended with exit code {code}, as it said above", code)
         said.seek(0)
@@ -146,20 +145,19 @@ def _naive(
     limit = limit_bytes or int(psutil.virtual_memory().available * AVAILABLE_SHARE)
     dat = folder / f"mprofile-{name}.dat"
     with (
-        tempfile.TemporaryFile("w+") as asked,
         tempfile.TemporaryFile("w+") as said,
         tempfile.TemporaryFile("w+", errors="replace") as complained,
     ):
-        _ask(asked, name, settings, summary, limit)
+        request = _request(name, settings, summary, limit)
         command = ["bigcluster.profiling.naive"]
-        seconds, code = watch(command, dat, interval_seconds, name, stdin=asked, stdout=said, stderr=complained)
+        seconds, code = watch(command, dat, interval_seconds, name, request, stdout=said, stderr=complained)
         result, last_words = _last_line(said), _last_line(complained)
     samples = read_samples(dat)
     ended = json.loads(result)["ended"] if result else f"{_death(code)} {last_words}".strip()
     return _way(name, samples, seconds, limit, ended, dat.name), samples
 
 
-def _ask(asked: IO[str], name: str, settings: Settings, summary: dict[str, Any], limit_bytes: int) -> None:
+def _request(name: str, settings: Settings, summary: dict[str, Any], limit_bytes: int) -> str:
     assert settings.images is not None
     listing = list_images(settings.images, None, **vars(settings.manifest))
     files = [os.fsencode(listing.path(row)).hex() for row in range(len(listing))]
@@ -173,8 +171,7 @@ def _ask(asked: IO[str], name: str, settings: Settings, summary: dict[str, Any],
         "n_clusters": summary["n_clusters"],
         "seed": settings.seed,
     }
-    asked.write(json.dumps(request) + "\n")
-    asked.seek(0)
+    return json.dumps(request) + "\n"
 
 
 def _last_line(file: IO[str]) -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import subprocess
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,17 +38,26 @@ class Sample:
     n_bytes: float
 
 
-def watch(command: Sequence[str], dat: Path, interval_seconds: float, title: str, **streams: Any) -> tuple[float, int]:
-    """Run a module with arguments and write the memory of its processes to `dat` until it ends.
+def watch(
+    command: Sequence[str], dat: Path, interval_seconds: float, title: str, request: str = "", **streams: Any
+) -> tuple[float, int]:
+    """Run a module with arguments and write the memory of its processes to `dat` until it ends: seconds, exit code.
 
-    Returns seconds and exit code.
-
+    request : what it reads from stdin. That pipe stays open as long as we are there: the module ends when it closes.
     The file is that of `mprof run --include-children`: a line `MEM MiB SECONDS` per sample after the command line.
-    title : what stands for the command in pictures; streams : stdin, stdout and stderr for subprocess.Popen.
+    title : what stands for the command in pictures; streams : stdout and stderr for subprocess.Popen.
     """
     began = time.monotonic()
-    with dat.open("w", encoding="utf-8") as stream, start_python(*command, **streams) as process:
+    with (
+        dat.open("w", encoding="utf-8") as stream,
+        # Ctrl-C reaches us alone, and is passed on as every other request to end is.
+        start_python(*command, stdin=subprocess.PIPE, start_new_session=True, **streams) as process,
+    ):
         stream.write(f"CMDLINE {title}\n")
+        assert process.stdin is not None
+        with suppress(BrokenPipeError):  # it ended at once: its exit code says so
+            process.stdin.write(request.encode())
+            process.stdin.flush()
         try:
             memory_profiler.memory_usage(
                 process,
@@ -58,10 +69,21 @@ def watch(command: Sequence[str], dat: Path, interval_seconds: float, title: str
         except psutil.NoSuchProcess:  # it ended while it was looked at: memory-profiler does not expect that
             pass
         except KeyboardInterrupt:
-            process.wait()  # the same Ctrl-C reached it: it saves its state
+            _interrupt(process)
             raise
         code = process.wait()
     return time.monotonic() - began, code
+
+
+def _interrupt(process: subprocess.Popen[Any]) -> None:
+    """Pass an interrupt on: the process saves its state. A second one ends it at once."""
+    process.terminate()
+    try:
+        process.wait()
+    except KeyboardInterrupt:
+        process.terminate()
+        process.wait()
+        raise
 
 
 def read_samples(dat: Path) -> list[Sample]:

@@ -76,15 +76,6 @@ class Listed:
 
 
 @dataclass(frozen=True)
-class Sweep:
-    """Of the stored sweep: one row per k, the suggestion and its reason."""
-
-    rows: list[dict[str, Any]]
-    suggested_k: int | None
-    reason: str
-
-
-@dataclass(frozen=True)
 class Model:
     """Everything but pictures."""
 
@@ -96,7 +87,7 @@ class Model:
     listed: Listed
     variance_ratio: NDArray[np.float64] | None
     """Share of the total variance of every component that was computed; None where nothing was reduced."""
-    sweep: Sweep | None
+    sweep: sweep_stage.Verdict | None
     fingerprint: str
     """Of the clusters."""
 
@@ -131,12 +122,12 @@ def _members(store: Store, n_clusters: int) -> Members:
     return Members(labels, distance, store.load("runner_up"), margin, order, starts)
 
 
-def _sweep(store: Store, rows: str) -> Sweep | None:
+def _sweep(store: Store, rows: str) -> sweep_stage.Verdict | None:
     """The stored sweep, where it was made of the scores that are clustered now."""
     mark = store.mark(sweep_stage.STAGE)
     if mark is None or mark.payload.get("of") != rows:
         return None
-    return Sweep(mark.payload["rows"], mark.payload["suggested_k"], mark.payload["reason"])
+    return sweep_stage.verdict_of(mark)
 
 
 def _read_listed(out: Path, ok: NDArray[np.bool_], members: Members, *, hard_links: bool) -> Listed:

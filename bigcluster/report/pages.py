@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -185,7 +187,18 @@ def pca_page(model: Model, pictures: Pictures, eigen: Sprite, rebuilt: Sprite, n
 
 
 def k_page(model: Model) -> dict[str, Any]:
-    return {"sweep": model.sweep, "in_use": model.members.n_clusters}
+    in_use, inertia = model.members.n_clusters, float(model.summary["inertia"])
+    rows = [] if model.sweep is None else model.sweep.rows
+    same_k = next((row for row in rows if row["k"] == in_use), None)
+    return {
+        "sweep": model.sweep,
+        "in_use": in_use,
+        "inertia": inertia,
+        # Another fit of the same k, from other starts, has another inertia.
+        "shown": same_k is not None and math.isclose(same_k["inertia"], inertia, rel_tol=1e-9),
+        "same_k": same_k is not None,
+        "out": shlex.quote(visible(str(model.out.absolute()))),
+    }
 
 
 def failures_page(model: Model) -> dict[str, Any]:

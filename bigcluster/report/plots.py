@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.report.model import Sweep
+from bigcluster.stages.sweep import Verdict
 from bigcluster.units import GIB, MIB
 
 # Stand-ins that no palette has: matplotlib writes them out, and `_themed` puts variables in their place.
@@ -94,7 +94,7 @@ def draw_variance(path: Path, ratio: NDArray[np.float64], n_components: int, tar
         axes.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
 
 
-def draw_elbow(path: Path, sweep: Sweep) -> None:
+def draw_elbow(path: Path, sweep: Verdict) -> None:
     """Inertia over k, the suggestion marked where there is one."""
     ks = [row["k"] for row in sweep.rows]
     with _figure(path) as axes:
@@ -104,13 +104,13 @@ def draw_elbow(path: Path, sweep: Sweep) -> None:
         axes.set_ylim(bottom=0)
 
 
-def draw_quality(path: Path, sweep: Sweep) -> None:
+def draw_quality(path: Path, sweep: Verdict) -> None:
     """Silhouettes and stability over k."""
     ks = [row["k"] for row in sweep.rows]
     with _figure(path) as axes:
         for name, label, color, line in (
-            ("silhouette_sq", "silhouette (squared, exact)", _FIRST, "-"),
-            ("silhouette", "silhouette (simplified)", _THIRD, "--"),
+            ("silhouette_sq", "silhouette_sq (exact, squared distances)", _FIRST, "-"),
+            ("simplified_silhouette", "simplified_silhouette", _THIRD, "--"),
             ("stability", "stability of two starts", _SECOND, ":"),
         ):
             axes.plot(ks, [row[name] for row in sweep.rows], color=color, linestyle=line, marker="o", markersize=3,
@@ -120,7 +120,7 @@ def draw_quality(path: Path, sweep: Sweep) -> None:
         axes.legend(loc="best")
 
 
-def _mark_suggestion(axes: Any, sweep: Sweep) -> None:
+def _mark_suggestion(axes: Any, sweep: Verdict) -> None:
     if sweep.suggested_k is not None:
         axes.axvline(sweep.suggested_k, color=_SECOND, linewidth=1, linestyle=(0, (4, 3)))
 

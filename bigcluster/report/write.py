@@ -34,7 +34,7 @@ FOLDER = "report"
 STAGE = "report"
 CREATED = "report-pages"
 """In the store: the list of what we made."""
-LAYOUT = 1
+LAYOUT = 2
 """Of the pages: another number, and a run writes them anew."""
 _ASSETS = Path(__file__).parent / "assets"
 

@@ -13,7 +13,7 @@ from bigcluster.config import Settings
 from bigcluster.planning import StagePlan
 from bigcluster.progress import Progress
 from bigcluster.runtime import Runtime
-from bigcluster.solvers.kmeans import KMeansFit, fit, fit_minibatch, fit_two_level
+from bigcluster.solvers.kmeans import KMeansFit, fit, fit_given, fit_minibatch, fit_two_level
 from bigcluster.stages.ingest import Ingested
 from bigcluster.stages.reduce import Reduced
 from bigcluster.stages.sweep import Swept, centers_of
@@ -70,13 +70,16 @@ def cluster(
         k=n_clusters,
         seed=settings.seed,
         kmeans=asdict(settings.kmeans),
+        **({} if swept is None else {"of": "the swept centers as they are"}),
     )
     mark, saving = store.mark(STAGE), StageState(store, STAGE, wanted)
     reused = mark is not None and mark.fingerprint == wanted
     if mark is None or not reused:
         previous = store.load("labels") if mark is not None and mark.payload["images"] == ingested.fingerprint else None
-        init = None if swept is None else centers_of(store, swept, n_clusters)
-        found = _fit(reduced, n_clusters, init, settings, plan, ingested, saving, runtime, progress)
+        if swept is not None and settings.kmeans.algorithm in ("auto", "lloyd"):
+            found = _take(store, reduced, swept, plan, runtime, progress)
+        else:
+            found = _fit(reduced, n_clusters, settings, plan, ingested, saving, runtime, progress)
         found, order = _by_size(found, listing, ingested.ok)
         store.marks.remove(STAGE)
         values = (found.centers, *_columns(found, order))
@@ -109,10 +112,25 @@ def cluster(
     )
 
 
+def _take(
+    store: Store, reduced: Reduced, swept: Swept, plan: StagePlan, runtime: Runtime, progress: Progress
+) -> KMeansFit:
+    """The clusters of the row of the sweep that was chosen, just as its table shows them."""
+    with progress.stage(STAGE, 1, "passes"):
+        found = fit_given(
+            reduced.rows,
+            centers_of(store, swept, swept.chosen_k),
+            n_iter=swept.chosen["n_iter"],
+            runtime=runtime,
+            workspace_bytes=plan.choices["workspace_bytes"],
+        )
+        progress.at(1)
+    return found
+
+
 def _fit(
     reduced: Reduced,
     n_clusters: int,
-    init: NDArray[np.float64] | None,
     settings: Settings,
     plan: StagePlan,
     ingested: Ingested,
@@ -140,7 +158,7 @@ def _fit(
                 "on_progress": lambda event: progress.at(event.iteration),
             }
             if plan.solver == "lloyd":
-                common |= {"n_init": options.n_init, "init": "auto" if init is None else init}
+                common |= {"n_init": options.n_init}
             found = _SOLVERS[plan.solver](reduced.rows, n_clusters, **common)
     if found.reason:
         progress.warn(found.reason)

@@ -71,6 +71,7 @@ def ingest(
     native: bool = False,
     timeout_seconds: float = 30.0,
     careful: Sequence[Sequence[int]] = (),
+    children: int = 1,
     rehash: bool = False,
 ) -> Ingested:
     """Bring the store's pixels up to date with the listing; what an earlier run decoded is not decoded again.
@@ -78,12 +79,19 @@ def ingest(
     native : every image must be of the target size itself. Raises ImageSizeError at the first block where one is not;
     the store then holds nothing that a run at another size would have to replace.
     careful : (start, stop) of rows whose files may crash or hang the codec.
+    children : how many may decode files whose headers may lie.
     rehash : read every file again and compare its content, whatever its size and time say.
     """
     recipe = decode_recipe(spec)
     blocks = [Block(index, a, b) for index, (a, b) in enumerate(spans(len(listing), block_shape[0]))]
     loader = Loader(
-        listing, spec, threads=runtime.threads, timeout_seconds=timeout_seconds, progress=progress, careful=careful
+        listing,
+        spec,
+        threads=runtime.threads,
+        timeout_seconds=timeout_seconds,
+        progress=progress,
+        careful=careful,
+        children=children,
     )
     freshness = Freshness(listing, spec, timeout_seconds, rehash)
     filling = Filling(listing, store, recipe, loader, freshness, (spec.width, spec.height) if native else None)

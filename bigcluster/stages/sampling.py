@@ -7,8 +7,9 @@ import stat
 from collections.abc import Callable, Iterable
 
 from bigcluster.catalog import Listing
-from bigcluster.kernels.decode import DecodeSpec, Look, look, prepare_codecs
+from bigcluster.kernels.decode import DecodeSpec, Look
 from bigcluster.planning import Pictures
+from bigcluster.stages.loading.headers import Headers
 
 SIZES_READ = 20_000
 """Files whose size is read: the large ones decide what a decode takes."""
@@ -16,15 +17,15 @@ HEADERS_READ = 64
 """Headers read of the largest of these, and as many spread evenly over the listing."""
 
 
-def look_at(listing: Listing, spec: DecodeSpec) -> Pictures | None:
+def look_at(listing: Listing, headers: Headers, spec: DecodeSpec) -> Pictures | None:
     """Of up to 20,000 files the sizes, of 128 the headers; None where no header could be read."""
-    prepare_codecs()
     sizes = {row: _size(listing, row) for row in _spread(len(listing), SIZES_READ)}
     largest = sorted(sizes, key=lambda row: -sizes[row])[:HEADERS_READ]
-    spread = _look_each(listing, _spread(len(listing), HEADERS_READ), spec)
-    every = [*spread, *_look_each(listing, largest, spec)]
-    if not every:
+    seen = _look_each(headers, _spread(len(listing), HEADERS_READ), spec)
+    both = [*seen, *_look_each(headers, largest, spec)]
+    if not both:
         return None
+    every, spread = [each for each, _ in both], [each for each, _ in seen]
     typical = spread or every
 
     def pixels(kind: Callable[[Look], bool]) -> float:
@@ -38,6 +39,7 @@ def look_at(listing: Listing, spec: DecodeSpec) -> Pictures | None:
         jpeg_pixels=pixels(lambda each: each.is_jpeg and each.reduction == 1),
         reduced_pixels=pixels(lambda each: each.is_jpeg and each.reduction > 1),
         other_pixels=pixels(lambda each: not each.is_jpeg),
+        isolated=any(isolated for _, isolated in both),
     )
 
 
@@ -57,16 +59,6 @@ def _size(listing: Listing, row: int) -> int:
     return found.st_size if stat.S_ISREG(found.st_mode) else 0
 
 
-def _look_each(listing: Listing, rows: Iterable[int], spec: DecodeSpec) -> list[Look]:
-    found = []
-    for row in rows:
-        if not listing.is_readable_file(row):
-            continue
-        try:
-            with open(listing.path(row), "rb") as file:
-                seen = look(file, os.fstat(file.fileno()).st_size, spec)
-        except OSError:  # ingest says what is wrong with it
-            continue
-        if seen is not None:
-            found.append(seen)
-    return found
+def _look_each(headers: Headers, rows: Iterable[int], spec: DecodeSpec) -> list[tuple[Look, bool]]:
+    found = (headers.look(row, spec) for row in rows)
+    return [seen for seen in found if seen is not None]

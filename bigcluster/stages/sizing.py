@@ -7,19 +7,18 @@ from collections.abc import Sequence
 
 from bigcluster.catalog import FileRecord, Listing
 from bigcluster.errors import ImageSizeError, NoImagesError
-from bigcluster.kernels.decode import prepare_codecs, read_header
+from bigcluster.stages.loading.headers import Headers
 
 NATIVE = "native"
 SHOWN = 3
 
 
-def image_size(listing: Listing, size: str) -> tuple[int, int]:
+def image_size(listing: Listing, size: str, headers: Headers) -> tuple[int, int]:
     """(width, height) in pixels; for `native`, of the first listed image with a readable header."""
     if size != NATIVE:
         return image_size_of(size)
-    prepare_codecs()
     for row in range(len(listing)):
-        found = _header(listing, row)
+        found = headers.size(row)
         if found is not None:
             return found
     raise NoImagesError(f"none of the {len(listing)} listed images has a readable header")
@@ -41,13 +40,3 @@ def check_native(listing: Listing, first_row: int, ledger: Sequence[FileRecord],
             f"size = native needs images of one size: the first is {size[0]}x{size[1]}, but "
             f"{listing.names[first_row + at]} is {odd.width}x{odd.height}; seen so far: {seen}; use --size WIDTHxHEIGHT"
         )
-
-
-def _header(listing: Listing, row: int) -> tuple[int, int] | None:
-    if not listing.is_readable_file(row):
-        return None
-    try:
-        with open(listing.path(row), "rb") as file:
-            return read_header(file)
-    except OSError:
-        return None

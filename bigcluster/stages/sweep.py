@@ -14,33 +14,73 @@ from bigcluster.progress import Progress
 from bigcluster.runtime import Runtime
 from bigcluster.solvers.kmeans import sweep as sweep_rows
 from bigcluster.stages.reduce import Reduced
-from bigcluster.store import StageState, Store, StoredRows, fingerprint
+from bigcluster.store import Mark, StageState, Store, StoredRows, fingerprint
 
 STAGE = "sweep"
+FEWEST_CLUSTERS = 2
+"""Fewer make no clustering: at this end of a range nothing is missed."""
 
 
 @dataclass(frozen=True)
-class Swept:
+class Verdict:
     """One row per k, and what they suggest."""
 
-    fingerprint: str
     rows: list[dict[str, Any]]
-    """k, inertia, silhouette, silhouette_sq, smallest, largest, stability, n_iter, start; ascending k."""
+    """k, inertia, simplified_silhouette, silhouette_sq, smallest, largest, stability, n_iter, start; ascending k."""
     suggested_k: int | None
     reason: str
     """Why that k; or, in plain words, that there is no clear elbow."""
-    reused: bool
-    facts: dict[str, Any]
 
     @property
-    def best_silhouette_k(self) -> int:
-        """The k of the largest exact silhouette; the smaller one of two."""
+    def best_silhouette_sq_k(self) -> int:
+        """The k of the largest silhouette_sq; the smaller one of two."""
         return int(max(self.rows, key=lambda row: (row["silhouette_sq"], -row["k"]))["k"])
 
     @property
     def chosen_k(self) -> int:
-        """The suggestion; without one, the k of the best silhouette."""
-        return self.best_silhouette_k if self.suggested_k is None else self.suggested_k
+        """The suggestion; without one, the k of the largest silhouette_sq."""
+        return self.best_silhouette_sq_k if self.suggested_k is None else self.suggested_k
+
+    @property
+    def chosen(self) -> dict[str, Any]:
+        """The row of that k."""
+        return next(row for row in self.rows if row["k"] == self.chosen_k)
+
+    @property
+    def why(self) -> str:
+        """One sentence: the elbow, or that there is none and what decides in its place."""
+        if self.suggested_k is not None:
+            return self.reason
+        largest = f"{self.chosen['silhouette_sq']:.5g}"
+        return f"{self.reason}; the largest silhouette_sq of the table, {largest}, is at k = {self.chosen_k}"
+
+    @property
+    def caveats(self) -> list[str]:
+        """What to know of that k before it is taken: an end of the range, a cluster of one image."""
+        row, ks = self.chosen, [row["k"] for row in self.rows]
+        k, found = row["k"], []
+        if len(ks) > 1 and (k == ks[-1] or (k == ks[0] and k > FEWEST_CLUSTERS)):
+            end, other = ("largest", "larger") if k == ks[-1] else ("smallest", "smaller")
+            found.append(f"k = {k} is the {end} of the range: a {other} one, outside of it, may do better")
+        if row["smallest"] == 1 and k > 1:
+            found.append(f"with k = {k} there is a cluster of a single image: an outlier, or k is too large")
+        return found
+
+
+def verdict_of(mark: Mark) -> Verdict:
+    """Of the stored sweep. Earlier versions called the simplified silhouette `silhouette`."""
+    names = {"silhouette": "simplified_silhouette"}
+    rows = [{names.get(name, name): value for name, value in row.items()} for row in mark.payload["rows"]]
+    return Verdict(rows, mark.payload["suggested_k"], mark.payload["reason"])
+
+
+@dataclass(frozen=True)
+class Swept(Verdict):
+    """A sweep that is up to date."""
+
+    fingerprint: str
+    reused: bool
+    facts: dict[str, Any]
 
 
 def sweep(
@@ -67,7 +107,7 @@ def sweep(
     if mark is None or not reused:
         store.marks.remove(STAGE)
         with progress.stage(STAGE, settings.kmeans.max_iter, "iterations"):
-            found = sweep_rows(
+            solved = sweep_rows(
                 reduced.rows,
                 ks,
                 seed=settings.seed,
@@ -80,23 +120,23 @@ def sweep(
                 on_progress=lambda event: progress.at(event.iteration),
                 saving=saving,
             )
-        digests = store.save("sweep_centers", np.vstack([row.centers for row in found.rows]))
-        rows = [{name: value for name, value in vars(row).items() if name != "centers"} for row in found.rows]
-        if found.reason:
-            progress.warn(found.reason)
+        digests = store.save("sweep_centers", np.vstack([row.centers for row in solved.rows]))
+        rows = [{name: value for name, value in vars(row).items() if name != "centers"} for row in solved.rows]
+        if solved.reason:
+            progress.warn(solved.reason)
         mark_payload = {
             "rows": rows,
             "of": reduced.fingerprint,
-            "suggested_k": found.suggestion.k,
-            "reason": found.suggestion.reason,
-            "facts": {"solver": "lloyd", "passes": found.passes, "bytes_read": found.bytes_read},
+            "suggested_k": solved.suggestion.k,
+            "reason": solved.suggestion.reason,
+            "facts": {"solver": "lloyd", "passes": solved.passes, "bytes_read": solved.bytes_read},
         }
         mark = store.commit(STAGE, wanted, digests, mark_payload)
     else:
         progress.reused(STAGE)
     saving.clear()
-    payload: dict[str, Any] = mark.payload
-    return Swept(wanted, payload["rows"], payload["suggested_k"], payload["reason"], reused, payload["facts"])
+    found = verdict_of(mark)
+    return Swept(found.rows, found.suggested_k, found.reason, wanted, reused, mark.payload["facts"])
 
 
 def centers_of(store: Store, swept: Swept, k: int) -> NDArray[np.float64]:

@@ -7,6 +7,7 @@ from bigcluster.kernels.decode.codecs import decode, prepare_codecs
 from bigcluster.kernels.decode.header import read_header
 from bigcluster.kernels.decode.limits import Look, look
 from bigcluster.kernels.decode.messages import FILLED, damage_in, may_mean_damage, without_what_was_filled
+from bigcluster.kernels.decode.plain import is_plain, may_lie
 from bigcluster.kernels.decode.result import STATUSES, Decoded, DecodeSpec
 
 __all__ = [
@@ -17,7 +18,9 @@ __all__ = [
     "Look",
     "damage_in",
     "decode",
+    "is_plain",
     "look",
+    "may_lie",
     "may_mean_damage",
     "prepare_codecs",
     "read_header",

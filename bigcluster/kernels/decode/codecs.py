@@ -88,10 +88,12 @@ def _decode_direct(data: bytes, header: Header, spec: DecodeSpec) -> NDArray[np.
 
 
 def _opencv(data: bytes, flags: int) -> Any:
-    """What OpenCV makes of the bytes, or None where it refuses."""
+    """What OpenCV makes of the bytes, or None where it refuses. Raises MemoryError where the system gives no more."""
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
-    except cv2.error:
+    except cv2.error as error:
+        if error.code == cv2.Error.StsNoMem or "bad_alloc" in str(error):
+            raise MemoryError(str(error)) from error
         return None
 
 

@@ -150,7 +150,7 @@ def _of_other(file: Any, start: bytes) -> Header:
         image = Image.open(file, formats=FORMATS)
         orientation = orientation_in(image.info.get("exif", b""))
         white = _white(image, file)
-    except RejectedError:
+    except (RejectedError, MemoryError):  # the system's limit is not to be taken for damage
         raise
     except Exception as error:  # codecs raise nearly anything on broken headers: SyntaxError, struct.error, ...
         if not _looks_known(start):

@@ -46,6 +46,8 @@ def load_pillow(data: bytes, *, turned_by_tag: bool = True, palette: tuple[int, 
     except MemoryError:  # what it needs was granted: the system ran out, and the picture is not to blame
         raise
     except Exception as error:  # Pillow's plugins raise nearly anything
+        if "out of memory" in str(error).lower():  # as some codecs put it
+            raise MemoryError(str(error)) from error
         raise RejectedError(status_of(error), one_line(error)) from error
 
 

@@ -1,7 +1,7 @@
 """k-means over rows that may be larger than memory."""
 
 from bigcluster.solvers.kmeans.choose import ALGORITHMS, choose
-from bigcluster.solvers.kmeans.fit import fit, predict
+from bigcluster.solvers.kmeans.fit import fit, fit_given, predict
 from bigcluster.solvers.kmeans.minibatch import fit_minibatch
 from bigcluster.solvers.kmeans.result import ArraySink, KMeansFit, Progress, RowSink
 from bigcluster.solvers.kmeans.sweep import Sweep, SweepRow, sweep
@@ -17,6 +17,7 @@ __all__ = [
     "SweepRow",
     "choose",
     "fit",
+    "fit_given",
     "fit_minibatch",
     "fit_two_level",
     "predict",

@@ -88,6 +88,24 @@ def fit(
     return finish(lloyd, starts, asked=n_clusters, algorithm="lloyd", reason=reason, sink=sink)
 
 
+def fit_given(
+    rows: RowSource,
+    centers: Floats,
+    *,
+    n_iter: int,
+    runtime: Runtime | None = None,
+    workspace_bytes: int | None = None,
+) -> KMeansFit:
+    """The clusters of centers that another fit of the same rows ended with: the final pass alone.
+
+    centers : (k, n_columns) float64. n_iter : the iterations that led to them, for the record.
+    """
+    blocks, found, _ = open_rows(rows, None, runtime, workspace_bytes, len(centers), 1)
+    start = Start(np.array(centers, dtype=np.float64), bounded=False)
+    start.n_iter, start.converged = n_iter, True
+    return finish(Lloyd(blocks, found, None), [start], asked=len(centers), algorithm="lloyd")
+
+
 def fewer_than(n_clusters: int, distinct: int) -> str:
     """Why there are fewer clusters than were asked for."""
     return f"the rows hold only {distinct} distinct values, {n_clusters} clusters were asked for"

@@ -40,14 +40,16 @@ _HALF_ROWS = 4_096  # of each half, for its curve: an elbow that needs more rows
 
 @dataclass(frozen=True)
 class SweepRow:
-    """One k. inertia : squared. silhouette : simplified, mean over rows; silhouette_sq : exact, on squared distances.
+    """One k. inertia : squared. Both silhouettes are means over the rows.
+
+    simplified_silhouette : from the distances to the two nearest centers. silhouette_sq : exact, on squared distances.
 
     stability : adjusted Rand index of the two starts that went on. start : which start won. centers : (k, r) float64.
     """
 
     k: int
     inertia: float
-    silhouette: float
+    simplified_silhouette: float
     silhouette_sq: float
     smallest: int
     largest: int
@@ -102,7 +104,7 @@ def sweep(
         SweepRow(
             k=k,
             inertia=runner.start.inertia,
-            silhouette=simple,
+            simplified_silhouette=simple,
             silhouette_sq=exact,
             smallest=int(runner.start.counts.min()),
             largest=int(runner.start.counts.max()),

@@ -1,4 +1,4 @@
-"""The child of isolated.py: decodes one file after another until stdin ends, or until one of them ends it."""
+"""The child of isolated.py: serves one file after another until stdin ends, or until one of them ends it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,25 @@ import json
 import os
 import signal
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import IO, Any
 
 import numpy as np
 
-from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
-from bigcluster.stages.loading.files import load_alone
-from bigcluster.stages.loading.isolated import READY, from_wire
+from bigcluster.confine import limit_memory
+from bigcluster.kernels.decode import DecodeSpec, look, prepare_codecs, read_header
+from bigcluster.stages.loading.files import load_alone, opened
+from bigcluster.stages.loading.isolated import NO_MEMORY, READY, from_wire
 from bigcluster.stages.loading.words import CodecWords
 
 
 def main() -> None:
-    """Serve: the spec and the time limit first, then a path and the folder it may not leave, a line each."""
+    """Serve: the spec and the limits first; then a line each: a task, a path and the folder that it may not leave.
+
+    load : decode; the answer is the record, and the pixels where that is ok. look, size : what the header says, with
+    another spec at the end of the line, or none.
+    """
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the answers
     start = json.loads(sys.stdin.buffer.readline())
@@ -27,13 +33,35 @@ def main() -> None:
     pixels = np.zeros(spec.n_values, np.uint8)
     with CodecWords() as words:
         _send(answers, READY)
+        if start["limit_bytes"] is not None:
+            limit_memory(start["limit_bytes"])
         for line in sys.stdin.buffer:
-            path, confined_to = json.loads(line)
-            signal.setitimer(signal.ITIMER_REAL, start["timeout_seconds"])
+            task, path, confined_to, seen_as = json.loads(line)
             folder = None if confined_to is None else Path(from_wire(confined_to))
-            record = load_alone(from_wire(path), folder, spec, pixels, words)
+            signal.setitimer(signal.ITIMER_REAL, start["timeout_seconds"])
+            answer: Any
+            try:
+                if task == "load":
+                    record = load_alone(from_wire(path), folder, spec, pixels, words)
+                    answer, data = record.to_json(), pixels.data if record.ok else b""
+                else:
+                    answer, data = _header(from_wire(path), folder, seen_as), b""
+            except MemoryError:
+                answer, data = NO_MEMORY, b""
             signal.setitimer(signal.ITIMER_REAL, 0)
-            _send(answers, json.dumps(record.to_json()).encode() + b"\n", pixels.data if record.ok else b"")
+            _send(answers, json.dumps(answer).encode() + b"\n", data)
+
+
+def _header(path: str, folder: Path | None, spec: dict[str, Any] | None) -> Any:
+    """(width, height), or what work it makes to decode it by a spec; None where there is no readable header or file."""
+    try:
+        with opened(path, folder) as file:
+            if spec is None:
+                return read_header(file)
+            seen = look(file, os.fstat(file.fileno()).st_size, DecodeSpec(**spec))
+            return None if seen is None else asdict(seen)
+    except OSError:
+        return None
 
 
 def _send(answers: IO[bytes], *parts: Any) -> None:

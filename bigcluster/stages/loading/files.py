@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import os
 import stat
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -11,9 +14,19 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from bigcluster.bounded import UnfitFileError, open_regular
 from bigcluster.catalog import FileRecord, is_confined
 from bigcluster.durable import digest_of
-from bigcluster.kernels.decode import FILLED, DecodeSpec, damage_in, decode, without_what_was_filled
+from bigcluster.kernels.decode import (
+    FILLED,
+    DecodeSpec,
+    damage_in,
+    decode,
+    is_plain,
+    may_lie,
+    without_what_was_filled,
+)
+from bigcluster.kernels.decode.plain import SNIFFED_BYTES
 from bigcluster.stages.loading.words import ROOM_BYTES, CodecWords
 from bigcluster.units import show_bytes
 
@@ -29,19 +42,31 @@ class _Content:
     digest: str
 
 
+Isolated = Callable[[str, Path | None, NDArray[np.uint8]], FileRecord]
+"""(path, confined_to, into): the decode of a file whose header may lie, in a child whose memory is limited."""
+
+
 def load_picture(
-    path: str, confined_to: Path | None, spec: DecodeSpec, into: NDArray[np.uint8], known: FileRecord | None = None
+    path: str,
+    confined_to: Path | None,
+    spec: DecodeSpec,
+    into: NDArray[np.uint8],
+    isolated: Isolated,
+    known: FileRecord | None = None,
 ) -> FileRecord:
-    """Read and decode one file into its row, (d,), which is zero where that fails.
+    """Read and decode one file into its row, (d,), which is zero where that fails; a file that is not plain `isolated`.
 
     known : what the row already holds. Where the file's content is still that, the row stays as it is.
     """
-    content = _read(path, confined_to, spec.max_bytes)
+    content = _read(path, confined_to, spec.max_bytes, passing=known is None)
     if isinstance(content, FileRecord):
         into[:] = 0
         return content
-    if known is not None and known.digest == content.digest:
+    if content is not None and known is not None and known.digest == content.digest:
         return replace(known, mtime_ns=content.mtime_ns)
+    if content is None or not is_plain(io.BytesIO(content.data), whole=True):
+        del content  # the child reads it itself
+        return isolated(path, confined_to, into)
     return _decode(content, spec, into)
 
 
@@ -50,7 +75,7 @@ def same_content(path: str, confined_to: Path | None, max_bytes: int | None, kno
     if stat_of(path)[0] != known.n_bytes:
         return None
     content = _read(path, confined_to, max_bytes)
-    if isinstance(content, FileRecord) or content.digest != known.digest:
+    if not isinstance(content, _Content) or content.digest != known.digest:
         return None
     return replace(known, mtime_ns=content.mtime_ns)
 
@@ -60,7 +85,8 @@ def load_alone(
 ) -> FileRecord:
     """As `load_picture`, while nobody else decodes in this process: what codecs say is about this file."""
     content = _read(path, confined_to, spec.max_bytes)
-    if isinstance(content, FileRecord):
+    if not isinstance(content, _Content):
+        assert content is not None
         into[:] = 0
         return content
     words.take()
@@ -97,15 +123,27 @@ def announce(path: str, confined_to: Path | None) -> None:
         return
     with suppress(OSError, ValueError):
         if stat.S_ISREG(os.stat(path).st_mode) and is_confined(path, confined_to):
-            descriptor = os.open(path, os.O_RDONLY)
+            descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
             try:
                 os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_WILLNEED)
             finally:
                 os.close(descriptor)
 
 
-def _read(path: str, confined_to: Path | None, max_bytes: int | None) -> _Content | FileRecord:
-    """The content, or the record of a file that has none to decode."""
+def opened(path: str, confined_to: Path | None) -> io.BufferedReader:
+    """A listed file. Raises OSError where there is none that may be read."""
+    if not is_confined(path, confined_to):
+        raise PermissionError(errno.EACCES, _OUTSIDE, path)
+    try:
+        return open_regular(path, follow=True)
+    except ValueError:  # a NUL in the name
+        raise FileNotFoundError(errno.ENOENT, "no such file", path) from None
+
+
+def _read(
+    path: str, confined_to: Path | None, max_bytes: int | None, *, passing: bool = False
+) -> _Content | FileRecord | None:
+    """The content, or the record of a file that has none to decode. passing : None for a file that is not plain."""
     n_bytes = mtime_ns = None
     try:
         found = os.stat(path)
@@ -117,13 +155,17 @@ def _read(path: str, confined_to: Path | None, max_bytes: int | None) -> _Conten
         if max_bytes is not None and n_bytes > max_bytes:
             reason = f"reading it needs {show_bytes(n_bytes)}, the memory budget leaves {show_bytes(max_bytes)}"
             return _failed("too_large", reason, n_bytes, mtime_ns, n_bytes)
-        with open(path, "rb") as file:
-            data = file.read()
+        with open_regular(path, follow=True) as file:
+            if passing and may_lie(file.peek(SNIFFED_BYTES)):
+                return None
+            data = file.read(n_bytes + 1)  # a file may grow while it is read
         after = os.stat(path)
     except (FileNotFoundError, ValueError):  # ValueError: a NUL in the name
         # Names are normalised, but for a URL in a manifest.
         return _failed("missing", "a URL: only files on disks are read" if "://" in path else "no such file")
     except OSError as error:
+        if isinstance(error, UnfitFileError):
+            return _failed("unreadable", "not a regular file", n_bytes, mtime_ns)
         return _failed("unreadable", error.strerror or type(error).__name__, n_bytes, mtime_ns)
     if (n_bytes, mtime_ns) != (after.st_size, after.st_mtime_ns) or len(data) != n_bytes:
         return _failed("changed_during_run", "it was written to while it was read", n_bytes, mtime_ns)

@@ -1,4 +1,4 @@
-"""Many listed files at once, by a pool of threads; and those under suspicion one by one.
+"""Many listed files at once, by a pool of threads; those whose headers may lie in children; suspects one by one.
 
 What a codec prints on fd 2 cannot be attributed while several decode. So a file during whose decode somebody spoke of
 damage is decoded a second time, with nobody beside it. A codec that crashes or hangs takes the process along: the
@@ -21,7 +21,7 @@ from bigcluster.progress import Progress
 from bigcluster.rows import spans
 from bigcluster.stages.loading.files import announce, load_alone, load_picture, same_content
 from bigcluster.stages.loading.gate import Gate
-from bigcluster.stages.loading.isolated import IsolatedDecoder
+from bigcluster.stages.loading.isolated import IsolatedDecoders
 from bigcluster.stages.loading.words import CodecWords
 
 FILES_PER_TASK = 8
@@ -45,18 +45,24 @@ class Loader:
         timeout_seconds: float,
         progress: Progress,
         careful: Iterable[Sequence[int]] = (),
+        children: int = 1,
     ) -> None:
-        """`careful`: (start, stop) of rows whose files may crash or hang the codec: they decode in a child."""
+        """`careful`: (start, stop) of rows whose files may crash or hang the codec: they decode in a child.
+
+        children : how many there may be at once, for files whose header may lie; 0 where there is no memory for one.
+        """
         self._listing, self._spec, self._threads = listing, spec, threads
-        self._timeout_seconds, self._progress = timeout_seconds, progress
+        self._progress = progress
         self._careful = [range(start, stop) for start, stop in careful]
         self._words = CodecWords()
         self._gate = Gate()
+        self._isolated = IsolatedDecoders(children, spec, timeout_seconds, spec.max_bytes)
 
     def __enter__(self) -> Loader:
         prepare_codecs()
         with ExitStack() as stack:
             stack.enter_context(self._words)
+            stack.enter_context(self._isolated)
             self._decoders = stack.enter_context(ThreadPoolExecutor(self._threads))
             self._stack = stack.pop_all()
         return self
@@ -109,7 +115,9 @@ class Loader:
             """The record, and whether damage was spoken of meanwhile, by this codec or by one beside it."""
             with self._gate.shared():
                 before = self._words.n_bytes()
-                record = load_picture(listing.path(row), confined_to, self._spec, pixels[row - first], known.get(row))
+                record = load_picture(
+                    listing.path(row), confined_to, self._spec, pixels[row - first], self._isolated.load, known.get(row)
+                )
                 said_more = self._words.n_bytes() > before
                 suspect = said_more and (self._words.are_lost() or may_mean_damage(self._words.since(before)))
             if said_more and self._words.n_bytes() > _MOST_WORDS:
@@ -134,7 +142,7 @@ class Loader:
     def _load_isolated(self, rows: Sequence[int], pixels: NDArray[np.uint8], first: int) -> list[FileRecord]:
         """One by one in a child, with nobody beside it: its memory takes the place of the other decodes'."""
         records = []
-        with self._gate.alone(), IsolatedDecoder(self._spec, self._timeout_seconds) as child:
+        with self._gate.alone(), self._isolated.one() as child:
             for row in rows:
                 path, confined_to = self._listing.path(row), self._listing.confined_to
                 records.append(child.load(path, confined_to, pixels[row - first]))

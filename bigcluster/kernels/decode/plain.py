@@ -1,0 +1,99 @@
+"""Which files are decoded beside others, and which ones by themselves in a child whose memory the system limits.
+
+The memory that a decode takes follows from the header, if the header tells the truth. In TIFF, WebP, AVIF, HEIF and
+JPEG 2000 it need not: a tile may be larger than the picture, a frame larger than its container says, and a library may
+hold the whole file several times to find out. JPEG and PNG have one size, in one place; but metadata may come in
+millions of segments, or unfold to a thousand times their length. Files where all of that is small are plain.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import Any
+
+_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_LIARS = (b"II", b"MM", b"RIFF", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP")
+"""How TIFF, WebP and JPEG 2000 (as stream and in its boxes) begin."""
+_BOX = b"ftyp"
+"""From the fifth byte on: AVIF and HEIF."""
+SNIFFED_BYTES = 16
+
+_MOST_HEADER_BYTES = 1 << 20
+"""Of metadata, to which the decode may add copies: colour profiles and previews of cameras have some hundred KB."""
+_MOST_SEGMENTS = 256
+"""Segments of a JPEG before its picture; one with a large colour profile and a preview has some dozen."""
+_MOST_CHUNKS = 4096
+"""Chunks of a PNG: writers put 8 KiB or more of pixels into one."""
+_MOST_COMPRESSED_BYTES = 8 << 10
+"""Of compressed text in a PNG, which may unfold to 8 MiB."""
+_SOS, _ALONE = 0xDA, (0x01, *range(0xD0, 0xD8))
+_SEQUENTIAL = (0xC0, 0xC1, 0xC9)
+_FRAMES = tuple(code for code in range(0xC0, 0xD0) if code not in (0xC4, 0xC8, 0xCC))
+
+
+def may_lie(start: bytes) -> bool:
+    """Whether the first bytes of a file, SNIFFED_BYTES or more, are of a format whose header may lie about its size."""
+    return start.startswith(_LIARS) or start[4:8] == _BOX
+
+
+def is_plain(file: Any, *, whole: bool) -> bool:
+    """Whether an open file is decoded (whole), or its header read, within what its header says.
+
+    A few hundred bytes are read, as a rule; never more than some hundred KB.
+    """
+    file.seek(0)
+    start = file.read(SNIFFED_BYTES)
+    if start.startswith(_JPEG):
+        return _is_plain_jpeg(file)
+    if start.startswith(_PNG):
+        return _is_plain_png(file, whole)
+    return not may_lie(start)
+
+
+def _is_plain_jpeg(file: Any) -> bool:
+    """Source: ITU-T T.81, annex B. Whatever is unusual about the segments is left to the child."""
+    at, frame, n_components = 2, 0, 0
+    for _ in range(_MOST_SEGMENTS):
+        file.seek(at)
+        start = file.read(10)
+        if len(start) < 4 or start[0] != 0xFF:
+            return len(start) < 4  # it ends within its header: nothing is decoded
+        code = start[1]
+        if code == 0xFF:  # filling
+            at += 1
+            continue
+        if code in _ALONE:
+            at += 2
+            continue
+        if code == _SOS:
+            # A picture whose components come one after the other is held as a whole, as a progressive one is.
+            return frame not in _SEQUENTIAL or start[4] == n_components
+        if code in _FRAMES:
+            if frame or len(start) < 10:
+                return False
+            frame = code
+            n_components = start[9]
+        at += 2 + int.from_bytes(start[2:4], "big")
+        if at > _MOST_HEADER_BYTES:
+            return False
+    return False
+
+
+def _is_plain_png(file: Any, whole: bool) -> bool:
+    """Source: PNG, third edition, section 5."""
+    at, other_bytes, compressed_bytes = len(_PNG), 0, 0
+    for _ in range(_MOST_CHUNKS):
+        file.seek(at)
+        start = file.read(8)
+        if len(start) < 8:
+            return True  # it ends early
+        n_bytes, kind = struct.unpack(">I4s", start)
+        if kind == b"IEND" or (kind == b"IDAT" and not whole):
+            return True
+        if kind not in (b"IDAT", b"fdAT"):
+            other_bytes += n_bytes + 12
+            compressed_bytes += n_bytes if kind in (b"zTXt", b"iTXt") else 0
+        if other_bytes > _MOST_HEADER_BYTES or compressed_bytes > _MOST_COMPRESSED_BYTES:
+            return False
+        at += n_bytes + 12
+    return False
