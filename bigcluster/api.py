@@ -100,18 +100,25 @@ class Run:
         return read_table(self.out / "sweep.csv")
 
     def predict(
-        self, images: Images, to: PathLike, *, memory: str | None = None, workers: int | None = None
+        self,
+        images: Images,
+        to: PathLike,
+        *,
+        exclude: Sequence[str] | str | None = None,
+        memory: str | None = None,
+        workers: int | None = None,
     ) -> pd.DataFrame:
         """Labels of new images by the stored model, also written to `to`: the columns of labels.csv and `novelty`.
 
-        images : as in `run`; to : a CSV file, replaced where it exists.
+        images : as in `run`; to : a CSV file, replaced where it exists; exclude : patterns of what is not listed, by
+        default those of the run.
         """
         from bigcluster.outputs.frames import NUMBERS_OF_PREDICTIONS, read_table
 
         target = targets.named("to", to)
         if not targets.check("to", target):
             raise UsageError(f"to must be a file, from which the table is read: {target} is a stream")
-        settings, allowed = stored_settings(self.out), resources(memory, workers)
+        settings, allowed = stored_settings(self.out, exclude=exclude), resources(memory, workers)
         with contextlib.ExitStack() as stack:
             if given.is_list(images):
                 settings = given.keeping_list(settings)
@@ -350,13 +357,15 @@ def resolve_report(out: PathLike, *, sets: tuple[str, ...] = ()) -> Settings:
     return stored_settings(out, sets=sets)
 
 
-def stored_settings(out: PathLike, *, sets: tuple[str, ...] = ()) -> Settings:
-    """The settings that OUT kept. Raises StoreError where it kept none."""
+def stored_settings(
+    out: PathLike, *, sets: tuple[str, ...] = (), exclude: Sequence[str] | str | None = None
+) -> Settings:
+    """The settings that OUT kept, with another `exclude` where one is given. Raises StoreError where it kept none."""
     out = local_path("OUT", out)
     kept = outdir.kept_values(out)
     if kept is None:
         raise StoreError(f"{out} holds no run; run `bigcluster run IMAGES --out {out} -k 10` first")
-    return resolve(flags={"out": out}, sets=sets, config=None, kept=kept)
+    return resolve(flags={"out": out, "exclude": exclude}, sets=sets, config=None, kept=kept)
 
 
 def resources(memory: str | None, workers: int | None) -> Resources:

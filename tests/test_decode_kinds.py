@@ -309,6 +309,14 @@ def test_jpeg_2000_of_12_bits_is_shown_by_its_own_white() -> None:
     assert status(base64.b64decode(JP2["signed"])) == "unsupported"
 
 
+def test_jpeg_2000_of_five_components_is_unsupported() -> None:
+    data = bytearray(pillow_bytes(Image.fromarray(COLOR), "JPEG2000"))
+    size = data.find(b"\xff\x4f\xff\x51")
+    data[size + 41] = 5  # Csiz
+    data[size + 42 : size + 42] = data[size + 42 : size + 48]  # two components more
+    assert status(bytes(data)) == "unsupported"
+
+
 def test_jpeg_2000_in_an_unknown_color_space_is_unsupported() -> None:
     data = bytearray(pillow_bytes(Image.fromarray(COLOR), "JPEG2000"))
     at = data.find(b"colr") + 10

@@ -40,6 +40,9 @@ SOURCES = [*MODULES, *sorted((CHECKOUT / "benchmarks").rglob("*.py"))]
 # Library -> the modules that may import it.
 ALLOWED = {
     "cv2": ("kernels.decode", "demo", "report", "profiling.naive"),
+    "pi_heif": ("kernels.decode",),
+    "rawpy": ("kernels.decode",),
+    "pylibjxl": ("kernels.decode",),
     "PIL": ("kernels.decode", "demo", "report"),
     "jinja2": ("report",),
     "zarr": ("store",),

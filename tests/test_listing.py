@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from pathlib import Path
 
@@ -10,7 +11,8 @@ from conftest import Cli, write_pictures
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigcluster.catalog import IMAGE_SUFFIXES, Listing, list_images, natural_key, root_of
+from bigcluster.catalog import Listing, list_images, natural_key, root_of
+from bigcluster.catalog.wanted import IMAGE_SUFFIXES, left_out
 from bigcluster.errors import ImagesNotFoundError, NoImagesError, OutError, UsageError
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.progress import Progress
@@ -77,10 +79,82 @@ def test_hidden_files_and_folders_are_skipped(images: Path, out: Path) -> None:
 
 
 def test_other_files_are_counted_by_suffix(images: Path, out: Path) -> None:
-    touch(images, "a.JPG", "b.Png", "c.txt", "d.TXT", "sub/e.cr2", "README", "x.jpg.bak")
+    touch(images, "a.JPG", "b.Png", "c.txt", "d.TXT", "sub/e.xcf", "README", "x.jpg.bak")
     listing = list_images(str(images), out)
     assert list(listing.names) == ["a.JPG", "b.Png"]
-    assert listing.ignored == {"": 1, ".bak": 1, ".cr2": 1, ".txt": 2}
+    assert listing.ignored == {"": 1, ".bak": 1, ".txt": 2, ".xcf": 1}
+
+
+def test_copies_that_storage_systems_keep_are_skipped_and_said(images: Path, out: Path) -> None:
+    touch(
+        images,
+        *("a.jpg", "Thumbs.db", "@eaDir/a.jpg/SYNOPHOTO_THUMB_M.jpg", "sub/@eaDir/b.jpg/x.jpg", "sub/b.jpg"),
+        *(
+            "#recycle/c.jpg",
+            "$RECYCLE.BIN/d.jpg",
+            "My.photoslibrary/originals/0/e.jpg",
+            "My.photoslibrary/Masters/f.jpg",
+        ),
+        *("My.photoslibrary/resources/derivatives/e.jpg", "My.photoslibrary/Thumbnails/f.jpg"),
+    )
+    kept = ["My.photoslibrary/Masters/f.jpg", "My.photoslibrary/originals/0/e.jpg", "a.jpg", "sub/b.jpg"]
+    listing = list_images(str(images), out)
+    assert sorted(listing.names) == kept
+    assert left_out(listing.ignored) == (
+        "left out: 1 .db, 1 folder #recycle, 1 folder $RECYCLE.BIN, 2 folders @eaDir, 2 folders in .photoslibrary"
+    )
+    assert sorted(list_images(f"{images}/**/*.jpg", out).names) == kept
+    assert names_of(f"{images}/@eaDir/**/*.jpg", out) == ["a.jpg/SYNOPHOTO_THUMB_M.jpg"]  # asked for by its name
+
+
+@pytest.mark.parametrize(
+    ("patterns", "kept"),
+    [
+        (("*_thumb.jpg",), ["a.jpg", "old/a.jpg", "old/deep/a.jpg", "x/old"]),
+        (("old",), ["a.jpg", "a_thumb.jpg"]),
+        (("old/",), ["a.jpg", "a_thumb.jpg", "x/old"]),
+        (("old/*.jpg",), ["a.jpg", "a_thumb.jpg", "x/old"]),
+        (("/old/deep",), ["a.jpg", "a_thumb.jpg", "old/a.jpg", "x/old"]),
+        (("*/deep", "a.jpg"), ["a_thumb.jpg", "x/old"]),
+        (("A.jpg",), ["a.jpg", "a_thumb.jpg", "old/a.jpg", "old/deep/a.jpg", "x/old"]),
+    ],
+)
+@pytest.mark.parametrize("as_glob", [False, True])
+def test_excluded_patterns_are_not_listed(
+    images: Path, out: Path, patterns: tuple[str, ...], kept: list[str], as_glob: bool
+) -> None:
+    touch(images, "a.jpg", "a_thumb.jpg", "old/a.jpg", "old/deep/a.jpg", "x/old/b.jpg", "x/readme.md")
+    wanted = [name if name != "x/old" else "x/old/b.jpg" for name in kept]
+    wanted = [name for name in wanted if not (patterns == ("old",) or patterns == ("old/",)) or "old/" not in name]
+    listing = list_images(f"{images}/**/*" if as_glob else str(images), out, exclude=patterns)
+    assert sorted(listing.names) == sorted(wanted)
+    excluded = listing.ignored.get("(excluded)", 0)
+    assert (excluded > 0) == (len(wanted) < 5)
+    assert (f"{excluded} excluded" in left_out(listing.ignored)) == (excluded > 0)
+
+
+@pytest.mark.slow
+def test_exclude_is_kept_and_changes_the_listing_only(images: Path, tmp_path: Path, cli: Cli) -> None:
+    write_pictures(images, 6)
+    write_pictures(images / "old", 3, first=6)
+    touch(images, "notes.txt")
+    run = ("run", images, "--out", tmp_path / "o", "-k", 2, "--size", 4, "--set", "report.write=false")
+    ran = cli(*run, "--exclude", "old", "--exclude", "p005*")
+    assert ran.code == 0, ran.err
+    assert "left out: 1 .txt, 2 excluded" in ran.err
+    assert 'exclude = ["old", "p005*"]' in (tmp_path / "o" / "run.toml").read_text()
+    rows = (tmp_path / "o" / "labels.csv").read_text().splitlines()
+    assert [row.partition(",")[0] for row in rows[1:]] == [f"p00{i}.png" for i in range(5)]
+    again = cli("run", "--out", tmp_path / "o", "--json")
+    assert json.loads(again.out)["counts"]["listed"] == 5
+    predicted = cli("predict", tmp_path / "o", images, "--to", tmp_path / "new.csv", "--exclude", "p00[0-3]*", "--json")
+    assert predicted.code == 0, predicted.err
+    assert len((tmp_path / "new.csv").read_text().splitlines()) == 1 + 5
+    everything = cli(*run, "--set", "exclude=[]", "--json")
+    assert json.loads(everything.out)["counts"]["listed"] == 9
+    table = manifest(images, "path\np000.png\np001.png\n")
+    refused = cli("run", table, "--out", tmp_path / "m", "-k", 1, "--exclude", "old")
+    assert (refused.code, "manifest" in refused.err) == (2, True)
 
 
 def test_every_known_suffix_is_listed_in_any_case(images: Path, out: Path) -> None:

@@ -344,7 +344,7 @@ def test_no_images(tmp_path: Path, cli: Cli) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "a.txt").write_text("x")
-    refused(cli("run", empty, "--out", tmp_path / "o", "-k", 2), 1, "no images", "(1 other file)", ".jpg")
+    refused(cli("run", empty, "--out", tmp_path / "o", "-k", 2), 1, "no images", "(left out: 1 .txt)", ".jpg")
     refused(cli("run", tmp_path / "nowhere", "--out", tmp_path / "o", "-k", 2), 2, "does not exist")
     assert not (tmp_path / "o").exists()
 

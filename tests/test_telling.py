@@ -304,7 +304,7 @@ def test_images_that_do_not_exist_are_another_error_than_a_folder_without_any(tm
     assert absent.value.exit_code == 2
     assert isinstance(absent.value, FileNotFoundError)
     (tmp_path / "x.txt").write_text("")
-    with pytest.raises(NoImagesError, match=r"\(1 other file\)") as empty:
+    with pytest.raises(NoImagesError, match=r"\(left out: 1 .txt\)") as empty:
         list_images(str(tmp_path), None)
     assert empty.value.exit_code == 1
 

@@ -1,18 +1,21 @@
 """Which images there are, by what name, and what became of each."""
 
 from bigcluster.catalog.ledger import FileRecord
-from bigcluster.catalog.listing import IMAGE_SUFFIXES, Listing, is_confined, list_images
+from bigcluster.catalog.listing import Listing, is_confined, list_images
 from bigcluster.catalog.names import Names, from_csv_path, guard_cell, natural_key, path_key, to_csv_path
 from bigcluster.catalog.roots import root_of
+from bigcluster.catalog.wanted import KNOWN_SUFFIXES, image_suffixes, left_out
 
 __all__ = [
-    "IMAGE_SUFFIXES",
+    "KNOWN_SUFFIXES",
     "FileRecord",
     "Listing",
     "Names",
     "from_csv_path",
     "guard_cell",
+    "image_suffixes",
     "is_confined",
+    "left_out",
     "list_images",
     "natural_key",
     "path_key",

@@ -12,17 +12,9 @@ from bigcluster.catalog.manifest_rows import AUTO
 from bigcluster.catalog.names import Names
 from bigcluster.catalog.roots import first_wildcard, is_glob, root_of
 from bigcluster.catalog.walk import Room, match, walk
+from bigcluster.catalog.wanted import Wanted, image_suffixes, left_out
 from bigcluster.errors import ImagesNotFoundError, NoImagesError, OutError, UsageError
 from bigcluster.paths import is_url
-from bigcluster.units import counted
-
-IMAGE_SUFFIXES = frozenset(
-    f".{suffix}"
-    for suffix in (
-        *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "webp", "avif", "jp2"),
-        *("bmp", "dib", "tif", "tiff", "pbm", "pgm", "ppm", "pnm"),
-    )
-)
 
 
 @dataclass(frozen=True)
@@ -32,7 +24,7 @@ class Listing:
     root: Path
     names: Names
     ignored: dict[str, int] = field(default_factory=dict)
-    """Files that are not images, counted by suffix."""
+    """Files that are not images, counted by suffix; in brackets, what else is passed over."""
     manifest: Manifest | None = None
     confined: bool = False
     """Whether files outside `root` are refused: a manifest may come from a stranger."""
@@ -74,10 +66,12 @@ def list_images(
     *,
     allow_outside: bool = False,
     encoding: str = AUTO,
+    exclude: tuple[str, ...] = (),
     most_bytes: int | None = None,
 ) -> Listing:
     """List a folder, a glob or a manifest, to which alone `allow_outside` and `encoding` apply.
 
+    exclude : patterns of names, or of paths from IMAGES on, that are not listed; not of a manifest.
     most_bytes : what the names may take in memory.
     Raises UsageError where IMAGES is none of these, ImagesNotFoundError where nothing is there, OutError where `out`
     and the images overlap, NoImagesError where there is no image, MemoryBudgetError where there are too many for
@@ -85,7 +79,7 @@ def list_images(
     """
     source, room = Path(images), Room(most_bytes)
     if source.is_dir():
-        listing = _list_folder(root_of(images), out, room)
+        listing = _list_folder(root_of(images), out, exclude, room)
     elif source.is_file() and source.suffix.lower() in MANIFEST_SUFFIXES:
         manifest = Manifest(source.resolve(), encoding)
         names = Names(room.taken_by(manifest.paths()))
@@ -93,19 +87,19 @@ def list_images(
     elif source.is_file():
         raise UsageError(f"IMAGES must be a folder, a glob or a manifest (.csv, .parquet), not the file {images}")
     elif is_glob(images):
-        listing = _list_glob(images, room)
+        listing = _list_glob(images, exclude, room)
     else:
         raise ImagesNotFoundError(f"IMAGES does not exist: {images}")
     if out is not None:
         _check_apart(listing, out)
     if len(listing) == 0:
-        others = counted(sum(listing.ignored.values()), "other file")
+        others = left_out(listing.ignored) or "nothing is there"
         raise NoImagesError(f"no images in {images} ({others}); known suffixes: {_suffixes()}")
     return listing
 
 
 def _suffixes() -> str:
-    return " ".join(sorted(IMAGE_SUFFIXES))
+    return " ".join(sorted(image_suffixes()))
 
 
 def _check_apart(listing: Listing, out: Path) -> None:
@@ -125,22 +119,18 @@ def _joined(root: Path, name: str) -> str:
     return os.path.normpath(path) if name.startswith("../") else path
 
 
-def _list_folder(root: Path, out: Path | None, room: Room) -> Listing:
+def _list_folder(root: Path, out: Path | None, exclude: tuple[str, ...], room: Room) -> Listing:
     if out is not None and out.resolve().is_relative_to(root):
         raise OutError(f"OUT lies inside IMAGES ({out} in {root}): its pictures would be clustered again; move OUT")
     ignored: Counter[str] = Counter()
-    names = Names(walk(root, ignored, _is_image, room))
+    names = Names(walk(root, ignored, Wanted(exclude, ignored), room))
     return Listing(root, names, dict(sorted(ignored.items())))
 
 
-def _list_glob(pattern: str, room: Room) -> Listing:
+def _list_glob(pattern: str, exclude: tuple[str, ...], room: Room) -> Listing:
     """Matches of a glob; its root is the folder before the first wildcard."""
     root = root_of(pattern)
     wild = os.path.join(*Path(pattern).parts[first_wildcard(Path(pattern)) :])
     ignored: Counter[str] = Counter()
-    kept = match(root, wild, ignored, _is_image, room)
+    kept = match(root, wild, ignored, Wanted(exclude, ignored), room)
     return Listing(root, Names(kept), dict(sorted(ignored.items())))
-
-
-def _is_image(name: str) -> bool:
-    return os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES

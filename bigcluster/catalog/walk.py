@@ -12,10 +12,11 @@ import glob
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from bigcluster.catalog.names import natural_key
+from bigcluster.catalog.wanted import Wanted
 from bigcluster.errors import MemoryBudgetError
 from bigcluster.memory import NAME_BYTES
 from bigcluster.units import show_bytes, show_count
@@ -28,7 +29,6 @@ _END = "\0"
 """Between the key and the name: in neither, and before every other character."""
 
 Identity = tuple[int, int]
-IsImage = Callable[[str], bool]
 
 
 class Room:
@@ -58,11 +58,11 @@ def count_ignored(ignored: Counter[str], suffix: str) -> None:
     ignored[suffix if suffix in ignored or len(ignored) < MOST_SUFFIXES else OTHER] += 1
 
 
-def walk(root: Path, ignored: Counter[str], is_image: IsImage, room: Room) -> Iterator[str]:
+def walk(root: Path, ignored: Counter[str], wanted: Wanted, room: Room) -> Iterator[str]:
     """Image paths relative to root, each folder in natural order, hidden files and folders skipped."""
-    links = _Links(root, room)
+    links = _Links(root, wanted, room)
     known: set[Identity] = set()
-    stack = [_inside(root, "", known, ignored, is_image, room)]
+    stack = [_inside(root, "", known, ignored, wanted, room)]
     while stack:
         found = next(stack[-1], None)
         if found is None:
@@ -72,11 +72,11 @@ def walk(root: Path, ignored: Counter[str], is_image: IsImage, room: Room) -> It
         if not is_folder:
             yield path
         elif links.may_follow(path, ignored):
-            stack.append(_inside(root, path, known, ignored, is_image, room))
+            stack.append(_inside(root, path, known, ignored, wanted, room))
 
 
 def _inside(
-    root: Path, folder: str, known: set[Identity], ignored: Counter[str], is_image: IsImage, room: Room
+    root: Path, folder: str, known: set[Identity], ignored: Counter[str], wanted: Wanted, room: Room
 ) -> Iterator[tuple[str, bool]]:
     """(path, is it a folder) of the images and folders directly in a folder, in natural order."""
     entries: list[str] = []  # one string each: a tuple with its key and its name takes three times as much
@@ -94,7 +94,9 @@ def _inside(
                 if name.startswith("."):
                     continue
                 is_folder = _is_folder(entry)
-                if is_folder or is_image(name):
+                if wanted.is_skipped(f"{folder}/{name}" if folder else name, is_folder):
+                    continue
+                if is_folder or wanted.is_image(name):
                     room.take()
                     entries.append(natural_key(name)[0] + _END + name + ("/" if is_folder else ""))
                 else:
@@ -112,8 +114,8 @@ def _inside(
 class _Links:
     """Which linked folders are followed. All of them are looked for when the first one is met, and not before."""
 
-    def __init__(self, root: Path, room: Room) -> None:
-        self._root, self._room = root, room
+    def __init__(self, root: Path, wanted: Wanted, room: Room) -> None:
+        self._root, self._wanted, self._room = root, wanted, room
         self._followed: set[str] | None = None
         self._reached: set[Identity] = set()
 
@@ -158,15 +160,17 @@ class _Links:
                 self._room.take()
                 with os.scandir(where) as scanned:
                     for entry in scanned:
-                        if not entry.name.startswith(".") and _is_folder(entry):
-                            path = f"{folder}/{entry.name}" if folder else entry.name
+                        if entry.name.startswith(".") or not _is_folder(entry):
+                            continue
+                        path = f"{folder}/{entry.name}" if folder else entry.name
+                        if not self._wanted.is_skipped(path, True, counted=False):
                             (links if entry.is_symlink() else folders).append(path)
             except OSError:  # the walk counts it
                 continue
         return links
 
 
-def match(root: Path, pattern: str, ignored: Counter[str], is_image: IsImage, room: Room) -> list[str]:
+def match(root: Path, pattern: str, ignored: Counter[str], wanted: Wanted, room: Room) -> list[str]:
     """Image paths relative to root that a glob matches, in natural order. `**` is any number of folders.
 
     A folder is looked into once for each part of the pattern; ways without links come first.
@@ -192,13 +196,15 @@ def match(root: Path, pattern: str, ignored: Counter[str], is_image: IsImage, ro
             if parts[at] == "**":
                 folders.append((folder, at + 1))
             for path, is_folder, is_link in _matching(root, folder, parts[at]):
+                if glob.has_magic(parts[at]) and wanted.is_skipped(path, is_folder):
+                    continue  # what the pattern names itself is wanted
                 if is_folder and is_link and _leads_above(root, path):
                     ignored[LOOP] += 1
                 elif is_folder and at + 1 < len(parts):
                     room.take()
                     (links if is_link else folders).append((path, at if parts[at] == "**" else at + 1))
                 elif not is_folder and at + 1 == len(parts):
-                    if is_image(path):
+                    if wanted.is_image(path):
                         room.take()
                         found.append(path)
                     else:

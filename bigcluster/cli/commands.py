@@ -13,6 +13,7 @@ from bigcluster.cli.options import (
     Components,
     Config,
     DryRun,
+    Exclude,
     Features,
     Fresh,
     Images,
@@ -77,6 +78,7 @@ def run(
     workers: Workers = None,
     link: Link = None,
     seed: Seed = None,
+    exclude: Exclude = None,
     config: Config = None,
     sets: Sets = None,
     fresh: Fresh = False,
@@ -89,6 +91,7 @@ def run(
 ) -> None:
     """Cluster the images. The same command again resumes, or reuses what still holds."""
     flags = {
+        "exclude": exclude,
         "k": k,
         "features": features,
         "size": size,
@@ -132,6 +135,7 @@ def plan(
     components: Components = None,
     memory: Memory = None,
     workers: Annotated[int | None, typer.Option(help="Threads; with --scheduler, workers of the cluster.")] = None,
+    exclude: Exclude = None,
     config: Config = None,
     sets: Sets = None,
     count: Annotated[
@@ -146,7 +150,14 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what `run` would do: stages, solvers, bytes, disk, time, memory. Nothing is decoded or written."""
-    flags = {"k": k, "features": features, "size": size, "variance": variance, "components": components}
+    flags = {
+        "exclude": exclude,
+        "k": k,
+        "features": features,
+        "size": size,
+        "variance": variance,
+        "components": components,
+    }
     from bigcluster import api
     from bigcluster.units import parse_count
 
@@ -191,6 +202,7 @@ def predict(
     out: Annotated[str, typer.Argument(help="The OUT of a finished run.")],
     images: Annotated[str, typer.Argument(help="A folder, a glob, or a CSV/Parquet manifest with a path column.")],
     to: Annotated[str, typer.Option("--to", metavar="FILE.csv", help="The CSV that takes the labels.")],
+    exclude: Exclude = None,
     memory: Memory = None,
     workers: Workers = None,
     as_json: AsJson = False,
@@ -202,7 +214,7 @@ def predict(
     from bigcluster.paths import local_path
     from bigcluster.supervisor import supervise
 
-    settings = api.stored_settings(out)
+    settings = api.stored_settings(out, exclude=exclude)
     given, path = local_path("IMAGES", images), targets.named("--to", to)
     with listening(quiet=quiet) as listener:
         found = supervise("predict", settings, api.resources(memory, workers), listener=listener, images=given, to=path)
@@ -246,6 +258,7 @@ def profile(
     memory: Memory = None,
     workers: Workers = None,
     seed: Seed = None,
+    exclude: Exclude = None,
     config: Config = None,
     sets: Sets = None,
     compare: Annotated[
@@ -262,6 +275,7 @@ def profile(
 ) -> None:
     """`run` under memory-profiler: OUT/profile with a .dat for mprof, and the timeline as CSV and PNG."""
     flags = {
+        "exclude": exclude,
         "k": k,
         "features": features,
         "size": size,

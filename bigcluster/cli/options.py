@@ -10,6 +10,12 @@ from bigcluster.cli.answers import log_to
 
 Images = Annotated[str | None, typer.Argument(help="A folder, a glob, or a CSV/Parquet manifest with a path column.")]
 Out = Annotated[str | None, typer.Option("--out", "-o", help="The folder that takes the results.")]
+Exclude = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="PATTERN", help="Leave out files and folders of that name, such as '*_thumb.jpg'; repeatable."
+    ),
+]
 K = Annotated[
     str | None,
     typer.Option("-k", "--n-clusters", help="Number of clusters; or a range to sweep: 5:20, 10:100:10 or 5,9,17."),

@@ -105,6 +105,14 @@ def encoding(name: str, value: Any) -> str:
     return "auto" if found is None else found.name
 
 
+def patterns(name: str, value: Any) -> tuple[str, ...]:
+    """A text or a list of texts -> a tuple."""
+    texts = [value] if isinstance(value, str) else value
+    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
+        raise ConfigError(f"{name} must be a pattern or a list of patterns, such as ['*_thumb.jpg'], not {value!r}")
+    return tuple(texts)
+
+
 def image_size(name: str, value: Any) -> str:
     """`64` -> '64x64'; 'WxH' and 'native' as they are."""
     number = as_whole(value)
@@ -211,6 +219,9 @@ class Settings:
 
     images: str | None = key(None, optional(path), "a folder, a glob, or a CSV/Parquet manifest with a path column")
     out: str | None = key(None, optional(path), "the folder that takes the results")
+    exclude: tuple[str, ...] = key(
+        (), patterns, "patterns of files and folders that are not listed: of names, or with a slash of whole paths"
+    )
     features: str = key(
         "gray",
         one_of("gray", "color", also={"grey": "gray", "colour": "color"}),
@@ -275,7 +286,8 @@ def settings_from(values: dict[str, Any]) -> Settings:
             if "check" not in item.metadata:
                 arguments[item.name] = build(item.default_factory, item.name + ".")  # type: ignore[arg-type]
             elif prefix + item.name in values:
-                arguments[item.name] = values[prefix + item.name]
+                value = values[prefix + item.name]
+                arguments[item.name] = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
         return section(**arguments)
 
     settings: Settings = build(Settings, "")

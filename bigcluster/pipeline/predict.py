@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster import outdir, targets
-from bigcluster.catalog import IMAGE_SUFFIXES, FileRecord, Listing, list_images
+from bigcluster.catalog import KNOWN_SUFFIXES, FileRecord, Listing, left_out, list_images
 from bigcluster.config import Settings
 from bigcluster.errors import NoImagesError, StoreError, UsageError
 from bigcluster.kernels.assign import two_nearest
@@ -88,7 +88,9 @@ def _label_all(
     settings, resources = job.settings, job.resources
     beyond = max(LEAST_LISTING_BYTES, resources.budget_bytes - baseline_bytes(settings, resources))
     store = Store(job.out / outdir.STORE, create=False)
-    listing = list_images(images, job.out, **vars(settings.manifest), most_bytes=beyond)
+    listing = list_images(images, job.out, exclude=settings.exclude, **vars(settings.manifest), most_bytes=beyond)
+    if passed_over := left_out(listing.ignored):
+        job.progress.note(passed_over)
     _check_not_listed(to, listing)
     spec = stored_recipe(store)
     n_clusters, n_components = store.array("centers").shape
@@ -141,7 +143,7 @@ def _check_not_listed(to: str, listing: Listing) -> None:
     name = os.path.basename(real).casefold()
     if not os.path.exists(real):
         return
-    if os.path.splitext(name)[1] in IMAGE_SUFFIXES or any(
+    if os.path.splitext(name)[1] in KNOWN_SUFFIXES or any(
         os.path.basename(listed).casefold() == name and os.path.realpath(os.path.join(listing.root, listed)) == real
         for listed in listing.names
     ):

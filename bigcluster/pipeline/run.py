@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 
 from bigcluster import memory, outdir
-from bigcluster.catalog import Listing, list_images
+from bigcluster.catalog import Listing, left_out, list_images
 from bigcluster.config import Settings, flatten
-from bigcluster.errors import NoImagesError, TooFewSamplesError
+from bigcluster.errors import NoImagesError, TooFewSamplesError, UsageError
 from bigcluster.kept import KEPT
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.measure import Caller
@@ -51,7 +51,11 @@ def prepare(settings: Settings, resources: Resources, given: str | None = None) 
     out = None if settings.out is None else Path(settings.out)
     least = baseline_bytes(settings, resources, products=False)
     beyond = max(LEAST_LISTING_BYTES, resources.budget_bytes - least)
-    listing = list_images(given or settings.images, out, **vars(settings.manifest), most_bytes=beyond)
+    listing = list_images(
+        given or settings.images, out, exclude=settings.exclude, **vars(settings.manifest), most_bytes=beyond
+    )
+    if settings.exclude and listing.manifest is not None:
+        raise UsageError("exclude is of folders and globs: take the rows out of the manifest, or give --set exclude=[]")
     if settings.ks and settings.ks[-1] > len(listing):
         raise TooFewSamplesError(
             f"k = {settings.k} needs as many good images, {len(listing)} are listed; use -k {len(listing)} or fewer"
@@ -100,6 +104,8 @@ def _run(
     unreadable = listing.ignored.get("(unreadable folder)", 0)
     if unreadable:
         job.progress.warn(f"{unreadable} folders could not be read; what they hold is not listed")
+    if passed_over := left_out(listing.ignored):
+        job.progress.note(passed_over)
     plan.check()
     if settings.report.write:
         check_kind(settings.report.map)

@@ -159,7 +159,7 @@ def _naive(
 
 def _request(name: str, settings: Settings, summary: dict[str, Any], limit_bytes: int) -> str:
     assert settings.images is not None
-    listing = list_images(settings.images, None, **vars(settings.manifest))
+    listing = list_images(settings.images, None, exclude=settings.exclude, **vars(settings.manifest))
     files = [os.fsencode(listing.path(row)).hex() for row in range(len(listing))]
     request = {
         "way": name,

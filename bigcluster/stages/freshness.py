@@ -6,7 +6,7 @@ import os
 from dataclasses import dataclass
 
 from bigcluster.catalog import FileRecord, Listing
-from bigcluster.kernels.decode import DecodeSpec
+from bigcluster.kernels.decode import DecodeSpec, needs_extra
 from bigcluster.stages.loading.files import stat_of
 
 
@@ -37,6 +37,8 @@ class Freshness:
         """Whether the same content would come to the same end in this run."""
         if record.status == "too_large" and record.needed_bytes is not None:
             return self.spec.max_bytes is not None and record.needed_bytes > self.spec.max_bytes
+        if record.status == "unsupported" and needs_extra(record.reason) is not None:
+            return False
         if record.tried_seconds is not None:
             return record.tried_seconds >= self.timeout_seconds
         return record.status not in ("changed_during_run", "missing", "unreadable")

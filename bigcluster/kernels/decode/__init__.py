@@ -4,6 +4,7 @@ The only package that reads pictures.
 """
 
 from bigcluster.kernels.decode.codecs import decode, prepare_codecs
+from bigcluster.kernels.decode.extras import needs_extra
 from bigcluster.kernels.decode.header import read_header
 from bigcluster.kernels.decode.limits import Look, look
 from bigcluster.kernels.decode.messages import FILLED, damage_in, may_mean_damage, without_what_was_filled
@@ -22,6 +23,7 @@ __all__ = [
     "look",
     "may_lie",
     "may_mean_damage",
+    "needs_extra",
     "prepare_codecs",
     "read_header",
     "without_what_was_filled",

@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from bigcluster.kernels.decode.extras import decode_jxl
 from bigcluster.kernels.decode.fit import fit_to, normalize_each, orient
 from bigcluster.kernels.decode.header import Header, parse_header
 from bigcluster.kernels.decode.ifd import ORIENTATION
@@ -60,6 +61,8 @@ def decode(data: bytes, spec: DecodeSpec) -> Decoded:
         header = parse_header(io.BytesIO(data), len(data))
         width, height = header.seen
         check_limits(header, spec, len(data))
+        if header.preview is not None:
+            data = header.preview
         if header.jpeg is not None:
             data = without_gaps(data, header.jpeg)
         array = _decode_direct(data, header, spec) if header.direct else None
@@ -115,6 +118,8 @@ def _samples(data: bytes, header: Header) -> Samples:
         return _samples_of_tiff(header.tiff.upright(data), header, header.tiff)
     if header.is_jpeg and not header.direct:
         _opencv(data, _REDUCED_GREY[8])  # for what it says of damage: Pillow's decoder is silent
+    if header.format == "JXL":
+        return Samples(decode_jxl(data))
     if header.deep:
         return Samples(_load_deep(data), header.white)
     found = load_pillow(data)

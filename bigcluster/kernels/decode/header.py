@@ -6,7 +6,8 @@ text.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import io
+from dataclasses import dataclass, replace
 from typing import Any
 
 from PIL import (  # each plugin registers its format on import; Image.init() would load forty more
@@ -24,7 +25,7 @@ from PIL import (  # each plugin registers its format on import; Image.init() wo
     WebPImagePlugin,
 )
 
-from bigcluster.kernels.decode import jp2
+from bigcluster.kernels.decode import extras, jp2
 from bigcluster.kernels.decode.ifd import orientation_in
 from bigcluster.kernels.decode.jpeg import JpegHead, parse_jpeg
 from bigcluster.kernels.decode.png import SIGNATURE, PngHead, parse_png
@@ -65,18 +66,22 @@ class Header:
     jpeg: JpegHead | None = None
     png: PngHead | None = None
     tiff: TiffHead | None = None
+    preview: bytes | None = None
+    """What is decoded in place of a camera's sensor data: the picture that the camera made of it."""
 
     @property
     def is_jpeg(self) -> bool:
         return self.jpeg is not None
 
     @property
-    def is_copied(self) -> bool:
-        """Whether the decoder gets a copy of the file, without what would mislead it."""
+    def n_copies(self) -> int:
+        """How often the file is held: some decoders get it without what would mislead them, LibRaw has its own copy."""
+        if self.preview is not None:
+            return 3
         turned = self.tiff is not None and self.orientation != 1
         filled = self.jpeg is not None and self.jpeg.filling != ()
         plain_numbers = self.format == "PPM" and self.deep
-        return turned or filled or plain_numbers or (self.png is not None and not self.direct)
+        return 2 if turned or filled or plain_numbers or (self.png is not None and not self.direct) else 1
 
     @property
     def seen(self) -> tuple[int, int]:
@@ -102,6 +107,8 @@ def parse_header(file: Any, n_bytes: int) -> Header:
         return _of_jpeg(parse_jpeg(file))
     if start.startswith(SIGNATURE):
         return _of_png(parse_png(file))
+    if extras.is_raw(file, start):
+        return _of_raw(file)
     if start.startswith(_TIFF):
         return _of_tiff(parse_tiff(file))
     return _of_other(file, start)
@@ -143,13 +150,36 @@ def _of_tiff(head: TiffHead) -> Header:
     return Header("TIFF", "", head.width, head.height, head.orientation, deep=head.deep, white=white, tiff=head)
 
 
+def _of_raw(file: Any) -> Header:
+    """The header of the preview, which is turned as the sensor was where it does not say itself."""
+    file.seek(0)
+    preview, orientation = extras.raw_preview(file.read())
+    header = parse_header(io.BytesIO(preview), len(preview))
+    if header.preview is not None:
+        raise RejectedError("unsupported", "camera RAW within camera RAW")
+    return replace(header, orientation=orientation if header.orientation == 1 else header.orientation, preview=preview)
+
+
+def _of_jxl(file: Any) -> Header:
+    file.seek(0)
+    return Header("JXL", "", *extras.probe_jxl(file.read()))
+
+
 def _of_other(file: Any, start: bytes) -> Header:
     """By Pillow."""
+    if extras.is_jxl(start):
+        return _of_jxl(file)
+    # Before Pillow, which takes a file of a kind that it does not decode for a broken one.
+    is_jp2 = start.startswith((jp2.CONTAINER, jp2.CODESTREAM))
+    jp2_white = (1 << jp2.jp2_bits(file)) - 1 if is_jp2 else None
+    formats: tuple[str, ...] = FORMATS
+    if extras.is_heif(start):
+        formats = _with_heif(file)
     file.seek(0)
     try:
-        image = Image.open(file, formats=FORMATS)
-        orientation = orientation_in(image.info.get("exif", b""))
-        white = _white(image, file)
+        image = Image.open(file, formats=formats)
+        orientation = orientation_in(image.info.get("exif") or b"")
+        white = _white(image) if jp2_white is None else jp2_white
     except (RejectedError, MemoryError):  # the system's limit is not to be taken for damage
         raise
     except Exception as error:  # codecs raise nearly anything on broken headers: SyntaxError, struct.error, ...
@@ -165,18 +195,29 @@ def _of_other(file: Any, start: bytes) -> Header:
     )
 
 
+def _with_heif(file: Any) -> tuple[str, ...]:
+    """The formats among which HEIF is looked for; AVIF may begin in the same way, and needs no extra."""
+    try:
+        return (*FORMATS, *extras.heif_formats())
+    except RejectedError as missing:
+        file.seek(0)
+        try:
+            Image.open(file, formats=("AVIF",))
+        except Exception:  # Pillow raises nearly anything; it is not AVIF, and what would read it is told
+            raise missing from None
+        return FORMATS
+
+
 WHITE_OF_8_BITS = 255
 
 
-def _white(image: Image.Image, file: Any) -> int:
+def _white(image: Image.Image) -> int:
     """The sample that is white, as far as the format says: 65535 may as well mean fewer bits in 16."""
     if image.format == "PPM":
         told = image.tile[0].args  # type: ignore[attr-defined]
         if isinstance(told, tuple) and isinstance(told[-1], int):
             return max(told[-1], WHITE_OF_8_BITS)  # less than 255 is scaled by Pillow
         return _DEEP_PPM if image.mode == "I" else WHITE_OF_8_BITS
-    if image.format == "JPEG2000":
-        return (1 << jp2.jp2_bits(file)) - 1
     return WHITE_OF_8_BITS
 
 
@@ -189,5 +230,5 @@ def _looks_known(start: bytes) -> bool:
     if start[:4] == b"RIFF":
         return start[8:12] == b"WEBP"
     if start[4:8] == b"ftyp":
-        return start[8:12] in (b"avif", b"avis")
+        return start[8:12] in (b"avif", b"avis") or extras.is_heif(start)
     return start[:2] == b"BM" and int.from_bytes(start[14:18], "little") in (12, 40, 52, 56, 64, 108, 124)

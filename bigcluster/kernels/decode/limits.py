@@ -63,7 +63,7 @@ def working_bytes(header: Header, spec: DecodeSpec, n_bytes: int) -> int:
         )
     else:
         picture = careful_bytes(header.width * header.height, image_format=header.format, deep=header.deep)
-    return n_bytes * (2 if header.is_copied else 1) + picture + 2 * spec.n_values
+    return n_bytes * header.n_copies + picture + 2 * spec.n_values
 
 
 def reduction_of(header: Header, spec: DecodeSpec) -> int:

@@ -26,8 +26,9 @@ def load_pillow(data: bytes, *, turned_by_tag: bool = True, palette: tuple[int, 
     turned_by_tag : whether a TIFF file has the tag of the orientation; where it has none Pillow would take XMP's.
     palette : the palette of a TIFF file.
     """
+    heif = ("HEIF",) if "HEIF" in Image.OPEN else ()  # since a header asked for it
     try:
-        image = Image.open(io.BytesIO(_with_canvas(data)), formats=FORMATS)
+        image = Image.open(io.BytesIO(_with_canvas(data)), formats=(*FORMATS, *heif))
         if not turned_by_tag:
             image.getexif().pop(ORIENTATION, None)
         first_frame = image.tile[0].extents if image.format == "GIF" and image.tile else None

@@ -12,8 +12,11 @@ import struct
 from typing import Any
 
 _JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
-_LIARS = (b"II", b"MM", b"RIFF", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP")
-"""How TIFF, WebP and JPEG 2000 (as stream and in its boxes) begin."""
+_LIARS = (
+    *(b"II", b"MM", b"RIFF", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP"),
+    *(b"\xff\x0a", b"\0\0\0\x0cJXL", b"FUJIFILM", b"FOVb", b"\0MRM"),
+)
+"""How TIFF and most camera RAW, WebP and JPEG 2000 (as stream and in its boxes) begin; then JPEG XL and other RAW."""
 _BOX = b"ftyp"
 """From the fifth byte on: AVIF and HEIF."""
 SNIFFED_BYTES = 16

@@ -13,7 +13,7 @@ JPEG_COEFFICIENTS = {"L": 2, "RGB": 6}
 """A progressive file keeps those of the whole picture, 2 bytes a sample, while its scans come in. By mode."""
 CAREFUL = 17
 DEEP = 20
-CAREFUL_OF_FORMAT = {"WEBP": 26, "AVIF": 21, "JPEG2000": 26}
+CAREFUL_OF_FORMAT = {"WEBP": 26, "AVIF": 21, "JPEG2000": 26, "HEIF": 26, "JXL": 40}
 """Their codecs hold pictures of their own."""
 
 

@@ -1,0 +1,118 @@
+"""Which files of a folder are listed, by their names; what is passed over, and what would read it."""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.util
+import os
+import re
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+IMAGE_SUFFIXES = frozenset(
+    f".{suffix}"
+    for suffix in (
+        *("jpg", "jpeg", "jpe", "jfif", "png", "apng", "gif", "webp", "avif", "jp2"),
+        *("bmp", "dib", "tif", "tiff", "pbm", "pgm", "ppm", "pnm"),
+    )
+)
+"""Of files that are always read."""
+_HEIF = ("heic", "heif", "hif", "heics", "heifs")
+_RAW = (
+    *("3fr", "arw", "cr2", "cr3", "dcr", "dng", "erf", "fff", "iiq", "kdc", "mef", "mos", "mrw", "nef", "nrw"),
+    *("orf", "pef", "raf", "rw2", "rwl", "sr2", "srf", "srw", "x3f"),
+)
+EXTRAS = {
+    "heif": ("pi_heif", frozenset(f".{suffix}" for suffix in _HEIF)),
+    "jxl": ("pylibjxl", frozenset((".jxl",))),
+    "raw": ("rawpy", frozenset(f".{suffix}" for suffix in _RAW)),
+}
+"""Extra of this package -> the module that it brings, and the suffixes of files that are read then."""
+KNOWN_SUFFIXES = IMAGE_SUFFIXES.union(*(suffixes for _, suffixes in EXTRAS.values()))
+_SKIPPED_FOLDERS = frozenset(
+    ("@eaDir", "#recycle", "@Recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information")
+)
+"""Thumbnails, deleted files and copies that storage systems and Windows keep beside the originals."""
+_LIBRARY, _ORIGINALS = ".photoslibrary", ("originals", "Masters")
+"""Of a library of Apple Photos only the originals are listed: everything else in it is made of them."""
+EXCLUDED = "(excluded)"
+_MOST_SHOWN = 8
+"""Suffixes that a line names."""
+
+
+def is_installed(extra: str) -> bool:
+    return importlib.util.find_spec(EXTRAS[extra][0]) is not None
+
+
+def image_suffixes() -> frozenset[str]:
+    """Suffixes of files that this installation reads."""
+    return IMAGE_SUFFIXES.union(*(suffixes for extra, (_, suffixes) in EXTRAS.items() if is_installed(extra)))
+
+
+@dataclass(frozen=True)
+class Exclusion:
+    """Patterns as of a shell: of a name, or, where there is a slash in it, of the path from IMAGES on."""
+
+    patterns: tuple[str, ...]
+
+    def excludes(self, path: str, is_folder: bool) -> bool:
+        """`path`: relative, with slashes. A pattern that ends with a slash is one of folders."""
+        for pattern in self.patterns:
+            bare = pattern.rstrip("/")
+            whole = path if "/" in bare else path.rpartition("/")[2]
+            if (is_folder or bare == pattern) and fnmatch.fnmatchcase(whole, bare.removeprefix("/")):
+                return True
+        return False
+
+
+class Wanted:
+    """What a walk lists. `ignored` counts what it passes over."""
+
+    def __init__(self, exclude: tuple[str, ...], ignored: Counter[str]) -> None:
+        self._suffixes, self._exclusion, self._ignored = image_suffixes(), Exclusion(exclude), ignored
+
+    def is_image(self, name: str) -> bool:
+        return os.path.splitext(name)[1].lower() in self._suffixes
+
+    def is_skipped(self, path: str, is_folder: bool, *, counted: bool = True) -> bool:
+        """Whether a file or folder is passed over for its name."""
+        folder, _, name = path.rpartition("/")
+        why = ""
+        if self._exclusion.excludes(path, is_folder):
+            why = EXCLUDED
+        elif is_folder and name in _SKIPPED_FOLDERS:
+            why = f"(folder {name})"
+        elif is_folder and folder.lower().endswith(_LIBRARY) and name not in _ORIGINALS:
+            why = f"(folder in {_LIBRARY})"
+        if why and counted:
+            self._ignored[why] += 1
+        return bool(why)
+
+
+def left_out(ignored: Mapping[str, int]) -> str:
+    """One line on what is not listed, and on what would read it; '' where there is nothing to say."""
+    suffixes = {kind: n for kind, n in ignored.items() if not kind.startswith("(")}
+    folders = {kind: n for kind, n in ignored.items() if re.match(r"\(folder (?!listed)", kind)}
+    readable = [(kind, n) for kind, n in suffixes.items() if _extra_of(kind) is not None]
+    others = sorted((item for item in suffixes.items() if item not in readable), key=lambda item: (-item[1], item[0]))
+    parts = [_by_extra(extra, readable) for extra in EXTRAS]
+    named = _MOST_SHOWN if len(others) <= _MOST_SHOWN else _MOST_SHOWN - 1
+    parts += [f"{n} {kind or 'without suffix'}" for kind, n in others[:named]]
+    if others[named:]:
+        parts.append(f"{sum(n for _, n in others[named:])} of {len(others) - named} more suffixes")
+    parts += [f"{n} folder{'s' * (n > 1)} {kind[len('(folder ') : -1]}" for kind, n in sorted(folders.items())]
+    if EXCLUDED in ignored:
+        parts.append(f"{ignored[EXCLUDED]} excluded")
+    shown = ", ".join(part for part in parts if part)
+    return f"left out: {shown}" if shown else ""
+
+
+def _by_extra(extra: str, readable: list[tuple[str, int]]) -> str:
+    """`3 .heic, 1 .hif (pip install 'bigcluster[heif]' reads them)`."""
+    mine = ", ".join(f"{n} {kind}" for kind, n in sorted(readable) if _extra_of(kind) == extra)
+    return f"{mine} (pip install 'bigcluster[{extra}]' reads them)" if mine else ""
+
+
+def _extra_of(suffix: str) -> str | None:
+    return next((extra for extra, (_, suffixes) in EXTRAS.items() if suffix in suffixes), None)
