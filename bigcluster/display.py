@@ -75,7 +75,8 @@ def _warn(event: Event) -> None:
 def _finished(event: StageFinished, started: StageStarted) -> str:
     if event.reused:
         return f"{event.stage}: reused"
-    return f"{event.stage}: {show_count(event.done)} {started.unit} in {show_seconds(event.seconds)}"
+    unit = {"passes": "pass"}.get(started.unit, started.unit.removesuffix("s")) if event.done == 1 else started.unit
+    return f"{event.stage}: {show_count(event.done)} {unit} in {show_seconds(event.seconds)}"
 
 
 def _note(event: Note) -> str:
@@ -136,7 +137,7 @@ def print_plan(plan: Any, console: Console) -> None:
     where = f"{show_count(plan.workers)} workers of one thread" if plan.joined else f"{plan.threads} threads"
     _show(
         console,
-        f"{show_count(plan.n_images)} images of {width}x{height}, {show_count(plan.n_values)} values each; "
+        f"{counted(plan.n_images, 'image')} of {width}x{height}, {show_count(plan.n_values)} values each; "
         f"{where}; memory budget {show_bytes(plan.budget_bytes)}{' each' if plan.joined else ''}",
     )
     table = Table("stage", "solver", "blocks", "passes", "read", "written", "time", "peak memory")
@@ -169,9 +170,9 @@ def _plan_notes(plan: Any) -> Iterator[str]:
         yield f"time: about {show_seconds(plan.seconds)}, estimated on this machine on {plan.estimated_on}{like}"
     if plan.is_bound:
         most = plan.stage("reduce").choices["rank"]
-        yield f"with a variance target up to {show_count(most)} components are reckoned with: an upper bound"
+        yield f"with a variance target the plan counts with {show_count(most)} components, an upper bound"
     if plan.pictures.looked_at:
-        yield f"what decoding needs is taken from the headers of {show_count(plan.pictures.looked_at)} files"
+        yield f"what decoding needs is taken from the headers of {counted(plan.pictures.looked_at, 'file')}"
     else:
         yield "no header was read: baseline JPEGs of 300x430, or of the target size, are assumed"
 
@@ -229,7 +230,7 @@ def print_profile(found: Any, console: Console) -> None:
         _show(console, line)
     folder = found.folder
     _show(console, f"look at: {folder}/timeline.png  {folder}/timeline.csv")
-    _show(console, f"mprof plot {folder}/mprofile.dat draws it too")
+    _show(console, f"`mprof plot {folder}/mprofile.dat` draws it too")
 
 
 def print_prediction(found: dict[str, Any], to: str, console: Console) -> None:
@@ -241,7 +242,8 @@ def print_prediction(found: dict[str, Any], to: str, console: Console) -> None:
     ]
     if found["unlike"]:
         lines.append("these images are unlike those of the model: their labels say little; see novelty")
-    lines.append(f"{show_count(found['close_calls'])} are as near to two clusters (margin within 1e-4 of the distance)")
+    close = f"{show_count(found['close_calls'])} {'is' if found['close_calls'] == 1 else 'are'}"
+    lines.append(f"{close} equally near to two clusters (margin below 1e-4 of the distance)")
     for line in lines:
         _show(console, line)
 
@@ -251,13 +253,15 @@ def print_verified(found: dict[str, Any], out: str, console: Console) -> None:
     lines = [f"damaged: {damage['file']} {damage['what']} (stage {damage['stage']})" for damage in found["damaged"]]
     lines += [f"note: {note}" for note in found["notes"]]
     read = (
-        f"{show_count(found['files'])} files, {show_bytes(found['bytes_read'])} read{' (a sample)' * found['sampled']}"
+        f"{counted(found['files'], 'file')}, {show_bytes(found['bytes_read'])} read{' (a sample)' * found['sampled']}"
     )
     if found["ok"]:
         lines.append(f"{read}: all as they were written")
     else:
         redone = f"; it redoes {', '.join(found['redo'])}" if found["redo"] else ""
-        lines.append(f"{read}: {len(found['damaged'])} damaged; `bigcluster run --out {out}` makes them anew{redone}")
+        n_damaged = len(found["damaged"])
+        anew = f"`bigcluster run --out {out}` makes {'it' if n_damaged == 1 else 'them'} anew"
+        lines.append(f"{read}: {n_damaged} damaged; {anew}{redone}")
     for line in lines:
         _show(console, line)
 

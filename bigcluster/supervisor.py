@@ -91,9 +91,10 @@ def supervise(
                 raise error from None
             careful += suspects
             number = sum(stop - start for start, stop in suspects)
+            which = "one image: it is" if number == 1 else f"one of {number} images: they are"
             listener(
                 Note(
-                    f"the working process {lost.how} over one of {number} images: they are decoded again, one by one",
+                    f"the working process {lost.how} over {which} decoded again, one by one",
                     "warning",
                 )
             )

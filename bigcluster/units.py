@@ -59,9 +59,10 @@ def printable(text: str) -> str:
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
-def counted(number: int, what: str) -> str:
-    """(1, "file") -> '1 file'; (2000, "file") -> '2,000 files'. `what` is a noun whose plural takes an s."""
-    return f"{number:,} {what}" if number == 1 else f"{number:,} {what}s"
+def counted(number: int, what: str, one: str = "", several: str = "") -> str:
+    """(1, "file") -> '1 file'; (2000, "file", "is", "are") -> '2,000 files are'. The plural of `what` takes an s."""
+    noun, verb = (what, one) if number == 1 else (f"{what}s", several)
+    return f"{number:,} {noun} {verb}".rstrip()
 
 
 def parse_bytes(text: Any) -> int:

@@ -454,7 +454,7 @@ def test_originals_that_are_gone_are_counted_where_hard_links_keep_them(tmp_path
     assert cli("run", tmp_path / "in", "--out", out, "-k", 2, "--size", 16).code == 0
     files[0].unlink()
     assert cli("report", out).code == 0
-    assert "1 originals were removed or replaced" in (out / "report" / "index.html").read_text(encoding="utf-8")
+    assert "1 original was removed or replaced" in (out / "report" / "index.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.parametrize(

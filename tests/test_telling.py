@@ -16,6 +16,7 @@ import psutil
 import pytest
 from conftest import PATIENCE_SECONDS, Background, Cli, command, environment, write_pictures
 
+from bigcluster import outdir
 from bigcluster.catalog import list_images
 from bigcluster.cli.streams import Outlet
 from bigcluster.config import parse_sets, resolve
@@ -331,6 +332,17 @@ def test_what_was_typed_is_not_called_kept(images: Path, tmp_path: Path, cli: Cl
     assert "kept from the last run: k = 4" in cli("run", "--out", out, *FAST).err
 
 
+def test_a_report_of_a_first_run_that_is_under_way_is_told_so(images: Path, tmp_path: Path, cli: Cli) -> None:
+    out = tmp_path / "o"
+    assert cli("run", images, "--out", out, "-k", 2, *FAST).code == 0
+    (out / "summary.json").unlink()
+    with outdir.locked(out):
+        ran = cli("report", out)
+    assert (ran.code, f"OUT is in use by process {os.getpid()}" in ran.err) == (1, True), ran.err
+    ended = cli("report", out)
+    assert (ended.code, "holds no finished run" in ended.err) == (1, True), ended.err
+
+
 @pytest.mark.parametrize(
     ("sizes", "words"),
     [([9, 1], "1 of 2 clusters holds a single image"), ([9, 1, 1], "2 of 3 clusters hold one image each")],
@@ -341,3 +353,4 @@ def test_advice_goes_by_number(sizes: list[int], words: str) -> None:
 
 def test_counted() -> None:
     assert [counted(n, "file") for n in (0, 1, 2000)] == ["0 files", "1 file", "2,000 files"]
+    assert [counted(n, "file", "is", "are") for n in (1, 2)] == ["1 file is", "2 files are"]

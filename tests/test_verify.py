@@ -147,7 +147,7 @@ def test_damage_is_named_on_the_command_line_and_repaired(out: Path, cli: Cli) -
     ran = cli("verify", out, "--quick")
     assert ran.code == 1, ran
     assert "damaged: store.zarr/centers/c/0/0 is gone (stage cluster)" in ran.out
-    assert f"`bigcluster run --out {out}` makes them anew; it redoes cluster" in ran.out
+    assert f"`bigcluster run --out {out}` makes it anew; it redoes cluster" in ran.out
     assert cli("run", "--out", out).code == 3
     assert cli("verify", out).code == 0
 

@@ -36,6 +36,7 @@ from bigcluster.stages.loading import Loader
 from bigcluster.stages.novelty import mean_picture, novelty
 from bigcluster.stages.sizing import NATIVE
 from bigcluster.store import Store, StoredRows
+from bigcluster.units import counted as number_of
 
 TO = "--to"
 UNLIKE_SHARE = 0.15
@@ -67,11 +68,10 @@ def predict(
         listing, spec, counted = _label_all(job, images, to, careful)
     n_ok = counted["ok"]
     if settings.size == NATIVE and counted["resized"]:
-        job.progress.note(
-            f"{counted['resized']} images were resized to {spec.width}x{spec.height}, the native size of the model's"
-        )
+        resized = number_of(counted["resized"], "image", "was", "were")
+        job.progress.note(f"{resized} resized to {spec.width}x{spec.height}, the native size of the model's")
     if n_ok == 0:
-        raise NoImagesError(f"none of the {len(listing)} listed images could be read; see {to}")
+        raise NoImagesError(f"not one of {number_of(len(listing), 'listed image')} could be read; see {to}")
     return {
         "counts": {"listed": len(listing), "ok": n_ok, "failed": len(listing) - n_ok},
         "beyond_share": counted["beyond"] / n_ok,

@@ -33,9 +33,9 @@ def report(
     job = open_job(settings, resources, listener, caller)
     outdir.check_is_out(job.out)
     summary_path = job.out / "summary.json"
-    if not summary_path.is_file():
-        raise StoreError(f"{job.out} holds no finished run; run the job to its end first")
-    with _naming_writes(job.out), outdir.locked(job.out):
+    with _naming_writes(job.out), outdir.locked(job.out):  # first: a run that is under way is not one that ended early
+        if not summary_path.is_file():
+            raise StoreError(f"{job.out} holds no finished run; run the job to its end first")
         store = Store(job.out / outdir.STORE, create=False)
         spec, n_images = stored_recipe(store), store.array("pixels").shape[0]
         n_clusters, n_columns = store.array("centers").shape

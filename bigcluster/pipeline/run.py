@@ -35,7 +35,7 @@ from bigcluster.stages.reduce import Reduced, reduce
 from bigcluster.stages.sampling import look_at
 from bigcluster.stages.sweep import Swept, sweep
 from bigcluster.store import Store, tidy
-from bigcluster.units import MIB, show_bytes, show_count
+from bigcluster.units import MIB, counted, show_bytes
 
 LEAST_HEADER_BYTES = 16 * MIB
 """What reading a header may take in any case, in a child."""
@@ -58,12 +58,13 @@ def prepare(settings: Settings, resources: Resources, given: str | None = None) 
         raise UsageError("exclude is of folders and globs: take the rows out of the manifest, or give --set exclude=[]")
     if settings.ks and settings.ks[-1] > len(listing):
         raise TooFewSamplesError(
-            f"k = {settings.k} needs as many good images, {len(listing)} are listed; use -k {len(listing)} or fewer"
+            f"k = {settings.k} needs as many good images, and {counted(len(listing), 'image', 'is', 'are')} listed; "
+            f"use -k {len(listing)} or fewer"
         )
     if settings.reduce == "pca" and settings.components is not None and settings.components > len(listing):
         raise TooFewSamplesError(
-            f"components = {settings.components} needs as many good images, {len(listing)} are listed; "
-            f"use --components {len(listing)} or fewer"
+            f"components = {settings.components} needs as many good images, and "
+            f"{counted(len(listing), 'image', 'is', 'are')} listed; use --components {len(listing)} or fewer"
         )
     left = beyond - memory.NAME_BYTES * len(listing) - memory.DECODING_CHILD_BYTES
     with Headers(listing, settings.image.timeout, max(LEAST_HEADER_BYTES, left)) as headers:
@@ -103,7 +104,7 @@ def _run(
     listing, plan = prepare(settings, job.resources, given)
     unreadable = listing.ignored.get("(unreadable folder)", 0)
     if unreadable:
-        job.progress.warn(f"{unreadable} folders could not be read; what they hold is not listed")
+        job.progress.warn(f"{counted(unreadable, 'folder')} could not be read; nothing that lies there is listed")
     if passed_over := left_out(listing.ignored):
         job.progress.note(passed_over)
     plan.check()
@@ -222,13 +223,13 @@ def _check_enough(listing: Listing, store: Store, ingested: Ingested, settings: 
     if n_ok == 0:
         bad = list(islice(records(store, ingested.n_blocks), 3))
         shown = "; ".join(f"{listing.names[i]}: {record.status}, {record.reason}" for i, record in enumerate(bad))
-        raise NoImagesError(f"none of the {show_count(len(listing))} listed images could be read ({shown})")
+        raise NoImagesError(f"not one of {counted(len(listing), 'listed image')} could be read ({shown})")
     if n_ok == 1 and settings.reduce == "pca":
-        raise TooFewSamplesError("PCA needs at least 2 good images, there is 1; use --set reduce=none")
+        raise TooFewSamplesError("PCA needs at least 2 good images, and there is 1; use --set reduce=none")
     if settings.ks and settings.ks[-1] > n_ok:
         raise TooFewSamplesError(
-            f"k = {settings.k} needs as many good images, {n_ok} of {len(listing)} listed ones are good; "
-            f"use -k {n_ok} or fewer"
+            f"k = {settings.k} needs as many good images, and of {counted(len(listing), 'listed image')} "
+            f"{n_ok} could be read; use -k {n_ok} or fewer"
         )
 
 
@@ -267,14 +268,16 @@ def _write_outputs(job: Job, listing: Listing, store: Store, done: _Done, files:
     if done.swept is not None:
         curves.write(files, done.swept.rows, done.swept.suggested_k, done.swept.why)
     if linked.n_symlinks and job.settings.link == "hardlink":
-        job.progress.note(f"{linked.n_symlinks} entries under clusters/ are symlinks: hard links need one file system")
-    if linked.n_gone:
-        job.progress.warn(f"{linked.n_gone} images vanished since they were decoded and have no entry under clusters/")
-    if linked.n_kept:
-        job.progress.warn(
-            f"{linked.n_kept} pictures under clusters/ were the last copies of images that are gone: they are in "
-            f"{job.out / KEPT} now"
+        job.progress.note(
+            f"{linked.n_symlinks} of the entries under clusters/ lead to their images as symlinks: hard links need one "
+            "file system, and Linux makes none to files of other users that you may not write to"
         )
+    if linked.n_gone:
+        gone = counted(linked.n_gone, "image", "has vanished", "have vanished")
+        job.progress.warn(f"{gone} since the decoding, with no entry under clusters/")
+    if linked.n_kept:
+        last = counted(linked.n_kept, "picture", "was the last copy", "were the last copies")
+        job.progress.warn(f"{last} of images that are gone: see {job.out / KEPT}, which no command empties")
 
 
 def _write_account(job: Job, found: dict[str, Any], files: ResultFiles) -> None:

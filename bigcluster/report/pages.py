@@ -160,7 +160,7 @@ def _size_chart(columns: list[Column], sizes: Any) -> dict[str, Any]:
         "bars": bars,
         "largest": largest,
         "smallest": int(sizes.min()),
-        "half": "cluster" if half == 1 else half,
+        "half": "largest cluster" if half == 1 else f"{half:,} largest clusters",
     }
 
 
