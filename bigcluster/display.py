@@ -195,6 +195,7 @@ def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:
         lines.append(f"k = {summary['sweep']['k']}: {summary['sweep']['reason']}; see {out}/sweep.png")
         lines += summary["sweep"]["caveats"]
     lines += summary["advice"]
+    lines.append(f"time: {show_seconds(summary['seconds'])}")
     lines += memory_lines(summary["memory"])
     shown = f"{out}/report/index.html  " if "report" in summary["stages"] else ""
     lines.append(f"look at: {shown}{out}/clusters/  {out}/labels.csv")

@@ -159,14 +159,11 @@ class MemorySampler:
     peaks: dict[str, StagePeak] = field(default_factory=dict)
     timeline: Timeline = field(default_factory=Timeline)
 
-    unseen_bytes: int = 0
-    """How far a process went beyond its largest sample, by the kernel's own maximum: a spike between samples. Known at
-    the end, of processes that still run."""
-
     def __post_init__(self) -> None:
         self.metric = memory_metric()
         self.stage = ""
         self._resident: dict[int, int] = {}
+        self._unseen_in_all: int | None = None
         self._sampling = threading.RLock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="memory-sampler", daemon=True)
@@ -179,7 +176,18 @@ class MemorySampler:
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
-        self.unseen_bytes = max((self._unseen(pid, seen) for pid, seen in self._resident.items()), default=0)
+        self._unseen_in_all = self.unseen_bytes
+
+    @property
+    def unseen_bytes(self) -> int:
+        """How far a process that still runs went beyond its largest sample so far: a spike between samples.
+
+        By the kernel's own maximum (VmHWM).
+        """
+        if self._unseen_in_all is not None:
+            return self._unseen_in_all
+        with self._sampling:
+            return max((self._unseen(pid, seen) for pid, seen in self._resident.items()), default=0)
 
     @property
     def held_before_bytes(self) -> int:

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 SEND_SECONDS = 0.2
@@ -96,6 +96,26 @@ class Progress:
         self._stage = ""
         self._done = self._total = 0
         self._sent = 0.0
+        self._timed: tuple[str, list[StageFinished]] = ("", [])
+
+    @contextmanager
+    def timed(self, name: str, seconds: Callable[[], float]) -> Iterator[None]:
+        """Tell of a stage's end when this block ends, with the caller's seconds: they are told elsewhere, too."""
+        waiting: list[StageFinished] = []
+        self._timed = (name, waiting)
+        try:
+            yield
+        finally:
+            self._timed = ("", [])
+        for event in waiting:
+            self._listener(replace(event, seconds=seconds()))
+
+    def _finish(self, event: StageFinished) -> None:
+        name, waiting = self._timed
+        if event.stage == name:
+            waiting.append(event)
+        else:
+            self._listener(event)
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[None]:
@@ -105,7 +125,7 @@ class Progress:
         self._listener(StageStarted(name, total, unit))
         yield
         self._listener(StageAdvanced(name, self._done, self._total))
-        self._listener(StageFinished(name, self._done, time.monotonic() - began, reused=False))
+        self._finish(StageFinished(name, self._done, time.monotonic() - began, reused=False))
 
     @contextmanager
     def decoding(self, start: int, stop: int) -> Iterator[None]:
@@ -133,7 +153,7 @@ class Progress:
             self._listener(StageAdvanced(self._stage, self._done, self._total))
 
     def reused(self, name: str) -> None:
-        self._listener(StageFinished(name, 0, 0.0, reused=True))
+        self._finish(StageFinished(name, 0, 0.0, reused=True))
 
     def note(self, text: str) -> None:
         self._listener(Note(text))

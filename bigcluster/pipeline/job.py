@@ -39,10 +39,11 @@ def open_job(settings: Settings, resources: Resources, listener: Listener, calle
     """`caller`: the process whose tree the budget covers; by default this one."""
     assert settings.out is not None
     sampler = MemorySampler() if caller is None else MemorySampler(caller)
+    progress = Progress(listener)
     runtime = EmbeddedRuntime(resources.threads)
     # The folder itself, where OUT is a link: what lies below it is reached without following links.
     out = Path(os.path.realpath(settings.out))
-    return Job(settings, resources, out, Progress(listener), runtime, Stages(sampler))
+    return Job(settings, resources, out, progress, runtime, Stages(sampler, progress))
 
 
 @contextmanager
@@ -56,33 +57,73 @@ def naming_damage(store: Store) -> Iterator[None]:
         raise DamagedError(f"{store.root}: {what}; run again: what is damaged is made anew") from error
 
 
-@dataclass
 class Stages:
-    """Seconds, peak memory and facts of each stage as it ran."""
+    """Seconds, peak memory and facts of each stage as it ran: the one account of a job, for all who tell of it."""
 
-    sampler: MemorySampler
-    facts: dict[str, dict[str, Any]] = field(default_factory=dict)
+    def __init__(self, sampler: MemorySampler, progress: Progress) -> None:
+        self.sampler = sampler
+        self.facts: dict[str, dict[str, Any]] = {}
+        self._progress = progress
+        self._began = time.monotonic()
+        self._running: _Running | None = None
+        self._account: Account | None = None
 
     @contextmanager
     def measure(self, name: str, projected_bytes: int | None = None) -> Iterator[dict[str, Any]]:
         """Time a stage and take its peak; the stage adds its own facts to what is yielded."""
         self.sampler.enter(name)
-        began_at, began = time.time(), time.monotonic()
-        facts: dict[str, Any] = {}
-        yield facts
-        self.sampler.enter(name)  # a last sample at the end of the stage
-        release_memory()
-        self.facts[name] = {
-            "began_at": round(began_at, 3),
-            "seconds": round(time.monotonic() - began, 3),
-            **facts,
-            "projected_peak_bytes": projected_bytes,
-            "measured_peak_bytes": self.sampler.peaks[name].peak_bytes,
+        self._running = running = _Running(name, projected_bytes)
+        with self._progress.timed(name, lambda: float(self.facts[name]["seconds"])):
+            yield running.facts
+            if self._account is None:
+                self._end(running)
+                release_memory()
+            self.facts[name] |= {key: value for key, value in running.facts.items() if key not in self.facts[name]}
+
+    def _end(self, stage: _Running) -> None:
+        self._running = None
+        self.sampler.enter(stage.name)  # a last sample at the end of the stage
+        self.facts[stage.name] = {
+            "began_at": round(stage.began_at, 3),
+            "seconds": round(time.monotonic() - stage.began, 3),
+            **stage.facts,
+            "projected_peak_bytes": stage.projected_bytes,
+            "measured_peak_bytes": self.sampler.peaks[stage.name].peak_bytes,
         }
 
-    def take_peaks(self) -> list[Reading]:
-        """The timeline so far, and in the facts the peaks that it shows: samples come in between two stages too."""
-        peaks, rows = self.sampler.so_far()
-        for name, facts in self.facts.items():
-            facts["measured_peak_bytes"] = peaks[name]
-        return rows
+    def close(self) -> Account:
+        """End the account, and the stage that runs, if one does: what comes after belongs to no figure.
+
+        So the report can show just what summary.json has, though it is written as its own stage ends.
+        """
+        if self._account is None:
+            if self._running is not None:
+                self._end(self._running)
+            peaks, rows = self.sampler.so_far()
+            for name, facts in self.facts.items():  # samples come in between two stages too
+                facts["measured_peak_bytes"] = peaks[name]
+            seconds = round(time.monotonic() - self._began, 3)
+            self._account = Account(seconds, max(row.n_bytes for row in rows), self.sampler.unseen_bytes, rows)
+        return self._account
+
+
+@dataclass(frozen=True)
+class _Running:
+    """A stage at work."""
+
+    name: str
+    projected_bytes: int | None
+    facts: dict[str, Any] = field(default_factory=dict)
+    began_at: float = field(default_factory=time.time)
+    began: float = field(default_factory=time.monotonic)
+
+
+@dataclass(frozen=True)
+class Account:
+    """Of a whole job."""
+
+    seconds: float
+    """From its first step, the listing, on."""
+    peak_bytes: int
+    unseen_bytes: int
+    timeline: list[Reading]

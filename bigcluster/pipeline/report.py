@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -49,22 +49,38 @@ def report(
     return {"report": str(job.out / FOLDER / "index.html"), "stages": job.stages.facts}
 
 
-def write_or_reuse(job: Job, store: Store, summary: dict[str, Any], plan: StagePlan) -> None:
-    """The report at the end of a run: as it is, where it shows just this already."""
+def write_or_reuse(
+    job: Job, store: Store, summary: dict[str, Any], plan: StagePlan, close_account: Callable[[], None]
+) -> None:
+    """The report at the end of a run: as it is, where it shows just this already.
+
+    close_account : completes `summary` with seconds and memory, which the last page shows.
+    """
     if is_current(job.out, store, job.settings):
         job.progress.reused(STAGE)
         with job.stages.measure(STAGE, plan.projected_bytes) as facts:
             facts |= {"solver": "pages", "passes": 0, "reused": True}
     else:
         with _naming_writes(job.out):
-            _write(job, store, summary, plan)
+            _write(job, store, summary, plan, close_account)
 
 
-def _write(job: Job, store: Store, summary: dict[str, Any], plan: StagePlan) -> None:
+def _write(
+    job: Job, store: Store, summary: dict[str, Any], plan: StagePlan, close_account: Callable[[], None] | None = None
+) -> None:
     allowance = Allowance(plan.choices["in_flight"], plan.choices["picture_bytes"])
     with job.stages.measure(STAGE, plan.projected_bytes) as facts, job.progress.stage(STAGE, 1, "steps"):
+        facts |= {"solver": "pages", "passes": 1, "reused": False}
         facts |= write_report(
-            job.out, store, summary, job.settings, allowance, job.runtime, job.progress.at, job.progress.warn
+            job.out,
+            store,
+            summary,
+            job.settings,
+            allowance,
+            job.runtime,
+            job.progress.at,
+            job.progress.warn,
+            close_account,
         )
 
 

@@ -129,13 +129,12 @@ def _run(
                 with job.stages.measure("output", written), job.progress.stage("output", len(listing), "images"):
                     _write_outputs(job, listing, store, done, files)
                 found = _summarise(job, listing, store, done)
-                _write_account(job, found, files)
-                if settings.report.write:  # it shows the account, and then has a place in it
+                if settings.report.write:  # it shows the account, and has a place in it
                     job.stages.sampler.enter("report")  # what is loaded for it counts for it
                     from bigcluster.pipeline.report import write_or_reuse
 
-                    write_or_reuse(job, store, found, done.plan.stage("report"))
-            _write_account(job, found, files)
+                    write_or_reuse(job, store, found, done.plan.stage("report"), partial(_write_account, job, found, files))
+                _write_account(job, found, files)
             if not (done.reused and was_finished):
                 tidy(store.root)
     return found
@@ -281,9 +280,11 @@ def _write_outputs(job: Job, listing: Listing, store: Store, done: _Done, files:
 
 
 def _write_account(job: Job, found: dict[str, Any], files: ResultFiles) -> None:
-    rows = job.stages.take_peaks()
-    found["memory"]["measured_peak_bytes"] = max(reading.n_bytes for reading in rows)
-    tables.write_memory(files.text("memory.csv"), rows)
+    """Seconds and memory as they are from now on; to files, so that the report can show them."""
+    account = job.stages.close()
+    found["seconds"] = account.seconds
+    found["memory"] |= {"measured_peak_bytes": account.peak_bytes, "unseen_bytes": account.unseen_bytes}
+    tables.write_memory(files.text("memory.csv"), account.timeline)
     files.write("summary.json", summary.summary_text(found).encode())
 
 
@@ -309,12 +310,13 @@ def _summarise(job: Job, listing: Listing, store: Store, done: _Done) -> dict[st
             "reason": done.swept.why,
             "caveats": done.swept.caveats,
         },
+        "seconds": None,
         "memory": {
             "budget_bytes": plan.budget_bytes,
             "projected_peak_bytes": plan.projected_bytes,
-            "measured_peak_bytes": job.stages.sampler.peak_bytes,
+            "measured_peak_bytes": None,  # known at the end, as are the seconds
             "held_before_bytes": job.stages.sampler.held_before_bytes,
-            "unseen_bytes": job.stages.sampler.unseen_bytes,
+            "unseen_bytes": None,
             "metric": job.stages.sampler.metric,
         },
         "stages": job.stages.facts,

@@ -113,7 +113,8 @@ def overview(model: Model, columns: list[Column], *, has_memory_plot: bool) -> d
         "inertia": summary["inertia"],
         "advice": summary["advice"],
         "memory": summary["memory"],
-        "seconds": sum(stage["seconds"] for stage in stages),
+        # Summaries of earlier versions have no total.
+        "seconds": summary.get("seconds", sum(stage["seconds"] for stage in stages)),
         "stages": stages,
         "columns": columns,
         "n_more": len(sizes) - len(columns),

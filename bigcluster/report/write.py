@@ -77,11 +77,12 @@ def write_report(
     runtime: Runtime,
     on_progress: Callable[[int, int], None],
     tell: Callable[[str], None],
+    close_account: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
     """Make OUT/report; returns facts for summary.json. Files of others in it stay.
 
     tell : takes a line where one of them stood in the place of a page and had to go to OUT/kept.
-
+    close_account : completes `summary` and memory.csv, just before the page that shows them; None where they are whole.
     Raises StoreError where OUT holds no finished run, DamagedError, ConfigError where the map's library is missing.
     """
     check_kind(settings.report.map)
@@ -90,14 +91,14 @@ def write_report(
     tree = _tree(out, store)
     staging = tree.new_staging()
     try:
-        _Report(staging, store, model, settings, allowance, runtime, on_progress).make()
+        _Report(staging, store, model, settings, allowance, runtime, on_progress, close_account).make()
         files = [path for path in staging.rglob("*") if path.is_file()]
         n_files, written = len(files), sum(path.stat().st_size for path in files)
         tree.replace_by(staging, tell)
     finally:
         remove_folder(staging)
     store.marks.write(STAGE, Mark(report_fingerprint(store, settings)))
-    return {"solver": "pages", "passes": 1, "files": n_files, "bytes_written": written, "reused": False}
+    return {"files": n_files, "bytes_written": written}
 
 
 def _tree(out: Path, store: Store) -> OwnedTree:
@@ -116,7 +117,9 @@ class _Report:
         allowance: Allowance,
         runtime: Runtime,
         on_progress: Callable[[int, int], None],
+        close_account: Callable[[], None] | None,
     ) -> None:
+        self._close_account = close_account
         self._folder, self._store, self._model = folder, store, model
         self._settings, self._allowance, self._runtime = settings, allowance, runtime
         n_blocks = -(-len(model.ingested.ok) // store.array("pixels").chunks[0])
@@ -150,6 +153,8 @@ class _Report:
         lists.write_failed(self._folder, self._model)
         writer.write("failures", "failures.html", pages.failures_page(self._model))
         self._step()
+        if self._close_account is not None:
+            self._close_account()
         has_plot = self._plot_memory()
         writer.write("index", "index.html", pages.overview(self._model, columns, has_memory_plot=has_plot))
         self._step()
