@@ -230,6 +230,8 @@ def print_profile(found: Any, console: Console) -> None:
     for line in memory_lines(found.summary["memory"]):
         _show(console, line)
     folder = found.folder
+    if found.summary["counts"]["failed"]:
+        _show(console, unread(found.summary["counts"], f"{folder}/images.csv"))
     _show(console, f"look at: {folder}/timeline.png  {folder}/timeline.csv")
     _show(console, f"`mprof plot {folder}/mprofile.dat` draws it too")
 
@@ -241,6 +243,8 @@ def print_prediction(found: dict[str, Any], to: str, console: Console) -> None:
         f"{show_count(counts['ok'])} of {counted(counts['listed'], 'image')} labelled: {to}",
         f"{found['beyond_share']:.1%} are more unusual than 95 % of the model's own images (novelty above 1)",
     ]
+    if counts["failed"]:
+        lines.insert(1, unread(counts, to))
     if found["unlike"]:
         lines.append("these images are unlike those of the model: their labels say little; see novelty")
     close = f"{show_count(found['close_calls'])} {'is' if found['close_calls'] == 1 else 'are'}"

@@ -109,3 +109,33 @@ def test_a_run_that_fails_gives_its_exit_code(tmp_path: Path, cli: Cli) -> None:
     assert failed.value.exit_code == 1
     with pytest.raises(ConfigError, match="numpy and naive-dask, not 'pandas'"):
         bc.profile(images, tmp_path / "o", n_clusters=2, compare=["pandas"])
+
+
+def test_a_finished_out_is_profiled_anew_and_stays_as_it_is(profiled: Profiled, cli: Cli) -> None:
+    out = profiled.folder.parent
+    (profiled.images / "broken.png").write_bytes(b"no picture")
+    before = {path: path.read_bytes() for path in (out / "labels.csv", out / "summary.json", out / "run.toml")}
+    ran = cli("profile", profiled.images, "--out", out, *OPTIONS, "-k", 2, "--json")
+    (profiled.images / "broken.png").unlink()
+    assert ran.code == 3, ran.err
+    found = json.loads(ran.out)["run"]
+    assert not any(stage["reused"] for stage in found["stages"].values() if "reused" in stage)
+    assert found["stages"]["ingest"]["images_decoded"] == N + 1
+    assert found["n_clusters"] == 2
+    assert "done anew" in ran.err
+    assert {path: path.read_bytes() for path in before} == before
+    assert sorted(path.name for path in profiled.folder.iterdir() if path.is_dir()) == [], "its own place is gone"
+    with (profiled.folder / "images.csv").open(newline="") as file:
+        assert sum(row["status"] != "ok" for row in csv.DictReader(file)) == 1
+
+
+def test_failures_are_printed_wherever_the_exit_code_is_3(tmp_path: Path, cli: Cli) -> None:
+    images, out = tmp_path / "images", tmp_path / "o"
+    write_pictures(images, 8)
+    (images / "broken.png").write_bytes(b"")
+    ran = cli("profile", images, "--out", out, *OPTIONS)
+    assert ran.code == 3
+    assert f"1 image could not be read (1 empty): see {out}/profile/images.csv" in ran.out
+    ran = cli("predict", out, images, "--to", tmp_path / "p.csv")
+    assert ran.code == 3
+    assert f"1 image could not be read (1 empty): see {tmp_path}/p.csv" in ran.out

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import io
 import json
-from collections.abc import Callable, Iterator
+import re
+import shlex
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
+import numpy as np
 import pytest
 from browsing import Browser, Chromium, chromium, firefox, missing, wait_for
+from conftest import Cli, encoded
+from PIL import Image
 from reporting import HOSTILE, N_DARK
 
 from bigcluster.catalog import to_csv_path
@@ -228,7 +234,7 @@ def test_pages_can_be_read_on_a_phone_by_day_and_by_night(chromium_pages: NewPag
         wait_for(browser, SETTLED)
         assert browser.run("return document.documentElement.scrollWidth") <= 400, page
         assert browser.run(CONTRAST) == [], page
-    bright = browser.run("return getComputedStyle(document.body).backgroundColor.match(/\\d+/g).map(Number)[0] > 128")
+    bright = browser.run(r"return getComputedStyle(document.body).backgroundColor.match(/\d+/g).map(Number)[0] > 128")
     assert bright == (scheme == "light")
 
 
@@ -240,6 +246,102 @@ def test_every_picture_and_control_has_a_name(chromium_pages: NewPage, report: P
         nameless = browser.run("""
             const named = (e) => e.getAttribute("aria-label") || e.getAttribute("alt") || e.textContent.trim()
                 || e.labels?.length || e.getAttribute("aria-hidden") || e.querySelector("[aria-label], [alt]");
-            return [...document.querySelectorAll("img, svg, button, input, a, canvas")].filter((e) => !named(e))
-                .map((e) => e.outerHTML.slice(0, 90));""")
+            const all = document.querySelectorAll("img, svg:not(svg svg), button, input, a, canvas");
+            return [...all].filter((e) => !named(e)).map((e) => e.outerHTML.slice(0, 90));""")
         assert nameless == [], page
+
+
+@pytest.fixture(scope="module")
+def tall(tmp_path_factory: pytest.TempPathFactory, cli: Cli) -> Path:
+    """The report of pictures five times as high as wide, each of one tone."""
+    folder = tmp_path_factory.mktemp("tall")
+    (folder / "images").mkdir()
+    for i in range(24):
+        picture = np.full((150, 30), 60 if i % 2 else 200, np.uint8)
+        (folder / "images" / f"{i:02d}.png").write_bytes(encoded(picture))
+    ran = cli("run", folder / "images", "--out", folder / "o", "-k", 1, "--size", "30x150", "--memory", "1GiB")
+    assert ran.code == 0, ran.err
+    return folder / "o" / "report"
+
+
+def test_tall_thumbnails_show_nothing_of_their_neighbours(chromium_pages: NewPage, tall: Path) -> None:
+    browser = chromium_pages(viewport={"width": 900, "height": 900}, color_scheme="light")
+    for page, tiles in (
+        ("clusters/00.html", ".tile"),
+        ("pca.html", "figure"),
+        ("clusters/00.html", ".portrait figure"),
+    ):
+        browser.open(tall / page)
+        wait_for(browser, SETTLED)
+        for index in range(browser.page.locator(f"{tiles} svg:not(svg svg)").count()):
+            shot = browser.page.locator(f"{tiles} svg:not(svg svg)").nth(index).screenshot()
+            seen = np.asarray(Image.open(io.BytesIO(shot)).convert("L")).astype(int)[
+                3:-3, 3:-3
+            ]  # edges fall between pixels
+            height, width = seen.shape
+            shown = min(width, (height + 6) / 5)  # of the picture; the rest is ground
+            beside = int((width - shown) / 2) - 2
+            if beside < 3:
+                continue
+            rest = np.concatenate([seen[:, :beside], seen[:, -beside:]], axis=1)
+            assert np.ptp(rest) <= 6, (page, index, "beside the picture is ground alone")
+            assert abs(seen[height // 2, width // 2] - rest[0, 0]) > 20 or page == "pca.html", "the picture is there"
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_colour_of_the_map_can_be_told_from_the_page(chromium_pages: NewPage, report: Path, scheme: str) -> None:
+    browser = chromium_pages(color_scheme=scheme)
+    browser.open(report / "map.html")
+    wait_for(browser, SETTLED)
+    names = browser.run("return Array.from({length: 60}, (_, label) => page.mapColor(label))")
+    ground = browser.run("return getComputedStyle(document.body).backgroundColor")
+    paper = [int(value) for value in re.findall(r"\d+", ground)]
+    assert len(set(names)) == 60
+    for name in names:
+        dot = [0.85 * int(value) + 0.15 * below for value, below in zip(re.findall(r"\d+", name), paper, strict=True)]
+        low, high = sorted((luminance(dot), luminance(paper)))
+        assert (high + 0.05) / (low + 0.05) >= 2.98, name  # colours are whole numbers
+
+
+def luminance(rgb: Sequence[float]) -> float:
+    """Relative luminance of sRGB, 0 to 1. Source: WCAG 2.1."""
+    shares = (value / 255 for value in rgb)
+    red, green, blue = (v / 12.92 if v <= 0.04045 else ((v + 0.055) / 1.055) ** 2.4 for v in shares)
+    return 0.2126 * red + 0.7152 * green + 0.0722 * blue
+
+
+def test_a_finger_scrolls_past_the_map_and_two_zoom(chromium_pages: NewPage, report: Path) -> None:
+    browser = chromium_pages(viewport={"width": 390, "height": 700}, has_touch=True, is_mobile=True)
+    browser.open(report / "map.html")
+    wait_for(browser, SETTLED)
+    browser.run("document.getElementById('map').scrollIntoView({block: 'start'})")
+    before = browser.run("return scrollY")
+    devtools = browser.page.context.new_cdp_session(browser.page)
+
+    def touch(kind: str, *places: tuple[int, int]) -> None:
+        points = [{"x": x, "y": y, "id": number} for number, (x, y) in enumerate(places)]
+        devtools.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+
+    touch("touchStart", (195, 300))
+    for step in range(1, 12):
+        touch("touchMove", (195, 300 + 20 * step))
+    touch("touchEnd")
+    wait_for(browser, f"return scrollY < {before} - 100")
+    assert browser.run("return document.getElementById('map').dataset.scale ?? '1.000'") == "1.000"
+    browser.page.wait_for_timeout(500)  # it comes to rest
+    at = browser.run("return scrollY")
+    touch("touchStart", (180, 400), (210, 400))
+    for step in range(1, 8):
+        touch("touchMove", (180 - 15 * step, 400), (210 + 15 * step, 400))
+    touch("touchEnd")
+    wait_for(browser, "return Number(document.getElementById('map').dataset.scale) > 1.5")
+    assert browser.run("return scrollY") == at
+    assert browser.complaints() == []
+
+
+def test_the_page_on_k_says_what_to_type(chromium_pages: NewPage, report: Path) -> None:
+    browser = chromium_pages(viewport={"width": 400, "height": 800})
+    browser.open(report / "k.html")
+    typed = browser.run("return document.querySelector('pre').textContent")
+    assert f"bigcluster sweep {shlex.quote(str(report.parent))} -k 5:20" in typed
+    assert " OUT" not in typed

@@ -99,12 +99,16 @@ class Stages:
         if self._account is None:
             if self._running is not None:
                 self._end(self._running)
-            peaks, rows = self.sampler.so_far()
-            for name, facts in self.facts.items():  # samples come in between two stages too
-                facts["measured_peak_bytes"] = peaks[name]
-            seconds = round(time.monotonic() - self._began, 3)
-            self._account = Account(seconds, max(row.n_bytes for row in rows), self.sampler.unseen_bytes, rows)
+            self._account = self.account()
         return self._account
+
+    def account(self) -> Account:
+        """As it is so far."""
+        peaks, rows = self.sampler.so_far()
+        for name, facts in self.facts.items():  # samples come in between two stages too
+            facts["measured_peak_bytes"] = peaks[name]
+        seconds = round(time.monotonic() - self._began, 3)
+        return Account(seconds, max(row.n_bytes for row in rows), self.sampler.unseen_bytes, rows)
 
 
 @dataclass(frozen=True)

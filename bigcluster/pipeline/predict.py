@@ -18,7 +18,7 @@ from bigcluster.config import Settings
 from bigcluster.errors import NoImagesError, StoreError, UsageError
 from bigcluster.kernels.assign import two_nearest
 from bigcluster.kernels.centers import Centers, prepare
-from bigcluster.kernels.decode import DecodeSpec
+from bigcluster.kernels.decode import STATUSES, DecodeSpec
 from bigcluster.kernels.kmeans import frame_of
 from bigcluster.kernels.moments import block_moments
 from bigcluster.kernels.novelty import UNUSUAL_PERCENTILE, Novelty, Traits, residual_of, squared_norms
@@ -73,7 +73,14 @@ def predict(
     if n_ok == 0:
         raise NoImagesError(f"not one of {number_of(len(listing), 'listed image')} could be read; see {to}")
     return {
-        "counts": {"listed": len(listing), "ok": n_ok, "failed": len(listing) - n_ok},
+        "counts": {
+            "listed": len(listing),
+            "ok": n_ok,
+            "failed": len(listing) - n_ok,
+            "failed_by_status": {
+                status: counted[status] for status in sorted(STATUSES.keys() - {"ok"}) if counted[status]
+            },
+        },
         "beyond_share": counted["beyond"] / n_ok,
         "unlike": _unlike(counted["beyond"], n_ok),
         "close_calls": counted["close"],

@@ -23,7 +23,7 @@ from bigcluster.outdir.results import OF_A_RUN, OF_A_SWEEP, ResultFiles, is_fini
 from bigcluster.outputs import curves, folders, summary, tables
 from bigcluster.outputs.given import keep as keep_given
 from bigcluster.pipeline.disk import check_room
-from bigcluster.pipeline.job import LEAST_LISTING_BYTES, Job, naming_damage, open_job
+from bigcluster.pipeline.job import LEAST_LISTING_BYTES, Account, Job, naming_damage, open_job
 from bigcluster.planning import Plan, Resources, baseline_bytes, make_plan, replan
 from bigcluster.progress import Listener, silent
 from bigcluster.report.libraries import check_kind
@@ -129,12 +129,16 @@ def _run(
                 with job.stages.measure("output", written), job.progress.stage("output", len(listing), "images"):
                     _write_outputs(job, listing, store, done, files)
                 found = _summarise(job, listing, store, done)
+                _write_account(found, files, job.stages.account())  # as long as there is no other
                 if settings.report.write:  # it shows the account, and has a place in it
                     job.stages.sampler.enter("report")  # what is loaded for it counts for it
                     from bigcluster.pipeline.report import write_or_reuse
 
-                    write_or_reuse(job, store, found, done.plan.stage("report"), partial(_write_account, job, found, files))
-                _write_account(job, found, files)
+                    def close() -> None:
+                        _write_account(found, files, job.stages.close())
+
+                    write_or_reuse(job, store, found, done.plan.stage("report"), close)
+                _write_account(found, files, job.stages.close())
             if not (done.reused and was_finished):
                 tidy(store.root)
     return found
@@ -279,9 +283,8 @@ def _write_outputs(job: Job, listing: Listing, store: Store, done: _Done, files:
         job.progress.warn(f"{last} of images that are gone: see {job.out / KEPT}, which no command empties")
 
 
-def _write_account(job: Job, found: dict[str, Any], files: ResultFiles) -> None:
-    """Seconds and memory as they are from now on; to files, so that the report can show them."""
-    account = job.stages.close()
+def _write_account(found: dict[str, Any], files: ResultFiles, account: Account) -> None:
+    """Seconds and memory into summary.json and memory.csv, where the report finds them."""
     found["seconds"] = account.seconds
     found["memory"] |= {"measured_peak_bytes": account.peak_bytes, "unseen_bytes": account.unseen_bytes}
     tables.write_memory(files.text("memory.csv"), account.timeline)

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
+import shutil
 import signal
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import IO, Any
@@ -16,7 +19,7 @@ import psutil
 from bigcluster import outdir
 from bigcluster.catalog import list_images
 from bigcluster.config import Settings, to_toml
-from bigcluster.durable import write_text
+from bigcluster.durable import remove_folder, unfinished_name, write_text
 from bigcluster.errors import ConfigError, ProfiledRunError
 from bigcluster.outputs.tables import write_csv
 from bigcluster.planning import Resources
@@ -78,8 +81,10 @@ def profile(
 ) -> Profile:
     """Run the job as `bigcluster run` in a process of its own and watch it; then the ways to compare with.
 
-    Writes OUT/profile: mprofile.dat (for mprof), timeline.csv, timeline.png; with `compare` also a .dat of each way,
-    comparison.csv and comparison.json. limit_bytes : what a naive way may allocate.
+    Where OUT holds a run already, nothing of it is reused or changed: the job is done anew in a folder of its own in
+    OUT, which is removed afterwards. Writes OUT/profile: mprofile.dat (for mprof), timeline.csv, timeline.png and
+    images.csv, what became of every file; with `compare` also a .dat of each way, comparison.csv and comparison.json.
+    limit_bytes : what a naive way may allocate.
     Raises ConfigError for an unknown way, ProfiledRunError with the run's exit code where the run fails.
     """
     unknown = [name for name in compare if name not in COMPARISONS]
@@ -88,7 +93,10 @@ def profile(
     assert settings.out is not None
     with tempfile.TemporaryDirectory(prefix="bigcluster-") as temporary:
         folder = Path(temporary)
-        seconds, summary = _run(settings, resources, folder, replace, quiet, interval_seconds)
+        with _place(Path(settings.out), listener) as place:
+            job = dataclasses.replace(settings, out=str(place))
+            seconds, summary = _run(job, resources, folder, replace, quiet, interval_seconds)
+            shutil.copyfile(place / "images.csv", folder / "images.csv")
         samples = read_samples(folder / "mprofile.dat")
         spans = _stages(summary)
         mark_stages(folder / "mprofile.dat", spans, samples)
@@ -104,6 +112,23 @@ def profile(
             write_csv(folder / "comparison.csv", asdict(ways[0]), (asdict(way).values() for way in ways))
             write_text(folder / "comparison.json", json.dumps([asdict(way) for way in ways], indent=2) + "\n")
         return Profile(publish(folder, Path(settings.out), listener), tuple(ways), summary)
+
+
+@contextmanager
+def _place(out: Path, listener: Listener) -> Iterator[Path]:
+    """Where the job is done: OUT, or where that holds one already, a folder of its own on the same disk."""
+    if not (out / outdir.STORE).exists():
+        yield out
+        return
+    with outdir.locked(out):
+        place = out / unfinished_name()  # one that is left by a kill is removed by the next run
+        listener(
+            Note(f"{out} holds a run, which stays as it is: the job is done anew in {place}, which goes afterwards")
+        )
+        try:
+            yield place
+        finally:
+            remove_folder(place)
 
 
 def _run(

@@ -12,6 +12,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
 from pathlib import Path
+from typing import Any
 
 from bigcluster.errors import BigclusterError
 from bigcluster.outputs.tables import write_csv
@@ -19,6 +20,8 @@ from bigcluster.processes import absolute, start_python
 from bigcluster.profiling.watch import Sample, Span
 from bigcluster.units import MIB, show_bytes
 
+LINE_SHARE = 0.05
+"""Of the height of the axes: a line of names."""
 _OTHERS = ("#d35400", "#1e8449")
 """Colours of the ways that are compared with."""
 
@@ -110,18 +113,38 @@ def _draw(
     for number, span in enumerate(spans):
         start, stop = span.start - first, span.stop - first
         axes.axvspan(start, stop, color="#1f4e79", alpha=0.04 + 0.06 * (number % 2), linewidth=0)
-        # Names of short stages would lie on top of each other: they alternate in height.
-        height = 0.98 - 0.05 * (number % 2)
-        axes.text((start + stop) / 2, height, span.name, transform=axes.get_xaxis_transform(), ha="center", va="top")
     axes.set_xlabel("seconds")
     axes.set_ylabel("MiB, all processes")
-    axes.set_xlim(left=0)
-    axes.set_ylim(0, max(budget_bytes / MIB, *(s.n_bytes / MIB for s in samples)) * 1.15)
+    ends = [s.time - series[0].time for series in (samples, *others.values()) for s in (series[-1],)]
+    axes.set_xlim(0, max(*ends, *(span.stop - first for span in spans), 0.1) * 1.02)
     if others:
-        highest = max(s.n_bytes / MIB for theirs in others.values() for s in theirs)
-        axes.set_ylim(0, max(axes.get_ylim()[1], highest * 1.15))
         axes.legend(loc="center right")
+    figure.draw_without_rendering()  # places the axes: how wide a name is there depends on it
+    n_lines = name_spans(axes, spans, first)
+    highest = max(budget_bytes, *(s.n_bytes for series in (samples, *others.values()) for s in series)) / MIB
+    axes.set_ylim(0, highest / (1 - LINE_SHARE * (n_lines + 1.5)))
     figure.savefig(path)
+
+
+def name_spans(axes: Any, spans: Sequence[Span], first: float) -> int:
+    """Write the names of the stages above the curves, in as many lines as it takes that none lies on another.
+
+    first : the time of the left edge. Returns the number of lines.
+    """
+    box = axes.get_window_extent()
+    gap = box.width * 0.006
+    ends: list[float] = []  # where each line is free again, in pixels
+    for span in sorted(spans, key=lambda span: span.start):
+        middle = (span.start + span.stop) / 2 - first
+        name = axes.text(middle, 1, span.name, transform=axes.get_xaxis_transform(), ha="center", va="top")
+        width = name.get_window_extent().width
+        centre = float(axes.transData.transform((middle, 0))[0])
+        left = min(max(centre - width / 2, box.x0 + gap), box.x1 - gap - width)  # within the axes
+        line = next((number for number, end in enumerate(ends) if end + gap <= left), len(ends))
+        ends[line : line + 1] = [left + width]
+        name.set_x(float(axes.transData.inverted().transform((left + width / 2, 0))[0]))
+        name.set_y(1 - LINE_SHARE * (line + 0.4))
+    return len(ends)
 
 
 if __name__ == "__main__":

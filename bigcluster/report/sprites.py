@@ -1,4 +1,4 @@
-"""Many pictures in one WebP file. A page cuts its tiles out of it with an SVG view box: no style, no script."""
+"""Many pictures in one WebP file. A page cuts its tiles out of it with a nested SVG: no style, no script."""
 
 from __future__ import annotations
 

@@ -16,8 +16,50 @@
   let under = -1;
   let frame = 0;
 
-  // Neighbouring numbers get distant hues: steps of the golden angle.
-  const color = (label) => `hsl(${(label * 137.508) % 360} ${dark.matches ? "60% 66%" : "62% 42%"})`;
+  // -- colours: each as light or dark as it takes to be seen on this page
+
+  const ALPHA = 0.85; // of a dot: where many lie it is darker
+  const CONTRAST = 3; // WCAG 2.1, 1.4.11: of graphics against what is beside them
+  const colors = new Map();
+
+  function rgbOf(hue, saturation, lightness) {
+    const reach = saturation * Math.min(lightness, 1 - lightness);
+    return [0, 8, 4].map((n) => {
+      const k = (n + hue / 30) % 12;
+      return 255 * (lightness - reach * Math.max(-1, Math.min(k - 3, 9 - k, 1)));
+    });
+  }
+
+  function luminance(rgb) {
+    const [r, g, b] = rgb.map((value) => {
+      const share = value / 255;
+      return share <= 0.04045 ? share / 12.92 : ((share + 0.055) / 1.055) ** 2.4;
+    });
+    return 0.2126 * r + 0.7152 * g + 0.0722 * b;
+  }
+
+  function contrast(one, other) {
+    const [low, high] = [luminance(one), luminance(other)].sort((a, b) => a - b);
+    return (high + 0.05) / (low + 0.05);
+  }
+
+  /** Neighbouring numbers get distant hues: steps of the golden angle. */
+  function color(label) {
+    const key = `${label} ${dark.matches}`;
+    if (!colors.has(key)) {
+      const paper = getComputedStyle(document.body).backgroundColor.match(/\d+/g).map(Number);
+      let lightness = dark.matches ? 0.66 : 0.42;
+      let rgb, seen;
+      do {
+        rgb = rgbOf((label * 137.508) % 360, 0.62, lightness);
+        seen = rgb.map((value, i) => ALPHA * value + (1 - ALPHA) * paper[i]);
+        lightness += dark.matches ? 0.01 : -0.01;
+      } while (contrast(seen, paper) < CONTRAST && lightness > 0 && lightness < 1);
+      colors.set(key, `rgb(${rgb.map(Math.round).join(" ")})`);
+    }
+    return colors.get(key);
+  }
+  window.bigcluster.mapColor = color;
 
   function place(x, y) {
     const side = Math.min(canvas.clientWidth, canvas.clientHeight) - 24;
@@ -45,7 +87,7 @@
     for (const chosen of wanted === null ? [true] : [false, true]) {
       for (const point of points) {
         if (wanted !== null && (point[2] === wanted) !== chosen) continue;
-        context.globalAlpha = chosen ? 0.85 : 0.15;
+        context.globalAlpha = chosen ? ALPHA : 0.15;
         context.fillStyle = chosen ? color(point[2]) : "#888";
         dot(point, wanted !== null && chosen ? radius * 1.4 : radius);
       }
@@ -117,10 +159,15 @@
 
   let drag = null;
   canvas.addEventListener("pointerdown", (event) => {
+    if (event.pointerType === "touch") {
+      drag = { touch: true, moved: false }; // a tap, unless the page scrolls: then it is cancelled
+      return;
+    }
     drag = { x: event.offsetX, y: event.offsetY, moved: false };
     canvas.setPointerCapture(event.pointerId);
   });
   canvas.addEventListener("pointermove", (event) => {
+    if (drag?.touch) return;
     if (drag && (drag.moved || Math.hypot(event.offsetX - drag.x, event.offsetY - drag.y) > 4)) {
       view = { ...view, x: view.x + event.offsetX - drag.x, y: view.y + event.offsetY - drag.y };
       drag = { x: event.offsetX, y: event.offsetY, moved: true };
@@ -138,11 +185,43 @@
     // The first tap of a finger shows, the second opens; a mouse has shown already.
     if (under >= 0 && (under === before || event.pointerType === "mouse")) open(under);
   });
-  canvas.addEventListener("pointerleave", () => point(-1e6, -1e6));
+  canvas.addEventListener("pointercancel", () => {
+    drag = null;
+  });
+  canvas.addEventListener("pointerleave", (event) => {
+    if (event.pointerType !== "touch") point(-1e6, -1e6); // what a tap showed stays
+  });
   canvas.addEventListener("wheel", (event) => {
+    if (event.deltaY > 0 && view.scale === 1) return; // nothing to zoom away from: the page scrolls
     event.preventDefault();
     zoom(Math.exp(-event.deltaY / 400), event.offsetX, event.offsetY);
   }, { passive: false });
+
+  // Two fingers move and zoom; one scrolls the page, or a map as high as the screen could not be passed.
+  let fingers = null;
+  const between = ([one, other]) => {
+    const { left, top } = canvas.getBoundingClientRect();
+    return {
+      x: (one.clientX + other.clientX) / 2 - left,
+      y: (one.clientY + other.clientY) / 2 - top,
+      apart: Math.max(1, Math.hypot(one.clientX - other.clientX, one.clientY - other.clientY)),
+    };
+  };
+  canvas.addEventListener("touchstart", (event) => {
+    fingers = event.touches.length === 2 ? between(event.touches) : null;
+    if (!fingers) return;
+    event.preventDefault();
+    drag = null;
+  }, { passive: false });
+  canvas.addEventListener("touchmove", (event) => {
+    if (!fingers || event.touches.length !== 2) return;
+    event.preventDefault();
+    const now = between(event.touches);
+    view = { ...view, x: view.x + now.x - fingers.x, y: view.y + now.y - fingers.y };
+    zoom(now.apart / fingers.apart, now.x, now.y);
+    fingers = now;
+  }, { passive: false });
+  for (const end of ["touchend", "touchcancel"]) canvas.addEventListener(end, () => { fingers = null; });
   canvas.addEventListener("keydown", (event) => {
     const moves = { ArrowLeft: [60, 0], ArrowRight: [-60, 0], ArrowUp: [0, 60], ArrowDown: [0, -60] };
     if (moves[event.key]) {

@@ -60,16 +60,22 @@ function element(tag, attributes = {}, ...children) {
 function picture(href, index, tiles, label) {
   const columns = Math.min(SPRITE_COLUMNS, tiles);
   const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  const tile = document.createElementNS("http://www.w3.org/2000/svg", "svg");
   const image = document.createElementNS("http://www.w3.org/2000/svg", "image");
   const x = (index % columns) * tileWidth;
   const y = Math.floor(index / columns) * tileHeight;
-  svg.setAttribute("viewBox", `${x} ${y} ${tileWidth} ${tileHeight}`);
+  svg.setAttribute("viewBox", `0 0 ${tileWidth} ${tileHeight}`);
+  // The inner one shows nothing outside of the tile, however much room the outer one has beside it.
+  tile.setAttribute("viewBox", `${x} ${y} ${tileWidth} ${tileHeight}`);
+  tile.setAttribute("width", tileWidth);
+  tile.setAttribute("height", tileHeight);
   svg.setAttribute("role", "img");
   svg.setAttribute("aria-label", label);
   image.setAttribute("href", href);
   image.setAttribute("width", columns * tileWidth);
   image.setAttribute("height", Math.ceil(tiles / columns) * tileHeight);
-  svg.append(image);
+  tile.append(image);
+  svg.append(tile);
   return svg;
 }
 
