@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from bigcluster import given, outdir, targets
+from bigcluster.bounded import check_table
 from bigcluster.config import Settings, parse_ks, parse_sets, resolve
-from bigcluster.errors import ConfigError, StoreError, UsageError
+from bigcluster.errors import ConfigError, DamagedError, StoreError, UsageError
 from bigcluster.measure import Caller
 from bigcluster.paths import local_path
 from bigcluster.processes import absolute
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from bigcluster.allowed import Resources
     from bigcluster.planning import Plan
     from bigcluster.profiling import Profile
+    from bigcluster.store import Store
 
 PathLike = str | os.PathLike[str]
 Images = PathLike | Iterable[PathLike]
@@ -60,25 +62,53 @@ class Run:
     @property
     def labels(self) -> pd.DataFrame:
         """labels.csv: one row per listed file, in listing order. A failed file has the label -1."""
+        path = self._table("labels.csv")
         from bigcluster.outputs.frames import NUMBERS_OF_LABELS, read_table
 
-        return read_table(self.out / "labels.csv", NUMBERS_OF_LABELS)
+        return read_table(path, NUMBERS_OF_LABELS)
 
     @property
     def images(self) -> pd.DataFrame:
         """images.csv, the ledger: one row per listed file, with its status and the reason."""
+        path = self._table("images.csv")
         from bigcluster.outputs.frames import NUMBERS_OF_IMAGES, read_table
 
-        return read_table(self.out / "images.csv", NUMBERS_OF_IMAGES)
+        return read_table(path, NUMBERS_OF_IMAGES)
+
+    def _table(self, name: str) -> Path:
+        """A table with a row for every listed file. Raises StoreError where it is not one of ours."""
+        path, n_rows = self.out / name, int(self.summary["counts"]["listed"])
+        try:
+            check_table(path, n_rows)
+        except OSError as error:
+            raise StoreError(f"{path} cannot be read: {error.strerror}; run the job again") from error
+        return path
+
+    def _store(self) -> Store:
+        """Raises DamagedError where the arrays of the model are not of the sizes that summary.json says."""
+        from bigcluster.store import Store
+
+        store, found = Store(self.out / outdir.STORE, create=False), self.summary
+        try:
+            n_ok, shape = found["counts"]["ok"], (found["n_clusters"], found["n_components"])
+            wanted = {"centers": shape, "ok": (found["counts"]["listed"],)}
+            rows = {} if found["settings"]["reduce"] == "none" else {"scores": n_ok, "labels": n_ok}
+        except (KeyError, TypeError) as error:
+            raise StoreError(f"{self.out / 'summary.json'} is not a summary; run the job again") from error
+        sizes = {name: store.array(name).shape for name in (*wanted, *rows)}
+        others = [name for name, size in wanted.items() if sizes[name] != tuple(size)]
+        if others or any(sizes[name][0] != n for name, n in rows.items()):
+            raise DamagedError(
+                f"{store.root} holds other arrays than summary.json says: `bigcluster verify {self.out}`"
+            )
+        return store
 
     @property
     def scores(self) -> da.Array:
         """(n_samples, n_components) float32: the rows that were clustered, good images only, in listing order."""
+        store = self._store()
         import numpy as np
 
-        from bigcluster.store import Store
-
-        store = Store(self.out / outdir.STORE, create=False)
         found = self.summary
         if found["settings"]["reduce"] == "none":
             return store.dask("pixels")[store.load("ok")].astype(np.float32)
@@ -87,9 +117,7 @@ class Run:
     @property
     def centers(self) -> Any:
         """(n_clusters, n_components) float64, in the order of the labels."""
-        from bigcluster.store import Store
-
-        return Store(self.out / outdir.STORE, create=False).load("centers")
+        return self._store().load("centers")
 
     def sweep(self, k: int | str, *, memory: str | None = None, workers: int | None = None) -> pd.DataFrame:
         """sweep.csv: inertia, both silhouettes and stability for every k, such as "5:20", on the stored scores."""
@@ -159,10 +187,10 @@ class Run:
 
     def _repr_html_(self) -> str:
         """What a notebook shows: counts, sizes and a small montage."""
+        store = self._store()
         from bigcluster.report.notebook import run_html
-        from bigcluster.store import Store
 
-        return run_html(self.out, self.summary, Store(self.out / outdir.STORE, create=False))
+        return run_html(self.out, self.summary, store)
 
     def __repr__(self) -> str:
         found = self.summary

@@ -6,13 +6,15 @@ but 2 GB of memory. JSON grows while it is parsed: an empty list is 3 bytes in a
 
 from __future__ import annotations
 
+import csv
 import errno
 import io
 import json
 import os
 import stat
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bigcluster.units import MIB, show_bytes
 
@@ -20,6 +22,10 @@ SETTINGS_BYTES = 1 * MIB
 """Of run.toml and of configs: some thousand times what our settings take."""
 SUMMARY_BYTES = 16 * MIB
 """Of summary.json: sizes of a million clusters, and what was ignored by suffix."""
+ROW_CHARACTERS = 2 * MIB
+"""Of a row of our tables: that of a manifest, of at most 1 MiB, its cells guarded, and our own columns."""
+TABLE_COLUMNS = 4200
+"""Of our tables: 4,096 of a manifest, and our own."""
 SUMMARY_VALUES = 2_000_000
 """Values in summary.json: two for each of a million clusters."""
 
@@ -67,6 +73,62 @@ def read_bounded(path: str | Path, limit_bytes: int, *, follow: bool = False) ->
             if len(data) <= n_bytes:
                 return data
     raise UnfitFileError(errno.EINVAL, f"it is larger than {show_bytes(limit_bytes)}", str(path))
+
+
+class BoundedLines:
+    """Lines of a text file, for csv.reader; those of one row together are bounded, whether it has line ends or not."""
+
+    def __init__(self, file: IO[str], limit_characters: int, too_long: Exception) -> None:
+        """too_long : what is raised for a row that has more."""
+        self._file, self._limit_characters, self._too_long = file, limit_characters, too_long
+        self.taken = 0
+        """Characters since the last whole row: who reads rows sets it back after each."""
+
+    def __iter__(self) -> BoundedLines:
+        return self
+
+    def __next__(self) -> str:
+        line = self._file.readline(self._limit_characters + 1)
+        self.taken += len(line)
+        if self.taken > self._limit_characters:
+            raise self._too_long
+        if not line:
+            raise StopIteration
+        return line
+
+
+def read_rows(path: Path) -> Iterator[list[str]]:
+    """The rows of a CSV file of ours, the header included.
+
+    Raises ValueError for a row that is longer than any of ours, UnfitFileError for what is no file of ours,
+    FileNotFoundError where there is nothing, csv.Error and UnicodeDecodeError.
+    """
+    too_long = ValueError(f"{path} has a row of more than {ROW_CHARACTERS:,} characters")
+    with io.TextIOWrapper(open_regular(path), encoding="utf-8", newline="") as file:
+        lines = BoundedLines(file, ROW_CHARACTERS, too_long)
+        for row in csv.reader(lines):
+            lines.taken = 0
+            yield row
+
+
+def read_dicts(path: Path) -> Iterator[dict[str, str]]:
+    """The rows of a CSV file of ours by the names of its columns; raises what `read_rows` does."""
+    rows = read_rows(path)
+    header = next(rows, [])
+    for row in rows:
+        yield dict(zip(header, row, strict=False))
+
+
+def check_table(path: Path, n_rows: int) -> None:
+    """Look at a CSV file of ours before a library reads it whole: its size for so many rows, and its header.
+
+    Raises UnfitFileError where it is larger than any of ours, FileNotFoundError where there is nothing.
+    """
+    with open_regular(path) as file:
+        header = file.readline(ROW_CHARACTERS)
+        n_bytes = os.fstat(file.fileno()).st_size
+    if header.count(b",") > TABLE_COLUMNS or n_bytes > len(header) + n_rows * ROW_CHARACTERS:
+        raise UnfitFileError(errno.EINVAL, f"it is no table of ours of {n_rows} rows", str(path))
 
 
 class BoundedFile:

@@ -23,6 +23,8 @@ DISTRIBUTED_BYTES = 25 * MIB
 DECODING_CHILD_BYTES = 40 * MIB
 """What a child adds that decodes files whose headers may lie, before any picture: its libraries' pages are shared with
 the working process."""
+PARQUET_CHILD_BYTES = 40 * MIB
+"""What a child adds that reads a Parquet manifest: Python and pyarrow, before any row."""
 
 FLOORS = {
     "reduce=none": SUPERVISOR_BYTES + WORKER_BYTES,

@@ -3,34 +3,40 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import shutil
 import subprocess
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
-from conftest import picture
+from conftest import picture, write_pictures
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from benchmarks.stress import hostile_files
+import bigcluster as bc
+from benchmarks.stress import hostile_files, hostile_outs
 from bigcluster.bounded import UnfitFileError, parse_json, read_bounded
 from bigcluster.catalog import Listing, Names, list_images
 from bigcluster.catalog.manifest import Manifest
 from bigcluster.config import read_toml, resolve
-from bigcluster.errors import ConfigError, MemoryBudgetError, UsageError
+from bigcluster.errors import ConfigError, DamagedError, MemoryBudgetError, StoreError, UsageError
 from bigcluster.kernels.decode import DecodeSpec, decode, is_plain
 from bigcluster.memory import NAME_BYTES
 from bigcluster.outputs.tables import passed_columns
+from bigcluster.pipeline.run import run
 from bigcluster.planning import Pictures, Resources, make_plan
 from bigcluster.progress import Progress
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading.headers import Headers
 from bigcluster.stages.loading.isolated import IsolatedDecoder
-from bigcluster.store import Mark, Marks
+from bigcluster.store import Mark, Marks, Store, metadata
+from bigcluster.store.shapes import check_array
 
 SPARSE_BYTES = 2 << 30
 
@@ -318,6 +324,7 @@ def test_every_start_of_a_file_is_plain_or_not(data: bytes, start: bytes) -> Non
         (hostile_files.png_text, "text.png"),
         (hostile_files.jpeg_scans, "scans.jpg"),
         (hostile_files.jpeg_exif, "exif.jpg"),
+        (hostile_files.gif_comments, "comments.gif"),
     ],
 )
 def test_metadata_without_end_is_not_plain(tmp_path: Path, maker: Callable[[Path], None], name: str) -> None:
@@ -350,3 +357,81 @@ def test_a_plan_reckons_with_its_children() -> None:
             assert pictures.isolated <= children
             least = stage.projected_bytes - threads * (1 << 20) + threads * decode_bytes
             assert decode_bytes == 1 << 20 or least <= resources.budget_bytes
+
+
+# -- what lies in an OUT
+
+
+@pytest.fixture(scope="module")
+def sound_out(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("sound")
+    write_pictures(folder / "images", 6)
+    settings = resolve(
+        flags={"images": str(folder / "images"), "out": str(folder / "out"), "k": 2, "size": 8, "report.write": False},
+        sets=(), config=None, kept=None,
+    )  # fmt: skip
+    run(settings, Resources(1 << 30, 2))
+    return folder / "out"
+
+
+def open_stores(out: Path) -> list[str]:
+    """What every array and table of an OUT says when it is asked for: '' or the error."""
+    said = []
+    found = bc.open(out)
+    for ask in (lambda: found.centers, lambda: found.scores[:1].compute(), lambda: found.labels, lambda: found.summary):
+        try:
+            ask()
+            said.append("")
+        except StoreError as error:
+            said.append(str(error))
+    return said
+
+
+@pytest.mark.parametrize(
+    ("name", "which", "says"),
+    [
+        ("codec", (0, 1), "zarr.json is damaged"),
+        ("shape", (0, 1), "other arrays than summary.json says"),
+        ("holes", (0, 1), "other arrays than summary.json says"),
+        ("many_chunks", (0, 1), "zarr.json is damaged"),
+        ("deep_metadata", (), ""),
+        ("labels_sparse", (2,), "no table of ours"),
+        ("labels_columns", (2,), "no table of ours"),
+        ("summary_sparse", (0, 1, 2, 3), "larger than 16 MiB"),
+    ],
+)
+def test_a_hostile_out_is_refused_before_it_takes_memory(
+    tmp_path: Path, sound_out: Path, name: str, which: tuple[int, ...], says: str
+) -> None:
+    assert open_stores(sound_out) == [""] * 4
+    out = tmp_path / "out"
+    shutil.copytree(sound_out, out, symlinks=True)
+    hostile_outs.OUTS[name](out)
+    for number, said in enumerate(open_stores(out)):
+        assert (says in said and said != "") == (number in which), (number, said)
+
+
+@pytest.mark.parametrize(
+    "change", [{"codecs": []}, {"shape": [-1]}, {"shape": [1 << 62]}, {"node_type": "group"}, {"x": 1}]
+)
+def test_metadata_that_none_of_our_arrays_has_is_refused(tmp_path: Path, change: dict[str, Any]) -> None:
+    store = Store(tmp_path / "store.zarr")
+    store.save("values", np.arange(6.0))
+    check_array(store.root, "values")
+    file = store.root / "values" / "zarr.json"
+    told = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps(told | change), encoding="utf-8")
+    if change != {"shape": [1 << 62]}:
+        with pytest.raises(ValueError):  # noqa: PT011
+            check_array(store.root, "values")
+    metadata.vouch(store.marks, store.root, "values")
+    with pytest.raises((StoreError, MemoryBudgetError)):
+        Store(store.root, create=False, most_bytes=1 << 20).load("values")
+
+
+def test_a_chunk_of_another_size_is_not_read(tmp_path: Path) -> None:
+    store = Store(tmp_path / "store.zarr")
+    store.save("values", np.arange(6.0))
+    sparse(store.root / "values" / "c" / "0")
+    with pytest.raises(DamagedError):
+        Store(store.root, create=False).load("values")

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from bigcluster.catalog.manifest import MANIFEST_SUFFIXES, Manifest
-from bigcluster.catalog.manifest_rows import AUTO
+from bigcluster.catalog.manifest_rows import AUTO, parquet_bytes
 from bigcluster.catalog.names import Names
 from bigcluster.catalog.roots import first_wildcard, is_glob, root_of
 from bigcluster.catalog.walk import Room, match, walk
@@ -81,7 +81,7 @@ def list_images(
     if source.is_dir():
         listing = _list_folder(root_of(images), out, exclude, room)
     elif source.is_file() and source.suffix.lower() in MANIFEST_SUFFIXES:
-        manifest = Manifest(source.resolve(), encoding)
+        manifest = Manifest(source.resolve(), encoding, parquet_bytes(most_bytes))
         names = Names(room.taken_by(manifest.paths()))
         listing = Listing(root_of(images), names, manifest=manifest, confined=not allow_outside)
     elif source.is_file():

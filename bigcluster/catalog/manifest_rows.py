@@ -15,8 +15,9 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from bigcluster.bounded import open_regular
+from bigcluster.bounded import BoundedLines, open_regular
 from bigcluster.errors import UsageError
+from bigcluster.memory import KEPT_BYTES, PARQUET_CHILD_BYTES, PRODUCTS_BYTES
 from bigcluster.processes import start_python
 from bigcluster.units import MIB, show_bytes
 
@@ -35,15 +36,31 @@ MOST_ROW_CHARACTERS = 1 * MIB
 """Of a row, its line ends included. csv itself takes 131,072 characters for a cell at most."""
 PARQUET_BYTES = 64 * MIB
 """What the child that reads Parquet may take where nobody says otherwise, beyond Python and pyarrow."""
+_LEAST_PARQUET_BYTES = 16 * MIB
+"""Pages of a dozen columns."""
 TOO_LARGE = "out of memory"
 NO_PYARROW = "a Parquet manifest needs pyarrow: pip install 'bigcluster[parquet]', or use CSV"
 """What the child says where it has no more memory, and where there is no pyarrow."""
+_UNFOLDED_CHARACTERS = 64 * MIB
+_UNFOLDED_TIMES = 1000
+"""What rows of Parquet may come to, and beyond that for each byte of the file: equal cells take next to none."""
 _MOST_SAID = 64 << 10
 """Bytes of what the child says that are read."""
 _NEITHER_CLOSED_NOR_DOUBLED = "a quote in a quoted cell is neither doubled nor followed by a delimiter"
 
 Row = tuple[int, list[str]]
 """The line (of Parquet, the row) on which it begins, counted from 1 with the header; and its cells."""
+
+
+def parquet_bytes(most_bytes: int | None) -> int:
+    """What reading Parquet may take in its child, where names and all else may take most_bytes.
+
+    Rows are read again as labels.csv is written: beside what the solvers have loaded and what is kept by then.
+    """
+    if most_bytes is None:
+        return PARQUET_BYTES
+    left = most_bytes - PRODUCTS_BYTES - KEPT_BYTES - PARQUET_CHILD_BYTES
+    return max(_LEAST_PARQUET_BYTES, min(PARQUET_BYTES, left))
 
 
 def csv_rows(path: Path, encoding: str) -> Iterator[Row]:
@@ -57,7 +74,7 @@ def csv_rows(path: Path, encoding: str) -> Iterator[Row]:
         with _open(path, encoding) as file:
             delimiter = _delimiter_of(file, path)
             file.seek(0)
-            lines = _Lines(file, path)
+            lines = _lines(file, path)
             reader = csv.reader(lines, delimiter=delimiter, strict=True)
             empty = True
             for cells in reader:
@@ -103,7 +120,7 @@ def _delimiter_of(file: IO[str], path: Path) -> str:
     for delimiter in _DELIMITERS:
         file.seek(0)
         header = next(
-            (cells for cells in csv.reader(_Lines(file, path), delimiter=delimiter, strict=True) if cells), []
+            (cells for cells in csv.reader(_lines(file, path), delimiter=delimiter, strict=True) if cells), []
         )
         if PATH_COLUMN in header:
             return delimiter
@@ -141,8 +158,14 @@ def parquet_rows(path: Path, encoding: str, limit_bytes: int = PARQUET_BYTES) ->
     number = 0
     try:
         with child.stdout as rows:
-            lines = _Lines(rows, path)
+            lines, left = _lines(rows, path), _UNFOLDED_CHARACTERS + _UNFOLDED_TIMES * path.stat().st_size
             for number, cells in enumerate(csv.reader(lines, strict=True), start=1):
+                left -= lines.taken
+                if left < 0:
+                    raise UsageError(
+                        f"the manifest {path.name} unfolds to more than {_UNFOLDED_TIMES} times its size; leave out "
+                        "columns of long texts"
+                    )
                 lines.taken = 0
                 yield number, cells
         said = child.stderr.read(_MOST_SAID).strip().splitlines()
@@ -166,25 +189,9 @@ def _why(path: Path, said: str, limit_bytes: int) -> str:
     return said if said == NO_PYARROW else f"cannot read the manifest {path}: {said}"
 
 
-class _Lines:
-    """Lines of a text file; those of one row together are bounded, whether it has line ends or not."""
-
-    def __init__(self, file: IO[str], path: Path) -> None:
-        self._file, self._name = file, path.name
-        self.taken = 0
-        """Characters since the last whole row."""
-
-    def __iter__(self) -> _Lines:
-        return self
-
-    def __next__(self) -> str:
-        line = self._file.readline(MOST_ROW_CHARACTERS + 1)
-        self.taken += len(line)
-        if self.taken > MOST_ROW_CHARACTERS:
-            raise UsageError(
-                f"the manifest {self._name} has a row of more than {MOST_ROW_CHARACTERS:,} characters, or a quote is "
-                f"opened and not closed"
-            )
-        if not line:
-            raise StopIteration
-        return line
+def _lines(file: IO[str], path: Path) -> BoundedLines:
+    too_long = UsageError(
+        f"the manifest {path.name} has a row of more than {MOST_ROW_CHARACTERS:,} characters, or a quote is opened and "
+        f"not closed"
+    )
+    return BoundedLines(file, MOST_ROW_CHARACTERS, too_long)

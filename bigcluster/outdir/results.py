@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
+from bigcluster.bounded import SETTINGS_BYTES, read_bounded
 from bigcluster.config import Settings, read_toml, to_toml
 from bigcluster.durable import Unfinished, digest_of_file, is_regular, open_folder, text_of, unfinished, write_all
 from bigcluster.errors import (
@@ -66,7 +67,7 @@ class ResultFiles:
             written = self._before.pop(name, [])
             if written and is_regular(self._out / name) and digest_of_file(self._out / name) == written[-1]:
                 self._files[name] = written[-1]
-        self._settings = (self._out / RUN_TOML).read_text(encoding="utf-8")
+        self._settings = read_bounded(self._out / RUN_TOML, SETTINGS_BYTES).decode()
         self._save()
 
     @contextmanager
@@ -120,7 +121,7 @@ class ResultFiles:
         """
         values = absolute(settings)
         path = self._out / RUN_TOML
-        before = path.read_bytes() if is_regular(path) else None
+        before = read_bounded(path, SETTINGS_BYTES) if is_regular(path) else None
         if before is None or _values_in(path) != values:
             self.write(RUN_TOML, (HEADING + to_toml(values)).encode())
         try:
@@ -128,7 +129,7 @@ class ResultFiles:
         except _SETTINGS_DO_NOT_FIT:
             if before is None:
                 self.remove(RUN_TOML)
-            elif before != path.read_bytes():
+            elif before != read_bounded(path, SETTINGS_BYTES):
                 self.write(RUN_TOML, before)
             raise
 

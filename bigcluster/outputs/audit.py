@@ -6,19 +6,20 @@ Each is read row by row against what would be written today. The first differenc
 from __future__ import annotations
 
 import csv
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from bigcluster.bounded import UnfitFileError, read_rows
 from bigcluster.catalog import from_csv_path, path_key
 from bigcluster.durable import digest_of_file
+from bigcluster.errors import StoreError
 from bigcluster.outdir import RUN_TOML, results
 from bigcluster.outputs import tables
+from bigcluster.outputs.summary import read_summary
 from bigcluster.stages import ingest, reduce
 from bigcluster.stages.audit import Stored
 from bigcluster.stages.cluster import load_membership
@@ -48,14 +49,20 @@ def _difference(path: Path, compare: Callable[[Path], str | None] | None, digest
         return "is gone"
     try:
         what = None if compare is None else compare(path)
-    except (ValueError, KeyError, TypeError, csv.Error) as error:  # not the format that it was
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        csv.Error,
+        UnfitFileError,
+        StoreError,
+    ) as error:  # not the format that it was
         what = f"cannot be read ({type(error).__name__})"
     return what or ("is not what was written" if digest_of_file(path) != digest else None)
 
 
 def rows_of(path: Path) -> Iterator[Row]:
-    with path.open(newline="", encoding="utf-8") as file:
-        yield from csv.reader(file)
+    yield from read_rows(path)
 
 
 def _compare_labels(path: Path, store: Store, stored: Stored) -> str | None:
@@ -105,7 +112,7 @@ def _first_difference(found: Iterable[Row], wanted: Iterable[Row]) -> str | None
 
 
 def _compare_summary(path: Path, store: Store, stored: Stored) -> str | None:
-    summary: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    summary = read_summary(path)
     statuses = Counter(record.status for record in ingest.records(store, stored.n_blocks))
     counts = summary["counts"]
     if counts["listed"] != counts["ok"] + counts["failed"] or counts["listed"] != statuses.total():

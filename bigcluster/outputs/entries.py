@@ -11,6 +11,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
+from bigcluster.bounded import read_dicts
 from bigcluster.catalog import Listing, from_csv_path
 from bigcluster.durable import digest_of_file
 from bigcluster.outdir.owned import MADE_FOLDER, Known, Owned, known_file, known_link
@@ -66,9 +67,8 @@ def looks_equal(entry: Path, source: Path) -> bool:
 def labelled_files(labels: Path) -> Iterator[tuple[str, str]]:
     """(path of the image, its file under clusters/), as far as labels.csv can be read."""
     try:
-        with labels.open(newline="", encoding="utf-8") as file:
-            for row in csv.DictReader(file):
-                if row.get("path") and row.get("file"):
-                    yield from_csv_path(row["path"]), from_csv_path(row["file"])
-    except (OSError, UnicodeDecodeError, csv.Error):
+        for row in read_dicts(labels):
+            if row.get("path") and row.get("file"):
+                yield from_csv_path(row["path"]), from_csv_path(row["file"])
+    except (OSError, ValueError, csv.Error):  # ValueError: of the encoding, or of a row too long for ours
         return

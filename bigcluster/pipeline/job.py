@@ -13,7 +13,7 @@ from typing import Any
 from bigcluster.config import Settings
 from bigcluster.errors import DamagedError
 from bigcluster.measure import Caller, MemorySampler, Reading, release_memory
-from bigcluster.planning import Resources
+from bigcluster.planning import Resources, baseline_bytes
 from bigcluster.progress import Listener, Progress
 from bigcluster.runtime import EmbeddedRuntime, Runtime
 from bigcluster.store import Store
@@ -33,6 +33,12 @@ class Job:
     progress: Progress
     runtime: Runtime
     stages: Stages
+
+    @property
+    def left_bytes(self) -> int:
+        """What the budget leaves beyond Python and the libraries: the most that one array of OUT may take."""
+        least = baseline_bytes(self.settings, self.resources, products=False)
+        return max(LEAST_LISTING_BYTES, self.resources.budget_bytes - least)
 
 
 def open_job(settings: Settings, resources: Resources, listener: Listener, caller: Caller | None) -> Job:

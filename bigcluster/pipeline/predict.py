@@ -24,8 +24,8 @@ from bigcluster.kernels.moments import block_moments
 from bigcluster.kernels.novelty import UNUSUAL_PERCENTILE, Novelty, Traits, residual_of, squared_norms
 from bigcluster.measure import Caller
 from bigcluster.outputs.predictions import Predicted, write_predictions
-from bigcluster.pipeline.job import LEAST_LISTING_BYTES, Job, naming_damage, open_job
-from bigcluster.planning import Resources, baseline_bytes, check_budget, plan_predict
+from bigcluster.pipeline.job import Job, naming_damage, open_job
+from bigcluster.planning import Resources, check_budget, plan_predict
 from bigcluster.progress import Listener, silent
 from bigcluster.rows import RowSource, spans
 from bigcluster.solvers.pca.transform import SLAB_COLUMNS, transform
@@ -93,9 +93,10 @@ def _label_all(
 ) -> tuple[Listing, DecodeSpec, Counter[str]]:
     """List, plan, label, write; returns what was listed, how it was decoded, and counts by status and novelty."""
     settings, resources = job.settings, job.resources
-    beyond = max(LEAST_LISTING_BYTES, resources.budget_bytes - baseline_bytes(settings, resources))
-    store = Store(job.out / outdir.STORE, create=False)
-    listing = list_images(images, job.out, exclude=settings.exclude, **vars(settings.manifest), most_bytes=beyond)
+    store = Store(job.out / outdir.STORE, create=False, most_bytes=job.left_bytes)
+    listing = list_images(
+        images, job.out, exclude=settings.exclude, **vars(settings.manifest), most_bytes=job.left_bytes
+    )
     if passed_over := left_out(listing.ignored):
         job.progress.note(passed_over)
     _check_not_listed(to, listing)

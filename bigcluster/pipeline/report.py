@@ -33,10 +33,10 @@ def report(
     job = open_job(settings, resources, listener, caller)
     outdir.check_is_out(job.out)
     summary_path = job.out / "summary.json"
-    with _naming_writes(job.out), outdir.locked(job.out):  # first: a run that is under way is not one that ended early
-        if not summary_path.is_file():
+    with job.stages.sampler, _naming_writes(job.out), outdir.locked(job.out):
+        if not summary_path.is_file():  # once OUT is held: a run that is under way is not one that ended early
             raise StoreError(f"{job.out} holds no finished run; run the job to its end first")
-        store = Store(job.out / outdir.STORE, create=False)
+        store = Store(job.out / outdir.STORE, create=False, most_bytes=job.left_bytes)
         spec, n_images = stored_recipe(store), store.array("pixels").shape[0]
         n_clusters, n_columns = store.array("centers").shape
         fit = None if settings.reduce == "none" else store.mark(reduce.STAGE)
@@ -44,7 +44,7 @@ def report(
         size = (spec.width, spec.height)
         plan = plan_report(settings, n_images, size, n_columns, n_clusters, components, resources)
         check_budget((plan,), resources.budget_bytes, otherwise="--workers 1")
-        with naming_damage(store), job.stages.sampler:
+        with naming_damage(store):
             _write(job, store, read_summary(summary_path), plan)
     return {"report": str(job.out / FOLDER / "index.html"), "stages": job.stages.facts}
 

@@ -115,7 +115,7 @@ def _run(
     outdir.claim(job.out, settings.images)
     with outdir.locked(job.out):
         outdir.sweep_unfinished(job.out)
-        store = Store(job.out / outdir.STORE)
+        store = Store(job.out / outdir.STORE, most_bytes=job.left_bytes)
         was_finished = is_finished(store.marks)
         spec = _decode_spec(settings, plan.image_size, plan.stage("ingest").choices["decode_bytes"])
         check_recipe(store, spec, replace=replace)

@@ -82,6 +82,7 @@ def verify(
     job = open_job(settings, resources, listener, caller)
     root = job.out / outdir.STORE
     with ExitStack() as stack:
+        stack.enter_context(job.stages.sampler)
         outdir.check_is_out(job.out)  # any other folder is left as it is
         outdir.check_places(job.out)
         writable = _lock(stack, job.out)
@@ -89,7 +90,6 @@ def verify(
             raise StoreError(f"{job.out} holds no store; run `bigcluster run IMAGES --out {job.out} -k 10` first")
         if not metadata.is_changed(Marks(root), root):  # else it is damage, not another format
             check_format(root)
-        stack.enter_context(job.stages.sampler)
         with job.stages.measure("verify"):
             try:
                 found, damaged, notes = _look(job, root, quick=quick, writable=writable)
@@ -123,7 +123,8 @@ def _look(job: Job, root: Path, *, quick: bool, writable: bool) -> tuple[Invento
         _mend(root, found)
     if writable or not found.damaged:
         damaged += _settings(job.out, put_back=writable)
-        damaged += _audit(job, Store(root, create=False), {damage.stage for damage in damaged}, quick, notes)
+        store = Store(root, create=False, most_bytes=job.left_bytes)
+        damaged += _audit(job, store, {damage.stage for damage in damaged}, quick, notes)
     else:
         notes.append("OUT cannot be written: what depends on the damaged files was not looked at")
     return found, damaged, notes
@@ -163,7 +164,9 @@ def _take(job: Job, root: Path, quick: bool) -> Inventory:
             yield result
 
     with job.progress.stage("verify", 0, "files"):
-        return take_inventory(root, sample=QUICK_FILES if quick else None, spread=spread)
+        return take_inventory(
+            root, sample=QUICK_FILES if quick else None, spread=spread, most_bytes=job.left_bytes // 2
+        )
 
 
 def _outside(damage: Damage) -> Damage:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -13,6 +12,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
+from bigcluster.bounded import read_rows
 from bigcluster.catalog import from_csv_path
 from bigcluster.errors import StoreError
 from bigcluster.kernels.decode import DecodeSpec
@@ -162,10 +162,11 @@ def _read_listed(out: Path, ok: NDArray[np.bool_], members: Members, *, hard_lin
 
 def _side_by_side(labels: Path, images: Path) -> Iterator[tuple[list[str], dict[str, str]]]:
     try:
-        with labels.open(newline="", encoding="utf-8") as first, images.open(newline="", encoding="utf-8") as second:
-            label_rows, image_rows = csv.reader(first), csv.DictReader(second)
-            next(label_rows, None)
-            yield from zip(label_rows, image_rows, strict=True)
+        label_rows, image_rows = read_rows(labels), read_rows(images)
+        next(label_rows, None)
+        header = next(image_rows, [])
+        for label_row, image_row in zip(label_rows, image_rows, strict=True):
+            yield label_row, dict(zip(header, image_row, strict=True))
     except FileNotFoundError as error:
         raise StoreError(f"{error.filename} is gone; run the job again: it is written anew") from error
 

@@ -6,12 +6,16 @@ import csv
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bigcluster.bounded import read_dicts
+from bigcluster.errors import StoreError
+from bigcluster.measure import MOST_ROWS
 from bigcluster.stages.sweep import Verdict
 from bigcluster.units import GIB, MIB
 
@@ -129,8 +133,11 @@ def draw_memory(path: Path, table: Path, budget_bytes: int) -> bool:
     """Memory over time from memory.csv, stage by stage; returns whether there was such a table."""
     if not table.is_file():
         return False
-    with table.open(newline="", encoding="utf-8") as file:
-        rows = [(float(row["seconds"]), row["stage"], int(row["bytes"])) for row in csv.DictReader(file)]
+    try:
+        read = islice(read_dicts(table), MOST_ROWS)
+        rows = [(float(row["seconds"]), row["stage"], int(row["bytes"])) for row in read]
+    except (OSError, ValueError, KeyError, csv.Error) as error:
+        raise StoreError(f"{table} is not as it was written ({type(error).__name__}); run the job again") from error
     if not rows:
         return False
     seconds, stages, held = zip(*rows, strict=True)

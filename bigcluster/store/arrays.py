@@ -6,7 +6,6 @@ compression at this speed), with a CRC-32C that is checked at every read.
 
 from __future__ import annotations
 
-import json
 import math
 import os
 import threading
@@ -20,15 +19,17 @@ import zarr
 from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec
 
+from bigcluster.bounded import UnfitFileError, parse_json, read_bounded
 from bigcluster.durable import open_folder, sync_all
-from bigcluster.errors import OutError, StoreError
+from bigcluster.errors import MemoryBudgetError, OutError, StoreError
 from bigcluster.kept import set_aside
-from bigcluster.store import metadata
+from bigcluster.store import metadata, shapes
 from bigcluster.store.chunks import ChunkFiles
 from bigcluster.store.inventory import take_inventory
 from bigcluster.store.marks import DONE, Mark, Marks
 from bigcluster.store.removal import remove_array, remove_chunks
 from bigcluster.store.rows import read_whole
+from bigcluster.units import show_bytes
 
 if TYPE_CHECKING:
     import dask.array as da
@@ -45,14 +46,15 @@ Digests = dict[str, str]
 class Store:
     """Arrays and marks under one folder."""
 
-    def __init__(self, root: Path, *, create: bool = True) -> None:
+    def __init__(self, root: Path, *, create: bool = True, most_bytes: int | None = None) -> None:
         """Open or create. Raises OutError for a store of an unknown format, StoreError where it cannot be written.
 
         create : False to refuse a folder that is no store.
+        most_bytes : what a single array that is loaded whole may take, or the list of all files; None for no limit.
         """
         if not create and not (root / METADATA).is_file():
             raise StoreError(f"{root} is no store; run the job to its end first")
-        self.root = root
+        self.root, self.most_bytes = root, most_bytes
         self.marks = Marks(root)
         # zarr's own parallelism is kept small: its tasks run inside ours.
         # Empty chunks are written: an all-black image is data, not a hole - in arrays that are opened again, too.
@@ -60,6 +62,8 @@ class Store:
         check_format(root)
         try:
             metadata.restore(self.marks, root)
+            if (root / METADATA).exists():
+                shapes.check_group(root)
             self._files = ChunkFiles(root)
             if not (root / METADATA).exists():
                 zarr.create_group(self._files, zarr_format=3, attributes={FORMAT_KEY: FORMAT})
@@ -93,6 +97,7 @@ class Store:
             array.resize(shape)
         metadata.vouch(self.marks, self.root, name)
         self._open[name] = array
+        self._expect(name)
         return array
 
     def has(self, name: str) -> bool:
@@ -131,9 +136,12 @@ class Store:
             try:
                 if name not in self._open and self._is_ours(name):
                     metadata.restore(self.marks, self.root, name)
+                    if (self.root / name / METADATA).exists():
+                        shapes.check_array(self.root, name)
                     if name in self._group:
                         self._open[name] = self._group[name]
-            except (ValueError, KeyError, TypeError, AttributeError) as error:
+                        self._expect(name)
+            except (ValueError, KeyError, TypeError, AttributeError, UnfitFileError) as error:
                 raise StoreError(
                     f"{self.root / name / METADATA} is damaged; delete {self.root / name} to make it anew"
                 ) from error
@@ -146,6 +154,9 @@ class Store:
         if not (self.root / name / METADATA).exists():
             return False
         return any(file.startswith(f"{name}/") for _, _, mark in self.marks.all() for file in mark.digests)
+
+    def _expect(self, name: str) -> None:
+        self._files.expect(name, chunk_file_bytes(self._open[name]))
 
     def mend(self, block: str) -> None:
         """Put the metadata of a `metadata` mark's array back, or vouch for them again where the mark was damaged."""
@@ -236,8 +247,18 @@ class Store:
         return self._write(name, (), values)
 
     def load(self, name: str) -> NDArray[Any]:
-        """A whole array in memory: for the small ones."""
-        return read_whole(self.array(name), ...)
+        """A whole array in memory: for the small ones.
+
+        Raises MemoryBudgetError where it takes more than `most_bytes`.
+        """
+        array = self.array(name)
+        n_bytes = math.prod(array.shape) * array.dtype.itemsize
+        if self.most_bytes is not None and n_bytes > self.most_bytes:
+            raise MemoryBudgetError(
+                f"the stored array {name!r} in {self.root} takes {show_bytes(n_bytes)}, the memory budget leaves "
+                f"{show_bytes(self.most_bytes)}; use a larger --memory, or delete the array to have it made anew"
+            )
+        return read_whole(array, ...)
 
     def mark(self, stage: str, block: str = DONE) -> Mark | None:
         """The mark where it still holds: zarr reads a chunk whose file is gone as zeros, without a word."""
@@ -248,7 +269,7 @@ class Store:
 
     def drop_damaged(self) -> list[str]:
         """Remove every mark one of whose files is not what it was; returns these files. The next run redoes them."""
-        found = take_inventory(self.root)
+        found = take_inventory(self.root, most_bytes=self.most_bytes)
         found.drop(self.marks)
         return [damage.file for damage in found.damaged]
 
@@ -290,7 +311,7 @@ def _identity(folder: Path) -> tuple[int, int]:
 def is_store(root: Path) -> bool:
     """Whether a run of ours wrote into this folder: its metadata name our format, or it holds a sealed mark."""
     try:
-        attributes = json.loads((root / METADATA).read_bytes())["attributes"]
+        attributes = parse_json(read_bounded(root / METADATA, metadata.LIMIT_BYTES), 1000)["attributes"]
     except (OSError, ValueError, KeyError, TypeError):
         attributes = {}
     return FORMAT_KEY in attributes or next(Marks(root).all(), None) is not None
@@ -299,7 +320,8 @@ def is_store(root: Path) -> bool:
 def check_format(root: Path) -> None:
     """Raise OutError where the store says that it has another format: nothing of it may be changed."""
     try:
-        found = json.loads((root / METADATA).read_bytes())["attributes"].get(FORMAT_KEY, FORMAT)
+        told = parse_json(read_bounded(root / METADATA, metadata.LIMIT_BYTES), 1000)
+        found = told["attributes"].get(FORMAT_KEY, FORMAT)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no store, or a damaged one: dealt with later
         return
     if found != FORMAT:

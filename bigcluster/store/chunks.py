@@ -14,6 +14,7 @@ same to the byte: the values in C order, little-endian, and their CRC-32C.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import os
 import stat
 import sys
@@ -27,10 +28,13 @@ import numpy as np
 from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
+from bigcluster.bounded import open_regular
 from bigcluster.durable import DIGEST_DIGITS, digest_of, open_folder, unfinished, write_all, write_bytes
 from bigcluster.kept import set_aside
 from bigcluster.store.metadata import CRC_BYTES
 
+_READ_BYTES = 1 << 20
+"""Of a file, read at once where only its digest is wanted."""
 _PIECE_BYTES = 1 << 18
 """Of a chunk, written at once: the kernel keeps what it is given in pages of the size of a write. Large ones are slow
 to come by: 8 MiB at once take three to nine times as long."""
@@ -41,6 +45,22 @@ def fits_digest(file: str, data: bytes, digest: str) -> bool:
     # Chunks of earlier versions have the digest that other files have.
     is_whole = len(digest) == DIGEST_DIGITS or not _is_chunk(file)
     return digest == (digest_of(data) if is_whole else chunk_digest(data))
+
+
+def file_fits_digest(path: Path, file: str, digest: str) -> tuple[bool, int]:
+    """As `fits_digest`, of a file of any size, which is not held; and how many bytes were read.
+
+    Raises UnfitFileError where it is no regular file, FileNotFoundError where there is none.
+    """
+    with open_regular(path) as stream:
+        n_bytes = os.fstat(stream.fileno()).st_size
+        if len(digest) == DIGEST_DIGITS or not _is_chunk(file):
+            return hashlib.file_digest(stream, "sha256").hexdigest()[:DIGEST_DIGITS] == digest, n_bytes
+        crc, left = 0, n_bytes - CRC_BYTES
+        while left > 0 and (piece := stream.read(min(left, _READ_BYTES))):
+            crc, left = google_crc32c.extend(crc, piece), left - len(piece)
+        told = int.from_bytes(stream.read(CRC_BYTES), "little")
+        return left == 0 and crc == told and _show_crc(crc) == digest, n_bytes
 
 
 def chunk_digest(data: bytes | memoryview) -> str:
@@ -64,11 +84,26 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
     def __init__(self, root: Path) -> None:
         super().__init__(root)
         self._digests: dict[str, str] = {}
+        self._chunk_bytes: dict[str, int] = {}
+
+    def expect(self, name: str, n_bytes: int) -> None:
+        """The chunk files of an array have this size: zarr reads no other ones."""
+        self._chunk_bytes[name] = n_bytes
+
+    def _check_size(self, key: str) -> None:
+        name, _, inside = key.partition("/c/")
+        if inside and name in self._chunk_bytes:
+            with suppress(FileNotFoundError, NotADirectoryError):  # told below
+                found = (self.root / key).lstat()
+                if not stat.S_ISREG(found.st_mode) or found.st_size != self._chunk_bytes[name]:
+                    raise ValueError(f"{self.root / key} is not a file of {self._chunk_bytes[name]} bytes")
 
     async def get(self, key: str, *args: Any, **options: Any) -> Any:
+        self._check_size(key)
         return self._there(key, await super().get(key, *args, **options))
 
     def get_sync(self, key: str, *args: Any, **options: Any) -> Any:
+        self._check_size(key)
         return self._there(key, super().get_sync(key, *args, **options))
 
     async def set(self, key: str, value: Any) -> None:

@@ -14,16 +14,21 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from bigcluster.bounded import UnfitFileError
 from bigcluster.durable import digest_of_file, is_regular, remove_if_empty
+from bigcluster.errors import MemoryBudgetError
 from bigcluster.store import metadata
-from bigcluster.store.chunks import fits_digest
+from bigcluster.store.chunks import file_fits_digest
 from bigcluster.store.marks import FOLDER, Marks
 from bigcluster.store.removal import remove_array, remove_chunks
+from bigcluster.units import show_bytes
 
 MADE = "made"
 """Folder in the store for the lists of what was made outside of it: no array, but vouched for as arrays are."""
 STATE = "state"
 """Stage of the marks that vouch for what an unfinished stage saved."""
+VOUCHED_BYTES = 500
+"""Of a vouched file in memory: its name, digest and mark."""
 GONE = "is gone"
 CHANGED = "is not what was written"
 UNSEALED = "is damaged, its seal does not fit"
@@ -68,9 +73,12 @@ class Inventory:
                 marks.remove(*damage.mark)
 
 
-def take_inventory(root: Path, *, sample: int | None = None, spread: Spread = map) -> Inventory:
+def take_inventory(
+    root: Path, *, sample: int | None = None, spread: Spread = map, most_bytes: int | None = None
+) -> Inventory:
     """Look at every file of the store. Nothing is changed.
 
+    most_bytes : what the names of the vouched files may take; MemoryBudgetError is raised beyond that.
     sample : read no more than so many chunk files, drawn anew each time; all are looked for, and all marks are read.
     """
     marks = Marks(root)
@@ -84,6 +92,11 @@ def take_inventory(root: Path, *, sample: int | None = None, spread: Spread = ma
             damaged.append(Damage(path.relative_to(root).as_posix(), stage, UNSEALED, (stage, block)))
             continue
         vouched |= {file: (digest, stage, block) for file, digest in mark.digests.items()}
+        if most_bytes is not None and len(vouched) * VOUCHED_BYTES > most_bytes:
+            raise MemoryBudgetError(
+                f"the marks of {root} vouch for more than {len(vouched)} files, and the memory budget leaves "
+                f"{show_bytes(most_bytes)} for their names; use a larger --memory"
+            )
     chosen = set(vouched) if sample is None else _sampled(vouched, sample)
 
     def look(file: str) -> tuple[str | None, int]:
@@ -91,10 +104,10 @@ def take_inventory(root: Path, *, sample: int | None = None, spread: Spread = ma
         try:
             if file not in chosen:
                 return (None if (root / file).is_file() else GONE), 0
-            data = (root / file).read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            fits, read = file_fits_digest(root / file, file, vouched[file][0])
+        except (FileNotFoundError, NotADirectoryError, UnfitFileError):
             return GONE, 0
-        return (None if fits_digest(file, data, vouched[file][0]) else CHANGED), len(data)
+        return (None if fits else CHANGED), read
 
     for file, (what, read) in zip(vouched, spread(look, vouched), strict=True):
         n_bytes += read

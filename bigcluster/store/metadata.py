@@ -6,13 +6,13 @@ store.zarr/<array>/zarr.json  marks/metadata/<array>.json
 
 from __future__ import annotations
 
-import json
 import math
 import os
 from pathlib import Path
 
 import numpy as np
 
+from bigcluster.bounded import UnfitFileError, parse_json, read_bounded
 from bigcluster.durable import digest_of, sync_all, write_bytes
 from bigcluster.kept import set_aside
 from bigcluster.store.marks import Mark, Marks
@@ -21,13 +21,15 @@ STAGE = "metadata"
 FILE = "zarr.json"
 CRC_BYTES = 4
 """At the end of every chunk file: its CRC-32C."""
+LIMIT_BYTES = 64 << 10
+"""Of such a file: ours have less than one KB."""
 _GROUP = "store"
 
 
 def vouch(marks: Marks, root: Path, name: str = "") -> None:
     """Sync the metadata of an array (of the group: no name) and mark them. Nothing happens where they are marked."""
     file = root / name / FILE
-    text = file.read_text(encoding="utf-8")
+    text = read_bounded(file, LIMIT_BYTES).decode()
     known = marks.read(STAGE, name or _GROUP)
     if known is None or known.payload["text"] != text:
         sync_all([file])
@@ -43,7 +45,7 @@ def is_vouched(marks: Marks, name: str) -> bool:
 def is_changed(marks: Marks, root: Path, name: str = "") -> bool:
     """Whether the file is there and is not what its mark says."""
     mark, file = marks.read(STAGE, name or _GROUP), root / name / FILE
-    return mark is not None and file.is_file() and file.read_bytes() != mark.payload["text"].encode()
+    return mark is not None and file.is_file() and _content(file) != mark.payload["text"].encode()
 
 
 def restore(marks: Marks, root: Path, name: str = "") -> None:
@@ -53,10 +55,18 @@ def restore(marks: Marks, root: Path, name: str = "") -> None:
     if mark is None:
         return
     text = mark.payload["text"].encode()
-    if not file.is_file() or file.read_bytes() != text:
+    if not file.is_file() or _content(file) != text:
         if os.path.lexists(file):
             set_aside(file, root.parent)
         write_bytes(file, text, root.parent)
+
+
+def _content(file: Path) -> bytes:
+    """What the file holds; nothing where it is larger than any of ours, or no regular file."""
+    try:
+        return read_bounded(file, LIMIT_BYTES)
+    except UnfitFileError:
+        return b""
 
 
 def forget(marks: Marks, name: str) -> None:
@@ -67,7 +77,7 @@ def forget(marks: Marks, name: str) -> None:
 def chunk_file_bytes(root: Path, name: str) -> int:
     """The size of every chunk file of an array, in bytes; 0, which no chunk has, where its metadata cannot be read."""
     try:
-        said = json.loads((root / name / FILE).read_bytes())
+        said = parse_json(read_bounded(root / name / FILE, LIMIT_BYTES), 1000)
         n_values: int = math.prod(said["chunk_grid"]["configuration"]["chunk_shape"])
         n_bytes: int = n_values * np.dtype(said["data_type"]).itemsize + CRC_BYTES
         return n_bytes

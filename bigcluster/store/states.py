@@ -77,9 +77,15 @@ class StageState:
 
     def load(self) -> StoredState | None:
         mark = self._mark()
-        if mark is None:
+        if mark is None or not self._fits(mark):
             return None
         return StoredState(self._store.root, mark.digests, mark.payload["places"], mark.payload["facts"])
+
+    def _fits(self, mark: Mark) -> bool:
+        """Whether every file of a state may be held: its stage had planned for what it saved."""
+        most_bytes = self._store.most_bytes
+        sizes = ((self._store.root / file).lstat().st_size for file in mark.digests)
+        return most_bytes is None or all(size <= most_bytes for size in sizes)
 
     def due(self, n_bytes: int) -> bool:
         cost = self._cost_seconds or max(_LEAST_COST_SECONDS, n_bytes / _BYTES_PER_SECOND)

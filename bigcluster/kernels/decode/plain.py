@@ -11,7 +11,7 @@ from __future__ import annotations
 import struct
 from typing import Any
 
-_JPEG, _PNG = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n"
+_JPEG, _PNG, _GIF = b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", (b"GIF87a", b"GIF89a")
 _LIARS = (
     *(b"II", b"MM", b"RIFF", b"\xff\x4f\xff\x51", b"\0\0\0\x0cjP"),
     *(b"\xff\x0a", b"\0\0\0\x0cJXL", b"FUJIFILM", b"FOVb", b"\0MRM"),
@@ -29,6 +29,9 @@ _MOST_CHUNKS = 4096
 """Chunks of a PNG: writers put 8 KiB or more of pixels into one."""
 _MOST_COMPRESSED_BYTES = 8 << 10
 """Of compressed text in a PNG, which may unfold to 8 MiB."""
+_EXTENSION = 0x21
+_MOST_EXTENSION_BYTES = 64 << 10
+"""Of a GIF before its first frame: palette, comments, colour profile."""
 _SOS, _ALONE = 0xDA, (0x01, *range(0xD0, 0xD8))
 _SEQUENTIAL = (0xC0, 0xC1, 0xC9)
 _FRAMES = tuple(code for code in range(0xC0, 0xD0) if code not in (0xC4, 0xC8, 0xCC))
@@ -50,6 +53,8 @@ def is_plain(file: Any, *, whole: bool) -> bool:
         return _is_plain_jpeg(file)
     if start.startswith(_PNG):
         return _is_plain_png(file, whole)
+    if start.startswith(_GIF):
+        return _is_plain_gif(file)
     return not may_lie(start)
 
 
@@ -100,3 +105,18 @@ def _is_plain_png(file: Any, whole: bool) -> bool:
             return False
         at += n_bytes + 12
     return False
+
+
+def _is_plain_gif(file: Any) -> bool:
+    """Source: GIF89a, sections 18 to 26: comments and other extensions may stand before the first frame."""
+    file.seek(0)
+    data = file.read(_MOST_EXTENSION_BYTES)
+    if len(data) < 13:
+        return True  # it ends early
+    at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
+    while at + 2 < len(data) and data[at] == _EXTENSION:
+        at += 2
+        while at < len(data) and data[at]:
+            at += 1 + data[at]
+        at += 1
+    return at < len(data) or len(data) < _MOST_EXTENSION_BYTES

@@ -1,0 +1,81 @@
+"""Whether zarr's own files in a store are such as we write: looked at before zarr opens anything.
+
+zarr does what they say: another codec unfolds a chunk of 65 bytes to gigabytes, and a shape is memory. Our arrays have
+one codec chain, values in C order and their CRC-32C; their chunks are of a few MiB, or one holds the whole array.
+"""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bigcluster.bounded import parse_json, read_bounded
+from bigcluster.chunks import CHUNK_BYTES
+from bigcluster.store.metadata import FILE, LIMIT_BYTES
+
+_LIMIT_VALUES = 1000
+_CHAIN = ("bytes", "crc32c")
+_GROUP_KEYS = {"attributes", "zarr_format", "node_type"}
+_ARRAY_KEYS = {
+    *(*_GROUP_KEYS, "shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs"),
+    *("storage_transformers", "dimension_names"),
+}
+_MOST_AXES = 3
+_KINDS = "biuf"
+"""Of numpy: truth values, integers, floats."""
+_MOST_SMALL_CHUNKS = 65_536
+"""Of an array in chunks that are far smaller than CHUNK_BYTES: the column sums of narrow pictures have such."""
+_LARGEST_CHUNK_BYTES = 4 * CHUNK_BYTES
+"""Of an array that is cut into chunks: they are of CHUNK_BYTES, or of one row where that is larger."""
+
+
+def check_group(root: Path) -> None:
+    """Raises ValueError where the file says something that none of ours says; OSError where it cannot be read."""
+    found = _read(root / FILE)
+    if found.get("node_type") != "group" or not found.keys() <= _GROUP_KEYS:
+        raise ValueError("it is not the metadata of our group")
+
+
+def check_array(root: Path, name: str) -> None:
+    """Raises ValueError where the file says something that none of ours says; OSError where it cannot be read."""
+    found = _read(root / name / FILE)
+    try:
+        _check(found)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"it is not the metadata of an array of ours ({type(error).__name__})") from error
+
+
+def _read(path: Path) -> dict[str, Any]:
+    found = parse_json(read_bounded(path, LIMIT_BYTES), _LIMIT_VALUES)
+    if not isinstance(found, dict) or found.get("zarr_format") != 3:
+        raise ValueError("it is not zarr's metadata")
+    return found
+
+
+def _check(found: dict[str, Any]) -> None:
+    if found["node_type"] != "array" or not found.keys() <= _ARRAY_KEYS or found.get("storage_transformers"):
+        raise ValueError("it is not the metadata of an array of ours")
+    codecs = found["codecs"]
+    if tuple(codec["name"] for codec in codecs) != _CHAIN:
+        raise ValueError(f"its codecs are not {' and '.join(_CHAIN)}")
+    if codecs[0].get("configuration", {}).get("endian", "little") != "little":
+        raise ValueError("its values are not little-endian")
+    if found["chunk_grid"]["name"] != "regular" or found["chunk_key_encoding"]["name"] != "default":
+        raise ValueError("its chunks are not cut or named as ours are")
+    shape, chunks = found["shape"], found["chunk_grid"]["configuration"]["chunk_shape"]
+    whole_numbers = all(type(n) is int and n >= least for sizes, least in ((shape, 0), (chunks, 1)) for n in sizes)
+    if not whole_numbers or len(shape) != len(chunks) or not 1 <= len(shape) <= _MOST_AXES:
+        raise ValueError(f"its shape is {shape} in chunks of {chunks}")
+    dtype = np.dtype(str(found["data_type"]))
+    if dtype.kind not in _KINDS:
+        raise ValueError(f"its values are of the type {dtype}")
+    chunk_bytes = math.prod(chunks) * dtype.itemsize
+    n_chunks = math.prod(-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True))
+    if n_chunks > _MOST_SMALL_CHUNKS and chunk_bytes < CHUNK_BYTES // 16:
+        raise ValueError(f"it has {n_chunks} chunks of {chunk_bytes} bytes each")
+    is_whole = all(chunk == max(1, size) for chunk, size in zip(chunks, shape, strict=True))
+    if chunk_bytes > _LARGEST_CHUNK_BYTES and not is_whole and chunks[0] > 1:
+        raise ValueError(f"its chunks have {chunk_bytes} bytes")
