@@ -158,11 +158,12 @@ HEAVY = ("numpy", "dask", "cv2", "zarr", "pandas", "sklearn", "onnxruntime", "da
     [
         "import bigcluster",
         "from bigcluster import cli",
+        "import bigcluster.api, bigcluster.display, bigcluster.outdir, bigcluster.supervisor",
         "import sys; sys.argv = ['bigcluster', '--help']; from bigcluster.cli import main; main()",
         "import sys; sys.argv = ['bigcluster', 'run', '--help']; from bigcluster.cli import main; main()",
         "import sys; sys.argv = ['bigcluster', '--version']; from bigcluster.cli import main; main()",
     ],
-    ids=["import", "cli", "help", "run help", "version"],
+    ids=["import", "cli", "supervising", "help", "run help", "version"],
 )
 def test_nothing_heavy_is_imported_to_answer(what: str) -> None:
     report = (

@@ -13,7 +13,6 @@ from bigcluster.durable import is_folder, is_regular, is_unfinished
 from bigcluster.errors import ConfigError, OutError, StoreError
 from bigcluster.kept import KEPT
 from bigcluster.outdir.lock import LOCK, MOST_BYTES, parse
-from bigcluster.store import is_store
 
 RUN_TOML = "run.toml"
 STORE = "store.zarr"
@@ -52,6 +51,8 @@ def is_out(out: Path) -> bool:
 
     A single file of a fitting name proves nothing.
     """
+    from bigcluster.store import is_store  # zarr and numpy: the process that supervises asks nothing of this
+
     if not out.is_dir():
         return False
     if is_folder(out / STORE) and is_store(out / STORE):
