@@ -442,6 +442,18 @@ def test_a_known_format_with_a_broken_header_is_not_taken_for_another(kind: str)
     assert status(bytes(data[:20])) in ("damaged", "truncated")
 
 
+def test_a_header_that_ends_or_lies_anywhere_is_no_error() -> None:
+    image = Image.fromarray(COLOR)
+    kinds = ("JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF", "PPM", "JPEG2000")
+    files = [pillow_bytes(image, kind) for kind in kinds]
+    files += [*map(base64.b64decode, JP2.values()), encoded(GREY.astype(np.uint16) * 9, ".tiff")]
+    files += [with_segment(JPEG, 0xE1, b"Exif\0\0" + exif(6)), png(COLOR, 8, 2, chunk(b"eXIf", exif(6)))]
+    for data in files:
+        for at in range(min(len(data), 400)):
+            for changed in (data[:at], data[:at] + b"\xff" * 8 + data[at + 8 :], data[:at] + bytes(8) + data[at + 8 :]):
+                read_header(io.BytesIO(changed))
+
+
 def test_a_look_at_a_file_agrees_with_its_decode() -> None:
     for data in (JPEG, encoded(COLOR), pillow_bytes(Image.fromarray(COLOR), "TIFF", tiffinfo={274: 6})):
         seen = look(io.BytesIO(data), len(data), DecodeSpec(W, H))

@@ -14,6 +14,8 @@ _COLORS = {12: (4,), 16: (3, 4), 17: (1, 2), 18: (3,)}
 """Enumerated colour space -> numbers of components: CMYK, sRGB, grey, sYCC."""
 _CMYK, _SYCC = 12, 18
 _MOST_BOXES = 1000
+_FARTHEST = 1 << 61
+"""Bytes from where on nothing is looked for: no file is that long, and none can be asked for what lies beyond 2^63."""
 _MOST_HEADER = 16 << 20
 """Bytes of the header box that are read; a colour profile is the largest thing in it."""
 
@@ -27,8 +29,9 @@ def jp2_bits(file: Any) -> int:
             if kind == b"jp2h":
                 for inner, inner_at, inner_bytes in _boxes(file, at, at + min(n_bytes, _MOST_HEADER)):
                     file.seek(inner_at)
-                    if inner == b"colr" and inner_bytes >= 7 and colors is None:
-                        method, _, _, number = struct.unpack(">BBBI", file.read(7))
+                    told = file.read(7) if inner == b"colr" and inner_bytes >= 7 and colors is None else b""
+                    if len(told) == 7:
+                        method, _, _, number = struct.unpack(">BBBI", told)
                         colors = number if method == 1 else None
                     has_palette = has_palette or inner == b"pclr"
             elif kind == b"jp2c":
@@ -61,7 +64,7 @@ def jp2_bits(file: Any) -> int:
 def _boxes(file: Any, at: int, stop: int | None) -> Iterator[tuple[bytes, int, int]]:
     """(kind, where its content begins, bytes of it) of the boxes from `at`; the last one may reach to the end."""
     for _ in range(_MOST_BOXES):
-        if stop is not None and at + 8 > stop:
+        if at > _FARTHEST or (stop is not None and at + 8 > stop):
             return
         file.seek(at)
         head = file.read(16)
@@ -72,9 +75,9 @@ def _boxes(file: Any, at: int, stop: int | None) -> Iterator[tuple[bytes, int, i
         if n_bytes == 1 and len(head) == 16:
             n_bytes, n_head = struct.unpack_from(">Q", head, 8)[0], 16
         last = n_bytes == 0
-        if not last and (n_bytes < n_head or n_bytes >= 1 << 62):
+        if not last and (n_bytes < n_head or n_bytes > _FARTHEST):
             return
-        yield kind, at + n_head, (1 << 62) if last else n_bytes - n_head
+        yield kind, at + n_head, _FARTHEST if last else n_bytes - n_head
         if last:
             return
         at += n_bytes
