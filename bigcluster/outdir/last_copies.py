@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bigcluster.durable import OpenFolders
 from bigcluster.kept import set_aside
-from bigcluster.outdir.owned import Known, is_ours
+from bigcluster.outdir.owned import Known, is_ours_by_content
 
 _WORD = (1 << 64) - 1
 _MOST_FOLDERS = 1024
@@ -67,17 +67,22 @@ class Elsewhere:
     def remove(self, path: str, knowns: list[Known]) -> None:
         """Remove an entry of ours whose content is elsewhere, move the last of its content to OUT/kept.
 
-        An entry that is not what we made stays as it is, unless it is a listed image itself under another name.
+        An entry that is not what we made stays as it is, unless it is a listed image itself under another name. It is
+        read: size and time can be those that we know although somebody wrote another content.
         """
         found = os.lstat(path)
         if stat.S_ISREG(found.st_mode) and _holds(self._sorted_files, _file_key(found)):
             self._unlink(path)
-        elif is_ours(path, knowns):
+        elif is_ours_by_content(path, knowns):
             if stat.S_ISLNK(found.st_mode) or self._is_elsewhere(found, knowns):
                 self._unlink(path)
             else:
-                set_aside(Path(path), self._out)
-                self.n_kept += 1
+                self.keep(path)
+
+    def keep(self, path: str) -> None:
+        """Move an entry to OUT/kept: its content may be nowhere else."""
+        set_aside(Path(path), self._out)
+        self.n_kept += 1
 
     def _unlink(self, path: str) -> None:
         folder, name = os.path.split(path)
@@ -92,7 +97,7 @@ class Elsewhere:
         inside = self._inside
         key = np.uint64(_file_key(found))
         first, last = np.searchsorted(inside, key, "left"), np.searchsorted(inside, key, "right")
-        return found.st_nlink > int(last - first)
+        return found.st_nlink > max(1, int(last - first))  # a file with one name is not among those of `_inside`
 
     @cached_property
     def _sorted_files(self) -> NDArray[np.uint64]:

@@ -29,8 +29,6 @@ _WORD = (1 << 64) - 1
 _DIGEST_HEX = 16
 """Hex digits of a SHA-256 that a list holds: 64 bits."""
 _N_COLUMNS = 5
-_NO_INODE = _WORD
-"""No file has it: what is known by it is read."""
 
 
 class Known(NamedTuple):
@@ -140,6 +138,15 @@ def _key(name: str) -> int:
 
 def is_ours(path: str, knowns: Iterable[Known]) -> bool:
     """Whether a file or a link is as one of these says. It is read where size, time or inode leave a doubt."""
+    return _is_ours(path, knowns, trusting=True)
+
+
+def is_ours_by_content(path: str, knowns: Iterable[Known]) -> bool:
+    """As `is_ours`, and every regular file is read: size and time do not change with everything that is edited."""
+    return _is_ours(path, knowns, trusting=False)
+
+
+def _is_ours(path: str, knowns: Iterable[Known], *, trusting: bool) -> bool:
     knowns = [known for known in knowns if known not in (FOLDER, MADE_FOLDER)]
     if not knowns:
         return False
@@ -148,15 +155,10 @@ def is_ours(path: str, knowns: Iterable[Known]) -> bool:
         return known_link(str(Path(path).readlink())) in knowns
     if not stat.S_ISREG(found.st_mode):
         return False
-    if any(_is_untouched(found, known) for known in knowns):
+    if trusting and any(_is_untouched(found, known) for known in knowns):
         return True
     knowns = [known for known in knowns if known.n_bytes == found.st_size & _WORD]
     return bool(knowns) and short_digest(digest_of_file(path)) in {known.digest for known in knowns}
-
-
-def is_ours_by_content(path: str, knowns: Iterable[Known]) -> bool:
-    """As `is_ours`, and every regular file is read."""
-    return is_ours(path, [known._replace(inode=_NO_INODE) for known in knowns])
 
 
 def _is_untouched(found: os.stat_result, known: Known) -> bool:

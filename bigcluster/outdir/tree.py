@@ -30,7 +30,6 @@ from bigcluster.outdir.owned import (
     Known,
     Owned,
     OwnedList,
-    is_ours,
     is_ours_by_content,
     known_file,
 )
@@ -89,7 +88,7 @@ class OwnedTree:
 
     def _place(self, file: Path, target: Path, knowns: list[Known], tell: Callable[[str], None]) -> None:
         with open_folder(file.parent, self.out) as source, open_folder(target.parent, self.out, create=True) as folder:
-            if os.path.lexists(target) and not is_ours(str(target), knowns):
+            if os.path.lexists(target) and not is_ours_by_content(str(target), knowns):
                 moved = set_aside(target, self.out)
                 tell(f"{target} is not what bigcluster wrote there; it was moved to {moved}")
             os.replace(file.name, target.name, src_dir_fd=source, dst_dir_fd=folder)
@@ -160,5 +159,5 @@ class OwnedTree:
 
 def remove_file(path: str, knowns: list[Known]) -> None:
     """Remove a file of ours whose content nobody misses."""
-    if is_ours(path, knowns):
+    if is_ours_by_content(path, knowns):
         os.unlink(path)

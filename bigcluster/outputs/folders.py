@@ -13,7 +13,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from itertools import repeat
 from pathlib import Path
 from typing import IO
 
@@ -130,7 +129,7 @@ class _Writing:
     ) -> Linked:
         builder = OwnedBuilder()
         if self._link == "none":
-            self._linked.files = Names(repeat("", len(self._listing)))
+            self._linked.files = Names(self._no_entries(ledger))
         else:
             for folder in ("", *(f"{cluster_folder(cluster, n_clusters)}/" for cluster in range(n_clusters))):
                 builder.add(folder, self._tree.known_folder(folder, self._before))
@@ -160,13 +159,26 @@ class _Writing:
                 label, source = int(labels[good]), self._listing.path(row)
                 good += 1
                 try:
-                    found = self._elsewhere.add(source, short_digest(record.digest), record.n_bytes, record.mtime_ns)
+                    found = self._found(row, record)
                 except (FileNotFoundError, NotADirectoryError):
                     self._linked.n_gone += 1
                 else:
                     name = names.of(label, self._listing.names[row], partial(self._is_taken, found))
                     builder.add(name, self._known(source, name, found, record.digest))
             yield name
+
+    def _no_entries(self, ledger: Iterable[FileRecord]) -> Iterator[str]:
+        """As `_plan`, where none are wanted: entries of an earlier run go if their images are still there."""
+        for row, record in enumerate(ledger):
+            if record.ok and self._was_there:
+                with suppress(FileNotFoundError, NotADirectoryError):
+                    self._found(row, record)
+            yield ""
+
+    def _found(self, row: int, record: FileRecord) -> os.stat_result:
+        """The file of a listed image. Raises FileNotFoundError or NotADirectoryError where it is gone."""
+        digest = short_digest(record.digest)
+        return self._elsewhere.add(self._listing.path(row), digest, record.n_bytes, record.mtime_ns)
 
     def _is_taken(self, source: os.stat_result, name: str) -> bool:
         """Whether something of others stands there, which is neither ours nor the image itself."""
@@ -279,6 +291,8 @@ class _Writing:
             path = f"{self._root}/{name}"
             if not is_there(path):
                 self._elsewhere.remove(path, self._before.get(name))
+                if os.path.lexists(path):  # its size and time were those of ours, its content is not
+                    self._elsewhere.keep(path)
                 make()
 
     def _check_space(self) -> None:

@@ -126,7 +126,7 @@ def ingest(
 def _make_arrays(store: Store, n_listed: int, spec: DecodeSpec, block_shape: tuple[int, int], recipe: str) -> None:
     """Arrays of the listing's length; what lies beyond goes."""
     n_blocks = -(-n_listed // block_shape[0])
-    for name in store.marks.blocks(STAGE):
+    for name in store.marks.numbers(STAGE):
         if int(name) >= n_blocks:
             store.marks.remove(STAGE, name)
     store.create("pixels", (n_listed, spec.n_values), np.uint8, block_shape)

@@ -63,7 +63,7 @@ class Salvage:
 
         Call it before the pixel array is resized. After a kill it goes on from wherever it stopped.
         """
-        slots = [int(name) for name in self._store.marks.blocks(RETIRED)]
+        slots = [int(name) for name in self._store.marks.numbers(RETIRED)]
         replaced = self._replaced(blocks, missing)
         if not slots and not replaced:
             return
@@ -124,7 +124,7 @@ class Salvage:
 
     def clear(self) -> None:
         """Nothing retired is needed any more."""
-        for name in self._store.marks.blocks(RETIRED):
+        for name in self._store.marks.numbers(RETIRED):
             self._store.marks.remove(RETIRED, name)
         if self._store.has(RETIRED):
             self._store.remove(RETIRED)
@@ -132,7 +132,7 @@ class Salvage:
     def _replaced(self, blocks: Sequence[Block], missing: Sequence[Block]) -> list[int]:
         """The stored blocks that are to be overwritten, or that the listing no longer reaches."""
         missing_indices = {block.index for block in missing}
-        stored = map(int, self._store.marks.blocks(STAGE))
+        stored = map(int, self._store.marks.numbers(STAGE))
         return [index for index in stored if index in missing_indices or index >= len(blocks)]
 
     def _keep_if_wanted(

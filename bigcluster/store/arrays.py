@@ -68,7 +68,7 @@ class Store:
             if not (root / METADATA).exists():
                 zarr.create_group(self._files, zarr_format=3, attributes={FORMAT_KEY: FORMAT})
             self._group = zarr.open_group(self._files, mode="r+", zarr_format=3)
-            if FORMAT_KEY not in self._group.attrs:
+            if create and FORMAT_KEY not in self._group.attrs:
                 self._group.attrs[FORMAT_KEY] = FORMAT
             if create:
                 metadata.vouch(self.marks, root)

@@ -65,7 +65,8 @@ class Marks:
         text = bytes(body)
         del raw, body
         try:
-            return Mark(**parse_json(text, LIMIT_VALUES))
+            values = parse_json(text, LIMIT_VALUES)
+            return Mark(**values) if _is_of_a_store(**values) else None
         except (ValueError, TypeError):  # of another version
             return None
 
@@ -101,6 +102,10 @@ class Marks:
         """The blocks of a stage that have a mark, sound or not."""
         return sorted(path.stem for path in (self._root / stage).glob("*.json") if path.stem != DONE)
 
+    def numbers(self, stage: str) -> list[str]:
+        """Those of the blocks that are called by their numbers; a file of another name there is not of us."""
+        return [block for block in self.blocks(stage) if block.isascii() and block.isdecimal()]
+
     def all(self) -> Iterator[tuple[str, str, Mark]]:
         """(stage, block, mark) of every sound mark."""
         for stage, block in self.names():
@@ -111,6 +116,17 @@ class Marks:
     def path(self, stage: str, block: str = DONE) -> Path:
         """The file of a mark, there or not."""
         return self._root / stage / f"{block}.json"
+
+
+def _is_of_a_store(fingerprint: Any, digests: Any, payload: Any) -> bool:
+    """Whether all files that a mark names lie in the store. Anybody can write a sealed mark, and OUT may be a
+    stranger's: what a mark vouches for is read, and removed when it is of no use any more."""
+    if not (isinstance(fingerprint, str) and isinstance(digests, dict) and isinstance(payload, dict)):
+        return False
+    return all(
+        isinstance(digest, str) and not file.startswith("/") and "\0" not in file and ".." not in file.split("/")
+        for file, digest in digests.items()
+    )
 
 
 def _seal(body: bytes | memoryview) -> bytes:

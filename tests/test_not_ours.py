@@ -1,0 +1,540 @@
+"""Each known way in which files of a person were harmed, once: links at our names, look-alikes, last copies, folders
+that belong to somebody else.
+
+The law about any such thing is in test_law_of_others.py; many of them at once are in benchmarks/stress.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import shutil
+import stat
+import subprocess
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import zarr
+from conftest import Cli, picture, run_cli, write_pictures
+
+from bigcluster import outdir
+from bigcluster.config import resolve
+from bigcluster.durable import digest_of
+from bigcluster.errors import OutError, StoreError, UsageError
+from bigcluster.kept import KEPT, set_aside
+from bigcluster.outdir.last_copies import Elsewhere
+from bigcluster.outdir.owned import known_file, short_digest
+from bigcluster.pipeline.run import run as run_pipeline
+from bigcluster.pipeline.verify import verify as verify_pipeline
+from bigcluster.planning import Resources
+from bigcluster.profiling import publish as profiles
+from bigcluster.progress import silent
+from bigcluster.store import Mark, Marks, Store
+from bigcluster.units import GIB
+
+N_IMAGES = 12
+BUDGET = Resources(GIB, 2)
+
+
+def run(images: Path, out: Path, **values: Any) -> dict[str, Any]:
+    """A run in this process, without a report unless it is asked for."""
+    given = {"images": str(images), "out": str(out), "k": 4, "size": 8, "reduce": "none", "report.write": False}
+    return run_pipeline(resolve(flags=given | values, sets=(), config=None, kept=None), BUDGET)
+
+
+def verify(out: Path) -> dict[str, Any]:
+    return verify_pipeline(resolve(flags={"out": str(out)}, sets=(), config=None, kept=None), BUDGET)
+
+
+def contents(*folders: Path) -> list[bytes]:
+    """Of all regular files below, ascending."""
+    files = [path for folder in folders for path in folder.rglob("*") if path.is_file() and not path.is_symlink()]
+    return sorted(path.read_bytes() for path in files)
+
+
+def described(root: Path) -> dict[str, tuple[Any, ...]]:
+    """Every entry below a folder: kind and mode, with the content or the target."""
+    found = {}
+    for path in [root, *root.rglob("*")]:
+        mode = path.lstat().st_mode
+        inside: Any = None
+        if stat.S_ISLNK(mode):
+            inside = path.readlink()
+        elif stat.S_ISREG(mode):
+            inside = path.read_bytes()
+        found[str(path.relative_to(root))] = mode, inside
+    return found
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    write_pictures(tmp_path / "in", N_IMAGES)
+    return tmp_path / "in"
+
+
+@pytest.fixture
+def out(images: Path, tmp_path: Path) -> Path:
+    run(images, tmp_path / "out")
+    return tmp_path / "out"
+
+
+@pytest.fixture
+def precious(tmp_path: Path) -> Iterator[Path]:
+    """A folder of somebody, which must be as it was at the end."""
+    folder = tmp_path / "precious"
+    (folder / "inner").mkdir(parents=True)
+    (folder / "file").write_text("precious")
+    (folder / "inner" / "done.json").write_text("also precious")
+    folder.chmod(0o750)
+    before = described(folder)
+    yield folder
+    assert described(folder) == before
+
+
+# -- links at our names
+
+NAMES = (
+    *(".lock", "run.toml", "labels.csv", "images.csv", "summary.json", "memory.csv", "variance.csv", "sweep.csv"),
+    *("sweep.png", "manifest.csv", "store.zarr", "clusters", "clusters/00", "report", "report/index.html", "profile"),
+    *("profile/timeline.png", "kept", "store.zarr/zarr.json", "store.zarr/marks", "store.zarr/marks/ingest"),
+    *("store.zarr/marks/ingest/done.json", "store.zarr/marks/metadata/pixels.json", "store.zarr/made"),
+    *("store.zarr/pixels", "store.zarr/pixels/zarr.json", "store.zarr/pixels/c", "store.zarr/pixels/c/0"),
+    *("store.zarr/pixels/c/0/0", "store.zarr/state", "store.zarr/state/cluster", "store.zarr/centers"),
+)
+
+
+@pytest.mark.parametrize("target", ["file", "", "nowhere"])
+def test_a_link_at_a_name_of_ours_is_refused(images: Path, out: Path, precious: Path, target: str) -> None:
+    """As `ln -sf ~/precious OUT/.lock`: the target is as it was, and everything else too."""
+    before = described(out)
+    for name in NAMES:
+        path, aside = out / name, out.parent / "aside"
+        was_there, parent_was_there = path.exists(), path.parent.exists()
+        if was_there:
+            path.rename(aside)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.symlink_to(precious / target)
+        for command in (lambda: run(images, out, k=3), lambda: verify(out)):
+            # Without its metadata a store is that of a stranger, as is one at the end of a link.
+            with pytest.raises((UsageError, StoreError), match=r"^[^\n]+$"):
+                command()
+        assert path.readlink() == precious / target, name
+        path.unlink()
+        if was_there:
+            aside.rename(path)
+        elif not parent_was_there:
+            path.parent.rmdir()
+        assert described(out) == before, name
+
+
+@pytest.mark.parametrize(
+    "name", [".clusters.new", ".clusters.old", ".report.new", ".sweep.png.partial", "kept.partial"]
+)
+@pytest.mark.parametrize("target", ["file", ""])
+def test_a_link_at_a_name_of_any_other_kind_is_nothing_to_us(
+    images: Path, out: Path, precious: Path, name: str, target: str
+) -> None:
+    (out / name).symlink_to(precious / target)
+    (out / "store.zarr" / "pixels" / "c" / "0" / f"0{name}").write_text("theirs")
+    run(images, out, k="2:3")
+    assert verify(out)["ok"]
+    assert (out / name).readlink() == precious / target
+    assert (out / "store.zarr" / "pixels" / "c" / "0" / f"0{name}").read_text() == "theirs"
+
+
+def test_out_itself_may_be_a_link(images: Path, tmp_path: Path) -> None:
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "out").symlink_to("disk")
+    run(images, tmp_path / "out")
+    run(images, tmp_path / "out", k=3)
+    assert verify(tmp_path / "out")["ok"]
+    assert (tmp_path / "out").is_symlink()
+    assert len(contents(tmp_path / "disk" / "clusters")) == N_IMAGES
+
+
+def test_links_of_ours_are_removed_as_links_and_those_of_others_stay(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    run(images, out, link="symlink")
+    (out / "clusters" / "00" / "theirs.png").symlink_to(images / "p000.png")
+    before = described(images)
+    run(images, out, k=3, link="symlink")
+    entries = [path for path in (out / "clusters").rglob("*") if path.is_symlink()]
+    assert len(entries) == N_IMAGES + 1
+    assert (out / "clusters" / "00" / "theirs.png").readlink() == images / "p000.png"
+    assert described(images) == before
+
+
+# -- look-alikes of what we made
+
+
+def test_inode_size_and_time_of_ours_do_not_make_a_file_ours(tmp_path: Path) -> None:
+    """A file system gives the inode of a deleted file to the next one."""
+    out, entry = tmp_path, tmp_path / "clusters" / "00" / "p.png"
+    entry.parent.mkdir(parents=True)
+    entry.write_text("mine!")
+    known = known_file(entry.stat(), digest_of(b"ours!"), own=False)
+    elsewhere = Elsewhere(out)
+    elsewhere.remove(str(entry), [known])
+    elsewhere.remove(str(entry), [known._replace(inode=0)])
+    elsewhere.close()
+    assert entry.read_text() == "mine!"
+    assert elsewhere.n_kept == 0
+
+
+def test_an_edited_copy_of_equal_size_and_time_is_the_person_s(images: Path, tmp_path: Path) -> None:
+    """As `exiftool -P` edits: the clusters change, and the name is wanted for another picture."""
+    out = tmp_path / "out"
+    for number, file in enumerate(sorted(images.iterdir())):
+        (images / str(number)).mkdir()
+        file.rename(images / str(number) / "p.png")
+    run(images, out, link="copy")
+    edited = {}
+    for entry in list((out / "clusters").rglob("*.png")):
+        found = entry.stat()
+        data = entry.read_bytes()[:-1] + b"\1"
+        entry.write_bytes(data)
+        os.utime(entry, ns=(found.st_atime_ns, found.st_mtime_ns))
+        edited[entry] = data
+    run(images, out, k=2, link="copy")
+    run(images, out, k=5, link="copy")
+    kept = contents(out)
+    assert all(data in kept for data in edited.values())
+
+
+def test_what_others_put_into_profile_stays(out: Path, tmp_path: Path) -> None:
+    made = tmp_path / "made"
+    made.mkdir()
+    (made / "timeline.csv").write_text("ours")
+    profiles.publish(made, out, silent)
+    (out / "profile" / "notes.csv").write_text("mine")
+    (out / "profile" / "timeline.csv").write_text("edited")
+    (out / "profile" / "mprofile-numpy.dat").write_text("mine too")
+    (made / "timeline.csv").write_text("newer")
+    profiles.publish(made, out, silent)
+    assert (out / "profile" / "timeline.csv").read_text() == "newer"
+    assert (out / "profile" / "notes.csv").read_text() == "mine"
+    assert (out / "profile" / "mprofile-numpy.dat").read_text() == "mine too"
+    assert (out / KEPT / "profile" / "timeline.csv").read_text() == "edited"
+
+
+@pytest.mark.parametrize("text", ["", "process 1 on here\n", "unfinished 0123456789abcdef\n"])
+def test_a_stray_lock_makes_no_out(images: Path, tmp_path: Path, text: str) -> None:
+    folder = tmp_path / "work"
+    folder.mkdir()
+    (folder / ".lock").write_text(text)
+    (folder / "labels.csv").write_text("mine")
+    (folder / ".0123456789abcdef-1.partial").write_text("mine")
+    before = described(folder)
+    for command in (lambda: run(images, folder), lambda: verify(folder)):
+        with pytest.raises((OutError, StoreError)):
+            command()
+    assert described(folder) == before
+
+
+def test_somebody_s_zarr_group_is_no_store_of_ours(images: Path, tmp_path: Path, cli: Cli) -> None:
+    """Whatever command is given its folder as OUT."""
+    folder = tmp_path / "work"
+    group = zarr.create_group(folder / "store.zarr", zarr_format=3)
+    group.create_array("pixels", shape=(4, 3), dtype="u1")[:] = 7
+    before = described(folder)
+    with pytest.raises(OutError, match="not ours"):
+        run(images, folder)
+    with pytest.raises(StoreError):
+        Store(folder / "store.zarr", create=False).array("pixels")
+    ran = cli("predict", folder, images, "--to", tmp_path / "p.csv")
+    assert (ran.code, len(ran.error_lines)) == (1, 1), ran
+    assert described(folder) == before
+
+
+def test_folders_of_others_keep_mode_and_place(images: Path, out: Path) -> None:
+    private, empty = out / "clusters" / "mine", out / "clusters" / "00" / "empty"
+    private.mkdir(mode=0o700)
+    (private / "p000.png").write_text("mine")
+    empty.mkdir()
+    (out / "clusters" / "09").mkdir(mode=0o700)
+    for k in (11, 3, 2):
+        run(images, out, k=k, link="copy" if k == 2 else "hardlink")
+    assert stat.S_IMODE(private.stat().st_mode) == 0o700
+    assert (private / "p000.png").read_text() == "mine"
+    assert empty.is_dir()
+    assert stat.S_IMODE((out / "clusters" / "09").stat().st_mode) == 0o700
+
+
+def test_edited_files_beside_the_store_are_kept(images: Path, out: Path) -> None:
+    edited = {name: b"mine: " + name.encode() for name in ("labels.csv", "images.csv", "memory.csv", "summary.json")}
+    for name, data in edited.items():
+        (out / name).write_bytes(data)
+        (out / name).chmod(0o600)
+    run(images, out, k=3)
+    assert {name: (out / KEPT / name).read_bytes() for name in edited} == edited
+    assert all(stat.S_IMODE((out / KEPT / name).stat().st_mode) == 0o600 for name in edited)
+    (out / "labels.csv").write_bytes(b"again")
+    run(images, out, k=2)
+    assert (out / KEPT / "labels (2).csv").read_bytes() == b"again"
+    assert verify(out)["ok"]
+
+
+def test_arrays_and_notes_of_others_in_the_store_stay(images: Path, out: Path) -> None:
+    store = out / "store.zarr"
+    zarr.open_group(store, mode="r+").create_array("mine", shape=(4,), dtype="i4")[:] = 3
+    (store / "notes.txt").write_text("mine")
+    (store / "marks" / "ingest" / "notes.json").write_text("mine")
+    for place in ("c/notes", "c/0/1000000", "c/1000000", "notes", "c/0/.1"):
+        (store / "scores" / place).parent.mkdir(parents=True, exist_ok=True)
+        (store / "scores" / place).write_text("mine")
+        (store / "pixels" / place).write_text("mine")
+    before = described(store / "mine")
+    run(images, out, k=3, reduce="pca", components=2)
+    run(images, out, k=2, reduce="pca", components=1)
+    run(images, out, k=3)
+    (images / "p000.png").unlink()
+    run(images, out, k=3)
+    assert described(store / "mine") == before
+    theirs = [path for path in out.rglob("*") if path.is_file() and path.read_bytes() == b"mine"]
+    assert len(theirs) == 12
+    assert (store / "notes.txt") in theirs
+
+
+def test_a_copy_of_out_has_nothing_of_an_earlier_clustering(images: Path, out: Path, tmp_path: Path) -> None:
+    """`cp -r` makes files of their own of hard links: they are ours by their content."""
+    copied = tmp_path / "copied"
+    shutil.copytree(out, copied, symlinks=True, copy_function=shutil.copyfile)
+    run(images, copied, k=2)
+    assert len(contents(copied / "clusters")) == N_IMAGES
+    assert not (copied / KEPT).exists()
+    assert verify(copied)["ok"]
+
+
+# -- a mark of a stranger names files that are not in the store
+
+
+@pytest.mark.parametrize("name", ["{}/file", "made/../../../precious/file", "../../precious/file", "/dev/zero"])
+def test_a_mark_vouches_for_nothing_outside_of_its_store(images: Path, out: Path, precious: Path, name: str) -> None:
+    """Anybody can write a sealed mark. What it names is neither read nor removed."""
+    marks = Marks(out / "store.zarr")
+    named = name.format(precious)
+    for stage, block in (("entries", "done"), ("state", "cluster"), ("strange", "done"), ("ingest", "0")):
+        marks.write(stage, Mark("", {named: "0" * 32}, {"places": {}, "facts": {}}), block)
+        assert marks.read(stage, block) is None
+    assert [damage["file"] for damage in verify(out)["damaged"]]
+    run(images, out, k=3)
+    assert verify(out)["ok"]
+
+
+# -- the last copy of a picture
+
+
+@pytest.mark.parametrize(
+    ("link", "after"), [("hardlink", "hardlink"), ("copy", "copy"), ("hardlink", "none"), ("copy", "symlink")]
+)
+def test_the_last_copies_of_deleted_images_are_kept(images: Path, tmp_path: Path, link: str, after: str) -> None:
+    out = tmp_path / "out"
+    run(images, out, link=link)
+    before = contents(images)
+    for number in range(6):
+        (images / f"p{number:03d}.png").unlink()
+    run(images, out, k=3, link=after)
+    assert set(contents(images, out / KEPT)) == set(before)
+    assert len(contents(out / KEPT)) == 6
+    run(images, out, k=2, link=after)
+    assert len(contents(out / KEPT)) == 6
+
+
+@pytest.mark.parametrize("link", ["hardlink", "copy", "symlink"])
+def test_nothing_is_kept_of_images_that_are_still_there(images: Path, tmp_path: Path, link: str) -> None:
+    out = tmp_path / "out"
+    run(images, out, link=link)
+    run(images, out, k=3, link="none")
+    assert not (out / KEPT).exists()
+    assert not (out / "clusters").exists()
+
+
+def test_originals_that_became_links_to_our_entries_keep_their_content(images: Path, out: Path) -> None:
+    """As deduplicators do."""
+    before = contents(images)
+    for entry in list((out / "clusters").rglob("*.png")):
+        (images / entry.name).unlink()
+        (images / entry.name).symlink_to(entry)
+    run(images, out, k=3)
+    run(images, out, k=2, link="copy")
+    assert set(contents(out)) >= set(before)
+
+
+def test_two_names_of_one_file_are_one_content(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    for number in range(4):
+        os.link(images / f"p{number:03d}.png", images / f"q{number:03d}.png")
+    run(images, out)
+    before = contents(images)
+    for number in range(4):
+        (images / f"p{number:03d}.png").unlink()
+        if number > 1:
+            (images / f"q{number:03d}.png").unlink()
+    run(images, out, k=3)
+    assert set(contents(images, out / KEPT)) == set(before)
+    assert len(set(contents(out / KEPT))) == 2
+
+
+def test_what_is_kept_has_no_name_twice(images: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    saved = []
+    for number in range(2):
+        (images / "last.png").write_bytes((images / "p000.png").read_bytes() + bytes([number]))
+        saved.append((images / "last.png").read_bytes())
+        run(images, out, k=1)
+        (images / "last.png").unlink()
+        run(images, out, k=1)
+    assert set(contents(out / KEPT)) == set(saved)
+    (out / KEPT / "notes").write_text("mine")
+    run(images, out, k=2)
+    assert (out / KEPT / "notes").read_text() == "mine"
+
+
+# -- folders of others, mounts, file systems that rename no folders
+
+
+@pytest.mark.slow
+def test_a_folder_of_another_user_in_clusters_is_no_obstacle(
+    images: Path, tmp_path: Path, cli: Cli, permissions: None
+) -> None:
+    out = tmp_path / "out"
+    line = ("run", images, "--out", out, "--size", 8, "--set", "reduce=none", "--set", "report.write=false")
+    assert run_cli(*line, "-k", 4, unprivileged=True).code == 0
+    theirs = out / "clusters" / "00" / "theirs"
+    theirs.mkdir()
+    (theirs / "file").write_text("theirs")
+    (theirs / "file").chmod(0o400)
+    theirs.chmod(0o500 if os.geteuid() else 0o700)
+    if os.geteuid() == 0:
+        for path in (theirs / "file", theirs):
+            os.chown(path, 12345, 12345)
+    for k in (3, 2):
+        ran = run_cli(*line, "-k", k, unprivileged=True)
+        assert ran.code == 0, ran.err
+    theirs.chmod(0o700)
+    assert (theirs / "file").read_text() == "theirs"
+
+
+@pytest.fixture
+def mount() -> Iterator[Callable[[Path], None]]:
+    """Mounts an empty file system over a folder."""
+    mounted: list[Path] = []
+
+    def make(folder: Path) -> None:
+        line = ["mount", "-t", "tmpfs", "-o", "size=4m", "tmpfs", str(folder)]
+        done = subprocess.run(line, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no file system can be mounted here: {done.stderr.strip()}")
+        mounted.append(folder)
+
+    yield make
+    for folder in reversed(mounted):
+        subprocess.run(["umount", "-l", str(folder)], check=True)
+
+
+@pytest.mark.parametrize(
+    ("inside", "link"), [("theirs", "hardlink"), ("00", "hardlink"), ("", "hardlink"), ("", "copy")]
+)
+def test_a_mount_in_clusters_is_no_obstacle(
+    images: Path, tmp_path: Path, mount: Callable[[Path], None], inside: str, link: str
+) -> None:
+    out = tmp_path / "out"
+    folder = out / "clusters" / inside
+    run(images, out, link=link)
+    folder.mkdir(exist_ok=True)
+    mount(folder)
+    (folder / "mine").write_text("mine")
+    before = contents(images)
+    run(images, out, k=3, link=link)
+    (images / "p000.png").unlink()
+    (images / "p001.png").unlink()
+    run(images, out, k=2, link=link)
+    assert (folder / "mine").read_text() == "mine"
+    assert verify(out)["ok"]
+    if link == "copy":
+        assert set(contents(images, out)) >= set(before)
+
+
+def test_a_folder_that_is_named_like_an_entry_is_no_obstacle(images: Path, out: Path) -> None:
+    for cluster in range(4):
+        for number in range(N_IMAGES):
+            folder = out / "clusters" / f"{cluster:02d}" / f"p{number:03d}.png"
+            folder.unlink(missing_ok=True)
+            folder.mkdir()
+    for k in (4, 3):
+        run(images, out, k=k)
+    assert len([path for path in (out / "clusters").rglob("*.png") if path.is_dir()]) == 4 * N_IMAGES
+    assert len(contents(out / "clusters")) == N_IMAGES
+    assert verify(out)["ok"]
+
+
+def test_a_file_system_that_renames_no_folders_is_no_obstacle(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As overlayfs does, with folders of its lower layer."""
+    real_rename, real_replace = os.rename, os.replace
+
+    def refusing(real: Callable[..., None]) -> Callable[..., None]:
+        def rename(source: Any, target: Any, *, src_dir_fd: Any = None, dst_dir_fd: Any = None) -> None:
+            if stat.S_ISDIR(os.stat(source, dir_fd=src_dir_fd, follow_symlinks=False).st_mode):
+                raise OSError(errno.EXDEV, os.strerror(errno.EXDEV), str(source))
+            real(source, target, src_dir_fd=src_dir_fd, dst_dir_fd=dst_dir_fd)
+
+        return rename
+
+    monkeypatch.setattr(os, "rename", refusing(real_rename))
+    monkeypatch.setattr(os, "replace", refusing(real_replace))
+    out = tmp_path / "out"
+    for k in (4, 3):
+        run(images, out, k=k, **{"report.write": True})
+    assert verify(out)["ok"]
+
+
+@pytest.mark.parametrize("number", [errno.EXDEV, errno.EPERM, errno.EBUSY])
+def test_what_cannot_be_moved_to_kept_is_one_line_and_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+) -> None:
+    file, folder = tmp_path / "clusters" / "00" / "p.png", tmp_path / "report"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(b"mine")
+    file.chmod(0o640)
+    os.utime(file, ns=(1, 2))
+    folder.mkdir()
+    (folder / "mine").write_text("mine")
+
+    def rename(*_: Any, **__: Any) -> None:
+        raise OSError(number, os.strerror(number))
+
+    monkeypatch.setattr(os, "rename", rename)
+    before = described(tmp_path)
+    with pytest.raises(StoreError, match=f"^.*cannot be moved to.*{os.strerror(number)}; move it away yourself$"):
+        set_aside(folder, tmp_path)
+    if number == errno.EXDEV:  # a file is copied
+        moved = set_aside(file, tmp_path)
+        assert moved == tmp_path / KEPT / "clusters" / "00" / "p.png"
+        assert (moved.read_bytes(), stat.S_IMODE(moved.stat().st_mode), moved.stat().st_mtime_ns) == (b"mine", 0o640, 2)
+        assert not file.exists()
+    else:
+        with pytest.raises(StoreError, match="cannot be moved to"):
+            set_aside(file, tmp_path)
+        assert before.items() <= described(tmp_path).items()
+
+
+# -- the lock
+
+
+def test_a_lock_that_somebody_deletes_holds_all_the_same(out: Path) -> None:
+    with outdir.locked(out):
+        (out / ".lock").unlink()
+        done = run_cli("verify", out)
+    assert (done.code, len(done.error_lines)) == (1, 1), done
+    assert "OUT is in use" in done.err
+
+
+def test_pictures_differ() -> None:
+    """What these tests build on: no two pictures have one content."""
+    assert len({picture(seed).tobytes() for seed in range(N_IMAGES)}) == N_IMAGES
+    assert short_digest("f" * 32) == np.iinfo(np.uint64).max
