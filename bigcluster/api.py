@@ -119,6 +119,36 @@ class Run:
         """(n_clusters, n_components) float64, in the order of the labels."""
         return self._store().load("centers")
 
+    @property
+    def components(self) -> da.Array:
+        """(n_components, n_values) float32, one picture a row, orthonormal: scores = (pixels - mean) components'.
+
+        Most fits leave them for later: the first call makes them, in one pass over the stored pixels, and keeps them.
+        Raises StoreError where nothing was reduced (reduce = none).
+        """
+        from bigcluster.stages.components import are_stored
+        from bigcluster.store import Store
+
+        found = self.summary
+        if found["settings"]["reduce"] == "none":
+            raise StoreError(f"{self.out} was clustered without a reduction (reduce = none): there are no components")
+        if not are_stored(Store(self.out / outdir.STORE, create=False)):
+            settings = stored_settings(self.out)
+            supervise("components", settings, resources(None, None), listener=log_events, caller=Caller.now())
+        return Store(self.out / outdir.STORE, create=False).dask("components")[: found["n_components"]]
+
+    @property
+    def mean(self) -> Any:
+        """(n_values,) float64: the mean picture of all good images, row by row as the pixels are."""
+        from bigcluster.stages.ingest import load_ingested
+        from bigcluster.stages.novelty import mean_picture
+        from bigcluster.store import Store
+
+        store = Store(self.out / outdir.STORE, create=False)
+        if self.summary["settings"]["reduce"] == "none":
+            return mean_picture(load_ingested(store))
+        return store.load("mean")
+
     def sweep(self, k: int | str, *, memory: str | None = None, workers: int | None = None) -> pd.DataFrame:
         """sweep.csv: inertia, both silhouettes and stability for every k, such as "5:20", on the stored scores."""
         from bigcluster.outputs.frames import read_table

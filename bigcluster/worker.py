@@ -22,7 +22,7 @@ from bigcluster.plainly import plainly
 from bigcluster.progress import Event, to_json
 from bigcluster.signals import end_on_sigterm_alone
 
-TASKS = ("run", "plan", "sweep", "predict", "verify", "report")
+TASKS = ("run", "plan", "sweep", "predict", "verify", "report", "components")
 """Modules of bigcluster.pipeline, and their functions."""
 
 

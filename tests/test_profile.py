@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -111,8 +112,8 @@ def test_a_run_that_fails_gives_its_exit_code(tmp_path: Path, cli: Cli) -> None:
         bc.profile(images, tmp_path / "o", n_clusters=2, compare=["pandas"])
 
 
-def test_a_finished_out_is_profiled_anew_and_stays_as_it_is(profiled: Profiled, cli: Cli) -> None:
-    out = profiled.folder.parent
+def test_a_finished_out_is_profiled_anew_and_stays_as_it_is(profiled: Profiled, tmp_path: Path, cli: Cli) -> None:
+    out = Path(shutil.copytree(profiled.folder.parent, tmp_path / "o", symlinks=True))
     (profiled.images / "broken.png").write_bytes(b"no picture")
     before = {path: path.read_bytes() for path in (out / "labels.csv", out / "summary.json", out / "run.toml")}
     ran = cli("profile", profiled.images, "--out", out, *OPTIONS, "-k", 2, "--json")
@@ -124,8 +125,8 @@ def test_a_finished_out_is_profiled_anew_and_stays_as_it_is(profiled: Profiled, 
     assert found["n_clusters"] == 2
     assert "done anew" in ran.err
     assert {path: path.read_bytes() for path in before} == before
-    assert sorted(path.name for path in profiled.folder.iterdir() if path.is_dir()) == [], "its own place is gone"
-    with (profiled.folder / "images.csv").open(newline="") as file:
+    assert sorted(path.name for path in out.iterdir() if path.name.endswith(".partial")) == [], "its own place is gone"
+    with (out / "profile" / "images.csv").open(newline="") as file:
         assert sum(row["status"] != "ok" for row in csv.DictReader(file)) == 1
 
 

@@ -17,10 +17,12 @@ from bigcluster.solvers.kmeans import KMeansFit, fit, fit_given, fit_minibatch, 
 from bigcluster.stages.ingest import Ingested
 from bigcluster.stages.reduce import Reduced
 from bigcluster.stages.sweep import Swept, centers_of
-from bigcluster.store import StageState, Store, fingerprint
+from bigcluster.store import Mark, StageState, Store, fingerprint
 
 STAGE = "cluster"
 _ARRAYS = ("centers", "labels", "distance", "runner_up", "runner_up_distance")
+_KEYS = "label_keys"
+"""(n_ok,) the row keys of the labels: by them the next fit knows images again when others were added or are gone."""
 
 
 @dataclass(frozen=True)
@@ -44,8 +46,9 @@ class Clustered:
     membership: Membership
     n_clusters: int
     inertia: float
-    nearest_previous: list[int] | None
-    """Per cluster, the one of the previous fit that it shares most images with; None without one to compare."""
+    nearest_previous: list[int | None] | None
+    """Per cluster, the one of the previous fit that it shares most images with; None where it shares none. None for all
+    where there is no previous fit."""
     reused: bool
     facts: dict[str, Any]
 
@@ -75,7 +78,7 @@ def cluster(
     mark, saving = store.mark(STAGE), StageState(store, STAGE, wanted)
     reused = mark is not None and mark.fingerprint == wanted
     if mark is None or not reused:
-        previous = store.load("labels") if mark is not None and mark.payload["images"] == ingested.fingerprint else None
+        previous = _previous(store, mark, ingested)
         if swept is not None and settings.kmeans.algorithm in ("auto", "lloyd"):
             found = _take(store, reduced, swept, plan, runtime, progress)
         else:
@@ -86,6 +89,7 @@ def cluster(
         digests: dict[str, str] = {}
         for name, value in zip(_ARRAYS, values, strict=True):
             digests |= store.save(name, value)
+        digests |= store.save(_KEYS, ingested.row_keys)
         mark_payload = {
             "images": ingested.fingerprint,
             "reduction": settings.reduce,
@@ -93,7 +97,9 @@ def cluster(
             "n_clusters": found.n_clusters,
             "n_columns": found.centers.shape[1],
             "inertia": found.inertia,
-            "nearest_previous": None if previous is None else _nearest_previous(values[1], previous, found.n_clusters),
+            "nearest_previous": None
+            if previous is None
+            else _nearest_previous(values[1], ingested.row_keys, previous, found.n_clusters),
             "facts": _facts(found),
         }
         mark = store.commit(STAGE, wanted, digests, mark_payload)
@@ -197,10 +203,32 @@ def _columns(found: KMeansFit, order: NDArray[np.int64]) -> tuple[NDArray[Any], 
     return new_number[rows.labels], rows.distance, new_number[rows.runner_up], rows.runner_up_distance
 
 
-def _nearest_previous(labels: NDArray[np.int32], previous: NDArray[np.int32], n_clusters: int) -> list[int]:
-    shared = np.zeros((n_clusters, int(previous.max()) + 1), np.int64)
-    np.add.at(shared, (labels, previous), 1)
-    return [int(old) for old in shared.argmax(axis=1)]
+@dataclass(frozen=True)
+class _Previous:
+    """The labels of the fit before, and the keys of their rows."""
+
+    labels: NDArray[np.int32]
+    keys: NDArray[np.uint64]
+
+
+def _previous(store: Store, mark: Mark | None, ingested: Ingested) -> _Previous | None:
+    if mark is None:
+        return None
+    if f"{_KEYS}/" in "".join(mark.digests):
+        return _Previous(store.load("labels"), store.load(_KEYS))
+    if mark.payload["images"] == ingested.fingerprint:  # earlier versions kept no keys of their own
+        return _Previous(store.load("labels"), ingested.row_keys)
+    return None
+
+
+def _nearest_previous(
+    labels: NDArray[np.int32], keys: NDArray[np.uint64], previous: _Previous, n_clusters: int
+) -> list[int | None]:
+    """By the images that both fits have."""
+    _, now, before = np.intersect1d(keys, previous.keys, return_indices=True)
+    shared = np.zeros((n_clusters, int(previous.labels.max()) + 1), np.int64)
+    np.add.at(shared, (labels[now], previous.labels[before]), 1)
+    return [int(row.argmax()) if row.any() else None for row in shared]
 
 
 def _facts(found: KMeansFit) -> dict[str, Any]:

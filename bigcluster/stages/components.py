@@ -19,9 +19,21 @@ from bigcluster.solvers.pca.gram_scores import components_from_left
 from bigcluster.solvers.pca.products import TILE
 from bigcluster.stages import reduce
 from bigcluster.stages.ingest import Ingested, pixel_rows
-from bigcluster.store import ColumnWriter, Store, StoredRows, fingerprint
+from bigcluster.store import ColumnWriter, Mark, Store, StoredRows, fingerprint
 
 STAGE = "components"
+
+
+def are_stored(store: Store) -> bool:
+    """Whether there is nothing to make: the fit stored them, or they were made of what it left."""
+    fit, made = store.mark(reduce.STAGE), store.mark(STAGE)
+    if fit is None:
+        return False
+    return fit.payload["components"] == "stored" or (made is not None and made.fingerprint == _wanted(fit))
+
+
+def _wanted(fit: Mark) -> str:
+    return fingerprint(before=fit.fingerprint, stage=STAGE)
 
 
 def components(store: Store, ingested: Ingested, runtime: Runtime, progress: Progress) -> Any:
@@ -32,11 +44,7 @@ def components(store: Store, ingested: Ingested, runtime: Runtime, progress: Pro
     fit = store.mark(reduce.STAGE)
     if fit is None or fit.payload["images"] != ingested.fingerprint:
         raise StoreError(f"{store.root} holds no reduction of its pixels; run the job to its end first")
-    if fit.payload["components"] == "stored":
-        return store.array("components")
-    wanted = fingerprint(before=fit.fingerprint, stage=STAGE)
-    mark = store.mark(STAGE)
-    if mark is None or mark.fingerprint != wanted:
+    if not are_stored(store):
         pixels = pixel_rows(store, ingested.ok)
         left = StoredRows(store.array("left"))
         n_rows, n_components = left.shape
@@ -50,5 +58,5 @@ def components(store: Store, ingested: Ingested, runtime: Runtime, progress: Pro
             sink = ColumnWriter(store, STAGE, n_components, pixels.shape[1], np.float32)
             components_from_left(pixels, store.load("mean"), factor, n_components, units, sink, runtime)
             progress.at(pixels.shape[1])
-            store.commit(STAGE, wanted, sink.close(), {})
+            store.commit(STAGE, _wanted(fit), sink.close(), {})
     return store.array(STAGE)

@@ -1,0 +1,30 @@
+"""The components of a run that left them for later: made when somebody asks, and kept."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bigcluster import outdir
+from bigcluster.config import Settings
+from bigcluster.measure import Caller
+from bigcluster.pipeline.job import naming_damage, open_job
+from bigcluster.planning import Resources
+from bigcluster.progress import Listener, silent
+from bigcluster.stages.components import components as made_or_stored
+from bigcluster.stages.ingest import load_ingested
+from bigcluster.store import Store
+
+
+def components(
+    settings: Settings, resources: Resources, *, listener: Listener = silent, caller: Caller | None = None
+) -> dict[str, Any]:
+    """Bring the stored components up to date; returns their `shape`, (n_components, n_values).
+
+    Raises StoreError where OUT holds no reduction of its pixels.
+    """
+    job = open_job(settings, resources, listener, caller)
+    with job.stages.sampler, outdir.locked(job.out):
+        store = Store(job.out / outdir.STORE, create=False)
+        with naming_damage(store), job.stages.measure("components"):
+            found = made_or_stored(store, load_ingested(store), job.runtime, job.progress)
+    return {"shape": list(found.shape), "stages": job.stages.facts}
