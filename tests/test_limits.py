@@ -279,6 +279,7 @@ def test_sound_pictures_of_every_kind_are_decoded_where_there_is_room_for_a_chil
     assert all(statuses[name] in ("ok", "too_large") for name in statuses)
 
 
+@pytest.mark.slow
 def test_a_header_that_lies_costs_its_own_row(tmp_path: Path) -> None:
     write_kinds(tmp_path / "images")
     for maker in (hostile_files.tiff_tile, hostile_files.avif_small, hostile_files.webp_canvas):
