@@ -354,5 +354,5 @@ def test_an_unreadable_folder_is_counted(images: Path, tmp_path: Path, cli: Cli,
                   unprivileged=True)  # fmt: skip
     finally:
         closed.chmod(0o755)
-    assert ran.code == 0, ran.err
+    assert ran.code == 3, ran.err
     assert '"(unreadable folder)": 1' in ran.out

@@ -168,6 +168,7 @@ def test_summary_is_strict_json(tmp_path: Path) -> None:
         "failed_by_status": {"empty": 2},
         "ignored": 3,
         "ignored_by_suffix": {".txt": 2, ".\udce9": 1},
+        "unreadable_folders": [],
     }
     with pytest.raises(ValueError, match="JSON"):
         summary_text({"inertia": float("nan")})

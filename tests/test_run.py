@@ -102,6 +102,7 @@ def test_end_to_end(finished: tuple[Path, Ran], images: Path) -> None:
         "failed_by_status": {},
         "ignored": 1,
         "ignored_by_suffix": {".txt": 1},
+        "unreadable_folders": [],
     }
     assert found["inertia"] == pytest.approx(sum(float(row["distance"]) ** 2 for row in labels), rel=1e-4)
     variance = rows(out / "variance.csv")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections import Counter
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -11,10 +11,14 @@ from bigcluster.catalog.manifest import MANIFEST_SUFFIXES, Manifest
 from bigcluster.catalog.manifest_rows import AUTO, parquet_bytes
 from bigcluster.catalog.names import Names
 from bigcluster.catalog.roots import first_wildcard, is_glob, root_of
-from bigcluster.catalog.walk import Room, match, walk
+from bigcluster.catalog.walk import Ignored, Room, fits_glob, match, walk
 from bigcluster.catalog.wanted import Wanted, image_suffixes, left_out
 from bigcluster.errors import ImagesNotFoundError, NoImagesError, OutError, UsageError
 from bigcluster.paths import is_url
+from bigcluster.units import counted
+
+FOLDERS_NAMED = 5
+"""Folders that a line names; summary.json names a hundred."""
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,10 @@ class Listing:
     ignored: dict[str, int] = field(default_factory=dict)
     """Files that are not images, counted by suffix; in brackets, what else is passed over."""
     manifest: Manifest | None = None
+    unreadable: tuple[str, ...] = ()
+    """Folders below the root that could not be read; "" is the root itself."""
+    n_kept: int = 0
+    """Rows below them, which the last run listed: for all that is known, their files are there."""
     confined: bool = False
     """Whether files outside `root` are refused: a manifest may come from a stranger."""
 
@@ -68,18 +76,20 @@ def list_images(
     encoding: str = AUTO,
     exclude: tuple[str, ...] = (),
     most_bytes: int | None = None,
+    listed_before: Callable[[], Iterable[str]] = tuple,
 ) -> Listing:
     """List a folder, a glob or a manifest, to which alone `allow_outside` and `encoding` apply.
 
     exclude : patterns of names, or of paths from IMAGES on, that are not listed; not of a manifest.
     most_bytes : what the names may take in memory.
+    listed_before : gives the names that the last run listed; those below folders that cannot be read are listed again.
     Raises UsageError where IMAGES is none of these, ImagesNotFoundError where nothing is there, OutError where `out`
     and the images overlap, NoImagesError where there is no image, MemoryBudgetError where there are too many for
     `most_bytes`.
     """
     source, room = Path(images), Room(most_bytes)
     if source.is_dir():
-        listing = _list_folder(root_of(images), out, exclude, room)
+        listing = _list_folder(root_of(images), out, exclude, Ignored(listed_before), room)
     elif source.is_file() and source.suffix.lower() in MANIFEST_SUFFIXES:
         manifest = Manifest(source.resolve(), encoding, parquet_bytes(most_bytes))
         names = Names(room.taken_by(manifest.paths()))
@@ -87,15 +97,30 @@ def list_images(
     elif source.is_file():
         raise UsageError(f"IMAGES must be a folder, a glob or a manifest (.csv, .parquet), not the file {images}")
     elif is_glob(images):
-        listing = _list_glob(images, exclude, room)
+        listing = _list_glob(images, exclude, listed_before, room)
     else:
         raise ImagesNotFoundError(f"IMAGES does not exist: {images}")
     if out is not None:
         _check_apart(listing, out)
     if len(listing) == 0:
+        if listing.unreadable:
+            raise NoImagesError(f"no images in {images}; {unread_folders(listing)}")
         others = left_out(listing.ignored) or "nothing is there"
         raise NoImagesError(f"no images in {images} ({others}); known suffixes: {_suffixes()}")
     return listing
+
+
+def unread_folders(listing: Listing) -> str:
+    """Which folders could not be read, in a line; empty where all could."""
+    if not listing.unreadable:
+        return ""
+    names = [name or str(listing.root) for name in listing.unreadable[:FOLDERS_NAMED]]
+    more = len(listing.unreadable) - len(names)
+    shown = ", ".join(names) + (f" and {more} more" if more else "")
+    kept = (
+        f"{counted(listing.n_kept, 'image')} of the last run stay" if listing.n_kept else "what is there is not listed"
+    )
+    return f"{'a folder' if len(listing.unreadable) == 1 else 'folders'} could not be read ({shown}): {kept}"
 
 
 def _suffixes() -> str:
@@ -119,18 +144,22 @@ def _joined(root: Path, name: str) -> str:
     return os.path.normpath(path) if name.startswith("../") else path
 
 
-def _list_folder(root: Path, out: Path | None, exclude: tuple[str, ...], room: Room) -> Listing:
+def _list_folder(root: Path, out: Path | None, exclude: tuple[str, ...], ignored: Ignored, room: Room) -> Listing:
     if out is not None and out.resolve().is_relative_to(root):
         raise OutError(f"OUT lies inside IMAGES ({out} in {root}): its pictures would be clustered again; move OUT")
-    ignored: Counter[str] = Counter()
-    names = Names(walk(root, ignored, Wanted(exclude, ignored), room))
-    return Listing(root, names, dict(sorted(ignored.items())))
+    return _listing(root, Names(walk(root, ignored, Wanted(exclude, ignored), room)), ignored)
 
 
-def _list_glob(pattern: str, exclude: tuple[str, ...], room: Room) -> Listing:
+def _list_glob(
+    pattern: str, exclude: tuple[str, ...], listed_before: Callable[[], Iterable[str]], room: Room
+) -> Listing:
     """Matches of a glob; its root is the folder before the first wildcard."""
     root = root_of(pattern)
     wild = os.path.join(*Path(pattern).parts[first_wildcard(Path(pattern)) :])
-    ignored: Counter[str] = Counter()
-    kept = match(root, wild, ignored, Wanted(exclude, ignored), room)
-    return Listing(root, Names(kept), dict(sorted(ignored.items())))
+    ignored = Ignored(listed_before, lambda name: fits_glob(name, wild))
+    return _listing(root, Names(match(root, wild, ignored, Wanted(exclude, ignored), room)), ignored)
+
+
+def _listing(root: Path, names: Names, ignored: Ignored) -> Listing:
+    counts = dict(sorted(ignored.items()))
+    return Listing(root, names, counts, unreadable=tuple(ignored.unreadable), n_kept=ignored.n_kept)

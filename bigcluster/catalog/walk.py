@@ -7,15 +7,18 @@ Nothing here takes memory for a file that is no image, and a listing of more nam
 
 from __future__ import annotations
 
+import bisect
+import errno
 import fnmatch
 import glob
 import os
 import re
+import stat
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from bigcluster.catalog.names import natural_key
+from bigcluster.catalog.names import Names, natural_key
 from bigcluster.catalog.wanted import Wanted
 from bigcluster.errors import MemoryBudgetError
 from bigcluster.memory import NAME_BYTES
@@ -29,6 +32,57 @@ _END = "\0"
 """Between the key and the name: in neither, and before every other character."""
 
 Identity = tuple[int, int]
+
+
+class Ignored(Counter[str]):
+    """What is passed over, counted; and the folders that cannot be read, by name.
+
+    listed_before : the names that the last run listed. Those below a folder that cannot be read are listed again: for
+    all that is known, the files are there.
+    """
+
+    def __init__(
+        self, listed_before: Callable[[], Iterable[str]] = tuple, fits: Callable[[str], bool] = lambda name: True
+    ) -> None:
+        super().__init__()
+        self.unreadable: dict[str, None] = {}
+        """Relative to the root, in the order in which they were met."""
+        self.n_kept = 0
+        """Names that were listed again."""
+        self._listed_before, self._fits = listed_before, fits
+        self._before: Names | None = None
+        """Ascending, so that those below a folder stand side by side."""
+
+    def unreadable_folder(self, folder: str, room: Room, wanted: Wanted) -> list[str]:
+        """Note a folder, relative to the root; returns the names that are listed all the same, in natural order."""
+        if folder in self.unreadable:
+            return []
+        self.unreadable[folder] = None
+        self[UNREADABLE] += 1
+        if self._before is None:
+            self._before = Names(sorted({*room.taken_by(self._listed_before())}))
+        below = f"{folder}/" if folder else ""
+        kept = []
+        for index in range(bisect.bisect_left(self._before, below), len(self._before)):
+            name = self._before[index]
+            if not name.startswith(below):
+                break
+            if self._may_list(name, wanted):
+                kept.append(name)
+        room.take(len(kept))
+        self.n_kept += len(kept)
+        return sorted(kept, key=_path_key)
+
+    def _may_list(self, name: str, wanted: Wanted) -> bool:
+        """The last run may have had a manifest, which names what it likes, or other patterns to exclude."""
+        parts = name.split("/")
+        if os.path.isabs(name) or any(part.startswith(".") for part in parts):
+            return False
+        above = ("/".join(parts[:n]) for n in range(1, len(parts)))
+        skipped = wanted.is_skipped(name, False, counted=False) or any(
+            wanted.is_skipped(folder, True, counted=False) for folder in above
+        )
+        return not skipped and wanted.is_image(name) and self._fits(name)
 
 
 class Room:
@@ -58,7 +112,7 @@ def count_ignored(ignored: Counter[str], suffix: str) -> None:
     ignored[suffix if suffix in ignored or len(ignored) < MOST_SUFFIXES else OTHER] += 1
 
 
-def walk(root: Path, ignored: Counter[str], wanted: Wanted, room: Room) -> Iterator[str]:
+def walk(root: Path, ignored: Ignored, wanted: Wanted, room: Room) -> Iterator[str]:
     """Image paths relative to root, each folder in natural order, hidden files and folders skipped."""
     links = _Links(root, wanted, room)
     known: set[Identity] = set()
@@ -76,7 +130,7 @@ def walk(root: Path, ignored: Counter[str], wanted: Wanted, room: Room) -> Itera
 
 
 def _inside(
-    root: Path, folder: str, known: set[Identity], ignored: Counter[str], wanted: Wanted, room: Room
+    root: Path, folder: str, known: set[Identity], ignored: Ignored, wanted: Wanted, room: Room
 ) -> Iterator[tuple[str, bool]]:
     """(path, is it a folder) of the images and folders directly in a folder, in natural order."""
     entries: list[str] = []  # one string each: a tuple with its key and its name takes three times as much
@@ -93,7 +147,7 @@ def _inside(
                 name = entry.name
                 if name.startswith("."):
                     continue
-                is_folder = _is_folder(entry)
+                is_folder = _is_folder(entry, wanted)
                 if wanted.is_skipped(f"{folder}/{name}" if folder else name, is_folder):
                     continue
                 if is_folder or wanted.is_image(name):
@@ -102,7 +156,8 @@ def _inside(
                 else:
                     count_ignored(ignored, os.path.splitext(name)[1].lower())
     except OSError:  # not permitted, gone meanwhile, or on a disk that fails
-        ignored[UNREADABLE] += 1
+        for path in ignored.unreadable_folder(folder, room, wanted):
+            yield path, False
         return
     entries.sort()
     for entry_text in entries:
@@ -160,7 +215,7 @@ class _Links:
                 self._room.take()
                 with os.scandir(where) as scanned:
                     for entry in scanned:
-                        if entry.name.startswith(".") or not _is_folder(entry):
+                        if entry.name.startswith(".") or not _is_folder(entry, self._wanted):
                             continue
                         path = f"{folder}/{entry.name}" if folder else entry.name
                         if not self._wanted.is_skipped(path, True, counted=False):
@@ -170,7 +225,7 @@ class _Links:
         return links
 
 
-def match(root: Path, pattern: str, ignored: Counter[str], wanted: Wanted, room: Room) -> list[str]:
+def match(root: Path, pattern: str, ignored: Ignored, wanted: Wanted, room: Room) -> list[str]:
     """Image paths relative to root that a glob matches, in natural order. `**` is any number of folders.
 
     A folder is looked into once for each part of the pattern; ways without links come first.
@@ -195,7 +250,7 @@ def match(root: Path, pattern: str, ignored: Counter[str], wanted: Wanted, room:
             room.take()
             if parts[at] == "**":
                 folders.append((folder, at + 1))
-            for path, is_folder, is_link in _matching(root, folder, parts[at]):
+            for path, is_folder, is_link in _matching(root, folder, parts[at], wanted):
                 if glob.has_magic(parts[at]) and wanted.is_skipped(path, is_folder):
                     continue  # what the pattern names itself is wanted
                 if is_folder and is_link and _leads_above(root, path):
@@ -210,18 +265,21 @@ def match(root: Path, pattern: str, ignored: Counter[str], wanted: Wanted, room:
                     else:
                         count_ignored(ignored, os.path.splitext(path)[1].lower())
         except OSError:
-            ignored[UNREADABLE] += 1
+            found += ignored.unreadable_folder(folder, room, wanted)
     found.sort(key=_path_key)
     return found
 
 
-def _matching(root: Path, folder: str, part: str) -> Iterator[tuple[str, bool, bool]]:
+def _matching(root: Path, folder: str, part: str, wanted: Wanted) -> Iterator[tuple[str, bool, bool]]:
     """(path, is it a folder, is it a link) of what one part of a pattern matches in a folder."""
     before = f"{folder}/" if folder else ""
     if part != "**" and not glob.has_magic(part):
         where = os.path.join(root, folder, part)
-        if os.path.lexists(where):
-            yield before + part, os.path.isdir(where), os.path.islink(where)
+        try:
+            is_link = stat.S_ISLNK(os.lstat(where).st_mode)  # which says where a folder is closed
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        yield before + part, os.path.isdir(where), is_link
         return
     fits = re.compile(fnmatch.translate("*" if part == "**" else part)).match
     with os.scandir(os.path.join(root, folder)) as scanned:
@@ -229,7 +287,26 @@ def _matching(root: Path, folder: str, part: str) -> Iterator[tuple[str, bool, b
             if entry.name.startswith(".") and not part.startswith("."):
                 continue
             if fits(entry.name):
-                yield before + entry.name, _is_folder(entry), entry.is_symlink()
+                yield before + entry.name, _is_folder(entry, wanted), entry.is_symlink()
+
+
+def fits_glob(path: str, pattern: str) -> bool:
+    """Whether `match` with this pattern lists the path, as far as the path itself tells."""
+    parts = list(Path(pattern).parts)
+    if parts[-1] == "**":
+        parts.append("*")
+    return _fits(path.split("/"), parts)
+
+
+def _fits(names: list[str], parts: list[str]) -> bool:
+    if not parts or not names:
+        return not parts and not names
+    name, part = names[0], parts[0]
+    shown = part.startswith(".") or not name.startswith(".")
+    if part == "**":
+        return _fits(names, parts[1:]) or (len(names) > 1 and shown and _fits(names[1:], parts))
+    fits = shown and fnmatch.fnmatchcase(name, part) if glob.has_magic(part) else name == part
+    return fits and _fits(names[1:], parts[1:])
 
 
 def _path_key(path: str) -> list[tuple[str, str]]:
@@ -255,8 +332,9 @@ def _leads_above(root: Path, link: str) -> bool:
     return True
 
 
-def _is_folder(entry: os.DirEntry[str]) -> bool:
+def _is_folder(entry: os.DirEntry[str], wanted: Wanted) -> bool:
     try:
         return entry.is_dir()
-    except OSError:  # a link to itself: a file that cannot be read
-        return False
+    except OSError as error:
+        # A link to itself is a file that cannot be read. One into a closed folder is what its name says that it is.
+        return error.errno != errno.ELOOP and not wanted.is_image(entry.name)

@@ -350,12 +350,12 @@ def demo(
 
 
 def _leave_with(counts: dict[str, Any], file: str, quiet: bool) -> None:
-    """Exit code 3 where images could not be read; what is quiet about all else warns of it."""
+    """Exit code 3 where images, or folders that may hold some, could not be read; what is quiet warns of images too."""
     from bigcluster import display
 
-    if counts["failed"]:
-        if quiet:
-            say(f"warning: {display.unread(counts, file)}")
+    if counts["failed"] and quiet:
+        say(f"warning: {display.unread(counts, file)}")
+    if counts["failed"] or counts["unreadable_folders"]:
         raise typer.Exit(EXIT_SOME_UNREAD)
 
 

@@ -46,7 +46,7 @@ class Linked:
     n_symlinks: int = 0
     """Where hard links are not possible (another file system): relative symlinks."""
     n_gone: int = 0
-    """Images that vanished after they were decoded."""
+    """Images that vanished after they were decoded, or lie in a folder that is closed now."""
     n_kept: int = 0
     """Entries of an earlier run that were the last copy of their picture: they are in OUT/kept."""
 
@@ -160,7 +160,7 @@ class _Writing:
                 good += 1
                 try:
                     found = self._found(row, record)
-                except (FileNotFoundError, NotADirectoryError):
+                except (FileNotFoundError, NotADirectoryError, PermissionError):
                     self._linked.n_gone += 1
                 else:
                     name = names.of(label, self._listing.names[row], partial(self._is_taken, found))

@@ -17,6 +17,8 @@ from bigcluster.units import show_bytes
 if TYPE_CHECKING:
     from bigcluster.catalog import FileRecord, Listing
 
+FOLDERS_NAMED = 100
+"""Folders that could not be read that are named; `ignored_by_suffix` has the number of all."""
 SWALLOWED = 0.6
 """Share of the images from which one cluster counts as having swallowed most."""
 SPIKE_SHARE = 0.02
@@ -24,7 +26,7 @@ SPIKE_SHARE = 0.02
 _VERSIONED = ("bigcluster", "numpy", "opencv-python-headless", "pillow", "zarr", "dask", "dask-ml", "scikit-learn")
 
 
-def counts(listing: Listing, ledger: Iterable[FileRecord]) -> dict[str, Any]:
+def counts(listing: Listing, ledger: Iterable[FileRecord], closed: Iterable[str] = ()) -> dict[str, Any]:
     """listed = ok + failed; failures by status; files that are not images by suffix."""
     statuses = Counter(record.status for record in ledger)
     ok = statuses.pop("ok", 0)
@@ -35,7 +37,16 @@ def counts(listing: Listing, ledger: Iterable[FileRecord]) -> dict[str, Any]:
         "failed_by_status": dict(sorted(statuses.items())),
         "ignored": sum(listing.ignored.values()),
         "ignored_by_suffix": listing.ignored,
+        **folders_of(listing, closed),
     }
+
+
+def folders_of(listing: Listing, closed: Iterable[str] = ()) -> dict[str, list[str]]:
+    """The folders that could not be read, relative to the root, "." for the root itself; then those, not below them,
+    in which no file could be looked at (`closed`)."""
+    unread = listing.unreadable
+    others = [f for f in closed if not any(f == u or f.startswith(f"{u}/" if u else "") for u in unread)]
+    return {"unreadable_folders": [name or "." for name in (*unread, *sorted(others))][:FOLDERS_NAMED]}
 
 
 def advice(sizes: list[int]) -> list[str]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 from bigcluster.calibration import machine_rates
+from bigcluster.catalog import unread_folders
 from bigcluster.config import Settings
 from bigcluster.errors import ConfigError
 from bigcluster.measure import Caller
 from bigcluster.pipeline.run import prepare
 from bigcluster.planning import Plan, Resources, make_plan, target_of, with_seconds
-from bigcluster.progress import Listener, silent
+from bigcluster.progress import Listener, Note, silent
 from bigcluster.stages.sizing import NATIVE, image_size_of
 
 
@@ -27,8 +28,11 @@ def plan(
     given : a manifest with the list of images that the caller gave.
     Raises what the listing refuses; whether the plan fits is for who reads it.
     """
-    del listener, caller  # nothing takes long, and nothing is measured
-    return estimated(prepare(settings, resources, given)[1], settings).to_json()
+    del caller  # nothing is measured
+    listing, found = prepare(settings, resources, given)
+    if listing.unreadable:
+        listener(Note(unread_folders(listing), "warning"))
+    return estimated(found, settings).to_json()
 
 
 def plan_absent(settings: Settings, n_images: int, resources: Resources) -> Plan:

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster import outdir, targets
-from bigcluster.catalog import KNOWN_SUFFIXES, FileRecord, Listing, left_out, list_images
+from bigcluster.catalog import KNOWN_SUFFIXES, FileRecord, Listing, left_out, list_images, unread_folders
 from bigcluster.config import Settings
 from bigcluster.errors import NoImagesError, StoreError, UsageError
 from bigcluster.kernels.assign import two_nearest
@@ -24,6 +24,7 @@ from bigcluster.kernels.moments import block_moments
 from bigcluster.kernels.novelty import UNUSUAL_PERCENTILE, Novelty, Traits, residual_of, squared_norms
 from bigcluster.measure import Caller
 from bigcluster.outputs.predictions import Predicted, write_predictions
+from bigcluster.outputs.summary import folders_of
 from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning import Resources, check_budget, plan_predict
 from bigcluster.progress import Listener, silent
@@ -80,6 +81,7 @@ def predict(
             "failed_by_status": {
                 status: counted[status] for status in sorted(STATUSES.keys() - {"ok"}) if counted[status]
             },
+            **folders_of(listing),
         },
         "beyond_share": counted["beyond"] / n_ok,
         "unlike": _unlike(counted["beyond"], n_ok),
@@ -97,6 +99,8 @@ def _label_all(
     listing = list_images(
         images, job.out, exclude=settings.exclude, **vars(settings.manifest), most_bytes=job.left_bytes
     )
+    if listing.unreadable:
+        job.progress.warn(unread_folders(listing))
     if passed_over := left_out(listing.ignored):
         job.progress.note(passed_over)
     _check_not_listed(to, listing)

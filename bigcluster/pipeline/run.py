@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from bigcluster import memory, outdir
-from bigcluster.catalog import Listing, left_out, list_images
+from bigcluster.catalog import FOLDERS_NAMED, Listing, left_out, list_images, unread_folders
 from bigcluster.config import Settings, flatten
 from bigcluster.errors import NoImagesError, TooFewSamplesError, UsageError
 from bigcluster.kept import KEPT
@@ -32,6 +32,7 @@ from bigcluster.stages.cluster import Clustered, cluster
 from bigcluster.stages.ingest import Ingested, check_recipe, ingest, records
 from bigcluster.stages.loading.headers import Headers
 from bigcluster.stages.reduce import Reduced, reduce
+from bigcluster.stages.salvage import listed_before
 from bigcluster.stages.sampling import look_at
 from bigcluster.stages.sweep import Swept, sweep
 from bigcluster.store import Store, tidy
@@ -52,7 +53,12 @@ def prepare(settings: Settings, resources: Resources, given: str | None = None) 
     least = baseline_bytes(settings, resources, products=False)
     beyond = max(LEAST_LISTING_BYTES, resources.budget_bytes - least)
     listing = list_images(
-        given or settings.images, out, exclude=settings.exclude, **vars(settings.manifest), most_bytes=beyond
+        given or settings.images,
+        out,
+        exclude=settings.exclude,
+        **vars(settings.manifest),
+        most_bytes=beyond,
+        listed_before=tuple if out is None else partial(listed_before, out / outdir.STORE),
     )
     if settings.exclude and listing.manifest is not None:
         raise UsageError("exclude is of folders and globs: take the rows out of the manifest, or give --set exclude=[]")
@@ -102,9 +108,8 @@ def _run(
     settings = job.settings
     assert settings.images is not None
     listing, plan = prepare(settings, job.resources, given)
-    unreadable = listing.ignored.get("(unreadable folder)", 0)
-    if unreadable:
-        job.progress.warn(f"{counted(unreadable, 'folder')} could not be read; nothing that lies there is listed")
+    if listing.unreadable:
+        job.progress.warn(unread_folders(listing))
     if passed_over := left_out(listing.ignored):
         job.progress.note(passed_over)
     plan.check()
@@ -194,6 +199,10 @@ def _compute(
         facts |= {"solver": "decode", "passes": 0 if ingested.reused else 1, "reused": ingested.reused}
         facts |= {"blocks": ingested.n_blocks, "blocks_reused": ingested.blocks_reused}
         facts |= {"images_decoded": ingested.n_decoded, "images_reused": len(listing) - ingested.n_decoded}
+    closed = summary.folders_of(listing, ingested.closed)["unreadable_folders"][len(listing.unreadable) :]
+    if closed:
+        shown = ", ".join(closed[:FOLDERS_NAMED]) + (" and others" if len(closed) > FOLDERS_NAMED else "")
+        progress.warn(f"files could not be looked at ({shown}): what was decoded of them is kept")
     _check_enough(listing, store, ingested, settings)
     planned = plan.stage("reduce") if settings.reduce == "pca" else None
     with stage("reduce") as facts:
@@ -276,8 +285,8 @@ def _write_outputs(job: Job, listing: Listing, store: Store, done: _Done, files:
             "file system, and Linux makes none to files of other users that you may not write to"
         )
     if linked.n_gone:
-        gone = counted(linked.n_gone, "image", "has vanished", "have vanished")
-        job.progress.warn(f"{gone} since the decoding, with no entry under clusters/")
+        gone = counted(linked.n_gone, "image", "cannot", "cannot")
+        job.progress.warn(f"{gone} be reached any more, with no entry under clusters/")
     if linked.n_kept:
         last = counted(linked.n_kept, "picture", "was the last copy", "were the last copies")
         job.progress.warn(f"{last} of images that are gone: see {job.out / KEPT}, which no command empties")
@@ -296,7 +305,7 @@ def _summarise(job: Job, listing: Listing, store: Store, done: _Done) -> dict[st
     ratio = reduced.explained_variance_ratio
     sizes = np.bincount(clustered.membership.labels, minlength=clustered.n_clusters).tolist()
     return {
-        "counts": summary.counts(listing, records(store, done.ingested.n_blocks)),
+        "counts": summary.counts(listing, records(store, done.ingested.n_blocks), done.ingested.closed),
         "n_clusters": clustered.n_clusters,
         "cluster_sizes": sizes,
         "advice": summary.advice(sizes),

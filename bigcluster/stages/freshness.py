@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bigcluster.catalog import FileRecord, Listing
 from bigcluster.kernels.decode import DecodeSpec, needs_extra
-from bigcluster.stages.loading.files import stat_of
+from bigcluster.stages.loading.files import is_out_of_reach, stat_of
 
 
 @dataclass(frozen=True)
@@ -19,13 +19,20 @@ class Freshness:
     timeout_seconds: float
     rehash: bool = False
     """Size and time prove nothing: every file is to be read again."""
+    closed: dict[str, None] = field(default_factory=dict)
+    """Folders of rows that could not be looked at, relative to the root: filled by `holds`, from any thread."""
 
     def holds(self, row: int, record: FileRecord) -> bool:
-        """Whether the row's file stands as it stood, and nothing about it is worth another try."""
-        if self.rehash:
-            return False
+        """Whether the row's file stands as it stood, and nothing about it is worth another try.
+
+        A file that cannot be looked at stands as far as anybody can tell: what was decoded of it is not thrown away.
+        """
         path = self.listing.path(row)
-        if stat_of(path) != (record.n_bytes, record.mtime_ns):
+        found = stat_of(path)
+        if found == (None, None) and record.digest and is_out_of_reach(path):
+            self.closed[os.path.dirname(self.listing.names[row])] = None
+            return self.is_final(record)
+        if self.rehash or found != (record.n_bytes, record.mtime_ns):
             return False
         if record.status == "missing":
             return True

@@ -53,6 +53,8 @@ class Ingested:
     n_blocks: int
     n_decoded: int = 0
     """Files that this run decoded, or tried to; the others were decoded by an earlier one."""
+    closed: tuple[str, ...] = ()
+    """Folders, relative to the root, in which no file could be looked at: what was decoded of them is kept."""
 
     @property
     def reused(self) -> bool:
@@ -102,7 +104,8 @@ def ingest(
         _make_arrays(store, len(listing), spec, block_shape, recipe)
         filling.salvage.clear()
         progress.reused(STAGE)
-        return _summarise(listing, store, recipe, blocks, len(blocks), 0)
+        done = _summarise(listing, store, recipe, blocks, len(blocks), 0)
+        return replace(done, closed=tuple(freshness.closed))
     with progress.stage(STAGE, len(listing), "images"), loader:
         missing = [block for block, rows in doubtful.items() if not filling.confirm(block, rows)]
         if missing:
@@ -120,7 +123,7 @@ def ingest(
         progress.note(f"{n_decoded} decoded, {len(listing) - n_decoded} reused from earlier runs")
     done = _summarise(listing, store, recipe, blocks, len(blocks) - len(missing), n_decoded)
     filling.salvage.clear()
-    return done
+    return replace(done, closed=tuple(freshness.closed))
 
 
 def _make_arrays(store: Store, n_listed: int, spec: DecodeSpec, block_shape: tuple[int, int], recipe: str) -> None:

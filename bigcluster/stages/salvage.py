@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +25,7 @@ from numpy.typing import NDArray
 from bigcluster.catalog import FileRecord, Listing, path_key
 from bigcluster.rows import spans
 from bigcluster.stages.pixel_blocks import STAGE, Block, names_in, records_in
-from bigcluster.store import Mark, Store, read_whole
+from bigcluster.store import Mark, Marks, Store, read_whole
 
 PIXELS = "pixels"
 RETIRED = "retired"
@@ -45,6 +46,16 @@ class Source:
 def name_keys(names: Iterable[str]) -> NDArray[np.uint64]:
     """(n,) 64-bit hashes of names: what stands for them where millions are compared."""
     return np.frombuffer(b"".join(map(path_key, names)), np.dtype("<u8")).astype(np.uint64)
+
+
+def listed_before(store_root: Path) -> Iterator[str]:
+    """Every name that the store has a record of, whatever the pixels are worth; some twice after a run was killed."""
+    marks = Marks(store_root)
+    for stage in (STAGE, RETIRED):
+        for block in marks.blocks(stage):
+            mark = marks.read(stage, block)
+            if mark is not None:
+                yield from mark.payload.get("names", [])
 
 
 class Salvage:

@@ -117,6 +117,17 @@ def stat_of(path: str) -> tuple[int, int] | tuple[None, None]:
     return found.st_size, found.st_mtime_ns
 
 
+def is_out_of_reach(path: str) -> bool:
+    """Whether nothing can be said about a file, not even that it is missing: a closed folder, or a disk that fails."""
+    try:
+        os.stat(path)
+    except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
+        return False
+    except OSError as error:
+        return error.errno not in (errno.ELOOP, errno.ENAMETOOLONG)
+    return False
+
+
 def announce(path: str, confined_to: Path | None) -> None:
     """Have the system fetch a file that will soon be read. Whatever is wrong with it shows when it is."""
     if not hasattr(os, "posix_fadvise"):
