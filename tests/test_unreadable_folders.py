@@ -142,6 +142,20 @@ def test_a_first_run_names_what_it_cannot_read(images: Path, tmp_path: Path, clo
     )  # fmt: skip
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("link", ["none", "symlink", "copy"])
+def test_other_entries_do_not_end_the_run(images: Path, tmp_path: Path, closing: list[Path], link: str) -> None:
+    out = tmp_path / "out"
+    assert run(images, out, "--link", link).code == 0
+    close(images / "b", closing)
+    ran = run(images, out, "--link", link)
+    assert (ran.code, json.loads(ran.out)["counts"]["ok"]) == (3, 16)
+    (images / "b").chmod(0o755)
+    assert run(images, out, "--link", link).code == 0
+    entries = [path for path in (out / "clusters").rglob("*") if not path.is_dir()]
+    assert len(entries) == (0 if link == "none" else 16)
+
+
 def test_files_that_are_gone_are_gone(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     assert run(images, out).code == 0

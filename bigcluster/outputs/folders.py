@@ -171,12 +171,12 @@ class _Writing:
         """As `_plan`, where none are wanted: entries of an earlier run go if their images are still there."""
         for row, record in enumerate(ledger):
             if record.ok and self._was_there:
-                with suppress(FileNotFoundError, NotADirectoryError):
+                with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
                     self._found(row, record)
             yield ""
 
     def _found(self, row: int, record: FileRecord) -> os.stat_result:
-        """The file of a listed image. Raises FileNotFoundError or NotADirectoryError where it is gone."""
+        """The file of a listed image. Raises OSError where it is gone, or out of reach."""
         digest = short_digest(record.digest)
         return self._elsewhere.add(self._listing.path(row), digest, record.n_bytes, record.mtime_ns)
 
@@ -299,7 +299,7 @@ class _Writing:
         need = 0
         for row, name in enumerate(self._linked.files):
             if name and not os.path.lexists(f"{self._root}/{name}"):
-                with suppress(FileNotFoundError):
+                with suppress(FileNotFoundError, PermissionError):
                     need += os.stat(self._listing.path(row)).st_size
         free = shutil.disk_usage(self._out).free
         if need > free:
