@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -16,8 +17,10 @@ from conftest import Cli, write_pictures
 
 import bigcluster as bc
 from benchmarks.stress.flips import flip
-from benchmarks.stress.work import Job
+from benchmarks.stress.work import BUDGET, Job
 from bigcluster.errors import OutError, StoreError
+from bigcluster.pipeline.predict import predict
+from bigcluster.progress import DecodingStarted, Event
 from bigcluster.store import Mark, Marks, Store, take_inventory
 
 VALUES = {"k": 3, "components": 5, "size": "16x16"}
@@ -339,3 +342,25 @@ def test_a_read_only_out_can_be_verified(out: Path, cli: Cli, permissions: None)
         for path in [out, *out.rglob("*")]:
             if path.is_dir():
                 path.chmod(0o755)
+
+
+@pytest.mark.parametrize("change", [{"k": 4}, {"components": 3, "k": 3}])
+def test_predict_has_one_model_or_says_that_it_changed(
+    out: Path, job: Job, tmp_path: Path, change: dict[str, Any]
+) -> None:
+    """A run that clusters anew while images are labelled: not a row is written, and no mark of that run is dropped."""
+    other, runs = Job(job.images, VALUES | change), list[int]()
+
+    def cluster_anew(event: Event) -> None:
+        if isinstance(event, DecodingStarted) and not runs:
+            runs.append(1)
+            other.run(out)
+
+    with pytest.raises(StoreError, match="clustered anew while its model was in use"):
+        predict(job.settings(out), BUDGET, images=str(job.images), to=str(tmp_path / "p.csv"), listener=cluster_anew)
+    assert list(tmp_path.glob("*.csv")) == []
+    assert job.verify(out)["ok"]
+    job.predict(out, tmp_path / "p.csv")
+    labels = {row["path"]: row["label"] for row in csv.DictReader((out / "labels.csv").open(encoding="utf-8"))}
+    predicted = csv.DictReader((tmp_path / "p.csv").open(encoding="utf-8"))
+    assert {row["path"]: row["label"] for row in predicted} == labels

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from bigcluster.durable import OpenFolders
 from bigcluster.kept import set_aside
-from bigcluster.outdir.owned import Known, is_ours_by_content
+from bigcluster.outdir.owned import Known, known_as
 
 _WORD = (1 << 64) - 1
 _MOST_FOLDERS = 1024
@@ -73,8 +73,8 @@ class Elsewhere:
         found = os.lstat(path)
         if stat.S_ISREG(found.st_mode) and _holds(self._sorted_files, _file_key(found)):
             self._unlink(path)
-        elif is_ours_by_content(path, knowns):
-            if stat.S_ISLNK(found.st_mode) or self._is_elsewhere(found, knowns):
+        elif (known := known_as(path, knowns, trusting=False)) is not None:
+            if stat.S_ISLNK(found.st_mode) or self._is_elsewhere(found, known):
                 self._unlink(path)
             else:
                 self.keep(path)
@@ -91,9 +91,11 @@ class Elsewhere:
     def close(self) -> None:
         self._open.close()
 
-    def _is_elsewhere(self, found: os.stat_result, knowns: list[Known]) -> bool:
-        if any(_holds(self._sorted_contents, known.digest) for known in knowns):
+    def _is_elsewhere(self, found: os.stat_result, known: Known) -> bool:
+        if _holds(self._sorted_contents, known.digest):
             return True
+        if found.st_nlink == 1:
+            return False
         inside = self._inside
         key = np.uint64(_file_key(found))
         first, last = np.searchsorted(inside, key, "left"), np.searchsorted(inside, key, "right")

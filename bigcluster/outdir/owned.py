@@ -138,27 +138,34 @@ def _key(name: str) -> int:
 
 def is_ours(path: str, knowns: Iterable[Known]) -> bool:
     """Whether a file or a link is as one of these says. It is read where size, time or inode leave a doubt."""
-    return _is_ours(path, knowns, trusting=True)
+    return known_as(path, knowns) is not None
 
 
 def is_ours_by_content(path: str, knowns: Iterable[Known]) -> bool:
     """As `is_ours`, and every regular file is read: size and time do not change with everything that is edited."""
-    return _is_ours(path, knowns, trusting=False)
+    return known_as(path, knowns, trusting=False) is not None
 
 
-def _is_ours(path: str, knowns: Iterable[Known], *, trusting: bool) -> bool:
+def known_as(path: str, knowns: Iterable[Known], *, trusting: bool = True) -> Known | None:
+    """Which of these a file or a link is; None where it is none of them, and so not ours.
+
+    trusting : inode, size and time save the reading of a regular file.
+    """
     knowns = [known for known in knowns if known not in (FOLDER, MADE_FOLDER)]
     if not knowns:
-        return False
+        return None
     found = os.lstat(path)
     if stat.S_ISLNK(found.st_mode):
-        return known_link(str(Path(path).readlink())) in knowns
+        link = known_link(str(Path(path).readlink()))
+        return link if link in knowns else None
     if not stat.S_ISREG(found.st_mode):
-        return False
-    if trusting and any(_is_untouched(found, known) for known in knowns):
-        return True
+        return None
+    untouched = [known for known in knowns if trusting and _is_untouched(found, known)]
+    if len({known.digest for known in untouched}) == 1:  # else two images of one size and one time
+        return untouched[0]
     knowns = [known for known in knowns if known.n_bytes == found.st_size & _WORD]
-    return bool(knowns) and short_digest(digest_of_file(path)) in {known.digest for known in knowns}
+    digest = short_digest(digest_of_file(path)) if knowns else None
+    return next((known for known in knowns if known.digest == digest), None)
 
 
 def _is_untouched(found: os.stat_result, known: Known) -> bool:

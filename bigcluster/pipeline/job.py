@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -53,11 +53,15 @@ def open_job(settings: Settings, resources: Resources, listener: Listener, calle
 
 
 @contextmanager
-def naming_damage(store: Store) -> Iterator[None]:
-    """Where a stored array turns out damaged, drop the marks that vouch for it and say what happens next."""
+def naming_damage(store: Store, before_dropping: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Where a stored array turns out damaged, drop the marks that vouch for it and say what happens next.
+
+    before_dropping : may raise, where the marks are another process's to change.
+    """
     try:
         yield
     except DamagedError as error:
+        before_dropping()
         files = store.drop_damaged()
         what = f"{len(files)} damaged files, such as {files[0]}" if files else str(error)
         raise DamagedError(f"{store.root}: {what}; run again: what is damaged is made anew") from error

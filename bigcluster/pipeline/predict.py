@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -31,8 +32,10 @@ from bigcluster.progress import Listener, silent
 from bigcluster.rows import RowSource, spans
 from bigcluster.solvers.pca.transform import SLAB_COLUMNS, transform
 from bigcluster.stages import cluster, reduce
+from bigcluster.stages.components import STAGE as COMPONENTS
 from bigcluster.stages.components import components
-from bigcluster.stages.ingest import load_ingested, stored_recipe
+from bigcluster.stages.ingest import RECIPE, load_ingested, stored_recipe
+from bigcluster.stages.ingest import STAGE as INGEST
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.novelty import mean_picture, novelty
 from bigcluster.stages.sizing import NATIVE
@@ -95,7 +98,7 @@ def _label_all(
 ) -> tuple[Listing, DecodeSpec, Counter[str]]:
     """List, plan, label, write; returns what was listed, how it was decoded, and counts by status and novelty."""
     settings, resources = job.settings, job.resources
-    store = Store(job.out / outdir.STORE, create=False, most_bytes=job.left_bytes)
+    outdir.check_is_out(job.out)
     listing = list_images(
         images, job.out, exclude=settings.exclude, **vars(settings.manifest), most_bytes=job.left_bytes
     )
@@ -104,17 +107,22 @@ def _label_all(
     if passed_over := left_out(listing.ignored):
         job.progress.note(passed_over)
     _check_not_listed(to, listing)
-    spec = stored_recipe(store)
-    n_clusters, n_components = store.array("centers").shape
-    n_own = store.array("pixels").shape[0]
-    plan = plan_predict(settings, len(listing), n_own, spec.n_values, n_components, n_clusters, resources)
-    check_budget((plan,), resources.budget_bytes, otherwise="fewer --workers")
-    spec = replace(spec, max_bytes=plan.choices["decode_bytes"])
     counted: Counter[str] = Counter()
-    with naming_damage(store), job.stages.measure("predict", plan.projected_bytes):
+    with ExitStack() as stack:
         with outdir.locked(job.out):
-            model = _load_model(job, store)
+            store = Store(job.out / outdir.STORE, create=False, most_bytes=job.left_bytes)
+            spec = stored_recipe(store)
+            n_clusters, n_components = store.array("centers").shape
+            n_own = store.array("pixels").shape[0]
+            plan = plan_predict(settings, len(listing), n_own, spec.n_values, n_components, n_clusters, resources)
+            check_budget((plan,), resources.budget_bytes, otherwise="fewer --workers")
+            spec = replace(spec, max_bytes=plan.choices["decode_bytes"])
+            stack.enter_context(job.stages.measure("predict", plan.projected_bytes))
+            with naming_damage(store):
+                model = _load_model(job, store)
+            version = _version(store)
         with (
+            _one_model(store, version),
             job.progress.stage("predict", len(listing), "images"),
             Loader(
                 listing,
@@ -129,6 +137,7 @@ def _label_all(
             rows = _predicted(loader, listing, spec, model, plan.block_shape[0], counted)
             with targets.writing(TO, to) as file:
                 write_predictions(file, listing, rows)
+                _check_version(store, version)
     return listing, spec, counted
 
 
@@ -174,6 +183,32 @@ class _Model:
     """None where the pixels themselves were clustered."""
     n_components: int
     step: float
+
+
+def _version(store: Store) -> list[tuple[int, int] | None]:
+    """What tells one model in OUT from another one: a stage that is done anew has new marks."""
+    marks = [store.marks.path(stage) for stage in (RECIPE, INGEST, reduce.STAGE, COMPONENTS, cluster.STAGE)]
+    return [(mark.stat().st_ino, mark.stat().st_mtime_ns) if mark.is_file() else None for mark in marks]
+
+
+def _check_version(store: Store, version: list[tuple[int, int] | None]) -> None:
+    """Raise StoreError where the model in OUT is another one than it was: rows of two models would not compare."""
+    if _version(store) != version:
+        raise StoreError(
+            f"{store.root.parent} was clustered anew while its model was in use: nothing is written; give the command "
+            "again, when that run is done"
+        )
+
+
+@contextmanager
+def _one_model(store: Store, version: list[tuple[int, int] | None]) -> Iterator[None]:
+    """What turns out to be lost or damaged in the meantime may be the work of another run: then it is no damage."""
+    try:
+        with naming_damage(store, lambda: _check_version(store, version)):
+            yield
+    except FileNotFoundError:
+        _check_version(store, version)
+        raise
 
 
 def _load_model(job: Job, store: Store) -> _Model:

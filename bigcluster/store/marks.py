@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bigcluster.bounded import UnfitFileError, parse_json, read_bounded
-from bigcluster.durable import digest_of, write_bytes
+from bigcluster.durable import digest_of, is_regular, write_bytes
 from bigcluster.errors import StoreError
 from bigcluster.kept import set_aside
 from bigcluster.units import MIB, show_bytes
@@ -96,7 +96,8 @@ class Marks:
     def names(self) -> Iterator[tuple[str, str]]:
         """(stage, block) of every mark there is, sound or not."""
         for path in sorted(self._root.glob("*/*.json")):
-            yield path.parent.name, path.stem
+            if is_regular(path):
+                yield path.parent.name, path.stem
 
     def blocks(self, stage: str) -> list[str]:
         """The blocks of a stage that have a mark, sound or not."""

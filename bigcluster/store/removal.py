@@ -27,18 +27,22 @@ def remove_array(root: Path, name: str, chunk_bytes: int) -> None:
     remove_if_empty(root / name)
 
 
-def remove_chunks(root: Path, inside: str, chunk_bytes: int, goes: Callable[[str], bool] = lambda _: True) -> None:
-    """The chunks below a folder of an array, such as `pixels/c/3`.
+def remove_chunks(root: Path, inside: str, chunk_bytes: int, goes: Callable[[str], bool] = lambda _: True) -> bool:
+    """The chunks below a folder of an array, such as `pixels/c/3`, and folders that are empty without them.
 
-    goes : whether a chunk is to go, given its file relative to the store.
+    goes : whether a chunk is to go, given its file relative to the store. Returns whether one went.
     """
+    removed = False
     with suppress(FileNotFoundError), open_folder(root / inside, root.parent) as folder:
         for name in sorted(os.listdir(folder)):
             if not _NUMBER.fullmatch(name):
                 continue
             found = os.stat(name, dir_fd=folder, follow_symlinks=False)
             if stat.S_ISDIR(found.st_mode):
-                remove_chunks(root, f"{inside}/{name}", chunk_bytes, goes)
+                removed |= remove_chunks(root, f"{inside}/{name}", chunk_bytes, goes)
             elif stat.S_ISREG(found.st_mode) and found.st_size == chunk_bytes and goes(f"{inside}/{name}"):
                 os.unlink(name, dir_fd=folder)
-    remove_if_empty(root / inside)
+                removed = True
+    if removed:  # an empty folder of somebody else stays
+        remove_if_empty(root / inside)
+    return removed

@@ -1,0 +1,257 @@
+"""A law: what a person keeps in OUT, in IMAGES and beside them is there after any commands, and after any kills.
+
+What a person puts there keeps its bytes, its mode and its name. It keeps its place too, unless it stands exactly where
+a file of ours has to stand: then it is in OUT/kept, under the same path. Links, devices and FIFOs are not touched at
+all, and where one stands at a name of ours, the command refuses in one line.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import stat
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bigcluster import outdir
+from bigcluster.catalog import FileRecord, Listing, list_images
+from bigcluster.durable import digest_of, remove_folder
+from bigcluster.errors import BigclusterError
+from bigcluster.kept import KEPT
+from bigcluster.outdir import tree
+from bigcluster.outdir.results import OF_A_RUN, ResultFiles
+from bigcluster.outdir.tree import OwnedTree
+from bigcluster.outputs import folders
+from bigcluster.outputs.folders import write_clusters
+from bigcluster.store import StageState, Store, tidy
+
+Known = dict[str, tuple[Any, ...]]
+
+
+def described(path: Path) -> tuple[Any, ...]:
+    """What must not change of an entry of a person: kind, mode, and content or target."""
+    found = path.lstat()
+    kind, mode = stat.S_IFMT(found.st_mode), stat.S_IMODE(found.st_mode)
+    if stat.S_ISLNK(found.st_mode):
+        return kind, str(path.readlink())
+    if stat.S_ISREG(found.st_mode):
+        return kind, mode, path.read_bytes()
+    return kind, mode, found.st_rdev
+
+
+@dataclass
+class Person:
+    """Puts things into folders, and looks whether they are still there."""
+
+    root: Path
+    put: Known = field(default_factory=dict)
+    """Path below the root -> what was put there."""
+
+    def file(self, path: Path, data: bytes, mode: int = 0o644) -> None:
+        if self._may_put(path):
+            path.write_bytes(data)
+            path.chmod(mode)
+            self._note(path)
+
+    def folder(self, path: Path, mode: int = 0o700) -> None:
+        if self._may_put(path):
+            path.mkdir()
+            path.chmod(mode)
+            self._note(path)
+
+    def link(self, path: Path, target: str) -> None:
+        if self._may_put(path):
+            path.symlink_to(target)
+            self._note(path)
+
+    def fifo(self, path: Path) -> None:
+        if self._may_put(path):
+            os.mkfifo(path, 0o640)
+            self._note(path)
+
+    def replace(self, path: Path, data: bytes) -> None:
+        """A file of ours becomes theirs: what it held is of no interest any more."""
+        if path.is_file() and not path.is_symlink():
+            path.unlink()
+            self.file(path, data)
+
+    def _may_put(self, path: Path) -> bool:
+        """Where nothing is yet, in a folder that is reached without links: a person makes what is above it too."""
+        above = next(folder for folder in path.parents if os.path.lexists(folder))
+        if os.path.lexists(path) or above.is_symlink() or not above.is_dir() or above.resolve() != above:
+            return False
+        path.parent.mkdir(parents=True, exist_ok=True)
+        return True
+
+    def _note(self, path: Path) -> None:
+        self.put[path.relative_to(self.root).as_posix()] = described(path)
+
+    def check(self, out: Path) -> None:
+        """Every entry is in its place, or in OUT/kept under the same path, numbered where that was taken."""
+        lost = {name: wanted for name, wanted in self.put.items() if not self._is_there(self.root / name, wanted)}
+        kept = [described(path) for path in (out / KEPT).rglob("*")]
+        for name, wanted in lost.items():
+            assert wanted[0] in (stat.S_IFREG, stat.S_IFDIR), f"{name} is gone: a link or a FIFO"
+            assert wanted in kept, f"{name} is gone"
+            kept.remove(wanted)
+
+    @staticmethod
+    def _is_there(path: Path, wanted: tuple[Any, ...]) -> bool:
+        with suppress(OSError):
+            return described(path) == wanted
+        return False
+
+
+# -- over the functions that write, replace and delete in OUT
+
+NAMES = st.sampled_from(
+    [
+        *("labels.csv", "summary.json", "run.toml", "sweep.png", ".lock", "kept/labels.csv", "notes.txt", "clusters"),
+        *("clusters/00", "clusters/00/a.png", "clusters/00/a (2).png", "clusters/01/mine.txt", "clusters/Mine/a.png"),
+        *("clusters/01/b.png", "clusters/00/b.png/inner", "clusters/07", "report", "report/index.html", "report/x/y"),
+        *("report/pages", "store.zarr/notes.txt", "store.zarr/pixels/c/0/0", "store.zarr/pixels/c/9/9"),
+        *("store.zarr/pixels/mine", "store.zarr/mine/zarr.json", "store.zarr/mine/c/0", "store.zarr/scores/zarr.json"),
+        *("store.zarr/marks/pixels/done.json", "store.zarr/marks/other/1.json", "store.zarr/state/fit/x.npy"),
+        *("store.zarr/made/entries-0.list", ".x.partial", "store.zarr/.y.partial", "profile/timeline.png"),
+        *(".clusters.new/a", ".clusters.old/a", "store.zarr/scratch/x.npy", "store.zarr/retired/c/0/0"),
+    ]
+)
+LINKS = ["hardlink", "symlink", "copy", "none"]
+FILES = st.tuples(st.just("file"), NAMES, st.sampled_from([b"", b"mine", b"x" * 68]))
+REPLACED = st.tuples(st.just("replace"), NAMES, st.sampled_from([b"", b"mine, and mine alone"]))
+FOLDERS = st.tuples(st.just("folder"), NAMES, st.just(b""))
+REFUSED = st.one_of(
+    st.tuples(st.just("link"), NAMES, st.sampled_from([b"/dev/null", b"../beside", b"../beside/victim", b"nowhere"])),
+    st.tuples(st.just("fifo"), NAMES, st.just(b"")),
+)
+RUNS = st.tuples(st.just("run"), st.integers(1, 3), st.sampled_from(LINKS), st.just(0))
+KILLS = st.tuples(st.just("run"), st.integers(1, 3), st.sampled_from(LINKS), st.integers(1, 80))
+LOST = st.tuples(st.just("lose an image"), st.integers(0, 5))
+STEPS = st.lists(st.one_of(FILES, REPLACED, FOLDERS, LOST, RUNS, RUNS, RUNS, KILLS, KILLS), min_size=2, max_size=8)
+SEQUENCES = st.one_of(
+    st.tuples(st.just([]), STEPS),
+    st.tuples(st.just([("run", 2, "hardlink", 0)]), STEPS),
+    st.tuples(st.just([("run", 3, "copy", 0)]), STEPS),
+    st.tuples(st.just([("run", 2, "hardlink", 0)]), st.lists(st.one_of(REFUSED, RUNS, KILLS, FILES), max_size=5)),
+)
+
+
+class Killed(BaseException):
+    """Nobody catches it."""
+
+
+def dying_after(patch: pytest.MonkeyPatch, n_changes: int) -> None:
+    """Die before change number `n_changes` of the file system; 0 : never. Nothing is synced: disks are slow."""
+    patch.setattr(os, "fsync", lambda _: None)
+    patch.setattr(tree, "sync_file_system", lambda _: None)
+    patch.setattr(folders, "sync_file_system", lambda _: None)
+    left = [n_changes if n_changes else 10**9]
+
+    def watched(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **kwargs: Any) -> Any:
+            left[0] -= 1
+            if left[0] == 0:
+                raise Killed
+            return original(*args, **kwargs)
+
+        return call
+
+    for name in ("rename", "replace", "link", "symlink", "mkdir", "rmdir", "unlink"):
+        patch.setattr(os, name, watched(getattr(os, name)))
+
+
+class Job:
+    """What a run does to OUT, without decoding and clustering."""
+
+    def __init__(self, root: Path) -> None:
+        self.images, self.out = root / "images", root / "out"
+        self.images.mkdir()
+        (self.images / "deeper").mkdir()
+        for name in ("a", "b", "c", "deeper/a", "deeper/b"):
+            (self.images / f"{name}.png").write_bytes(f"picture {name}".encode() * 3)
+
+    def records(self, listing: Listing) -> Iterator[FileRecord]:
+        for row in range(len(listing)):
+            found, data = os.stat(listing.path(row)), Path(listing.path(row)).read_bytes()
+            yield FileRecord(found.st_size, found.st_mtime_ns, 8, 8, digest_of(data), "ok", "")
+
+    def run(self, k: int, link: str) -> None:
+        """As pipeline.run: claim, lock, store, tables, clusters, report, tidy."""
+        listing = list_images(str(self.images), self.out)
+        outdir.claim(self.out, str(self.images))
+        with outdir.locked(self.out):
+            outdir.sweep_unfinished(self.out)
+            store = Store(self.out / outdir.STORE)
+            files = ResultFiles(store.root, self.out)
+            with files.writing(OF_A_RUN):
+                files.write("run.toml", b"# The settings of the last run.\n")
+                pixels = np.full((8, 8), k, np.uint8)
+                store.create("pixels", pixels.shape, np.uint8, (8, 8))
+                store.commit("pixels", str(k), store.write_rows("pixels", 0, pixels), {})
+                state = StageState(store, "fit", "print")
+                state.save({"k": k}, [("x", np.arange(3))])
+                if k == 2:
+                    store.commit("scores", str(k), store.save("scores", np.zeros((4, k))), {})
+                elif store.has("scores"):
+                    store.marks.remove("scores")
+                labels = (np.arange(len(listing)) % k).astype(np.int32)
+                write_clusters(self.out, store.root, listing, self.records(listing), labels, k, link)
+                with files.text("labels.csv") as file:
+                    file.write(f"{k} {link}\n")
+                files.write("summary.json", b"{}")
+                pages = OwnedTree.of(self.out, "report", store.root, "report-pages")
+                staging = pages.new_staging()
+                (staging / "index.html").write_text(str(k))
+                (staging / "pages").mkdir()
+                (staging / "pages" / f"{k}.html").write_text(str(k))
+                pages.replace_by(staging)
+                remove_folder(staging)
+            state.clear()
+            tidy(store.root)
+
+
+def there(root: Path, contents: list[bytes]) -> list[bytes]:
+    """Which of these are the content of a file below the root."""
+    found = {path.read_bytes() for path in root.rglob("*") if path.is_file() and not path.is_symlink()}
+    return [data for data in contents if data in found]
+
+
+@settings(max_examples=int(os.environ.get("BIGCLUSTER_SEQUENCES", "150")))
+@given(SEQUENCES)
+def test_what_a_person_keeps_is_kept(
+    tmp_path_factory: pytest.TempPathFactory, sequence: tuple[list[tuple[Any, ...]], list[tuple[Any, ...]]]
+) -> None:
+    root = tmp_path_factory.mktemp("law").resolve()
+    job, person = Job(root), Person(root)
+    person.file(root / "beside" / "victim", b"precious")
+    person.folder(root / "beside" / "empty")
+    contents = [path.read_bytes() for path in job.images.rglob("*.png")]
+    for step in sequence[0] + sequence[1]:
+        match step:
+            case ("run", k, link, n_changes):
+                with pytest.MonkeyPatch.context() as patch, suppress(BigclusterError, Killed):
+                    dying_after(patch, n_changes)
+                    job.run(k, link)
+            case ("lose an image", number):
+                images = sorted(job.images.rglob("*.png"))
+                if len(images) > 2 and number < len(images):
+                    images[number].unlink()
+                    contents = there(root, contents)  # where no entry of ours keeps it, it is gone by their own hand
+            case ("file" | "replace" as what, name, data):
+                getattr(person, what)(job.out / name, data)
+                contents = there(root, contents)
+            case ("link", name, target):
+                person.link(job.out / name, target.decode())
+            case (what, name, _):
+                getattr(person, what)(job.out / name)
+        person.check(job.out)
+        assert there(root, contents) == contents, "a picture has lost its last copy"
+    shutil.rmtree(root)
