@@ -106,7 +106,7 @@ def test_the_images_of_the_model_get_their_labels_back(images: Path, out: Path, 
             assert (one["label"], one["runner_up"]) == (other["label"], other["runner_up"])
         assert float(other["distance"]) == pytest.approx(float(one["distance"]), rel=1e-3)
     found = json.loads(ran.out)
-    assert found["counts"] == {"listed": 48, "ok": 48, "failed": 0}
+    assert {"listed": 48, "ok": 48, "failed": 0}.items() <= found["counts"].items()
     assert found["close_calls"] == 0
     assert not found["unlike"]
 
