@@ -308,6 +308,25 @@ def test_a_copy_of_out_has_nothing_of_an_earlier_clustering(images: Path, out: P
     assert verify(copied)["ok"]
 
 
+@pytest.mark.parametrize("pattern", ["clusters/*/*.png", "report/index.html"])
+def test_damage_beside_the_store_is_made_good_and_what_was_there_stays(
+    images: Path, tmp_path: Path, pattern: str
+) -> None:
+    """A flipped byte in equal size and time, which may be an edit of a person: `verify` tells, the next run mends."""
+    out = tmp_path / "out"
+    run(images, out, link="copy", **{"report.write": True})
+    (file, *_) = sorted(out.glob(pattern))
+    found, data = file.stat(), file.read_bytes()
+    file.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+    os.utime(file, ns=(found.st_atime_ns, found.st_mtime_ns))
+    flawed = file.read_bytes()
+    assert [damage["file"] for damage in verify(out)["damaged"]] == [file.relative_to(out).as_posix()]
+    run(images, out, link="copy", **{"report.write": True})
+    assert verify(out)["ok"]
+    assert file.is_file()
+    assert flawed in contents(out)
+
+
 # -- a mark of a stranger names files that are not in the store
 
 
@@ -358,9 +377,14 @@ def test_originals_that_became_links_to_our_entries_keep_their_content(images: P
     for entry in list((out / "clusters").rglob("*.png")):
         (images / entry.name).unlink()
         (images / entry.name).symlink_to(entry)
-    run(images, out, k=3)
-    run(images, out, k=2, link="copy")
+    links = described(images)
+    for k, link in ((3, "hardlink"), (2, "copy"), (4, "symlink"), (3, "none")):
+        run(images, out, k=k, link=link)
+        assert described(images) == links
+        assert all(path.exists() for path in images.iterdir())
+        assert len(contents(out / "clusters")) <= 2 * N_IMAGES
     assert set(contents(out)) >= set(before)
+    assert not (out / KEPT).exists()
 
 
 def test_two_names_of_one_file_are_one_content(images: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
 from pathlib import Path
@@ -49,7 +50,13 @@ def flip(store: Path, rng: random.Random, *, by_bytes: bool) -> str:
     files = [path for path in files_below(store) if path.stat().st_size]
     sizes = [path.stat().st_size if by_bytes else 1 for path in files]
     (path,) = rng.choices(files, sizes)
-    data = bytearray(path.read_bytes())
+    flip_file(path, rng)
+    return path.relative_to(store.parent).as_posix()
+
+
+def flip_file(path: Path, rng: random.Random) -> None:
+    """Change one byte; the file keeps its time, as where a disk errs."""
+    found, data = path.stat(), bytearray(path.read_bytes())
     data[rng.randrange(len(data))] ^= rng.randrange(1, 256)
     path.write_bytes(data)
-    return path.relative_to(store.parent).as_posix()
+    os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))

@@ -55,7 +55,8 @@ class Job:
 
     def arguments(self, out: Path) -> list[str]:
         """The same job as arguments of `bigcluster`."""
-        sets = [part for name, value in self.values.items() for part in ("--set", f"{name}={value}")]
+        values = {name: str(v).lower() if isinstance(v, bool) else v for name, v in self.values.items()}
+        sets = [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
         return ["run", str(self.images), "--out", str(out), *sets, "--memory", "1GiB", "--workers", "2", "--quiet"]
 
 

@@ -33,23 +33,27 @@ class Elsewhere:
         self._prefix = os.path.join(os.path.realpath(out), "")
         self._files, self._contents = array("Q"), array("Q")
         self._folders: dict[str, bool] = {}
+        self._led_to = set[str]()
+        """Entries that listed images lead to, as where a deduplicator made links of the images."""
         self._open = OpenFolders(out)
         self.n_kept = 0
         """Entries that were moved to OUT/kept."""
 
     def add(self, path: str, digest: int, n_bytes: int | None, mtime_ns: int | None) -> os.stat_result:
-        """A listed image: its file, if that is not in OUT, and its content where it is still as it was decoded.
+        """A listed image: its file, if no command removes that, and its content where it is still as it was decoded.
 
         digest : 64 bits of the content's, with the size and the time that the file had then. Returns the file's stat,
         links followed. Raises FileNotFoundError where it is gone.
         """
         found = os.lstat(path)
         if stat.S_ISLNK(found.st_mode):
-            outside = not os.path.realpath(path).startswith(self._prefix)
-            found = os.stat(path)
+            found, led_to = os.stat(path), os.path.realpath(path)
+            if led_to.startswith(self._prefix):
+                self._led_to.add(led_to)
+            stays = True
         else:
-            outside = self._is_folder_outside(os.path.dirname(path))
-        if outside:
+            stays = self._is_folder_outside(os.path.dirname(path))
+        if stays:
             self._files.append(_file_key(found))
             if (found.st_size, found.st_mtime_ns) == (n_bytes, mtime_ns):
                 self._contents.append(digest)
@@ -68,8 +72,11 @@ class Elsewhere:
         """Remove an entry of ours whose content is elsewhere, move the last of its content to OUT/kept.
 
         An entry that is not what we made stays as it is, unless it is a listed image itself under another name. It is
-        read: size and time can be those that we know although somebody wrote another content.
+        read: size and time can be those that we know although somebody wrote another content. An entry to which a
+        listed image leads stays too: that link is somebody's.
         """
+        if path in self._led_to:
+            return
         found = os.lstat(path)
         if stat.S_ISREG(found.st_mode) and _holds(self._sorted_files, _file_key(found)):
             self._unlink(path)
@@ -99,7 +106,7 @@ class Elsewhere:
         inside = self._inside
         key = np.uint64(_file_key(found))
         first, last = np.searchsorted(inside, key, "left"), np.searchsorted(inside, key, "right")
-        return found.st_nlink > max(1, int(last - first))  # a file with one name is not among those of `_inside`
+        return found.st_nlink > int(last - first)
 
     @cached_property
     def _sorted_files(self) -> NDArray[np.uint64]:

@@ -101,6 +101,11 @@ class Owned:
             last = len(self)
         return [Known(*row) for row in self._columns[1:, first:last].T.tolist()]
 
+    def without(self, names: Iterable[str]) -> Owned:
+        """All but the entries of these paths."""
+        keys = np.array([_key(name) for name in names], np.uint64)
+        return Owned(np.ascontiguousarray(self._columns[:, ~np.isin(self._columns[0], keys)]))
+
     def to_bytes(self) -> memoryview:
         return self._columns.astype("<u8", copy=False).view(np.uint8).reshape(-1).data
 

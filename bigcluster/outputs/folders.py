@@ -265,7 +265,10 @@ class _Writing:
         self._replacing(
             name,
             lambda: os.symlink(text, os.path.basename(name), dir_fd=folder),
-            lambda path: os.path.islink(path) and str(Path(path).readlink()) == text,
+            # The image itself, where it is a link into clusters/: a link to it would take its place.
+            lambda path: (
+                str(Path(path).readlink()) == text if os.path.islink(path) else os.path.realpath(source) == path
+            ),
         )
         self._linked.n_symlinks += 1
 

@@ -22,6 +22,7 @@ from bigcluster.config import Settings, read_toml
 from bigcluster.errors import ConfigError, DamagedError, StoreError
 from bigcluster.measure import Caller
 from bigcluster.outdir import results
+from bigcluster.outdir.owned import OwnedList
 from bigcluster.outdir.results import ResultFiles
 from bigcluster.outdir.tree import OwnedTree
 from bigcluster.outputs import audit as files
@@ -97,6 +98,7 @@ def verify(
                 found, damaged, notes = _look(job, root, quick=False, writable=writable)
             if writable:
                 found.drop(Marks(root))
+                _disown(root, damaged)
     if found.leftovers:
         notes.append(f"{len(found.leftovers)} leftover files of an interrupted run; the next run removes them")
     if found.n_foreign:
@@ -180,6 +182,21 @@ def _mend(root: Path, found: Inventory) -> None:
     store = Store(root)
     for name in mended:
         store.mend(name)
+
+
+def _disown(root: Path, damaged: list[Damage]) -> None:
+    """What is damaged beside the store is not ours any more: the next run makes it anew, and leaves what is there.
+
+    By size and time, an entry or a page may still be what was written.
+    """
+    marks, entries_of = Marks(root), f"{folders.FOLDER}/"
+    if any(damage.stage == report.STAGE for damage in damaged):
+        marks.remove(report.STAGE)
+    names = [damage.file.removeprefix(entries_of) for damage in damaged if damage.file.startswith(entries_of)]
+    owned = OwnedList(root, folders.CREATED)
+    made = owned.read() if names else None
+    if made is not None:
+        owned.write(made.without(names))
 
 
 def _settings(out: Path, *, put_back: bool) -> Iterator[Damage]:
