@@ -332,7 +332,9 @@ json_values = st.recursive(
 marks = st.builds(
     Mark,
     st.text(),
-    st.dictionaries(st.text(), st.text(), max_size=3),
+    st.dictionaries(
+        st.from_regex(r"[a-z][a-z0-9_.-]*(/[a-z0-9][a-z0-9_.-]*){0,3}", fullmatch=True), st.text(), max_size=3
+    ),
     st.dictionaries(st.text(), json_values, max_size=3),
 )
 

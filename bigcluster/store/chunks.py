@@ -21,7 +21,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import google_crc32c
 import numpy as np
@@ -56,11 +56,16 @@ def file_fits_digest(path: Path, file: str, digest: str) -> tuple[bool, int]:
         n_bytes = os.fstat(stream.fileno()).st_size
         if len(digest) == DIGEST_DIGITS or not _is_chunk(file):
             return hashlib.file_digest(stream, "sha256").hexdigest()[:DIGEST_DIGITS] == digest, n_bytes
-        crc, left = 0, n_bytes - CRC_BYTES
-        while left > 0 and (piece := stream.read(min(left, _READ_BYTES))):
-            crc, left = google_crc32c.extend(crc, piece), left - len(piece)
-        told = int.from_bytes(stream.read(CRC_BYTES), "little")
-        return left == 0 and crc == told and _show_crc(crc) == digest, n_bytes
+        return stored_digest(stream, n_bytes) == digest, n_bytes
+
+
+def stored_digest(stream: IO[bytes], n_bytes: int) -> str:
+    """As `chunk_digest`, of an open file of so many bytes, which is not held."""
+    crc, left = 0, n_bytes - CRC_BYTES
+    while left > 0 and (piece := stream.read(min(left, _READ_BYTES))):
+        crc, left = google_crc32c.extend(crc, piece), left - len(piece)
+    told = int.from_bytes(stream.read(CRC_BYTES), "little")
+    return _show_crc(crc) if left == 0 and crc == told else ""
 
 
 def chunk_digest(data: bytes | memoryview) -> str:

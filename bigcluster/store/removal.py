@@ -1,7 +1,7 @@
 """Removing arrays of ours and nothing else.
 
-Every chunk of an array has one size, and stands under its numbers: what lies in an array's folder under another name
-or in another size was put there by somebody, and stays with the folders that it is in.
+Every chunk of an array has one size, stands under its numbers and ends with the checksum of its values: what lies in an
+array's folder without all of that was put there by somebody, and stays with the folders that it is in.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from bigcluster.durable import open_folder, remove_if_empty
+from bigcluster.store.chunks import stored_digest
 from bigcluster.store.metadata import FILE
 
 _NUMBER = re.compile(r"0|[1-9][0-9]*")
@@ -40,9 +41,19 @@ def remove_chunks(root: Path, inside: str, chunk_bytes: int, goes: Callable[[str
             found = os.stat(name, dir_fd=folder, follow_symlinks=False)
             if stat.S_ISDIR(found.st_mode):
                 removed |= remove_chunks(root, f"{inside}/{name}", chunk_bytes, goes)
-            elif stat.S_ISREG(found.st_mode) and found.st_size == chunk_bytes and goes(f"{inside}/{name}"):
+            elif (
+                stat.S_ISREG(found.st_mode)
+                and found.st_size == chunk_bytes
+                and goes(f"{inside}/{name}")
+                and _is_chunk(name, folder, chunk_bytes)
+            ):
                 os.unlink(name, dir_fd=folder)
                 removed = True
     if removed:  # an empty folder of somebody else stays
         remove_if_empty(root / inside)
     return removed
+
+
+def _is_chunk(name: str, folder: int, n_bytes: int) -> bool:
+    with open(os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder), "rb", buffering=0) as file:
+        return stored_digest(file, n_bytes) != ""
