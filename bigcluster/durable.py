@@ -85,10 +85,11 @@ def sync_file_system(folder: Path) -> None:
 
 
 @contextlib.contextmanager
-def open_folder(folder: Path, root: Path | None = None, *, create: bool = False) -> Iterator[int]:
+def open_folder(folder: Path, root: Path | None = None, *, create: bool = False, synced: bool = True) -> Iterator[int]:
     """The descriptor of a folder below `root`, of which no component below the root is a link.
 
-    root : a folder that is trusted, such as OUT; None where the folder itself is.
+    root : a folder that is trusted, such as OUT; None where the folder itself is. synced : what is created is on disk
+    when this returns; False where the whole file system is synced later.
     Raises OutError where a link or a file stands in the way, FileNotFoundError where there is no such folder and it is
     not to be created.
     """
@@ -97,7 +98,7 @@ def open_folder(folder: Path, root: Path | None = None, *, create: bool = False)
     try:
         if root is not None:
             for part in folder.relative_to(root).parts:
-                inner = _open_inner(descriptor, part, folder, create)
+                inner = _open_inner(descriptor, part, folder, create, synced)
                 os.close(descriptor)
                 descriptor = inner
         yield descriptor
@@ -105,11 +106,12 @@ def open_folder(folder: Path, root: Path | None = None, *, create: bool = False)
         os.close(descriptor)
 
 
-def _open_inner(outer: int, name: str, shown: Path, create: bool) -> int:
+def _open_inner(outer: int, name: str, shown: Path, create: bool, synced: bool) -> int:
     if create:
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, dir_fd=outer)
-            os.fsync(outer)
+            if synced:
+                os.fsync(outer)
     try:
         return os.open(name, _FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=outer)
     except OSError as error:
@@ -142,8 +144,8 @@ class OpenFolders:
         return found
 
     def make(self, folder: Path) -> None:
-        """Make a folder, and those above it up to the root, where they are not there."""
-        with open_folder(folder, self._root, create=True):
+        """Make a folder, and those above it up to the root, where they are not there. They are not synced yet."""
+        with open_folder(folder, self._root, create=True, synced=False):
             pass
 
     def close(self) -> None:

@@ -87,7 +87,10 @@ class OwnedTree:
         return MADE_FOLDER if is_new else FOLDER
 
     def _place(self, file: Path, target: Path, knowns: list[Known], tell: Callable[[str], None]) -> None:
-        with open_folder(file.parent, self.out) as source, open_folder(target.parent, self.out, create=True) as folder:
+        with (
+            open_folder(file.parent, self.out) as source,
+            open_folder(target.parent, self.out, create=True, synced=False) as folder,
+        ):
             if os.path.lexists(target) and not is_ours_by_content(str(target), knowns):
                 moved = set_aside(target, self.out)
                 tell(f"{target} is not what bigcluster wrote there; it was moved to {moved}")
