@@ -314,7 +314,8 @@ def test_an_interrupted_run_goes_on_from_its_state(
     run.wait_until(lambda: state.is_file())
     run.process.send_signal(signal.SIGINT)
     ran = run.end()
-    assert (ran.code, ran.err.splitlines()[-1][:11]) == (130, "interrupted"), ran
+    assert ran.code == 130, ran
+    assert "interrupted" in ran.err.splitlines()[-1], ran
     assert state.is_file()
     ran = cli("run", "--out", out)
     assert ran.code == 0, ran.err

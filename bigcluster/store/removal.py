@@ -23,6 +23,7 @@ _NUMBER = re.compile(r"0|[1-9][0-9]*")
 def remove_array(root: Path, name: str, chunk_bytes: int) -> None:
     """The chunks of an array and its metadata. chunk_bytes : of a chunk file, its checksum included."""
     remove_chunks(root, f"{name}/c", chunk_bytes)
+    remove_if_empty(root / name / "c")
     with suppress(FileNotFoundError), open_folder(root / name, root.parent) as folder:
         os.unlink(FILE, dir_fd=folder)
     remove_if_empty(root / name)
