@@ -303,7 +303,7 @@ def test_killed_in_every_way_the_same_command_resumes(
     ran = interrupted.end()
     assert ran.code == 130, ran.err
     assert "Traceback" not in ran.err
-    assert ran.err.splitlines()[-1] == "interrupted; what is done is saved, the same command resumes"
+    assert ran.err.splitlines()[-1] == "bigcluster: interrupted; what is done is saved, the same command resumes"
     assert not (out / "labels.csv").exists()
     done = marks(out)
     assert done >= 1
@@ -396,7 +396,7 @@ def test_k_above_the_number_of_good_images(tmp_path: Path, cli: Cli) -> None:
     write_pictures(folder, 3)
     (folder / "bad.jpg").write_bytes(b"")
     (folder / "worse.jpg").write_bytes(b"")
-    refused(cli("run", folder, "--out", tmp_path / "o", "-k", 4, *FAST), 1, "k = 4", "3 of 5", "-k 3")
+    refused(cli("run", folder, "--out", tmp_path / "o", "-k", 4, *FAST), 1, "k = 4", "of 5 listed images 3 could be read", "-k 3")
     assert cli("run", folder, "--out", tmp_path / "o", "-k", 3, *FAST).code == 3, "the next run does not trip"
 
 
@@ -406,7 +406,7 @@ def test_all_images_bad(tmp_path: Path, cli: Cli) -> None:
     (folder / "a\nb.jpg").write_bytes(b"")
     (folder / "\x1b[31m.jpg").write_text("text")
     ran = cli("run", folder, "--out", tmp_path / "o", "-k", 1, *FAST)
-    refused(ran, 1, "none of the 2 listed images", "empty", r"a\nb.jpg", r"\x1b[31m.jpg")
+    refused(ran, 1, "not one of 2 listed images", "empty", r"a\nb.jpg", r"\x1b[31m.jpg")
     assert "\x1b" not in ran.err
     write_pictures(folder, 2)
     assert cli("run", folder, "--out", tmp_path / "o", "-k", 1, *FAST).code == 3
