@@ -396,7 +396,8 @@ def test_k_above_the_number_of_good_images(tmp_path: Path, cli: Cli) -> None:
     write_pictures(folder, 3)
     (folder / "bad.jpg").write_bytes(b"")
     (folder / "worse.jpg").write_bytes(b"")
-    refused(cli("run", folder, "--out", tmp_path / "o", "-k", 4, *FAST), 1, "k = 4", "of 5 listed images 3 could be read", "-k 3")
+    ran = cli("run", folder, "--out", tmp_path / "o", "-k", 4, *FAST)
+    refused(ran, 1, "k = 4", "of 5 listed images 3 could be read", "-k 3")
     assert cli("run", folder, "--out", tmp_path / "o", "-k", 3, *FAST).code == 3, "the next run does not trip"
 
 

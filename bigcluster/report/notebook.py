@@ -18,10 +18,11 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigcluster.errors import StoreError
+from bigcluster.outputs.summary import memory_lines
 from bigcluster.report.thumbnails import factor_for, shrink
 from bigcluster.stages.ingest import pixel_rows, stored_recipe
 from bigcluster.store import Store
-from bigcluster.units import show_bytes, show_count
+from bigcluster.units import show_count
 
 COLUMNS = 12
 ROWS = 4
@@ -48,13 +49,13 @@ def run_html(out: Path, summary: dict[str, Any], store: Store) -> str:
 
 def _texts(out: Path, summary: dict[str, Any]) -> tuple[list[str], list[str], list[str]]:
     """Lines above the montage, its column heads, lines below it; nothing of them is escaped yet."""
-    counts, sizes, memory = summary["counts"], summary["cluster_sizes"], summary["memory"]
+    counts, sizes = summary["counts"], summary["cluster_sizes"]
     lines = [f"{show_count(counts['ok'])} images in {summary['n_clusters']} clusters", str(out)]
     if counts["failed"]:
         lines.append(f"{show_count(counts['failed'])} of {show_count(counts['listed'])} files could not be read")
     if summary["explained_variance_ratio"] is not None:
         lines.append(f"{summary['n_components']} components, {summary['explained_variance_ratio']:.1%} of the variance")
-    lines.append(f"{show_bytes(memory['measured_peak_bytes'])} of {show_bytes(memory['budget_bytes'])} promised")
+    lines += memory_lines(summary["memory"])
     report = out / "report" / "index.html"
     if report.is_file():
         lines.append(f"look at {report}")
