@@ -6,6 +6,7 @@ import json
 import os
 import re
 import signal
+import stat
 import subprocess
 import sys
 import time
@@ -288,7 +289,35 @@ def test_a_log_has_all_lines_with_their_times(images: Path, tmp_path: Path, cli:
     for words in ("started: bigcluster run ", "ingest: 12 images in", "bigcluster: k = 99", "ended with exit code 1"):
         assert words in said
     refused = cli("run", images, "--out", tmp_path / "o", "-k", 2, *FAST, "--log", tmp_path / "no" / "run.log")
-    assert (refused.code, "--log cannot be written" in refused.err) == (2, True)
+    assert (refused.code, "--log" in refused.err) == (2, True), refused.err
+
+
+@pytest.mark.parametrize("kind", ["picture", "protected", "labels.csv", "block device", "the target"])
+def test_a_log_writes_into_no_file_of_others(images: Path, tmp_path: Path, cli: Cli, kind: str) -> None:
+    file = tmp_path / "file"
+    file.write_bytes(b"\x89PNG and more" if kind != "protected" else b"")
+    line = ["verify", tmp_path / "nowhere"]
+    if kind == "protected":
+        file.chmod(0o444)
+    elif kind == "labels.csv":
+        file.write_bytes(b"path,label\r\n")
+    elif kind == "block device":
+        file.unlink()
+        try:
+            os.mknod(file, 0o600 | stat.S_IFBLK, os.makedev(7, 250))
+        except PermissionError:
+            pytest.skip("device files are made by root alone")
+    elif kind == "the target":
+        file.unlink()
+        line = ["predict", tmp_path / "nowhere", images, "--to", file]
+    before = file.read_bytes() if file.is_file() else None
+    ran = cli(*line, "--log", file)
+    assert ran.code in (1, 2), ran
+    assert len(ran.error_lines) == 1, ran.err
+    if before is not None:
+        assert ran.code == 2, ran
+        assert "--log" in ran.err
+        assert file.read_bytes() == before
 
 
 def test_a_log_on_a_full_disk_ends_nothing(images: Path, tmp_path: Path, cli: Cli) -> None:

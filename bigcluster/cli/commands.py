@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -31,7 +32,7 @@ from bigcluster.cli.options import (
     Variance,
     Workers,
 )
-from bigcluster.errors import ConfigError
+from bigcluster.errors import ConfigError, UsageError
 from bigcluster.units import printable
 
 EXIT_DAMAGED = 1
@@ -216,6 +217,8 @@ def predict(
 
     settings = api.stored_settings(out, exclude=exclude)
     given, path = local_path("IMAGES", images), targets.named("--to", to)
+    if log is not None and os.path.realpath(log) == os.path.realpath(path):
+        raise UsageError(f"--log and --to are the same file ({to}); give two")
     with listening(quiet=quiet) as listener:
         found = supervise("predict", settings, api.resources(memory, workers), listener=listener, images=given, to=path)
     tell(found, as_json, lambda: display.print_prediction(found, to, stdout()), quiet=quiet)

@@ -1,31 +1,45 @@
-"""The file of `--log`: what a command says, each line with its time."""
+"""The file of `--log`: what a command says, each line with its time.
+
+Lines are added to a new file, to a log of ours, or to a stream. Any other file is refused: a slip of the fingers must
+not write into a picture.
+"""
 
 from __future__ import annotations
 
 import os
+import re
 import shlex
 import sys
 from datetime import datetime
 from pathlib import Path
 from typing import IO
 
+from bigcluster import targets
+from bigcluster.bounded import open_regular
 from bigcluster.errors import UsageError
 from bigcluster.paths import local_path
 from bigcluster.units import printable
+
+OPTION = "--log"
+_STARTED = "started: bigcluster"
+_FIRST_LINE = re.compile(rf"\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d\S* {_STARTED} ".encode())
+"""How every log of ours begins."""
 
 
 class LogFile:
     """Lines are added at its end. A log that cannot be written any more is told of once, and ends nothing."""
 
     def __init__(self, given: str) -> None:
-        """Raises UsageError where the file cannot be opened for writing."""
-        path = Path(local_path("--log", given))
+        """Raises UsageError where the file cannot be opened for writing, or is there and is no log of ours."""
+        path = Path(local_path(OPTION, given))
+        if targets.check(OPTION, str(path)) and path.exists() and not _is_log(path):
+            raise UsageError(f"{OPTION} {path} is there and is no log of bigcluster; give another file")
         try:
             self._file: IO[str] | None = path.open("a", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
             raise UsageError(f"--log cannot be written: {path}: {error.strerror}; give another file") from error
         self._path = path
-        self.line(f"started: {shlex.join(['bigcluster', *sys.argv[1:]])} (process {os.getpid()})")
+        self.line(f"{_STARTED} {shlex.join(sys.argv[1:])} (process {os.getpid()})")
 
     def line(self, text: str) -> None:
         """Add a line, at once on its way to the disk."""
@@ -38,3 +52,10 @@ class LogFile:
         except OSError as error:
             self._file = None
             print(f"warning: the log cannot be written any more: {self._path}: {error.strerror}", file=sys.stderr)
+
+
+def _is_log(path: Path) -> bool:
+    """Whether a file is empty, or begins as our logs do."""
+    with open_regular(path, follow=True) as file:
+        beginning = file.read(64)
+    return not beginning or _FIRST_LINE.match(beginning) is not None

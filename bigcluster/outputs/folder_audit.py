@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from random import Random
 
-from bigcluster.durable import is_folder
+from bigcluster.durable import digest_of_file, is_folder, is_regular
 from bigcluster.outdir.owned import Known, Owned, is_ours_by_content, known_file, known_link
 from bigcluster.outputs.entries import LABELS, is_same, labelled_files, looks_equal
 from bigcluster.outputs.folders import FOLDER
@@ -88,17 +88,26 @@ def _entry(entry: Path, source: Path, knowns: list[Known]) -> str | None:
     if entry.is_symlink():
         return _symlink(entry, source, knowns)
     if is_same(entry, source):
-        return None if not knowns or _is_untouched(source, knowns) else _EDITED
+        if not knowns or _is_untouched(source, knowns) or is_ours_by_content(os.path.realpath(source), knowns):
+            return None  # a new time alone is no edit
+        return _EDITED
     if not knowns:
         return None if looks_equal(entry, source) else "is not what was put there"
     is_as_linked = entry.lstat().st_ino in {known.inode for known in knowns}  # whose image may have been edited
     if not is_as_linked and not is_ours_by_content(str(entry), knowns):
-        return "is not what was put there"
+        return None if _has_content_of(entry, source) else "is not what was put there"
     if not source.exists():
         return _LOST
     if is_ours_by_content(os.path.realpath(source), knowns):
         return None  # a copy, or a hard link that became one when OUT was copied
     return _REPLACED if is_as_linked else _EDITED
+
+
+def _has_content_of(entry: Path, source: Path) -> bool:
+    """Whether a file holds what the image holds: a link that became a copy when OUT was copied."""
+    if not (source.is_file() and is_regular(entry)) or source.stat().st_size != entry.stat().st_size:
+        return False
+    return digest_of_file(entry) == digest_of_file(os.path.realpath(source))
 
 
 def _is_untouched(source: Path, knowns: list[Known]) -> bool:
@@ -113,4 +122,6 @@ def _symlink(entry: Path, source: Path, knowns: list[Known]) -> str | None:
     if os.path.realpath(entry) == os.path.realpath(source):
         return None if source.exists() else _LOST
     as_made = known_link(str(entry.readlink())) in knowns
-    return _REPLACED if as_made and entry.exists() else "leads to another image"
+    if not entry.exists():
+        return "leads nowhere: its link is relative, and OUT or the images were moved; the next run makes it again"
+    return _REPLACED if as_made else "leads to another image"
