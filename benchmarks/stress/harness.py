@@ -131,3 +131,20 @@ def _link_or_copy(source: str, target: str) -> None:
         os.link(source, target)
     else:
         shutil.copy2(source, target)
+
+
+def make_deep(folder: Path, depth: int = 1200) -> None:
+    """Folders in folders, deeper than Python's own recursion goes."""
+    folder.mkdir()
+    descriptor = os.open(folder, os.O_RDONLY)
+    for _ in range(depth):
+        os.mkdir("d", dir_fd=descriptor)
+        inner = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+        os.close(descriptor)
+        descriptor = inner
+    os.close(descriptor)
+
+
+def remove_deep(folder: Path) -> None:
+    """Deeper than Python's own removal goes."""
+    subprocess.run(["rm", "-rf", "--", str(folder)], check=True)
