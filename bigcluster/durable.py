@@ -18,7 +18,7 @@ import os
 import secrets
 import shutil
 import stat
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
 from typing import IO, Any
@@ -268,6 +268,41 @@ def is_folder(path: Path) -> bool:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except OSError:
         return False
+
+
+_OUT_OF_REACH = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP}
+"""What the system says of a folder that is gone, closed to this process, or deeper than a path may be long."""
+
+
+def entries_below(
+    root: str | Path, *, into: Callable[[os.DirEntry[str]], bool] = lambda _: True
+) -> Iterator[os.DirEntry[str]]:
+    """Every entry below a folder, however deep somebody nested it; links are not followed.
+
+    into : whether to look into a folder. What is out of reach is passed over: no path of ours leads there.
+    """
+    waiting = [os.fspath(root)]
+    while waiting:
+        try:
+            entries = os.scandir(waiting.pop())
+        except OSError as error:
+            _check_out_of_reach(error)
+            continue
+        with entries:
+            for entry in entries:
+                try:
+                    entry.stat(follow_symlinks=False)  # which the entry remembers
+                except OSError as error:
+                    _check_out_of_reach(error)
+                    continue
+                if entry.is_dir(follow_symlinks=False) and into(entry):
+                    waiting.append(entry.path)
+                yield entry
+
+
+def _check_out_of_reach(error: OSError) -> None:
+    if error.errno not in _OUT_OF_REACH:
+        raise error
 
 
 def remove_folder(folder: Path) -> None:

@@ -20,6 +20,7 @@ import pytest
 import zarr
 from conftest import Cli, picture, run_cli, write_pictures
 
+from benchmarks.stress.harness import make_deep, remove_deep
 from bigcluster import outdir
 from bigcluster.config import resolve
 from bigcluster.durable import digest_of
@@ -427,19 +428,33 @@ def test_a_folder_of_another_user_in_clusters_is_no_obstacle(
     out = tmp_path / "out"
     line = ("run", images, "--out", out, "--size", 8, "--set", "reduce=none", "--set", "report.write=false")
     assert run_cli(*line, "-k", 4, unprivileged=True).code == 0
-    theirs = out / "clusters" / "00" / "theirs"
-    theirs.mkdir()
-    (theirs / "file").write_text("theirs")
-    (theirs / "file").chmod(0o400)
-    theirs.chmod(0o500 if os.geteuid() else 0o700)
-    if os.geteuid() == 0:
-        for path in (theirs / "file", theirs):
-            os.chown(path, 12345, 12345)
+    for place in ("clusters/00", "report", "store.zarr", "store.zarr/pixels"):
+        theirs = out / place / "theirs"
+        theirs.mkdir(parents=True)
+        (theirs / "file").write_text("theirs")
+        (theirs / "file").chmod(0o400)
+        theirs.chmod(0o500 if os.geteuid() else 0o700)
+        if os.geteuid() == 0:
+            for path in (theirs / "file", theirs):
+                os.chown(path, 12345, 12345)
     for k in (3, 2):
         ran = run_cli(*line, "-k", k, unprivileged=True)
         assert ran.code == 0, ran.err
-    theirs.chmod(0o700)
-    assert (theirs / "file").read_text() == "theirs"
+    for place in ("clusters/00", "report", "store.zarr", "store.zarr/pixels"):
+        assert (out / place / "theirs" / "file").read_text() == "theirs"
+
+
+@pytest.mark.parametrize("place", ["clusters/00", "report", "store.zarr/pixels/c/0"])
+def test_folders_of_any_depth_in_our_folders_are_no_obstacle(images: Path, out: Path, place: str) -> None:
+    """Deeper than Python's recursion goes, and deeper than a path may be long."""
+    (out / place).mkdir(exist_ok=True)
+    make_deep(out / place / "1", depth=2500, name="1")
+    try:
+        run(images, out, k=3)
+        assert verify(out)["ok"]
+        assert (out / place / "1" / "1" / "1").is_dir()
+    finally:
+        remove_deep(out / place / "1")
 
 
 @pytest.fixture

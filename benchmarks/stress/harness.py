@@ -133,13 +133,13 @@ def _link_or_copy(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def make_deep(folder: Path, depth: int = 1200) -> None:
+def make_deep(folder: Path, depth: int = 1200, name: str = "d") -> None:
     """Folders in folders, deeper than Python's own recursion goes."""
     folder.mkdir()
     descriptor = os.open(folder, os.O_RDONLY)
     for _ in range(depth):
-        os.mkdir("d", dir_fd=descriptor)
-        inner = os.open("d", os.O_RDONLY, dir_fd=descriptor)
+        os.mkdir(name, dir_fd=descriptor)
+        inner = os.open(name, os.O_RDONLY, dir_fd=descriptor)
         os.close(descriptor)
         descriptor = inner
     os.close(descriptor)

@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.durable import OpenFolders
+from bigcluster.durable import OpenFolders, entries_below
 from bigcluster.kept import set_aside
 from bigcluster.outdir.owned import Known, known_as
 
@@ -120,11 +120,10 @@ class Elsewhere:
     def _inside(self) -> NDArray[np.uint64]:
         """Every file of OUT that has more than one name, once for each of its names here, ascending."""
         keys = array("Q")
-        for folder, _, files in os.walk(self._out):
-            for name in files:
-                found = os.lstat(os.path.join(folder, name))
-                if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
-                    keys.append(_file_key(found))
+        for entry in entries_below(self._out):
+            found = entry.stat(follow_symlinks=False)
+            if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
+                keys.append(_file_key(found))
         return np.sort(np.frombuffer(keys, np.uint64))
 
 

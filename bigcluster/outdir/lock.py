@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bigcluster.durable import TOKEN, is_unfinished, open_folder, remove_folder
+from bigcluster.durable import TOKEN, entries_below, is_unfinished, open_folder, remove_folder
 from bigcluster.errors import OutError, StoreError
 from bigcluster.measure import has_ended
 from bigcluster.outdir.places import check_places
@@ -92,13 +92,12 @@ def sweep_unfinished(out: Path) -> None:
 
 
 def _sweep(out: Path, token: str) -> None:
-    for path, folders, files in os.walk(out):
-        for name in [name for name in folders if is_unfinished(name, token)]:
-            remove_folder(Path(path, name))
-            folders.remove(name)
-        for name in files:
-            if is_unfinished(name, token):
-                os.unlink(os.path.join(path, name))
+    for entry in entries_below(out, into=lambda folder: not is_unfinished(folder.name, token)):
+        if is_unfinished(entry.name, token):
+            if entry.is_dir(follow_symlinks=False):
+                remove_folder(Path(entry.path))
+            else:
+                os.unlink(entry.path)
 
 
 def _open(folder: int, out: Path) -> int:

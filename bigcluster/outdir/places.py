@@ -7,11 +7,10 @@ anything is written. OUT itself may be a link.
 
 from __future__ import annotations
 
-import os
 import stat
-from collections.abc import Iterator
 from pathlib import Path
 
+from bigcluster.durable import entries_below
 from bigcluster.errors import OutError
 from bigcluster.kept import KEPT
 
@@ -31,27 +30,13 @@ def check_places(out: Path) -> None:
     for name in FOLDERS:
         _check(out / name, _mode(out / name), stat.S_ISDIR, "a folder")
     for name in _WALKED:
-        _check_below(out / name)
-    for entry in _entries(out / "clusters"):
+        for entry in entries_below(out / name):
+            mode = entry.stat(follow_symlinks=False).st_mode
+            if not stat.S_ISDIR(mode):
+                _check(Path(entry.path), mode, stat.S_ISREG, "a file or a folder")
+    for entry in entries_below(out / "clusters", into=lambda _: False):
         if entry.name.isdecimal():
             _check(Path(entry.path), entry.stat(follow_symlinks=False).st_mode, stat.S_ISDIR, "a folder")
-
-
-def _check_below(folder: Path) -> None:
-    for entry in _entries(folder):
-        mode = entry.stat(follow_symlinks=False).st_mode
-        if stat.S_ISDIR(mode):
-            _check_below(Path(entry.path))
-        elif not stat.S_ISREG(mode):
-            _check(Path(entry.path), mode, stat.S_ISREG, "a file or a folder")
-
-
-def _entries(folder: Path) -> Iterator[os.DirEntry[str]]:
-    try:
-        with os.scandir(folder) as entries:
-            yield from entries
-    except FileNotFoundError:
-        return
 
 
 def _mode(path: Path) -> int | None:

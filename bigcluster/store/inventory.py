@@ -6,7 +6,6 @@ leftovers   files of ours that nothing vouches for: of an interrupted write, or 
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Container, Iterable, Iterator
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from random import Random
 from typing import Any
 
 from bigcluster.bounded import UnfitFileError
-from bigcluster.durable import digest_of_file, is_regular, remove_if_empty
+from bigcluster.durable import digest_of_file, entries_below, is_regular, remove_if_empty
 from bigcluster.errors import MemoryBudgetError
 from bigcluster.store import metadata
 from bigcluster.store.chunks import file_fits_digest
@@ -164,10 +163,8 @@ def is_named_by_content(path: Path, root: Path) -> bool:
 
 
 def files_below(root: Path) -> Iterator[Path]:
-    """Every file and link below a folder, links not followed."""
-    for folder, folders, files in os.walk(root):
-        folders.sort()
-        yield from (Path(folder) / name for name in sorted(files))
+    """Every file and link below a folder, links not followed, ascending."""
+    yield from sorted(Path(entry.path) for entry in entries_below(root) if not entry.is_dir(follow_symlinks=False))
 
 
 def tidy(root: Path) -> None:

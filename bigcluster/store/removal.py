@@ -17,6 +17,8 @@ from bigcluster.durable import open_folder, remove_if_empty
 from bigcluster.store.chunks import stored_digest
 from bigcluster.store.metadata import FILE
 
+_MOST_AXES = 4
+"""Of our arrays. Somebody's folders may be nested deeper, and are called by numbers too."""
 _NUMBER = re.compile(r"0|[1-9][0-9]*")
 
 
@@ -40,7 +42,7 @@ def remove_chunks(root: Path, inside: str, chunk_bytes: int, goes: Callable[[str
             if not _NUMBER.fullmatch(name):
                 continue
             found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            if stat.S_ISDIR(found.st_mode):
+            if stat.S_ISDIR(found.st_mode) and inside.count("/") <= _MOST_AXES:
                 removed |= remove_chunks(root, f"{inside}/{name}", chunk_bytes, goes)
             elif (
                 stat.S_ISREG(found.st_mode)
