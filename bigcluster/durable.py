@@ -98,6 +98,8 @@ def open_folder(folder: Path, root: Path | None = None, *, create: bool = False,
     try:
         if root is not None:
             for part in folder.relative_to(root).parts:
+                if part == "..":
+                    raise OutError(f"{folder} leads out of {root}")
                 inner = _open_inner(descriptor, part, folder, create, synced)
                 os.close(descriptor)
                 descriptor = inner

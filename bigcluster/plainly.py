@@ -34,6 +34,11 @@ def plainly(error: BaseException) -> BigclusterError | None:
             f"a file may not become so large{where}: raise the limit of this shell (ulimit -f), or use another file "
             "system; then run again to resume"
         )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return StoreError(
+            f"{error.strerror}{where}: what lies there belongs to somebody else or is closed to you; permit it, or "
+            "move it away; then run again to resume"
+        )
     first = _NO_ROOM.get(error.errno or 0)
     return StoreError(f"{error.strerror or error}{where}; {f'{first} and run' if first else 'run'} again to resume")
 

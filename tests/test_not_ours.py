@@ -7,10 +7,13 @@ The law about any such thing is in test_law_of_others.py; many of them at once a
 from __future__ import annotations
 
 import errno
+import hashlib
+import json
 import os
 import shutil
 import stat
 import subprocess
+import tracemalloc
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -577,3 +580,96 @@ def test_pictures_differ() -> None:
     """What these tests build on: no two pictures have one content."""
     assert len({picture(seed).tobytes() for seed in range(N_IMAGES)}) == N_IMAGES
     assert short_digest("f" * 32) == np.iinfo(np.uint64).max
+
+
+# -- what an attacker found
+
+
+def test_a_profile_leaves_a_folder_of_somebody_else_alone(images: Path, tmp_path: Path, cli: Cli) -> None:
+    theirs = tmp_path / "theirs"
+    (theirs / "store.zarr").mkdir(parents=True)
+    (theirs / "store.zarr" / "zarr.json").write_text('{"zarr_format":3,"node_type":"group","attributes":{}}')
+    before = described(theirs)
+    ran = cli("profile", images, "--out", theirs, "-k", 2, "--size", 8)
+    assert ran.code in (1, 2), ran
+    assert len(ran.error_lines) == 1, ran.err
+    assert described(theirs) == before
+
+
+@pytest.mark.parametrize("text", ["x", '{"hostile": 1}'])
+def test_a_mark_named_for_the_folder_above_touches_nothing_there(images: Path, out: Path, text: str) -> None:
+    metadata = {"data_type": "uint8", "chunk_grid": {"configuration": {"chunk_shape": [16]}}}
+    (out / "zarr.json").write_text(json.dumps(metadata))
+    (out / "c" / "0").mkdir(parents=True)
+    (out / "c" / "0" / "0").write_bytes(b"x" * 20)
+    before = described(out / "c"), (out / "zarr.json").read_bytes()
+    Marks(out / "store.zarr").write("metadata", Mark("", {} if text == "x" else {"nope": "x"}, {"text": text}), "..")
+    verify(out)
+    run(images, out, k=3)
+    assert (described(out / "c"), (out / "zarr.json").read_bytes()) == before
+
+
+def test_a_link_among_the_images_that_leads_into_out_is_not_followed(images: Path, out: Path) -> None:
+    (images / "sorted").symlink_to(out / "clusters")
+    for _ in range(2):
+        assert run(images, out)["counts"]["listed"] == N_IMAGES
+
+
+def test_a_file_in_a_folder_of_chunks_stays_when_the_chunks_move(images: Path, out: Path) -> None:
+    notes = out / "store.zarr" / "pixels" / "c" / "0" / "notes.txt"
+    notes.write_text("mine")
+    (images / "a-new.png").write_bytes((images / "p005.png").read_bytes() + b"\0")
+    assert run(images, out)["counts"]["listed"] == N_IMAGES + 1
+    assert notes.read_text() == "mine"
+    assert verify(out)["ok"]
+
+
+def test_a_forged_table_makes_no_folder_ours(images: Path, out: Path) -> None:
+    mine = out / "clusters" / "mydir" / "x.png"
+    mine.parent.mkdir()
+    shutil.copy2(images / "p000.png", mine)
+    Marks(out / "store.zarr").remove("entries")
+    table = (out / "labels.csv").read_text().splitlines(keepends=True)
+    (out / "labels.csv").write_text(table[0] + "p000.png,0,0,1,0,ok,mydir/x.png\r\n" + "".join(table[2:]))
+    run(images, out, k=3)
+    assert mine.is_file()
+
+
+def test_a_lock_that_is_another_name_of_a_file_is_refused(images: Path, out: Path, tmp_path: Path) -> None:
+    (tmp_path / "theirs").write_bytes(b"")
+    (out / ".lock").unlink()
+    os.link(tmp_path / "theirs", out / ".lock")
+    with pytest.raises(OutError, match="is not the lock"):
+        run(images, out, k=3)
+    assert (tmp_path / "theirs").read_bytes() == b""
+
+
+def test_a_list_larger_than_any_of_ours_is_not_read(images: Path, out: Path) -> None:
+    file = out / "store.zarr" / "made" / "entries-x.list"
+    with file.open("wb") as sparse:
+        sparse.truncate(1 << 30)
+    with file.open("rb") as content:
+        digest = hashlib.file_digest(content, "sha256").hexdigest()[:32]
+    Marks(out / "store.zarr").write("entries", Mark("", {"made/entries-x.list": digest}))
+    tracemalloc.start()
+    run(images, out, k=3)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 200 << 20
+
+
+def test_a_target_beside_the_images_of_a_glob_is_refused(images: Path, out: Path, cli: Cli) -> None:
+    (images / "captions.txt").write_text("captions")
+    ran = cli("predict", out, images / "*.png", "--to", images / "captions.txt")
+    assert ran.code == 2, ran
+    assert (images / "captions.txt").read_text() == "captions"
+
+
+def test_a_closed_table_is_set_aside(images: Path, tmp_path: Path, cli: Cli) -> None:
+    out = tmp_path / "closed"
+    line = ("run", images, "--out", out, "--size", 8, "--set", "reduce=none", "--set", "report.write=false", "-k")
+    assert cli(*line, 3, unprivileged=True).code == 0
+    (out / "labels.csv").chmod(0)
+    ran = cli(*line, 2, unprivileged=True)
+    assert ran.code == 0, ran
+    assert stat.S_IMODE((out / KEPT / "labels.csv").stat().st_mode) == 0

@@ -11,7 +11,7 @@ from bigcluster.catalog.manifest import MANIFEST_SUFFIXES, Manifest
 from bigcluster.catalog.manifest_rows import AUTO, parquet_bytes
 from bigcluster.catalog.names import Names
 from bigcluster.catalog.roots import first_wildcard, is_glob, root_of
-from bigcluster.catalog.walk import Ignored, Room, fits_glob, match, walk
+from bigcluster.catalog.walk import Ignored, Room, fits_glob, folders_of, match, walk
 from bigcluster.catalog.wanted import Wanted, image_suffixes, left_out
 from bigcluster.errors import ImagesNotFoundError, NoImagesError, OutError, UsageError
 from bigcluster.paths import is_url
@@ -147,7 +147,7 @@ def _joined(root: Path, name: str) -> str:
 def _list_folder(root: Path, out: Path | None, exclude: tuple[str, ...], ignored: Ignored, room: Room) -> Listing:
     if out is not None and out.resolve().is_relative_to(root):
         raise OutError(f"OUT lies inside IMAGES ({out} in {root}): its pictures would be clustered again; move OUT")
-    return _listing(root, Names(walk(root, ignored, Wanted(exclude, ignored), room)), ignored)
+    return _listing(root, Names(walk(root, ignored, Wanted(exclude, ignored), room, folders_of(out))), ignored)
 
 
 def _list_glob(

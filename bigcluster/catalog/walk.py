@@ -112,10 +112,23 @@ def count_ignored(ignored: Counter[str], suffix: str) -> None:
     ignored[suffix if suffix in ignored or len(ignored) < MOST_SUFFIXES else OTHER] += 1
 
 
-def walk(root: Path, ignored: Ignored, wanted: Wanted, room: Room) -> Iterator[str]:
-    """Image paths relative to root, each folder in natural order, hidden files and folders skipped."""
+def folders_of(out: Path | None) -> set[Identity]:
+    """OUT and the folders in it that hold pictures: a link among the images may lead there."""
+    found: set[Identity] = set()
+    for path, folders, _ in () if out is None else os.walk(out):
+        found.add(_identity(path))
+        if "store.zarr" in folders:
+            folders.remove("store.zarr")  # arrays, no pictures
+    return found
+
+
+def walk(root: Path, ignored: Ignored, wanted: Wanted, room: Room, but: Iterable[Identity] = ()) -> Iterator[str]:
+    """Image paths relative to root, each folder in natural order, hidden files and folders skipped.
+
+    but : folders that are passed over, as if they had been listed already.
+    """
     links = _Links(root, wanted, room)
-    known: set[Identity] = set()
+    known: set[Identity] = set(but)
     stack = [_inside(root, "", known, ignored, wanted, room)]
     while stack:
         found = next(stack[-1], None)

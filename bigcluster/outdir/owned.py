@@ -21,14 +21,19 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from bigcluster.bounded import read_bounded
 from bigcluster.catalog import path_key
 from bigcluster.durable import digest_of, digest_of_file, write_bytes
-from bigcluster.store import MADE, Mark, Marks
+from bigcluster.store import MADE, Mark, Marks, metadata
 
 _WORD = (1 << 64) - 1
 _DIGEST_HEX = 16
 """Hex digits of a SHA-256 that a list holds: 64 bits."""
 _N_COLUMNS = 5
+_MOST_OF_ONE_IMAGE = 8
+"""Entries of one image: under an old and a new name, as a file and as a link; and its pages."""
+_MOST_ENTRIES = 200_000
+"""Beside those of images: folders of clusters, pages."""
 
 
 class Known(NamedTuple):
@@ -194,10 +199,14 @@ class OwnedList:
             return None
         ((file, digest),) = mark.digests.items()
         try:
-            data = (self.store_root / file).read_bytes()
+            data = read_bounded(self.store_root / file, self._most_bytes())
             return Owned.from_bytes(data) if digest_of(data) == digest else None
         except (OSError, ValueError):
             return None
+
+    def _most_bytes(self) -> int:
+        """Several entries for every listed image, and pages of a report: a larger list is none of ours."""
+        return _N_COLUMNS * 8 * (_MOST_ENTRIES + _MOST_OF_ONE_IMAGE * metadata.n_rows(self.store_root, "pixels"))
 
     def write(self, owned: Owned) -> None:
         """On disk when this returns: what is about to be made is on the list before it is made."""

@@ -106,7 +106,10 @@ class ResultFiles:
 
     def _is_ours(self, name: str) -> bool:
         path, known = self._out / name, {*self._before.get(name, ()), self._files.get(name, "")}
-        return is_regular(path) and digest_of_file(path) in known
+        try:
+            return is_regular(path) and digest_of_file(path) in known
+        except PermissionError:  # closed to us: it is not as we left it
+            return False
 
     def _save(self) -> None:
         payload = {"files": self._files, "before": self._before, RUN_TOML: self._settings}
@@ -149,7 +152,7 @@ def _values_in(path: Path) -> dict[str, Any] | None:
 def listed_files(marks: Marks) -> dict[str, str]:
     """File -> digest, of what the last finished run wrote; nothing where none came to its end."""
     mark = marks.read(STAGE)
-    files: dict[str, str] = {} if mark is None else mark.payload["files"]
+    files: dict[str, str] = {} if mark is None else mark.payload.get("files", {})
     return files
 
 
@@ -161,5 +164,5 @@ def is_finished(marks: Marks) -> bool:
 def listed_settings(marks: Marks) -> str:
     """The text of run.toml at the end of the last finished run; empty where it did not come to its end."""
     mark = marks.read(STAGE)
-    text: str = "" if mark is None else mark.payload[RUN_TOML]
+    text: str = "" if mark is None else mark.payload.get(RUN_TOML, "")
     return text

@@ -7,6 +7,7 @@ where that is lost, by what labels.csv and the images themselves say of it.
 from __future__ import annotations
 
 import csv
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +18,7 @@ from bigcluster.durable import digest_of_file
 from bigcluster.outdir.owned import MADE_FOLDER, Known, Owned, known_file, known_link
 
 LABELS = "labels.csv"
+_NAME = re.compile(r"[0-9]+/[^/]+")
 _UNKNOWN = "0"
 """The digest of a hard link that is known by its inode, size and time alone."""
 
@@ -32,6 +34,8 @@ def recognised(folder: Path, listing: Listing) -> Owned:
 def _recognised(folder: Path, listing: Listing) -> Iterator[tuple[str, Known]]:
     folders: set[str] = set()
     for path, file in labelled_files(folder.parent / LABELS):
+        if not _NAME.fullmatch(file):  # not of ours, whatever labels.csv says
+            continue
         entry, source = folder / file, Path(listing.root, path)
         if is_same(entry, source):
             found = entry.lstat()

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster import outdir, targets
-from bigcluster.catalog import KNOWN_SUFFIXES, FileRecord, Listing, left_out, list_images, unread_folders
+from bigcluster.catalog import KNOWN_SUFFIXES, FileRecord, Listing, left_out, list_images, root_of, unread_folders
 from bigcluster.config import Settings
 from bigcluster.errors import NoImagesError, StoreError, UsageError
 from bigcluster.kernels.assign import two_nearest
@@ -154,7 +154,7 @@ def _check_target(to: str, images: str, images_of_model: str | None, out: Path) 
     if targets.lies_in(to, out):
         raise UsageError(f"{TO} {to} lies in OUT, where only runs write; give another file")
     for source in filter(None, (images, images_of_model)):  # a manifest lies in itself
-        if os.path.exists(to) and targets.lies_in(to, source):
+        if os.path.exists(to) and (targets.lies_in(to, source) or targets.lies_in(to, root_of(source))):
             raise UsageError(f"{TO} {to} would write over what lies in IMAGES ({source}); give another file")
 
 

@@ -43,6 +43,7 @@ QUICK_FILES = 64
 """Chunks of at most 4 MiB: a quarter of a GiB is read."""
 QUICK_ENTRIES = 1000
 SETTINGS = "settings"
+_LOST_PAGES = "has lost files, or they have another size; where a run writes none, `bigcluster report OUT` does"
 ORDER = (
     ingest.STAGE,
     reduce.STAGE,
@@ -244,6 +245,10 @@ def _pages(job: Job, store: Store, missing: set[str], quick: bool) -> Iterator[D
         if stage in missing or tree.owned.read() is None:
             continue
         if not tree.is_whole():
-            yield Damage(tree.folder, stage, "has lost files, or they have another size")
+            yield Damage(
+                tree.folder,
+                stage,
+                _LOST_PAGES,
+            )
         if not quick:
             yield from (Damage(f"{tree.folder}/{file}", stage, what) for file, what in tree.damaged())

@@ -118,8 +118,9 @@ def profile(
 def _place(out: Path, listener: Listener) -> Iterator[Path]:
     """Where the job is done: OUT, or where that holds one already, a folder of its own on the same disk."""
     if not (out / outdir.STORE).exists():
-        yield out
+        yield out  # the run refuses a folder of somebody else
         return
+    outdir.check_is_out(out)
     with outdir.locked(out):
         place = out / unfinished_name()  # one that is left by a kill is removed by the next run
         listener(

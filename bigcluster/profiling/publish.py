@@ -18,6 +18,7 @@ CREATED = "profile-files"
 def publish(made: Path, out: Path, listener: Listener) -> Path:
     """Put the files of the folder `made` into OUT/profile. Raises StoreError where another process has OUT."""
     root = Path(out).resolve()
+    outdir.check_is_out(root)
     with outdir.locked(root):
         tree = OwnedTree.of(root, FOLDER, root / outdir.STORE, CREATED)
         staging = tree.new_staging()

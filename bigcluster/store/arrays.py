@@ -68,8 +68,8 @@ class Store:
             if not (root / METADATA).exists():
                 zarr.create_group(self._files, zarr_format=3, attributes={FORMAT_KEY: FORMAT})
             self._group = zarr.open_group(self._files, mode="r+", zarr_format=3)
-            if create and FORMAT_KEY not in self._group.attrs:
-                self._group.attrs[FORMAT_KEY] = FORMAT
+            if FORMAT_KEY not in self._group.attrs:
+                raise ValueError("a group of somebody else")
             if create:
                 metadata.vouch(self.marks, root)
         except OSError as error:
@@ -225,9 +225,19 @@ class Store:
         with open_folder(new.parent, out, create=True) as into, open_folder(old.parent, out) as folder:
             if os.path.lexists(new):
                 set_aside(new, out)
-            os.rename(old.name, new.name, src_dir_fd=folder, dst_dir_fd=into)
+            if all(name.isdecimal() for name in os.listdir(old)):
+                os.rename(old.name, new.name, src_dir_fd=folder, dst_dir_fd=into)
+            else:  # what somebody else put there stays
+                self._move_chunks(old, new)
             os.fsync(into)
             os.fsync(folder)
+
+    def _move_chunks(self, old: Path, new: Path) -> None:
+        out = self.root.parent
+        with open_folder(new, out, create=True) as into, open_folder(old, out) as folder:
+            for name in filter(str.isdecimal, os.listdir(folder)):
+                os.rename(name, name, src_dir_fd=folder, dst_dir_fd=into)
+            os.fsync(into)
 
     def drop_rows(self, name: str, index: int) -> None:
         """Remove a row of chunks, where it is there."""

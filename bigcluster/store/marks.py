@@ -96,12 +96,13 @@ class Marks:
     def names(self) -> Iterator[tuple[str, str]]:
         """(stage, block) of every mark there is, sound or not."""
         for path in sorted(self._root.glob("*/*.json")):
-            if is_regular(path):
+            if is_regular(path) and not path.name.startswith("."):  # `...json` would name the folder above
                 yield path.parent.name, path.stem
 
     def blocks(self, stage: str) -> list[str]:
         """The blocks of a stage that have a mark, sound or not."""
-        return sorted(path.stem for path in (self._root / stage).glob("*.json") if path.stem != DONE)
+        found = (self._root / stage).glob("*.json")
+        return sorted(path.stem for path in found if path.stem != DONE and not path.name.startswith("."))
 
     def numbers(self, stage: str) -> list[str]:
         """Those of the blocks that are called by their numbers; a file of another name there is not of us."""

@@ -83,3 +83,12 @@ def chunk_file_bytes(root: Path, name: str) -> int:
         return n_bytes
     except (OSError, ValueError, KeyError, TypeError):
         return 0
+
+
+def n_rows(root: Path, name: str) -> int:
+    """The rows of an array, by its metadata; 0 where they cannot be read."""
+    try:
+        said = parse_json(read_bounded(root / name / FILE, LIMIT_BYTES), 1000)
+        return int(said["shape"][0])
+    except (OSError, ValueError, KeyError, TypeError, IndexError):
+        return 0

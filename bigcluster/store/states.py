@@ -136,7 +136,8 @@ class StageState:
 
     def _remove(self, files: Iterable[str]) -> None:
         for file in files:
-            (self._store.root / file).unlink(missing_ok=True)
+            if file.startswith(f"{STATE}/{self._stage}/"):
+                (self._store.root / file).unlink(missing_ok=True)
 
     def clear(self) -> None:
         """The stage is done: its state is of no use any more."""
