@@ -147,7 +147,8 @@ def _joined(root: Path, name: str) -> str:
 def _list_folder(root: Path, out: Path | None, exclude: tuple[str, ...], ignored: Ignored, room: Room) -> Listing:
     if out is not None and out.resolve().is_relative_to(root):
         raise OutError(f"OUT lies inside IMAGES ({out} in {root}): its pictures would be clustered again; move OUT")
-    return _listing(root, Names(walk(root, ignored, Wanted(exclude, ignored), room, folders_of(out))), ignored)
+    passed_over = folders_of(None if out is None or root.is_relative_to(out.resolve()) else out)
+    return _listing(root, Names(walk(root, ignored, Wanted(exclude, ignored), room, passed_over)), ignored)
 
 
 def _list_glob(
