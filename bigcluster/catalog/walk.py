@@ -113,12 +113,19 @@ def count_ignored(ignored: Counter[str], suffix: str) -> None:
 
 
 def folders_of(out: Path | None) -> set[Identity]:
-    """OUT and the folders in it that hold pictures: a link among the images may lead there."""
+    """OUT and the folders that a run makes in it, two levels deep: a link among the images may lead there."""
     found: set[Identity] = set()
-    for path, folders, _ in () if out is None else os.walk(out):
-        found.add(_identity(path))
-        if "store.zarr" in folders:
-            folders.remove("store.zarr")  # arrays, no pictures
+    level = [] if out is None else [os.fspath(out)]
+    for _ in range(3):
+        inside: list[str] = []
+        for folder in level:
+            try:
+                found.add(_identity(folder))
+                with os.scandir(folder) as entries:
+                    inside += (entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+            except OSError:  # there is no such folder yet, or it is closed: then nobody lists it either
+                continue
+        level = inside
     return found
 
 
