@@ -241,14 +241,15 @@ def print_prediction(found: dict[str, Any], to: str, console: Console) -> None:
     counts = found["counts"]
     lines = [
         f"{show_count(counts['ok'])} of {counted(counts['listed'], 'image')} labelled: {to}",
-        f"{found['beyond_share']:.1%} are more unusual than 95 % of the model's own images (novelty above 1)",
+        f"{found['beyond_share']:.1%} are more unusual than 95% of the model's own images (novelty above 1)",
     ]
     if counts["failed"]:
         lines.insert(1, unread(counts, to))
     if found["unlike"]:
         lines.append("these images are unlike those of the model: their labels say little; see novelty")
-    close = f"{show_count(found['close_calls'])} {'is' if found['close_calls'] == 1 else 'are'}"
-    lines.append(f"{close} equally near to two clusters (margin below 1e-4 of the distance)")
+    if found["close_calls"]:
+        close = f"{show_count(found['close_calls'])} {'is' if found['close_calls'] == 1 else 'are'}"
+        lines.append(f"{close} equally near to two clusters (margin below 1e-4 of the distance)")
     for line in lines:
         _show(console, line)
 

@@ -194,6 +194,25 @@ def test_without_its_extra_a_file_is_unsupported_and_says_what_reads_it(
             assert not freshness.is_final(record)  # it is read now
 
 
+@pytest.mark.parametrize("extra", FILES)
+def test_an_extra_that_cannot_be_imported_makes_its_files_unsupported(
+    extra: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(module: str) -> None:
+        raise ImportError("libx.so.1: no such file")
+
+    monkeypatch.setattr(extras, "find_spec", lambda module: module)
+    monkeypatch.setattr(extras, "import_module", broken)
+    for data in FILES[extra]:
+        found = decode(data, DecodeSpec(8, 8))
+        assert found.status == "unsupported"
+        assert "is installed and cannot be imported: libx.so.1" in found.reason
+        assert needs_extra(found.reason) is None
+        with monkeypatch.context() as mended:
+            mended.setattr(extras, "import_module", lambda module: module)
+            assert needs_extra(found.reason) == extra
+
+
 def test_avif_in_a_common_container_needs_no_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     data = pillow_bytes(Image.fromarray(COLOR), "AVIF")
     common = data[:8] + b"mif1" + data[12:]

@@ -345,7 +345,7 @@ def test_no_images(tmp_path: Path, cli: Cli) -> None:
     empty = tmp_path / "empty"
     empty.mkdir()
     (empty / "a.txt").write_text("x")
-    refused(cli("run", empty, "--out", tmp_path / "o", "-k", 2), 1, "no images", "(left out: 1 .txt)", ".jpg")
+    refused(cli("run", empty, "--out", tmp_path / "o", "-k", 2), 1, "no images", "empty: left out: 1 .txt")
     refused(cli("run", tmp_path / "nowhere", "--out", tmp_path / "o", "-k", 2), 2, "does not exist")
     assert not (tmp_path / "o").exists()
 
@@ -399,6 +399,14 @@ def test_k_above_the_number_of_good_images(tmp_path: Path, cli: Cli) -> None:
     ran = cli("run", folder, "--out", tmp_path / "o", "-k", 4, *FAST)
     refused(ran, 1, "k = 4", "of 5 listed images 3 could be read", "-k 3")
     assert cli("run", folder, "--out", tmp_path / "o", "-k", 3, *FAST).code == 3, "the next run does not trip"
+
+
+def test_one_good_image_is_too_few_for_pca(tmp_path: Path, cli: Cli) -> None:
+    write_pictures(tmp_path / "images", 1)
+    for name in ("y.png", "z.png"):
+        (tmp_path / "images" / name).write_bytes(b"")
+    says = "there is 1 (2 more could not be read; y.png: empty, "
+    refused(cli("run", tmp_path / "images", "--out", tmp_path / "o", "-k", 1), 1, "at least 2 good images", says)
 
 
 def test_all_images_bad(tmp_path: Path, cli: Cli) -> None:

@@ -105,6 +105,7 @@ def test_the_images_of_the_model_get_their_labels_back(images: Path, out: Path, 
         if float(one["margin"]) > 1e-4 * float(one["distance"]):
             assert (one["label"], one["runner_up"]) == (other["label"], other["runner_up"])
         assert float(other["distance"]) == pytest.approx(float(one["distance"]), rel=1e-3)
+    assert "equally near" not in cli("predict", out, images, "--to", tmp_path / "again.csv").out
     found = json.loads(ran.out)
     assert {"listed": 48, "ok": 48, "failed": 0}.items() <= found["counts"].items()
     assert found["close_calls"] == 0

@@ -334,7 +334,7 @@ def test_images_that_do_not_exist_are_another_error_than_a_folder_without_any(tm
     assert absent.value.exit_code == 2
     assert isinstance(absent.value, FileNotFoundError)
     (tmp_path / "x.txt").write_text("")
-    with pytest.raises(NoImagesError, match=r"\(left out: 1 .txt\)") as empty:
+    with pytest.raises(NoImagesError, match=r": left out: 1 \.txt$") as empty:
         list_images(str(tmp_path), None)
     assert empty.value.exit_code == 1
 
@@ -353,12 +353,24 @@ def test_two_dashes_before_a_short_option_are_explained(cli: Cli) -> None:
     )
 
 
+@pytest.mark.parametrize("option", ["seed", "components", "workers", "variance"])
+def test_a_text_where_a_number_is_needed_is_told_in_the_words_of_the_setting(
+    option: str, images: Path, tmp_path: Path, cli: Cli
+) -> None:
+    ran = cli("run", images, "--out", tmp_path / "o", "-k", 2, f"--{option}", "abc")
+    assert (ran.code, len(ran.error_lines)) == (2, 1)
+    assert f"{option} must be a {'share' if option == 'variance' else 'whole number'}" in ran.err
+    assert "not 'abc'" in ran.err
+
+
 def test_what_was_typed_is_not_called_kept(images: Path, tmp_path: Path, cli: Cli) -> None:
     out = tmp_path / "o"
     assert cli("run", images, "--out", out, "-k", 4, *FAST).code == 0
     again = cli("run", "--out", out, "-k", 4, "--memory", "1GiB")
     assert "kept from the last run: size = 8x8, reduce = none, report.write = False (--fresh" in again.err
-    assert "kept from the last run: k = 4" in cli("run", "--out", out, *FAST).err
+    again = cli("run", "--out", out, *FAST, "--exclude", "[")
+    assert "kept from the last run: k = 4 (--fresh ignores it)" in again.err
+    assert 'exclude = ["["], size' in cli("run", "--out", out, "-k", 4).err
 
 
 def test_a_report_of_a_first_run_that_is_under_way_is_told_so(images: Path, tmp_path: Path, cli: Cli) -> None:

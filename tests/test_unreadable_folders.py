@@ -134,6 +134,9 @@ def test_a_first_run_names_what_it_cannot_read(images: Path, tmp_path: Path, clo
     ran = run_cli("run", images, "--out", tmp_path / "other", "-k", 2, unprivileged=True)
     assert ran.code == 1
     assert f"could not be read ({images})" in ran.err
+    for inside, code, words in (("*.png", 1, f"could not be read ({images})"), ("a", 2, f"cannot be read: {images}/a")):
+        ran = run_cli("run", images / inside, "--out", tmp_path / "other", "-k", 2, unprivileged=True)
+        assert (ran.code, words in ran.err, "again" in ran.err) == (code, True, False), ran.err
     ran = run(images, tmp_path / "out")
     assert (ran.code, json.loads(ran.out)["counts"]) == (
         3,

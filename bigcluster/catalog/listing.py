@@ -12,7 +12,7 @@ from bigcluster.catalog.manifest_rows import AUTO, parquet_bytes
 from bigcluster.catalog.names import Names
 from bigcluster.catalog.roots import first_wildcard, is_glob, root_of
 from bigcluster.catalog.walk import Ignored, Room, fits_glob, folders_of, match, walk
-from bigcluster.catalog.wanted import Wanted, image_suffixes, left_out
+from bigcluster.catalog.wanted import Wanted, left_out
 from bigcluster.errors import ImagesNotFoundError, NoImagesError, OutError, UsageError
 from bigcluster.paths import is_url
 from bigcluster.units import counted
@@ -88,25 +88,27 @@ def list_images(
     `most_bytes`.
     """
     source, room = Path(images), Room(most_bytes)
-    if source.is_dir():
+    if os.path.isdir(images):  # unlike pathlib's, it is no error where a folder above may not be looked into
         listing = _list_folder(root_of(images), out, exclude, Ignored(listed_before), room)
-    elif source.is_file() and source.suffix.lower() in MANIFEST_SUFFIXES:
+    elif os.path.isfile(images) and source.suffix.lower() in MANIFEST_SUFFIXES:
         manifest = Manifest(source.resolve(), encoding, parquet_bytes(most_bytes))
         names = Names(room.taken_by(manifest.paths()))
         listing = Listing(root_of(images), names, manifest=manifest, confined=not allow_outside)
-    elif source.is_file():
+    elif os.path.isfile(images):
         raise UsageError(f"IMAGES must be a folder, a glob or a manifest (.csv, .parquet), not the file {images}")
     elif is_glob(images):
         listing = _list_glob(images, exclude, listed_before, room)
     else:
-        raise ImagesNotFoundError(f"IMAGES does not exist: {images}")
+        _check_there(images)
+        raise UsageError(f"IMAGES must be a folder, a glob or a manifest (.csv, .parquet), which {images} is not")
     if out is not None:
         _check_apart(listing, out)
     if len(listing) == 0:
         if listing.unreadable:
             raise NoImagesError(f"no images in {images}; {unread_folders(listing)}")
-        others = left_out(listing.ignored) or "nothing is there"
-        raise NoImagesError(f"no images in {images} ({others}); known suffixes: {_suffixes()}")
+        nothing = "nothing is there" if os.path.isdir(images) else "nothing matches"
+        why = "it has no rows" if listing.manifest else left_out(listing.ignored) or nothing
+        raise NoImagesError(f"no images in {images}: {why}")
     return listing
 
 
@@ -123,8 +125,17 @@ def unread_folders(listing: Listing) -> str:
     return f"{'a folder' if len(listing.unreadable) == 1 else 'folders'} could not be read ({shown}): {kept}"
 
 
-def _suffixes() -> str:
-    return " ".join(sorted(image_suffixes()))
+def _check_there(images: str, folder: Path | None = None) -> None:
+    """Raises ImagesNotFoundError where there is nothing, UsageError where nobody may look; folder : that of a glob."""
+    try:
+        os.stat(folder or images)
+    except PermissionError as error:
+        if folder is None:
+            raise UsageError(f"IMAGES cannot be read: {images}: {error.strerror}") from error
+        # The walk names it as a folder that cannot be read, and keeps what the last run listed there.
+    except (OSError, ValueError) as error:  # ValueError: a NUL in the name
+        of_glob = f": there is no folder {folder}" if folder is not None else ""
+        raise ImagesNotFoundError(f"IMAGES does not exist: {images}{of_glob}") from error
 
 
 def _check_apart(listing: Listing, out: Path) -> None:
@@ -156,6 +167,7 @@ def _list_glob(
 ) -> Listing:
     """Matches of a glob; its root is the folder before the first wildcard."""
     root = root_of(pattern)
+    _check_there(pattern, root)
     wild = os.path.join(*Path(pattern).parts[first_wildcard(Path(pattern)) :])
     ignored = Ignored(listed_before, lambda name: fits_glob(name, wild))
     return _listing(root, Names(match(root, wild, ignored, Wanted(exclude, ignored), room)), ignored)

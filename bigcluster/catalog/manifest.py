@@ -27,7 +27,8 @@ class Manifest:
 
     encoding : of a CSV file; auto knows UTF-8 and byte order marks, and lets paths be any bytes.
     parquet_bytes : what reading a Parquet file may take beyond Python and pyarrow.
-    Raises UsageError where the file cannot be read, has no column named `path`, or far more columns than a table has.
+    Raises UsageError where the file cannot be read, has not one column named `path`, or far more columns than a table
+    has.
     """
 
     def __init__(self, path: Path, encoding: str = AUTO, parquet_bytes: int = PARQUET_BYTES) -> None:
@@ -38,6 +39,12 @@ class Manifest:
         line, self._header = next(self._reader(path, encoding))
         self._check_columns()
         if PATH_COLUMN not in self._header:
+            spaced = next((cell for cell in self._header if cell.strip() == PATH_COLUMN), None)
+            if spaced is not None:
+                raise UsageError(
+                    f"the manifest {path.name} has a column named {spaced!r}: take the spaces around it and "
+                    "around all cells away"
+                )
             shown = ", ".join(self._header)
             raise UsageError(f"the manifest {path.name} needs a column named 'path'; it has {shown:.200}")
         self._at = self._header.index(PATH_COLUMN)
@@ -110,6 +117,11 @@ class Manifest:
         name, number = self.path.name, len(self._header)
         if number > _MOST_COLUMNS:
             raise UsageError(f"the manifest {name} has {number} columns, {_MOST_COLUMNS} are the most; drop some")
+        if self._header.count(PATH_COLUMN) > 1:
+            raise UsageError(
+                f"the manifest {name} has {self._header.count(PATH_COLUMN)} columns named 'path'; give all but one "
+                "another name"
+            )
         column, equal = Counter(self._header).most_common(1)[0]
         if equal > _MOST_EQUAL_NAMES:
             raise UsageError(f"the manifest {name} has {equal} columns named {column[:40]!r}; give them other names")

@@ -122,7 +122,7 @@ def _delimiter_of(file: IO[str], path: Path) -> str:
         header = next(
             (cells for cells in csv.reader(_lines(file, path), delimiter=delimiter, strict=True) if cells), []
         )
-        if PATH_COLUMN in header:
+        if any(cell.strip() == PATH_COLUMN for cell in header):
             return delimiter
     return _DELIMITERS[0]
 

@@ -12,7 +12,7 @@ from bigcluster.catalog.manifest import MANIFEST_SUFFIXES
 def root_of(images: str) -> Path:
     """The folder that paths are relative to: the folder itself, a manifest's folder, a glob's part before wildcards."""
     source = Path(images)
-    if source.is_dir():
+    if os.path.isdir(images):
         return source.resolve()
     if is_glob(images):
         fixed = source.parts[: first_wildcard(source)]

@@ -102,9 +102,11 @@ def say_kept(kept: dict[str, Any] | None, settings: Any, given: set[str], listen
 
     now = flatten(settings)
     used = [
-        f"{name} = {value}"
+        f"{name} = {json.dumps(value, ensure_ascii=False) if isinstance(value, tuple | list) else value}"
         for name, value in (kept or {}).items()
         if name != "images" and name not in given and now.get(name) == value and KEYS[name].default != value
     ]
     if used:
-        listener(Note(f"kept from the last run: {', '.join(used)} (--fresh ignores them)"))
+        listener(
+            Note(f"kept from the last run: {', '.join(used)} (--fresh ignores {'it' if len(used) == 1 else 'them'})")
+        )

@@ -31,6 +31,7 @@ from bigcluster.cli.options import (
     Size,
     Variance,
     Workers,
+    number,
 )
 from bigcluster.errors import ConfigError, UsageError
 from bigcluster.units import printable
@@ -135,7 +136,10 @@ def plan(
     variance: Variance = None,
     components: Components = None,
     memory: Memory = None,
-    workers: Annotated[int | None, typer.Option(help="Threads; with --scheduler, workers of the cluster.")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(parser=number, metavar="INTEGER", help="Threads; with --scheduler, workers of the cluster."),
+    ] = None,
     exclude: Exclude = None,
     config: Config = None,
     sets: Sets = None,

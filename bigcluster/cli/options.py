@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Annotated
 
 import typer
 
 from bigcluster.cli.answers import log_to
+
+
+def number(text: str) -> float | str:
+    """The number, as int where it is whole; any other text as it is: the check of the setting refuses it."""
+    for read in (int, float):
+        with suppress(ValueError):
+            return read(text)
+    return text
+
 
 Images = Annotated[str | None, typer.Argument(help="A folder, a glob, or a CSV/Parquet manifest with a path column.")]
 Out = Annotated[str | None, typer.Option("--out", "-o", help="The folder that takes the results.")]
@@ -22,12 +32,21 @@ K = Annotated[
 ]
 Features = Annotated[str | None, typer.Option(help="gray or color pixels.")]
 Size = Annotated[str | None, typer.Option(help="64, WIDTHxHEIGHT, or native (all images of one size).")]
-Variance = Annotated[float | None, typer.Option(help="Keep as many components as capture this share, such as 0.8.")]
-Components = Annotated[int | None, typer.Option(help="Keep this many components (instead of --variance).")]
+Variance = Annotated[
+    float | None,
+    typer.Option(parser=number, metavar="FLOAT", help="Keep as many components as capture this share, such as 0.8."),
+]
+Components = Annotated[
+    int | None,
+    typer.Option(parser=number, metavar="INTEGER", help="Keep this many components (instead of --variance)."),
+]
 Memory = Annotated[str | None, typer.Option(help="Budget of the whole process tree, such as 1GiB.")]
-Workers = Annotated[int | None, typer.Option(help="Threads that decode and compute; default: all cores.")]
+Workers = Annotated[
+    int | None,
+    typer.Option(parser=number, metavar="INTEGER", help="Threads that decode and compute; default: all cores."),
+]
 Link = Annotated[str | None, typer.Option(help="hardlink, symlink, copy or none.")]
-Seed = Annotated[int | None, typer.Option(help="Seed of everything random.")]
+Seed = Annotated[int | None, typer.Option(parser=number, metavar="INTEGER", help="Seed of everything random.")]
 Config = Annotated[str | None, typer.Option(help="A TOML file, or a shipped one: catalog, thumbnails, dask-ml.")]
 Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting by its name.")]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore the settings that OUT/run.toml kept.")]

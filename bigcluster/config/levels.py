@@ -16,12 +16,16 @@ from bigcluster.bounded import SETTINGS_BYTES, read_bounded
 from bigcluster.config.schema import KEYS, Settings, settings_from
 from bigcluster.errors import ConfigError
 from bigcluster.paths import local_path
+from bigcluster.units import shown
 
 Values = dict[str, Any]
 
 _PACKAGE = Path(__file__).parents[1]
 RUN_ONLY = ("memory", "workers", "scheduler")
 """They schedule a run and are never kept; a --config file or --set may not hold them."""
+
+_OTHER_NAMES = {"random_state": "seed", "n_clusters": "k", "n_components": "components"}
+"""As scikit-learn calls them."""
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -110,13 +114,15 @@ def _checked(values: Values) -> Values:
 
 
 def known(name: str) -> Any:
-    """The key of that name; an unknown one is refused with the nearest valid name."""
+    """The key of that name; an unknown one is refused, with a valid name where one is near."""
     if name in KEYS:
         return KEYS[name]
     if name in RUN_ONLY:
         raise ConfigError(f"{name} belongs to one call, not to a config: give it as --{name}")
-    near = difflib.get_close_matches(name, KEYS, n=1, cutoff=0) or list(KEYS)[:1]
-    raise ConfigError(f"unknown key {name!r}; the nearest valid one is {near[0]!r}")
+    names = _OTHER_NAMES | {key.rpartition(".")[2]: key for key in KEYS} | {key: key for key in KEYS}
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f"did you mean {names[near[0]]!r}?" if near else "README.md has a table of all keys"
+    raise ConfigError(f"unknown key {shown(name)}; {hint}")
 
 
 def to_toml(values: Mapping[str, Any]) -> str:

@@ -170,15 +170,20 @@ def check_recipe(store: Store, spec: DecodeSpec, *, replace: bool) -> None:
     mark = store.mark(RECIPE)
     if mark is None or replace or mark.fingerprint == decode_recipe(spec):
         return
-    wanted = _recipe_values(spec)
+    before, wanted = _as_settings(mark.payload), _as_settings(_recipe_values(spec))
     differing = ", ".join(
-        f"{name} {mark.payload.get(name)} -> {value}"
-        for name, value in wanted.items()
-        if mark.payload.get(name) != value
+        f"{name} {before.get(name)} -> {value}" for name, value in wanted.items() if before.get(name) != value
     )
     raise OutError(
         f"OUT holds pixels decoded in another way ({differing}); --replace discards them, or give another OUT"
     )
+
+
+def _as_settings(recipe: dict[str, Any]) -> dict[str, Any]:
+    """The values of a recipe by the names of the settings."""
+    of_image = {f"image.{name}": value for name, value in recipe.items() if name not in ("width", "height", "color")}
+    size = f"{recipe.get('width')}x{recipe.get('height')}"
+    return {"features": "color" if recipe.get("color") else "gray", "size": size, **of_image}
 
 
 def _summarise(

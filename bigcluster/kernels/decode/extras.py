@@ -55,6 +55,8 @@ def needs_extra(reason: str) -> str | None:
     for extra, (module, what) in _LIBRARIES.items():
         if reason == _missing(extra, what) and find_spec(module) is not None:
             return extra
+        if reason.startswith(_broken(module, what)) and _imports(module):
+            return extra
     return None
 
 
@@ -113,6 +115,8 @@ def raw_preview(data: bytes) -> tuple[bytes, int]:
     return b"P6\n%d %d\n255\n" % (width, height) + np.ascontiguousarray(preview.data[..., :3]).tobytes(), orientation
 
 
+_NO_MEMORY = ("Cannot allocate memory", "failed to map segment")
+"""Of the loader of shared libraries, in an ImportError."""
 _LIBRARIES = {"heif": ("pi_heif", "HEIC"), "raw": ("rawpy", "camera RAW"), "jxl": ("pylibjxl", "JPEG XL")}
 """Extra -> the module that it brings, and what that reads."""
 
@@ -121,7 +125,27 @@ def _library(extra: str) -> Any:
     module, what = _LIBRARIES[extra]
     if find_spec(module) is None:
         raise RejectedError("unsupported", _missing(extra, what))
-    return import_module(module)
+    try:
+        return import_module(module)
+    except MemoryError:
+        raise
+    except Exception as error:  # whatever a library does as it is imported
+        if any(words in str(error) for words in _NO_MEMORY):
+            raise MemoryError(one_line(error)) from error
+        raise RejectedError("unsupported", f"{_broken(module, what)}: {one_line(error)}") from error
+
+
+def _imports(module: str) -> bool:
+    """Asked only where it was installed and could not be imported before."""
+    try:
+        import_module(module)
+    except Exception:  # decoding says why
+        return False
+    return True
+
+
+def _broken(module: str, what: str) -> str:
+    return f"{what}: {module} is installed and cannot be imported"
 
 
 def _missing(extra: str, what: str) -> str:
