@@ -237,13 +237,12 @@ def _check_enough(listing: Listing, store: Store, ingested: Ingested, settings: 
         shown = "; ".join(f"{listing.names[i]}: {record.status}, {record.reason}" for i, record in enumerate(bad))
         raise NoImagesError(f"not one of {counted(len(listing), 'listed image')} could be read ({shown})")
     if n_ok == 1 and settings.reduce == "pca":
-        ledger = enumerate(records(store, ingested.n_blocks))
-        at, bad = next(((row, record) for row, record in ledger if not record.ok), (0, None))
-        others = (
-            f" ({len(listing) - 1} more could not be read; {listing.names[at]}: {bad.status}, {bad.reason})"
-            if bad is not None
-            else ""
-        )
+        others = ""
+        if len(listing) > 1:
+            row, first = next((r, found) for r, found in enumerate(records(store, ingested.n_blocks)) if not found.ok)
+            others = (
+                f" ({len(listing) - 1} more could not be read; {listing.names[row]}: {first.status}, {first.reason})"
+            )
         raise TooFewSamplesError(f"PCA needs at least 2 good images, and there is 1{others}; use --set reduce=none")
     if settings.ks and settings.ks[-1] > n_ok:
         raise TooFewSamplesError(
