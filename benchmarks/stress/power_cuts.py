@@ -34,19 +34,17 @@ BATCH = 40
 
 
 def main(full: bool) -> dict[str, Any]:
-    """Every sync of a run with copies, of one with hard links, and of the next with another k; 5 where not full."""
+    """Every sync of a first run that makes copies, and of one after hard links and another k; 5 where not full."""
     n_cuts = n_syncs = 0
     with scratch() as folder:
         images = catalog(folder / "images", 16)
-        for link in ("copy", "hardlink") if full else ("copy",):
-            first = Job(images, {"k": 4, "size": "16x16", "components": 3, "link": link})
-            second = Job(images, {**first.values, "k": 3})
-            for before, job in ((None, first), (first, second)):
-                if not full and before is None:
-                    continue
-                syncs, cuts = _all_cuts(folder, before, job, full)
-                n_syncs, n_cuts = n_syncs + syncs, n_cuts + cuts
-                print(f"power_cuts: {link}, {n_cuts} cuts", file=sys.stderr, flush=True)
+        values = {"size": "16x16", "components": 3}
+        copies = Job(images, {**values, "k": 3, "link": "copy"})
+        before = Job(images, {**values, "k": 4, "link": "hardlink"})
+        for earlier in (None, before) if full else (before,):
+            syncs, cuts = _all_cuts(folder, earlier, copies, full)
+            n_syncs, n_cuts = n_syncs + syncs, n_cuts + cuts
+            print(f"power_cuts: {n_cuts} cuts", file=sys.stderr, flush=True)
     return {
         "syncs": n_syncs,
         "cuts": n_cuts,

@@ -178,7 +178,7 @@ def _absurd(folder: Path, images: Path, deep: Path) -> int:
     attempts: list[tuple[str, list[object]]] = [("", ["plan", deep, "-k", 2])]
     for text in ("k = " + "[" * 5000, "a." * 5000 + "b = 1", "k = " + "9" * 5000, 'k = "1:500000000"', "k = 1e999"):
         attempts.append((text, ["plan", images, "--config", config]))
-    for value in ("9" * 5000, "1:" + "9" * 5000, "-1", "1e5000", "\u0663"):
+    for value in ("9" * 5000, "1:" + "9" * 5000, "-1", "1e5000", "3:2"):
         attempts.append(("", ["plan", images, "-k", value]))
     for text, line in attempts:
         config.write_text(text)
