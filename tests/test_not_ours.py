@@ -26,7 +26,7 @@ from conftest import Cli, picture, run_cli, write_pictures
 from benchmarks.stress.harness import make_deep, remove_deep
 from bigcluster import outdir
 from bigcluster.config import resolve
-from bigcluster.durable import digest_of
+from bigcluster.durable import digest_of, unlink_below
 from bigcluster.errors import OutError, StoreError, UsageError
 from bigcluster.kept import KEPT, set_aside
 from bigcluster.outdir.last_copies import Elsewhere
@@ -132,6 +132,17 @@ def test_a_link_at_a_name_of_ours_is_refused(images: Path, out: Path, precious: 
         elif not parent_was_there:
             path.parent.rmdir()
         assert described(out) == before, name
+
+
+def test_a_folder_that_becomes_a_link_meanwhile_leads_no_removal_away(tmp_path: Path, precious: Path) -> None:
+    """Somebody who may write into OUT exchanges a folder after all names were looked at."""
+    marks = Marks(tmp_path / "out" / "store.zarr")
+    marks.path("inner").parent.parent.mkdir(parents=True)
+    marks.path("inner").parent.symlink_to(precious / "inner")
+    with pytest.raises(OutError, match="is a link"):
+        unlink_below(marks.path("inner"), tmp_path / "out")
+    with pytest.raises(OutError, match="is a link"):
+        marks.remove("inner")
 
 
 @pytest.mark.parametrize(

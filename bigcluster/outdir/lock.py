@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bigcluster.durable import TOKEN, entries_below, is_unfinished, open_folder, remove_folder
+from bigcluster.durable import TOKEN, entries_below, is_unfinished, open_folder, remove_folder, unlink_below
 from bigcluster.errors import OutError, StoreError
 from bigcluster.measure import has_ended
 from bigcluster.outdir.places import check_places
@@ -97,7 +97,7 @@ def _sweep(out: Path, token: str) -> None:
             if entry.is_dir(follow_symlinks=False):
                 remove_folder(Path(entry.path))
             else:
-                os.unlink(entry.path)
+                unlink_below(Path(entry.path), out)
 
 
 def _open(folder: int, out: Path) -> int:

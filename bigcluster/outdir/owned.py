@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from bigcluster.bounded import read_bounded
 from bigcluster.catalog import path_key
-from bigcluster.durable import digest_of, digest_of_file, write_bytes
+from bigcluster.durable import digest_of, digest_of_file, unlink_below, write_bytes
 from bigcluster.store import MADE, Mark, Marks, metadata
 
 _WORD = (1 << 64) - 1
@@ -219,4 +219,4 @@ class OwnedList:
         marks.write(self.created, Mark("", {file: digest}))
         for old in set(before.digests if before else ()) - {file}:
             if old.startswith(f"{MADE}/"):
-                (self.store_root / old).unlink(missing_ok=True)
+                unlink_below(self.store_root / old, self.store_root.parent)

@@ -22,6 +22,7 @@ from bigcluster.durable import (
     remove_if_empty,
     sync_file_system,
     unfinished_name,
+    unlink_below,
 )
 from bigcluster.kept import set_aside
 from bigcluster.outdir.owned import (
@@ -69,7 +70,7 @@ class OwnedTree:
         self.owned.write(before | made)
         for name in names:
             self._place(staging / name, self.root / name, before.get(name), tell)
-        self.remove_others(before, made, remove_file)
+        self.remove_others(before, made, self._remove_file)
         sync_file_system(self.out)
         self.owned.write(made)
         return made
@@ -116,6 +117,11 @@ class OwnedTree:
         if MADE_FOLDER in ours.get(inside) and not stay.get(inside):
             remove_if_empty(folder)
 
+    def _remove_file(self, path: str, knowns: list[Known]) -> None:
+        """Remove a file of ours whose content nobody misses."""
+        if is_ours_by_content(path, knowns):
+            unlink_below(Path(path), self.out)
+
     def is_whole(self) -> bool:
         """Whether everything that we made last is still there, in its size."""
         made = self.owned.read()
@@ -158,9 +164,3 @@ class OwnedTree:
         with open_folder(self.out) as out:
             os.mkdir(name, dir_fd=out)
         return self.out / name
-
-
-def remove_file(path: str, knowns: list[Known]) -> None:
-    """Remove a file of ours whose content nobody misses."""
-    if is_ours_by_content(path, knowns):
-        os.unlink(path)

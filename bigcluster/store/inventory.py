@@ -14,7 +14,7 @@ from random import Random
 from typing import Any
 
 from bigcluster.bounded import UnfitFileError
-from bigcluster.durable import digest_of_file, entries_below, is_regular, remove_if_empty
+from bigcluster.durable import digest_of_file, entries_below, is_regular, remove_if_empty, unlink_below
 from bigcluster.errors import MemoryBudgetError
 from bigcluster.store import metadata
 from bigcluster.store.chunks import file_fits_digest
@@ -190,6 +190,6 @@ def tidy(root: Path) -> None:
         remove_chunks(root, f"{name}/c", metadata.chunk_file_bytes(root, name), lambda file: file not in vouched)
     for path in [*files_below(root / MADE), *files_below(root / STATE)]:
         if path.relative_to(root).as_posix() not in vouched and is_named_by_content(path, root):
-            path.unlink()
+            unlink_below(path, root.parent)
             remove_if_empty(path.parent)
     remove_if_empty(root / STATE)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from bigcluster.bounded import UnfitFileError, parse_json, read_bounded
-from bigcluster.durable import digest_of, is_regular, write_bytes
+from bigcluster.durable import digest_of, is_regular, unlink_below, write_bytes
 from bigcluster.errors import StoreError
 from bigcluster.kept import set_aside
 from bigcluster.units import MIB, show_bytes
@@ -85,7 +85,7 @@ class Marks:
 
     def remove(self, stage: str, block: str = DONE) -> None:
         self._set_aside(stage, block)
-        self.path(stage, block).unlink(missing_ok=True)
+        unlink_below(self.path(stage, block), self._out)
 
     def _set_aside(self, stage: str, block: str) -> None:
         """A file at a mark's place that has no seal of ours is damaged, or somebody else's: it goes to OUT/kept."""

@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.durable import Unfinished, digest_of, open_folder, remove_if_empty, unfinished
+from bigcluster.durable import Unfinished, digest_of, open_folder, remove_if_empty, unfinished, unlink_below
 from bigcluster.errors import DamagedError
 from bigcluster.store.arrays import Store
 from bigcluster.store.inventory import STATE
@@ -137,7 +137,7 @@ class StageState:
     def _remove(self, files: Iterable[str]) -> None:
         for file in files:
             if file.startswith(f"{STATE}/{self._stage}/"):
-                (self._store.root / file).unlink(missing_ok=True)
+                unlink_below(self._store.root / file, self._store.root.parent)
 
     def clear(self) -> None:
         """The stage is done: its state is of no use any more."""
