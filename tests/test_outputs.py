@@ -136,7 +136,7 @@ def test_manifest_columns_pass_through(tmp_path: Path) -> None:
     text = io.StringIO(newline="")
     csv.writer(text).writerows(
         [
-            ["label", "title", "path", "=n", "in_label", "path"],
+            ["label", "title", "path", "=n", "in_label", "in_path"],
             ["old", "=SUM(A1)", "a.jpg", "-5", "x", "p"],
             ["@x", "it's, fine", "b.jpg", "+1-1", "", ""],
         ]

@@ -153,8 +153,10 @@ def _check_target(to: str, images: str, images_of_model: str | None, out: Path) 
     targets.check(TO, to)
     if targets.lies_in(to, out):
         raise UsageError(f"{TO} {to} lies in OUT, where only runs write; give another file")
-    for source in filter(None, (images, images_of_model)):  # a manifest lies in itself
-        if os.path.exists(to) and (targets.lies_in(to, source) or targets.lies_in(to, root_of(source))):
+    for source in filter(None, (images, images_of_model)):
+        # Beside a manifest lie other tables, an earlier one of this command perhaps; its images are checked by name.
+        images_lie_in = source if os.path.isfile(source) else root_of(source)
+        if os.path.exists(to) and targets.lies_in(to, images_lie_in):
             raise UsageError(f"{TO} {to} would write over what lies in IMAGES ({source}); give another file")
 
 
