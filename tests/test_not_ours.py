@@ -26,7 +26,7 @@ from conftest import Cli, picture, run_cli, write_pictures
 from benchmarks.stress.harness import make_deep, remove_deep
 from bigcluster import outdir
 from bigcluster.config import resolve
-from bigcluster.durable import digest_of, unlink_below
+from bigcluster.durable import TOKEN, digest_of, unlink_below
 from bigcluster.errors import OutError, StoreError, UsageError
 from bigcluster.kept import KEPT, set_aside
 from bigcluster.outdir.last_copies import Elsewhere
@@ -684,3 +684,19 @@ def test_a_closed_table_is_set_aside(images: Path, tmp_path: Path, cli: Cli) -> 
     ran = cli(*line, 2, unprivileged=True)
     assert ran.code == 0, ran
     assert stat.S_IMODE((out / KEPT / "labels.csv").stat().st_mode) == 0
+
+
+def test_the_lock_is_on_disk_before_anything_else_is_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """After a power cut, the token in it tells whose the unfinished files are: without it, OUT is a stranger's."""
+    synced: list[tuple[int, str]] = []
+    real = os.fsync
+
+    def fsync(descriptor: int) -> None:
+        synced.append((os.fstat(descriptor).st_ino, os.pread(descriptor, 1000, 0).decode()))
+        real(descriptor)
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    with outdir.locked(tmp_path):
+        lock = tmp_path / ".lock"
+        assert synced == [(lock.stat().st_ino, lock.read_text())]
+        assert f"unfinished {TOKEN}" in lock.read_text()

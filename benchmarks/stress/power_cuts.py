@@ -15,6 +15,7 @@ from __future__ import annotations
 import importlib
 import os
 import pkgutil
+import secrets
 import shutil
 import stat
 import sys
@@ -22,11 +23,13 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import bigcluster
 from benchmarks.stress.work import Job, catalog, labels, scratch
 from bigcluster import durable
 from bigcluster.kept import KEPT
+from bigcluster.outdir import lock
 
 MODELS = ("nothing", "names")
 BATCH = 40
@@ -105,10 +108,14 @@ def _check(job: Job, cut: Path, out: Path, expected: bytes, what: str, *, is_las
     if is_last:
         found = job.verify(out)
         assert found["ok"], f"{what}: not sound: {found['damaged'][:5]}"
-    job.run(out)
+    token = secrets.token_hex(8)  # of another process, as after a power cut
+    with mock.patch.object(durable, "TOKEN", token), mock.patch.object(lock, "TOKEN", token):
+        job.run(out)
     assert labels(out) == expected, f"{what}: other labels, or names of entries"
     found = job.verify(out)
     assert found["ok"], f"{what}: {found['damaged'][:5]}"
+    unfinished = [path.name for path in out.rglob(f"*{durable.PARTIAL}")]
+    assert not unfinished, f"{what}: left behind: {unfinished[:5]}"
     entries = sorted(path.name for path in (out / "clusters").rglob("*.jpg"))
     pictures = sorted(path.name for path in job.images.rglob("*.jpg"))
     strange = set(entries) - set(pictures)

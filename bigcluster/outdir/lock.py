@@ -64,6 +64,7 @@ def locked(out: Path) -> Iterator[None]:
             check_places(out)
             tokens = _read(file, out)[1]
             _write(file, f"process {os.getpid()} on {socket.gethostname()}", [*tokens, TOKEN])
+            os.fsync(file)  # after a power cut, the token tells whose what stands here unfinished is
             try:
                 yield
             finally:
