@@ -329,7 +329,7 @@ def profile(
         resolved,
         resources(memory, workers),
         compare=_names("compare", compare),
-        limit_bytes=None if limit is None else parse_bytes(limit),
+        limit_bytes=None if limit is None else parse_bytes(limit, "limit"),
         replace=replace,
         quiet=quiet,
         listener=listener,
@@ -418,11 +418,11 @@ def resolve_report(out: PathLike, *, sets: tuple[str, ...] = ()) -> Settings:
 def stored_settings(
     out: PathLike, *, sets: tuple[str, ...] = (), exclude: Sequence[str] | str | None = None
 ) -> Settings:
-    """The settings that OUT kept, with another `exclude` where one is given. Raises StoreError where it kept none."""
+    """The settings that OUT kept, with another `exclude` where one is given. Raises RunNotFoundError."""
     out = local_path("OUT", out)
     kept = outdir.kept_values(out)
     if kept is None:
-        raise StoreError(f"{out} holds no run; run `bigcluster run IMAGES --out {out} -k 10` first")
+        raise outdir.no_run(out)
     return resolve(flags={"out": out, "exclude": exclude}, sets=sets, config=None, kept=kept)
 
 

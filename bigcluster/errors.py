@@ -5,6 +5,7 @@
     │   ├── ConfigError          unknown key, bad value, two settings that exclude each other
     │   ├── ImagesNotFoundError  there is nothing at IMAGES
     │   ├── OutError             OUT inside IMAGES, of other images, or a folder that is not ours
+    │   │   └── RunNotFoundError there is no run in OUT; a StoreError as well
     │   └── MemoryBudgetError    the plan does not fit the budget
     ├── NoImagesError            nothing listed, or nothing of it could be read
     ├── TooFewSamplesError       fewer good rows than clusters or components need
@@ -94,6 +95,10 @@ class ProfiledRunError(BigclusterError):
 
 class StoreError(BigclusterError, OSError):
     """OUT cannot be read or written, or is in use by another run."""
+
+
+class RunNotFoundError(OutError, StoreError):
+    """OUT, which should hold a run, is no folder or was never written by a run."""
 
 
 class DamagedError(StoreError):

@@ -65,22 +65,22 @@ def counted(number: int, what: str, one: str = "", several: str = "") -> str:
     return f"{number:,} {noun} {verb}".rstrip()
 
 
-def parse_bytes(text: Any) -> int:
-    """`"512MiB"` -> 536870912. A number without a unit is refused: 512 of what?"""
+def parse_bytes(text: Any, name: str = "memory") -> int:
+    """`"512MiB"` -> 536870912. A number without a unit is refused: 512 of what? name : of the setting."""
     if not isinstance(text, str):
-        raise ConfigError(f'memory must be a size with its unit, such as "512MiB" or "1.5GiB", not {shown(text)}')
+        raise ConfigError(f'{name} must be a size with its unit, such as "512MiB" or "1.5GiB", not {shown(text)}')
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)?\s*", text)
     if match is None:
-        raise ConfigError(f"memory must be a size such as 512MiB or 1.5GiB, not {shown(text)}")
+        raise ConfigError(f"{name} must be a size such as 512MiB or 1.5GiB, not {shown(text)}")
     number, unit = match.groups()
     if unit is None:
-        raise ConfigError(f"memory needs a unit, such as 512MiB or 1.5GiB; got {shown(text)}")
+        raise ConfigError(f"{name} needs a unit, such as 512MiB or 1.5GiB; got {shown(text)}")
     factor = _FACTORS.get(unit.upper())
     if factor is None:
-        raise ConfigError(f"memory has the unknown unit {shown(unit)}; use one of KiB, MiB, GiB, TiB, KB, MB, GB, TB")
+        raise ConfigError(f"{name} has the unknown unit {shown(unit)}; use one of KiB, MiB, GiB, TiB, KB, MB, GB, TB")
     n_bytes = float(number) * factor
     if n_bytes > MOST_BYTES:
-        raise ConfigError(f"memory must be a size that a machine can have, such as 512MiB, not {shown(text)}")
+        raise ConfigError(f"{name} must be a size that a machine can have, such as 512MiB, not {shown(text)}")
     return int(n_bytes)
 
 

@@ -151,9 +151,11 @@ def test_a_folder_with_anything_in_it_is_refused(catalog: Path, tmp_path: Path) 
         generate(tmp_path / ".hidden", 5)
 
 
-@pytest.mark.parametrize("wrong", [{"images": 0}, {"images": 5, "seed": -1}, {"images": 5, "threads": 0}])
-def test_numbers_out_of_range_are_refused(tmp_path: Path, wrong: dict[str, int]) -> None:
-    with pytest.raises(ConfigError, match="must be at least"):
+@pytest.mark.parametrize(
+    "wrong", [{"images": 0}, {"images": 5, "seed": -1}, {"images": 5, "threads": 0}, {"images": "abc"}, {"images": 2.5}]
+)
+def test_numbers_out_of_range_are_refused(tmp_path: Path, wrong: dict[str, object]) -> None:
+    with pytest.raises(ConfigError, match="must be a whole number of at least"):
         generate(tmp_path / "catalog", **wrong)  # type: ignore[arg-type]
     assert not (tmp_path / "catalog").exists()
 

@@ -377,7 +377,7 @@ def test_wrong_calls_are_one_line(small: Path, cli: Cli, args: tuple[str, ...], 
 def test_without_a_finished_run_it_says_so(tmp_path: Path, cli: Cli, small: Path) -> None:
     for out in (tmp_path, tmp_path / "nothing"):
         ran = cli("report", out)
-        assert ran.code == 1
+        assert ran.code == 2
         assert "holds no run" in ran.err
     (small / "summary.json").unlink()
     ran = cli("report", small)

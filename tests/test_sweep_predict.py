@@ -132,7 +132,7 @@ def test_new_images_are_labelled_and_strange_ones_are_named(out: Path, tmp_path:
 def test_what_cannot_be_predicted(images: Path, out: Path, tmp_path: Path, cli: Cli) -> None:
     (tmp_path / "none").mkdir()
     for arguments, code, says in (
-        ((tmp_path / "absent", images), 1, "holds no run"),
+        ((tmp_path / "absent", images), 2, "holds no run"),
         ((out, tmp_path / "none"), 1, "no images"),
         ((out, tmp_path / "absent"), 2, "does not exist"),
     ):

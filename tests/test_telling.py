@@ -266,7 +266,7 @@ def test_quiet_prints_nothing_but_warnings(tmp_path: Path, cli: Cli) -> None:
     [
         (("run", "absent", "--out", "o", "-k", 2), "ImagesNotFoundError", 2),
         (("run", "absent", "--out", "o", "-k", 2, "--nonsense"), "ConfigError", 2),
-        (("verify", "absent"), "StoreError", 1),
+        (("verify", "absent"), "RunNotFoundError", 2),
         (("run", "--out", "o", "-k", "x"), "ConfigError", 2),
     ],
 )

@@ -299,7 +299,7 @@ def profile(
             settings,
             api.resources(memory, workers),
             compare=tuple(compare or ()),
-            limit_bytes=None if limit is None else parse_bytes(limit),
+            limit_bytes=None if limit is None else parse_bytes(limit, "limit"),
             replace=replace,
             quiet=quiet,
             listener=listener,
@@ -333,8 +333,8 @@ def report(
 @app.command()
 def demo(
     directory: Annotated[str, typer.Argument(help="A new or empty folder.")],
-    images: Annotated[int, typer.Option(help="How many cuts to draw.")] = 600,
-    seed: Annotated[int, typer.Option(help="Another seed draws other cuts.")] = 0,
+    images: Annotated[int, typer.Option(parser=number, metavar="INTEGER", help="How many cuts to draw.")] = 600,
+    seed: Annotated[int, typer.Option(parser=number, metavar="INTEGER", help="Another seed draws other cuts.")] = 0,
     hostile: Annotated[
         bool, typer.Option("--hostile", help="Add the files of a bad day in a folder of their own.")
     ] = False,

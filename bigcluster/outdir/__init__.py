@@ -5,7 +5,17 @@ links where our files belong, `owned` and `tree` know what we made among what ot
 files beside the store.
 """
 
-from bigcluster.outdir.claim import MANIFEST, RUN_TOML, STORE, absolute, check_is_out, claim, is_out, kept_values
+from bigcluster.outdir.claim import (
+    MANIFEST,
+    RUN_TOML,
+    STORE,
+    absolute,
+    check_is_out,
+    claim,
+    is_out,
+    kept_values,
+    no_run,
+)
 from bigcluster.outdir.lock import LOCK, locked, sweep_unfinished
 from bigcluster.outdir.places import check_places
 
@@ -21,5 +31,6 @@ __all__ = [
     "is_out",
     "kept_values",
     "locked",
+    "no_run",
     "sweep_unfinished",
 ]

@@ -10,7 +10,7 @@ from typing import Any
 from bigcluster.catalog.roots import root_of
 from bigcluster.config import Settings, flatten, read_toml
 from bigcluster.durable import is_folder, is_regular, is_unfinished
-from bigcluster.errors import ConfigError, OutError, StoreError
+from bigcluster.errors import ConfigError, OutError, RunNotFoundError, StoreError
 from bigcluster.kept import KEPT
 from bigcluster.outdir.lock import LOCK, MOST_BYTES, parse
 
@@ -85,9 +85,14 @@ def _starts_with(path: Path, heading: bytes) -> bool:
 
 
 def check_is_out(out: Path) -> None:
-    """Raise StoreError where no run wrote into this folder: nothing in it is touched then."""
+    """Raise RunNotFoundError where no run wrote into this folder: nothing in it is touched then."""
     if not is_out(out):
-        raise StoreError(f"{out} holds no run; run `bigcluster run IMAGES --out {out} -k 10` first")
+        raise no_run(out)
+
+
+def no_run(out: str | Path) -> RunNotFoundError:
+    """The error for an OUT that no run wrote."""
+    return RunNotFoundError(f"{out} holds no run; run `bigcluster run IMAGES --out {out} -k 10` first")
 
 
 def claim(out: Path, images: str) -> None:
