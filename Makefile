@@ -14,7 +14,7 @@ DEMO_OUT := demo-out
 help:  ## what there is
 	@grep -E '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*##/ -/'
 
-NATIVE := $(wildcard bigcluster/kernels/native/*.c) bigcluster/kernels/native/build.py
+NATIVE := $(wildcard bigcluster/kernels/linalg/native/*.c) bigcluster/kernels/linalg/native/build.py
 
 $(STAMP): pyproject.toml constraints.txt $(NATIVE)
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null || { \

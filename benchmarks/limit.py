@@ -140,7 +140,7 @@ def float32_block_rate(m: int, k: int, n: int) -> float:
 def integer_rate(m: int, k: int, n: int) -> float:
     """The same of exact 8-bit products, one per core at a time, sides laid out; 0 where there is no integer kernel."""
     try:
-        from bigcluster.kernels.gemm import Gemm
+        from bigcluster.kernels.linalg.gemm import Gemm
     except ImportError:
         return 0.0
     gemm = Gemm("auto")

@@ -17,7 +17,7 @@ from typing import Any
 import psutil
 
 from benchmarks.peers.common import MEASURED
-from bigcluster.measure import Caller, MemorySampler, highest_rss_bytes
+from bigcluster.runtime.sampler import Caller, MemorySampler, highest_rss_bytes
 
 ROOT = Path(__file__).parents[1]
 LIGHT = 20

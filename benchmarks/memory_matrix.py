@@ -28,7 +28,7 @@ import numpy as np
 from benchmarks.data import DATA, RESULTS, catalog, image_files
 from benchmarks.machine import describe_machine, now, versions
 from benchmarks.measure import ROOT, OutsideSampler
-from bigcluster.measure import Caller
+from bigcluster.runtime.sampler import Caller
 from bigcluster.units import MIB, parse_bytes
 
 NUMBERS = (1_000, 8_190)

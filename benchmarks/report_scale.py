@@ -18,13 +18,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster import outdir
-from bigcluster.chunks import pixel_chunks
 from bigcluster.config import flatten, resolve, to_toml
 from bigcluster.outputs.folders import cluster_folder
 from bigcluster.outputs.summary import summary_text, versions
 from bigcluster.outputs.tables import IMAGE_COLUMNS, LABEL_COLUMNS, write_csv
-from bigcluster.rows import spans
 from bigcluster.store import Mark, Store
+from bigcluster.store.chunk_grid import pixel_chunks
+from bigcluster.store.row_source import spans
 from bigcluster.units import GIB, MIB, show_bytes
 
 SIDE = 64

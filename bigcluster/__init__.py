@@ -9,12 +9,12 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from bigcluster._version import __version__
+
 if TYPE_CHECKING:
     from bigcluster.api import Run, open, plan, profile, run
     from bigcluster.estimators.kmeans import KMeans
     from bigcluster.estimators.pca import PCA
-
-__version__ = "0.1.0"
 
 _LAZY = {
     "KMeans": "bigcluster.estimators.kmeans",

@@ -10,24 +10,26 @@ from dataclasses import replace as replace_in
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bigcluster import given, outdir, targets
-from bigcluster.bounded import check_table
+from bigcluster import outdir
 from bigcluster.config import Settings, parse_ks, parse_sets, resolve
 from bigcluster.errors import ConfigError, DamagedError, StoreError, UsageError
-from bigcluster.measure import Caller
-from bigcluster.paths import local_path
-from bigcluster.processes import absolute
-from bigcluster.progress import Event, Listener, Note
-from bigcluster.supervisor import supervise
+from bigcluster.files import targets
+from bigcluster.files.bounded import check_table
+from bigcluster.files.paths import local_path
+from bigcluster.pipeline import image_list
+from bigcluster.runtime.events import Event, Listener, Note
+from bigcluster.runtime.processes import absolute
+from bigcluster.runtime.sampler import Caller
+from bigcluster.runtime.supervisor import supervise
 from bigcluster.units import as_whole, parse_bytes, show_bytes, shown
 
 if TYPE_CHECKING:
     import dask.array as da
     import pandas as pd
 
-    from bigcluster.allowed import Resources
-    from bigcluster.planning import Plan
+    from bigcluster.planning.plan import Plan
     from bigcluster.profiling import Profile
+    from bigcluster.runtime.resources import Resources
     from bigcluster.store import Store
 
 PathLike = str | os.PathLike[str]
@@ -178,9 +180,9 @@ class Run:
             raise UsageError(f"to must be a file, from which the table is read: {target} is a stream")
         settings, allowed = stored_settings(self.out, exclude=exclude), resources(memory, workers)
         with contextlib.ExitStack() as stack:
-            if given.is_list(images):
-                settings = given.keeping_list(settings)
-                source = stack.enter_context(given.as_manifest(images))
+            if image_list.is_list(images):
+                settings = image_list.keeping_list(settings)
+                source = stack.enter_context(image_list.as_manifest(images))
             else:
                 source = local_path("IMAGES", images)
             arguments = {"images": source, "to": target}
@@ -292,7 +294,7 @@ def plan(
     allowed, caller = resources(memory, workers), Caller.now()
     with _listed(images) as source:
         found = supervise("plan", resolved, allowed, listener=log_events, caller=caller, **source)
-    from bigcluster.planning import Plan
+    from bigcluster.planning.plan import Plan
 
     return Plan.from_json(found)
 
@@ -322,7 +324,7 @@ def profile(
     """
     from bigcluster import profiling
 
-    if given.is_list(images):
+    if image_list.is_list(images):
         raise UsageError("profile takes a folder, a glob or a manifest: give the list to bc.run, then profile that OUT")
     resolved = resolve_settings(images, out, flags=_flags(n_clusters, settings, set), config=config, fresh=fresh)
     return profiling.profile(
@@ -359,8 +361,8 @@ def _names(name: str, given: Any) -> tuple[str, ...]:
 @contextlib.contextmanager
 def _listed(images: Any) -> Iterator[dict[str, str]]:
     """The argument of a job that lists the images which the caller gave one by one; none for others."""
-    if given.is_list(images):
-        with given.as_manifest(images) as manifest:
+    if image_list.is_list(images):
+        with image_list.as_manifest(images) as manifest:
             yield {"given": manifest}
     else:
         yield {}
@@ -377,7 +379,7 @@ def resolve_settings(
     needs: tuple[str, ...] = ("images", "out", "k"),
 ) -> Settings:
     """Merge what was given with a config or with what OUT kept. Raises ConfigError where one of `needs` is missing."""
-    of_paths = given.is_list(images)
+    of_paths = image_list.is_list(images)
     paths = {
         name: None if path is None else local_path(name.upper(), path)
         for name, path in (("images", None if of_paths else images), ("out", out))
@@ -390,7 +392,7 @@ def resolve_settings(
         kept=kept,
     )
     if of_paths:
-        resolved = given.keeping_list(resolved)
+        resolved = image_list.keeping_list(resolved)
     for name in needs:
         if getattr(resolved, name) is None:
             raise ConfigError(
@@ -428,8 +430,8 @@ def stored_settings(
 
 def resources(memory: str | None, workers: int | None) -> Resources:
     """The budget and threads of one call. Without `memory`, half of what the process may use."""
-    from bigcluster.allowed import Resources, allowed_memory
-    from bigcluster.cores import available_cores
+    from bigcluster.runtime.blas import available_cores
+    from bigcluster.runtime.resources import Resources, allowed_memory
 
     n_threads = available_cores() if workers is None else _workers(workers)
     budget = parse_bytes(memory) if memory is not None else allowed_memory().n_bytes // 2
@@ -438,7 +440,7 @@ def resources(memory: str | None, workers: int | None) -> Resources:
 
 def cluster_resources(memory: str | None, workers: int | None) -> Resources:
     """What the joined workers of a cluster would have, for a plan: one thread and the budget each."""
-    from bigcluster.allowed import Resources
+    from bigcluster.runtime.resources import Resources
 
     if workers is None or memory is None:
         raise ConfigError("--scheduler needs --workers and --memory: how many there are, and what each may hold")
@@ -454,7 +456,7 @@ def _workers(workers: Any) -> int:
 
 def budget_notes(resources: Resources) -> list[Note]:
     """What a person should know of the budget before a run."""
-    from bigcluster.allowed import allowed_memory
+    from bigcluster.runtime.resources import allowed_memory
 
     allowed = allowed_memory()
     if not resources.budget_given:

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from conftest import Cli, write_pictures
 
-from bigcluster.measure import MemorySampler
 from bigcluster.pipeline.job import Stages
-from bigcluster.progress import Event, Progress, StageFinished
+from bigcluster.runtime.events import Event, Progress, StageFinished
+from bigcluster.runtime.sampler import MemorySampler
 from bigcluster.units import show_bytes, show_seconds
 
 STAGE = re.compile(

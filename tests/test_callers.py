@@ -11,7 +11,7 @@ import pytest
 from conftest import environment
 
 from bigcluster.demo import generate
-from bigcluster.measure import Caller, Held, MemorySampler
+from bigcluster.runtime.sampler import Caller, Held, MemorySampler
 from bigcluster.units import MIB
 
 HELD = 300 * MIB

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from bigcluster.config import KEYS, flatten, read_toml, resolve, settings_from, shipped_configs, to_toml
 from bigcluster.errors import ConfigError
-from bigcluster.paths import is_url
+from bigcluster.files.paths import is_url
 from bigcluster.units import parse_bytes, show_bytes
 
 share = st.floats(0.01, 1)

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from threadpoolctl import threadpool_info
 
-from bigcluster.cores import blas_threads
+from bigcluster.runtime.blas import blas_threads
 
 
 def blas() -> set[int]:

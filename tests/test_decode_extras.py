@@ -22,7 +22,7 @@ from bigcluster.catalog import FileRecord, image_suffixes, left_out, list_images
 from bigcluster.catalog.wanted import EXTRAS, IMAGE_SUFFIXES
 from bigcluster.kernels.decode import DecodeSpec, decode, extras, needs_extra, prepare_codecs, read_header
 from bigcluster.kernels.decode.ifd import read_directory
-from bigcluster.stages.freshness import Freshness
+from bigcluster.stages.fill import Freshness
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -26,7 +26,7 @@ from test_decode import COLOR, GREY, H, W, luma, near, pixels, status, turned
 
 from bigcluster.catalog import FileRecord, list_images
 from bigcluster.kernels.decode import DecodeSpec, decode, look, prepare_codecs, read_header
-from bigcluster.progress import Progress
+from bigcluster.runtime.events import Progress
 from bigcluster.stages.loading.loader import Loader
 
 RNG = np.random.default_rng(11)

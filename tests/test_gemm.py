@@ -8,9 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigcluster.errors import BigclusterError, ConfigError
-from bigcluster.kernels import floats, gemm, gemm_model, panels
-from bigcluster.kernels.gemm import MAX_TERMS, Gemm, flip, float_product, is_exact, transpose
-from bigcluster.kernels.panels import Panels
+from bigcluster.kernels.linalg import floats, gemm, panels
+from bigcluster.kernels.linalg.gemm import MAX_TERMS, Gemm, flip, float_product, is_exact, transpose
+from bigcluster.kernels.linalg.panels import Panels
 
 WIDE = pytest.mark.skipif(not floats.available(), reason="this processor has no AVX-512")
 KERNELS = [
@@ -296,12 +296,12 @@ def test_model_bytes_are_what_onnx_builds():
     byte, signed, integer, real = TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32, TensorProto.FLOAT
     zero = helper.make_tensor("z", byte, [], [128])
     integers = helper.make_node("MatMulInteger", ["a", "b", "z"], ["c"])
-    assert build([integers], byte, signed, integer, [zero]) == gemm_model.INTEGER_PRODUCT
+    assert build([integers], byte, signed, integer, [zero]) == gemm.INTEGER_PRODUCT
     product = helper.make_node("Gemm", ["a", "b"], ["c"])
-    assert build([product], real, real, real) == gemm_model.FLOAT_PRODUCT
+    assert build([product], real, real, real) == gemm.FLOAT_PRODUCT
     transposed = helper.make_node("Gemm", ["a", "b"], ["c"], transA=1)
-    assert build([transposed], real, real, real) == gemm_model.FLOAT_PRODUCT_LEFT_TRANSPOSED
+    assert build([transposed], real, real, real) == gemm.FLOAT_PRODUCT_LEFT_TRANSPOSED
     transposed = helper.make_node("Gemm", ["a", "b"], ["c"], transB=1)
-    assert build([transposed], real, real, real) == gemm_model.FLOAT_PRODUCT_RIGHT_TRANSPOSED
+    assert build([transposed], real, real, real) == gemm.FLOAT_PRODUCT_RIGHT_TRANSPOSED
     turned = helper.make_node("Transpose", ["a"], ["c"], perm=[1, 0])
-    assert build([turned], byte, None, byte) == gemm_model.BYTE_TRANSPOSE
+    assert build([turned], byte, None, byte) == gemm.BYTE_TRANSPOSE

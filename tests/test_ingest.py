@@ -18,15 +18,15 @@ from conftest import encoded, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigcluster.bounded import open_regular
 from bigcluster.catalog import FileRecord, Listing, list_images
-from bigcluster.durable import digest_of
 from bigcluster.errors import DamagedError, OutError
+from bigcluster.files.bounded import open_regular
+from bigcluster.files.durable import digest_of
 from bigcluster.kernels.decode import DecodeSpec, decode, prepare_codecs
-from bigcluster.kernels.loops import pixel_sums
+from bigcluster.kernels.linalg.loops import pixel_sums
 from bigcluster.outputs.summary import counts
-from bigcluster.progress import Progress
-from bigcluster.runtime import EmbeddedRuntime
+from bigcluster.runtime.events import Progress
+from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.stages.ingest import Ingested, check_recipe, ingest, pixel_rows, records
 from bigcluster.stages.loading import files as stage
 from bigcluster.store import Store

@@ -10,21 +10,20 @@ from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score, silhouette_samples
 
 from bigcluster.errors import InvalidDataError
-from bigcluster.kernels.all_centers import Bounds, look_at_all
-from bigcluster.kernels.assign import nearest, two_nearest
-from bigcluster.kernels.bounds import look_again, look_first
-from bigcluster.kernels.centers import prepare
-from bigcluster.kernels.finite import refuse_bad_rows
-from bigcluster.kernels.groups import arrange, group_centers
-from bigcluster.kernels.kmeans import cluster_sums, exact_sq, frame_of, moved_sums
-from bigcluster.kernels.metrics import (
+from bigcluster.kernels.kmeans.all_centers import Bounds, look_at_all
+from bigcluster.kernels.kmeans.assign import nearest, two_nearest
+from bigcluster.kernels.kmeans.bounds import look_again, look_first
+from bigcluster.kernels.kmeans.centers import prepare
+from bigcluster.kernels.kmeans.groups import arrange, group_centers
+from bigcluster.kernels.kmeans.metrics import (
     adjusted_rand,
     contingency,
     silhouette_sq,
     simplified_silhouette,
     sum_of_squares,
 )
-from bigcluster.kernels.moments import block_moments
+from bigcluster.kernels.kmeans.sums import cluster_sums, exact_sq, frame_of, moved_sums
+from bigcluster.kernels.linalg.moments import block_moments, refuse_bad_rows
 
 Array = NDArray[np.generic]
 

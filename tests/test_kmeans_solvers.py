@@ -13,18 +13,11 @@ from numpy.typing import NDArray
 from sklearn.cluster import KMeans as SklearnKMeans
 
 from bigcluster.errors import ConfigError, InvalidDataError, TooFewSamplesError, UsageError
-from bigcluster.rows import ArrayRows, DaskRows
-from bigcluster.runtime import EmbeddedRuntime
-from bigcluster.solvers.kmeans import (
-    KMeansFit,
-    Progress,
-    fit,
-    fit_minibatch,
-    fit_two_level,
-    predict,
-)
+from bigcluster.runtime.threads import EmbeddedRuntime
+from bigcluster.solvers.kmeans import KMeansFit, Progress, fit, fit_minibatch, fit_two_level, predict
 from bigcluster.solvers.kmeans.seeding import uniforms
 from bigcluster.solvers.kmeans.two_level import shares
+from bigcluster.store.row_source import ArrayRows, DaskRows
 
 Array = NDArray[Any]
 

@@ -15,12 +15,12 @@ from sklearn.cluster import KMeans as SklearnKMeans
 from sklearn.metrics import silhouette_score
 
 from bigcluster.errors import UsageError
-from bigcluster.rows import ArrayRows, DaskRows
-from bigcluster.runtime import EmbeddedRuntime
+from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.solvers.kmeans import choose, fit, sweep
-from bigcluster.solvers.kmeans.choose import check_algorithm
-from bigcluster.solvers.kmeans.knee import suggest
-from bigcluster.solvers.kmeans.projection import project_bounds_bytes, project_centers_bytes, project_lloyd_bytes
+from bigcluster.solvers.kmeans.footprint import project_bounds_bytes, project_centers_bytes, project_lloyd_bytes
+from bigcluster.solvers.kmeans.result import check_algorithm
+from bigcluster.solvers.kmeans.sweep import suggest
+from bigcluster.store.row_source import ArrayRows, DaskRows
 
 Array = NDArray[Any]
 

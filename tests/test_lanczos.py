@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 
-from bigcluster.rows import spans
-from bigcluster.runtime import EmbeddedRuntime
+from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.solvers.pca import Components
-from bigcluster.solvers.pca.basis import TiledBasis
 from bigcluster.solvers.pca.eigen import DENSE_LIMIT, TiledMatrix
-from bigcluster.solvers.pca.lanczos import lanczos_limit, leading_eigenpairs
+from bigcluster.solvers.pca.lanczos import TiledBasis, lanczos_limit, leading_eigenpairs
 from bigcluster.solvers.pca.result import Progress
-from bigcluster.solvers.tiles import MemoryTiles, Shelf
+from bigcluster.solvers.spill import MemoryTiles, Shelf
+from bigcluster.store.row_source import spans
 
 N = DENSE_LIMIT + 164
 TARGET = Components(40)

@@ -22,8 +22,8 @@ from hypothesis import strategies as st
 from benchmarks.stress.person import Person, there
 from bigcluster import outdir
 from bigcluster.catalog import FileRecord, Listing, list_images
-from bigcluster.durable import digest_of, remove_folder
 from bigcluster.errors import BigclusterError
+from bigcluster.files.durable import digest_of, remove_folder
 from bigcluster.outdir import tree
 from bigcluster.outdir.results import OF_A_RUN, ResultFiles
 from bigcluster.outdir.tree import OwnedTree

@@ -21,20 +21,22 @@ from PIL import Image
 
 import bigcluster as bc
 from benchmarks.stress import hostile_files, hostile_outs
-from bigcluster.bounded import UnfitFileError, parse_json, read_bounded
 from bigcluster.catalog import Listing, Names, list_images
 from bigcluster.catalog.manifest import Manifest
 from bigcluster.config import read_toml, resolve
 from bigcluster.errors import ConfigError, DamagedError, MemoryBudgetError, StoreError, UsageError
+from bigcluster.files.bounded import UnfitFileError, parse_json, read_bounded
 from bigcluster.kernels.decode import DecodeSpec, decode, is_plain
-from bigcluster.memory import NAME_BYTES
 from bigcluster.outputs.tables import passed_columns
 from bigcluster.pipeline.run import run
-from bigcluster.planning import Pictures, Resources, make_plan
-from bigcluster.progress import Progress
+from bigcluster.planning.footprint import NAME_BYTES
+from bigcluster.planning.plan import Pictures
+from bigcluster.planning.planner import make_plan
+from bigcluster.runtime.events import Progress
+from bigcluster.runtime.resources import Resources
 from bigcluster.stages.loading import Loader
-from bigcluster.stages.loading.headers import Headers
-from bigcluster.stages.loading.isolated import IsolatedDecoder
+from bigcluster.stages.loading.isolation import IsolatedDecoder
+from bigcluster.stages.loading.sample import Headers
 from bigcluster.store import Mark, Marks, Store, metadata
 from bigcluster.store.shapes import check_array
 

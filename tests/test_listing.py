@@ -15,11 +15,10 @@ from bigcluster.catalog import Listing, list_images, natural_key, root_of
 from bigcluster.catalog.wanted import IMAGE_SUFFIXES, left_out
 from bigcluster.errors import ImagesNotFoundError, NoImagesError, OutError, UsageError
 from bigcluster.kernels.decode import DecodeSpec
-from bigcluster.progress import Progress
-from bigcluster.runtime import EmbeddedRuntime
+from bigcluster.runtime.events import Progress
+from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.stages.ingest import ingest, records
-from bigcluster.stages.loading.headers import Headers
-from bigcluster.stages.sizing import image_size
+from bigcluster.stages.loading.sample import Headers, image_size
 from bigcluster.store import Store
 
 

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigcluster.errors import InstallationError
-from bigcluster.kernels import compiled, loops
+from bigcluster.kernels.linalg import compiled, loops
 
 
 @pytest.fixture

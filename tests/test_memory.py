@@ -20,9 +20,9 @@ from conftest import PATIENCE_SECONDS, Background, Cli, command, environment, wr
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigcluster import measure
-from bigcluster.allowed import allowed_memory
-from bigcluster.measure import Caller, MemorySampler, Reading, Timeline
+from bigcluster.runtime import sampler
+from bigcluster.runtime.resources import allowed_memory
+from bigcluster.runtime.sampler import Caller, MemorySampler, Reading, Timeline
 from bigcluster.units import MIB
 
 SMALL = ("-k", 3, "--size", 16, "--components", 4)
@@ -158,7 +158,7 @@ def test_a_spike_between_samples_is_told() -> None:
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.integers(0, 1000)), min_size=1, max_size=400), st.integers(2, 40))
 def test_a_timeline_stays_small_and_loses_no_peak(readings: list[tuple[str, int]], most: int) -> None:
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr(measure, "MOST_ROWS", most)
+        patched.setattr(sampler, "MOST_ROWS", most)
         timeline = Timeline()
         for second, (stage, n_bytes) in enumerate(readings):
             timeline.add(Reading(float(second), stage, n_bytes))
@@ -224,7 +224,7 @@ def test_a_sample_on_its_way_belongs_to_the_stage_that_it_began_in() -> None:
 def test_a_system_without_pss_names_what_stands_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     from rich.console import Console
 
-    from bigcluster.display import print_summary
+    from bigcluster.cli.display import print_summary
 
     class Rss:
         rss = 50 * MIB

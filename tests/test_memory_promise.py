@@ -14,7 +14,7 @@ from conftest import Cli, command, environment
 
 from benchmarks import memory_matrix, output_scale
 from bigcluster.demo import generate
-from bigcluster.memory import FLOORS
+from bigcluster.planning.footprint import FLOORS
 from bigcluster.units import MIB, parse_bytes
 
 pytestmark = pytest.mark.slow

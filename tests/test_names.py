@@ -13,7 +13,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from bigcluster.catalog import Names, from_csv_path, guard_cell, natural_key, to_csv_path
-from bigcluster.kept import NAME_BYTES
+from bigcluster.files.kept import NAME_BYTES
 from bigcluster.outputs.folders import EntryNames, cluster_folder
 
 FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")

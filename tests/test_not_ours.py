@@ -26,16 +26,16 @@ from conftest import Cli, picture, run_cli, write_pictures
 from benchmarks.stress.harness import make_deep, remove_deep
 from bigcluster import outdir
 from bigcluster.config import resolve
-from bigcluster.durable import TOKEN, digest_of, unlink_below
 from bigcluster.errors import OutError, StoreError, UsageError
-from bigcluster.kept import KEPT, set_aside
+from bigcluster.files.durable import TOKEN, digest_of, unlink_below
+from bigcluster.files.kept import KEPT, set_aside
 from bigcluster.outdir.last_copies import Elsewhere
 from bigcluster.outdir.owned import known_file, short_digest
 from bigcluster.pipeline.run import run as run_pipeline
 from bigcluster.pipeline.verify import verify as verify_pipeline
-from bigcluster.planning import Resources
 from bigcluster.profiling import publish as profiles
-from bigcluster.progress import silent
+from bigcluster.runtime.events import silent
+from bigcluster.runtime.resources import Resources
 from bigcluster.store import Mark, Marks, Store
 from bigcluster.units import GIB
 

@@ -18,14 +18,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigcluster.catalog import FileRecord, Listing, Names, from_csv_path, list_images
-from bigcluster.durable import digest_of
 from bigcluster.errors import StoreError
-from bigcluster.memory import LINK_BYTES
+from bigcluster.files.durable import digest_of
 from bigcluster.outdir import tree
 from bigcluster.outdir.owned import Known, Owned, known_file
 from bigcluster.outputs import folders, tables
 from bigcluster.outputs.folders import Linked, write_clusters
 from bigcluster.outputs.summary import counts, read_summary, summary_text
+from bigcluster.planning.footprint import LINK_BYTES
 from bigcluster.stages.cluster import Membership
 from bigcluster.store import Marks
 from bigcluster.units import MIB

@@ -11,18 +11,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigcluster.errors import ConfigError, InvalidDataError, TooFewSamplesError, VarianceNotReachedError
-from bigcluster.kernels import floats
-from bigcluster.kernels.gemm import Gemm
+from bigcluster.kernels.linalg import floats
+from bigcluster.kernels.linalg.gemm import Gemm
+from bigcluster.kernels.linalg.quantize import encode
 from bigcluster.kernels.pca import choose_rank, orthonormal_transform, ritz_generalised, round_to_step, score_step
-from bigcluster.kernels.quantize import encode
-from bigcluster.rows import ArrayRows, DaskRows
-from bigcluster.runtime import EmbeddedRuntime
-from bigcluster.solvers.pca import SOLVERS, Components, Moments, Variance, choose, fit_pca, sides
+from bigcluster.runtime.threads import EmbeddedRuntime
+from bigcluster.solvers.pca import SOLVERS, Components, Moments, Variance, choose, fit_pca, operator
 from bigcluster.solvers.pca.eigen import DENSE_LIMIT
-from bigcluster.solvers.pca.passes import iteration_pass, plan_pass, projection_bytes
+from bigcluster.solvers.pca.footprint import least_bytes, project_bytes
+from bigcluster.solvers.pca.operator import iteration_pass, plan_pass, projection_bytes
 from bigcluster.solvers.pca.products import plan_products
-from bigcluster.solvers.pca.projection import least_bytes, project_bytes
-from bigcluster.solvers.tiles import FolderTiles, MemoryTiles, Shelf
+from bigcluster.solvers.spill import FolderTiles, MemoryTiles, Shelf
+from bigcluster.store.row_source import ArrayRows, DaskRows
 
 MIB = 1024**2
 NAMES = sorted(SOLVERS)
@@ -443,7 +443,7 @@ def test_more_components_than_there_are_have_no_variance(name, shape):
 
 @pytest.mark.parametrize("shape", [(100, 300), (300, 100)])
 def test_without_variance_in_several_tiles_all_is_zero(shape, monkeypatch):
-    monkeypatch.setattr(sides, "UNIT_TILE", 16)  # sums over tiles leave rounding behind
+    monkeypatch.setattr(operator, "UNIT_TILE", 16)  # sums over tiles leave rounding behind
     _, scores, components = solve("subspace", np.full(shape, 200, np.uint8), 3)
     assert not scores.any()
     assert not components.any()

@@ -12,12 +12,14 @@ from conftest import CHECKOUT, Cli, write_pictures
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigcluster import memory
 from bigcluster.config import settings_from
 from bigcluster.errors import ConfigError, MemoryBudgetError
-from bigcluster.planning import Pictures, Plan, Resources, make_plan, replan
+from bigcluster.planning import footprint
+from bigcluster.planning.plan import Pictures, Plan
+from bigcluster.planning.planner import make_plan, replan
 from bigcluster.planning.stages import incremental_batch
-from bigcluster.solvers.kmeans.projection import project_lloyd_bytes
+from bigcluster.runtime.resources import Resources
+from bigcluster.solvers.kmeans.footprint import project_lloyd_bytes
 from bigcluster.units import GIB, MIB, parse_bytes, parse_count, show_bytes
 
 numbers = st.integers(1, 200_000)
@@ -52,7 +54,7 @@ def test_long_passes_over_pixels_are_planned_with_the_library_that_multiplies_th
     """No PCA has loaded it: 4 starts of 10 centers over 64x64 pixels are worth it from some six thousand images on."""
     few, many = (plan_of(n, (64, 64), GIB, reduce="none", report={"write": False}) for n in (6000, 7000))
     more = many.stage("output").projected_bytes - few.stage("output").projected_bytes
-    assert memory.PRODUCTS_BYTES < more < memory.PRODUCTS_BYTES + MIB
+    assert footprint.PRODUCTS_BYTES < more < footprint.PRODUCTS_BYTES + MIB
     more = many.stage("ingest").projected_bytes - few.stage("ingest").projected_bytes
     assert more < MIB
 
@@ -69,8 +71,8 @@ def test_the_batch_of_the_incremental_solver_fits_and_holds_its_rank(n: int, sid
     batch_rows, kept = incremental_batch(n, n_values, None, usable)
     assert 1 <= kept <= min(n, n_values)
     assert kept <= batch_rows <= n
-    if memory.incremental_rows(n_values, usable) >= 2:
-        assert memory.project_incremental_bytes(batch_rows=batch_rows, rank=kept, n_values=n_values) <= usable
+    if footprint.incremental_rows(n_values, usable) >= 2:
+        assert footprint.project_incremental_bytes(batch_rows=batch_rows, rank=kept, n_values=n_values) <= usable
     batch_rows, kept = incremental_batch(n, n_values, min(rank, n), usable)
     assert kept == min(rank, n) <= batch_rows
 
@@ -116,7 +118,7 @@ grown = st.integers(1, 5000)
 def test_ingest_holds_more_with_larger_blocks(rows: int, values: int, in_flight: int, threads: int, by: int) -> None:
     def projected(**more: int) -> int:
         given = {"block_rows": rows, "n_values": values, "in_flight": in_flight, "threads": threads}
-        return memory.project_ingest_bytes(**{**given, "decode_bytes": 1 << 20, **more})
+        return footprint.project_ingest_bytes(**{**given, "decode_bytes": 1 << 20, **more})
 
     for name, value in {"block_rows": rows, "n_values": values, "in_flight": in_flight, "threads": threads}.items():
         assert projected() <= projected(**{name: value + by})
@@ -139,7 +141,7 @@ def test_a_report_holds_more_with_more_of_anything(
     given |= {"picture_values": 100, "n_columns": 10, "n_clusters": 10}
 
     def projected(**more: int) -> int:
-        return memory.project_report_bytes(**{**given, **more}, components=components)
+        return footprint.project_report_bytes(**{**given, **more}, components=components)
 
     for name, value in given.items():
         assert projected() <= projected(**{name: value + by})
@@ -256,6 +258,6 @@ def test_the_disk_that_a_plan_names_is_what_a_run_takes(tmp_path: Path, cli: Cli
 
 def test_the_floors_in_the_readme_are_those_of_the_code() -> None:
     readme = (CHECKOUT / "README.md").read_text(encoding="utf-8")
-    for name, floor in memory.FLOORS.items():
+    for name, floor in footprint.FLOORS.items():
         (row,) = [line for line in readme.splitlines() if line.startswith(f"| {name} |")]
         assert row.split("|")[2].strip() == show_bytes(floor)

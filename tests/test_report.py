@@ -25,12 +25,10 @@ import bigcluster as bc
 from bigcluster.errors import StoreError
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.report import lists, search
-from bigcluster.report.lists import places_of
+from bigcluster.report.lists import places_of, select
 from bigcluster.report.model import Listed, Members
-from bigcluster.report.picks import select
-from bigcluster.report.sprites import write_sprite
 from bigcluster.report.texts import Texts, file_name, number, visible
-from bigcluster.report.thumbnails import factor_for, row_blocks, shrink, shrunk_shape
+from bigcluster.report.thumbnails import factor_for, row_blocks, shrink, shrunk_shape, write_sprite
 
 
 class Page(HTMLParser):

@@ -170,5 +170,5 @@ def test_processes_are_started_in_one_place(file: Path) -> None:
         if isinstance(node, ast.Call):
             called = ast.unparse(node.func)
             assert not called.startswith(("subprocess.", "os.exec", "os.spawn", "os.posix_spawn", "os.fork")), (
-                f"{file.name}:{node.lineno}: {called}; use bigcluster.processes.start_python"
+                f"{file.name}:{node.lineno}: {called}; use bigcluster.runtime.processes.start_python"
             )

@@ -23,13 +23,13 @@ from conftest import Cli, encoded, environment, picture, pillow_bytes, write_pic
 from PIL import Image
 
 from bigcluster.catalog import FileRecord, list_images
-from bigcluster.durable import digest_of
+from bigcluster.files.durable import digest_of
 from bigcluster.kernels.decode import DecodeSpec, damage_in, decode, prepare_codecs
-from bigcluster.progress import Progress
+from bigcluster.runtime.events import Progress
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading import files as files_module
 from bigcluster.stages.loading import loader as loader_module
-from bigcluster.stages.loading.words import ROOM_BYTES, CodecWords
+from bigcluster.stages.loading.captured_stderr import ROOM_BYTES, CodecWords
 
 POSSESSED = """
 import ctypes, os, resource, signal, sys, time
@@ -153,7 +153,9 @@ def test_a_worker_that_dies_without_a_codec_is_not_started_again(
     tmp_path: Path, cli: Cli, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write_pictures(tmp_path / "images", 3)
-    last_words = "import os, sys; 'bigcluster.worker' in sys.orig_argv and (os.write(2, b'famous\\n'), os._exit(7))"
+    last_words = (
+        "import os, sys; 'bigcluster.pipeline.worker' in sys.orig_argv and (os.write(2, b'famous\\n'), os._exit(7))"
+    )
     put_in_front(tmp_path / "broken", last_words, monkeypatch)
     ran = cli("run", tmp_path / "images", "--out", tmp_path / "o", *OPTIONS)
     assert ran.code == 1, ran.err
@@ -352,7 +354,7 @@ def test_no_word_is_lost_that_was_not_about_pictures(tmp_path: Path) -> None:
     """What others print meanwhile comes out when decoding ends."""
     write_pictures(tmp_path / "images", 3)
     code = (
-        "import os, sys\nfrom bigcluster.stages.loading.words import CodecWords\n"
+        "import os, sys\nfrom bigcluster.stages.loading.captured_stderr import CodecWords\n"
         "with CodecWords() as words:\n    os.write(2, b'one')\n    assert words.take() == 'one'\n"
         "    os.write(2, b'two')\n    assert words.n_bytes() == 3\nos.write(2, b' three')\n"
     )

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from benchmarks.stress.work import BUDGET, Job
 from bigcluster.pipeline import run as pipeline
-from bigcluster.progress import silent
+from bigcluster.runtime.events import silent
 
 CHANGES = st.fixed_dictionaries(
     {},

@@ -12,11 +12,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigcluster.errors import DamagedError
-from bigcluster.kernels.gemm import Gemm
-from bigcluster.rows import ArrayRows
-from bigcluster.runtime import EmbeddedRuntime
+from bigcluster.kernels.linalg.gemm import Gemm
+from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.solvers.pca.operands import Operands
-from bigcluster.solvers.pca.slabs import Slabs
+from bigcluster.solvers.pca.products import Slabs
+from bigcluster.store.row_source import ArrayRows
 
 
 def zeros(cuts: list[int], first: int, last: int, dtype: type[np.generic]) -> dict[tuple[int, int], np.ndarray]:

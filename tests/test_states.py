@@ -12,14 +12,14 @@ import pytest
 from conftest import CHECKOUT, Background, Cli, write_pictures
 
 from bigcluster.errors import DamagedError
-from bigcluster.kernels.gemm import Gemm
-from bigcluster.rows import ArrayRows
-from bigcluster.runtime import EmbeddedRuntime
+from bigcluster.kernels.linalg.gemm import Gemm
+from bigcluster.runtime.threads import EmbeddedRuntime
+from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
 from bigcluster.solvers.kmeans import fit, fit_minibatch, fit_two_level, sweep
-from bigcluster.solvers.pca import Components, Moments, fit_pca, krylov, sides
-from bigcluster.solvers.saving import NOT_SAVING, Saving
-from bigcluster.solvers.tiles import MemoryTiles
-from bigcluster.store import StageState, Store, states, take_inventory
+from bigcluster.solvers.pca import Components, Moments, fit_pca, krylov, operator
+from bigcluster.solvers.spill import MemoryTiles
+from bigcluster.store import StageState, Store, checkpoints, take_inventory
+from bigcluster.store.row_source import ArrayRows
 from bigcluster.units import MIB
 
 
@@ -162,7 +162,7 @@ JOBS = {
 @pytest.fixture(autouse=True)
 def several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """The streamed solver's vectors in more tiles than one."""
-    monkeypatch.setattr(sides, "UNIT_TILE", 800)
+    monkeypatch.setattr(operator, "UNIT_TILE", 800)
 
 
 def values_read(job: Callable[[], Any]) -> int:
@@ -290,7 +290,7 @@ def test_a_damaged_state_is_named_and_dropped(store: Store) -> None:
 
 def test_states_are_saved_rarely_and_never_late(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
-    monkeypatch.setattr(states.time, "monotonic", lambda: now)
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now)
     state = StageState(store, "stage", "print")
     now = 0.9
     assert not state.due(1000), "a stage of a second is simply done again"
@@ -328,7 +328,7 @@ def test_a_finished_stage_leaves_no_state(tmp_path: Path, monkeypatch: pytest.Mo
     from benchmarks.stress.work import Job
 
     write_pictures(tmp_path / "images", 20)
-    monkeypatch.setattr(states, "COST_FACTOR", 0)
+    monkeypatch.setattr(checkpoints, "COST_FACTOR", 0)
     out = tmp_path / "out"
     Job(tmp_path / "images", {"k": 2, "size": "8x8", "components": 3}).run(out)
     assert not [path for path in (out / "store.zarr").rglob("*") if "state" in path.parts[-3:] and path.is_file()]

@@ -13,12 +13,12 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from bigcluster.chunks import CHUNK_BYTES, MOST_COLUMNS, MOST_ROWS, ROW_BLOCK_BYTES, pixel_chunks, row_chunks
-from bigcluster.durable import digest_of, replacing
 from bigcluster.errors import DamagedError, OutError, StoreError
-from bigcluster.rows import ArrayRows, DaskRows, RowSource, spans
+from bigcluster.files.durable import digest_of, replacing
 from bigcluster.store import ColumnWriter, Mark, Marks, RowWriter, Store, StoredRows, fingerprint
-from bigcluster.store.chunks import chunk_digest, fits_digest
+from bigcluster.store.chunk_grid import CHUNK_BYTES, MOST_COLUMNS, MOST_ROWS, ROW_BLOCK_BYTES, pixel_chunks, row_chunks
+from bigcluster.store.chunk_io import chunk_digest, fits_digest
+from bigcluster.store.row_source import ArrayRows, DaskRows, RowSource, spans
 
 
 @pytest.fixture
@@ -132,7 +132,7 @@ def test_a_row_writer_takes_blocks_of_any_size(
     store = Store(tmp_path_factory.mktemp("writer") / "s")
     values = np.random.default_rng(0).normal(size=(n_rows, n_columns)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:  # real chunks would take millions of rows
-        patch.setattr("bigcluster.store.rows.row_chunks", lambda width, itemsize: (2**chunk_power, max(1, width - 1)))
+        patch.setattr("bigcluster.store.row_io.row_chunks", lambda width, itemsize: (2**chunk_power, max(1, width - 1)))
         writer = RowWriter(store, "x", n_rows, n_columns, np.float32)
     start = 0
     for size in [*sizes, n_rows]:
@@ -173,7 +173,7 @@ def test_a_row_writer_refuses_gaps_and_missing_rows(store: Store) -> None:
 def test_a_column_writer_knows_the_digests_of_its_files(store: Store, n_rows: int) -> None:
     values = np.random.default_rng(0).normal(size=(n_rows, 11)).astype(np.float32)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("bigcluster.store.rows.row_chunks", lambda width, itemsize: (4, min(width, 5)))
+        patch.setattr("bigcluster.store.row_io.row_chunks", lambda width, itemsize: (4, min(width, 5)))
         writer = ColumnWriter(store, "x", *values.shape, np.float32)
     for start, stop in spans(11, 3):
         writer.write(start, values[:, start:stop])

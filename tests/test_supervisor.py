@@ -9,14 +9,14 @@ from typing import Any
 import pytest
 
 from bigcluster.config import Settings, settings_from
-from bigcluster.planning import Resources
-from bigcluster.progress import Event, Note
-from bigcluster.supervisor import InternalError, supervise
+from bigcluster.runtime.events import Event, Note
+from bigcluster.runtime.resources import Resources
+from bigcluster.runtime.supervisor import InternalError, supervise
 
 WORKER = """
 import sys
 
-if "bigcluster.worker" in sys.orig_argv:
+if "bigcluster.pipeline.worker" in sys.orig_argv:
     import json, os, time
 
     def tell(**message):

@@ -17,9 +17,9 @@ from conftest import Background, Cli, command, environment, run_cli, write_pictu
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigcluster import targets
 from bigcluster.errors import StoreError, UsageError
-from bigcluster.paths import is_url, local_path
+from bigcluster.files import targets
+from bigcluster.files.paths import is_url, local_path
 
 
 def write(path: Path | str, text: str = "new") -> None:

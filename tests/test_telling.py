@@ -183,7 +183,7 @@ def test_a_run_that_ignores_ctrl_c_still_ends_by_sigterm(images: Path, tmp_path:
 def test_what_a_library_sends_itself_is_no_ctrl_c(images: Path, tmp_path: Path) -> None:
     """OpenBLAS interrupts its own process where the system starts no thread."""
     (tmp_path / "sitecustomize.py").write_text(
-        "import sys\nif 'bigcluster.worker' in sys.orig_argv:\n"
+        "import sys\nif 'bigcluster.pipeline.worker' in sys.orig_argv:\n"
         "    import threading, signal, os, time\n"
         "    def play():\n        while 'numpy' not in sys.modules: time.sleep(0.001)\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n    threading.Thread(target=play, daemon=True).start()\n"

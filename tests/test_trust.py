@@ -26,9 +26,10 @@ from conftest import CHECKOUT, Background, Cli, command, environment, write_pict
 from bigcluster import outdir
 from bigcluster.config import Settings, resolve
 from bigcluster.errors import DamagedError, OutError, StoreError
-from bigcluster.pipeline.disk import check_room
 from bigcluster.pipeline.run import prepare, run
-from bigcluster.planning import Plan, Resources
+from bigcluster.planning.disk_space import check_room
+from bigcluster.planning.plan import Plan
+from bigcluster.runtime.resources import Resources
 from bigcluster.store import Store
 from bigcluster.units import GIB
 

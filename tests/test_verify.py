@@ -20,7 +20,7 @@ from benchmarks.stress.flips import flip
 from benchmarks.stress.work import BUDGET, Job
 from bigcluster.errors import OutError, StoreError
 from bigcluster.pipeline.predict import predict
-from bigcluster.progress import DecodingStarted, Event
+from bigcluster.runtime.events import DecodingStarted, Event
 from bigcluster.store import Mark, Marks, Store, take_inventory
 
 VALUES = {"k": 3, "components": 5, "size": "16x16"}

@@ -16,9 +16,9 @@ from benchmarks.peers import common
 def job(args: Namespace, clock: common.Clock) -> dict[str, Any]:
     import numpy as np
 
-    from bigcluster.rows import ArrayRows, RowSource
     from bigcluster.solvers.kmeans import fit
     from bigcluster.store import Store, StoredRows
+    from bigcluster.store.row_source import ArrayRows, RowSource
 
     first = np.load(args.init)
     rows: RowSource

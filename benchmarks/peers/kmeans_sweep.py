@@ -15,10 +15,10 @@ from benchmarks.peers import common
 def job(args: Namespace, clock: common.Clock) -> dict[str, Any]:
     import numpy as np
 
-    from bigcluster.rows import ArrayRows, RowSource
     from bigcluster.solvers.kmeans import fit, predict
     from bigcluster.solvers.kmeans import sweep as sweep_all
     from bigcluster.store import Store, StoredRows
+    from bigcluster.store.row_source import ArrayRows, RowSource
 
     ks = range(args.least, args.most + 1)
     rows: RowSource = ArrayRows(np.load(args.rows))

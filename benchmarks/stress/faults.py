@@ -27,11 +27,11 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.stress.work import BUDGET, Job, catalog, labels, scratch
-from bigcluster import worker
 from bigcluster.config import flatten
-from bigcluster.cores import available_cores
-from bigcluster.measure import Caller
-from bigcluster.store import states
+from bigcluster.pipeline import worker
+from bigcluster.runtime.blas import available_cores
+from bigcluster.runtime.sampler import Caller
+from bigcluster.store import checkpoints
 
 KINDS = ("full", "error", "short", "kill")
 SHORT_BYTES = 100
@@ -145,7 +145,7 @@ def trial(job: Job, out: Path, fault: Fault | None = None, *, task: str = "run")
 
 def _serve(job: Job, out: Path, writer: int, fault: Fault | None, task: str) -> int:
     """What the working process does with a request."""
-    states.COST_FACTOR = 0  # states are saved whenever they may be
+    checkpoints.COST_FACTOR = 0  # states are saved whenever they may be
 
     def say(message: dict[str, Any]) -> None:
         os.write(writer, json.dumps(message).encode() + b"\n")

@@ -16,7 +16,7 @@ import zarr
 
 from benchmarks.stress.harness import Entry, described, entry_of, labels_alone, refusal, replace_by_copy, tasks
 from benchmarks.stress.work import Job, catalog, scratch
-from bigcluster.kept import KEPT
+from bigcluster.files.kept import KEPT
 
 BESIDE = ("labels.csv", "images.csv", "variance.csv", "memory.csv")
 IN_STORE = ("notes.txt", "pixels/notes", "pixels/c/notes", "pixels/c/0/77", "centers/c/9", "marks/notes.json", "x/y/z")

@@ -18,7 +18,7 @@ from bigcluster.errors import BigclusterError
 from bigcluster.pipeline.report import report
 from bigcluster.pipeline.sweep import sweep
 from bigcluster.profiling.publish import publish
-from bigcluster.progress import silent
+from bigcluster.runtime.events import silent
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_SECONDS = 300

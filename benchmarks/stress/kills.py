@@ -24,7 +24,7 @@ import psutil
 
 from benchmarks.stress import seam
 from benchmarks.stress.work import Job, catalog, labels, scratch
-from bigcluster.progress import Event, StageAdvanced
+from bigcluster.runtime.events import Event, StageAdvanced
 from bigcluster.store import Marks
 from bigcluster.store.inventory import STATE
 

@@ -17,7 +17,7 @@ from typing import Any
 
 from benchmarks.stress.harness import contents, described
 from benchmarks.stress.work import Job, catalog, scratch
-from bigcluster.kept import KEPT
+from bigcluster.files.kept import KEPT
 
 LINKS = ("hardlink", "copy", "symlink", "none")
 N_IMAGES = 16

@@ -19,7 +19,7 @@ import bigcluster as bc
 from bigcluster.catalog import from_csv_path
 from bigcluster.demo import generate
 from bigcluster.kernels.decode import decode, prepare_codecs
-from bigcluster.progress import Event, Note
+from bigcluster.runtime.events import Event, Note
 from bigcluster.stages.ingest import stored_recipe
 from bigcluster.store import Store
 

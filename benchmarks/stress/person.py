@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bigcluster.kept import KEPT
+from bigcluster.files.kept import KEPT
 
 Known = dict[str, tuple[Any, ...]]
 

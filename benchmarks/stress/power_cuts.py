@@ -27,8 +27,8 @@ from unittest import mock
 
 import bigcluster
 from benchmarks.stress.work import Job, catalog, labels, scratch
-from bigcluster import durable
-from bigcluster.kept import KEPT
+from bigcluster.files import durable
+from bigcluster.files.kept import KEPT
 from bigcluster.outdir import lock
 
 MODELS = ("nothing", "names")

@@ -21,8 +21,9 @@ from benchmarks.stress.work import BUDGET, Job, catalog, labels, scratch
 from bigcluster.config import resolve
 from bigcluster.pipeline.predict import predict
 from bigcluster.pipeline.run import run
-from bigcluster.planning import StagePlan, plan_predict
-from bigcluster.progress import DecodingStarted, Event, Listener, StageStarted
+from bigcluster.planning.plan import StagePlan
+from bigcluster.planning.stages import plan_predict
+from bigcluster.runtime.events import DecodingStarted, Event, Listener, StageStarted
 
 N_IMAGES = 96
 BLOCK_ROWS = 16

@@ -12,7 +12,7 @@ from typing import Any
 import bigcluster as bc
 from bigcluster.catalog import list_images
 from bigcluster.outputs.tables import write_images
-from bigcluster.stages.freshness import Freshness
+from bigcluster.stages.fill import Freshness
 from bigcluster.stages.ingest import load_ingested, records, stored_recipe
 from bigcluster.stages.pixel_blocks import STAGE, Block, mark_of
 from bigcluster.store import Store

@@ -15,8 +15,8 @@ from bigcluster.demo import generate
 from bigcluster.pipeline.predict import predict
 from bigcluster.pipeline.run import run
 from bigcluster.pipeline.verify import verify
-from bigcluster.planning import Resources
-from bigcluster.progress import Listener, silent
+from bigcluster.runtime.events import Listener, silent
+from bigcluster.runtime.resources import Resources
 from bigcluster.units import GIB
 
 BUDGET = Resources(budget_bytes=GIB, threads=2)

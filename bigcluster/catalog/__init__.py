@@ -1,8 +1,8 @@
 """Which images there are, by what name, and what became of each."""
 
-from bigcluster.catalog.ledger import FileRecord
 from bigcluster.catalog.listing import FOLDERS_NAMED, Listing, is_confined, list_images, unread_folders
 from bigcluster.catalog.names import Names, from_csv_path, guard_cell, natural_key, path_key, to_csv_path
+from bigcluster.catalog.records import FileRecord
 from bigcluster.catalog.roots import root_of
 from bigcluster.catalog.wanted import KNOWN_SUFFIXES, image_suffixes, left_out
 

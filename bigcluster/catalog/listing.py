@@ -14,7 +14,7 @@ from bigcluster.catalog.roots import first_wildcard, is_glob, root_of
 from bigcluster.catalog.walk import Ignored, Room, fits_glob, folders_of, match, walk
 from bigcluster.catalog.wanted import Wanted, left_out
 from bigcluster.errors import ImagesNotFoundError, NoImagesError, OutError, UsageError
-from bigcluster.paths import is_url
+from bigcluster.files.paths import is_url
 from bigcluster.units import counted
 
 FOLDERS_NAMED = 5

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from bigcluster.catalog.manifest_rows import AUTO, PARQUET_BYTES, PATH_COLUMN, Row, csv_rows, parquet_rows
 from bigcluster.errors import InputChangedError, UsageError
-from bigcluster.paths import is_url
+from bigcluster.files.paths import is_url
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 _ROWS_COMPARED = 256

@@ -15,10 +15,10 @@ from contextlib import suppress
 from pathlib import Path
 from typing import IO
 
-from bigcluster.bounded import BoundedLines, open_regular
 from bigcluster.errors import UsageError
-from bigcluster.memory import KEPT_BYTES, PARQUET_CHILD_BYTES, PRODUCTS_BYTES
-from bigcluster.processes import start_python
+from bigcluster.files.bounded import BoundedLines, open_regular
+from bigcluster.planning.footprint import KEPT_BYTES, PARQUET_CHILD_BYTES, PRODUCTS_BYTES
+from bigcluster.runtime.processes import start_python
 from bigcluster.units import MIB, show_bytes
 
 PATH_COLUMN = "path"

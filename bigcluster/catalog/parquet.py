@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from bigcluster.catalog.manifest_rows import AUTO, NO_PYARROW, TOO_LARGE
-from bigcluster.confine import limit_memory
+from bigcluster.runtime.memory_limit import limit_memory
 
 _BATCH_ROWS = 1024
 

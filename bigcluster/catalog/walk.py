@@ -21,7 +21,7 @@ from pathlib import Path
 from bigcluster.catalog.names import Names, natural_key
 from bigcluster.catalog.wanted import Wanted
 from bigcluster.errors import MemoryBudgetError
-from bigcluster.memory import NAME_BYTES
+from bigcluster.planning.footprint import NAME_BYTES
 from bigcluster.units import show_bytes, show_count
 
 LOOP, SEEN, UNREADABLE, OTHER = "(link loop)", "(folder listed already)", "(unreadable folder)", "(other suffixes)"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from bigcluster.processes import leave_current_folder
+from bigcluster.runtime.processes import leave_current_folder
 
 __all__ = ["main"]
 

@@ -15,7 +15,7 @@ from bigcluster.cli.log import LogFile
 from bigcluster.units import printable
 
 if TYPE_CHECKING:
-    from bigcluster.progress import Event, Listener
+    from bigcluster.runtime.events import Event, Listener
 
 
 class _Saying:
@@ -80,7 +80,7 @@ def tell_error(kind: str, message: str, exit_code: int) -> None:
 @contextmanager
 def listening(*, quiet: bool) -> Iterator[Listener]:
     """The listener for this stderr and for the log."""
-    from bigcluster import display
+    from bigcluster.cli import display
 
     with display.listening(quiet=quiet) as shown:
         if _Saying.log is None:
@@ -98,7 +98,7 @@ def listening(*, quiet: bool) -> Iterator[Listener]:
 def say_kept(kept: dict[str, Any] | None, settings: Any, given: set[str], listener: Listener) -> None:
     """Name the settings that are in force because the last run had them. given : names of those of this call."""
     from bigcluster.config import KEYS, flatten
-    from bigcluster.progress import Note
+    from bigcluster.runtime.events import Note
 
     now = flatten(settings)
     used = [

@@ -52,7 +52,7 @@ app = typer.Typer(
 
 def _version(wanted: bool) -> None:
     if wanted:
-        from bigcluster import __version__
+        from bigcluster._version import __version__
 
         print(f"bigcluster {__version__}")
         raise typer.Exit
@@ -109,9 +109,9 @@ def run(
     if dry_run:
         _show_plan(settings, resources, as_json)
         return
-    from bigcluster import display
+    from bigcluster.cli import display
     from bigcluster.config import parse_sets
-    from bigcluster.supervisor import supervise
+    from bigcluster.runtime.supervisor import supervise
 
     folder = settings.out
     assert folder is not None
@@ -193,8 +193,9 @@ def sweep(
     log: Log = None,
 ) -> None:
     """Elbow, silhouettes and stability for every k, on the stored scores, in shared passes: OUT/sweep.csv, .png."""
-    from bigcluster import api, display
-    from bigcluster.supervisor import supervise
+    from bigcluster import api
+    from bigcluster.cli import display
+    from bigcluster.runtime.supervisor import supervise
 
     settings, ks = api.resolve_sweep(out, k, sets=tuple(sets or ()))
     with listening(quiet=quiet) as listener:
@@ -215,9 +216,11 @@ def predict(
     log: Log = None,
 ) -> None:
     """Label new images by the stored model; nothing is fitted again."""
-    from bigcluster import api, display, targets
-    from bigcluster.paths import local_path
-    from bigcluster.supervisor import supervise
+    from bigcluster import api
+    from bigcluster.cli import display
+    from bigcluster.files import targets
+    from bigcluster.files.paths import local_path
+    from bigcluster.runtime.supervisor import supervise
 
     settings = api.stored_settings(out, exclude=exclude)
     given, path = local_path("IMAGES", images), targets.named("--to", to)
@@ -240,10 +243,11 @@ def verify(
     log: Log = None,
 ) -> None:
     """Check digests, counts, labels, folders and model; exit 1 on any damage, which the next run makes good."""
-    from bigcluster import api, display
+    from bigcluster import api
+    from bigcluster.cli import display
     from bigcluster.config import Settings
-    from bigcluster.paths import local_path
-    from bigcluster.supervisor import supervise
+    from bigcluster.files.paths import local_path
+    from bigcluster.runtime.supervisor import supervise
 
     with listening(quiet=quiet) as listener:
         settings, resources = Settings(out=local_path("OUT", out)), api.resources(memory, workers)
@@ -290,7 +294,8 @@ def profile(
         "components": components,
         "seed": seed,
     }
-    from bigcluster import api, display, profiling
+    from bigcluster import api, profiling
+    from bigcluster.cli import display
     from bigcluster.units import parse_bytes
 
     settings = api.resolve_settings(images, out, flags=flags, sets=tuple(sets or ()), config=config, fresh=fresh)
@@ -322,7 +327,7 @@ def report(
 ) -> None:
     """Write the report anew: pages to look at, from what OUT holds. They open from disk, in any browser."""
     from bigcluster import api
-    from bigcluster.supervisor import supervise
+    from bigcluster.runtime.supervisor import supervise
 
     settings = api.resolve_report(out, sets=tuple(sets or ()))
     with listening(quiet=quiet) as listener:
@@ -343,8 +348,8 @@ def demo(
 ) -> None:
     """Draw a synthetic catalog with known styles (truth.csv beside it)."""
     from bigcluster.demo import generate
-    from bigcluster.paths import local_path
-    from bigcluster.progress import Progress
+    from bigcluster.files.paths import local_path
+    from bigcluster.runtime.events import Progress
 
     folder = Path(local_path("DIRECTORY", directory))
 
@@ -358,7 +363,7 @@ def demo(
 
 def _leave_with(counts: dict[str, Any], file: str, quiet: bool) -> None:
     """Exit code 3 where images, or folders that may hold some, could not be read; what is quiet warns of images too."""
-    from bigcluster import display
+    from bigcluster.cli import display
 
     if counts["failed"] and quiet:
         say(f"warning: {display.unread(counts, file)}")
@@ -367,14 +372,14 @@ def _leave_with(counts: dict[str, Any], file: str, quiet: bool) -> None:
 
 
 def _show_plan(settings: Any, resources: Any, as_json: bool, n_images: int | None = None) -> None:
-    from bigcluster import display
+    from bigcluster.cli import display
 
     if n_images is None:
-        from bigcluster.supervisor import supervise
+        from bigcluster.runtime.supervisor import supervise
 
         with listening(quiet=True) as listener:
             values = supervise("plan", settings, resources, listener=listener)
-        from bigcluster.planning import Plan
+        from bigcluster.planning.plan import Plan
 
         found = Plan.from_json(values)
     else:

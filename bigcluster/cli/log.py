@@ -14,10 +14,10 @@ from datetime import datetime
 from pathlib import Path
 from typing import IO
 
-from bigcluster import targets
-from bigcluster.bounded import open_regular
 from bigcluster.errors import UsageError
-from bigcluster.paths import local_path
+from bigcluster.files import targets
+from bigcluster.files.bounded import open_regular
+from bigcluster.files.paths import local_path
 from bigcluster.units import printable
 
 OPTION = "--log"

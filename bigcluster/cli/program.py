@@ -15,9 +15,9 @@ import typer
 from bigcluster.cli import answers, streams
 from bigcluster.cli.commands import app
 from bigcluster.errors import BigclusterError, ConfigError
-from bigcluster.plainly import plainly
-from bigcluster.processes import set_for_us
-from bigcluster.signals import end_as_interrupted
+from bigcluster.runtime.failures import plainly
+from bigcluster.runtime.processes import set_for_us
+from bigcluster.runtime.signals import end_as_interrupted
 
 EXIT_FAILED = 1
 EXIT_INTERRUPTED = 130

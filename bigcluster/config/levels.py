@@ -12,10 +12,10 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bigcluster.bounded import SETTINGS_BYTES, read_bounded
 from bigcluster.config.schema import KEYS, Settings, settings_from
 from bigcluster.errors import ConfigError
-from bigcluster.paths import local_path
+from bigcluster.files.bounded import SETTINGS_BYTES, read_bounded
+from bigcluster.files.paths import local_path
 from bigcluster.units import shown
 
 Values = dict[str, Any]

@@ -15,7 +15,7 @@ from typing import Any
 
 from bigcluster.config.ks import clusters, parse_ks
 from bigcluster.errors import ConfigError, UsageError
-from bigcluster.paths import local_path
+from bigcluster.files.paths import local_path
 from bigcluster.units import as_real, as_whole, shown
 
 Check = Callable[[str, Any], Any]

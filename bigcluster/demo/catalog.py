@@ -15,11 +15,11 @@ from threading import Lock
 import cv2
 
 from bigcluster.config.schema import whole_number
-from bigcluster.cores import available_cores
 from bigcluster.demo.jpeg import encode
 from bigcluster.demo.styles import draw_cut
-from bigcluster.durable import replacing
 from bigcluster.errors import OutError, StoreError
+from bigcluster.files.durable import replacing
+from bigcluster.runtime.blas import available_cores
 
 # A folder that a file manager still opens at once.
 CUTS_PER_HALL = 2048

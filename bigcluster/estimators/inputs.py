@@ -13,8 +13,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.validation import validate_data
 
 from bigcluster.errors import UsageError
-from bigcluster.rows import ArrayRows, DaskRows, RowSource, spans
-from bigcluster.runtime import EmbeddedRuntime
+from bigcluster.runtime.threads import EmbeddedRuntime
+from bigcluster.store.row_source import ArrayRows, DaskRows, RowSource, spans
 
 BlockWork = Callable[[NDArray[Any], int], NDArray[Any]]
 """Of rows (m, n_features) and the number of the first of them."""

@@ -15,16 +15,15 @@ from sklearn.utils.validation import check_is_fitted
 from bigcluster.errors import UsageError
 from bigcluster.estimators.inputs import each_block, is_dask, rows_of, seed_of
 from bigcluster.estimators.verbose import Told
-from bigcluster.kernels.assign import nearest
-from bigcluster.kernels.centers import prepare
-from bigcluster.kernels.finite import refuse_bad_rows
-from bigcluster.kernels.kmeans import exact_sq, frame_of
-from bigcluster.kernels.moments import block_moments
-from bigcluster.rows import RowSource
+from bigcluster.kernels.kmeans.assign import nearest
+from bigcluster.kernels.kmeans.centers import prepare
+from bigcluster.kernels.kmeans.sums import exact_sq, frame_of
+from bigcluster.kernels.linalg.moments import block_moments, refuse_bad_rows
 from bigcluster.solvers.kmeans import KMeansFit, fit, fit_minibatch, fit_two_level
 from bigcluster.solvers.kmeans.blocks import check_weights
-from bigcluster.solvers.kmeans.choose import check_algorithm, choose
 from bigcluster.solvers.kmeans.fit import N_INIT, check_arguments
+from bigcluster.solvers.kmeans.result import check_algorithm, choose
+from bigcluster.store.row_source import RowSource
 
 # Kept as they are; anything else, lists among it, becomes the first.
 _KINDS = (np.float64, np.float32, np.uint8, np.int8, np.uint16, np.int16)

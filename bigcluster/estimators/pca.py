@@ -14,14 +14,14 @@ from sklearn.utils.validation import check_is_fitted
 from bigcluster.errors import ConfigError, UsageError
 from bigcluster.estimators.gaussian import Gaussian
 from bigcluster.estimators.inputs import each_block, is_dask, of_known_length, rows_of, seed_of
-from bigcluster.kernels.finite import refuse_bad_rows
-from bigcluster.kernels.gemm import Gemm
+from bigcluster.kernels.linalg.gemm import Gemm
+from bigcluster.kernels.linalg.moments import refuse_bad_rows
 from bigcluster.kernels.pca import column_extremes, column_signs, inverse_root
-from bigcluster.rows import ArrayRows
-from bigcluster.runtime import EmbeddedRuntime
+from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.solvers.pca import SOLVERS, Components, PCAFit, Target, Variance, choose, fit_pca
 from bigcluster.solvers.pca.transform import transform
-from bigcluster.solvers.tiles import FolderTiles
+from bigcluster.solvers.spill import FolderTiles
+from bigcluster.store.row_source import ArrayRows
 from bigcluster.units import GIB
 
 # Kept as they are; anything else becomes the first.

@@ -9,9 +9,9 @@ from typing import Any
 
 from bigcluster.catalog.roots import root_of
 from bigcluster.config import Settings, flatten, read_toml
-from bigcluster.durable import is_folder, is_regular, is_unfinished
 from bigcluster.errors import ConfigError, OutError, RunNotFoundError, StoreError
-from bigcluster.kept import KEPT
+from bigcluster.files.durable import is_folder, is_regular, is_unfinished
+from bigcluster.files.kept import KEPT
 from bigcluster.outdir.lock import LOCK, MOST_BYTES, parse
 
 RUN_TOML = "run.toml"

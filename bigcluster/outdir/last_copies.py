@@ -16,8 +16,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.durable import OpenFolders, entries_below
-from bigcluster.kept import set_aside
+from bigcluster.files.durable import OpenFolders, entries_below
+from bigcluster.files.kept import set_aside
 from bigcluster.outdir.owned import Known, known_as
 
 _WORD = (1 << 64) - 1

@@ -17,10 +17,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from bigcluster.durable import TOKEN, entries_below, is_unfinished, open_folder, remove_folder, unlink_below
 from bigcluster.errors import OutError, StoreError
-from bigcluster.measure import has_ended
+from bigcluster.files.durable import TOKEN, entries_below, is_unfinished, open_folder, remove_folder, unlink_below
 from bigcluster.outdir.places import check_places
+from bigcluster.runtime.sampler import has_ended
 
 LOCK = ".lock"
 _LEAVING_SECONDS = 1.0

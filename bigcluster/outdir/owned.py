@@ -21,9 +21,9 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.bounded import read_bounded
 from bigcluster.catalog import path_key
-from bigcluster.durable import digest_of, digest_of_file, unlink_below, write_bytes
+from bigcluster.files.bounded import read_bounded
+from bigcluster.files.durable import digest_of, digest_of_file, unlink_below, write_bytes
 from bigcluster.store import MADE, Mark, Marks, metadata
 
 _WORD = (1 << 64) - 1

@@ -10,9 +10,9 @@ from __future__ import annotations
 import stat
 from pathlib import Path
 
-from bigcluster.durable import entries_below
 from bigcluster.errors import OutError
-from bigcluster.kept import KEPT
+from bigcluster.files.durable import entries_below
+from bigcluster.files.kept import KEPT
 
 FILES = (
     *(".lock", "run.toml", "labels.csv", "images.csv", "summary.json", "variance.csv", "memory.csv"),

@@ -14,9 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from bigcluster.bounded import SETTINGS_BYTES, read_bounded
 from bigcluster.config import Settings, read_toml, to_toml
-from bigcluster.durable import Unfinished, digest_of_file, is_regular, open_folder, text_of, unfinished, write_all
 from bigcluster.errors import (
     ConfigError,
     ImageSizeError,
@@ -25,7 +23,9 @@ from bigcluster.errors import (
     TooFewSamplesError,
     VarianceNotReachedError,
 )
-from bigcluster.kept import set_aside
+from bigcluster.files.bounded import SETTINGS_BYTES, read_bounded
+from bigcluster.files.durable import Unfinished, digest_of_file, is_regular, open_folder, text_of, unfinished, write_all
+from bigcluster.files.kept import set_aside
 from bigcluster.outdir.claim import HEADING, RUN_TOML, absolute
 from bigcluster.store import Mark, Marks
 

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path, PurePosixPath
 
-from bigcluster.durable import (
+from bigcluster.files.durable import (
     digest_of_file,
     is_regular,
     open_folder,
@@ -24,16 +24,8 @@ from bigcluster.durable import (
     unfinished_name,
     unlink_below,
 )
-from bigcluster.kept import set_aside
-from bigcluster.outdir.owned import (
-    FOLDER,
-    MADE_FOLDER,
-    Known,
-    Owned,
-    OwnedList,
-    is_ours_by_content,
-    known_file,
-)
+from bigcluster.files.kept import set_aside
+from bigcluster.outdir.owned import FOLDER, MADE_FOLDER, Known, Owned, OwnedList, is_ours_by_content, known_file
 
 BATCH = 4096
 """Entries of one folder that are removed before more of it is read."""

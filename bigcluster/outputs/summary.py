@@ -10,8 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bigcluster.bounded import SUMMARY_BYTES, SUMMARY_VALUES, parse_json, read_bounded
 from bigcluster.errors import StoreError
+from bigcluster.files.bounded import SUMMARY_BYTES, SUMMARY_VALUES, parse_json, read_bounded
 from bigcluster.units import show_bytes
 
 if TYPE_CHECKING:

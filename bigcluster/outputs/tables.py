@@ -1,10 +1,17 @@
-"""The CSV files of a run: labels.csv, images.csv, variance.csv, memory.csv. RFC 4180, UTF-8, streamed row by row."""
+"""The CSV files of a run: labels.csv, images.csv, variance.csv, memory.csv. RFC 4180, UTF-8, streamed row by row.
+
+sweep.csv and sweep.png: elbow, silhouettes and stability over k.
+
+The CSV of `predict`: the columns of labels.csv, and `novelty`.
+"""
 
 from __future__ import annotations
 
 import csv
+import io
 from collections.abc import Iterable, Iterator
 from contextlib import AbstractContextManager
+from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
 from typing import IO, Any
@@ -13,8 +20,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.catalog import FileRecord, Listing, guard_cell, to_csv_path
-from bigcluster.durable import replacing
-from bigcluster.measure import Reading
+from bigcluster.files.durable import replacing
+from bigcluster.outdir.results import ResultFiles
+from bigcluster.runtime.sampler import Reading
 from bigcluster.stages.cluster import Membership
 
 LABEL_COLUMNS = ("path", "label", "distance", "runner_up", "margin", "status", "file")
@@ -125,3 +133,80 @@ def write_memory(target: Target, readings: Iterable[Reading]) -> None:
     """memory.csv: what the process tree held, sampled; at most some thousand rows, see measure.Timeline."""
     rows = ((f"{reading.seconds:.2f}", reading.stage, reading.n_bytes) for reading in readings)
     write_csv(target, ("seconds", "stage", "bytes"), rows)
+
+
+COLUMNS = ("k", "inertia", "simplified_silhouette", "silhouette_sq", "smallest", "largest", "stability", "n_iter")
+
+
+def write(files: ResultFiles, rows: list[dict[str, Any]], suggested_k: int | None, reason: str) -> None:
+    """Both files of a sweep."""
+    write_sweep(files.text("sweep.csv"), rows)
+    files.write("sweep.png", draw_sweep(rows, suggested_k, reason))
+
+
+def write_sweep(target: Target, rows: list[dict[str, Any]]) -> None:
+    """sweep.csv: one row per k."""
+    shown = ([f"{row[c]:.6g}" if isinstance(row[c], float) else row[c] for c in COLUMNS] for row in rows)
+    write_csv(target, COLUMNS, shown)
+
+
+def draw_sweep(rows: list[dict[str, Any]], suggested_k: int | None, reason: str) -> bytes:
+    """sweep.png, as PNG: inertia above, silhouettes and stability below, the suggestion marked where there is one."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg  # half a second and 40 MiB: only where it is drawn
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(8, 7), layout="constrained")
+    FigureCanvasAgg(figure)
+    elbow, quality = figure.subplots(2, 1, sharex=True)
+    ks = [row["k"] for row in rows]
+    elbow.plot(ks, [row["inertia"] for row in rows], marker="o", color="#1f4e79")
+    elbow.set_ylabel("inertia (sum of squared distances)")
+    elbow.set_ylim(bottom=0)
+    elbow.set_title(reason, fontsize=10, wrap=True)
+    for name, label, color in (
+        ("silhouette_sq", "silhouette_sq (exact, squared distances)", "#1f4e79"),
+        ("simplified_silhouette", "simplified_silhouette", "#7f7f7f"),
+        ("stability", "stability (ARI of two starts)", "#c55a11"),
+    ):
+        quality.plot(ks, [row[name] for row in rows], marker=".", label=label, color=color)
+    quality.set_ylabel("score")
+    quality.set_xlabel("k, number of clusters")
+    quality.legend(fontsize=9)
+    for axes in (elbow, quality):
+        axes.grid(alpha=0.3)
+        if suggested_k is not None:
+            axes.axvline(suggested_k, color="#548235", linestyle="--")
+    drawn = io.BytesIO()
+    figure.savefig(drawn, dpi=120, format="png")
+    return drawn.getvalue()
+
+
+@dataclass(frozen=True)
+class Predicted:
+    """Where one new image belongs. Distances are Euclidean, in score units."""
+
+    label: int
+    distance: float
+    runner_up: int | None
+    """None where there is one cluster only; the margin is then infinite, and both cells stay blank."""
+    margin: float
+    novelty: float
+    """How unusual it is: above 1, more so than 95 % of the model's own images. See kernels.novelty."""
+
+
+def write_predictions(file: IO[str], listing: Listing, rows: Iterable[tuple[FileRecord, Predicted | None]]) -> None:
+    """One row per listed file in listing order; a failed one has the label -1. `file` is empty: nothing is linked."""
+    columns = (*LABEL_COLUMNS, "novelty")
+    shown = (
+        _cells(name, record, found) + cells
+        for name, (record, found), cells in zip(listing.names, rows, passed_cells(listing), strict=True)
+    )
+    write_rows(file, (*columns, *passed_columns(listing, columns)), shown)
+
+
+def _cells(name: str, record: FileRecord, found: Predicted | None) -> list[str]:
+    if found is None:
+        return [to_csv_path(name), "-1", "", "", "", record.status, "", ""]
+    cells = [to_csv_path(name), str(found.label), f"{found.distance:.6g}"]
+    cells += ["", ""] if found.runner_up is None else [str(found.runner_up), f"{found.margin:.6g}"]
+    return [*cells, record.status, "", f"{found.novelty:.6g}"]

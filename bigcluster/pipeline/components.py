@@ -6,10 +6,10 @@ from typing import Any
 
 from bigcluster import outdir
 from bigcluster.config import Settings
-from bigcluster.measure import Caller
 from bigcluster.pipeline.job import naming_damage, open_job
-from bigcluster.planning import Resources
-from bigcluster.progress import Listener, silent
+from bigcluster.runtime.events import Listener, silent
+from bigcluster.runtime.resources import Resources
+from bigcluster.runtime.sampler import Caller
 from bigcluster.stages.components import components as made_or_stored
 from bigcluster.stages.ingest import load_ingested
 from bigcluster.store import Store

@@ -12,10 +12,11 @@ from typing import Any
 
 from bigcluster.config import Settings
 from bigcluster.errors import DamagedError
-from bigcluster.measure import Caller, MemorySampler, Reading, release_memory
-from bigcluster.planning import Resources, baseline_bytes
-from bigcluster.progress import Listener, Progress
-from bigcluster.runtime import EmbeddedRuntime, Runtime
+from bigcluster.planning.stages import baseline_bytes
+from bigcluster.runtime.events import Listener, Progress
+from bigcluster.runtime.resources import Resources
+from bigcluster.runtime.sampler import Caller, MemorySampler, Reading, release_memory
+from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
 from bigcluster.store import Store
 from bigcluster.units import MIB
 

@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from typing import Any
 
-from bigcluster.calibration import machine_rates
 from bigcluster.catalog import unread_folders
 from bigcluster.config import Settings
 from bigcluster.errors import ConfigError
-from bigcluster.measure import Caller
 from bigcluster.pipeline.run import prepare
-from bigcluster.planning import Plan, Resources, make_plan, target_of, with_seconds
-from bigcluster.progress import Listener, Note, silent
-from bigcluster.stages.sizing import NATIVE, image_size_of
+from bigcluster.planning.machine import machine_rates
+from bigcluster.planning.plan import Plan
+from bigcluster.planning.planner import make_plan
+from bigcluster.planning.rates import with_seconds
+from bigcluster.planning.stages import target_of
+from bigcluster.runtime.events import Listener, Note, silent
+from bigcluster.runtime.resources import Resources
+from bigcluster.runtime.sampler import Caller
+from bigcluster.stages.loading.sample import NATIVE, image_size_of
 
 
 def plan(

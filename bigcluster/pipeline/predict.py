@@ -13,23 +13,25 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster import outdir, targets
+from bigcluster import outdir
 from bigcluster.catalog import KNOWN_SUFFIXES, FileRecord, Listing, left_out, list_images, root_of, unread_folders
 from bigcluster.config import Settings
 from bigcluster.errors import NoImagesError, StoreError, UsageError
-from bigcluster.kernels.assign import two_nearest
-from bigcluster.kernels.centers import Centers, prepare
+from bigcluster.files import targets
 from bigcluster.kernels.decode import STATUSES, DecodeSpec
-from bigcluster.kernels.kmeans import frame_of
-from bigcluster.kernels.moments import block_moments
+from bigcluster.kernels.kmeans.assign import two_nearest
+from bigcluster.kernels.kmeans.centers import Centers, prepare
+from bigcluster.kernels.kmeans.sums import frame_of
+from bigcluster.kernels.linalg.moments import block_moments
 from bigcluster.kernels.novelty import UNUSUAL_PERCENTILE, Novelty, Traits, residual_of, squared_norms
-from bigcluster.measure import Caller
-from bigcluster.outputs.predictions import Predicted, write_predictions
 from bigcluster.outputs.summary import folders_of
+from bigcluster.outputs.tables import Predicted, write_predictions
 from bigcluster.pipeline.job import Job, naming_damage, open_job
-from bigcluster.planning import Resources, check_budget, plan_predict
-from bigcluster.progress import Listener, silent
-from bigcluster.rows import RowSource, spans
+from bigcluster.planning.plan import check_budget
+from bigcluster.planning.stages import plan_predict
+from bigcluster.runtime.events import Listener, silent
+from bigcluster.runtime.resources import Resources
+from bigcluster.runtime.sampler import Caller
 from bigcluster.solvers.pca.transform import SLAB_COLUMNS, transform
 from bigcluster.stages import cluster, reduce
 from bigcluster.stages.components import STAGE as COMPONENTS
@@ -37,9 +39,10 @@ from bigcluster.stages.components import components
 from bigcluster.stages.ingest import RECIPE, load_ingested, stored_recipe
 from bigcluster.stages.ingest import STAGE as INGEST
 from bigcluster.stages.loading import Loader
+from bigcluster.stages.loading.sample import NATIVE
 from bigcluster.stages.novelty import mean_picture, novelty
-from bigcluster.stages.sizing import NATIVE
 from bigcluster.store import Store, StoredRows
+from bigcluster.store.row_source import RowSource, spans
 from bigcluster.units import counted as number_of
 
 TO = "--to"

@@ -10,12 +10,14 @@ from typing import Any
 from bigcluster import outdir
 from bigcluster.config import Settings
 from bigcluster.errors import BigclusterError, StoreError
-from bigcluster.measure import Caller
 from bigcluster.outputs.summary import read_summary
 from bigcluster.pipeline.job import Job, naming_damage, open_job
-from bigcluster.planning import Resources, StagePlan, check_budget, plan_report
-from bigcluster.progress import Listener, silent
+from bigcluster.planning.plan import StagePlan, check_budget
+from bigcluster.planning.report import plan_report
 from bigcluster.report.write import FOLDER, Allowance, is_current, write_report
+from bigcluster.runtime.events import Listener, silent
+from bigcluster.runtime.resources import Resources
+from bigcluster.runtime.sampler import Caller
 from bigcluster.stages import reduce
 from bigcluster.stages.ingest import stored_recipe
 from bigcluster.store import Store

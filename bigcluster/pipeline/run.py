@@ -12,28 +12,31 @@ from typing import Any
 
 import numpy as np
 
-from bigcluster import memory, outdir
+from bigcluster import outdir
 from bigcluster.catalog import FOLDERS_NAMED, Listing, left_out, list_images, unread_folders
 from bigcluster.config import Settings, flatten
 from bigcluster.errors import NoImagesError, TooFewSamplesError, UsageError
-from bigcluster.kept import KEPT
+from bigcluster.files.kept import KEPT
 from bigcluster.kernels.decode import DecodeSpec
-from bigcluster.measure import Caller
 from bigcluster.outdir.results import OF_A_RUN, OF_A_SWEEP, ResultFiles, is_finished
-from bigcluster.outputs import curves, folders, summary, tables
-from bigcluster.outputs.given import keep as keep_given
-from bigcluster.pipeline.disk import check_room
+from bigcluster.outputs import folders, summary, tables
+from bigcluster.outputs.manifest_copy import keep as keep_given
 from bigcluster.pipeline.job import LEAST_LISTING_BYTES, Account, Job, naming_damage, open_job
-from bigcluster.planning import Plan, Resources, baseline_bytes, make_plan, replan
-from bigcluster.progress import Listener, silent
-from bigcluster.report.libraries import check_kind
-from bigcluster.stages import sizing
+from bigcluster.planning import footprint
+from bigcluster.planning.disk_space import check_room
+from bigcluster.planning.plan import Plan
+from bigcluster.planning.planner import make_plan, replan
+from bigcluster.planning.stages import baseline_bytes
+from bigcluster.report.scatter import check_kind
+from bigcluster.runtime.events import Listener, silent
+from bigcluster.runtime.resources import Resources
+from bigcluster.runtime.sampler import Caller
 from bigcluster.stages.cluster import Clustered, cluster
 from bigcluster.stages.ingest import Ingested, check_recipe, ingest, records
-from bigcluster.stages.loading.headers import Headers
+from bigcluster.stages.loading import sample
+from bigcluster.stages.loading.sample import Headers, look_at
 from bigcluster.stages.reduce import Reduced, reduce
-from bigcluster.stages.salvage import listed_before
-from bigcluster.stages.sampling import look_at
+from bigcluster.stages.reuse import listed_before
 from bigcluster.stages.sweep import Swept, sweep
 from bigcluster.store import Store, tidy
 from bigcluster.units import MIB, counted, show_bytes
@@ -72,9 +75,9 @@ def prepare(settings: Settings, resources: Resources, given: str | None = None) 
             f"components = {settings.components} needs as many good images, and "
             f"{counted(len(listing), 'image', 'is', 'are')} listed; use --components {len(listing)} or fewer"
         )
-    left = beyond - memory.NAME_BYTES * len(listing) - memory.DECODING_CHILD_BYTES
+    left = beyond - footprint.NAME_BYTES * len(listing) - footprint.DECODING_CHILD_BYTES
     with Headers(listing, settings.image.timeout, max(LEAST_HEADER_BYTES, left)) as headers:
-        size = sizing.image_size(listing, settings.size, headers)
+        size = sample.image_size(listing, settings.size, headers)
         pictures = look_at(listing, headers, _decode_spec(settings, size, None))
     return listing, make_plan(settings, len(listing), size, resources, pictures)
 
@@ -190,7 +193,7 @@ def _compute(
             in_flight=plan.stage("ingest").choices["in_flight"],
             runtime=runtime,
             progress=progress,
-            native=settings.size == sizing.NATIVE,
+            native=settings.size == sample.NATIVE,
             timeout_seconds=settings.image.timeout,
             careful=careful,
             children=plan.stage("ingest").choices["children"],
@@ -284,7 +287,7 @@ def _write_outputs(job: Job, listing: Listing, store: Store, done: _Done, files:
     else:
         files.remove("variance.csv")
     if done.swept is not None:
-        curves.write(files, done.swept.rows, done.swept.suggested_k, done.swept.why)
+        tables.write(files, done.swept.rows, done.swept.suggested_k, done.swept.why)
     if linked.n_symlinks and job.settings.link == "hardlink":
         job.progress.note(
             f"{linked.n_symlinks} of the entries under clusters/ lead to their images as symlinks: hard links need one "

@@ -10,12 +10,14 @@ from typing import Any
 from bigcluster import outdir
 from bigcluster.config import Settings
 from bigcluster.errors import TooFewSamplesError
-from bigcluster.measure import Caller
 from bigcluster.outdir.results import OF_A_SWEEP, ResultFiles
-from bigcluster.outputs import curves
+from bigcluster.outputs import tables
 from bigcluster.pipeline.job import naming_damage, open_job
-from bigcluster.planning import Resources, check_budget, plan_reduce, plan_sweep
-from bigcluster.progress import Listener, silent
+from bigcluster.planning.plan import check_budget
+from bigcluster.planning.stages import plan_reduce, plan_sweep
+from bigcluster.runtime.events import Listener, silent
+from bigcluster.runtime.resources import Resources
+from bigcluster.runtime.sampler import Caller
 from bigcluster.stages.ingest import load_ingested
 from bigcluster.stages.reduce import load_reduced
 from bigcluster.stages.sweep import sweep as sweep_stage
@@ -56,7 +58,7 @@ def sweep(
                 facts |= {**found.facts, "reused": found.reused}
         files = ResultFiles(store.root, job.out, job.progress.warn)
         with files.writing(OF_A_SWEEP):
-            curves.write(files, found.rows, found.suggested_k, found.why)
+            tables.write(files, found.rows, found.suggested_k, found.why)
     return {
         "rows": found.rows,
         "suggested_k": found.suggested_k,

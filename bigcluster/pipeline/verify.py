@@ -20,22 +20,22 @@ from bigcluster.catalog import root_of
 from bigcluster.catalog.manifest import MANIFEST_SUFFIXES
 from bigcluster.config import Settings, read_toml
 from bigcluster.errors import ConfigError, DamagedError, StoreError
-from bigcluster.measure import Caller
 from bigcluster.outdir import results
 from bigcluster.outdir.owned import OwnedList
 from bigcluster.outdir.results import ResultFiles
 from bigcluster.outdir.tree import OwnedTree
-from bigcluster.outputs import audit as files
-from bigcluster.outputs import folder_audit as entries
 from bigcluster.outputs import folders
+from bigcluster.pipeline.audit import folders as entries
+from bigcluster.pipeline.audit import model as stages
+from bigcluster.pipeline.audit import tables as files
 from bigcluster.pipeline.job import Job, open_job
-from bigcluster.planning import Resources
 from bigcluster.profiling import publish as profiles
-from bigcluster.progress import Listener, silent
 from bigcluster.report import write as report
-from bigcluster.stages import audit as stages
+from bigcluster.runtime.events import Listener, silent
+from bigcluster.runtime.resources import Resources
+from bigcluster.runtime.sampler import Caller
 from bigcluster.stages import cluster, ingest, reduce
-from bigcluster.stages.salvage import RETIRED
+from bigcluster.stages.reuse import RETIRED
 from bigcluster.store import Damage, Inventory, Marks, Store, check_format, metadata, take_inventory
 from bigcluster.store.inventory import GONE
 

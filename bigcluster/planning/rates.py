@@ -10,7 +10,7 @@ from bigcluster.planning.plan import Plan, StagePlan
 from bigcluster.solvers.kmeans.seeding import sample_size
 from bigcluster.solvers.pca.eigen import DENSE_LIMIT
 from bigcluster.solvers.pca.lanczos import lanczos_size, lanczos_width
-from bigcluster.solvers.pca.passes import block_width
+from bigcluster.solvers.pca.operator import block_width
 from bigcluster.solvers.pca.result import Target
 
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from bigcluster import memory
-from bigcluster.allowed import Resources
-from bigcluster.chunks import pixel_chunks
 from bigcluster.config import Settings
+from bigcluster.planning import footprint
 from bigcluster.planning.plan import StagePlan
 from bigcluster.planning.stages import clustering_baseline_bytes
+from bigcluster.runtime.resources import Resources
+from bigcluster.store.chunk_grid import pixel_chunks
 from bigcluster.units import MIB
 
 BLOCKS_IN_FLIGHT = 2
@@ -44,13 +44,13 @@ def plan_report(
     n_channels = 3 if settings.features == "color" else 1
     n_values = image_size[0] * image_size[1] * n_channels
     rows, columns = pixel_chunks(n_values)
-    values = memory.report_picture_values(image_size, n_channels)
+    values = footprint.report_picture_values(image_size, n_channels)
     held = clustering_baseline_bytes(settings, n_images, n_columns, settings.ks, resources)
     if settings.report.map in ("tsne", "umap"):
-        held += memory.EMBEDDING_BYTES
+        held += footprint.EMBEDDING_BYTES
 
     def projected(in_flight: int, picture_bytes: int) -> int:
-        return held + memory.project_report_bytes(
+        return held + footprint.project_report_bytes(
             n_images=n_images,
             n_values=n_values,
             block_rows=min(rows, n_images),
@@ -67,8 +67,8 @@ def plan_report(
         in_flight -= 1
     # All pictures at their full size, or what the budget leaves: they shrink to fit.
     spare = resources.budget_bytes - projected(in_flight, LEAST_PICTURE_BYTES)
-    wanted = memory.FLOAT32 * (n_clusters + memory.REPORT_ROWS) * values
-    affordable = LEAST_PICTURE_BYTES + spare // memory.REPORT_PICTURE_COPIES
+    wanted = footprint.FLOAT32 * (n_clusters + footprint.REPORT_ROWS) * values
+    affordable = LEAST_PICTURE_BYTES + spare // footprint.REPORT_PICTURE_COPIES
     picture_bytes = max(LEAST_PICTURE_BYTES, min(MOST_PICTURE_BYTES, wanted, affordable))
     n_thumbnails = min(n_images, settings.report.thumbnails)
     return StagePlan(

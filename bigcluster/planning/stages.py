@@ -4,25 +4,23 @@ from __future__ import annotations
 
 import numpy as np
 
-from bigcluster import memory
-from bigcluster.allowed import Resources
-from bigcluster.chunks import pixel_chunks, row_chunks, stored_bytes
 from bigcluster.config import Settings
-from bigcluster.kernels.product import WORTH_TUNING
-from bigcluster.planning.pictures import Pictures
-from bigcluster.planning.plan import StagePlan
+from bigcluster.kernels.kmeans.product import WORTH_TUNING
+from bigcluster.planning import footprint
+from bigcluster.planning.plan import Pictures, StagePlan
+from bigcluster.runtime.resources import Resources
 from bigcluster.solvers.kmeans.blocks import block_rows
-from bigcluster.solvers.kmeans.choose import choose as choose_kmeans
-from bigcluster.solvers.kmeans.lloyd import PRUNE_FROM
-from bigcluster.solvers.kmeans.projection import (
+from bigcluster.solvers.kmeans.footprint import (
     project_bounds_bytes,
     project_centers_bytes,
     project_labels_bytes,
     project_lloyd_bytes,
 )
-from bigcluster.solvers.pca.choose import choose
-from bigcluster.solvers.pca.projection import project_bytes, project_scratch_bytes
-from bigcluster.solvers.pca.result import Components, Target, Variance
+from bigcluster.solvers.kmeans.lloyd import PRUNE_FROM
+from bigcluster.solvers.kmeans.result import choose as choose_kmeans
+from bigcluster.solvers.pca.footprint import project_bytes, project_scratch_bytes
+from bigcluster.solvers.pca.result import Components, Target, Variance, choose
+from bigcluster.store.chunk_grid import pixel_chunks, row_chunks, stored_bytes
 from bigcluster.units import MIB
 
 DECODE_FLOOR_BYTES = 32 * MIB
@@ -43,11 +41,11 @@ def baseline_bytes(settings: Settings, resources: Resources, *, products: bool =
         settings.reduce == "pca" and settings.pca.solver == "incremental"
     )
     if resources.joined:
-        held = memory.WORKER_BYTES + memory.DISTRIBUTED_BYTES
+        held = footprint.WORKER_BYTES + footprint.DISTRIBUTED_BYTES
     else:
-        held = memory.SUPERVISOR_BYTES + memory.WORKER_BYTES
-    held += memory.PRODUCTS_BYTES if products else 0
-    return held + (memory.DASK_ML_BYTES if dask_ml and products else 0)
+        held = footprint.SUPERVISOR_BYTES + footprint.WORKER_BYTES
+    held += footprint.PRODUCTS_BYTES if products else 0
+    return held + (footprint.DASK_ML_BYTES if dask_ml and products else 0)
 
 
 def clustering_baseline_bytes(
@@ -61,7 +59,7 @@ def clustering_baseline_bytes(
 
 def charts_bytes(settings: Settings) -> int:
     """What stays loaded from a sweep on."""
-    return memory.CHARTS_BYTES if len(settings.ks) > 1 else 0
+    return footprint.CHARTS_BYTES if len(settings.ks) > 1 else 0
 
 
 def share_of(n_rows: int, resources: Resources) -> int:
@@ -77,11 +75,11 @@ def plan_ingest(
     rows_used = min(rows, n_images)
     n_blocks = -(-n_images // rows)
     n_names = share_of(n_images, resources)
-    names = memory.NAME_BYTES * n_names + memory.project_names_bytes(n_names)
+    names = footprint.NAME_BYTES * n_names + footprint.project_names_bytes(n_names)
     baseline = baseline_bytes(settings, resources, products=False) + names
 
     def projected(in_flight: int, decode_bytes: int) -> int:
-        return baseline + memory.project_ingest_bytes(
+        return baseline + footprint.project_ingest_bytes(
             block_rows=rows_used,
             n_values=n_values,
             in_flight=in_flight,
@@ -95,11 +93,11 @@ def plan_ingest(
     # native: every picture must fit. Else those that the budget leaves no room for become too_large, if not all do.
     least = pictures.largest_bytes if settings.size == "native" else pictures.working_bytes[0]
     in_flight = min(BLOCKS_IN_FLIGHT, n_blocks)
-    enough = resources.threads * max(least, DECODE_FLOOR_BYTES) + memory.DECODING_CHILD_BYTES
+    enough = resources.threads * max(least, DECODE_FLOOR_BYTES) + footprint.DECODING_CHILD_BYTES
     while in_flight > 1 and enough > spare(in_flight):
         in_flight -= 1
     children = decoding_children(spare(in_flight), resources.threads, least, isolated=pictures.isolated)
-    held_by_children = children * memory.DECODING_CHILD_BYTES
+    held_by_children = children * footprint.DECODING_CHILD_BYTES
     decode_bytes = max(least, (spare(in_flight) - held_by_children) // resources.threads)
     return StagePlan(
         stage="ingest",
@@ -124,7 +122,7 @@ def decoding_children(spare_bytes: int, threads: int, least_bytes: int, *, isola
     isolated : whether some pictures surely need one: without it nothing could be read.
     """
     for decode_bytes in (max(least_bytes, DECODE_FLOOR_BYTES), max(least_bytes, SMALL_DECODE_BYTES)):
-        room = (spare_bytes - threads * decode_bytes) // memory.DECODING_CHILD_BYTES
+        room = (spare_bytes - threads * decode_bytes) // footprint.DECODING_CHILD_BYTES
         if room >= 1:
             return min(threads, room) if isolated else 1
     return 1 if isolated else 0
@@ -147,10 +145,10 @@ def plan_reduce(settings: Settings, n_images: int, n_values: int, resources: Res
     solver, why = chosen.solver, chosen.reason
     if settings.pca.solver != "auto":
         solver, why = settings.pca.solver, "asked for by pca.solver"
-    baseline = baseline_bytes(settings, resources) + memory.NAME_BYTES * share_of(n_images, resources)
-    workspace = int(max(0, resources.budget_bytes - baseline) * memory.WORKSPACE_SHARE)
+    baseline = baseline_bytes(settings, resources) + footprint.NAME_BYTES * share_of(n_images, resources)
+    workspace = int(max(0, resources.budget_bytes - baseline) * footprint.WORKSPACE_SHARE)
     held = project_bytes(solver, (n_images, n_values), _PIXEL, target, resources.threads, workspace)
-    projected = int(held / memory.WORKSPACE_SHARE)
+    projected = int(held / footprint.WORKSPACE_SHARE)
     rank = min(n_images, n_values, target.n if isinstance(target, Components) else VARIANCE_RANK)
     return StagePlan(
         stage="reduce",
@@ -169,9 +167,9 @@ def plan_reduce(settings: Settings, n_images: int, n_values: int, resources: Res
 def _reduced_bytes(solver: str, n_images: int, n_values: int, rank: int) -> int:
     """Scores and mean; of a Gram fit the left vectors, of the others the components."""
     beside = n_images if solver == "gram" else n_values
-    chunks = row_chunks(rank, memory.FLOAT32)
-    stored = sum(stored_bytes((n_rows, rank), chunks, memory.FLOAT32) for n_rows in (n_images, beside))
-    return stored + n_values * memory.FLOAT64
+    chunks = row_chunks(rank, footprint.FLOAT32)
+    stored = sum(stored_bytes((n_rows, rank), chunks, footprint.FLOAT32) for n_rows in (n_images, beside))
+    return stored + n_values * footprint.FLOAT64
 
 
 VARIANCE_RANK = 1024
@@ -198,7 +196,7 @@ def _plan_incremental(settings: Settings, n_images: int, n_values: int, resource
         bytes_read=2 * n_images * n_values,
         bytes_written=_reduced_bytes("incremental", n_images, n_values, rank),
         projected_bytes=baseline
-        + memory.project_incremental_bytes(batch_rows=batch_rows, rank=rank, n_values=n_values),
+        + footprint.project_incremental_bytes(batch_rows=batch_rows, rank=rank, n_values=n_values),
         choices={"batch_rows": batch_rows, "rank": rank},
     )
 
@@ -211,7 +209,7 @@ INCREMENTAL_MAX_RANK = 1024
 
 def incremental_batch(n_images: int, n_values: int, components: int | None, usable_bytes: int) -> tuple[int, int]:
     """(batch_rows, rank) of the incremental solver: what fits, with a batch never smaller than the rank."""
-    affordable = max(1, memory.incremental_rows(n_values, usable_bytes))  # batch + rank
+    affordable = max(1, footprint.incremental_rows(n_values, usable_bytes))  # batch + rank
     if components is None:
         rank = max(1, min(affordable // 2, n_images, n_values, INCREMENTAL_MAX_RANK))
     else:
@@ -228,7 +226,7 @@ def plan_cluster(settings: Settings, n_images: int, n_columns: int, resources: R
         solver, why = choose_kmeans(n_images, n_columns, n_clusters)
     extra = charts_bytes(settings)
     if solver == "dask-ml":
-        extra += memory.project_dask_kmeans_bytes(
+        extra += footprint.project_dask_kmeans_bytes(
             n_columns=n_columns, n_clusters=n_clusters, block_rows=block_rows(n_columns), threads=resources.threads
         )
     return _plan_lloyd(settings, "cluster", solver, why, (n_images, n_columns), settings.ks, extra, resources)
@@ -248,7 +246,7 @@ def plan_sweep(
     # A block hands over new labels for every start: as found, and as they are kept.
     handed = resources.threads * min(n_images, block_rows(n_columns)) * 6 * n_starts * len(ks)
     why = f"{len(ks)} values of k share passes"
-    extra = memory.CHARTS_BYTES + others + handed
+    extra = footprint.CHARTS_BYTES + others + handed
     return _plan_lloyd(settings, "sweep", "lloyd", why, (n_images, n_columns), ks, extra, resources)
 
 
@@ -265,8 +263,8 @@ def plan_predict(
     def projected(rows: int) -> int:
         return (
             baseline
-            + memory.project_novelty_bytes(n_own)
-            + memory.project_predict_bytes(rows=rows, n_values=n_values, n_columns=n_columns, n_clusters=n_clusters)
+            + footprint.project_novelty_bytes(n_own)
+            + footprint.project_predict_bytes(rows=rows, n_values=n_values, n_columns=n_columns, n_clusters=n_clusters)
             + threads * DECODE_FLOOR_BYTES
         )
 
@@ -275,7 +273,7 @@ def plan_predict(
         rows //= 2
     spare = max(0, resources.budget_bytes - projected(rows)) + threads * DECODE_FLOOR_BYTES
     children = decoding_children(spare, threads, SMALL_DECODE_BYTES, isolated=False)
-    held_by_children = children * memory.DECODING_CHILD_BYTES
+    held_by_children = children * footprint.DECODING_CHILD_BYTES
     return StagePlan(
         stage="predict",
         solver="stored model",
@@ -305,7 +303,7 @@ def plan_output(
         bytes_written=n_images * TABLE_BYTES + copied,
         projected_bytes=clustering_baseline_bytes(settings, n_images, n_columns, settings.ks, resources)
         + charts_bytes(settings)
-        + memory.project_output_bytes(n_images, block_rows=block_rows, linked=settings.link != "none"),
+        + footprint.project_output_bytes(n_images, block_rows=block_rows, linked=settings.link != "none"),
     )
 
 
@@ -321,10 +319,10 @@ def _plan_lloyd(
 ) -> StagePlan:
     n_images, n_columns = shape
     n_rows = share_of(n_images, resources)
-    itemsize = memory.FLOAT32 if settings.reduce == "pca" else 1
+    itemsize = footprint.FLOAT32 if settings.reduce == "pca" else 1
     n_clusters = max(ks, default=1)
     least = clustering_baseline_bytes(settings, n_images, n_columns, ks, resources)
-    least += memory.project_memberships_bytes(n_rows) + extra_bytes
+    least += footprint.project_memberships_bytes(n_rows) + extra_bytes
     least += project_lloyd_bytes(
         n_rows,
         n_columns,
@@ -333,9 +331,9 @@ def _plan_lloyd(
         n_starts=settings.kmeans.n_init,
         threads=resources.threads,
     )
-    workspace = int(max(0, resources.budget_bytes - least) * memory.WORKSPACE_SHARE)
+    workspace = int(max(0, resources.budget_bytes - least) * footprint.WORKSPACE_SHARE)
     rows_bytes = n_rows * n_columns * itemsize
-    kept = int(min(workspace, rows_bytes) / memory.WORKSPACE_SHARE)
+    kept = int(min(workspace, rows_bytes) / footprint.WORKSPACE_SHARE)
     return StagePlan(
         stage=stage,
         solver=solver,
@@ -343,7 +341,7 @@ def _plan_lloyd(
         block_shape=(min(n_images, block_rows(n_columns)), n_columns),
         passes="until the centers rest",
         bytes_read=n_images * n_columns * itemsize,
-        bytes_written=n_images * 24 + n_clusters * n_columns * memory.FLOAT64,
+        bytes_written=n_images * 24 + n_clusters * n_columns * footprint.FLOAT64,
         projected_bytes=least + kept,
         choices={"workspace_bytes": workspace},
     )

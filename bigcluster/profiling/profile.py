@@ -19,14 +19,14 @@ import psutil
 from bigcluster import outdir
 from bigcluster.catalog import list_images
 from bigcluster.config import Settings, to_toml
-from bigcluster.durable import remove_folder, unfinished_name, write_text
 from bigcluster.errors import ConfigError, ProfiledRunError
+from bigcluster.files.durable import remove_folder, unfinished_name, write_text
 from bigcluster.outputs.tables import write_csv
-from bigcluster.planning import Resources
 from bigcluster.profiling.publish import publish
 from bigcluster.profiling.timeline import draw_timeline, write_timeline
 from bigcluster.profiling.watch import INTERVAL_SECONDS, Sample, Span, mark_stages, read_samples, watch
-from bigcluster.progress import Listener, Note, silent
+from bigcluster.runtime.events import Listener, Note, silent
+from bigcluster.runtime.resources import Resources
 from bigcluster.units import MIB
 
 COMPARISONS = ("numpy", "naive-dask")
@@ -138,7 +138,7 @@ def _run(
     """`bigcluster run` with these settings, watched; its progress goes where ours does."""
     config = folder / "run.toml"
     write_text(config, to_toml(outdir.absolute(settings)))
-    command = ["bigcluster.watched", "run", "--config", str(config), "--json"]
+    command = ["bigcluster.cli.watched", "run", "--config", str(config), "--json"]
     command += ["--memory", f"{resources.budget_bytes}B", "--workers", str(resources.threads)]
     command += ["--replace"] * replace + ["--quiet"] * quiet
     with (folder / "summary.json").open("w+", encoding="utf-8") as said:

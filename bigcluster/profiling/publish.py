@@ -6,9 +6,9 @@ import shutil
 from pathlib import Path
 
 from bigcluster import outdir
-from bigcluster.durable import remove_folder
+from bigcluster.files.durable import remove_folder
 from bigcluster.outdir.tree import OwnedTree
-from bigcluster.progress import Listener, Note
+from bigcluster.runtime.events import Listener, Note
 
 FOLDER = "profile"
 CREATED = "profile-files"

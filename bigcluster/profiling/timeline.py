@@ -16,8 +16,8 @@ from typing import Any
 
 from bigcluster.errors import BigclusterError
 from bigcluster.outputs.tables import write_csv
-from bigcluster.processes import absolute, start_python
 from bigcluster.profiling.watch import Sample, Span
+from bigcluster.runtime.processes import absolute, start_python
 from bigcluster.units import MIB, show_bytes
 
 LINE_SHARE = 0.05

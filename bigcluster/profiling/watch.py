@@ -13,8 +13,8 @@ from typing import Any
 import memory_profiler
 import psutil
 
-from bigcluster.measure import memory_metric
-from bigcluster.processes import start_python
+from bigcluster.runtime.processes import start_python
+from bigcluster.runtime.sampler import memory_metric
 from bigcluster.units import MIB
 
 INTERVAL_SECONDS = 0.1

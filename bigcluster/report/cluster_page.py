@@ -12,14 +12,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.outputs.folders import cluster_folder
-from bigcluster.report.lists import link_of, write_members
+from bigcluster.report.lists import MONTAGE_ROWS, PAGE_MEMBERS, Picks, Positions, Selection, link_of, write_members
 from bigcluster.report.model import LINK_OF_ITS_NAME, NO_LINK, Model
 from bigcluster.report.pages import Column, Pages
-from bigcluster.report.picks import MONTAGE_ROWS, PAGE_MEMBERS, Picks, Positions, Selection
-from bigcluster.report.sprites import Sprite, write_picture, write_sprite, write_strip
 from bigcluster.report.texts import file_name, number, visible
-from bigcluster.report.thumbnails import Thumbnails
-from bigcluster.rows import spans
+from bigcluster.report.thumbnails import Sprite, Thumbnails, write_picture, write_sprite, write_strip
+from bigcluster.store.row_source import spans
 
 CLOSE = 0.05
 """A runner-up less than this share farther is a close call."""

@@ -12,9 +12,9 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.bounded import read_rows
 from bigcluster.catalog import from_csv_path
 from bigcluster.errors import StoreError
+from bigcluster.files.bounded import read_rows
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.outputs.folders import FOLDER as CLUSTERS
 from bigcluster.report.texts import Texts, file_name

@@ -12,13 +12,12 @@ import jinja2
 import numpy as np
 
 from bigcluster.kernels.decode import STATUSES
-from bigcluster.report.lists import PAGE_FAILED
+from bigcluster.report.lists import PAGE_FAILED, PAGE_MEMBERS
 from bigcluster.report.model import Model
-from bigcluster.report.picks import PAGE_MEMBERS
 from bigcluster.report.pictures import Pictures
 from bigcluster.report.scatter import EXPLAINED
-from bigcluster.report.sprites import Sprite
 from bigcluster.report.texts import number, visible
+from bigcluster.report.thumbnails import Sprite
 from bigcluster.units import show_bytes, show_count, show_seconds
 
 _TABLES = {

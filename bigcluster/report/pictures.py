@@ -15,12 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.kernels.decode import DecodeSpec
-from bigcluster.memory import REPORT_PICTURE_PIXELS
+from bigcluster.planning.footprint import REPORT_PICTURE_PIXELS
 from bigcluster.report.model import Model
 from bigcluster.report.thumbnails import Block, factor_for, shrink, shrunk_shape
-from bigcluster.rows import spans
 from bigcluster.stages import reduce
 from bigcluster.store import Store, StoredRows
+from bigcluster.store.row_source import spans
 
 EIGEN_IMAGES = 32
 REBUILT_ROWS = 4

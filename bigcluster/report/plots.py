@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.bounded import read_dicts
 from bigcluster.errors import StoreError
-from bigcluster.measure import MOST_ROWS
+from bigcluster.files.bounded import read_dicts
+from bigcluster.runtime.sampler import MOST_ROWS
 from bigcluster.stages.sweep import Verdict
 from bigcluster.units import GIB, MIB
 

@@ -11,24 +11,23 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster import __version__
+from bigcluster._version import __version__
 from bigcluster.config import Settings
-from bigcluster.durable import remove_folder
+from bigcluster.files.durable import remove_folder
 from bigcluster.outdir.tree import OwnedTree
 from bigcluster.outputs.folders import cluster_folder
 from bigcluster.report import lists, pages, pictures, plots, scatter
 from bigcluster.report.cluster_page import Maker
-from bigcluster.report.libraries import check_kind
+from bigcluster.report.lists import MONTAGE_CLUSTERS, PAGE_MEMBERS, Selection, select
 from bigcluster.report.model import Model, read_model
 from bigcluster.report.pages import Pages, Site
-from bigcluster.report.picks import MONTAGE_CLUSTERS, PAGE_MEMBERS, Selection, select
+from bigcluster.report.scatter import check_kind
 from bigcluster.report.search import write_search
-from bigcluster.report.sprites import write_picture, write_sprite
-from bigcluster.report.thumbnails import Thumbnails, draw_thumbnails
-from bigcluster.rows import spans
-from bigcluster.runtime import Runtime
+from bigcluster.report.thumbnails import Thumbnails, draw_thumbnails, write_picture, write_sprite
+from bigcluster.runtime.threads import Runtime
 from bigcluster.stages import cluster, sweep
 from bigcluster.store import Mark, Store, fingerprint
+from bigcluster.store.row_source import spans
 
 FOLDER = "report"
 STAGE = "report"

@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 
 from bigcluster.catalog import Listing
 from bigcluster.config import Settings
-from bigcluster.planning import StagePlan
-from bigcluster.progress import Progress
-from bigcluster.runtime import Runtime
+from bigcluster.planning.plan import StagePlan
+from bigcluster.runtime.events import Progress
+from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.kmeans import KMeansFit, fit, fit_given, fit_minibatch, fit_two_level
 from bigcluster.stages.ingest import Ingested
 from bigcluster.stages.reduce import Reduced

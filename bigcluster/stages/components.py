@@ -12,14 +12,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import StoreError
-from bigcluster.progress import Progress
-from bigcluster.rows import spans
-from bigcluster.runtime import Runtime
-from bigcluster.solvers.pca.gram_scores import components_from_left
+from bigcluster.runtime.events import Progress
+from bigcluster.runtime.threads import Runtime
+from bigcluster.solvers.pca.gram import components_from_left
 from bigcluster.solvers.pca.products import TILE
 from bigcluster.stages import reduce
 from bigcluster.stages.ingest import Ingested, pixel_rows
 from bigcluster.store import ColumnWriter, Mark, Store, StoredRows, fingerprint
+from bigcluster.store.row_source import spans
 
 STAGE = "components"
 

@@ -18,17 +18,16 @@ from numpy.typing import NDArray
 from bigcluster.catalog import FileRecord, Listing
 from bigcluster.errors import ImageSizeError, OutError, StoreError
 from bigcluster.kernels.decode import DecodeSpec
-from bigcluster.memory import COMMITS_IN_FLIGHT
-from bigcluster.progress import Progress
-from bigcluster.rows import spans
-from bigcluster.runtime import Runtime
+from bigcluster.planning.footprint import COMMITS_IN_FLIGHT
+from bigcluster.runtime.events import Progress
+from bigcluster.runtime.threads import Runtime
 from bigcluster.stages import pixel_blocks
-from bigcluster.stages.filling import Filling
-from bigcluster.stages.freshness import Freshness
+from bigcluster.stages.fill import Filling, Freshness
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.pixel_blocks import Block, mark_of, records_in
-from bigcluster.stages.salvage import name_keys
+from bigcluster.stages.reuse import name_keys
 from bigcluster.store import Mark, Store, StoredRows, fingerprint, read_whole
+from bigcluster.store.row_source import spans
 
 STAGE = pixel_blocks.STAGE
 RECIPE = "recipe"

@@ -10,11 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.kernels.novelty import Floats, Novelty, Traits, Usual, left_out, residual_of, squared_norms
-from bigcluster.progress import Progress
-from bigcluster.rows import FirstColumns, RowSource, spans
-from bigcluster.runtime import Runtime
+from bigcluster.runtime.events import Progress
+from bigcluster.runtime.threads import Runtime
 from bigcluster.stages.ingest import Ingested, pixel_rows
 from bigcluster.store import Mark, Store, StoredRows, fingerprint
+from bigcluster.store.row_source import FirstColumns, RowSource, spans
 
 STAGE = "novelty"
 NORMS = "norms"

@@ -10,17 +10,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.config import Settings
-from bigcluster.durable import unfinished_name
 from bigcluster.errors import InvalidDataError, StoreError, VarianceNotReachedError
-from bigcluster.kernels.gemm import Gemm
-from bigcluster.planning import StagePlan, target_of
-from bigcluster.progress import Progress
-from bigcluster.rows import FirstColumns, RowSource
-from bigcluster.runtime import Runtime
+from bigcluster.files.durable import unfinished_name
+from bigcluster.kernels.linalg.gemm import Gemm
+from bigcluster.planning.plan import StagePlan
+from bigcluster.planning.stages import target_of
+from bigcluster.runtime.events import Progress
+from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.pca import Moments, PCAFit, fit_pca
-from bigcluster.solvers.tiles import FolderTiles
+from bigcluster.solvers.spill import FolderTiles
 from bigcluster.stages.ingest import Ingested, pixel_rows
 from bigcluster.store import ColumnWriter, Mark, RowWriter, StageState, Store, StoredRows, fingerprint
+from bigcluster.store.row_source import FirstColumns, RowSource
 
 STAGE = "reduce"
 

@@ -9,9 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.config import Settings
-from bigcluster.planning import StagePlan
-from bigcluster.progress import Progress
-from bigcluster.runtime import Runtime
+from bigcluster.planning.plan import StagePlan
+from bigcluster.runtime.events import Progress
+from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.kmeans import sweep as sweep_rows
 from bigcluster.stages.reduce import Reduced
 from bigcluster.store import Mark, StageState, Store, StoredRows, fingerprint

@@ -1,10 +1,10 @@
 """What a run keeps on disk: arrays, completion marks, fingerprints, digests."""
 
 from bigcluster.store.arrays import Digests, Store, check_format, is_store
+from bigcluster.store.checkpoints import StageState
 from bigcluster.store.inventory import MADE, Damage, Inventory, take_inventory, tidy
 from bigcluster.store.marks import DONE, Mark, Marks, fingerprint
-from bigcluster.store.rows import ColumnWriter, RowWriter, StoredRows, read_whole
-from bigcluster.store.states import StageState
+from bigcluster.store.row_io import ColumnWriter, RowWriter, StoredRows, read_whole
 
 __all__ = [
     "DONE",

@@ -1,7 +1,7 @@
 """The chunked arrays of a run: store.zarr, and the only module that knows zarr.
 
-Each array is cut as `bigcluster.chunks` says; a chunk is one file, uncompressed (line art and photos gain little from
-compression at this speed), with a CRC-32C that is checked at every read.
+Each array is cut as `bigcluster.store.chunk_grid` says; a chunk is one file, uncompressed (line art and photos gain
+little from compression at this speed), with a CRC-32C that is checked at every read.
 """
 
 from __future__ import annotations
@@ -19,16 +19,15 @@ import zarr
 from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec
 
-from bigcluster.bounded import UnfitFileError, parse_json, read_bounded
-from bigcluster.durable import open_folder, sync_all
 from bigcluster.errors import MemoryBudgetError, OutError, StoreError
-from bigcluster.kept import set_aside
+from bigcluster.files.bounded import UnfitFileError, parse_json, read_bounded
+from bigcluster.files.durable import open_folder, sync_all
+from bigcluster.files.kept import set_aside
 from bigcluster.store import metadata, shapes
-from bigcluster.store.chunks import ChunkFiles
-from bigcluster.store.inventory import take_inventory
+from bigcluster.store.chunk_io import ChunkFiles
+from bigcluster.store.inventory import remove_array, remove_chunks, take_inventory
 from bigcluster.store.marks import DONE, Mark, Marks
-from bigcluster.store.removal import remove_array, remove_chunks
-from bigcluster.store.rows import read_whole
+from bigcluster.store.row_io import read_whole
 from bigcluster.units import show_bytes
 
 if TYPE_CHECKING:

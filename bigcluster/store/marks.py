@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bigcluster.bounded import UnfitFileError, parse_json, read_bounded
-from bigcluster.durable import digest_of, is_regular, unlink_below, write_bytes
 from bigcluster.errors import StoreError
-from bigcluster.kept import set_aside
+from bigcluster.files.bounded import UnfitFileError, parse_json, read_bounded
+from bigcluster.files.durable import digest_of, is_regular, unlink_below, write_bytes
+from bigcluster.files.kept import set_aside
 from bigcluster.units import MIB, show_bytes
 
 DONE = "done"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import numpy as np
 
-from bigcluster.bounded import UnfitFileError, parse_json, read_bounded
-from bigcluster.durable import digest_of, sync_all, write_bytes
-from bigcluster.kept import set_aside
+from bigcluster.files.bounded import UnfitFileError, parse_json, read_bounded
+from bigcluster.files.durable import digest_of, sync_all, write_bytes
+from bigcluster.files.kept import set_aside
 from bigcluster.store.marks import Mark, Marks
 
 STAGE = "metadata"

@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bigcluster.bounded import parse_json, read_bounded
-from bigcluster.chunks import CHUNK_BYTES
+from bigcluster.files.bounded import parse_json, read_bounded
+from bigcluster.store.chunk_grid import CHUNK_BYTES
 from bigcluster.store.metadata import FILE, LIMIT_BYTES
 
 _LIMIT_VALUES = 1000

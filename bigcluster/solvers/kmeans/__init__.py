@@ -1,9 +1,8 @@
 """k-means over rows that may be larger than memory."""
 
-from bigcluster.solvers.kmeans.choose import ALGORITHMS, choose
 from bigcluster.solvers.kmeans.fit import fit, fit_given, predict
 from bigcluster.solvers.kmeans.minibatch import fit_minibatch
-from bigcluster.solvers.kmeans.result import ArraySink, KMeansFit, Progress, RowSink
+from bigcluster.solvers.kmeans.result import ALGORITHMS, ArraySink, KMeansFit, Progress, RowSink, choose
 from bigcluster.solvers.kmeans.sweep import Sweep, SweepRow, sweep
 from bigcluster.solvers.kmeans.two_level import fit_two_level
 

@@ -15,11 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import TooFewSamplesError, UsageError
-from bigcluster.kernels.finite import refuse_bad_rows
-from bigcluster.kernels.kmeans import Floats, Frame, frame_of
-from bigcluster.kernels.moments import Moments, block_moments
-from bigcluster.rows import ArrayRows, RowSource
-from bigcluster.runtime import Runtime
+from bigcluster.kernels.kmeans.sums import Floats, Frame, frame_of
+from bigcluster.kernels.linalg.moments import Moments, block_moments, refuse_bad_rows
+from bigcluster.runtime.threads import Runtime
+from bigcluster.store.row_source import ArrayRows, RowSource
 
 Result = TypeVar("Result")
 

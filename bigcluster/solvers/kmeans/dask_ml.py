@@ -10,12 +10,12 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from bigcluster.errors import UsageError
-from bigcluster.rows import RowSource
-from bigcluster.runtime import Runtime
+from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.kmeans.blocks import Blocks
 from bigcluster.solvers.kmeans.fit import check_arguments, finish, open_rows
 from bigcluster.solvers.kmeans.lloyd import Lloyd, Start
 from bigcluster.solvers.kmeans.result import KMeansFit, RowSink
+from bigcluster.store.row_source import RowSource
 
 INIT_ROUNDS = 5  # Bahmani et al. 2012, section 5: more rounds gain little
 

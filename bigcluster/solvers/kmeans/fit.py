@@ -10,19 +10,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import ConfigError, UsageError
-from bigcluster.kernels.assign import TwoNearest, two_nearest
-from bigcluster.kernels.centers import Centers, prepare
-from bigcluster.kernels.kmeans import Floats, Frame, frame_of
-from bigcluster.kernels.moments import block_moments
-from bigcluster.rows import RowSource
-from bigcluster.runtime import EmbeddedRuntime, Runtime
+from bigcluster.kernels.kmeans.assign import TwoNearest, two_nearest
+from bigcluster.kernels.kmeans.centers import Centers, prepare
+from bigcluster.kernels.kmeans.sums import Floats, Frame, frame_of
+from bigcluster.kernels.linalg.moments import block_moments
+from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
+from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
 from bigcluster.solvers.kmeans.blocks import Blocks, Survey, check_weights, survey
+from bigcluster.solvers.kmeans.footprint import share_workspace
 from bigcluster.solvers.kmeans.lloyd import Lloyd, Start
-from bigcluster.solvers.kmeans.projection import share_workspace
+from bigcluster.solvers.kmeans.restarts import SavedStarts, load_starts
 from bigcluster.solvers.kmeans.result import ArraySink, KMeansFit, Progress, RowSink
-from bigcluster.solvers.kmeans.saved_starts import SavedStarts, load_starts
 from bigcluster.solvers.kmeans.seeding import PARALLEL_FROM, Keys, initial_centers
-from bigcluster.solvers.saving import NOT_SAVING, Saving
+from bigcluster.store.row_source import RowSource
 
 N_INIT = 4  # starts; they share passes over the data
 INITS = ("auto", "k-means++", "k-means||", "random")

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.all_centers import Bounds
-from bigcluster.kernels.assign import nearest
-from bigcluster.kernels.bounds import look_again, look_first
-from bigcluster.kernels.centers import Centers, largest_norm, prepare
-from bigcluster.kernels.groups import GroupedCenters, Groups, arrange, group_centers
-from bigcluster.kernels.kmeans import ClusterSums, Floats, Labels, cluster_sums, exact_sq, moved_sums
-from bigcluster.kernels.product import tune
+from bigcluster.kernels.kmeans.all_centers import Bounds
+from bigcluster.kernels.kmeans.assign import nearest
+from bigcluster.kernels.kmeans.bounds import look_again, look_first
+from bigcluster.kernels.kmeans.centers import Centers, largest_norm, prepare
+from bigcluster.kernels.kmeans.groups import GroupedCenters, Groups, arrange, group_centers
+from bigcluster.kernels.kmeans.product import tune
+from bigcluster.kernels.kmeans.sums import ClusterSums, Floats, Labels, cluster_sums, exact_sq, moved_sums
 from bigcluster.solvers.kmeans.blocks import Blocks, Survey
 from bigcluster.solvers.kmeans.result import Progress
 

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.cores import blas_threads
-from bigcluster.kernels.assign import nearest
-from bigcluster.kernels.centers import prepare
-from bigcluster.kernels.kmeans import Floats, Frame, cluster_sums
-from bigcluster.rows import RowSource, spans
-from bigcluster.runtime import Runtime
+from bigcluster.kernels.kmeans.assign import nearest
+from bigcluster.kernels.kmeans.centers import prepare
+from bigcluster.kernels.kmeans.sums import Floats, Frame, cluster_sums
+from bigcluster.runtime.blas import blas_threads
+from bigcluster.runtime.threads import Runtime
+from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
 from bigcluster.solvers.kmeans.fit import check_arguments, check_keys, fewer_than, finish, keeps_bounds, open_rows
 from bigcluster.solvers.kmeans.lloyd import Lloyd, Start
+from bigcluster.solvers.kmeans.restarts import SavedStarts, load_starts
 from bigcluster.solvers.kmeans.result import KMeansFit, Progress, RowSink
-from bigcluster.solvers.kmeans.saved_starts import SavedStarts, load_starts
 from bigcluster.solvers.kmeans.seeding import PARALLEL_FROM, initial_centers, sample_rows, sample_size
-from bigcluster.solvers.saving import NOT_SAVING, Saving
+from bigcluster.store.row_source import RowSource, spans
 
 EPOCHS = 3
 SAMPLE_FACTOR = 2  # times the rows that seeding looks at

@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.cores import blas_threads
-from bigcluster.kernels.assign import nearest
-from bigcluster.kernels.centers import Centers, prepare
-from bigcluster.kernels.kmeans import ROUNDING, Floats, Frame, exact_sq, row_sq
-from bigcluster.rows import ArrayRows
-from bigcluster.runtime import Runtime
+from bigcluster.kernels.kmeans.assign import nearest
+from bigcluster.kernels.kmeans.centers import Centers, prepare
+from bigcluster.kernels.kmeans.sums import ROUNDING, Floats, Frame, exact_sq, row_sq
+from bigcluster.runtime.blas import blas_threads
+from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.kmeans.blocks import Blocks
+from bigcluster.store.row_source import ArrayRows
 
 Keys = NDArray[np.uint64]
 

@@ -8,15 +8,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.kmeans import Floats
-from bigcluster.rows import ArrayRows, RowSource
-from bigcluster.runtime import EmbeddedRuntime, Runtime
+from bigcluster.kernels.kmeans.sums import Floats
+from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
+from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
 from bigcluster.solvers.kmeans.fit import check_arguments, check_keys, fewer_than, finish, fit, keeps_bounds, open_rows
 from bigcluster.solvers.kmeans.lloyd import Lloyd, Start
+from bigcluster.solvers.kmeans.restarts import SavedStarts, load_starts
 from bigcluster.solvers.kmeans.result import KMeansFit, Progress, RowSink
-from bigcluster.solvers.kmeans.saved_starts import SavedStarts, load_starts
 from bigcluster.solvers.kmeans.seeding import fill_up, sample_rows, sample_size
-from bigcluster.solvers.saving import NOT_SAVING, Saving
+from bigcluster.store.row_source import ArrayRows, RowSource
 
 FLAT_ITERATIONS = 2  # over all rows and centers, after the split; they measure what the split cost
 

@@ -7,9 +7,8 @@ covariance  few columns      X' X, exact
 subspace    many of both     streamed block Krylov iteration
 """
 
-from bigcluster.solvers.pca.choose import Choice, choose
 from bigcluster.solvers.pca.fit import SOLVERS, fit_pca
-from bigcluster.solvers.pca.result import Components, Moments, PCAFit, Sink, Target, Variance
+from bigcluster.solvers.pca.result import Choice, Components, Moments, PCAFit, Sink, Target, Variance, choose
 
 __all__ = [
     "SOLVERS",

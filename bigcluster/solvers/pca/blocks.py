@@ -5,7 +5,7 @@
     expand:   B[t] C          (rows_t, size) (size, b)
 
 Every product is made block by block, in order, so its bits follow from the blocks alone. The basis of Lanczos, which
-has many narrow blocks of float32 to multiply at once, is cut otherwise (bigcluster.solvers.pca.basis).
+has many narrow blocks of float32 to multiply at once, is cut otherwise (bigcluster.solvers.pca.lanczos).
 """
 
 from __future__ import annotations
@@ -17,12 +17,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.gemm import Gemm, float_product
+from bigcluster.kernels.linalg.gemm import Gemm, float_product
+from bigcluster.kernels.linalg.quantize import Code
 from bigcluster.kernels.pca import ordered_sum
-from bigcluster.kernels.quantize import Code
-from bigcluster.runtime import Runtime
+from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.pca.result import Doubles
-from bigcluster.solvers.tiles import Shelf
+from bigcluster.solvers.spill import Shelf
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]

@@ -12,25 +12,19 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.gemm import Gemm, float_product
-from bigcluster.kernels.pca import (
-    center_covariance,
-    column_extremes,
-    column_signs,
-    round_to_step,
-    score_step,
-)
-from bigcluster.rows import RowSource, spans
-from bigcluster.runtime import Runtime
+from bigcluster.kernels.linalg.gemm import Gemm, float_product
+from bigcluster.kernels.pca import center_covariance, column_extremes, column_signs, round_to_step, score_step
+from bigcluster.runtime.threads import Runtime
+from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
 from bigcluster.solvers.pca.eigen import DENSE_LIMIT, TiledMatrix, centering_rounding
+from bigcluster.solvers.pca.footprint import eigensolver_bytes
 from bigcluster.solvers.pca.lanczos import lanczos_steps, leading_eigenpairs
 from bigcluster.solvers.pca.moments import block_rows
 from bigcluster.solvers.pca.operands import Operands
 from bigcluster.solvers.pca.products import ProductPlan, plan_products, symmetric_products
-from bigcluster.solvers.pca.projection import eigensolver_bytes
 from bigcluster.solvers.pca.result import Center, Doubles, OnProgress, PCAFit, Progress, Sink, Target
-from bigcluster.solvers.saving import NOT_SAVING, Saving
-from bigcluster.solvers.tiles import Shelf, Tiles
+from bigcluster.solvers.spill import Shelf, Tiles
+from bigcluster.store.row_source import RowSource, spans
 
 
 def fit_covariance(

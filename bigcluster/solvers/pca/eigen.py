@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.cores import blas_threads
-from bigcluster.kernels.gemm import float_product
+from bigcluster.kernels.linalg.gemm import float_product
 from bigcluster.kernels.pca import choose_rank, nonzero_rank, ritz
-from bigcluster.runtime import Runtime
+from bigcluster.runtime.blas import blas_threads
+from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.pca.operands import PRECISE_UNITS
 from bigcluster.solvers.pca.result import Components, Doubles, Target
-from bigcluster.solvers.tiles import Shelf
+from bigcluster.solvers.spill import Shelf
 
 Floats = NDArray[np.float32]
 Result = TypeVar("Result")

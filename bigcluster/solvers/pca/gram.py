@@ -1,4 +1,13 @@
-"""PCA through the Gram matrix of the rows: for fewer rows than columns, up to about 16,000 of them.
+"""From eigenvectors U of the centered Gram matrix G to scores and components that agree with each other.
+
+Components are V = X' U L^(-1/2), X centered, and the scores of the training rows are those that anybody computes from
+V: X V = G U L^(-1/2). For exact eigenvectors that is U L^(1/2); Ritz vectors leave a residual, and taking the scores
+from G keeps it out of the difference between fit and transform. A last rotation R diagonalises the scores, which is a
+Rayleigh-Ritz step of X'X on the span of V: half a power step better than the eigenvalues that came in.
+
+    P = G U L^(-1/2),   P'P = R M R',   scores P R,   components R' L^(-1/2) U' X,   eigenvalues M
+
+PCA through the Gram matrix of the rows: for fewer rows than columns, up to about 16,000 of them.
 
     G = X X'  ->  centered  ->  G = U L U'  ->  scores U L^(1/2)          components L^(-1/2) U' (X - mean)
 
@@ -8,25 +17,200 @@ one more pass, when they are asked for.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.gemm import Gemm
-from bigcluster.kernels.pca import center_gram
-from bigcluster.rows import RowSource
-from bigcluster.runtime import Runtime
-from bigcluster.solvers.pca.eigen import DENSE_LIMIT, TiledMatrix, centering_rounding
-from bigcluster.solvers.pca.gram_scores import gram_scores
+from bigcluster.kernels.linalg.gemm import Gemm, float_product
+from bigcluster.kernels.pca import (
+    center_gram,
+    choose_rank,
+    column_extremes,
+    column_signs,
+    inverse_root,
+    merge_extremes,
+    nonzero_rank,
+    ritz,
+    round_to_step,
+    score_step,
+)
+from bigcluster.runtime.threads import Runtime
+from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
+from bigcluster.solvers.pca.eigen import (
+    DENSE_LIMIT,
+    FLOAT32_NOISE,
+    Eigenpairs,
+    TiledMatrix,
+    TileRows,
+    alone,
+    centering_rounding,
+)
+from bigcluster.solvers.pca.footprint import eigensolver_bytes
 from bigcluster.solvers.pca.lanczos import lanczos_steps, leading_eigenpairs
 from bigcluster.solvers.pca.operands import Operands
 from bigcluster.solvers.pca.products import ProductPlan, plan_products, symmetric_products
-from bigcluster.solvers.pca.projection import eigensolver_bytes
-from bigcluster.solvers.pca.result import Center, Doubles, OnProgress, PCAFit, Progress, Target
-from bigcluster.solvers.saving import NOT_SAVING, Saving
-from bigcluster.solvers.tiles import Shelf, Tiles
+from bigcluster.solvers.pca.result import (
+    Center,
+    Doubles,
+    LeftSink,
+    OnProgress,
+    PCAFit,
+    Progress,
+    Sink,
+    Target,
+    Variance,
+)
+from bigcluster.solvers.spill import Shelf, Tiles
+from bigcluster.store.row_source import RowSource, spans
+
+Floats = NDArray[np.float32]
+Spans = list[tuple[int, int]]
+
+# Columns of one block of components: fixed, since a float32 product of another width may round otherwise.
+_COMPONENT_COLUMNS = 1024
+_SLAB_COLUMNS = 16 * _COMPONENT_COLUMNS
+
+
+@dataclass(frozen=True)
+class GramScores:
+    """Shelf entries "scores/t" (rows_t, n_components) and "left/t" (n_components, rows_t), before signs.
+
+    values : (n_computed,) eigenvalues of G, not divided; step : the grid of the scores.
+    """
+
+    values: Doubles
+    n_components: int
+    signs: NDArray[np.int8]
+    step: float
+    dtype: np.dtype[Any]
+    unit_spans: Spans
+    shelf: Shelf
+    runtime: Runtime
+
+    def write(self, sink: Sink) -> None:
+        def task(t: int) -> Floats:
+            return round_to_step(self.shelf.get(f"scores/{t}") * self.signs, self.step)
+
+        tiles = range(len(self.unit_spans))
+        for t, block in zip(tiles, self.runtime.map(task, tiles), strict=True):
+            sink.write(self.unit_spans[t][0], block)
+
+    def write_left(self, sink: LeftSink) -> None:
+        """(n_rows, n_components) R' L^(-1/2) U' transposed: what components are made from, signs included.
+
+        float64 where the matrix was solved densely: components of tiny eigenvalues need it. Else float32.
+        """
+        for t, (start, _) in enumerate(self.unit_spans):
+            sink.write(start, np.ascontiguousarray(self._left(t).T))
+
+    def _left(self, t: int) -> NDArray[Any]:
+        """(n_components, rows of tile t), signs included."""
+        left = self.shelf.get(f"left/{t}")
+        signed: NDArray[Any] = np.multiply(left, self.signs[:, None], dtype=left.dtype)
+        return signed
+
+    def write_components(self, rows: RowSource, mean: Doubles, sink: Sink) -> None:
+        components_from_left(rows, mean, self._left, self.n_components, self.unit_spans, sink, self.runtime)
+
+
+def components_from_left(
+    rows: RowSource,
+    mean: Doubles,
+    left: Callable[[int], NDArray[Any]],
+    n_components: int,
+    unit_spans: Spans,
+    sink: Sink,
+    runtime: Runtime,
+) -> None:
+    """left (X - mean), a block of columns after the other: products of one row tile each, added in row order.
+
+    left(t) : (n_components, rows of tile t) float32 or float64. Many blocks share one read of the rows: storage chunks
+    are wide.
+    """
+    dtype = left(0).dtype
+    for slab in spans(rows.shape[1], _SLAB_COLUMNS):
+        total = np.zeros((n_components, slab[1] - slab[0]), dtype)
+        blocks = list(spans(slab[1] - slab[0], _COMPONENT_COLUMNS))
+        for t, (start, stop) in enumerate(unit_spans):
+            tile = rows.read(start, stop, slice(*slab))
+            for _ in runtime.map(partial(_add_block, total, left(t), tile, mean[slice(*slab)]), blocks):
+                pass
+        sink.write(slab[0], total.astype(np.float32, copy=False))
+
+
+def _add_block(
+    total: NDArray[Any], left: NDArray[Any], tile: NDArray[Any], mean: Doubles, block: tuple[int, int]
+) -> None:
+    columns = slice(*block)
+    centered = np.subtract(tile[:, columns], mean[columns], dtype=np.float64, order="C")
+    total[:, columns] += _product(left, centered.astype(left.dtype, copy=False))
+
+
+def gram_scores(
+    pairs: Eigenpairs, unit_spans: Spans, target: Target, total: float, shelf: Shelf, runtime: Runtime
+) -> GramScores:
+    """Scores and what components are made from, on the shelf; the eigenvectors are given up."""
+    n_rows = unit_spans[-1][1]
+    inverse = inverse_root(pairs.values[: pairs.n_vectors])
+    images = pairs.images(inverse)
+    if n_rows <= DENSE_LIMIT:
+        values, rotation = pairs.values, np.eye(pairs.n_vectors)
+    else:
+        images = _shelved(images, len(unit_spans), shelf, runtime)
+        values, rotation = _rotation(images, len(unit_spans), pairs, runtime)
+    n_components = pairs.n_vectors
+    if isinstance(target, Variance):  # the values have grown: fewer may do
+        n_components = choose_rank(values[:n_components], total, target.share) or n_components
+    dtype = np.dtype(np.float64 if n_rows <= DENSE_LIMIT else np.float32)
+    kept = np.ascontiguousarray(rotation[:, :n_components], dtype)
+    vectors = pairs.vectors(inverse[:, None] * rotation[:, :n_components])
+
+    def rotate(t: int) -> Floats:
+        scores = _product(images(t), kept)
+        shelf.put(f"scores/{t}", scores)
+        shelf.put(f"left/{t}", np.ascontiguousarray(vectors(t).T))
+        return column_extremes(scores)
+
+    extremes = np.zeros(n_components, dtype)
+    for found in runtime.map(rotate, range(len(unit_spans))):
+        extremes = merge_extremes(extremes, found)
+    pairs.close()
+    step = score_step(n_rows, float(np.sqrt(values[0])))
+    return GramScores(values, n_components, column_signs(extremes), step, dtype, unit_spans, shelf, runtime)
+
+
+def _product(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
+    """Float32 operands on the float32 kernel, float64 ones by numpy."""
+    return float_product(left, right) if left.dtype == np.float32 else left @ right
+
+
+def _shelved(rows_of: TileRows, n_tiles: int, shelf: Shelf, runtime: Runtime) -> TileRows:
+    """The same rows, computed once: on the shelf as "scores/t"."""
+    for _ in runtime.map(lambda t: shelf.put(f"scores/{t}", rows_of(t)), range(n_tiles)):
+        pass
+    return lambda t: shelf.get(f"scores/{t}")
+
+
+def _rotation(images: TileRows, n_tiles: int, pairs: Eigenpairs, runtime: Runtime) -> tuple[Doubles, Doubles]:
+    """The eigenvalues of P'P before those beyond the vectors, and R."""
+
+    def square(t: int) -> Doubles:
+        block = images(t)
+        return float_product(block, block, transpose_left=True).astype(np.float64)
+
+    inner = np.zeros((pairs.n_vectors, pairs.n_vectors))
+    for share in runtime.map(square, range(n_tiles)):
+        inner += share
+    values, rotation = alone(len(inner), lambda: ritz(inner, pairs.n_vectors))
+    rank = nonzero_rank(values, FLOAT32_NOISE, pairs.rounding)
+    values[rank:] = 0
+    rotation[:, rank:] = 0
+    # Those beyond are of the same matrix, but half a power step behind.
+    return np.minimum.accumulate(np.concatenate([values, pairs.values[pairs.n_vectors :]])), rotation
 
 
 def fit_gram(

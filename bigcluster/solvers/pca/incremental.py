@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.kernels.pca import choose_rank
-from bigcluster.rows import RowSource, spans
-from bigcluster.runtime import Runtime
+from bigcluster.runtime.threads import Runtime
+from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
 from bigcluster.solvers.pca.moments import block_rows, exact_total_variance
 from bigcluster.solvers.pca.result import (
     Moments,
@@ -33,7 +33,7 @@ from bigcluster.solvers.pca.result import (
     check_target,
     within_total,
 )
-from bigcluster.solvers.saving import NOT_SAVING, Saving
+from bigcluster.store.row_source import RowSource, spans
 
 _COMPONENT_COLUMNS = 1024
 

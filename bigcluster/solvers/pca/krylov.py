@@ -1,4 +1,6 @@
-"""The basis of the streamed block Krylov iteration: V_0, A V_0, A^2 V_0, ..., each block rounded to 8 bits.
+"""The next block of a Krylov basis while it is in work: float32, not yet rounded, orthonormal in the end.
+
+The basis of the streamed block Krylov iteration: V_0, A V_0, A^2 V_0, ..., each block rounded to 8 bits.
 
 Described in bigcluster.solvers.pca.subspace.
 """
@@ -9,30 +11,83 @@ from collections.abc import Callable
 from itertools import chain
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bigcluster.errors import VarianceNotReachedError
-from bigcluster.kernels.pca import (
-    bordered,
-    ordered_sum,
-    ritz_values_generalised,
-)
-from bigcluster.kernels.quantize import Code, encode
-from bigcluster.rows import spans
-from bigcluster.runtime import Runtime
+from bigcluster.kernels.linalg.gemm import float_product
+from bigcluster.kernels.linalg.quantize import Code, encode
+from bigcluster.kernels.pca import bordered, ordered_sum, orthonormal_transform, ritz_values_generalised
+from bigcluster.runtime.threads import Runtime
+from bigcluster.solvers.checkpoint import Saving
 from bigcluster.solvers.pca.blocks import Blocks
 from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone, n_dominating, wanted
-from bigcluster.solvers.pca.passes import (
+from bigcluster.solvers.pca.operator import (
+    Side,
+    apply,
     block_width,
     iteration_pass,
     most_applications,
     ritz_bytes,
 )
 from bigcluster.solvers.pca.result import Doubles, Progress, Target
-from bigcluster.solvers.pca.sides import Floats, Side, apply
-from bigcluster.solvers.pca.work import Work
-from bigcluster.solvers.saving import Saving
-from bigcluster.solvers.tiles import Shelf
+from bigcluster.solvers.spill import Shelf
+from bigcluster.store.row_source import spans
 from bigcluster.units import show_bytes
+
+Floats = NDArray[np.float32]
+
+
+class Work:
+    """(n, b), tile by tile on the shelf: it is as long as the smaller side of the data."""
+
+    def __init__(self, spans: list[tuple[int, int]], shelf: Shelf, runtime: Runtime) -> None:
+        self.spans = spans
+        self._shelf, self._runtime = shelf, runtime
+
+    def put(self, t: int, block: Floats) -> None:
+        self._shelf.put(f"block/{t}", np.ascontiguousarray(block))
+
+    def get(self, t: int) -> Floats:
+        block: Floats = self._shelf.get(f"block/{t}")
+        return block
+
+    def delete(self, t: int) -> None:
+        self._shelf.delete(f"block/{t}")
+
+    def fill(self, width: int, seed: int) -> None:
+        """With standard normal numbers."""
+        for t in range(len(self.spans)):
+            self.put(t, np.zeros((self.spans[t][1] - self.spans[t][0], 0), np.float32))
+        self.widen(width, seed)
+
+    def widen(self, n_more: int, seed: int | list[int]) -> None:
+        """By columns of standard normal numbers."""
+        random = np.random.default_rng(seed)
+        for t, (start, stop) in enumerate(self.spans):
+            more = random.standard_normal((stop - start, n_more), dtype=np.float32)
+            self.put(t, np.hstack([self.get(t), more]))
+
+    def transform(self, transform: Floats) -> None:
+        """Times (b, b')."""
+
+        def task(t: int) -> None:
+            self.put(t, float_product(self.get(t), transform))
+
+        for _ in self._runtime.map(task, range(len(self.spans))):
+            pass
+
+    def orthonormal(self, block: Callable[[int], Floats], floor: float) -> Floats:
+        """The transform that makes the columns of a block orthonormal, given tile by tile; those of norm up to `floor`
+        are dropped."""
+
+        def square(t: int) -> Floats:
+            tile = block(t)
+            return float_product(tile, tile, transpose_left=True)
+
+        total = ordered_sum(self._runtime.map(square, range(len(self.spans))))
+        transform = alone(len(total), lambda: orthonormal_transform(total, floor))
+        return np.ascontiguousarray(transform, np.float32)
+
 
 LEAST_APPLICATIONS = 4
 # Another application is worth its read of the data while it promises more than this share of the variance, beside such

@@ -5,13 +5,12 @@ from __future__ import annotations
 import numpy as np
 
 from bigcluster.errors import InvalidDataError
-from bigcluster.kernels.finite import refuse_bad_rows
-from bigcluster.kernels.loops import pixel_sums
-from bigcluster.kernels.moments import Moments as BlockMoments
-from bigcluster.kernels.moments import block_moments
-from bigcluster.rows import RowSource, spans
-from bigcluster.runtime import Runtime
+from bigcluster.kernels.linalg.loops import pixel_sums
+from bigcluster.kernels.linalg.moments import Moments as BlockMoments
+from bigcluster.kernels.linalg.moments import block_moments, refuse_bad_rows
+from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.pca.result import Center, Moments
+from bigcluster.store.row_source import RowSource, spans
 
 # One read: at most this many values, in whole rows. Fixed, since float sums depend on it.
 _BLOCK_VALUES = 1 << 21

@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.gemm import Gemm, Side, add_float32_products, float_product, transpose
-from bigcluster.kernels.panels import Panels
-from bigcluster.rows import RowSource, spans
+from bigcluster.kernels.linalg.gemm import Gemm, Side, add_float32_products, float_product, transpose
+from bigcluster.kernels.linalg.panels import Panels
+from bigcluster.store.row_source import RowSource, spans
 
 Array = NDArray[Any]
 

@@ -1,4 +1,17 @@
-"""X X' or X' X in tiles, each product once: the lower triangle, in panels that fit the workspace.
+"""The sums of a symmetric product on their way: saved between blocks of terms, found again after a kill.
+
+The slabs of a symmetric product, one after the other, without a pause between them.
+
+    slab     some terms of all units, in blocks: what is in memory at once
+    order    column by column of the triangle; a block is loaded anew, for the next slab, when its last pair is through
+
+           0,0  1,0  2,0 [0]   1,1  2,1 [1]   2,2 [2]   0,0  1,0 ...        [x]: block x of the next slab
+
+Threads load and multiply side by side, and none waits for the others at the end of a slab. Those that multiply at once
+have a block in common, which stays in the cache that they share. A tile's slabs are added in order, since a pair needs
+both of its blocks, and they are only loaded when that tile of the slab before is through.
+
+X X' or X' X in tiles, each product once: the lower triangle, in panels that fit the workspace.
 
       units ->
     u  [ 0,0 ]                       one panel = some columns of tiles, all kept in memory while the data
@@ -13,20 +26,165 @@ the workspace. For float data the contraction blocks are fixed, and blocks are a
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import threading
+from collections import Counter, deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from typing import Any
 
 import numpy as np
 
-from bigcluster.kernels.gemm import MAX_TERMS
-from bigcluster.rows import spans
-from bigcluster.runtime import Runtime
-from bigcluster.solvers.pca.operands import STRIP, Array, Operands
+from bigcluster.kernels.linalg.gemm import MAX_TERMS
+from bigcluster.runtime.threads import Runtime
+from bigcluster.solvers.checkpoint import Saving
+from bigcluster.solvers.pca.operands import STRIP, Array, Block, Operands
 from bigcluster.solvers.pca.result import Progress
-from bigcluster.solvers.pca.saved_sums import SavedSums
-from bigcluster.solvers.pca.slabs import Slabs
-from bigcluster.solvers.saving import Saving
+from bigcluster.store.row_source import spans
+
+Sums = dict[tuple[int, int], Array]
+
+
+class SavedSums:
+    """Tiles "j/i" of the panels begun so far. Saved sums are of use to a plan with the same panels alone."""
+
+    def __init__(self, saving: Saving, panels: Sequence[tuple[int, int]], n_terms: int, dtype: np.dtype[Any]) -> None:
+        self._saving, self._dtype, self._n_terms = saving, dtype, n_terms
+        self._panels = [list(panel) for panel in panels]
+        self._kept: set[str] = set()  # tiles of finished panels
+        self._found = saving.load()
+        # First tile column of the panel that was in work, and how many terms its sums hold already.
+        self._first = self._terms = 0
+        if self._found is not None and self._found.facts["panels"] == self._panels:
+            self._first, self._terms = self._found.facts["first"], self._found.facts["terms"]
+        else:
+            self._found = None
+
+    def tile(self, j: int, i: int, shape: tuple[int, int]) -> Array:
+        """The sums of a tile so far; zeros where nothing was saved."""
+        first = next(first for first, last in self._panels if first <= i < last)
+        if self._found is None or first > self._first:
+            # Zeros that were written: those that the system only promises cost another fault at the first addition,
+            # of which all threads hear.
+            return np.full(shape, 0, self._dtype)
+        if self.done_terms(first) == self._n_terms:
+            self._kept.add(f"{j}/{i}")
+        return self._found.get(f"{j}/{i}")
+
+    def done_terms(self, first: int) -> int:
+        """How many terms the sums of the panel that begins there hold already."""
+        if first == self._first:
+            return self._terms
+        return self._n_terms if first < self._first else 0
+
+    def is_due(self, sums: Sums, first: int, terms: int) -> bool:
+        """Whether to save after this many terms. A finished panel is, where others follow: nothing else keeps it."""
+        return self._follows(first, terms) or self._saving.due(sum(tile.nbytes for tile in sums.values()))
+
+    def save(self, sums: Sums, first: int, terms: int) -> None:
+        """The sums of the panel that begins there, which hold this many terms."""
+        facts = {"panels": self._panels, "first": first, "terms": terms}
+        self._saving.save(facts, ((f"{j}/{i}", tile) for (j, i), tile in sums.items()), keep=self._kept)
+        if self._follows(first, terms):
+            self._kept |= {f"{j}/{i}" for j, i in sums}
+
+    def _follows(self, first: int, terms: int) -> bool:
+        """Whether a panel is finished and another one follows."""
+        return terms == self._n_terms and first != self._panels[-1][0]
+
+
+Pair = tuple[int, int]
+Span = tuple[int, int]
+
+
+class Slabs:
+    """Adds products to `sums`, the tiles (j, i) of one panel, by terms of a fixed length."""
+
+    def __init__(self, operands: Operands, unit_spans: list[Span], terms: int, sums: Mapping[Pair, Array]) -> None:
+        self._operands, self._unit_spans, self._terms, self._sums = operands, unit_spans, terms, sums
+        self._pairs = sorted(sums, key=lambda pair: (pair[1], pair[0]))  # column by column
+        self._rights = {i for _, i in sums}
+        self._n_uses = Counter(unit for pair in sums for unit in set(pair))
+        last_pair = {unit: pair for pair in self._pairs for unit in sorted(pair)}
+        self._freed = {pair: [unit for unit in self._n_uses if last_pair[unit] == pair] for pair in self._pairs}
+        self._changed = threading.Condition()
+        self._blocks: dict[int, tuple[Span, Block]] = {}  # unit -> what it holds, and of which terms
+        self._users: Counter[int] = Counter()  # pairs that still need the block that a unit holds
+        self._broken = False
+
+    def add(self, start: int, runtime: Runtime, is_due: Callable[[int], bool]) -> Iterator[int]:
+        """Add the products of all terms from `start` on; yields how many terms are in, slab by slab.
+
+        is_due(stop) : whether to end early, with the terms up to `stop`. A later call goes on from there.
+        """
+        tasks = self._tasks(start, runtime.threads, is_due)
+        for done in runtime.map(lambda task: task(), tasks, in_flight=2 * runtime.threads):  # the next one is at hand
+            if done is not None:
+                yield done
+
+    def _tasks(self, start: int, n_threads: int, is_due: Callable[[int], bool]) -> Iterator[Callable[[], int | None]]:
+        slabs = [(start + a, start + b) for a, b in spans(self._operands.n_terms - start, self._terms)]
+        for unit in self._n_uses:
+            if not self._holds(unit, slabs[0]):
+                yield partial(self._load, unit, slabs[0], None)
+        freed: deque[tuple[int, Callable[[], None], int]] = deque()  # after how many pairs to load a block, and whose
+        n_pairs = 0
+        for slab, after in zip(slabs, [*slabs[1:], None], strict=True):
+            for pair in self._pairs:
+                while freed and (freed[0][0] <= n_pairs or any(unit in pair for _, _, unit in freed)):
+                    yield freed.popleft()[1]
+                yield partial(self._multiply, pair, slab)
+                n_pairs += 1
+                if after is not None:  # as many pairs later, no thread is at this one any more
+                    freed.extend(
+                        (n_pairs + n_threads, partial(self._load, unit, after, slab), unit)
+                        for unit in self._freed[pair]
+                    )
+            if is_due(slab[1]):
+                return
+
+    def _load(self, unit: int, slab: Span, before: Span | None) -> None:
+        """Put a unit's block of a slab in place of the one before, once that has come and nobody needs it any more."""
+        if not self._wait_until(lambda: (before is None or self._holds(unit, before)) and not self._users[unit]):
+            return
+        try:
+            spent = self._blocks.pop(unit, (None, None))[1] if self._operands.takes_memory else None
+            self._blocks.pop(unit, None)  # what nobody takes goes before its successor comes
+            right = unit in self._rights
+            block = self._operands.load(self._unit_spans[unit], slab, left=True, right=right, instead=spent)
+        except BaseException:
+            with self._changed:  # who waits for it, leaves; the error is this task's
+                self._broken = True
+                self._changed.notify_all()
+            raise
+        with self._changed:
+            self._blocks[unit] = slab, block
+            self._users[unit] = self._n_uses[unit]
+            self._changed.notify_all()
+
+    def _multiply(self, pair: Pair, slab: Span) -> int | None:
+        """Add one tile's product; the end of the slab where this is its last one."""
+        j, i = pair
+        # Both were asked for earlier, so some thread is at them.
+        if not self._wait_until(lambda: self._holds(j, slab) and self._holds(i, slab)):
+            return None
+        try:
+            self._operands.add_product(self._sums[pair], self._blocks[j][1], self._blocks[i][1], diagonal=i == j)
+        finally:
+            with self._changed:
+                self._users.subtract({j, i})
+                self._changed.notify_all()
+        return slab[1] if pair == self._pairs[-1] else None
+
+    def _holds(self, unit: int, slab: Span) -> bool:
+        return unit in self._blocks and self._blocks[unit][0] == slab
+
+    def _wait_until(self, holds: Callable[[], bool]) -> bool:
+        """False where a block could not be loaded: nothing comes of this slab then."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._broken or holds())
+            return not self._broken
+
 
 TILE = 1024
 _TERMS_CHOICES = (8192, 4096, 2048)  # for integers, longest first: fewer additions of whole tiles

@@ -1,28 +1,220 @@
-"""PCA by streamed block Krylov iteration: for data too tall and too wide for a Gram or covariance matrix.
+"""From a Krylov basis to scores and components that agree with each other.
+
+    by row         components  Z C     scores  W C     of the shadows Z = X_c' V, rounded, and their images W = X_c Z
+    by column      components  U C     scores  S C     of the Ritz vectors U = V C', rounded, and S = X_c U
+
+Either way the components are made of rounded vectors whose products with the data are at hand, so the scores are
+theirs exactly, and a generalised Rayleigh-Ritz step with the inner products of both makes the components orthonormal
+and the scores uncorrelated. By row it chooses among all shadows, which are half an application ahead of the basis, and
+reads no data; by column it costs a read, and its choice is made among the Ritz vectors.
+
+PCA by streamed block Krylov iteration: for data too tall and too wide for a Gram or covariance matrix.
 
 With A the covariance operator on the smaller side of X, the basis is V_0, A V_0, A^2 V_0, ...: every block
 orthogonalised against all before it and then rounded to 8 bits. The rounded vectors are the basis, so rounding costs no
 accuracy, only orthogonality: the Rayleigh-Ritz step is the generalised one, with V'V and V'AV. An application is one
 read of the data, and more blocks extend the basis until the target is reached and captured variance stops growing: new
 columns are all that is paid for. By row, scores and components are then combinations of what the applications left
-behind, and no read of the data is theirs alone; by column there is a last one (bigcluster.solvers.pca.subspace_scores).
+behind, and no read of the data is theirs alone; by column there is a last one (bigcluster.solvers.pca.subspace).
 Source: Musco and Musco 2015, "Randomized block Krylov methods for stronger and faster approximate singular value
 decomposition", algorithm 2; Halko, Martinsson and Tropp 2011, section 4.5, for the streamed sketches.
 """
 
 from __future__ import annotations
 
-import numpy as np
+from dataclasses import dataclass
 
-from bigcluster.kernels.gemm import Gemm
-from bigcluster.rows import RowSource
-from bigcluster.runtime import Runtime
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.errors import VarianceNotReachedError
+from bigcluster.kernels.linalg.gemm import Gemm
+from bigcluster.kernels.linalg.quantize import Code, encode
+from bigcluster.kernels.pca import (
+    column_extremes,
+    column_signs,
+    inverse_root,
+    merge_extremes,
+    nonzero_rank,
+    ritz_generalised,
+    round_to_step,
+    score_step,
+)
+from bigcluster.runtime.threads import Runtime
+from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
+from bigcluster.solvers.pca.blocks import Blocks
+from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone, wanted
 from bigcluster.solvers.pca.krylov import LEAST_APPLICATIONS, Krylov
-from bigcluster.solvers.pca.result import Center, OnProgress, PCAFit, Progress, Target
-from bigcluster.solvers.pca.sides import Side
-from bigcluster.solvers.pca.subspace_scores import subspace_scores
-from bigcluster.solvers.saving import NOT_SAVING, Saving
-from bigcluster.solvers.tiles import Shelf, Tiles
+from bigcluster.solvers.pca.operator import Side, project_terms, projection_bytes, ritz_bytes
+from bigcluster.solvers.pca.result import Center, Doubles, OnProgress, PCAFit, Progress, Sink, Target, Variance
+from bigcluster.solvers.spill import Shelf, Tiles
+from bigcluster.store.row_source import RowSource
+
+Floats = NDArray[np.float32]
+
+# Ritz vectors are nearly orthogonal; those that are not are made of rounding alone.
+_DEPENDENT = 1e-3
+# What rounding Ritz vectors to 8 bits may cost of the share that they explain.
+_ROUNDING = 1e-4
+# Of all there is, rounding may take so much.
+_SHORTFALL = 1e-3
+
+
+@dataclass(frozen=True)
+class SubspaceScores:
+    """eigenvalues : (n_computed,) of X_c' X_c, descending; scores : a single block, before `signs` (n_components,);
+    components : before their `rotation` (size, n_components)."""
+
+    eigenvalues: Doubles
+    n_components: int
+    step: float
+    scores: Blocks
+    signs: Floats
+    components: Blocks
+    rotation: Floats
+    runtime: Runtime
+
+    def write(self, sink: Sink) -> None:
+        def task(t: int) -> Floats:
+            return round_to_step(self.scores.get(0, t) * self.signs, self.step)
+
+        for t, block in zip(self.scores.tiles, self.runtime.map(task, self.scores.tiles), strict=True):
+            sink.write(self.scores.spans[t][0], block)
+
+    def write_components(self, sink: Sink) -> None:
+        def task(t: int) -> Floats:
+            return np.ascontiguousarray(self.components.expand(t, self.rotation).T)
+
+        for t, block in zip(self.components.tiles, self.runtime.map(task, self.components.tiles), strict=True):
+            sink.write(self.components.spans[t][0], block)
+
+
+def subspace_scores(krylov: Krylov) -> SubspaceScores:
+    """What the target takes of the basis, which is given up."""
+    return _of_shadows(krylov) if krylov.side.by_row else _of_ritz_vectors(krylov)
+
+
+def _ritz_vectors(krylov: Krylov) -> tuple[Doubles, Doubles]:
+    """All Ritz values (size,) of the basis, descending, and the coefficients (size, n) of the Ritz vectors that are not
+    rounding."""
+    size = krylov.vectors.size
+    values, vectors = alone(size, lambda: ritz_generalised(krylov.inner("projected"), krylov.inner("basis")))
+    # What float32 cannot tell from zero has no direction: its vector is rounding, and so is all made of it.
+    n_vectors = max(1, nonzero_rank(values, FLOAT32_NOISE))
+    return values, vectors[:, :n_vectors]
+
+
+def _of_shadows(krylov: Krylov) -> SubspaceScores:
+    values, vectors = _ritz_vectors(krylov)
+
+    # Shadows may be far from orthogonal; those of Ritz vectors, at unit length, are nearly orthonormal.
+    def reduced() -> tuple[Doubles, Doubles]:
+        lengths = vectors.T @ krylov.inner("lengths") @ vectors
+        # The squared length of a shadow is its Ritz value, and what rounding adds. A much shorter one contradicts it:
+        # that value is rounding, as where the data lies far from 128 and hardly varies, and so is all made of it.
+        squared = np.diag(lengths)
+        scale = inverse_root(np.where(squared >= values[: len(squared)] / 2, squared, 0))
+        lengths *= scale * scale[:, None]
+        variances = vectors.T @ krylov.inner("variances") @ vectors
+        variances *= scale * scale[:, None]
+        exact, rotation = ritz_generalised(variances, lengths, _DEPENDENT)
+        return exact, vectors @ (scale[:, None] * rotation)
+
+    exact, rotation = alone(krylov.vectors.size, reduced)
+    krylov.delete()
+    return _finished(krylov, exact, values[len(exact) :], rotation, krylov.images, krylov.shadows)
+
+
+def _of_ritz_vectors(krylov: Krylov) -> SubspaceScores:
+    """The Ritz vectors are rounded and the data applied to them; more than enough for a share, since rounding costs."""
+    side, runtime, shelf = krylov.side, krylov.runtime, krylov.shelf
+    values, vectors = _ritz_vectors(krylov)
+    n_wanted = _n_wanted(values, krylov)
+    if isinstance(krylov.target, Variance):
+        safe = wanted(values, krylov.total, Variance(min(1.0, krylov.target.share + _ROUNDING)))
+        n_wanted = max(n_wanted + max(8, n_wanted // 16), safe or 2 * n_wanted)
+    kept = np.ascontiguousarray(vectors[:, :n_wanted])
+    del vectors
+    n_kept, item = kept.shape[1], 1 if side.exact else 4
+    needed = max(projection_bytes(n_kept, side.n_units, runtime.threads, item), ritz_bytes(n_kept), 2 * kept.nbytes)
+    krylov.make_room(needed, f"{n_kept} components at once, as this share of the variance asks for,")
+    units, terms = Blocks("units", side.unit_spans, shelf), Blocks("terms", side.term_spans, shelf)
+    codes = _encoded(krylov, kept)
+    del kept
+    krylov.delete()
+    krylov.images.delete_all()
+    for t, code in enumerate(codes):
+        units.put(t, code)
+    units.complete()
+    krylov.passes += 1
+    for t, block in enumerate(project_terms(side, codes, runtime)):
+        terms.put(t, encode(block, rounded=False))
+    terms.complete()
+    del codes
+    variances, lengths = terms.last_inner(side.gemm, runtime), units.last_inner(side.gemm, runtime)
+    exact, rotation = alone(len(variances), lambda: ritz_generalised(variances, lengths, _DEPENDENT))
+    return _finished(krylov, exact, values[len(exact) :], rotation, terms, units)
+
+
+def _encoded(krylov: Krylov, coefficients: Doubles) -> list[Code]:
+    """Combinations of the basis, rounded: one per unit tile."""
+
+    def task(t: int) -> Code:
+        return encode(krylov.vectors.expand(t, coefficients), rounded=krylov.side.exact)
+
+    return list(krylov.runtime.map(task, krylov.vectors.tiles))
+
+
+def _finished(
+    krylov: Krylov, values: Doubles, beyond: Doubles, rotation: Doubles, scores: Blocks, components: Blocks
+) -> SubspaceScores:
+    """Scores rotated and signs, for as many as the target takes.
+
+    values : exact ones of what the columns of `rotation` make; beyond : Ritz values of what was left out.
+    """
+    runtime = krylov.runtime
+    rounding = FLOAT32_NOISE * values[0] if krylov.total > 0 else np.inf
+    for some in (values, beyond):
+        some[some <= rounding] = 0
+    n_components = _n_wanted(values, krylov)
+    n_there = min(n_components, rotation.shape[1])
+    values = np.concatenate([values, beyond])
+    # A number of components is that number, even where fewer of them hold any variance.
+    values[n_there:n_components] = 0
+    values = np.pad(values, (0, max(0, n_components - len(values))))
+    kept = np.zeros((len(rotation), n_components), np.float32)
+    kept[:, :n_there] = rotation[:, :n_there] * (values[:n_there] > 0)
+    rotated = Blocks("scores", scores.spans, krylov.shelf)
+
+    def rotate(t: int) -> Floats:
+        block = scores.expand(t, kept)
+        rotated.put(t, encode(block, rounded=False))
+        return column_extremes(block)
+
+    extremes = np.zeros(n_components, np.float32)
+    for found in runtime.map(rotate, scores.tiles):
+        extremes = merge_extremes(extremes, found)
+    rotated.complete()
+    scores.delete_all()
+    signs = column_signs(extremes).astype(np.float32)
+    step = score_step(scores.spans[-1][1], float(np.sqrt(values[0])))
+    return SubspaceScores(values, n_components, step, rotated, signs, components, kept * signs, runtime)
+
+
+def _n_wanted(values: Doubles, krylov: Krylov) -> int:
+    """How many vectors of these values, descending, the target takes."""
+    target, total = krylov.target, krylov.total
+    n_wanted = wanted(values, total, target)
+    if n_wanted is not None:
+        return n_wanted
+    assert isinstance(target, Variance)
+    share = float(values.sum()) / total
+    if target.share < 1 or share < 1 - _SHORTFALL:
+        raise VarianceNotReachedError(
+            f"the {np.count_nonzero(values)} components that the subspace solver found explain {share:.6f} of the "
+            f"variance, {target.share:g} was asked for; ask for less, or for another solver"
+        )
+    return max(1, int(np.count_nonzero(values)))
 
 
 def fit_subspace(

@@ -7,9 +7,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.gemm import float_product
+from bigcluster.kernels.linalg.gemm import float_product
 from bigcluster.kernels.pca import round_to_step
-from bigcluster.rows import RowSource, spans
+from bigcluster.store.row_source import RowSource, spans
 
 SLAB_COLUMNS = 8192
 

@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import InvalidDataError
-from bigcluster.rows import RowSource
 from bigcluster.solvers.pca.result import Center, PCAFit, Sink
+from bigcluster.store.row_source import RowSource
 
 # Of the spread, the root of the sum of all squared deviations. The subspace solver sums squares of images, which are
 # fourth powers of the data: within this those of the smallest components, too, have all digits of float32.

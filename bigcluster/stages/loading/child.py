@@ -12,11 +12,11 @@ from typing import IO, Any
 
 import numpy as np
 
-from bigcluster.confine import limit_memory
 from bigcluster.kernels.decode import DecodeSpec, look, prepare_codecs, read_header
+from bigcluster.runtime.memory_limit import limit_memory
+from bigcluster.stages.loading.captured_stderr import CodecWords
 from bigcluster.stages.loading.files import load_alone, opened
-from bigcluster.stages.loading.isolated import NO_MEMORY, READY, from_wire
-from bigcluster.stages.loading.words import CodecWords
+from bigcluster.stages.loading.isolation import NO_MEMORY, READY, from_wire
 
 
 def main() -> None:

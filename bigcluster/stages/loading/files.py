@@ -14,20 +14,12 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.bounded import UnfitFileError, open_regular
 from bigcluster.catalog import FileRecord, is_confined
-from bigcluster.durable import digest_of
-from bigcluster.kernels.decode import (
-    FILLED,
-    DecodeSpec,
-    damage_in,
-    decode,
-    is_plain,
-    may_lie,
-    without_what_was_filled,
-)
+from bigcluster.files.bounded import UnfitFileError, open_regular
+from bigcluster.files.durable import digest_of
+from bigcluster.kernels.decode import FILLED, DecodeSpec, damage_in, decode, is_plain, may_lie, without_what_was_filled
 from bigcluster.kernels.decode.plain import SNIFFED_BYTES
-from bigcluster.stages.loading.words import ROOM_BYTES, CodecWords
+from bigcluster.stages.loading.captured_stderr import ROOM_BYTES, CodecWords
 from bigcluster.units import show_bytes
 
 _OUTSIDE = "outside the manifest's folder; manifest.allow_outside = true permits it"

@@ -1,4 +1,6 @@
-"""Many listed files at once, by a pool of threads; those whose headers may lie in children; suspects one by one.
+"""Many decode at once, or one alone.
+
+Many listed files at once, by a pool of threads; those whose headers may lie in children; suspects one by one.
 
 What a codec prints on fd 2 cannot be attributed while several decode. So a file during whose decode somebody spoke of
 damage is decoded a second time, with nobody beside it. A codec that crashes or hangs takes the process along: the
@@ -7,9 +9,10 @@ supervisor starts another one and names the rows that were in codecs' hands, who
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+import threading
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from types import TracebackType
 
 import numpy as np
@@ -17,12 +20,50 @@ from numpy.typing import NDArray
 
 from bigcluster.catalog import FileRecord, Listing
 from bigcluster.kernels.decode import DecodeSpec, may_mean_damage, prepare_codecs
-from bigcluster.progress import Progress
-from bigcluster.rows import spans
+from bigcluster.runtime.events import Progress
+from bigcluster.stages.loading.captured_stderr import CodecWords
 from bigcluster.stages.loading.files import announce, load_alone, load_picture, same_content
-from bigcluster.stages.loading.gate import Gate
-from bigcluster.stages.loading.isolated import IsolatedDecoders
-from bigcluster.stages.loading.words import CodecWords
+from bigcluster.stages.loading.isolation import IsolatedDecoders
+from bigcluster.store.row_source import spans
+
+
+class Gate:
+    """A lock that is either shared by any number of threads or held by one."""
+
+    def __init__(self) -> None:
+        self._changed = threading.Condition()
+        self._n_sharing = 0
+        self._alone = False
+
+    @contextmanager
+    def shared(self) -> Iterator[None]:
+        with self._changed:
+            while self._alone:
+                self._changed.wait()
+            self._n_sharing += 1
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._n_sharing -= 1
+                self._changed.notify_all()
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Newcomers wait from now on; those inside are waited for."""
+        with self._changed:
+            while self._alone:
+                self._changed.wait()
+            self._alone = True
+            while self._n_sharing:
+                self._changed.wait()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._alone = False
+                self._changed.notify_all()
+
 
 FILES_PER_TASK = 8
 """Files that a decode thread takes at a time: enough to make handing over cheap, few enough to balance."""

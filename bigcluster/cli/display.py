@@ -1,0 +1,277 @@
+"""How a run shows itself on stderr: a live display on a terminal, plain lines elsewhere; and the tables on stdout."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as RichProgress
+from rich.table import Table
+from rich.text import Text
+
+from bigcluster.outputs.summary import memory_lines
+from bigcluster.runtime.events import Event, Listener, Note, StageAdvanced, StageFinished, StageStarted
+from bigcluster.units import counted, printable, show_bytes, show_count, show_seconds
+
+PLAIN_SECONDS = 5.0
+"""Without a terminal a stage reports at most this often."""
+
+
+@contextmanager
+def listening(*, quiet: bool) -> Iterator[Listener]:
+    """The listener for this stderr."""
+    console = Console(stderr=True, highlight=False)
+    if quiet:
+        yield _warn
+    elif console.is_terminal:
+        with _live(console) as listener:
+            yield listener
+    else:
+        yield Plain(_say)
+
+
+class Plain:
+    """One line when a stage ends, and every few seconds in between; and every note."""
+
+    def __init__(self, say: Callable[[str], None]) -> None:
+        self._say = say
+        self._stage = StageStarted("", 0, "")
+        self._began = self._said = 0.0
+
+    def __call__(self, event: Event) -> None:
+        now = time.monotonic()
+        match event:
+            case StageStarted():
+                self._stage, self._began, self._said = event, now, now
+            case StageAdvanced() if now - self._said >= PLAIN_SECONDS and 0 < event.done < event.total:
+                self._said = now
+                rate = event.done / (now - self._began)
+                left = show_seconds((event.total - event.done) / rate)
+                done = f"{show_count(event.done)} of {show_count(event.total)} {self._stage.unit}"
+                self._say(f"{event.stage}: {done}, {rate:,.0f}/s, {left} left")
+            case StageFinished():
+                self._say(_finished(event, self._stage))
+            case Note():
+                self._say(_note(event))
+            case _:
+                pass
+
+
+def _say(line: str) -> None:
+    print(printable(line), file=sys.stderr, flush=True)
+
+
+def _warn(event: Event) -> None:
+    """The listener of `--quiet`."""
+    if isinstance(event, Note) and event.level == "warning":
+        _say(_note(event))
+
+
+def _finished(event: StageFinished, started: StageStarted) -> str:
+    if event.reused:
+        return f"{event.stage}: reused"
+    unit = {"passes": "pass"}.get(started.unit, started.unit.removesuffix("s")) if event.done == 1 else started.unit
+    return f"{event.stage}: {show_count(event.done)} {unit} in {show_seconds(event.seconds)}"
+
+
+def _note(event: Note) -> str:
+    return f"warning: {event.text}" if event.level == "warning" else event.text
+
+
+@contextmanager
+def _live(console: Console) -> Iterator[Listener]:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}  {task.fields[rate]}"),
+        TimeRemainingColumn(),
+    )
+    with RichProgress(*columns, console=console, transient=True) as bars:
+        task: TaskID | None = None
+        stage = StageStarted("", 0, "")
+        began = 0.0
+
+        def listen(event: Event) -> None:
+            nonlocal task, stage, began
+            match event:
+                case StageStarted():
+                    stage, began = event, time.monotonic()
+                    task = bars.add_task(event.stage, total=event.total, unit=event.unit, rate="")
+                case StageAdvanced() if task is not None:
+                    rate = event.done / max(time.monotonic() - began, 1e-3)
+                    bars.update(task, completed=event.done, total=event.total, rate=f"{rate:,.0f}/s")
+                case StageFinished():
+                    if task is not None and not event.reused:
+                        bars.remove_task(task)
+                        task = None
+                    bars.console.print(Text(printable(_finished(event, stage))))
+                case Note():
+                    style = "yellow" if event.level == "warning" else ""
+                    bars.console.print(Text(printable(_note(event)), style=style))
+                case _:
+                    pass
+
+        yield listen
+
+
+def unread(counts: dict[str, Any], file: str) -> str:
+    """How many images could not be read, and where it stands why."""
+    kinds = ", ".join(f"{number} {status}" for status, number in counts.get("failed_by_status", {}).items())
+    return f"{counted(counts['failed'], 'image')} could not be read{f' ({kinds})' * bool(kinds)}: see {file}"
+
+
+def _show(console: Console, line: str) -> None:
+    """One line, whatever names are in it, not broken where a terminal is narrow."""
+    console.print(Text(printable(line)), soft_wrap=True)
+
+
+def print_plan(plan: Any, console: Console) -> None:
+    """The plan as a table, one line a stage, and what it adds up to."""
+    width, height = plan.image_size
+    where = f"{show_count(plan.workers)} workers of one thread" if plan.joined else f"{plan.threads} threads"
+    _show(
+        console,
+        f"{counted(plan.n_images, 'image')} of {width}x{height}, {show_count(plan.n_values)} values each; "
+        f"{where}; memory budget {show_bytes(plan.budget_bytes)}{' each' if plan.joined else ''}",
+    )
+    table = Table("stage", "solver", "blocks", "passes", "read", "written", "time", "peak memory")
+    for stage in plan.stages:
+        table.add_row(
+            stage.stage,
+            stage.solver,
+            f"{stage.block_shape[0]:,} x {stage.block_shape[1]:,}",
+            stage.passes,
+            show_bytes(stage.bytes_read),
+            show_bytes(stage.bytes_written),
+            "-" if stage.seconds is None else show_seconds(stage.seconds),
+            show_bytes(stage.projected_bytes) if stage.projected_bytes else "-",
+        )
+    console.print(table)
+    for stage in plan.stages:
+        _show(console, f"{stage.stage}: {stage.solver}, {stage.why}")
+    for line in _plan_notes(plan):
+        _show(console, line)
+
+
+def _plan_notes(plan: Any) -> Iterator[str]:
+    """What the table adds up to, and what it does not know."""
+    yield f"memory: {show_bytes(plan.projected_bytes)} at most, of {show_bytes(plan.budget_bytes)}"
+    if plan.joined:
+        yield f"memory of the process that starts it, for names and labels: {show_bytes(plan.client_bytes)}"
+    yield f"disk: {show_bytes(plan.disk_bytes)} in the end, {show_bytes(plan.peak_disk_bytes)} at most on the way"
+    if plan.seconds is not None:
+        like = ", were every worker a core of it" if plan.joined else ""
+        yield f"time: about {show_seconds(plan.seconds)}, estimated on this machine on {plan.estimated_on}{like}"
+    if plan.is_bound:
+        most = plan.stage("reduce").choices["rank"]
+        yield f"with a variance target the plan counts with {show_count(most)} components, an upper bound"
+    if plan.pictures.looked_at:
+        yield f"what decoding needs is taken from the headers of {counted(plan.pictures.looked_at, 'file')}"
+    else:
+        yield "no header was read: baseline JPEGs of 300x430, or of the target size, are assumed"
+
+
+def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:
+    """What a person wants to know at the end of a run."""
+    counts, sizes = summary["counts"], summary["cluster_sizes"]
+    share = summary["explained_variance_ratio"]
+    clusters = counted(summary["n_clusters"], "cluster")
+    lines = [
+        f"{show_count(counts['ok'])} of {counted(counts['listed'], 'image')} in {clusters}, "
+        f"inertia {summary['inertia']:.6g}",
+        f"sizes, largest first: {_shown_sizes(sizes)}",
+    ]
+    if share is not None:
+        lines.insert(1, f"{summary['n_components']} components hold {share:.1%} of the variance")
+    if counts["failed"]:
+        lines.append(unread(counts, f"{out}/images.csv"))
+    if summary["sweep"] is not None:
+        lines.append(f"k = {summary['sweep']['k']}: {summary['sweep']['reason']}; see {out}/sweep.png")
+        lines += summary["sweep"]["caveats"]
+    lines += summary["advice"]
+    lines.append(f"time: {show_seconds(summary['seconds'])}")
+    lines += memory_lines(summary["memory"])
+    shown = f"{out}/report/index.html  " if "report" in summary["stages"] else ""
+    lines.append(f"look at: {shown}{out}/clusters/  {out}/labels.csv")
+    for line in lines:
+        _show(console, line)
+
+
+def print_sweep(found: dict[str, Any], out: str, console: Console) -> None:
+    """The table of a sweep, one line a k, and what it suggests."""
+    columns = ("k", "inertia", "simplified_silhouette", "silhouette_sq", "smallest", "largest", "stability")
+    table = Table(*columns, "")
+    remarks = {found["best_silhouette_sq_k"]: "largest silhouette_sq"}
+    if found["suggested_k"] is not None:
+        remarks[found["suggested_k"]] = "suggested"
+    for row in found["rows"]:
+        cells = (f"{row[c]:.5g}" if isinstance(row[c], float) else str(row[c]) for c in columns)
+        table.add_row(*cells, remarks.get(row["k"], ""))
+    console.print(table)
+    for line in (found["reason"], *found["caveats"]):
+        _show(console, line)
+    _show(console, f"look at: {out}/sweep.png  {out}/sweep.csv")
+    _show(console, f"`bigcluster report {out}` puts it into the report")
+
+
+def print_profile(found: Any, console: Console) -> None:
+    """What the run held, beside the naive ways where they were asked for, and where to look."""
+    table = Table("", "peak memory", "allowed", "time", "ended")
+    for way in found.ways:
+        seconds, ended = show_seconds(way.seconds), Text(printable(way.ended))
+        table.add_row(way.name, show_bytes(way.peak_bytes), show_bytes(way.limit_bytes), seconds, ended)
+    console.print(table)
+    for line in memory_lines(found.summary["memory"]):
+        _show(console, line)
+    folder = found.folder
+    if found.summary["counts"]["failed"]:
+        _show(console, unread(found.summary["counts"], f"{folder}/images.csv"))
+    _show(console, f"look at: {folder}/timeline.png  {folder}/timeline.csv")
+    _show(console, f"`mprof plot {folder}/mprofile.dat` draws it too")
+
+
+def print_prediction(found: dict[str, Any], to: str, console: Console) -> None:
+    """How many were labelled, and whether they are like the images of the model."""
+    counts = found["counts"]
+    lines = [
+        f"{show_count(counts['ok'])} of {counted(counts['listed'], 'image')} labelled: {to}",
+        f"{found['beyond_share']:.1%} are more unusual than 95% of the model's own images (novelty above 1)",
+    ]
+    if counts["failed"]:
+        lines.insert(1, unread(counts, to))
+    if found["unlike"]:
+        lines.append("these images are unlike those of the model: their labels say little; see novelty")
+    if found["close_calls"]:
+        close = f"{show_count(found['close_calls'])} {'is' if found['close_calls'] == 1 else 'are'}"
+        lines.append(f"{close} equally near to two clusters (margin below 1e-4 of the distance)")
+    for line in lines:
+        _show(console, line)
+
+
+def print_verified(found: dict[str, Any], out: str, console: Console) -> None:
+    """Each damaged file with what makes it, notes, and what to do."""
+    lines = [f"damaged: {damage['file']} {damage['what']} (stage {damage['stage']})" for damage in found["damaged"]]
+    lines += [f"note: {note}" for note in found["notes"]]
+    read = (
+        f"{counted(found['files'], 'file')}, {show_bytes(found['bytes_read'])} read{' (a sample)' * found['sampled']}"
+    )
+    if found["ok"]:
+        lines.append(f"{read}: all as they were written")
+    else:
+        redone = f"; it redoes {', '.join(found['redo'])}" if found["redo"] else ""
+        n_damaged = len(found["damaged"])
+        anew = f"`bigcluster run --out {out}` makes {'it' if n_damaged == 1 else 'them'} anew"
+        lines.append(f"{read}: {n_damaged} damaged; {anew}{redone}")
+    for line in lines:
+        _show(console, line)
+
+
+def _shown_sizes(sizes: list[int], most: int = 20) -> str:
+    shown = " ".join(str(size) for size in sizes[:most])
+    return shown if len(sizes) <= most else f"{shown} ... {sizes[-1]}"

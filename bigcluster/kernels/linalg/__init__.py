@@ -1,0 +1,4 @@
+"""Matrix products and sums over rows, in float32 and in exact 8-bit integers, with our own C behind some of them.
+
+It imports `errors` and `runtime.blas`. Begin with gemm.py.
+"""

@@ -1,0 +1,91 @@
+"""Float32 products in C (native/floats.c), for processors with AVX-512.
+
+    product(a, b, out)         out = a b
+    count_product(total, a, b) total += a b of bytes, in float32 arithmetic that is exact
+
+Every entry is one chain of fused multiply-adds over 256 terms, and such blocks are added in order: a row of a product
+has the same bits whatever other rows and columns there are. All on the calling thread.
+"""
+
+from __future__ import annotations
+
+from functools import cache
+from threading import local
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.errors import BigclusterError
+from bigcluster.kernels.linalg.compiled import address, library
+
+Floats = NDArray[np.float32]
+
+_KINDS = {np.dtype(np.float32): 0, np.dtype(np.int8): 1, np.dtype(np.uint8): 2}
+_of_thread = local()
+
+
+@cache
+def available() -> bool:
+    """Whether this processor has the instructions."""
+    return bool(library().floats_known())
+
+
+def product(
+    a: Floats, b: Floats, *, transpose_left: bool = False, transpose_right: bool = False, out: Floats
+) -> Floats:
+    """a b, a' b or a b', into `out` (m, n). a : (m, k), or (k, m); b : (k, n), or (n, k); rows may lie apart."""
+    if not a.shape[0 if transpose_left else 1]:
+        out[...] = 0
+        return out
+    _run(a.T if transpose_left else a, b if transpose_right else b.T, out, whole_numbers=False)
+    return out
+
+
+def count_product(total: NDArray[np.int32], a: NDArray[Any], b: NDArray[Any], *, lower: bool = False) -> None:
+    """total (m, n) += a b. a : (m, k), b : (k, n), uint8 (which counts as x - 128) or int8.
+
+    Exact: 256 products of bytes are far below 2^24. lower : nothing is promised above the diagonal.
+    """
+    _run(a, b.T, total, whole_numbers=True, lower=lower)
+
+
+def _run(
+    left: NDArray[Any], right: NDArray[Any], out: NDArray[Any], *, whole_numbers: bool, lower: bool = False
+) -> None:
+    """left : (m, k), right : (n, k); along one of their axes values lie together."""
+    if not available():
+        raise BigclusterError("our own float32 products need a processor with AVX-512")
+    (m, k), n = left.shape, right.shape[0]
+    if right.shape[1] != k or out.shape != (m, n) or (n > 1 and out.strides[1] != out.itemsize):
+        raise ValueError(f"{left.shape} by {right.shape[::-1]} into {out.shape}")
+    if out.dtype != (np.int32 if whole_numbers else np.float32) or not out.flags.writeable:
+        raise ValueError(f"a product goes into writeable {'int32' if whole_numbers else 'float32'}, not {out.dtype}")
+    for side in (left, right):
+        if (side.dtype == np.float32) is whole_numbers:
+            raise ValueError(f"{side.dtype} is no operand of this product")
+    library().float_product(
+        left.__array_interface__["data"][0],
+        right.__array_interface__["data"][0],
+        out.__array_interface__["data"][0],
+        address(_scratch(), np.float32),
+        *(m, n, k, *_strides(left), *_strides(right), out.strides[0] // out.itemsize, whole_numbers, lower),
+    )
+
+
+def _strides(side: NDArray[Any]) -> tuple[int, int, int]:
+    """In values, of a unit and of a term; and what kind of values there are."""
+    unit, term = (
+        stride // side.itemsize if length > 1 else 1 for stride, length in zip(side.strides, side.shape, strict=True)
+    )
+    if 1 not in (unit, term):
+        raise ValueError("one axis of each operand must be contiguous")
+    return unit, term, _KINDS[side.dtype]
+
+
+def _scratch() -> Floats:
+    """Memory of this thread for the copies, 2 MiB."""
+    held: Floats | None = getattr(_of_thread, "scratch", None)
+    if held is None:
+        held = _of_thread.scratch = np.empty(library().float_scratch(), np.float32)
+    return held

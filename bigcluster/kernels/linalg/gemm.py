@@ -1,0 +1,371 @@
+"""Exact products of 8-bit matrices, and float32 products.
+
+    Gemm.product(a, b)        int32    (a - 128) b      a (m, k) uint8, b (k, n) int8
+    Gemm.left, Gemm.right     one side of many products, laid out once; add_product multiplies them
+    flip(x)                   x - 128 as int8, of any shape: uint8 pixels on the right-hand side
+    transpose(x)              (m, k) uint8 -> (k, m) uint8
+
+Both sides of a product of pixels are x - 128, which needs no centering and moves none: a shift of every value leaves
+each centered product as it is. uint8 on the left and int8 on the right is the pair that processors multiply natively
+(two unsigned sides run at half the speed), and subtracting 128 from a uint8 is flipping its top bit.
+
+Products are our own where the processor has AVX-512 (bigcluster.kernels.linalg.floats) and, for 8-bit ones, VNNI
+(bigcluster.kernels.linalg.panels: a third faster there); else they are ONNX Runtime's.
+
+Every call runs on the calling thread alone. Parallelism is over calls, so a result never feels the number of threads.
+
+The five ONNX models behind kernels/gemm.py, one operator each, as the bytes of their protocol buffers.
+
+They are part of the source so that neither building nor running needs the `onnx` package; tests/test_gemm.py builds
+them anew and compares. Inputs are `a` (p, q) and `b` (r, s), the output is `c` (m, n); every size is free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import cache
+from threading import Lock
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.errors import BigclusterError, ConfigError
+from bigcluster.kernels.linalg import floats, panels
+from bigcluster.kernels.linalg.panels import Panels
+
+KERNELS = ("auto", "integer", "float32")
+# |a - 128| and |b| are at most 128, so each term is at most 2^14 and 2^17 - 1 of them stay below 2^31.
+MAX_TERMS = 131_071
+# 2^24 / 2^14: every partial sum is an integer that float32 holds exactly, whatever order the kernel adds in.
+EXACT_FLOAT_TERMS = 1_024
+
+Bytes = NDArray[np.uint8]
+Signed = NDArray[np.int8]
+Ints = NDArray[np.int32]
+Floats = NDArray[np.float32]
+
+
+@cache
+def _session(model: bytes) -> Any:
+    """An inference session on one thread that keeps no memory between calls."""
+    import onnxruntime  # 0.1 s and 40 MiB: only when something is multiplied
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.inter_op_num_threads = 1
+    # An arena would keep the largest scratch of every thread, outside of any projection.
+    options.enable_cpu_mem_arena = False
+    options.enable_mem_pattern = False
+    options.log_severity_level = 3
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _run(model: bytes, inputs: dict[str, NDArray[Any]], out: NDArray[Any]) -> None:
+    """Run a one-operator model straight into `out`, without copies on either side."""
+    session = _session(model)
+    binding = session.io_binding()
+    for name, array in inputs.items():
+        if not array.flags.c_contiguous:
+            raise ValueError(f"operand {name} must be C-contiguous")
+        binding.bind_input(name, "cpu", 0, array.dtype, array.shape, array.ctypes.data)
+    if not out.flags.c_contiguous:
+        raise ValueError("the output must be C-contiguous")
+    binding.bind_output("c", "cpu", 0, out.dtype, out.shape, out.ctypes.data)
+    session.run_with_iobinding(binding)
+
+
+def flip(pixels: Bytes, out: Signed | None = None) -> Signed:
+    """x - 128 of uint8 x, as int8 of the same shape."""
+    target = None if out is None else out.view(np.uint8)
+    return np.bitwise_xor(pixels, np.uint8(128), out=target).view(np.int8)
+
+
+def transpose(pixels: Bytes, out: Bytes | None = None) -> Bytes:
+    """(m, k) uint8 -> (k, m) uint8, C-contiguous; several times faster than a strided copy."""
+    if out is None:
+        out = np.empty(pixels.shape[::-1], np.uint8)
+    _run(BYTE_TRANSPOSE, {"a": pixels}, out)
+    return out
+
+
+def float_product(
+    a: Floats,
+    b: Floats,
+    *,
+    transpose_left: bool = False,
+    transpose_right: bool = False,
+    out: Floats | None = None,
+    in_own: bool | None = None,
+) -> Floats:
+    """a b, a' b or a b', in float32 on one thread.
+
+    a : (m, k), or (k, m) where it is transposed, b : (k, n), or (n, k) where it is, out : (m, n), all C-contiguous;
+    returns (m, n). Not both are transposed. `in_own` : whether it is our own product; None to decide by the processor.
+    """
+    m, n = a.shape[1 if transpose_left else 0], b.shape[0 if transpose_right else 1]
+    if out is None:
+        out = np.empty((m, n), np.float32)
+    if not out.size:
+        return out
+    if floats.available() if in_own is None else in_own:
+        return floats.product(a, b, transpose_left=transpose_left, transpose_right=transpose_right, out=out)
+    if transpose_right:
+        model = FLOAT_PRODUCT_RIGHT_TRANSPOSED
+    else:
+        model = FLOAT_PRODUCT_LEFT_TRANSPOSED if transpose_left else FLOAT_PRODUCT
+    _run(model, {"a": a, "b": b}, out)
+    return out
+
+
+Side = Panels | NDArray[Any]
+"""One side of a product as its kernel reads it: panels, or the left as uint8 (m, k), the right as int8 (k, n). Our own
+float32 kernel takes either as it lies, turned or not: uint8 is pixels, int8 is vectors."""
+
+
+class Gemm:
+    """The product of uint8 and int8 matrices, exact on every processor.
+
+    kernel : "integer" multiplies in 8 bits and fails where the processor saturates; "float32" multiplies blocks of
+    at most 1,024 terms in float32, whose partial sums are all exact; "auto" is "integer" where its self-test passes.
+    Both give the same integers.
+    in_panels, in_floats : whether "integer", "float32" is our own kernel; None to decide by the processor.
+    """
+
+    def __init__(self, kernel: str = "auto", *, in_panels: bool | None = None, in_floats: bool | None = None) -> None:
+        if kernel not in KERNELS:
+            raise ConfigError(f"gemm.kernel is {kernel!r}; use one of {', '.join(KERNELS)}")
+        self._wanted = kernel
+        self._integer = kernel != "float32"
+        wanted = panels.available() if in_panels is None else in_panels
+        self.in_panels = self._integer and wanted and _panels_are_exact()
+        own_floats = floats.available() if in_floats is None else in_floats
+        if kernel == "auto" and own_floats and not self.in_panels and not is_exact(_TRIAL):
+            self._integer = False  # decided before sides are laid out: ours take fewer layouts
+        self.in_floats = not self._integer and own_floats
+        self._tested: set[tuple[int, int, int]] = set()
+        self._lock = Lock()
+
+    @property
+    def kernel(self) -> str:
+        """ "integer" or "float32": what products use now (the self-test of a new shape can still move it)."""
+        return "integer" if self._integer else "float32"
+
+    @property
+    def both_sides(self) -> bool:
+        """Whether a block that is read once serves on both sides of a product."""
+        return self.in_panels or self.in_floats
+
+    def left(self, x: NDArray[Any], *, by_row: bool) -> Side:
+        """The left side of products: uint8 pixels or int8 vectors, (m, k) by row, else (k, m)."""
+        if self.in_panels:
+            return panels.pack(x, by_row=by_row)
+        if self.in_floats:
+            return x if by_row else x.T
+        unsigned: Bytes = x if x.dtype == np.uint8 else np.bitwise_xor(x.view(np.uint8), np.uint8(128))
+        return np.ascontiguousarray(unsigned) if by_row else transpose(np.ascontiguousarray(unsigned))
+
+    def right(self, x: NDArray[Any], *, by_row: bool) -> Side:
+        """The right side of products: pixels or vectors, (n, k) by row, else (k, n)."""
+        if self.in_panels:
+            return panels.pack(x, by_row=by_row)
+        if self.in_floats:
+            return x.T if by_row else x
+        if by_row:
+            turned = transpose(np.ascontiguousarray(x.view(np.uint8)))
+            return flip(turned, turned.view(np.int8)) if x.dtype == np.uint8 else turned.view(np.int8)
+        return np.ascontiguousarray(flip(x) if x.dtype == np.uint8 else x)
+
+    def multiply(self, left: Side, right: Side) -> Ints:
+        """(m, n) int32 of two sides."""
+        if isinstance(left, Panels):
+            assert isinstance(right, Panels)
+            _check_terms(left.n_terms)
+            out = np.empty((left.n_units, right.n_units), np.int32)
+            panels.add_product(out, left, right, fresh=True)
+            return out
+        assert not isinstance(right, Panels)
+        shape = left.shape[0], right.shape[1]
+        if self.in_floats:
+            _check_terms(left.shape[1])
+            out = np.zeros(shape, np.int32)
+            floats.count_product(out, left, right)
+            return out
+        return self._product(left, right, np.empty(shape, np.int32))
+
+    def both(self, x: NDArray[Any], *, by_row: bool, out: Side | None = None) -> tuple[Side, Side]:
+        """Left and right of a product of x with itself or its like, where `both_sides`: one copy, or none.
+
+        out : a side that is no longer needed, for its memory.
+        """
+        if self.in_panels:
+            packed = panels.pack(x, by_row=by_row, out=out if isinstance(out, Panels) else None)
+            return packed, packed
+        left = self.left(x, by_row=by_row)
+        assert not isinstance(left, Panels)
+        return left, left.T
+
+    def add_product(self, total: NDArray[Any], left: Side, right: Side, *, lower: bool = False) -> None:
+        """total : (m, n) int32 or int64, added to; where `lower`, what is above the diagonal may be left out."""
+        if total.dtype == np.int32 and total.flags.c_contiguous and self.both_sides:
+            if isinstance(left, Panels):
+                assert isinstance(right, Panels)
+                _check_terms(left.n_terms)
+                panels.add_product(total, left, right, lower=lower)
+            else:
+                assert not isinstance(right, Panels)
+                _check_terms(left.shape[1])
+                floats.count_product(total, left, right, lower=lower)
+        else:
+            np.add(total, self.multiply(left, right), out=total)
+
+    def product(self, a: Bytes, b: Signed, out: Ints | None = None) -> Ints:
+        """The sum over k of (a - 128) b, exact.
+
+        a : (m, k) uint8, b : (k, n) int8, out : (m, n) int32, all C-contiguous; k at most MAX_TERMS.
+        """
+        if out is None:
+            out = np.empty((a.shape[0], b.shape[1]), np.int32)
+        if not self.both_sides:
+            return self._product(a, b, out)
+        out[...] = 0
+        self.add_product(out, self.left(a, by_row=True), self.right(b, by_row=False))
+        return out
+
+    def _product(self, a: Bytes, b: Signed, out: Ints) -> Ints:
+        (m, k), n = a.shape, b.shape[1]
+        _check_terms(k)
+        if self._integer and self._passes((m, k, n)):
+            _run(INTEGER_PRODUCT, {"a": a, "b": b}, out)
+        else:
+            _float32_product(a, b, out)
+        return out
+
+    def _passes(self, shape: tuple[int, int, int]) -> bool:
+        """Whether the integer kernel is exact at this shape; the kernel that runs depends on the shape."""
+        if shape in self._tested:
+            return True
+        with self._lock:
+            if self._integer and shape not in self._tested:
+                if is_exact(shape):
+                    self._tested.add(shape)
+                elif self._wanted == "integer":
+                    raise BigclusterError(
+                        f"8-bit products of shape {shape} are not exact on this processor; use gemm.kernel = 'float32'"
+                    )
+                else:
+                    self._integer = False
+        return self._integer
+
+
+# What every even and odd place of the contraction holds, worst cases first: pairs of equal large products saturate a
+# 16-bit intermediate, alternating signs hide it from a sum.
+_LEFT_PATTERNS = ((255, 255), (0, 0), (255, 0), (0, 255), (128, 255), (129, 127))
+_RIGHT_PATTERNS = ((-128, -128), (127, 127), (127, -128), (-128, 127), (0, -128))
+
+
+_TRIAL = (64, 1024, 64)  # what stands for all shapes where a kernel is chosen before any is known
+
+
+def _check_terms(k: int) -> None:
+    if k > MAX_TERMS:
+        raise ValueError(f"a contraction over {k} terms can pass 2^31; cut it into blocks of {MAX_TERMS}")
+
+
+@cache
+def is_exact(shape: tuple[int, int, int]) -> bool:
+    """Whether ONNX Runtime's integer kernel is exact on worst-case values of this (m, k, n)."""
+    a, b, expected = _worst_case(shape)
+    out = np.empty(expected.shape, np.int32)
+    _run(INTEGER_PRODUCT, {"a": a, "b": b}, out)
+    return bool(np.array_equal(out, expected))
+
+
+@cache
+def _panels_are_exact() -> bool:
+    """The same of our own kernel, whose loops do not depend on the shape but at their edges."""
+    a, b, expected = _worst_case((25, 8_199, 35))  # more terms than are summed at once
+    out = np.empty(expected.shape, np.int32)
+    panels.add_product(out, panels.pack(a, by_row=True), panels.pack(b, by_row=False), fresh=True)
+    return bool(np.array_equal(out, expected))
+
+
+def _worst_case(shape: tuple[int, int, int]) -> tuple[Bytes, Signed, NDArray[np.int64]]:
+    """Operands of worst-case values, and their product.
+
+    Rows and columns cycle through the patterns, so that all pairs meet wherever the kernel has its edges; the right
+    answer of each pair is known in closed form, so the test costs one product.
+    """
+    m, k, n = shape
+    left = np.array(_LEFT_PATTERNS, np.uint8)[np.arange(m) % len(_LEFT_PATTERNS)]  # (m, 2)
+    right = np.array(_RIGHT_PATTERNS, np.int8)[np.arange(n) % len(_RIGHT_PATTERNS)]  # (n, 2)
+    patterns = np.tile(np.array(_LEFT_PATTERNS, np.uint8), (1, -(-k // 2)))[:, :k]  # whole rows, copied as such
+    a = patterns[np.arange(m) % len(patterns)]
+    b = np.empty((k, n), np.int8)
+    for parity in (0, 1):
+        b[parity::2] = right[:, parity]
+    counts = np.array([(k + 1) // 2, k // 2])  # how many even and odd places
+    return a, b, ((left.astype(np.int64) - 128) * counts) @ right.T.astype(np.int64)  # (m, n)
+
+
+def _float32_product(a: Bytes, b: Signed, out: Ints) -> None:
+    out[...] = 0
+    add_float32_products(out, a, [b])
+
+
+def add_float32_products(total: NDArray[Any], a: Bytes, strips: Sequence[Any], *, lower: bool = False) -> None:
+    """total += (a - 128) [strip, strip, ...], exact in float32; `a` is converted once for all strips, (k, n) int8.
+
+    lower : each strip counts from the row on that is its first column.
+    """
+    for start in range(0, a.shape[1], EXACT_FLOAT_TERMS):
+        terms = slice(start, start + EXACT_FLOAT_TERMS)
+        left = a[:, terms].astype(np.float32)
+        left -= 128
+        first = 0
+        for strip in strips:
+            last, top = first + strip.shape[1], first if lower else 0
+            part = float_product(left[top:], strip[terms].astype(np.float32))
+            # Reinterpreted in place: one scratch instead of two.
+            np.add(total[top:, first:last], part.astype(np.int32), out=total[top:, first:last])
+            first = last
+
+
+# MatMulInteger(a uint8, b int8, a_zero_point=128) -> int32: the sum over k of (a - 128) b
+INTEGER_PRODUCT = (
+    b'\x08\x07\x12\x00:p\n\x1b\n\x01a\n\x01b\n\x01z\x12\x01c"\rMatMulInteger\x12\x01g*\t\x10\x02*\x02\x80\x01B\x01z'
+    b"Z\x15\n\x01a\x12\x10\n\x0e\x08\x02\x12\n\n\x03\x12\x01p\n\x03\x12\x01q"
+    b"Z\x15\n\x01b\x12\x10\n\x0e\x08\x03\x12\n\n\x03\x12\x01r\n\x03\x12\x01s"
+    b"b\x15\n\x01c\x12\x10\n\x0e\x08\x06\x12\n\n\x03\x12\x01m\n\x03\x12\x01nB\x04\n\x00\x10\r"
+)
+
+# Gemm(a float32, b float32): a b
+FLOAT_PRODUCT = (
+    b'\x08\x07\x12\x00:Y\n\x0f\n\x01a\n\x01b\x12\x01c"\x04Gemm\x12\x01g'
+    b"Z\x15\n\x01a\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01p\n\x03\x12\x01q"
+    b"Z\x15\n\x01b\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01r\n\x03\x12\x01s"
+    b"b\x15\n\x01c\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01m\n\x03\x12\x01nB\x04\n\x00\x10\r"
+)
+
+# Gemm(a float32, b float32, transA=1): a' b
+FLOAT_PRODUCT_LEFT_TRANSPOSED = (
+    b'\x08\x07\x12\x00:h\n\x1e\n\x01a\n\x01b\x12\x01c"\x04Gemm*\r\n\x06transA\x18\x01\xa0\x01\x02\x12\x01g'
+    b"Z\x15\n\x01a\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01p\n\x03\x12\x01q"
+    b"Z\x15\n\x01b\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01r\n\x03\x12\x01s"
+    b"b\x15\n\x01c\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01m\n\x03\x12\x01nB\x04\n\x00\x10\r"
+)
+
+# Gemm(a float32, b float32, transB=1): a b'
+FLOAT_PRODUCT_RIGHT_TRANSPOSED = (
+    b'\x08\x07\x12\x00:h\n\x1e\n\x01a\n\x01b\x12\x01c"\x04Gemm*\r\n\x06transB\x18\x01\xa0\x01\x02\x12\x01g'
+    b"Z\x15\n\x01a\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01p\n\x03\x12\x01q"
+    b"Z\x15\n\x01b\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01r\n\x03\x12\x01s"
+    b"b\x15\n\x01c\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01m\n\x03\x12\x01nB\x04\n\x00\x10\r"
+)
+
+# Transpose(a uint8)
+BYTE_TRANSPOSE = (
+    b'\x08\x07\x12\x00:S\n \n\x01a\x12\x01c"\tTranspose*\r\n\x04perm@\x01@\x00\xa0\x01\x07\x12\x01g'
+    b"Z\x15\n\x01a\x12\x10\n\x0e\x08\x02\x12\n\n\x03\x12\x01p\n\x03\x12\x01q"
+    b"b\x15\n\x01c\x12\x10\n\x0e\x08\x02\x12\n\n\x03\x12\x01m\n\x03\x12\x01nB\x04\n\x00\x10\r"
+)

@@ -1,0 +1,132 @@
+"""Does what the stages left agree with itself: every block there, counts that add up, numbers that are numbers.
+
+Digests say that files are as they were written; this says that they belong together. Nothing is changed.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.errors import StoreError
+from bigcluster.kernels.kmeans.assign import two_nearest
+from bigcluster.kernels.kmeans.centers import prepare
+from bigcluster.kernels.kmeans.sums import frame_of
+from bigcluster.kernels.linalg.moments import block_moments
+from bigcluster.stages import cluster, components, ingest, reduce
+from bigcluster.store import Damage, Mark, Store, StoredRows, read_whole
+from bigcluster.store.row_source import RowSource, spans
+
+_LABELLED_ROWS = 4096
+"""Rows whose labels are looked up again: enough to notice arrays that are not of one fit."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """What a finished run left in the store, loaded for comparison with its other files. None: not there."""
+
+    n_blocks: int
+    """Of pixels; 0 where the ingest did not end."""
+    fitted: Mark | None
+    clustered: Mark | None
+
+
+def load(store: Store) -> Stored:
+    """The marks of the stages, as far as they are of one state: an interrupted run leaves later ones behind."""
+    ingested, fitted, clustered = (store.marks.read(stage.STAGE) for stage in (ingest, reduce, cluster))
+    if ingested is None:
+        return Stored(0, None, None)
+    if fitted is not None and fitted.payload["images"] != ingested.fingerprint:
+        fitted = None
+    if clustered is not None and clustered.payload["images"] != ingested.fingerprint:
+        clustered = None
+    if clustered is not None and fitted is not None and clustered.payload["reduction"] != "none":
+        rows = reduce.rows_fingerprint(fitted.fingerprint, clustered.payload["n_columns"])
+        clustered = clustered if clustered.payload["rows"] == rows else None
+    return Stored(ingested.payload["n_blocks"], fitted, clustered)
+
+
+def audit(store: Store, stored: Stored, missing: set[str]) -> Iterator[Damage]:
+    """What does not fit. missing : stages already known to be damaged; what depends on them is not looked at."""
+    if stored.n_blocks and ingest.STAGE not in missing:
+        yield from _audit_pixels(store, stored.n_blocks)
+    if stored.fitted is not None and not missing & {ingest.STAGE, reduce.STAGE}:
+        yield from _audit_reduction(store, stored.fitted, made=components.STAGE not in missing)
+    if stored.clustered is not None and not missing & {ingest.STAGE, reduce.STAGE, cluster.STAGE}:
+        yield from _audit_clusters(store, stored.clustered)
+
+
+def _audit_pixels(store: Store, n_blocks: int) -> Iterator[Damage]:
+    ok = store.load("ok")
+    try:
+        recorded = np.fromiter((record.ok for record in ingest.records(store, n_blocks)), bool)
+    except StoreError as error:  # a block's mark is gone
+        yield Damage("marks/ingest", ingest.STAGE, f"is not whole: {error}")
+        return
+    if not np.array_equal(ok, recorded) or len(ok) != store.array("pixels").shape[0]:
+        yield Damage("ok", ingest.STAGE, "does not agree with the records of the files")
+    if len(store.load("row_keys")) != int(ok.sum()):
+        yield Damage("row_keys", ingest.STAGE, f"has not one key for each of {int(ok.sum())} good rows")
+
+
+def _audit_reduction(store: Store, fitted: Mark, *, made: bool) -> Iterator[Damage]:
+    """made : whether components that were made later may be looked at."""
+    n_ok, values = int(store.load("ok").sum()), store.load("explained_variance")
+    if not np.isfinite(values).all() or (values < 0).any() or (np.diff(values) > 0).any():
+        yield Damage("explained_variance", reduce.STAGE, "is not finite and descending")
+    if not np.isfinite(store.load("mean")).all():
+        yield Damage("mean", reduce.STAGE, "is not finite")
+    if store.array("scores").shape != (n_ok, fitted.payload["n_components"]):
+        yield Damage("scores", reduce.STAGE, f"has the shape {store.array('scores').shape}, {n_ok} rows are good")
+    kept = "components" if fitted.payload["components"] == "stored" else "left"
+    later = {components.STAGE} if made and store.mark(components.STAGE) is not None else set()
+    for name in sorted({"scores", kept} | later):
+        if not all(np.isfinite(block).all() for block in _chunks(store.array(name))):
+            yield Damage(name, reduce.STAGE, "is not finite")
+
+
+def _audit_clusters(store: Store, clustered: Mark) -> Iterator[Damage]:
+    centers, labels, distance = (store.load(name) for name in ("centers", "labels", "distance"))
+    n_ok, n_clusters = int(store.load("ok").sum()), clustered.payload["n_clusters"]
+    if len(centers) != n_clusters or not np.isfinite(centers).all():
+        yield Damage("centers", cluster.STAGE, f"is not {n_clusters} finite centers")
+        return
+    if len(labels) != n_ok or len(distance) != n_ok:
+        yield Damage("labels", cluster.STAGE, f"has {len(labels)} rows, {n_ok} are good")
+        return
+    sizes = Counter(labels.tolist())
+    if set(sizes) != set(range(n_clusters)) or [sizes[c] for c in range(n_clusters)] != sorted(
+        sizes.values(), reverse=True
+    ):
+        yield Damage("labels", cluster.STAGE, "does not number the clusters by size")
+    if not np.isclose(float((distance**2).sum()), clustered.payload["inertia"], rtol=1e-9):
+        yield Damage("distance", cluster.STAGE, "does not add up to the inertia")
+    if (_nearest(_rows(store, clustered, centers.shape[1]), centers) != labels[:_LABELLED_ROWS]).any():
+        yield Damage("labels", cluster.STAGE, "does not name the nearest centers")
+
+
+def _rows(store: Store, clustered: Mark, n_columns: int) -> NDArray[Any]:
+    """The first rows that were clustered."""
+    source: RowSource
+    if clustered.payload["reduction"] == "none":
+        source = ingest.pixel_rows(store, store.load("ok"))
+    else:
+        source = StoredRows(store.array("scores"))
+    return source.read(0, min(_LABELLED_ROWS, source.shape[0]), slice(0, n_columns))
+
+
+def _nearest(rows: NDArray[Any], centers: NDArray[np.float64]) -> NDArray[np.int32]:
+    return two_nearest(rows, prepare(centers, frame_of(block_moments(centers)))).labels
+
+
+def _chunks(array: Any) -> Iterator[NDArray[Any]]:
+    """An array of two dimensions, one chunk in memory at a time."""
+    rows, columns = array.shape
+    for top in spans(rows, array.chunks[0]):
+        for left in spans(columns, array.chunks[1]):
+            yield read_whole(array, (slice(*top), slice(*left)))

@@ -1,0 +1,127 @@
+"""Do the files beside the store say what the store says: labels.csv, images.csv, variance.csv, summary.json, run.toml.
+
+Each is read row by row against what would be written today. The first difference is named.
+"""
+
+from __future__ import annotations
+
+import csv
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from itertools import zip_longest
+from pathlib import Path
+
+import numpy as np
+
+from bigcluster.catalog import from_csv_path, path_key
+from bigcluster.errors import StoreError
+from bigcluster.files.bounded import UnfitFileError, read_rows
+from bigcluster.files.durable import digest_of_file
+from bigcluster.outdir import RUN_TOML, results
+from bigcluster.outputs import tables
+from bigcluster.outputs.summary import read_summary
+from bigcluster.pipeline.audit.model import Stored
+from bigcluster.stages import ingest, reduce
+from bigcluster.stages.cluster import load_membership
+from bigcluster.store import Damage, Store
+
+STAGE = "output"
+Row = list[str]
+
+
+def audit(out: Path, store: Store, stored: Stored) -> Iterator[Damage]:
+    """What is wrong with the files of a finished run, one per file at most."""
+    digests = results.listed_files(store.marks)
+    compare: dict[str, Callable[[Path], str | None]] = {
+        "labels.csv": lambda path: _compare_labels(path, store, stored),
+        "images.csv": lambda path: _compare_images(path, store, stored),
+        "variance.csv": lambda path: _compare_variance(path, store, stored),
+        results.SUMMARY: lambda path: _compare_summary(path, store, stored),
+    }
+    for name in sorted(digests.keys() - {RUN_TOML}):
+        what = _difference(out / name, compare.get(name), digests[name])
+        if what is not None:
+            yield Damage(name, STAGE, what)
+
+
+def _difference(path: Path, compare: Callable[[Path], str | None] | None, digest: str) -> str | None:
+    if not path.is_file():
+        return "is gone"
+    try:
+        what = None if compare is None else compare(path)
+    except (
+        ValueError,
+        KeyError,
+        TypeError,
+        csv.Error,
+        UnfitFileError,
+        StoreError,
+    ) as error:  # not the format that it was
+        what = f"cannot be read ({type(error).__name__})"
+    return what or ("is not what was written" if digest_of_file(path) != digest else None)
+
+
+def rows_of(path: Path) -> Iterator[Row]:
+    yield from read_rows(path)
+
+
+def _compare_labels(path: Path, store: Store, stored: Stored) -> str | None:
+    """Label, distance, runner-up, margin and status of every row; and that the paths are those of the good rows."""
+    if stored.clustered is None:
+        return None
+    membership = load_membership(store, stored.clustered.payload["n_clusters"])
+    records = ingest.records(store, stored.n_blocks)
+    width = len(tables.LABEL_COLUMNS) - 2  # without path and file
+    found = ((row[0], row[1 : 1 + width]) for row in _body(path, tables.LABEL_COLUMNS))
+    keys = (key.tobytes() for key in store.load("row_keys").astype("<u8"))
+    for number, (row, wanted) in enumerate(zip_longest(found, tables.label_cells(records, membership)), start=1):
+        if row is None or wanted is None:
+            return f"has {'fewer' if row is None else 'more'} rows than images were listed"
+        if row[1] != wanted:
+            return f"row {number} says {','.join(row[1])}, the store {','.join(wanted)}"
+        if wanted[-1] == "ok" and path_key(from_csv_path(row[0])) != next(keys):
+            return f"row {number} names another image than the store"
+    return None
+
+
+def _compare_images(path: Path, store: Store, stored: Stored) -> str | None:
+    wanted = map(tables.file_cells, ingest.records(store, stored.n_blocks))
+    return _first_difference((row[2:] for row in _body(path, tables.IMAGE_COLUMNS)), wanted)
+
+
+def _compare_variance(path: Path, store: Store, stored: Stored) -> str | None:
+    if stored.fitted is None or store.mark(reduce.STAGE) is None:
+        return None
+    ratio = store.load("explained_variance") / stored.fitted.payload["total_variance"]
+    return _first_difference(_body(path, tables.VARIANCE_COLUMNS), tables.variance_rows(ratio))
+
+
+def _body(path: Path, header: Iterable[str]) -> Iterator[Row]:
+    """The rows after the header. Raises ValueError where that is another one."""
+    rows, columns = rows_of(path), list(header)
+    if next(rows, [])[: len(columns)] != columns:
+        raise ValueError("another header")
+    return rows
+
+
+def _first_difference(found: Iterable[Row], wanted: Iterable[Row]) -> str | None:
+    for number, (row, other) in enumerate(zip_longest(found, wanted), start=1):
+        if row != other:
+            return f"row {number} is not what the store says"
+    return None
+
+
+def _compare_summary(path: Path, store: Store, stored: Stored) -> str | None:
+    summary = read_summary(path)
+    statuses = Counter(record.status for record in ingest.records(store, stored.n_blocks))
+    counts = summary["counts"]
+    if counts["listed"] != counts["ok"] + counts["failed"] or counts["listed"] != statuses.total():
+        return f"counts {counts['listed']} images as listed, the store {statuses.total()}"
+    if counts["ok"] != statuses["ok"]:
+        return f"counts {counts['ok']} good images, the store {statuses['ok']}"
+    if stored.clustered is None:
+        return None
+    sizes = np.bincount(store.load("labels"), minlength=stored.clustered.payload["n_clusters"]).tolist()
+    if summary["cluster_sizes"] != sizes or summary["inertia"] != stored.clustered.payload["inertia"]:
+        return "has other clusters than the store"
+    return None

@@ -1,0 +1,78 @@
+"""Lists of paths and DataFrames that a Python call gives for IMAGES: written as the manifest that they are."""
+
+from __future__ import annotations
+
+import csv
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from bigcluster.catalog.manifest_rows import AUTO, PATH_COLUMN
+from bigcluster.config import Settings
+from bigcluster.errors import UsageError
+from bigcluster.files.paths import is_url
+from bigcluster.outdir import MANIFEST
+from bigcluster.runtime.processes import absolute
+from bigcluster.units import shown
+
+
+def is_list(images: Any) -> bool:
+    """Whether IMAGES are given one by one, and not as a folder, a glob or a manifest."""
+    return not isinstance(images, str | bytes | os.PathLike) and isinstance(images, Iterable)
+
+
+def keeping_list(settings: Settings) -> Settings:
+    """The settings under which OUT keeps the list, so that `bigcluster run --out OUT` finds it again.
+
+    Its paths are absolute and the caller's own: they may lie anywhere.
+    """
+    kept = os.path.join(settings.out or "", MANIFEST)
+    return replace(settings, images=kept, manifest=replace(settings.manifest, allow_outside=True, encoding=AUTO))
+
+
+@contextmanager
+def as_manifest(images: Any) -> Iterator[str]:
+    """A CSV manifest, for the time of a call.
+
+    images : an iterable of paths, or a pandas.DataFrame with a column `path`, whose other columns pass through to
+    labels.csv. Relative paths are those of the current folder. Raises UsageError for anything else.
+    """
+    header, rows = _table(images)
+    with tempfile.TemporaryDirectory(prefix="bigcluster-") as folder:
+        path = Path(folder) / MANIFEST
+        with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(header)
+            header_bytes = file.tell()
+            writer.writerows(rows)
+            is_empty = file.tell() == header_bytes
+        if is_empty:
+            raise UsageError("IMAGES is an empty list; give at least one path")
+        yield os.fspath(path)
+
+
+def _table(images: Any) -> tuple[list[str], Iterator[list[str]]]:
+    if isinstance(images, dict | set):
+        raise UsageError(f"IMAGES must be a path, a list of paths or a DataFrame, not a {type(images).__name__}")
+    if not hasattr(images, "itertuples"):
+        return [PATH_COLUMN], ([_path(number, path)] for number, path in enumerate(images))
+    header = [str(name) for name in images.columns]
+    if PATH_COLUMN not in header:
+        raise UsageError(f"the DataFrame needs a column named 'path'; it has {', '.join(header):.200}")
+    at = header.index(PATH_COLUMN)
+    known = images.astype(object).where(images.notna(), None)
+    return header, (
+        [_path(number, cell) if i == at else "" if cell is None else str(cell) for i, cell in enumerate(row)]
+        for number, row in enumerate(known.itertuples(index=False, name=None))
+    )
+
+
+def _path(number: int, given: Any) -> str:
+    if not isinstance(given, str | bytes | os.PathLike):
+        raise UsageError(f"image {number} of the list must be a path, not {shown(given)}")
+    path = os.fsdecode(given)
+    return path if is_url(path) else absolute(path)  # a URL gets its row, as in any manifest

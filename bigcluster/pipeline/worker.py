@@ -1,0 +1,95 @@
+"""The working process: `python -m bigcluster.pipeline.worker`. Started by bigcluster.runtime.supervisor, never by hand.
+
+It reads one JSON request from stdin, runs it, and writes one JSON message per line to stdout: events, then a result or
+an error. When stdin closes, the supervisor is gone and the worker leaves at once.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import threading
+import traceback
+from importlib import import_module
+from typing import IO, Any
+
+from bigcluster.config import KEYS, settings_from
+from bigcluster.errors import BigclusterError
+from bigcluster.runtime.events import Event, to_json
+from bigcluster.runtime.failures import plainly
+from bigcluster.runtime.resources import Resources
+from bigcluster.runtime.sampler import Caller
+from bigcluster.runtime.signals import end_on_sigterm_alone
+
+TASKS = ("run", "plan", "sweep", "predict", "verify", "report", "components")
+"""Modules of bigcluster.pipeline, and their functions."""
+
+
+def main() -> int:
+    """Serve one request; the exit status says whether a result was sent."""
+    end_on_sigterm_alone()
+    request = json.loads(sys.stdin.readline())
+    threading.Thread(target=_leave_with_supervisor, daemon=True).start()
+    # What libraries print must not get between the messages: stdout becomes stderr, the pipe is kept aside.
+    messages = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)
+    lock = threading.Lock()
+
+    def send(message: dict[str, Any]) -> None:
+        with lock:
+            messages.write(json.dumps(message) + "\n")
+            messages.flush()
+
+    return serve(request, send)
+
+
+def serve(request: dict[str, Any], send: Any) -> int:
+    def emit(event: Event) -> None:
+        send(to_json(event))
+
+    try:
+        settings = settings_from({name: request["settings"][name] for name in KEYS})
+        name = request["task"]
+        if name not in TASKS:
+            raise ValueError(f"there is no task {name!r}; there are {', '.join(TASKS)}")
+        task = getattr(import_module(f"bigcluster.pipeline.{name}"), name)
+        found = task(
+            settings,
+            Resources(**request["resources"]),
+            **request["arguments"],
+            listener=emit,
+            caller=Caller.from_json(request["caller"]),
+        )
+    except KeyboardInterrupt:
+        send({"error": "KeyboardInterrupt", "text": "interrupted"})
+        return 1
+    except BigclusterError as error:
+        send({"error": type(error).__name__, "text": str(error)})
+        return 1
+
+    except Exception as error:
+        send(_message_of(error))
+        return 1
+    send({"result": found})
+    return 0
+
+
+def _message_of(error: Exception) -> dict[str, str]:
+    """An error that nobody raised on purpose, as one line where its cause is known, else with its traceback."""
+    known = plainly(error)
+    if known is not None:
+        return {"error": type(known).__name__, "text": str(known)}
+    text = f"{type(error).__name__}: {error}"
+    return {"error": "InternalError", "text": text, "traceback": traceback.format_exc()}
+
+
+def _leave_with_supervisor() -> None:
+    stdin: IO[str] = sys.stdin
+    while stdin.readline():
+        pass
+    os._exit(1)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,79 @@
+"""The plan of a run, made from its settings and what is known of the images; and again once the rank is known."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from bigcluster.config import Settings
+from bigcluster.planning.plan import Pictures, Plan, assumed, check_budget
+from bigcluster.planning.report import components_of, plan_report
+from bigcluster.planning.stages import (
+    baseline_bytes,
+    plan_cluster,
+    plan_ingest,
+    plan_output,
+    plan_reduce,
+    plan_sweep,
+)
+from bigcluster.runtime.resources import Resources
+
+
+def make_plan(
+    settings: Settings,
+    n_images: int,
+    image_size: tuple[int, int],
+    resources: Resources,
+    pictures: Pictures | None = None,
+) -> Plan:
+    """Plan a run of `n_images` listed files. Pure arithmetic: nothing is read. pictures : None for the usual kind."""
+    width, height = image_size
+    pictures = pictures or assumed(width, height)
+    n_values = width * height * (3 if settings.features == "color" else 1)
+    stages = [plan_ingest(settings, n_images, n_values, resources, pictures)]
+    if settings.reduce == "pca":
+        stages.append(plan_reduce(settings, n_images, n_values, resources))
+    n_columns = stages[-1].choices.get("rank", n_values)
+    if len(settings.ks) > 1:
+        stages.append(plan_sweep(settings, settings.ks, n_images, n_columns, resources))
+    stages.append(plan_cluster(settings, n_images, n_columns, resources))
+    told = [plan_output(settings, n_images, n_values, n_columns, resources, pictures)]
+    if settings.report.write:
+        n_clusters = max(settings.ks, default=1)
+        components = components_of(stages[1].solver if settings.reduce == "pca" else None)
+        told.append(plan_report(settings, n_images, image_size, n_columns, n_clusters, components, resources))
+    # On a cluster the workers write neither folders nor pages: that is the client's.
+    stages += [replace(stage, projected_bytes=0) if resources.joined else stage for stage in told]
+    return Plan(
+        n_images,
+        image_size,
+        n_values,
+        resources.budget_bytes,
+        resources.threads,
+        tuple(stages),
+        pictures,
+        baseline_bytes(settings, resources, products=settings.reduce == "pca"),
+        is_bound=settings.reduce == "pca" and settings.variance is not None,
+        workers=resources.workers,
+        joined=resources.joined,
+        client_bytes=max(stage.projected_bytes for stage in told) if resources.joined else 0,
+    )
+
+
+def replan(plan: Plan, settings: Settings, n_components: int, resources: Resources) -> Plan:
+    """The plan again, now that the spectrum says how many components there are.
+
+    Raises MemoryBudgetError where they are more than was reckoned with and do not fit.
+    """
+    known = plan
+    if len(settings.ks) > 1:
+        known = known.replaced(plan_sweep(settings, settings.ks, plan.n_images, n_components, resources))
+    known = known.replaced(plan_cluster(settings, plan.n_images, n_components, resources))
+    if settings.report.write and not plan.joined:
+        n_clusters = max(settings.ks, default=1)
+        components = components_of(plan.stage("reduce").solver)
+        known = known.replaced(
+            plan_report(settings, plan.n_images, plan.image_size, n_components, n_clusters, components, resources)
+        )
+    known = replace(known, is_bound=False)
+    check_budget(known.stages, known.budget_bytes, otherwise=f"--components {max(1, n_components // 2)}")
+    return known

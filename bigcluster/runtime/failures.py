@@ -1,0 +1,63 @@
+"""Errors that nobody raised on purpose, as one line of ours where their cause is known."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+
+from bigcluster.errors import BigclusterError, OutOfMemoryError, StoreError
+from bigcluster.runtime.signals import NO_THREADS
+
+OUT_OF_MEMORY = (
+    "the system gave no more memory, though the plan fits the budget: other processes hold it, or a limit is lower; "
+    "what is done is kept: run again to resume, with a smaller --memory where this comes back"
+)
+_NO_ROOM = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space"}
+_WORDS_OF_MEMORY = (
+    *("bad_alloc", "bad allocation", "Insufficient memory", "failed to map segment", "allocate memory"),
+    *("Memory allocation", "MemoryError"),
+)
+"""C++ libraries, OpenBLAS and the loader of shared libraries say it in words alone."""
+
+
+def plainly(error: BaseException) -> BigclusterError | None:
+    """What ran out, or what the system refused, as an error of ours; None where it is a fault of the program."""
+    if _any_of(error, lambda one: "start new thread" in str(one)):
+        return OutOfMemoryError(NO_THREADS)
+    if _any_of(error, _is_of_memory):
+        return OutOfMemoryError(OUT_OF_MEMORY)
+    if not isinstance(error, OSError):
+        return None
+    where = f" ({error.filename})" if error.filename else ""
+    if error.errno == errno.EFBIG:
+        return StoreError(
+            f"a file may not become so large{where}: raise the limit of this shell (ulimit -f), or use another file "
+            "system; then run again to resume"
+        )
+    if error.errno in (errno.EACCES, errno.EPERM):
+        return StoreError(
+            f"{error.strerror}{where}: what lies there belongs to somebody else or is closed to you; permit it, or "
+            "move it away; then run again to resume"
+        )
+    first = _NO_ROOM.get(error.errno or 0)
+    return StoreError(f"{error.strerror or error}{where}; {f'{first} and run' if first else 'run'} again to resume")
+
+
+def speaks_of_memory(words: str) -> bool:
+    """Whether these are words of somebody who found none."""
+    return any(known in words for known in _WORDS_OF_MEMORY)
+
+
+def _is_of_memory(error: BaseException) -> bool:
+    if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
+        return True
+    return speaks_of_memory(str(error))
+
+
+def _any_of(error: BaseException | None, applies: Callable[[BaseException], bool]) -> bool:
+    """Whether it applies to this error, or to one that it was raised for."""
+    while error is not None:
+        if applies(error):
+            return True
+        error = error.__cause__ or error.__context__
+    return False

@@ -1,0 +1,249 @@
+"""Runs a job in a working process and listens to it.
+
+The worker starts with memory and thread settings that only count before the first allocation; its stderr is a pipe, for
+what libraries print there is not the user's concern; and a crash of a codec takes the worker along, not us: it is
+started again, with word of the files that it was decoding.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import threading
+from collections import deque
+from dataclasses import asdict, dataclass, replace
+from queue import Empty, SimpleQueue
+from typing import IO, Any
+
+from bigcluster import errors
+from bigcluster.config import Settings, flatten
+from bigcluster.runtime.events import SEND_SECONDS, DecodingEnded, DecodingStarted, Listener, Note, from_json
+from bigcluster.runtime.failures import OUT_OF_MEMORY, speaks_of_memory
+from bigcluster.runtime.processes import absolute, start_python
+from bigcluster.runtime.resources import Resources
+from bigcluster.runtime.sampler import Caller
+
+_PATHS = ("images", "to")
+"""Arguments of tasks that are paths: the worker has another current folder than we have."""
+LAST_WORDS = 40
+"""Lines of the worker's stderr that are kept, for the case that it dies."""
+CHILD_SECONDS = 10.0
+"""What the child that decodes alone may take to start and to end, on a busy machine."""
+
+
+class InternalError(errors.BigclusterError):
+    """A fault of bigcluster itself, or of the worker process; the worker's traceback is in the notes."""
+
+
+@dataclass
+class _LostError(Exception):
+    """The worker died or fell silent before it sent a result."""
+
+    how: str
+    decoding: list[tuple[int, int]]
+    """(start, stop) of listed rows whose files were in codecs' hands."""
+    last_words: str
+
+
+def supervise(
+    task: str,
+    settings: Settings,
+    resources: Resources,
+    *,
+    listener: Listener,
+    caller: Caller | None = None,
+    **arguments: Any,
+) -> dict[str, Any]:
+    """Run a task of `worker.TASKS` in a worker; returns its result, raises its error. `arguments` are JSON values.
+
+    caller : this process with what it held before the job; by default all that it holds counts as the job's.
+
+    A worker that dies or hangs over files that it decodes is started again, and those files decode in a child of its
+    own: they can end no second worker, so there are at most as many restarts as there are blocks of files.
+    """
+    careful: list[tuple[int, int]] = []
+    arguments |= {name: absolute(arguments[name]) for name in _PATHS if name in arguments}
+    settings = replace(
+        settings,
+        images=settings.images and absolute(settings.images),
+        out=settings.out and absolute(settings.out),
+    )
+    while True:
+        request = {
+            "task": task,
+            "arguments": arguments | ({"careful": careful} if careful else {}),
+            "settings": flatten(settings),
+            "resources": asdict(resources),
+            "caller": (caller or Caller(os.getpid())).to_json(),
+        }
+        try:
+            return _work(request, worker_variables(resources.threads), settings.image.timeout, listener)
+        except _LostError as lost:
+            suspects = [span for span in lost.decoding if span not in careful]
+            if not suspects and speaks_of_memory(lost.last_words):  # OpenBLAS leaves by itself then
+                raise errors.OutOfMemoryError(OUT_OF_MEMORY) from None
+            if not suspects:
+                error = InternalError(f"the working process {lost.how}; run again to resume")
+                error.add_note(lost.last_words)
+                raise error from None
+            careful += suspects
+            number = sum(stop - start for start, stop in suspects)
+            which = "one image: it is" if number == 1 else f"one of {number} images: they are"
+            listener(
+                Note(
+                    f"the working process {lost.how} over {which} decoded again, one by one",
+                    "warning",
+                )
+            )
+
+
+def _work(
+    request: dict[str, Any], variables: dict[str, str], timeout_seconds: float, listener: Listener
+) -> dict[str, Any]:
+    """One worker's life: its result, or its error, or _LostError."""
+    worker = start_python(
+        "bigcluster.pipeline.worker",
+        variables=variables,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        start_new_session=True,  # Ctrl-C reaches us alone; we pass it on
+    )
+    assert worker.stdin is not None
+    assert worker.stdout is not None
+    assert worker.stderr is not None
+    last_words: deque[str] = deque(maxlen=LAST_WORDS)
+    listening = threading.Thread(target=last_words.extend, args=(worker.stderr,), daemon=True)
+    listening.start()
+    messages = _Messages(worker.stdout)
+    try:
+        with contextlib.suppress(BrokenPipeError):  # it died at once: what it said last is told below
+            worker.stdin.write(json.dumps(request) + "\n")
+            worker.stdin.flush()
+        careful = {tuple(span) for span in request["arguments"].get("careful", ())}
+        return _listen(worker, messages, listener, careful, timeout_seconds)
+    except _LostError as lost:
+        listening.join(timeout=5)
+        lost.last_words = "".join(last_words)
+        raise
+    finally:
+        if worker.poll() is None:
+            worker.kill()
+        worker.wait()
+        for thread in (listening, messages.thread):
+            thread.join(timeout=5)
+        for pipe in (worker.stdin, worker.stdout, worker.stderr):
+            with contextlib.suppress(BrokenPipeError):  # closing flushes
+                pipe.close()
+
+
+class _Messages:
+    """The worker's messages, read by a thread so that waiting for one can end."""
+
+    def __init__(self, pipe: IO[str]) -> None:
+        self._lines: SimpleQueue[str] = SimpleQueue()
+        self.thread = threading.Thread(target=self._read, args=(pipe,), daemon=True)
+        self.thread.start()
+
+    def _read(self, pipe: IO[str]) -> None:
+        for line in pipe:
+            self._lines.put(line)
+        self._lines.put("")
+
+    def next(self, timeout_seconds: float | None) -> str:
+        """The next line, "" at the end. Raises queue.Empty where none came in time."""
+        try:
+            return self._lines.get(timeout=timeout_seconds)
+        except Empty:  # perhaps we were stopped ourselves: what came meanwhile is about to be read
+            return self._lines.get(timeout=1)
+
+
+def worker_variables(threads: int) -> dict[str, str]:
+    """What must be set before a process starts."""
+    return {
+        "PYTHONUNBUFFERED": "1",
+        "OMP_NUM_THREADS": str(threads),
+        "OPENBLAS_NUM_THREADS": str(threads),
+        # glibc otherwise keeps freed memory in one arena per thread (dask issue 3530). Blocks up to these sizes are
+        # reused rather than given back and faulted in again: that was a seventh of a whole run. Between stages all of
+        # it goes back (measure.release_memory).
+        "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
+        "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
+        "MALLOC_ARENA_MAX": "2",
+    }
+
+
+def _listen(
+    worker: subprocess.Popen[str],
+    messages: _Messages,
+    listener: Listener,
+    careful: set[tuple[int, ...]],
+    timeout_seconds: float,
+) -> dict[str, Any]:
+    interrupted = False
+    decoding: list[tuple[int, int]] = []
+    while True:
+        try:
+            line = messages.next(_patience(decoding, careful, timeout_seconds))
+            if not line:
+                break
+            message = json.loads(line)
+            if "error" in message:
+                raise _error_of(message)
+            if "result" in message:
+                result: dict[str, Any] = message["result"]
+                return result
+            match event := from_json(message):
+                case DecodingStarted():
+                    decoding.append((event.start, event.stop))
+                case DecodingEnded():
+                    decoding.remove((event.start, event.stop))
+                case _:
+                    listener(event)
+        except KeyboardInterrupt:
+            if interrupted:  # a second Ctrl-C: leave at once
+                raise
+            interrupted = True
+            worker.terminate()  # which is its interrupt
+        except Empty:
+            worker.kill()
+            if interrupted:
+                raise KeyboardInterrupt from None
+            raise _LostError(f"made no progress for {timeout_seconds:g} s", decoding, "") from None
+    if interrupted:
+        raise KeyboardInterrupt
+    code = worker.wait()
+    if code == -signal.SIGKILL:
+        raise errors.OutOfMemoryError(
+            "the working process was killed (SIGKILL), which is what systems do when memory runs out; what is done is "
+            "kept: run again to resume, with a smaller --memory where this comes back"
+        )
+    died = f"signal {signal.Signals(-code).name}" if code < 0 else f"exit status {code}"
+    raise _LostError(f"died ({died})", decoding, "")
+
+
+def _patience(decoding: list[tuple[int, int]], careful: set[tuple[int, ...]], timeout_seconds: float) -> float | None:
+    """How long the worker may be silent, in seconds: while it decodes, it tells of every file."""
+    if not decoding:
+        return None
+    if careful.isdisjoint(decoding):
+        return timeout_seconds + SEND_SECONDS
+    return 2 * timeout_seconds + CHILD_SECONDS  # its child has the same limit, and ends by itself
+
+
+def _error_of(message: dict[str, Any]) -> BaseException:
+    """The worker's error as the same class here."""
+    if message["error"] == "KeyboardInterrupt":
+        return KeyboardInterrupt()
+    if message["error"] == "InternalError":
+        error = InternalError(message["text"])
+        error.add_note(message["traceback"])
+        return error
+    kind: type[errors.BigclusterError] = getattr(errors, message["error"])
+    return kind(message["text"])

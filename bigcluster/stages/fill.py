@@ -1,0 +1,169 @@
+"""Row blocks of pixels, filled: rows come from where they are, from blocks of an earlier run, or from the files.
+
+`Freshness` tells whether what a record says of a file still holds, without reading the file.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.catalog import FileRecord, Listing
+from bigcluster.kernels.decode import DecodeSpec, needs_extra
+from bigcluster.kernels.linalg.loops import pixel_sums
+from bigcluster.stages.loading import Loader
+from bigcluster.stages.loading.files import is_out_of_reach, stat_of
+from bigcluster.stages.loading.sample import check_native
+from bigcluster.stages.pixel_blocks import STAGE, Block, fingerprint_of, mark_of, payload_of, records_in
+from bigcluster.stages.reuse import Salvage
+from bigcluster.store import Digests, Mark, Store
+
+
+@dataclass(frozen=True)
+class Freshness:
+    """Judges records of earlier runs against the listing and what this run grants."""
+
+    listing: Listing
+    spec: DecodeSpec
+    timeout_seconds: float
+    rehash: bool = False
+    """Size and time prove nothing: every file is to be read again."""
+    closed: dict[str, None] = field(default_factory=dict)
+    """Folders of rows that could not be looked at, relative to the root: filled by `holds`, from any thread."""
+
+    def holds(self, row: int, record: FileRecord) -> bool:
+        """Whether the row's file stands as it stood, and nothing about it is worth another try.
+
+        A file that cannot be looked at stands as far as anybody can tell: what was decoded of it is not thrown away.
+        """
+        path = self.listing.path(row)
+        found = stat_of(path)
+        if found == (None, None) and record.digest and is_out_of_reach(path):
+            self.closed[os.path.dirname(self.listing.names[row])] = None
+            return self.is_final(record)
+        if self.rehash or found != (record.n_bytes, record.mtime_ns):
+            return False
+        if record.status == "missing":
+            return True
+        if record.status == "unreadable":
+            return not (self.listing.is_readable_file(row) and os.access(path, os.R_OK))
+        return self.listing.may_read(row) and self.is_final(record)
+
+    def is_final(self, record: FileRecord) -> bool:
+        """Whether the same content would come to the same end in this run."""
+        if record.status == "too_large" and record.needed_bytes is not None:
+            return self.spec.max_bytes is not None and record.needed_bytes > self.spec.max_bytes
+        if record.status == "unsupported" and needs_extra(record.reason) is not None:
+            return False
+        if record.tried_seconds is not None:
+            return record.tried_seconds >= self.timeout_seconds
+        return record.status not in ("changed_during_run", "missing", "unreadable")
+
+
+@dataclass(frozen=True)
+class Filled:
+    """A block as it was written; nothing vouches for it yet."""
+
+    block: Block
+    digests: Digests
+    payload: dict[str, Any]
+    n_decoded: int
+
+
+class Filling:
+    """Looks at the blocks of one listing, and brings those up to date that are not."""
+
+    def __init__(
+        self,
+        listing: Listing,
+        store: Store,
+        recipe: str,
+        loader: Loader,
+        freshness: Freshness,
+        native_size: tuple[int, int] | None,
+    ) -> None:
+        self._listing, self._store, self._recipe = listing, store, recipe
+        self._loader, self._freshness, self._native_size = loader, freshness, native_size
+        self._spare: list[NDArray[np.uint8]] = []
+        self.salvage = Salvage(store, listing, recipe)
+
+    def doubtful_rows(self, block: Block) -> list[int] | None:
+        """Rows whose files may have changed since the block was filled; None where it holds other files, or nothing."""
+        mark = self._store.mark(STAGE, block.name)
+        if mark is None or mark.fingerprint != fingerprint_of(block, self._listing, self._recipe):
+            return None
+        ledger = zip(block.rows, records_in(mark), strict=True)
+        return [row for row, record in ledger if not self._freshness.holds(row, record)]
+
+    def confirm(self, block: Block, doubtful: list[int] | None) -> bool:
+        """Whether the block's files have the content that they had; a new time of theirs is noted then."""
+        if not doubtful:
+            return doubtful is not None
+        mark = mark_of(self._store, block)
+        ledger = records_in(mark)
+        known = {row: ledger[row - block.start] for row in doubtful}
+        if not all(map(self._freshness.is_final, known.values())):
+            return False
+        now = self._loader.compare(known)
+        if now is None:
+            return False
+        for row, record in now.items():
+            ledger[row - block.start] = record
+        payload = payload_of(block, self._listing, ledger, mark.payload["square_sum"])
+        if payload != mark.payload:
+            self._store.marks.write(STAGE, Mark(mark.fingerprint, mark.digests, payload), block.name)
+        return True
+
+    def fill(self, block: Block) -> Filled:
+        """Decode one block and write it; `commit` makes that last."""
+        buffer = self._take_buffer()
+        pixels = buffer[: len(block.rows)]  # every row is filled below: copied, decoded, or zeros where that failed
+        ledger: dict[int, FileRecord] = {}
+        known: dict[int, FileRecord] = {}
+        for source in self.salvage.sources(block):
+            final = [i for i, record in enumerate(source.records) if self._freshness.is_final(record)]
+            for i in final:
+                row, record = source.to[i], source.records[i]
+                (ledger if self._freshness.holds(row, record) else known)[row] = record
+            at = np.array(source.rows, np.int64)[final]
+            self.salvage.copy(source.slot, at, pixels, np.array(source.to, np.int64)[final] - block.start)
+        rest = [row for row in block.rows if row not in ledger]
+        self._loader.skip(len(ledger))
+        loaded = self._loader.load(rest, pixels, block.start, known)
+        ledger |= zip(rest, loaded, strict=True)
+        in_order = [ledger[row] for row in block.rows]
+        if self._native_size is not None:
+            check_native(self._listing, block.start, in_order, self._native_size)
+        n_decoded = sum(row not in known or known[row].digest != ledger[row].digest for row in rest)
+        filled = self._write(block, pixels, in_order, n_decoded)
+        self._spare.append(buffer)
+        return filled
+
+    def _take_buffer(self) -> NDArray[np.uint8]:
+        """Memory for a block that another one is through with: new memory takes the system as long as a copy."""
+        try:
+            return self._spare.pop()
+        except IndexError:
+            array = self._store.array("pixels")
+            return np.empty((min(array.chunks[0], array.shape[0]), array.shape[1]), np.uint8)
+
+    def _write(self, block: Block, pixels: NDArray[np.uint8], ledger: list[FileRecord], n_decoded: int) -> Filled:
+        # Rows of failed files are zeros: they add nothing to either sum.
+        store = self._store
+        store.marks.remove(STAGE, block.name)
+        digests = store.write_rows("pixels", block.start, pixels)
+        sums, square_sum = pixel_sums(pixels)
+        digests |= store.write_rows("sums", block.index, sums[np.newaxis])
+        return Filled(block, digests, payload_of(block, self._listing, ledger, square_sum), n_decoded)
+
+    def commit(self, filled: Filled) -> int:
+        """Sync a filled block and vouch for it; returns how many files were decoded for it."""
+        block = filled.block
+        print_ = fingerprint_of(block, self._listing, self._recipe)
+        self._store.commit(STAGE, print_, filled.digests, filled.payload, block.name)
+        self.salvage.release(block)
+        return filled.n_decoded

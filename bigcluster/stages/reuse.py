@@ -1,0 +1,203 @@
+"""Rows that earlier runs decoded, found by name wherever they stand and copied to where the listing wants them now.
+
+    stored     a b d e | f g h .     blocks of 4 rows
+    listing    a b c d | e f g h     c is new, so that neither block holds any more
+    retired    0: a b d e   1: f g h .
+    filled     a b - d from 0; then e from 0, f g h from 1; c is decoded
+
+Before anything is overwritten, the blocks that no longer hold but have rows that are needed are retired: their chunk
+files are renamed into the array `retired`, under a mark of their own. A retired block goes when the last block that
+copies from it is done, so that the disk holds little twice. At every moment each row has one mark that vouches for it:
+a run that is killed goes on from there.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.catalog import FileRecord, Listing, path_key
+from bigcluster.stages.pixel_blocks import STAGE, Block, names_in, records_in
+from bigcluster.store import Mark, Marks, Store, read_whole
+from bigcluster.store.row_source import spans
+
+PIXELS = "pixels"
+RETIRED = "retired"
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where the rows of one block are copied from: one retired block."""
+
+    slot: int
+    to: list[int]
+    """Listed rows."""
+    rows: list[int]
+    """Their rows within the retired block."""
+    records: list[FileRecord]
+
+
+def name_keys(names: Iterable[str]) -> NDArray[np.uint64]:
+    """(n,) 64-bit hashes of names: what stands for them where millions are compared."""
+    return np.frombuffer(b"".join(map(path_key, names)), np.dtype("<u8")).astype(np.uint64)
+
+
+def listed_before(store_root: Path) -> Iterator[str]:
+    """Every name that the store has a record of, whatever the pixels are worth; some twice after a run was killed."""
+    marks = Marks(store_root)
+    for stage in (STAGE, RETIRED):
+        for block in marks.blocks(stage):
+            mark = marks.read(stage, block)
+            if mark is not None:
+                yield from mark.payload.get("names", [])
+
+
+class Salvage:
+    """The retired blocks of a store, and which of their rows go where."""
+
+    def __init__(self, store: Store, listing: Listing, recipe: str) -> None:
+        self._store, self._listing, self._recipe = store, listing, recipe
+        self._lock = threading.Lock()
+        self._users: Counter[int] = Counter()
+        """Slot -> missing blocks that have yet to copy from it."""
+        self._keys = np.empty(0, np.uint64)  # (n,) ascending, of all retired rows
+        self._places = np.empty((0, 2), np.int32)  # (n, 2): slot, row within it
+
+    def prepare(self, blocks: Sequence[Block], missing: Sequence[Block]) -> None:
+        """Retire what the missing blocks can use of stored blocks that no longer hold, and find their rows.
+
+        Call it before the pixel array is resized. After a kill it goes on from wherever it stopped.
+        """
+        slots = [int(name) for name in self._store.marks.numbers(RETIRED)]
+        replaced = self._replaced(blocks, missing)
+        if not slots and not replaced:
+            return
+        wanted = np.sort(np.concatenate([self._keys_of(block) for block in missing]))
+        useful: dict[int, NDArray[np.uint64]] = {}
+        for slot in slots:
+            self._keep_if_wanted(useful, slot, self._store.mark(RETIRED, _name(slot)), wanted)
+            if slot not in useful:
+                self._drop(slot)
+        slot = max(slots, default=-1) + 1
+        self._make_room(slot + len(replaced))
+        for index in replaced:  # one mark in memory at a time: it remembers every file of its block
+            mark = self._store.mark(STAGE, _name(index))
+            self._keep_if_wanted(useful, slot, mark, wanted)
+            if mark is not None and slot in useful:
+                self._retire(index, mark, slot)
+                slot += 1
+        self._build_index(useful)
+        for block in missing:
+            self._users.update(self._slots_of(block))
+
+    def sources(self, block: Block) -> list[Source]:
+        """The rows of a block that were decoded before, by the retired block that holds them."""
+        found = []
+        at, places = self._find(block)
+        for slot in np.unique(places[:, 0]).tolist():
+            mark = self._store.mark(RETIRED, _name(slot))
+            if mark is None:
+                continue  # its files are gone: the rows are decoded again
+            names, ledger = names_in(mark, self._recipe), records_in(mark)
+            here = places[:, 0] == slot
+            pairs = [
+                (block.start + to, row)
+                for to, row in zip(at[here].tolist(), places[here, 1].tolist(), strict=True)
+                if names[row] == self._listing.names[block.start + to]  # and not merely of the same hash
+            ]
+            found.append(Source(slot, [to for to, _ in pairs], [r for _, r in pairs], [ledger[r] for _, r in pairs]))
+        return found
+
+    def copy(self, slot: int, rows: NDArray[np.int64], pixels: NDArray[np.uint8], to: NDArray[np.int64]) -> None:
+        """Rows of a retired block into pixels[to], one chunk's width at a time."""
+        if len(rows) == 0:
+            return
+        array = self._store.array(RETIRED)
+        block_rows, width = array.chunks
+        low, high = int(rows.min()), int(rows.max()) + 1
+        here = slice(slot * block_rows + low, slot * block_rows + high)
+        for columns in spans(array.shape[1], width):
+            pixels[to, slice(*columns)] = read_whole(array, (here, slice(*columns)))[rows - low]
+
+    def release(self, block: Block) -> None:
+        """The block is done: retired blocks that it was the last to need go."""
+        with self._lock:
+            for slot in self._slots_of(block):
+                self._users[slot] -= 1
+                if self._users[slot] == 0:
+                    self._drop(slot)
+
+    def clear(self) -> None:
+        """Nothing retired is needed any more."""
+        for name in self._store.marks.numbers(RETIRED):
+            self._store.marks.remove(RETIRED, name)
+        if self._store.has(RETIRED):
+            self._store.remove(RETIRED)
+
+    def _replaced(self, blocks: Sequence[Block], missing: Sequence[Block]) -> list[int]:
+        """The stored blocks that are to be overwritten, or that the listing no longer reaches."""
+        missing_indices = {block.index for block in missing}
+        stored = map(int, self._store.marks.numbers(STAGE))
+        return [index for index in stored if index in missing_indices or index >= len(blocks)]
+
+    def _keep_if_wanted(
+        self, useful: dict[int, NDArray[np.uint64]], slot: int, mark: Mark | None, wanted: NDArray[np.uint64]
+    ) -> None:
+        """Note the keys of a block that holds any of the `wanted` ones, ascending."""
+        if mark is not None:
+            keys = name_keys(names_in(mark, self._recipe))
+            at = np.minimum(np.searchsorted(wanted, keys), len(wanted) - 1)
+            if (wanted[at] == keys).any():
+                useful[slot] = keys
+
+    def _make_room(self, n_slots: int) -> None:
+        pixels = self._store.array(PIXELS)
+        rows, width = pixels.chunks
+        self._store.create(RETIRED, (n_slots * rows, pixels.shape[1]), pixels.dtype, (rows, width))
+
+    def _retire(self, index: int, mark: Mark, slot: int) -> None:
+        """First the mark, which counts as absent while its files are; then the files; then the old mark goes."""
+        before, after = f"{PIXELS}/c/{index}/", f"{RETIRED}/c/{slot}/"
+        digests = {after + file.removeprefix(before): d for file, d in mark.digests.items() if file.startswith(before)}
+        self._store.marks.write(RETIRED, Mark(mark.fingerprint, digests, mark.payload), _name(slot))
+        self._store.move_rows(PIXELS, index, RETIRED, slot)
+        self._store.marks.remove(STAGE, _name(index))
+
+    def _build_index(self, useful: dict[int, NDArray[np.uint64]]) -> None:
+        keys = np.concatenate([self._keys, *useful.values()])
+        order = np.argsort(keys, kind="stable")
+        slots = np.repeat(np.array(list(useful), np.int32), [len(rows) for rows in useful.values()])
+        rows = np.concatenate([self._places[:, 1], *(np.arange(len(rows), dtype=np.int32) for rows in useful.values())])
+        self._keys, self._places = keys[order], np.column_stack([slots, rows])[order]
+
+    def _find(self, block: Block) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """(m,) positions within the block whose files were decoded before, and (m, 2) where they stand."""
+        if len(self._keys) == 0:
+            return np.empty(0, np.int64), np.empty((0, 2), np.int32)
+        keys = self._keys_of(block)
+        # Of several generations the last one counts: it is behind the others.
+        at = np.maximum(np.searchsorted(self._keys, keys, side="right") - 1, 0)
+        found = np.flatnonzero(self._keys[at] == keys)
+        return found, self._places[at[found]]
+
+    def _slots_of(self, block: Block) -> list[int]:
+        slots: list[int] = np.unique(self._find(block)[1][:, 0]).tolist()
+        return slots
+
+    def _keys_of(self, block: Block) -> NDArray[np.uint64]:
+        return name_keys(self._listing.names[row] for row in block.rows)
+
+    def _drop(self, slot: int) -> None:
+        self._store.marks.remove(RETIRED, _name(slot))
+        self._store.drop_rows(RETIRED, slot)
+
+
+def _name(index: int) -> str:
+    """Of a block's mark, among those of the pixels or of retired blocks."""
+    return Block(index, 0, 0).name

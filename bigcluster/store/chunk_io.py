@@ -1,0 +1,205 @@
+"""A folder of chunk files for zarr that never takes a lost chunk for zeros, and knows the digests of what it wrote.
+
+zarr reads a chunk whose file is not there as the fill value, without a word: right for sparse arrays, wrong for ours,
+where every chunk is written, and where a disk may vanish while a stage reads it.
+
+The digest of a chunk is the CRC-32C that stands at its end, of the bytes as they are handed over: they are in the cache
+then, and nobody reads them back. It finds what disks and copies do, all bursts of up to 32 bits and all but one of four
+billion other changes; a SHA-256 would take a sixth of an ingest to find that one.
+
+Whole chunks go to disk and come from it without zarr, which would copy each of them three times, in files that are the
+same to the byte: the values in C order, little-endian, and their CRC-32C.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import os
+import stat
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from pathlib import Path
+from typing import IO, Any
+
+import google_crc32c
+import numpy as np
+from numpy.typing import NDArray
+from zarr.storage import LocalStore
+
+from bigcluster.files.bounded import open_regular
+from bigcluster.files.durable import DIGEST_DIGITS, digest_of, open_folder, unfinished, write_all, write_bytes
+from bigcluster.files.kept import set_aside
+from bigcluster.store.metadata import CRC_BYTES
+
+_READ_BYTES = 1 << 20
+"""Of a file, read at once where only its digest is wanted."""
+_PIECE_BYTES = 1 << 18
+"""Of a chunk, written at once: the kernel keeps what it is given in pages of the size of a write. Large ones are slow
+to come by: 8 MiB at once take three to nine times as long."""
+
+
+def fits_digest(file: str, data: bytes, digest: str) -> bool:
+    """Whether this is what a mark vouches for, of a chunk or of any other file of a store."""
+    # Chunks of earlier versions have the digest that other files have.
+    is_whole = len(digest) == DIGEST_DIGITS or not _is_chunk(file)
+    return digest == (digest_of(data) if is_whole else chunk_digest(data))
+
+
+def file_fits_digest(path: Path, file: str, digest: str) -> tuple[bool, int]:
+    """As `fits_digest`, of a file of any size, which is not held; and how many bytes were read.
+
+    Raises UnfitFileError where it is no regular file, FileNotFoundError where there is none.
+    """
+    with open_regular(path) as stream:
+        n_bytes = os.fstat(stream.fileno()).st_size
+        if len(digest) == DIGEST_DIGITS or not _is_chunk(file):
+            return hashlib.file_digest(stream, "sha256").hexdigest()[:DIGEST_DIGITS] == digest, n_bytes
+        return stored_digest(stream, n_bytes) == digest, n_bytes
+
+
+def stored_digest(stream: IO[bytes], n_bytes: int) -> str:
+    """As `chunk_digest`, of an open file of so many bytes, which is not held."""
+    crc, left = 0, n_bytes - CRC_BYTES
+    while left > 0 and (piece := stream.read(min(left, _READ_BYTES))):
+        crc, left = google_crc32c.extend(crc, piece), left - len(piece)
+    told = int.from_bytes(stream.read(CRC_BYTES), "little")
+    return _show_crc(crc) if left == 0 and crc == told else ""
+
+
+def chunk_digest(data: bytes | memoryview) -> str:
+    """Of the bytes of a chunk file; "" where they contradict each other."""
+    content = np.frombuffer(data, np.uint8)
+    crc = google_crc32c.value(content[:-CRC_BYTES])
+    return _show_crc(crc) if crc == int.from_bytes(content[-CRC_BYTES:].tobytes(), "little") else ""
+
+
+def _show_crc(crc: int) -> str:
+    return f"{crc:08x}"
+
+
+class LostChunkError(ValueError):
+    """A chunk that was written has no file any more."""
+
+
+class ChunkFiles(LocalStore):  # type: ignore[misc]
+    """As LocalStore, but reading a chunk that is not there raises LostChunkError."""
+
+    def __init__(self, root: Path) -> None:
+        super().__init__(root)
+        self._digests: dict[str, str] = {}
+        self._chunk_bytes: dict[str, int] = {}
+
+    def expect(self, name: str, n_bytes: int) -> None:
+        """The chunk files of an array have this size: zarr reads no other ones."""
+        self._chunk_bytes[name] = n_bytes
+
+    def _check_size(self, key: str) -> None:
+        name, _, inside = key.partition("/c/")
+        if inside and name in self._chunk_bytes:
+            with suppress(FileNotFoundError, NotADirectoryError):  # told below
+                found = (self.root / key).lstat()
+                if not stat.S_ISREG(found.st_mode) or found.st_size != self._chunk_bytes[name]:
+                    raise ValueError(f"{self.root / key} is not a file of {self._chunk_bytes[name]} bytes")
+
+    async def get(self, key: str, *args: Any, **options: Any) -> Any:
+        self._check_size(key)
+        return self._there(key, await super().get(key, *args, **options))
+
+    def get_sync(self, key: str, *args: Any, **options: Any) -> Any:
+        self._check_size(key)
+        return self._there(key, super().get_sync(key, *args, **options))
+
+    async def set(self, key: str, value: Any) -> None:
+        await asyncio.to_thread(self.set_sync, key, value)
+
+    def set_sync(self, key: str, value: Any) -> None:
+        data = value.as_buffer_like()
+        if _is_chunk(key):
+            self._digests[key] = chunk_digest(data)
+            self._write(key, [memoryview(data).cast("B")])
+        else:
+            write_bytes(self.root / key, data, self.root.parent)
+
+    async def set_if_not_exists(self, key: str, value: Any) -> None:
+        if not (self.root / key).exists():
+            await self.set(key, value)
+
+    async def delete(self, key: str) -> None:
+        await asyncio.to_thread(self.delete_sync, key)
+
+    def delete_sync(self, key: str) -> None:
+        """Of metadata. Store.create removes the chunks that a smaller shape leaves out: it knows their size."""
+        if _is_chunk(key):
+            return
+        path = self.root / key
+        with suppress(FileNotFoundError), open_folder(path.parent, self.root.parent) as folder:
+            os.unlink(path.name, dir_fd=folder)
+
+    async def delete_dir(self, prefix: str) -> None:
+        raise NotImplementedError("arrays are removed by Store.remove, which knows what in their folders is ours")
+
+    def write_chunk(self, key: str, chunk: NDArray[Any]) -> None:
+        """A whole chunk, C-contiguous; in place, but not yet synced, when this returns."""
+        data = _bytes_of(np.ascontiguousarray(chunk, chunk.dtype.newbyteorder("<")))
+        crc: int = google_crc32c.value(data)
+        self._write(key, [*_pieces(data.data), memoryview(crc.to_bytes(CRC_BYTES, "little"))])
+        self._digests[key] = _show_crc(crc)
+
+    def _write(self, key: str, pieces: list[memoryview]) -> None:
+        """A chunk of an array has one size: a file of another one in its place is somebody else's."""
+        path, out = self.root / key, self.root.parent
+        with open_folder(path.parent, out, create=True) as folder, unfinished(folder) as new:
+            for piece in pieces:
+                write_all(new.file, piece)
+            if not _is_free_or_of_size(path.name, folder, sum(map(len, pieces))):
+                set_aside(path, out)
+            new.place(path.name)
+
+    def read_chunk(self, key: str, into: NDArray[Any]) -> None:
+        """Fill `into`, of a chunk's shape and C-contiguous. Raises ValueError where the chunk is lost or damaged."""
+        data, checksum = _bytes_of(into), bytearray(CRC_BYTES + 1)
+        try:
+            with (self.root / key).open("rb", buffering=0) as file:
+                n_bytes = file.readinto(data) + file.readinto(checksum)
+        except FileNotFoundError:
+            raise LostChunkError(f"{self.root / key} is gone") from None
+        if n_bytes != len(data) + CRC_BYTES:
+            raise ValueError(f"{self.root / key} has another length")
+        if google_crc32c.value(data) != int.from_bytes(checksum[:CRC_BYTES], "little"):
+            raise ValueError(f"{self.root / key} does not fit its checksum")
+        if sys.byteorder == "big":
+            into.byteswap(inplace=True)
+
+    def take_digests(self, keys: Iterable[str]) -> dict[str, str]:
+        """File -> digest of chunks that were just written. KeyError for a chunk that was not."""
+        return {key: self._digests.pop(key) for key in keys}
+
+    def _there(self, key: str, found: Any) -> Any:
+        if found is None and _is_chunk(key):
+            raise LostChunkError(f"{self.root / key} is gone")
+        return found
+
+
+def _is_chunk(key: str) -> bool:
+    return "/c/" in key
+
+
+def _bytes_of(chunk: NDArray[Any]) -> NDArray[np.uint8]:
+    """The memory of an array, flat."""
+    assert chunk.flags.c_contiguous
+    return chunk.reshape(-1).view(np.uint8)
+
+
+def _pieces(data: memoryview) -> Iterator[memoryview]:
+    for start in range(0, len(data), _PIECE_BYTES):
+        yield data[start : start + _PIECE_BYTES]
+
+
+def _is_free_or_of_size(name: str, folder: int, n_bytes: int) -> bool:
+    try:
+        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+    except FileNotFoundError:
+        return True
+    return stat.S_ISREG(found.st_mode) and found.st_size == n_bytes
