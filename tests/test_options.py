@@ -1,4 +1,4 @@
-"""Every option of every command, given something that it cannot be: one line in the words of the setting, exit code 2."""
+"""Every option of every command, given something that it cannot be: one line of our own words and exit code 2."""
 
 from __future__ import annotations
 
