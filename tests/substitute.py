@@ -22,7 +22,7 @@ from bigcluster.estimators.kmeans import KMeans as OurKMeans
 from bigcluster.estimators.pca import PCA as OurPCA  # noqa: N811 - an acronym
 from bigcluster.units import GIB
 
-# Their solvers and algorithms are others than ours; each stands for the one that does the same.
+# Their solvers are others than ours; each stands for the one that does the same.
 SOLVERS = {
     "auto": "auto",
     "full": "auto",
@@ -30,7 +30,6 @@ SOLVERS = {
     "arpack": "subspace",
     "randomized": "subspace",
 }
-ALGORITHMS = {"elkan": "lloyd"}
 
 made = 0  # estimators of ours, in this process
 
@@ -114,14 +113,6 @@ class KMeans(OurKMeans):
             copy_x=copy_x,
             algorithm=algorithm,
         )
-
-    @property
-    def algorithm(self) -> str:
-        return self._algorithm
-
-    @algorithm.setter
-    def algorithm(self, name: str) -> None:
-        self._algorithm = ALGORITHMS.get(name, name)
 
     def _solve(self, *args: Any, **options: Any) -> Any:
         with seeded(self):

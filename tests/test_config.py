@@ -172,7 +172,10 @@ def test_bad_values_are_refused_by_name(name: str, value: Any) -> None:
         resolve(flags={name: value}, sets=(), config=None, kept=None)
 
 
-@pytest.mark.parametrize(("given_size", "canonical"), [(64, "64x64"), ("64", "64x64"), ("300X430", "300x430")])
+@pytest.mark.parametrize(
+    ("given_size", "canonical"),
+    [(64, "64x64"), ("64", "64x64"), ("300X430", "300x430"), ((300, 430), "300x430"), ([3, 4], "3x4")],
+)
 def test_sizes_have_one_form(given_size: Any, canonical: str) -> None:
     assert resolve(flags={"size": given_size}, sets=(), config=None, kept=None).size == canonical
 

@@ -73,7 +73,37 @@ def test_dask_ml_stays_selectable() -> None:
 def test_no_auto_choice_is_dask_ml_and_unknown_names_fail() -> None:
     assert KMeans(8, random_state=0).fit(blobs(100)).algorithm_ == "lloyd"
     with pytest.raises(ConfigError, match="two-level"):
-        KMeans(8, algorithm="elkan").fit(blobs(100))
+        KMeans(8, algorithm="hamerly").fit(blobs(100))
+
+
+def test_elkan_is_lloyd() -> None:
+    x = blobs(400)
+    one, other = (KMeans(8, random_state=0, algorithm=name).fit(x) for name in ("lloyd", "elkan"))
+    np.testing.assert_array_equal(one.labels_, other.labels_)
+    np.testing.assert_array_equal(one.cluster_centers_, other.cluster_centers_)
+    assert (other.algorithm, other.algorithm_) == ("elkan", "lloyd")
+
+
+@pytest.mark.parametrize("lazy", [False, True])
+@pytest.mark.parametrize("algorithm", ["auto", "minibatch", "two-level", "dask-ml"])
+def test_fewer_rows_than_clusters_are_refused(lazy: bool, algorithm: str) -> None:
+    x: Any = blobs(150)
+    with pytest.raises(ValueError, match="n_samples = 150 should be >= n_clusters = 999"):
+        KMeans(999, algorithm=algorithm).fit(da.from_array(x, chunks=(40, -1)) if lazy else x)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"n_clusters": range(2, 5)}, {"n_clusters": "3"}, {"n_clusters": 3.5}, {"n_clusters": 0}, {"n_init": "x"},
+        {"max_iter": "a"}, {"tol": "a"}, {"tol": -1}, {"workspace_bytes": "1GiB"}, {"algorithm": ["lloyd"]},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_parameters_of_another_kind_are_refused_by_name(wrong: dict[str, Any]) -> None:
+    (name,) = wrong
+    with pytest.raises(ConfigError, match=rf"^{name} must be [^\n]+$"):
+        KMeans(**wrong).fit(blobs(100))
 
 
 def test_fewer_distinct_rows_are_said_aloud() -> None:

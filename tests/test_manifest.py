@@ -104,6 +104,24 @@ def test_what_cannot_be_used_is_refused_before_anything_is_done(
         assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("row", ["a.png,x\0y", "a\0.png,x"])
+@pytest.mark.parametrize("kind", ["list.csv", "list.parquet"])
+def test_a_nul_is_refused_with_its_row_and_column(tmp_path: Path, cli: Cli, row: str, kind: str) -> None:
+    path, note = row.split(",")
+    if kind == "list.csv":
+        manifest = written(tmp_path, f"path,note\r\nb.png,\r\n{row}\r\n")
+    else:
+        pandas = pytest.importorskip("pandas")
+        manifest = tmp_path / kind
+        pandas.DataFrame({"path": ["b.png", path], "note": ["", note]}).to_parquet(manifest)
+    column = "note" if "\0" in note else "path"
+    ran = cli("run", manifest, "--out", tmp_path / "o", "-k", 1)
+    assert (ran.code, len(ran.error_lines)) == (2, 1), ran.err
+    assert f"line 3 of the manifest {kind} has a NUL character in the column '{column}'" in ran.err
+    with pytest.raises(UsageError, match="NUL"):
+        list_images(str(written(tmp_path, "path,no\0te\r\na.png,x\r\n", "header.csv")), None)
+
+
 def test_an_encoding_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     path = written(tmp_path, b"path,t\na.png,\x81\n")
     with pytest.raises(UsageError, match="is not cp1252; set"):

@@ -7,14 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Cli
+from conftest import Cli, write_pictures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import bigcluster as bc
 from bigcluster.api import resources, stored_settings
 from bigcluster.demo import generate
 from bigcluster.kernels.novelty import Novelty, Traits, left_out, residual_of, squared_norms
 from bigcluster.pipeline.predict import predict
+
+QUICK = ("--set", "report.write=false", "--memory", "1GiB")
 
 
 @given(st.integers(0, 2**32 - 1), st.integers(1, 150), st.integers(1, 40))
@@ -98,6 +101,22 @@ def test_one_image_per_cluster() -> None:
     assert found[0] <= 1
     assert found[1] <= 1
     assert found[2] > 1
+
+
+@pytest.mark.parametrize(("number", "tells"), [(3, False), (19, False), (20, True)])
+def test_a_model_of_few_images_gives_no_verdict(tmp_path: Path, cli: Cli, number: int, tells: bool) -> None:
+    write_pictures(tmp_path / "in", number)
+    ran = cli("run", tmp_path / "in", "--out", tmp_path / "o", "-k", 2, "--size", 16, *QUICK)
+    assert ran.code == 0, ran.err
+    ran = cli("predict", tmp_path / "o", tmp_path / "in", "--to", tmp_path / "p.csv", "--memory", "1GiB")
+    assert ran.code == 0, ran.err
+    assert ("fewer than 20 images: too few to tell what is unusual" in ran.err) != tells
+    assert "unlike" not in ran.out
+    assert ("more unusual" in ran.out) == tells
+    with (tmp_path / "p.csv").open(newline="") as file:
+        assert all((row["novelty"] != "") == tells and row["label"] in ("0", "1") for row in csv.DictReader(file))
+    table = bc.open(tmp_path / "o").predict(tmp_path / "in", tmp_path / "q.csv", memory="1GiB")
+    assert table["novelty"].notna().all() == tells
 
 
 @pytest.mark.slow

@@ -13,6 +13,7 @@ from pathlib import Path
 from bigcluster.catalog.manifest_rows import AUTO, PARQUET_BYTES, PATH_COLUMN, Row, csv_rows, parquet_rows
 from bigcluster.errors import InputChangedError, UsageError
 from bigcluster.files.paths import is_url
+from bigcluster.units import printable
 
 MANIFEST_SUFFIXES = (".csv", ".parquet")
 _ROWS_COMPARED = 256
@@ -127,17 +128,26 @@ class Manifest:
             raise UsageError(f"the manifest {name} has {equal} columns named {column[:40]!r}; give them other names")
 
     def _check_text(self, line: int, cells: list[str]) -> None:
-        """Refuse what labels.csv cannot hold: text that is not UTF-8. The path may be any bytes, they are escaped."""
-        if "".join(cells).isascii():
+        """Refuse what labels.csv cannot hold: text that is not UTF-8, and NUL, where many readers of CSV end a cell.
+
+        The path may be any bytes but NUL; they are escaped.
+        """
+        whole = "".join(cells)
+        if "\0" in whole:
+            column = next(name for name, cell in zip(self._header, cells, strict=True) if "\0" in cell)
+            raise UsageError(
+                f"line {line} of the manifest {self.path.name} has a NUL character in the column "
+                f"'{printable(column)}'; take it out, or set manifest.encoding where the file has another one"
+            )
+        if whole.isascii():
             return
         for column, cell in zip(self.columns, self._others(cells), strict=True):
             try:
                 cell.encode()
             except UnicodeEncodeError:
-                shown = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in column)
                 raise UsageError(
-                    f"line {line} of the manifest {self.path.name} has text that is not UTF-8 in the column '{shown}'; "
-                    "set manifest.encoding, such as --set manifest.encoding=windows-1252"
+                    f"line {line} of the manifest {self.path.name} has text that is not UTF-8 in the column "
+                    f"'{printable(column)}'; set manifest.encoding, such as --set manifest.encoding=windows-1252"
                 ) from None
 
     def _name(self, cell: str) -> str:

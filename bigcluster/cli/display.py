@@ -239,10 +239,10 @@ def print_profile(found: Any, console: Console) -> None:
 def print_prediction(found: dict[str, Any], to: str, console: Console) -> None:
     """How many were labelled, and whether they are like the images of the model."""
     counts = found["counts"]
-    lines = [
-        f"{show_count(counts['ok'])} of {counted(counts['listed'], 'image')} labelled: {to}",
-        f"{found['beyond_share']:.1%} are more unusual than 95% of the model's own images (novelty above 1)",
-    ]
+    lines = [f"{show_count(counts['ok'])} of {counted(counts['listed'], 'image')} labelled: {to}"]
+    if found["unlike"] is not None:
+        share = f"{found['beyond_share']:.1%}"
+        lines.append(f"{share} are more unusual than 95% of the model's own images (novelty above 1)")
     if counts["failed"]:
         lines.insert(1, unread(counts, to))
     if found["unlike"]:

@@ -114,7 +114,10 @@ def patterns(name: str, value: Any) -> tuple[str, ...]:
 
 
 def image_size(name: str, value: Any) -> str:
-    """`64` -> '64x64'; 'WxH' and 'native' as they are."""
+    """`64` -> '64x64'; (300, 430), width and height, -> '300x430'; 'WxH' and 'native' as they are."""
+    sides = value if isinstance(value, tuple | list) and len(value) == 2 else ()
+    if sides and all(as_whole(side) is not None for side in sides):
+        value = "x".join(str(as_whole(side)) for side in sides)
     number = as_whole(value)
     if number is not None and 0 < number < 100_000:
         value = str(number)

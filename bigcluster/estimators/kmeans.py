@@ -12,7 +12,8 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Cluster
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from bigcluster.errors import UsageError
+from bigcluster.config.schema import optional, positive, whole_number
+from bigcluster.errors import ConfigError, TooFewSamplesError, UsageError
 from bigcluster.estimators.inputs import each_block, is_dask, rows_of, seed_of
 from bigcluster.estimators.verbose import Told
 from bigcluster.kernels.kmeans.assign import nearest
@@ -24,9 +25,12 @@ from bigcluster.solvers.kmeans.blocks import check_weights
 from bigcluster.solvers.kmeans.fit import N_INIT, check_arguments
 from bigcluster.solvers.kmeans.result import check_algorithm, choose
 from bigcluster.store.row_source import RowSource
+from bigcluster.units import shown
 
 # Kept as they are; anything else, lists among it, becomes the first.
 _KINDS = (np.float64, np.float32, np.uint8, np.int8, np.uint16, np.int16)
+_OTHER_NAMES = {"elkan": "lloyd"}
+"""As scikit-learn calls an algorithm that gives the same. Our Lloyd keeps bounds from as many clusters as they pay."""
 
 
 class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]
@@ -43,6 +47,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
     tol : float, default 1e-4. Relative to the mean variance of the features; compared with the squared center shift.
     random_state : int, RandomState or None. The same int gives the same labels for any chunking, budget and threads.
     algorithm : "auto", "lloyd", "minibatch", "two-level" or "dask-ml". "auto" goes by the shape and n_clusters alone.
+        "elkan" is another name of "lloyd", which has its bounds: both give what Lloyd's iterations give.
     workspace_bytes : int or None. What a dask array's rows and our state may hold in memory between passes; None for
         no limit. Never changes a result.
     verbose : int, default 0. Whether iterations are printed.
@@ -57,7 +62,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
     n_iter_ : int. algorithm_ : the one that ran. distances_ : (n_samples,) float64, Euclidean, to the nearest center.
     n_features_in_ : int.
 
-    Raises InvalidDataError (a ValueError) naming the row that holds NaN or infinity, UsageError for bad arguments.
+    Raises InvalidDataError (a ValueError) naming the row that holds NaN or infinity, UsageError for bad arguments,
+    TooFewSamplesError (a ValueError) for fewer rows than n_clusters.
     """
 
     def __init__(
@@ -87,7 +93,10 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> KMeans:
         """Cluster X, a numpy or dask array of shape (n_samples, n_features). sample_weight : (n_samples,)."""
+        self._check_arguments()
         rows = self._rows(X, reset=True)
+        if rows.shape[0] < self.n_clusters:
+            raise TooFewSamplesError(f"n_samples = {rows.shape[0]} should be >= n_clusters = {self.n_clusters}")
         weights = _weights(sample_weight, rows.shape[0])
         result = self._solve(X, rows, weights)
         assert result.rows is not None
@@ -133,8 +142,18 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
             total += float((sq if weights is None else sq * weights[start : start + len(sq)]).sum())
         return -total
 
+    def _check_arguments(self) -> None:
+        """Raises ConfigError for values of another kind than the parameters have."""
+        whole_number(1)("n_clusters", self.n_clusters)
+        whole_number(1, auto=N_INIT)("n_init", self.n_init)
+        whole_number(1)("max_iter", self.max_iter)
+        positive("tol", self.tol)
+        optional(whole_number(0))("workspace_bytes", self.workspace_bytes)
+        if not isinstance(self.algorithm, str):
+            raise ConfigError(f"algorithm must be a name, such as 'lloyd', not {shown(self.algorithm)}")
+
     def _solve(self, X: Any, rows: RowSource, weights: NDArray[np.float64] | None) -> KMeansFit:
-        name = check_algorithm(self.algorithm)
+        name = check_algorithm(_OTHER_NAMES.get(self.algorithm, self.algorithm))
         if name == "auto":
             name, _ = choose(*rows.shape, self.n_clusters)
         common: dict[str, Any] = {
@@ -154,7 +173,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         told = Told() if self.verbose else None
         common |= {"sample_weight": weights, "on_progress": told}
         if name == "lloyd":
-            n_init: Any = N_INIT if isinstance(self.n_init, str) and self.n_init == "auto" else self.n_init
+            n_init = whole_number(1, auto=N_INIT)("n_init", self.n_init)
             init = self._called(X, rows, n_init, common["seed"]) if callable(self.init) else self.init
             result = fit(rows, self.n_clusters, init=init, n_init=n_init, **common)
         elif not isinstance(self.init, str) or self.init == "random":

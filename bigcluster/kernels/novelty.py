@@ -21,6 +21,8 @@ from numpy.typing import NDArray
 Floats = NDArray[np.float64]
 
 UNUSUAL_PERCENTILE = 95
+LEAST_IMAGES = 20
+"""Of fewer images no one is the 5 % that are most unusual, and each is too much of what is usual among them."""
 DISTANCE_PERCENTILE = 99
 """A distance beyond that of 99 % of the cluster is unusual by itself: few enough of them to leave room for the rest."""
 SHARED_ROWS = 5

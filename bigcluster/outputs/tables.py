@@ -171,7 +171,9 @@ def draw_sweep(rows: list[dict[str, Any]], suggested_k: int | None, reason: str)
         quality.plot(ks, [row[name] for row in rows], marker=".", label=label, color=color)
     quality.set_ylabel("score")
     quality.set_xlabel("k, number of clusters")
-    quality.legend(fontsize=9)
+    quality.xaxis.get_major_locator().set_params(integer=True)
+    # Below the axes: within them it would lie on a curve wherever those fill the plot.
+    figure.legend(loc="outside lower center", ncols=3, fontsize=9)
     for axes in (elbow, quality):
         axes.grid(alpha=0.3)
         if suggested_k is not None:
@@ -190,8 +192,9 @@ class Predicted:
     runner_up: int | None
     """None where there is one cluster only; the margin is then infinite, and both cells stay blank."""
     margin: float
-    novelty: float
-    """How unusual it is: above 1, more so than 95 % of the model's own images. See kernels.novelty."""
+    novelty: float | None
+    """How unusual it is: above 1, more so than 95 % of the model's own images; None where those are too few to tell.
+    See kernels.novelty."""
 
 
 def write_predictions(file: IO[str], listing: Listing, rows: Iterable[tuple[FileRecord, Predicted | None]]) -> None:
@@ -209,4 +212,4 @@ def _cells(name: str, record: FileRecord, found: Predicted | None) -> list[str]:
         return [to_csv_path(name), "-1", "", "", "", record.status, "", ""]
     cells = [to_csv_path(name), str(found.label), f"{found.distance:.6g}"]
     cells += ["", ""] if found.runner_up is None else [str(found.runner_up), f"{found.margin:.6g}"]
-    return [*cells, record.status, "", f"{found.novelty:.6g}"]
+    return [*cells, record.status, "", "" if found.novelty is None else f"{found.novelty:.6g}"]

@@ -23,7 +23,7 @@ from bigcluster.kernels.kmeans.assign import two_nearest
 from bigcluster.kernels.kmeans.centers import Centers, prepare
 from bigcluster.kernels.kmeans.sums import frame_of
 from bigcluster.kernels.linalg.moments import block_moments
-from bigcluster.kernels.novelty import UNUSUAL_PERCENTILE, Novelty, Traits, residual_of, squared_norms
+from bigcluster.kernels.novelty import LEAST_IMAGES, UNUSUAL_PERCENTILE, Novelty, Traits, residual_of, squared_norms
 from bigcluster.outputs.summary import folders_of
 from bigcluster.outputs.tables import Predicted, write_predictions
 from bigcluster.pipeline.job import Job, naming_damage, open_job
@@ -62,6 +62,8 @@ def predict(
 ) -> dict[str, Any]:
     """Label `images` by the model in OUT and write the CSV `to`; returns counts and how unlike the images are.
 
+    `beyond_share` and `unlike` are None where the model has too few images to tell.
+
     careful : (start, stop) of listed rows that an earlier attempt died over.
 
     Images of another size than the model's are resized as its own were; where the model is native, a note says so.
@@ -72,11 +74,15 @@ def predict(
     _check_target(to, images, settings.images, job.out)
     with job.stages.sampler:
         job.stages.sampler.enter("list")
-        listing, spec, counted = _label_all(job, images, to, careful)
+        listing, spec, counted, can_tell = _label_all(job, images, to, careful)
     n_ok = counted["ok"]
     if settings.size == NATIVE and counted["resized"]:
         resized = number_of(counted["resized"], "image", "was", "were")
         job.progress.note(f"{resized} resized to {spec.width}x{spec.height}, the native size of the model's")
+    if not can_tell:
+        job.progress.note(
+            f"the model has fewer than {LEAST_IMAGES} images: too few to tell what is unusual, so novelty stays blank"
+        )
     if n_ok == 0:
         raise NoImagesError(f"not one of {number_of(len(listing), 'listed image')} could be read; see {to}")
     return {
@@ -89,8 +95,8 @@ def predict(
             },
             **folders_of(listing),
         },
-        "beyond_share": counted["beyond"] / n_ok,
-        "unlike": _unlike(counted["beyond"], n_ok),
+        "beyond_share": counted["beyond"] / n_ok if can_tell else None,
+        "unlike": _unlike(counted["beyond"], n_ok) if can_tell else None,
         "close_calls": counted["close"],
         "stages": job.stages.facts,
     }
@@ -98,8 +104,11 @@ def predict(
 
 def _label_all(
     job: Job, images: str, to: str, careful: Sequence[Sequence[int]]
-) -> tuple[Listing, DecodeSpec, Counter[str]]:
-    """List, plan, label, write; returns what was listed, how it was decoded, and counts by status and novelty."""
+) -> tuple[Listing, DecodeSpec, Counter[str], bool]:
+    """List, plan, label, write.
+
+    Returns what was listed, how it was decoded, counts by status and novelty, and whether the model can tell of that.
+    """
     settings, resources = job.settings, job.resources
     outdir.check_is_out(job.out)
     listing = list_images(
@@ -141,7 +150,7 @@ def _label_all(
             with targets.writing(TO, to) as file:
                 write_predictions(file, listing, rows)
                 _check_version(store, version)
-    return listing, spec, counted
+    return listing, spec, counted, model.novelty is not None
 
 
 def _unlike(n_beyond: int, n_ok: int) -> bool:
@@ -181,7 +190,8 @@ class _Model:
     """centers : ready for the nearest two."""
 
     centers: Centers
-    novelty: Novelty
+    novelty: Novelty | None
+    """None where the model has fewer than LEAST_IMAGES images."""
     mean: NDArray[np.float64]
     """(d,)"""
     components: RowSource | None
@@ -226,14 +236,19 @@ def _load_model(job: Job, store: Store) -> _Model:
     exact = store.load("centers")
     centers = prepare(exact, frame_of(block_moments(exact)))
     n_components = exact.shape[1]
+
+    def usual() -> Novelty | None:
+        if int(ingested.ok.sum()) < LEAST_IMAGES:
+            return None
+        return novelty(store, ingested, clustered, job.runtime, job.progress)
+
     if clustered.payload["reduction"] == "none":
-        usual = novelty(store, ingested, clustered, job.runtime, job.progress)
-        return _Model(centers, usual, mean_picture(ingested), None, n_components, 0.0)
+        return _Model(centers, usual(), mean_picture(ingested), None, n_components, 0.0)
     if fit is None or clustered.payload["rows"] != reduce.rows_fingerprint(fit.fingerprint, n_components):
         raise unfinished
-    usual = novelty(store, ingested, clustered, job.runtime, job.progress)
+    found = usual()
     vectors = StoredRows(components(store, ingested, job.runtime, job.progress))
-    return _Model(centers, usual, store.load("mean"), vectors, n_components, fit.payload["score_step"])
+    return _Model(centers, found, store.load("mean"), vectors, n_components, fit.payload["score_step"])
 
 
 def _predicted(
@@ -252,7 +267,7 @@ def _predicted(
             counted[record.status] += 1
             row = next(found) if record.ok else None
             if row is not None:
-                counted["beyond"] += row.novelty > 1
+                counted["beyond"] += row.novelty is not None and row.novelty > 1
                 counted["close"] += row.runner_up is not None and row.margin <= 1e-4 * row.distance
             yield record, row
 
@@ -270,7 +285,8 @@ def _label(pixels: NDArray[np.uint8], model: _Model) -> Iterator[Predicted]:
         residual = residual_of(norm_sq, np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
     two = two_nearest(rows, model.centers)
     distance, second = np.sqrt(two.sq), np.sqrt(two.runner_up_sq)
-    novelty = model.novelty.of(Traits(two.labels, distance, residual, np.sqrt(norm_sq)))
+    traits = Traits(two.labels, distance, residual, np.sqrt(norm_sq))
+    novelty = None if model.novelty is None else model.novelty.of(traits)
     for row in range(len(pixels)):
         runner_up = int(two.runner_up[row])
         yield Predicted(
@@ -278,5 +294,5 @@ def _label(pixels: NDArray[np.uint8], model: _Model) -> Iterator[Predicted]:
             float(distance[row]),
             None if runner_up < 0 else runner_up,
             float(second[row] - distance[row]),
-            float(novelty[row]),
+            None if novelty is None else float(novelty[row]),
         )

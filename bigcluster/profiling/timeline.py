@@ -118,7 +118,7 @@ def _draw(
     ends = [s.time - series[0].time for series in (samples, *others.values()) for s in (series[-1],)]
     axes.set_xlim(0, max(*ends, *(span.stop - first for span in spans), 0.1) * 1.02)
     if others:
-        axes.legend(loc="center right")
+        figure.legend(loc="outside lower center", ncols=len(others) + 1)  # within the axes it would lie on a curve
     figure.draw_without_rendering()  # places the axes: how wide a name is there depends on it
     n_lines = name_spans(axes, spans, first)
     highest = max(budget_bytes, *(s.n_bytes for series in (samples, *others.values()) for s in series)) / MIB

@@ -121,10 +121,12 @@ def draw_quality(path: Path, sweep: Verdict) -> None:
                       label=label)  # fmt: skip
         _mark_suggestion(axes, sweep)
         axes.set(xlabel="k, number of clusters", ylabel="score")
-        axes.legend(loc="best")
+        # Below the axes: within them it would lie on a curve wherever those fill the plot.
+        axes.figure.legend(loc="outside lower center", ncols=3)
 
 
 def _mark_suggestion(axes: Any, sweep: Verdict) -> None:
+    axes.xaxis.get_major_locator().set_params(integer=True)  # of k
     if sweep.suggested_k is not None:
         axes.axvline(sweep.suggested_k, color=_SECOND, linewidth=1, linestyle=(0, (4, 3)))
 
