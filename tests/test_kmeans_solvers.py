@@ -14,9 +14,10 @@ from sklearn.cluster import KMeans as SklearnKMeans
 
 from bigcluster.errors import ConfigError, InvalidDataError, TooFewSamplesError, UsageError
 from bigcluster.runtime.threads import EmbeddedRuntime
-from bigcluster.solvers.kmeans import KMeansFit, Progress, fit, fit_minibatch, fit_two_level, predict
+from bigcluster.solvers.kmeans import KMeansFit, fit, fit_minibatch, fit_two_level, predict
 from bigcluster.solvers.kmeans.seeding import uniforms
 from bigcluster.solvers.kmeans.two_level import shares
+from bigcluster.solvers.progress import FitProgress
 from bigcluster.store.row_source import ArrayRows, DaskRows
 
 Array = NDArray[Any]
@@ -127,7 +128,7 @@ def test_starts_share_passes() -> None:
 @pytest.mark.parametrize("k", [10, 300])
 def test_inertia_never_rises(k: int) -> None:
     x = blobs()
-    seen: list[Progress] = []
+    seen: list[FitProgress] = []
     result = fit(ArrayRows(x), k, init=x[:k], tol=0, on_progress=seen.append)
     path = np.array(result.inertia_path)
     assert (np.diff(path) <= 1e-9 * path[0]).all()

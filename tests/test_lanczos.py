@@ -8,7 +8,7 @@ from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.solvers.pca import Components
 from bigcluster.solvers.pca.eigen import DENSE_LIMIT, TiledMatrix
 from bigcluster.solvers.pca.lanczos import TiledBasis, lanczos_limit, leading_eigenpairs
-from bigcluster.solvers.pca.result import Progress
+from bigcluster.solvers.progress import StepCounter
 from bigcluster.solvers.spill import MemoryTiles, Shelf
 from bigcluster.store.row_source import spans
 
@@ -29,7 +29,7 @@ def test_the_basis_of_noise_restarts_at_its_limit_and_converges(monkeypatch):
     monkeypatch.setattr(TiledBasis, "append", lambda self, blocks: (append(self, blocks), sizes.append(self.size))[0])
     monkeypatch.setattr(TiledBasis, "empty_like", lambda self: (empty_like(self), restarts.append(self))[0])
     total = float(np.trace(gram.astype(np.float64)))
-    runtime, progress = EmbeddedRuntime(2), Progress(1, None)
+    runtime, progress = EmbeddedRuntime(2), StepCounter(1, None)
     pairs = leading_eigenpairs(
         matrix, total, TARGET, shelf=shelf, runtime=runtime, seed=0, progress=progress, with_images=True
     )

@@ -464,7 +464,7 @@ def test_without_variance_all_scores_are_zero(name, target, dtype):
 @pytest.mark.parametrize("name", NAMES)
 def test_progress_reaches_its_total(name):
     seen = []
-    solve(name, pictures(60, 80), 4, on_progress=lambda done, total: seen.append((done, total)))
+    solve(name, pictures(60, 80), 4, on_progress=lambda fit: seen.append((fit.done, fit.total)))
     dones = [done for done, _ in seen]
     assert dones == sorted(dones)
     assert len({total for _, total in seen}) == 1

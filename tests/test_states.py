@@ -240,9 +240,7 @@ def test_a_resumed_fit_tells_what_it_has_behind_it(store: Store, solver: Callabl
             kmeans(solver, 7)(state)
         saved, told = state.load(), list[int]()
         assert saved is not None
-        kmeans(solver, 7, on_progress=lambda event, told=told: told.append(event.iteration))(
-            StageState(store, "stage", "print")
-        )
+        kmeans(solver, 7, on_progress=lambda fit, told=told: told.append(fit.done))(StageState(store, "stage", "print"))
         done = saved.facts["iterations"]
         assert told[0] == (done or 1)
         assert told == sorted(set(told))

@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from bigcluster.solvers.kmeans import KMeansFit, Progress
+from bigcluster.solvers.kmeans import KMeansFit
+from bigcluster.solvers.progress import FitProgress
 
 
 class Told:
     """Prints what a fit does."""
 
     def __init__(self) -> None:
-        self._last: Progress | None = None
+        self._last: FitProgress | None = None
 
-    def __call__(self, progress: Progress) -> None:
+    def __call__(self, progress: FitProgress) -> None:
         if self._last is None:
             print("Initialization complete.")
-        print(f"Iteration {progress.iteration}, inertia {progress.inertia:.6g}, {progress.moved_rows} rows moved.")
+        print(f"Iteration {progress.done}, inertia {progress.inertia:.6g}, {progress.moved_rows} rows moved.")
         self._last = progress
 
     def end(self, result: KMeansFit, tol: float) -> None:

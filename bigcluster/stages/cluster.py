@@ -161,7 +161,7 @@ def _fit(
             common |= {
                 "saving": saving,
                 "row_keys": ingested.row_keys,
-                "on_progress": lambda event: progress.at(event.iteration),
+                "on_progress": lambda fit: progress.at(fit.done),
             }
             if plan.solver == "lloyd":
                 common |= {"n_init": options.n_init}

@@ -208,7 +208,7 @@ def _solve(
             moments=moments,
             runtime=runtime,
             seed=settings.seed,
-            on_progress=progress.at,
+            on_progress=lambda fit: progress.at(fit.done, fit.total),
             saving=saving,
         )
     return fit_pca(
@@ -221,7 +221,7 @@ def _solve(
         gemm=Gemm(settings.gemm.kernel),
         seed=settings.seed,
         moments=moments,
-        on_progress=progress.at,
+        on_progress=lambda fit: progress.at(fit.done, fit.total),
         saving=saving,
     )
 

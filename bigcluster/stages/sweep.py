@@ -117,7 +117,7 @@ def sweep(
                 tol=settings.kmeans.tol,
                 runtime=runtime,
                 workspace_bytes=plan.choices["workspace_bytes"],
-                on_progress=lambda event: progress.at(event.iteration),
+                on_progress=lambda fit: progress.at(fit.done),
                 saving=saving,
             )
         digests = store.save("sweep_centers", np.vstack([row.centers for row in solved.rows]))

@@ -2,7 +2,7 @@
 
 from bigcluster.solvers.kmeans.fit import fit, fit_given, predict
 from bigcluster.solvers.kmeans.minibatch import fit_minibatch
-from bigcluster.solvers.kmeans.result import ALGORITHMS, ArraySink, KMeansFit, Progress, RowSink, choose
+from bigcluster.solvers.kmeans.result import ALGORITHMS, ArraySink, KMeansFit, RowSink, choose
 from bigcluster.solvers.kmeans.sweep import Sweep, SweepRow, sweep
 from bigcluster.solvers.kmeans.two_level import fit_two_level
 
@@ -10,7 +10,6 @@ __all__ = [
     "ALGORITHMS",
     "ArraySink",
     "KMeansFit",
-    "Progress",
     "RowSink",
     "Sweep",
     "SweepRow",

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +20,9 @@ from bigcluster.solvers.kmeans.blocks import Blocks, Survey, check_weights, surv
 from bigcluster.solvers.kmeans.footprint import share_workspace
 from bigcluster.solvers.kmeans.lloyd import Lloyd, Start
 from bigcluster.solvers.kmeans.restarts import SavedStarts, load_starts
-from bigcluster.solvers.kmeans.result import ArraySink, KMeansFit, Progress, RowSink
+from bigcluster.solvers.kmeans.result import ArraySink, KMeansFit, RowSink
 from bigcluster.solvers.kmeans.seeding import PARALLEL_FROM, Keys, initial_centers
+from bigcluster.solvers.progress import OnProgress
 from bigcluster.store.row_source import RowSource
 
 N_INIT = 4  # starts; they share passes over the data
@@ -42,7 +43,7 @@ def fit(
     runtime: Runtime | None = None,
     workspace_bytes: int | None = None,
     sink: RowSink | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: OnProgress | None = None,
     saving: Saving = NOT_SAVING,
 ) -> KMeansFit:
     """Cluster rows by Lloyd's algorithm.

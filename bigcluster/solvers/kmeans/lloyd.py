@@ -21,7 +21,7 @@ from bigcluster.kernels.kmeans.groups import GroupedCenters, Groups, arrange, gr
 from bigcluster.kernels.kmeans.product import tune
 from bigcluster.kernels.kmeans.sums import ClusterSums, Floats, Labels, cluster_sums, exact_sq, moved_sums
 from bigcluster.solvers.kmeans.blocks import Blocks, Survey
-from bigcluster.solvers.kmeans.result import Progress
+from bigcluster.solvers.progress import FitProgress, OnProgress
 
 _OUTSIDE = 4.0  # mean squared way of the centers over that of the rows to their means; from a row as center it is 1
 PRUNE_FROM = 192  # centers; below, a product over all of them costs less than keeping bounds
@@ -68,9 +68,9 @@ class _Outcome:
     sq: Floats | None  # (k,) weighted squared distances by cluster, where asked for
 
 
-def _progress(iteration: int, starts: Sequence[Start], moved_rows: int) -> Progress:
-    live = sum(not start.converged for start in starts)
-    return Progress(iteration, live, min(start.inertia_path[-1] for start in starts), moved_rows)
+def _progress(iteration: int, starts: Sequence[Start], moved_rows: int) -> FitProgress:
+    inertia = min(start.inertia_path[-1] for start in starts)
+    return FitProgress(iteration, inertia=inertia, moved_rows=moved_rows)
 
 
 class Lloyd:
@@ -88,7 +88,7 @@ class Lloyd:
         *,
         max_iter: int,
         tol: float,
-        on_progress: Callable[[Progress], None] | None = None,
+        on_progress: OnProgress | None = None,
         settle: bool = True,
         done: int = 0,
         save: Callable[[Sequence[Start], int], None] = lambda starts, done: None,

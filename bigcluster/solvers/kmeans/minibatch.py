@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -17,8 +16,9 @@ from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
 from bigcluster.solvers.kmeans.fit import check_arguments, check_keys, fewer_than, finish, keeps_bounds, open_rows
 from bigcluster.solvers.kmeans.lloyd import Lloyd, Start
 from bigcluster.solvers.kmeans.restarts import SavedStarts, load_starts
-from bigcluster.solvers.kmeans.result import KMeansFit, Progress, RowSink
+from bigcluster.solvers.kmeans.result import KMeansFit, RowSink
 from bigcluster.solvers.kmeans.seeding import PARALLEL_FROM, initial_centers, sample_rows, sample_size
+from bigcluster.solvers.progress import OnProgress
 from bigcluster.store.row_source import RowSource, spans
 
 EPOCHS = 3
@@ -37,7 +37,7 @@ def fit_minibatch(
     runtime: Runtime | None = None,
     workspace_bytes: int | None = None,
     sink: RowSink | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: OnProgress | None = None,
     saving: Saving = NOT_SAVING,
 ) -> KMeansFit:
     """Three epochs of batches over a sample in hash order, one exact iteration over all rows, the final pass.

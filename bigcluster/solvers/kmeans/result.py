@@ -47,19 +47,6 @@ class ArraySink:
 
 
 @dataclass(frozen=True)
-class Progress:
-    """One event per pass of Lloyd, and one at the start of a resumed fit for what it has behind it.
-
-    live : starts that go on. inertia : of the best start, after its centers moved.
-    """
-
-    iteration: int
-    live: int
-    inertia: float
-    moved_rows: int
-
-
-@dataclass(frozen=True)
 class KMeansFit:
     """centers : (n_clusters, n_columns) float64. counts : (n_clusters,) int64, every one at least 1.
 

@@ -10,7 +10,7 @@ where they do not, starts differ little (0.5 % at most, over seeds, on scores of
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
 from typing import Any
@@ -31,8 +31,8 @@ from bigcluster.solvers.kmeans.fit import check_keys
 from bigcluster.solvers.kmeans.footprint import project_labels_bytes
 from bigcluster.solvers.kmeans.lloyd import PRUNE_FROM, Lloyd, Start
 from bigcluster.solvers.kmeans.restarts import SavedStarts, load_starts
-from bigcluster.solvers.kmeans.result import Progress
 from bigcluster.solvers.kmeans.seeding import Keys, initial_centers, sample_rows, sample_size, uniforms
+from bigcluster.solvers.progress import OnProgress
 from bigcluster.store.row_source import ArrayRows, RowSource
 
 SENSITIVITIES = (1.0, 3.0, 5.0)
@@ -139,7 +139,7 @@ def sweep(
     tol: float = 1e-4,
     runtime: Runtime | None = None,
     workspace_bytes: int | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: OnProgress | None = None,
     saving: Saving = NOT_SAVING,
 ) -> Sweep:
     """Cluster for every k at once; a pass reads each block once for all of them.
@@ -201,7 +201,7 @@ def _fit_all(
     n_init: int,
     max_iter: int,
     tol: float,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: OnProgress | None = None,
     saving: Saving = NOT_SAVING,
 ) -> tuple[dict[int, list[_Runner]], list[Floats], Lloyd]:
     """The finalists of every k that the distinct rows allow; seeds are prefixes of one order per turn."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -14,8 +13,9 @@ from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
 from bigcluster.solvers.kmeans.fit import check_arguments, check_keys, fewer_than, finish, fit, keeps_bounds, open_rows
 from bigcluster.solvers.kmeans.lloyd import Lloyd, Start
 from bigcluster.solvers.kmeans.restarts import SavedStarts, load_starts
-from bigcluster.solvers.kmeans.result import KMeansFit, Progress, RowSink
+from bigcluster.solvers.kmeans.result import KMeansFit, RowSink
 from bigcluster.solvers.kmeans.seeding import fill_up, sample_rows, sample_size
+from bigcluster.solvers.progress import OnProgress
 from bigcluster.store.row_source import ArrayRows, RowSource
 
 FLAT_ITERATIONS = 2  # over all rows and centers, after the split; they measure what the split cost
@@ -33,7 +33,7 @@ def fit_two_level(
     runtime: Runtime | None = None,
     workspace_bytes: int | None = None,
     sink: RowSink | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: OnProgress | None = None,
     saving: Saving = NOT_SAVING,
 ) -> KMeansFit:
     """About sqrt(k) coarse clusters of a sample, each split in proportion to its rows, then two flat iterations.

@@ -22,7 +22,8 @@ from bigcluster.solvers.pca.lanczos import lanczos_steps, leading_eigenpairs
 from bigcluster.solvers.pca.moments import block_rows
 from bigcluster.solvers.pca.operands import Operands
 from bigcluster.solvers.pca.products import ProductPlan, plan_products, symmetric_products
-from bigcluster.solvers.pca.result import Center, Doubles, OnProgress, PCAFit, Progress, Sink, Target
+from bigcluster.solvers.pca.result import Center, Doubles, PCAFit, Sink, Target
+from bigcluster.solvers.progress import OnProgress, StepCounter
 from bigcluster.solvers.spill import Shelf, Tiles
 from bigcluster.store.row_source import RowSource, spans
 
@@ -45,7 +46,7 @@ def fit_covariance(
     mean = center.mean
     operands = Operands(rows, gemm, mean, by_row=False)
     plan = plan_products(n_columns, n_rows, operands.dtype, runtime.threads, workspace_bytes)
-    progress = Progress(plan.steps + lanczos_steps(target, n_columns) + 1, on_progress)
+    progress = StepCounter(plan.steps + lanczos_steps(target, n_columns) + 1, on_progress)
     # Between panels nothing may stay in memory: the next panel takes all of it.
     shelf = Shelf(tiles, workspace_bytes if len(plan.panels) == 1 else 0)
     matrix, total = _scatter(operands, plan, shelf, mean, runtime, progress, saving)
@@ -82,7 +83,7 @@ def _scatter(
     shelf: Shelf,
     mean: Doubles,
     runtime: Runtime,
-    progress: Progress,
+    progress: StepCounter,
     saving: Saving,
 ) -> tuple[TiledMatrix, float]:
     """(X - mean)'(X - mean) in tiles on the shelf, and its trace."""

@@ -12,9 +12,10 @@ from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
 from bigcluster.solvers.pca.covariance import fit_covariance
 from bigcluster.solvers.pca.gram import fit_gram
 from bigcluster.solvers.pca.moments import exact_center, exact_moments, float_center
-from bigcluster.solvers.pca.result import Moments, OnProgress, PCAFit, Target, check_target, within_total
+from bigcluster.solvers.pca.result import Moments, PCAFit, Target, check_target, within_total
 from bigcluster.solvers.pca.subspace import fit_subspace
 from bigcluster.solvers.pca.unit import RescaledRows, rescaled_center, rescaled_fit, unit_exponent
+from bigcluster.solvers.progress import OnProgress
 from bigcluster.solvers.spill import Tiles
 from bigcluster.store.row_source import RowSource
 

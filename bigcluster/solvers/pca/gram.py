@@ -57,13 +57,12 @@ from bigcluster.solvers.pca.result import (
     Center,
     Doubles,
     LeftSink,
-    OnProgress,
     PCAFit,
-    Progress,
     Sink,
     Target,
     Variance,
 )
+from bigcluster.solvers.progress import OnProgress, StepCounter
 from bigcluster.solvers.spill import Shelf, Tiles
 from bigcluster.store.row_source import RowSource, spans
 
@@ -230,7 +229,7 @@ def fit_gram(
     mean = center.mean
     operands = Operands(rows, gemm, mean, by_row=True)
     plan = plan_products(*rows.shape, operands.dtype, runtime.threads, workspace_bytes)
-    progress = Progress(plan.steps + lanczos_steps(target, rows.shape[0]) + 1, on_progress)
+    progress = StepCounter(plan.steps + lanczos_steps(target, rows.shape[0]) + 1, on_progress)
     # Between panels nothing may stay in memory: the next panel takes all of it.
     shelf = Shelf(tiles, workspace_bytes if len(plan.panels) == 1 else 0)
     matrix, total = _centered_gram(operands, plan, shelf, target, workspace_bytes, runtime, progress, saving)
@@ -265,7 +264,7 @@ def _centered_gram(
     target: Target,
     workspace_bytes: int,
     runtime: Runtime,
-    progress: Progress,
+    progress: StepCounter,
     saving: Saving,
 ) -> tuple[TiledMatrix, float]:
     """The Gram matrix of the centered rows, on the shelf, and its trace."""

@@ -24,15 +24,14 @@ from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
 from bigcluster.solvers.pca.moments import block_rows, exact_total_variance
 from bigcluster.solvers.pca.result import (
     Moments,
-    OnProgress,
     PCAFit,
-    Progress,
     Sink,
     Target,
     Variance,
     check_target,
     within_total,
 )
+from bigcluster.solvers.progress import OnProgress, StepCounter
 from bigcluster.store.row_source import RowSource, spans
 
 _COMPONENT_COLUMNS = 1024
@@ -107,7 +106,7 @@ def fit_incremental(
     n_rows, n_columns = rows.shape
     solver = IncrementalPCA(n_components=rank, svd_solver="auto", iterated_power=iterated_power, random_state=seed)
     steps = batches(n_rows, batch_rows, rank)
-    progress = Progress(len(steps) + 1, on_progress)
+    progress = StepCounter(len(steps) + 1, on_progress)
     done = _resume(solver, saving, batch_rows)
     for number, (start, stop) in enumerate(steps[done:], start=done + 1):
         block = da.from_array(rows.read(start, stop).astype(np.float64), chunks=(stop - start, n_columns))

@@ -29,7 +29,8 @@ from bigcluster.solvers.pca.operator import (
     most_applications,
     ritz_bytes,
 )
-from bigcluster.solvers.pca.result import Doubles, Progress, Target
+from bigcluster.solvers.pca.result import Doubles, Target
+from bigcluster.solvers.progress import StepCounter
 from bigcluster.solvers.spill import Shelf
 from bigcluster.store.row_source import spans
 from bigcluster.units import show_bytes
@@ -113,7 +114,7 @@ class Krylov:
         shelf: Shelf,
         workspace_bytes: int,
         runtime: Runtime,
-        progress: Progress,
+        progress: StepCounter,
         saving: Saving,
     ) -> None:
         self.side, self.total, self.target, self.shelf = side, total, target, shelf

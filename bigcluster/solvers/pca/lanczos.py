@@ -47,7 +47,8 @@ from bigcluster.solvers.pca.eigen import (
     times,
     wanted,
 )
-from bigcluster.solvers.pca.result import Components, Doubles, Progress, Target, Variance, usual_components
+from bigcluster.solvers.pca.result import Components, Doubles, Target, Variance, usual_components
+from bigcluster.solvers.progress import StepCounter
 from bigcluster.solvers.spill import Shelf
 from bigcluster.store.row_source import spans
 
@@ -165,7 +166,7 @@ def leading_eigenpairs(
     shelf: Shelf,
     runtime: Runtime,
     seed: int,
-    progress: Progress,
+    progress: StepCounter,
     with_images: bool,
 ) -> Eigenpairs:
     """The eigenpairs that `target` needs, orthonormal to float32; total : the trace, exact.
@@ -185,7 +186,7 @@ class _Lanczos:
         target: Target,
         shelf: Shelf,
         runtime: Runtime,
-        progress: Progress,
+        progress: StepCounter,
         *,
         with_images: bool,
     ) -> None:

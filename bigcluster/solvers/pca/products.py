@@ -39,7 +39,7 @@ from bigcluster.kernels.linalg.gemm import MAX_TERMS
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import Saving
 from bigcluster.solvers.pca.operands import STRIP, Array, Block, Operands
-from bigcluster.solvers.pca.result import Progress
+from bigcluster.solvers.progress import StepCounter
 from bigcluster.store.row_source import spans
 
 Sums = dict[tuple[int, int], Array]
@@ -259,7 +259,7 @@ def _panel_bytes(sizes: list[int], first: int, last: int, terms: int, accumulato
 
 
 def symmetric_products(
-    operands: Operands, plan: ProductPlan, runtime: Runtime, progress: Progress, saving: Saving
+    operands: Operands, plan: ProductPlan, runtime: Runtime, progress: StepCounter, saving: Saving
 ) -> Iterator[tuple[int, int, Array]]:
     """(j, i, tile) of the lower triangle, i <= j: the sums of left[j] right[i] over the whole contraction.
 

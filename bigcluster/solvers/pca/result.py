@@ -15,7 +15,6 @@ from numpy.typing import NDArray
 from bigcluster.errors import ConfigError, InvalidDataError, TooFewSamplesError
 
 Doubles = NDArray[np.float64]
-OnProgress = Callable[[int, int], None]
 
 # The most that rounding may add, as a share of the total variance: a hundred times what 8-bit vectors add.
 _ROUNDING = 1e-2
@@ -154,28 +153,6 @@ class PCAFit:
     def close(self) -> None:
         """Delete the tiles behind scores and components; neither can be written afterwards."""
         self._close()
-
-
-class Progress:
-    """Counts finished units of work; the total is known from the start and reached at the end."""
-
-    def __init__(self, total: int, listener: OnProgress | None) -> None:
-        self._done = 0
-        self._total = total
-        self._listener = listener
-
-    def step(self, units: int = 1) -> None:
-        """Some units more; work that was not foreseen does not pass the total."""
-        self._done = min(self._done + units, self._total - 1)
-        self._tell()
-
-    def finish(self) -> None:
-        self._done = self._total
-        self._tell()
-
-    def _tell(self) -> None:
-        if self._listener is not None:
-            self._listener(self._done, self._total)
 
 
 def within_total(eigenvalues: Doubles, n_components: int, total: float) -> Doubles:

@@ -46,7 +46,8 @@ from bigcluster.solvers.pca.blocks import Blocks
 from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone, wanted
 from bigcluster.solvers.pca.krylov import LEAST_APPLICATIONS, Krylov
 from bigcluster.solvers.pca.operator import Side, project_terms, projection_bytes, ritz_bytes
-from bigcluster.solvers.pca.result import Center, Doubles, OnProgress, PCAFit, Progress, Sink, Target, Variance
+from bigcluster.solvers.pca.result import Center, Doubles, PCAFit, Sink, Target, Variance
+from bigcluster.solvers.progress import OnProgress, StepCounter
 from bigcluster.solvers.spill import Shelf, Tiles
 from bigcluster.store.row_source import RowSource
 
@@ -235,7 +236,7 @@ def fit_subspace(
     Raises VarianceNotReachedError where the basis cannot be extended to what `target` asks for.
     """
     n_rows = rows.shape[0]
-    progress = Progress(LEAST_APPLICATIONS + 2, on_progress)
+    progress = StepCounter(LEAST_APPLICATIONS + 2, on_progress)
     shelf = Shelf(tiles, 0)
     side = Side(rows, center.mean, gemm)
     total = center.total_variance * (n_rows - 1)
