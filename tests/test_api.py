@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 
 import bigcluster as bc
 from bigcluster import api
-from bigcluster.config import KEYS, flatten
+from bigcluster.config import KEYS, flatten, parse_ks
 from bigcluster.errors import BigclusterError, ConfigError, OutError, UsageError
 from bigcluster.outputs.frames import NUMBERS_OF_IMAGES, NUMBERS_OF_LABELS, read_table
 from bigcluster.outputs.tables import IMAGE_COLUMNS, LABEL_COLUMNS
@@ -52,7 +52,7 @@ def test_whole_numbers_of_numpy_are_numbers(images: Path, kind: Callable[[int], 
     assert all(type(found[name]) in (int, str) for name in found if name in values or name == "k")
     assert api.resources("1GiB", kind(2)) == api.resources("1GiB", 2)
     assert type(api.resources("1GiB", kind(2)).threads) is int
-    assert api.parse_ks("k", kind(3)) == (3,)
+    assert parse_ks("k", kind(3)) == (3,)
 
 
 @pytest.mark.parametrize("kind", [np.float32, np.float64, np.float16])

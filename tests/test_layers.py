@@ -90,7 +90,7 @@ def imports(path: Path) -> Iterator[tuple[int, str]]:
             yield from ((node.lineno, alias.name) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0, f"{path}:{node.lineno}: imports are absolute"
-            # `from bigcluster import memory` imports bigcluster.planning.footprint.
+            # `from bigcluster import api` imports bigcluster.api.
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
                 is_module = (CHECKOUT / inner.replace(".", "/")).with_suffix(".py").is_file()

@@ -105,7 +105,7 @@ def test_a_process_that_is_killed_leaves_nothing(folder: Path) -> None:
     path = folder / "x.csv"
     path.write_text("old")
     code = (
-        "import sys, time; from bigcluster import targets\n"
+        "import sys, time; from bigcluster.files import targets\n"
         "with targets.writing('--to', sys.argv[1]) as file:\n"
         "    file.write('half'); file.flush(); print('there', flush=True); time.sleep(60)"
     )
@@ -202,7 +202,7 @@ def test_a_write_protected_file_is_refused_to_everybody(folder: Path, permission
     with pytest.raises(UsageError, match="write-protected"):  # root too
         write(path)
     assert path.read_text() == "old"
-    code = "import sys; from bigcluster import targets; targets.check('--to', sys.argv[1])"
+    code = "import sys; from bigcluster.files import targets; targets.check('--to', sys.argv[1])"
     closed = folder / "closed"
     closed.mkdir()
     (closed / "mine").write_text("old")

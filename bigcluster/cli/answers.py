@@ -93,20 +93,3 @@ def listening(*, quiet: bool) -> Iterator[Listener]:
             shown(event)
 
         yield both
-
-
-def say_kept(kept: dict[str, Any] | None, settings: Any, given: set[str], listener: Listener) -> None:
-    """Name the settings that are in force because the last run had them. given : names of those of this call."""
-    from bigcluster.config import KEYS, flatten
-    from bigcluster.runtime.events import Note
-
-    now = flatten(settings)
-    used = [
-        f"{name} = {json.dumps(value, ensure_ascii=False) if isinstance(value, tuple | list) else value}"
-        for name, value in (kept or {}).items()
-        if name != "images" and name not in given and now.get(name) == value and KEYS[name].default != value
-    ]
-    if used:
-        listener(
-            Note(f"kept from the last run: {', '.join(used)} (--fresh ignores {'it' if len(used) == 1 else 'them'})")
-        )

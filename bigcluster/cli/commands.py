@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bigcluster.cli.answers import listening, say, say_kept, stdout, tell
+from bigcluster.cli.answers import listening, say, stdout, tell
 from bigcluster.cli.options import (
     AsJson,
     Components,
@@ -33,8 +33,11 @@ from bigcluster.cli.options import (
     Workers,
     number,
 )
-from bigcluster.errors import ConfigError, UsageError
+from bigcluster.errors import UsageError
 from bigcluster.units import printable
+
+if TYPE_CHECKING:
+    from bigcluster.planning.plan import Plan
 
 EXIT_DAMAGED = 1
 EXIT_SOME_UNREAD = 3
@@ -92,36 +95,32 @@ def run(
     log: Log = None,
 ) -> None:
     """Cluster the images. The same command again resumes, or reuses what still holds."""
-    flags = {
+    from bigcluster import api
+    from bigcluster.cli import display
+
+    settings: dict[str, Any] = {
+        "n_clusters": k,
         "exclude": exclude,
-        "k": k,
         "features": features,
         "size": size,
         "variance": variance,
         "components": components,
         "link": link,
         "seed": seed,
+        "memory": memory,
+        "workers": workers,
+        "config": config,
+        "set": sets,
+        "fresh": fresh,
     }
-    from bigcluster import api, outdir
-
-    settings = api.resolve_settings(images, out, flags=flags, sets=tuple(sets or ()), config=config, fresh=fresh)
-    resources = api.resources(memory, workers)
     if dry_run:
-        _show_plan(settings, resources, as_json)
+        with listening(quiet=True) as listener:
+            planned = api.plan(images, out, listener=listener, **settings)
+        _show_plan(planned, as_json)
         return
-    from bigcluster.cli import display
-    from bigcluster.config import parse_sets
-    from bigcluster.runtime.supervisor import supervise
-
-    folder = settings.out
-    assert folder is not None
     with listening(quiet=quiet) as listener:
-        kept = None if fresh or config else outdir.kept_values(folder)
-        given = {name for name, value in flags.items() if value is not None} | set(parse_sets(sets or ()))
-        say_kept(kept, settings, given, listener)
-        for note in api.budget_notes(resources):
-            listener(note)
-        summary = supervise("run", settings, resources, listener=listener, replace=replace, rehash=rehash)
+        finished = api.run(images, out, replace=replace, rehash=rehash, listener=listener, **settings)
+    summary, folder = finished.summary, out or str(finished.out)
     tell(summary, as_json, lambda: display.print_summary(summary, folder, stdout()), quiet=quiet)
     _leave_with(summary["counts"], f"{folder}/images.csv", quiet)
 
@@ -155,30 +154,28 @@ def plan(
     as_json: AsJson = False,
 ) -> None:
     """Show what `run` would do: stages, solvers, bytes, disk, time, memory. Nothing is decoded or written."""
-    flags = {
-        "exclude": exclude,
-        "k": k,
-        "features": features,
-        "size": size,
-        "variance": variance,
-        "components": components,
-    }
     from bigcluster import api
-    from bigcluster.units import parse_count
 
-    if count is not None and images is not None:
-        raise ConfigError(f"--images {count} plans for pictures that are not there; leave out {images}, or --images")
-    settings = api.resolve_settings(
-        images,
-        out,
-        flags=flags,
-        sets=tuple(sets or ()),
-        config=config,
-        fresh=fresh,
-        needs=("images",) if count is None else (),
-    )
-    resources = api.resources(memory, workers) if scheduler is None else api.cluster_resources(memory, workers)
-    _show_plan(settings, resources, as_json, n_images=None if count is None else parse_count(count))
+    with listening(quiet=True) as listener:
+        planned = api.plan(
+            images,
+            out,
+            n_clusters=k,
+            memory=memory,
+            workers=workers,
+            config=config,
+            set=sets,
+            fresh=fresh,
+            n_images=count,
+            scheduler=scheduler,
+            listener=listener,
+            exclude=exclude,
+            features=features,
+            size=size,
+            variance=variance,
+            components=components,
+        )
+    _show_plan(planned, as_json)
 
 
 @app.command()
@@ -195,12 +192,10 @@ def sweep(
     """Elbow, silhouettes and stability for every k, on the stored scores, in shared passes: OUT/sweep.csv, .png."""
     from bigcluster import api
     from bigcluster.cli import display
-    from bigcluster.runtime.supervisor import supervise
 
-    settings, ks = api.resolve_sweep(out, k, sets=tuple(sets or ()))
     with listening(quiet=quiet) as listener:
-        found = supervise("sweep", settings, api.resources(memory, workers), listener=listener, ks=ks)
-    tell(found, as_json, lambda: display.print_sweep(found, out, stdout()), quiet=quiet)
+        suggestion = api.sweep(out, k, memory=memory, workers=workers, set=sets, listener=listener)
+    tell(suggestion, as_json, lambda: display.print_sweep(suggestion, out, stdout()), quiet=quiet)
 
 
 @app.command()
@@ -219,17 +214,13 @@ def predict(
     from bigcluster import api
     from bigcluster.cli import display
     from bigcluster.files import targets
-    from bigcluster.files.paths import local_path
-    from bigcluster.runtime.supervisor import supervise
 
-    settings = api.stored_settings(out, exclude=exclude)
-    given, path = local_path("IMAGES", images), targets.named("--to", to)
-    if log is not None and os.path.realpath(log) == os.path.realpath(path):
+    if log is not None and os.path.realpath(log) == os.path.realpath(targets.named("--to", to)):
         raise UsageError(f"--log and --to are the same file ({to}); give two")
     with listening(quiet=quiet) as listener:
-        found = supervise("predict", settings, api.resources(memory, workers), listener=listener, images=given, to=path)
-    tell(found, as_json, lambda: display.print_prediction(found, to, stdout()), quiet=quiet)
-    _leave_with(found["counts"], to, quiet)
+        prediction = api.predict(out, images, to, exclude=exclude, memory=memory, workers=workers, listener=listener)
+    tell(prediction, as_json, lambda: display.print_prediction(prediction, to, stdout()), quiet=quiet)
+    _leave_with(prediction["counts"], to, quiet)
 
 
 @app.command()
@@ -245,15 +236,11 @@ def verify(
     """Check digests, counts, labels, folders and model; exit 1 on any damage, which the next run makes good."""
     from bigcluster import api
     from bigcluster.cli import display
-    from bigcluster.config import Settings
-    from bigcluster.files.paths import local_path
-    from bigcluster.runtime.supervisor import supervise
 
     with listening(quiet=quiet) as listener:
-        settings, resources = Settings(out=local_path("OUT", out)), api.resources(memory, workers)
-        found = supervise("verify", settings, resources, listener=listener, quick=quick)
-    tell(found, as_json, lambda: display.print_verified(found, out, stdout()), quiet=quiet and found["ok"])
-    if not found["ok"]:
+        verdict = api.verify(out, quick=quick, memory=memory, workers=workers, listener=listener)
+    tell(verdict, as_json, lambda: display.print_verified(verdict, out, stdout()), quiet=quiet and verdict["ok"])
+    if not verdict["ok"]:
         raise typer.Exit(EXIT_DAMAGED)
 
 
@@ -285,32 +272,33 @@ def profile(
     log: Log = None,
 ) -> None:
     """`run` under memory-profiler: OUT/profile with a .dat for mprof, and the timeline as CSV and PNG."""
-    flags = {
-        "exclude": exclude,
-        "k": k,
-        "features": features,
-        "size": size,
-        "variance": variance,
-        "components": components,
-        "seed": seed,
-    }
-    from bigcluster import api, profiling
+    from bigcluster import api
     from bigcluster.cli import display
-    from bigcluster.units import parse_bytes
 
-    settings = api.resolve_settings(images, out, flags=flags, sets=tuple(sets or ()), config=config, fresh=fresh)
     with listening(quiet=quiet) as listener:
-        found = profiling.profile(
-            settings,
-            api.resources(memory, workers),
-            compare=tuple(compare or ()),
-            limit_bytes=None if limit is None else parse_bytes(limit, "limit"),
+        profiled = api.profile(
+            images,
+            out,
+            n_clusters=k,
+            memory=memory,
+            workers=workers,
+            config=config,
+            set=sets,
+            fresh=fresh,
             replace=replace,
+            compare=compare or (),
+            limit=limit,
             quiet=quiet,
             listener=listener,
+            exclude=exclude,
+            features=features,
+            size=size,
+            variance=variance,
+            components=components,
+            seed=seed,
         )
-    tell(found.to_json(), as_json, lambda: display.print_profile(found, stdout()), quiet=quiet)
-    _leave_with(found.summary["counts"], f"{settings.out}/images.csv", quiet)
+    tell(profiled.to_json(), as_json, lambda: display.print_profile(profiled, stdout()), quiet=quiet)
+    _leave_with(profiled.summary["counts"], f"{out or profiled.folder.parent}/images.csv", quiet)
 
 
 @app.command()
@@ -327,12 +315,10 @@ def report(
 ) -> None:
     """Write the report anew: pages to look at, from what OUT holds. They open from disk, in any browser."""
     from bigcluster import api
-    from bigcluster.runtime.supervisor import supervise
 
-    settings = api.resolve_report(out, sets=tuple(sets or ()))
     with listening(quiet=quiet) as listener:
-        found = supervise("report", settings, api.resources(memory, workers), listener=listener)
-    tell(found, as_json, lambda: print(printable(f"look at: {found['report']}")), quiet=quiet)
+        written = api.report(out, memory=memory, workers=workers, set=sets, listener=listener)
+    tell(written, as_json, lambda: print(printable(f"look at: {written['report']}")), quiet=quiet)
 
 
 @app.command()
@@ -371,20 +357,9 @@ def _leave_with(counts: dict[str, Any], file: str, quiet: bool) -> None:
         raise typer.Exit(EXIT_SOME_UNREAD)
 
 
-def _show_plan(settings: Any, resources: Any, as_json: bool, n_images: int | None = None) -> None:
+def _show_plan(planned: Plan, as_json: bool) -> None:
+    """Print it; a plan that does not fit its budget is an error after that."""
     from bigcluster.cli import display
 
-    if n_images is None:
-        from bigcluster.runtime.supervisor import supervise
-
-        with listening(quiet=True) as listener:
-            values = supervise("plan", settings, resources, listener=listener)
-        from bigcluster.planning.plan import Plan
-
-        found = Plan.from_json(values)
-    else:
-        from bigcluster.pipeline.plan import estimated, plan_absent
-
-        found = estimated(plan_absent(settings, n_images, resources), settings)
-    tell(found.to_json(), as_json, lambda: display.print_plan(found, stdout()), kept=False)
-    found.check()
+    tell(planned.to_json(), as_json, lambda: display.print_plan(planned, stdout()), kept=False)
+    planned.check()

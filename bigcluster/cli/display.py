@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bigcluster.outputs.summary import memory_lines
-from bigcluster.runtime.events import Event, Listener, Note, StageAdvanced, StageFinished, StageStarted
+from bigcluster.runtime.events import RESULT, Event, Listener, Note, StageAdvanced, StageFinished, StageStarted
 from bigcluster.units import counted, printable, show_bytes, show_count, show_seconds
 
 PLAIN_SECONDS = 5.0
@@ -56,7 +56,7 @@ class Plain:
                 self._say(f"{event.stage}: {done}, {rate:,.0f}/s, {left} left")
             case StageFinished():
                 self._say(_finished(event, self._stage))
-            case Note():
+            case Note(level=level) if level != RESULT:
                 self._say(_note(event))
             case _:
                 pass
@@ -111,7 +111,7 @@ def _live(console: Console) -> Iterator[Listener]:
                         bars.remove_task(task)
                         task = None
                     bars.console.print(Text(printable(_finished(event, stage))))
-                case Note():
+                case Note(level=level) if level != RESULT:
                     style = "yellow" if event.level == "warning" else ""
                     bars.console.print(Text(printable(_note(event)), style=style))
                 case _:

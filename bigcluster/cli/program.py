@@ -17,6 +17,7 @@ from bigcluster.cli.commands import app
 from bigcluster.errors import BigclusterError, ConfigError
 from bigcluster.runtime.failures import plainly
 from bigcluster.runtime.processes import set_for_us
+from bigcluster.runtime.sampler import count_whole_process
 from bigcluster.runtime.signals import end_as_interrupted
 
 EXIT_FAILED = 1
@@ -28,6 +29,7 @@ def main() -> None:
     """The console script: errors become one line and their exit code."""
     out, _ = streams.guard()
     end_as_interrupted()
+    count_whole_process()
     # This process multiplies nothing large. OpenBLAS interrupts it where the system starts no thread.
     set_for_us("OPENBLAS_NUM_THREADS", "1")
     try:

@@ -40,13 +40,17 @@ class StageFinished:
     reused: bool
 
 
+RESULT = "result"
+"""The level of a note that is part of the result: the command line prints it there, so its listeners pass it over."""
+
+
 @dataclass(frozen=True)
 class Note:
     """One line for the person: something decided, kept or worth knowing."""
 
     text: str
     level: str = "info"
-    """info or warning."""
+    """info, warning, or RESULT."""
 
 
 @dataclass(frozen=True)

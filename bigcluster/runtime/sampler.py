@@ -54,6 +54,15 @@ class Held(NamedTuple):
     """VmHWM: the largest resident size that the process ever had."""
 
 
+class _WholeProcess:
+    counts: bool = False
+
+
+def count_whole_process() -> None:
+    """Say that this process exists for its job alone, as the command line's does: all that it holds counts."""
+    _WholeProcess.counts = True
+
+
 @dataclass(frozen=True)
 class Caller:
     """The process tree whose memory a budget covers, and what of it does not count: what it held before the job."""
@@ -64,7 +73,9 @@ class Caller:
 
     @classmethod
     def now(cls) -> Caller:
-        """This process, with what it and its children hold at this moment."""
+        """This process, with what it and its children hold at this moment; none of it where all of it counts."""
+        if _WholeProcess.counts:
+            return cls(os.getpid())
         metric = memory_metric()
         before = {}
         for process in _tree_of(os.getpid()):

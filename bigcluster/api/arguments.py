@@ -1,0 +1,167 @@
+"""What a call gives -- flags, settings by dotted name, a config, a budget -- resolved into Settings and Resources."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bigcluster import outdir
+from bigcluster.config import KEYS, Settings, flatten, parse_ks, parse_sets, resolve
+from bigcluster.errors import ConfigError
+from bigcluster.files.paths import local_path
+from bigcluster.pipeline import image_list
+from bigcluster.runtime.events import Note
+from bigcluster.units import as_whole, parse_bytes, show_bytes, shown
+
+if TYPE_CHECKING:
+    from bigcluster.runtime.resources import Resources
+
+PathLike = str | os.PathLike[str]
+Images = PathLike | Iterable[PathLike]
+"""A folder, a glob or a manifest; a list of paths; or a pandas.DataFrame with a column `path`."""
+Sets = Mapping[str, Any] | Sequence[str] | None
+"""Settings by dotted name: {"kmeans.n_init": 8}, or ["kmeans.n_init=8"] as the command line takes them."""
+
+
+def dotted(sets: Sets) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """(values by name, texts "KEY=VALUE") of what `set` was given. Raises ConfigError for anything else."""
+    if sets is None:
+        return {}, ()
+    if isinstance(sets, Mapping) and all(isinstance(name, str) for name in sets):
+        return dict(sets), ()
+    if isinstance(sets, list | tuple) and all(isinstance(text, str) for text in sets):
+        return {}, tuple(sets)
+    raise ConfigError(f'set must be a dict of settings, such as {{"kmeans.n_init": 8}}, not {shown(sets)}')
+
+
+def texts(sets: Sets) -> tuple[str, ...]:
+    """The same as texts "KEY=VALUE" alone."""
+    values, given = dotted(sets)
+    return tuple(f"{name}={value}" for name, value in values.items() if value is not None) + given
+
+
+def names(option: str, value: Any) -> tuple[str, ...]:
+    """Some words, or a single one. Raises ConfigError for anything else."""
+    words = (value,) if isinstance(value, str) else value
+    if not (isinstance(words, Sequence) and all(isinstance(word, str) for word in words)):
+        raise ConfigError(f"{option} must be a list of names, not {shown(value)}")
+    return tuple(words)
+
+
+def resolve_settings(
+    images: Images | None,
+    out: PathLike | None,
+    *,
+    flags: dict[str, Any],
+    sets: tuple[str, ...] = (),
+    config: PathLike | None = None,
+    fresh: bool = False,
+    needs: tuple[str, ...] = ("images", "out", "k"),
+) -> Settings:
+    """Merge what was given with a config or with what OUT kept. Raises ConfigError where one of `needs` is missing."""
+    of_paths = image_list.is_list(images)
+    paths = {
+        name: None if path is None else local_path(name.upper(), path)
+        for name, path in (("images", None if of_paths else images), ("out", out))
+    }
+    kept = None if fresh or paths["out"] is None else outdir.kept_values(paths["out"])
+    resolved = resolve(
+        flags={**paths, **flags},
+        sets=sets,
+        config=None if config is None else local_path("--config", config),
+        kept=kept,
+    )
+    if of_paths:
+        resolved = image_list.keeping_list(resolved)
+    for name in needs:
+        if getattr(resolved, name) is None:
+            raise ConfigError(
+                f"{name if name == 'k' else name.upper()} is missing: bigcluster run IMAGES --out OUT -k 10"
+            )
+    return resolved
+
+
+def kept_notes(
+    out: PathLike, settings: Settings, flags: Mapping[str, Any], sets: tuple[str, ...], *, config: Any, fresh: bool
+) -> list[Note]:
+    """A note that names the settings which are in force because the last run in OUT had them."""
+    earlier = None if fresh or config is not None else outdir.kept_values(local_path("OUT", out))
+    of_this_call = {name for name, value in flags.items() if value is not None} | set(parse_sets(sets))
+    now = flatten(settings)
+    used = [
+        f"{name} = {json.dumps(value, ensure_ascii=False) if isinstance(value, tuple | list) else value}"
+        for name, value in (earlier or {}).items()
+        if name != "images" and name not in of_this_call and now.get(name) == value and KEYS[name].default != value
+    ]
+    if not used:
+        return []
+    return [Note(f"kept from the last run: {', '.join(used)} (--fresh ignores {'it' if len(used) == 1 else 'them'})")]
+
+
+def resolve_sweep(out: PathLike, k: int | str, *, sets: tuple[str, ...] = ()) -> tuple[Settings, tuple[int, ...]]:
+    """The settings that OUT kept, and the numbers of clusters to sweep. `sets` may name seed and kmeans.* alone."""
+    for name in parse_sets(sets):
+        if name != "seed" and not name.startswith("kmeans."):
+            raise ConfigError(f"a sweep takes the stored scores: --set may name seed and kmeans.*, not {name}")
+    return stored_settings(out, sets=sets), parse_ks("k", k)
+
+
+def resolve_report(out: PathLike, *, sets: tuple[str, ...] = ()) -> Settings:
+    """The settings that OUT kept; `sets` may name report.* alone."""
+    for name in parse_sets(sets):
+        if not name.startswith("report."):
+            raise ConfigError(f"a report shows what OUT holds: --set may name report.*, not {name}")
+    return stored_settings(out, sets=sets)
+
+
+def stored_settings(
+    out: PathLike, *, sets: tuple[str, ...] = (), exclude: Sequence[str] | str | None = None
+) -> Settings:
+    """The settings that OUT kept, with another `exclude` where one is given. Raises RunNotFoundError."""
+    out = local_path("OUT", out)
+    kept = outdir.kept_values(out)
+    if kept is None:
+        raise outdir.no_run(out)
+    return resolve(flags={"out": out, "exclude": exclude}, sets=sets, config=None, kept=kept)
+
+
+def resources(memory: str | None, workers: int | None) -> Resources:
+    """The budget and threads of one call. Without `memory`, half of what the process may use."""
+    from bigcluster.runtime.blas import available_cores
+    from bigcluster.runtime.resources import Resources, allowed_memory
+
+    n_threads = available_cores() if workers is None else _workers(workers)
+    budget = parse_bytes(memory) if memory is not None else allowed_memory().n_bytes // 2
+    return Resources(budget, n_threads, budget_given=memory is not None)
+
+
+def cluster_resources(memory: str | None, workers: int | None) -> Resources:
+    """What the joined workers of a cluster would have, for a plan: one thread and the budget each."""
+    from bigcluster.runtime.resources import Resources
+
+    if workers is None or memory is None:
+        raise ConfigError("--scheduler needs --workers and --memory: how many there are, and what each may hold")
+    return Resources(parse_bytes(memory), 1, workers=_workers(workers), joined=True)
+
+
+def _workers(workers: Any) -> int:
+    number = as_whole(workers)
+    if number is None or number < 1:
+        raise ConfigError(f"workers must be a whole number of at least 1, not {shown(workers)}")
+    return number
+
+
+def budget_notes(resources: Resources) -> list[Note]:
+    """What a person should know of the budget before a run."""
+    from bigcluster.runtime.resources import allowed_memory
+
+    allowed = allowed_memory()
+    if not resources.budget_given:
+        budget = show_bytes(resources.budget_bytes)
+        return [Note(f"memory budget: {budget}, half of what this process may use: {allowed.shown}")]
+    if resources.budget_bytes > allowed.n_bytes:
+        text = f"the budget is {show_bytes(resources.budget_bytes)}, but this process may use {allowed.shown}"
+        return [Note(f"{text}: nothing holds the run to what is there", "warning")]
+    return []
