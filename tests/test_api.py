@@ -200,6 +200,28 @@ def test_a_list_of_paths_is_a_manifest_that_out_keeps(
     assert list(longer.predict([images / "p005.png", *expected], tmp_path / "p.csv")["path"])[1:] == expected
 
 
+def test_verify_reads_the_list_that_out_keeps(images: Path, tmp_path: Path, cli: Cli) -> None:
+    out = tmp_path / "out"
+    given = [images / "p000.png", images / "p001.png"]
+    run = bc.run(given, out, **FAST)
+    assert run.verify()["ok"]
+    kept = out / "manifest.csv"
+    whole = kept.read_bytes()
+    kept.write_bytes(whole.replace(b"p001", b"p002"))
+    found = run.verify()
+    (damage,) = found["damaged"]
+    assert (damage["file"], damage["stage"], found["redo"]) == ("manifest.csv", "manifest", [])
+    assert "move it away" in damage["what"]
+    kept.unlink()
+    ran = cli("verify", out)
+    assert ran.code == 1
+    assert "damaged: manifest.csv is gone: give the list of images to bc.run again" in ran.out
+    assert "anew" not in ran.out
+    bc.run(given, out, **FAST)
+    assert kept.read_bytes() == whole
+    assert run.verify()["ok"]
+
+
 def test_a_manifest_of_somebody_in_out_is_kept(images: Path, tmp_path: Path) -> None:
     out = tmp_path / "out"
     bc.run([images / "p000.png", images / "p001.png"], out, **FAST)

@@ -261,3 +261,27 @@ def test_the_floors_in_the_readme_are_those_of_the_code() -> None:
     for name, floor in footprint.FLOORS.items():
         (row,) = [line for line in readme.splitlines() if line.startswith(f"| {name} |")]
         assert row.split("|")[2].strip() == show_bytes(floor)
+
+
+@pytest.mark.parametrize("budget", [300 * MIB, GIB])
+def test_the_process_that_reads_a_parquet_manifest_is_in_the_plan(budget: int) -> None:
+    of_csv, of_parquet = (
+        make_plan(settings_from({"k": 5, "images": images}), 1000, (16, 16), Resources(budget, 2)).stage("output")
+        for images in ("/a/list.csv", "/a/list.parquet")
+    )
+    more = of_parquet.projected_bytes - of_csv.projected_bytes
+    least = footprint.PARQUET_CHILD_BYTES + 16 * MIB
+    assert least <= more <= footprint.PARQUET_CHILD_BYTES + 64 * MIB
+
+
+def test_a_run_of_a_parquet_manifest_stays_within_what_was_planned(tmp_path: Path, cli: Cli) -> None:
+    pandas = pytest.importorskip("pandas")
+    pytest.importorskip("pyarrow", reason="the parquet extra is not installed")
+    names = [file.name for file in write_pictures(tmp_path, 60)]
+    table = pandas.DataFrame({"path": names, "note": [f"{name} " * 2000 for name in names]})
+    table.to_parquet(tmp_path / "list.parquet")
+    out = tmp_path / "o"
+    ran = cli("run", tmp_path / "list.parquet", "--out", out, "-k", 3, "--size", 16, "--memory", "512MiB", "--json")
+    assert ran.code == 0, ran.err
+    for name, facts in json.loads(ran.out)["stages"].items():
+        assert facts["measured_peak_bytes"] <= (facts["projected_peak_bytes"] or 512 * MIB), name

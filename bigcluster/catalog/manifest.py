@@ -10,12 +10,20 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
-from bigcluster.catalog.manifest_rows import AUTO, PARQUET_BYTES, PATH_COLUMN, Row, csv_rows, parquet_rows
+from bigcluster.catalog.manifest_rows import (
+    AUTO,
+    PARQUET_BYTES,
+    PARQUET_SUFFIX,
+    PATH_COLUMN,
+    Row,
+    csv_rows,
+    parquet_rows,
+)
 from bigcluster.errors import InputChangedError, UsageError
 from bigcluster.files.paths import is_url
 from bigcluster.units import printable
 
-MANIFEST_SUFFIXES = (".csv", ".parquet")
+MANIFEST_SUFFIXES = (".csv", PARQUET_SUFFIX)
 _ROWS_COMPARED = 256
 """Rows that are read again at a time: held until they are known to be those that were listed."""
 _MOST_COLUMNS = 4096
@@ -36,7 +44,7 @@ class Manifest:
         self.path = path
         self._encoding = encoding
         of_parquet = partial(parquet_rows, limit_bytes=parquet_bytes)
-        self._reader = of_parquet if path.suffix.lower() == ".parquet" else csv_rows
+        self._reader = of_parquet if path.suffix.lower() == PARQUET_SUFFIX else csv_rows
         line, self._header = next(self._reader(path, encoding))
         self._check_columns()
         if PATH_COLUMN not in self._header:

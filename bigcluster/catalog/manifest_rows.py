@@ -22,6 +22,7 @@ from bigcluster.runtime.processes import start_python
 from bigcluster.units import MIB, show_bytes
 
 PATH_COLUMN = "path"
+PARQUET_SUFFIX = ".parquet"
 AUTO = "auto"
 """The encoding of a file that says itself: by a byte order mark, or by being UTF-8."""
 _DELIMITERS = (",", ";", "\t")
@@ -61,6 +62,16 @@ def parquet_bytes(most_bytes: int | None) -> int:
         return PARQUET_BYTES
     left = most_bytes - PRODUCTS_BYTES - KEPT_BYTES - PARQUET_CHILD_BYTES
     return max(_LEAST_PARQUET_BYTES, min(PARQUET_BYTES, left))
+
+
+def parquet_child_bytes(images: str | None, most_bytes: int) -> int:
+    """What the child holds that reads the rows of a Parquet manifest, as they are passed through to a table; else 0.
+
+    most_bytes : what was left for names and all else as the images were listed.
+    """
+    if images is None or Path(images).suffix.lower() != PARQUET_SUFFIX:
+        return 0
+    return PARQUET_CHILD_BYTES + parquet_bytes(most_bytes)
 
 
 def csv_rows(path: Path, encoding: str) -> Iterator[Row]:

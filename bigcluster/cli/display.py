@@ -14,6 +14,7 @@ from rich.progress import Progress as RichProgress
 from rich.table import Table
 from rich.text import Text
 
+from bigcluster.outdir import MANIFEST
 from bigcluster.outputs.summary import memory_lines
 from bigcluster.runtime.events import RESULT, Event, Listener, Note, StageAdvanced, StageFinished, StageStarted
 from bigcluster.units import counted, printable, show_bytes, show_count, show_seconds
@@ -266,8 +267,11 @@ def print_verified(found: dict[str, Any], out: str, console: Console) -> None:
     else:
         redone = f"; it redoes {', '.join(found['redo'])}" if found["redo"] else ""
         n_damaged = len(found["damaged"])
-        anew = f"`bigcluster run --out {out}` makes {'it' if n_damaged == 1 else 'them'} anew"
-        lines.append(f"{read}: {n_damaged} damaged; {anew}{redone}")
+        # A list of images that was given in Python is all that a run cannot make.
+        n_made = sum(damage["file"] != MANIFEST for damage in found["damaged"])
+        which = "it" if n_damaged == 1 else "them" if n_made == n_damaged else "the others"
+        anew = f"; `bigcluster run --out {out}` makes {which} anew{redone}" if n_made else ""
+        lines.append(f"{read}: {n_damaged} damaged{anew}")
     for line in lines:
         _show(console, line)
 

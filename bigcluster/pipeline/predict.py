@@ -126,7 +126,15 @@ def _label_all(
             spec = stored_recipe(store)
             n_clusters, n_components = store.array("centers").shape
             n_own = store.array("pixels").shape[0]
-            plan = plan_predict(settings, len(listing), n_own, spec.n_values, n_components, n_clusters, resources)
+            plan = plan_predict(
+                replace(settings, images=images),
+                len(listing),
+                n_own,
+                spec.n_values,
+                n_components,
+                n_clusters,
+                resources,
+            )
             check_budget((plan,), resources.budget_bytes, otherwise="fewer --workers")
             spec = replace(spec, max_bytes=plan.choices["decode_bytes"])
             stack.enter_context(job.stages.measure("predict", plan.projected_bytes))

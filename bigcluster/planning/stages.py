@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from bigcluster.catalog.manifest_rows import parquet_child_bytes
 from bigcluster.config import Settings
 from bigcluster.kernels.kmeans.product import WORTH_TUNING
 from bigcluster.planning import footprint
@@ -65,6 +66,12 @@ def charts_bytes(settings: Settings) -> int:
 def share_of(n_rows: int, resources: Resources) -> int:
     """The rows of one worker."""
     return -(-n_rows // resources.workers)
+
+
+def manifest_bytes(settings: Settings, resources: Resources) -> int:
+    """The child that reads a Parquet manifest once more, while its cells are written into a table."""
+    least = baseline_bytes(settings, resources, products=False)
+    return parquet_child_bytes(settings.images, resources.budget_bytes - least)
 
 
 def plan_ingest(
@@ -255,7 +262,7 @@ def plan_predict(
 ) -> StagePlan:
     """Blocks of new pixels, as many rows as the budget leaves room for, up to a row block of the store.
 
-    n_own : images of the model, among which it is found what is usual.
+    settings : its images are the new ones. n_own : images of the model, among which it is found what is usual.
     """
     baseline = baseline_bytes(settings, resources)
     threads = resources.threads
@@ -263,6 +270,7 @@ def plan_predict(
     def projected(rows: int) -> int:
         return (
             baseline
+            + manifest_bytes(settings, resources)
             + footprint.project_novelty_bytes(n_own)
             + footprint.project_predict_bytes(rows=rows, n_values=n_values, n_columns=n_columns, n_clusters=n_clusters)
             + threads * DECODE_FLOOR_BYTES
@@ -303,6 +311,7 @@ def plan_output(
         bytes_written=n_images * TABLE_BYTES + copied,
         projected_bytes=clustering_baseline_bytes(settings, n_images, n_columns, settings.ks, resources)
         + charts_bytes(settings)
+        + manifest_bytes(settings, resources)
         + footprint.project_output_bytes(n_images, block_rows=block_rows, linked=settings.link != "none"),
     )
 

@@ -12,6 +12,7 @@ Pillow's decode of the kinds of pictures that OpenCV does not read, or not as th
 
 from __future__ import annotations
 
+import hashlib
 import io
 import re
 import warnings
@@ -27,10 +28,10 @@ from bigcluster.kernels.decode.extras import decode_jxl
 from bigcluster.kernels.decode.fit import fit_to, normalize_each, orient
 from bigcluster.kernels.decode.header import FORMATS, Header, parse_header
 from bigcluster.kernels.decode.ifd import ORIENTATION
-from bigcluster.kernels.decode.jpeg import without_gaps
+from bigcluster.kernels.decode.jpeg import END_OF_IMAGE, JpegHead, lacks_end, without_gaps
 from bigcluster.kernels.decode.limits import check_limits, reduction_of
-from bigcluster.kernels.decode.png import PngHead, picture_only
-from bigcluster.kernels.decode.result import Decoded, DecodeSpec, RejectedError, one_line, status_of
+from bigcluster.kernels.decode.png import PngHead, fault_of_metadata, picture_only
+from bigcluster.kernels.decode.result import Decoded, DecodeSpec, RejectedError, verdict
 from bigcluster.kernels.decode.samples import Samples, shown, with_key
 from bigcluster.kernels.decode.tiff import TiffHead
 
@@ -67,16 +68,49 @@ def decode(data: bytes, spec: DecodeSpec) -> Decoded:
             data = header.preview
         if header.jpeg is not None:
             data = without_gaps(data, header.jpeg)
+        if header.png is not None:
+            header = replace(header, note=fault_of_metadata(data))
         array = _decode_direct(data, header, spec) if header.direct else None
         if array is None:  # not OpenCV's to decode, or it refused: Pillow's opinion counts, and names the fault
             check_limits(replace(header, direct=False), spec, len(data))
-            array = _decode_carefully(data, header, spec)
+            if header.jpeg is not None and _lacks_its_end_alone(data, header.jpeg):
+                data = data.removesuffix(END_OF_IMAGE[:1]) + END_OF_IMAGE
+                header = replace(header, note="its end marker is missing; the picture is whole")
+                array = _decode_direct(data, header, spec) if header.direct else None
+            if array is None:
+                array = _decode_carefully(data, header, spec)
         array = fit_to(orient(array, header.orientation), spec.width, spec.height, spec.fit)
         if spec.normalize == "image":
             array = normalize_each(array)
     except RejectedError as rejected:
         return Decoded(rejected.status, rejected.reason, width, height, needed_bytes=rejected.needed_bytes)
     return Decoded("ok", header.note, width, height, array.reshape(spec.n_values))
+
+
+_TAILS = (b"\x00", b"\xa5", b"\x5a")
+"""Bytes that may have followed: each bit is 0 in one and 1 in another."""
+_TAIL_BYTES = 256
+"""More than a block of 64 coefficients takes: each has at most 16 bits of code and 10 of value. Source: T.81, F.1.2."""
+
+
+def _lacks_its_end_alone(data: bytes, head: JpegHead) -> bool:
+    """Whether all that a JPEG lacks is its end marker: no pixel depends on what might have stood before it.
+
+    libjpeg does not tell a file that ends behind its last pixel from one that ends before: it fills up with grey.
+    """
+    if not lacks_end(data, head):
+        return False
+    first = None
+    for tail in _TAILS:
+        try:
+            samples = load_pillow(data.removesuffix(END_OF_IMAGE[:1]) + tail * _TAIL_BYTES + END_OF_IMAGE)
+        except RejectedError:
+            return False
+        digest = hashlib.blake2b(np.ascontiguousarray(samples.array).data).digest()
+        if first not in (None, digest):
+            return False
+        first = digest
+    return True
 
 
 def _decode_direct(data: bytes, header: Header, spec: DecodeSpec) -> NDArray[np.uint8] | None:
@@ -117,7 +151,12 @@ def _samples(data: bytes, header: Header) -> Samples:
     if header.png is not None:
         return _samples_of_png(picture_only(data), header, header.png)
     if header.tiff is not None:
-        return _samples_of_tiff(header.tiff.upright(data), header, header.tiff)
+        try:
+            return _samples_of_tiff(header.tiff.upright(data), header, header.tiff)
+        except RejectedError as rejected:
+            if rejected.status == "damaged" and header.tiff.ends_early(len(data)):
+                raise RejectedError("truncated", "the file ends before the last pixels") from rejected
+            raise
     if header.is_jpeg and not header.direct:
         _opencv(data, _REDUCED_GREY[8])  # for what it says of damage: Pillow's decoder is silent
     if header.format == "JXL":
@@ -160,7 +199,7 @@ def _load_deep(data: bytes) -> NDArray[np.uint16]:
         load_pillow(data)  # names the fault where there is one
         raise RejectedError("damaged", "the 16-bit data cannot be decoded")
     if array.dtype != np.uint16:
-        raise RejectedError("unsupported", f"samples of type {array.dtype}")
+        raise RejectedError("unsupported", f"samples of the type {array.dtype}, which have no agreed black and white")
     return cast("NDArray[np.uint16]", array)
 
 
@@ -189,7 +228,9 @@ def load_pillow(data: bytes, *, turned_by_tag: bool = True, palette: tuple[int, 
         first_frame = image.tile[0].extents if image.format == "GIF" and image.tile else None
         image.load()
         if image.mode in ("I", "F") or image.mode.startswith("I;32"):
-            raise RejectedError("unsupported", f"samples of type {image.mode} have no agreed black and white")
+            raise RejectedError(
+                "unsupported", f"samples of the type {image.mode}, which have no agreed black and white"
+            )
         if palette is not None and image.mode in ("P", "PA"):
             return Samples(_by_palette(np.asarray(image), palette))
         samples = _of_mode(image)
@@ -198,13 +239,13 @@ def load_pillow(data: bytes, *, turned_by_tag: bool = True, palette: tuple[int, 
         raise
     except UnidentifiedImageError:  # a header that we read, and Pillow does not
         is_tiff = data[:2] in (b"II", b"MM")
-        raise RejectedError("unsupported" if is_tiff else "damaged", "Pillow cannot read its header") from None
+        raise RejectedError("unsupported" if is_tiff else "damaged", "its header cannot be read") from None
     except MemoryError:  # what it needs was granted: the system ran out, and the picture is not to blame
         raise
     except Exception as error:  # Pillow's plugins raise nearly anything
         if "out of memory" in str(error).lower():  # as some codecs put it
             raise MemoryError(str(error)) from error
-        raise RejectedError(status_of(error), one_line(error)) from error
+        raise verdict(error) from error
 
 
 def plain_samples(data: bytes) -> NDArray[np.uint16]:

@@ -33,7 +33,7 @@ from bigcluster.kernels.decode import extras
 from bigcluster.kernels.decode.ifd import orientation_in
 from bigcluster.kernels.decode.jpeg import JpegHead, parse_jpeg
 from bigcluster.kernels.decode.png import SIGNATURE, PngHead, parse_png
-from bigcluster.kernels.decode.result import RejectedError, one_line, status_of
+from bigcluster.kernels.decode.result import RejectedError, verdict
 from bigcluster.kernels.decode.tiff import TiffHead, parse_tiff
 
 _PLUGINS = (
@@ -82,10 +82,11 @@ class Header:
         """How often the file is held: some decoders get it without what would mislead them, LibRaw has its own copy."""
         if self.preview is not None:
             return 3
+        ended = self.jpeg is not None and not self.direct  # with an end marker, where it lacks one
         turned = self.tiff is not None and self.orientation != 1
         filled = self.jpeg is not None and self.jpeg.filling != ()
         plain_numbers = self.format == "PPM" and self.deep
-        return 2 if turned or filled or plain_numbers or (self.png is not None and not self.direct) else 1
+        return 2 if ended or turned or filled or plain_numbers or (self.png is not None and not self.direct) else 1
 
     @property
     def seen(self) -> tuple[int, int]:
@@ -143,7 +144,6 @@ def _of_png(head: PngHead) -> Header:
         orientation_in(head.exif),
         direct=plain and not deep,
         deep=deep,
-        note=head.note,
         png=head,
     )
 
@@ -190,13 +190,20 @@ def _of_other(file: Any, start: bytes) -> Header:
         if not _looks_known(start):
             raise RejectedError("unsupported", "not a picture of a known format") from None
         if isinstance(error, UnidentifiedImageError):
-            raise RejectedError("damaged", "the header cannot be read") from None
-        raise RejectedError(status_of(error), f"the header cannot be read: {one_line(error)}") from error
+            raise _cut(file, start) or RejectedError("damaged", "its header cannot be read") from None
+        raise _cut(file, start) or verdict(error) from error
     deep = white > WHITE_OF_8_BITS
     known = None if white == _DEEP_PPM else white
     return Header(
         str(image.format), image.mode, image.width, image.height, orientation, deep=deep, white=known if deep else None
     )
+
+
+def _cut(file: Any, start: bytes) -> RejectedError | None:
+    """The error for a WebP file that is shorter than its first chunk says, or None."""
+    if start[:4] == b"RIFF" and file.seek(0, 2) < int.from_bytes(start[4:8], "little") + 8:
+        return RejectedError("truncated", "the file ends before the last pixels")
+    return None
 
 
 def _with_heif(file: Any) -> tuple[str, ...]:

@@ -75,6 +75,15 @@ def read_directory(file: Any, wanted: Collection[int]) -> Directory | None:
     return found
 
 
+def directory_start(file: Any) -> int:
+    """Where the first directory of an open TIFF file should lie, in bytes."""
+    head = _at(file, 0, 16)
+    order = "<" if head[:2] == b"II" else ">"
+    code, at = ("Q", 8) if struct.unpack_from(order + "H", head.ljust(4), 2)[0] == 43 else ("I", 4)
+    found: int = struct.unpack_from(order + code, head.ljust(16, b"\xff"), at)[0]
+    return found
+
+
 def orientation_in(exif: bytes) -> int:
     """The orientation (1 to 8) that EXIF data asks for, of any integer type; 1 where it asks for none.
 

@@ -15,6 +15,7 @@ from typing import Any
 from bigcluster.kernels.decode.result import RejectedError
 
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
+END_OF_IMAGE = bytes((0xFF, _EOI))
 _DECODED = (0xC0, 0xC1, 0xC2, 0xC9, 0xCA)
 """Frames that libjpeg decodes: baseline, extended, progressive, and the latter two in arithmetic coding."""
 _OTHER_FRAMES = {0xC3: "lossless", 0xF7: "JPEG-LS"}
@@ -105,6 +106,43 @@ def without_filling(data: bytes, head: JpegHead) -> list[bytes]:
     shared = min(runs) if len(runs) == len(_RESTART.findall(scans)) else 0
     meant = [start + _FILLED.sub(lambda found: found[0][shared:], scans)] if shared else []
     return [*meant, start + _FILLED.sub(b"", scans)]
+
+
+_NEXT = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
+"""A marker that ends a scan: neither a stuffed zero nor a restart."""
+_ALL_COEFFICIENTS = 64
+
+
+def lacks_end(data: bytes, head: JpegHead) -> bool:
+    """Whether a file ends within its last scan: all of its scans began, and no end marker follows.
+
+    A progressive picture comes in scans of some coefficients, and of some of their bits; a picture of several
+    components may have one scan for each.
+    """
+    if data.endswith(b"\0\0"):  # a download into a file of its full size: what is missing may look like pixels
+        return False
+    at = head.scans_start
+    bits_left: dict[tuple[int, int], int] = {}  # (component, coefficient) -> the lowest bit that came
+    while True:
+        segment = data[at : at + int.from_bytes(data[at : at + 2], "big")]
+        n = segment[2] if len(segment) > 2 else 0
+        if len(segment) < 2 * n + 6 or n == 0:
+            return False  # it ends within a header
+        first, last, low = segment[3 + 2 * n], segment[4 + 2 * n], segment[5 + 2 * n] & 15
+        for component in segment[3 : 3 + 2 * n : 2]:
+            for coefficient in range(first, min(last, _ALL_COEFFICIENTS - 1) + 1):
+                bits_left[component, coefficient] = low
+        at += len(segment)
+        while True:  # segments between this scan and the next
+            found = _NEXT.search(data, at)
+            if found is None:
+                return len(bits_left) == head.n_components * _ALL_COEFFICIENTS and not any(bits_left.values())
+            code, at = found[0][-1], found.end()
+            if code == _EOI:
+                return False
+            if code == _SOS:
+                break
+            at += int.from_bytes(data[at : at + 2], "big")
 
 
 def _next_marker(file: Any, at: int) -> tuple[int, int]:

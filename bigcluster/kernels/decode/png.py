@@ -37,8 +37,6 @@ class PngHead:
     """The content of tRNS."""
     animated: bool
     exif: bytes
-    note: str
-    """A fault of metadata, which leaves the picture whole."""
 
     @property
     def is_color(self) -> bool:
@@ -57,7 +55,7 @@ def parse_png(file: Any) -> PngHead:
     file.seek(len(SIGNATURE))
     head: tuple[int, ...] | None = None
     transparency: bytes | None = None
-    animated, exif, note = False, b"", ""
+    animated, exif = False, b""
     for _ in range(_MOST_CHUNKS):
         start = file.read(8)
         if len(start) < 8:
@@ -79,7 +77,7 @@ def parse_png(file: Any) -> PngHead:
         if zlib.crc32(data, zlib.crc32(kind)) != int.from_bytes(checksum, "big"):
             if kind in _PICTURE:
                 raise RejectedError("damaged", f"the checksum of {kind.decode()} is wrong")
-            note = note or f"the checksum of the {_shown(kind)} chunk is wrong; the picture's own are right"
+            # of metadata: told of by `fault_of_metadata`
         elif kind == b"IHDR":
             head = _checked_head(data)
         elif kind == b"tRNS":
@@ -93,7 +91,7 @@ def parse_png(file: Any) -> PngHead:
     if head is None:
         raise RejectedError("damaged", "it does not begin with IHDR")
     width, height, depth, color_type = head
-    return PngHead(width, height, depth, color_type, transparency, animated, exif, note)
+    return PngHead(width, height, depth, color_type, transparency, animated, exif)
 
 
 def picture_only(data: bytes) -> bytes:
@@ -103,6 +101,27 @@ def picture_only(data: bytes) -> bytes:
     """
     parts = [SIGNATURE, *_picture_chunks(data), b"\0\0\0\0IEND\xaeB`\x82"]
     return b"".join(parts)
+
+
+def fault_of_metadata(data: bytes) -> str:
+    """What is wrong with the chunks that are not the picture, wherever they stand; '' where nothing is."""
+    at = len(SIGNATURE)
+    for _ in range(_MOST_CHUNKS):
+        if at + 12 > len(data):
+            return ""
+        n_bytes, kind = struct.unpack_from(">I4s", data, at)
+        if at + 12 + n_bytes > len(data):
+            return ""
+        end = at + 8 + n_bytes
+        if kind not in _PICTURE and n_bytes <= _MOST_CHECKED:
+            if zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
+                return f"the checksum of the {_shown(kind)} chunk is wrong; the picture's own are right"
+            if kind[:1].isupper() and kind != b"IEND":
+                return f"the chunk {_shown(kind)}, which it calls critical, is of no known kind; the picture is whole"
+        if kind == b"IEND":
+            return ""
+        at = end + 4
+    return ""
 
 
 def _picture_chunks(data: bytes) -> Iterator[bytes]:

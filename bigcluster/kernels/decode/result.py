@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 import numpy as np
@@ -73,6 +74,33 @@ class RejectedError(Exception):
 
 def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
+
+
+_WORDS = (
+    (r"image file is truncated.*|.*truncated data", "truncated", "the file ends before the last pixels"),
+    (
+        r"broken data stream when reading image file|failed to read next frame",
+        "damaged",
+        "the data of its pixels are broken",
+    ),
+    (r"decoder error -\d+", "damaged", "the data of its pixels are broken, or end early"),
+    (r".*decoding of \w+ planes failed", "damaged", "the data of its pixels are broken"),
+    (
+        r"(?:.*could not create decoder object|cannot identify image file.*)",
+        "damaged",
+        "its header is broken, or the file ends early",
+    ),
+)
+"""What Pillow and its codecs say -> a status, and a sentence for those who took the picture."""
+
+
+def verdict(error: Exception) -> RejectedError:
+    """The status and reason that a decoder's error means; words that we do not know are quoted."""
+    said = one_line(error)
+    for pattern, status, reason in _WORDS:
+        if re.fullmatch(pattern, said, re.IGNORECASE):
+            return RejectedError(status, reason)
+    return RejectedError(status_of(error), f"its decoder says: {said}")
 
 
 _NOT_DECODED = ("unsupported", "not support", "unknown raw mode", "not available", "cannot handle")

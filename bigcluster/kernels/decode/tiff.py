@@ -11,17 +11,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from bigcluster.kernels.decode.ifd import ORIENTATION, Directory, read_directory, valid_orientation
+from bigcluster.kernels.decode.ifd import ORIENTATION, Directory, directory_start, read_directory, valid_orientation
 from bigcluster.kernels.decode.result import RejectedError
 
 _WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER = 256, 257, 258, 259, 262, 266
+_STRIP_OFFSETS, _TILE_OFFSETS, _TILE_BYTES = 273, 324, 325
 _SAMPLES, _STRIP_BYTES, _PLANAR, _PALETTE, _INK_SET, _EXTRA, _FORMAT = 277, 279, 284, 320, 332, 338, 339
 _YCBCR_MATRIX, _YCBCR_SUBSAMPLING, _REFERENCE_BLACK_WHITE = 529, 530, 532
 _WANTED = frozenset(
     (
         *(_WIDTH, _HEIGHT, _BITS, _COMPRESSION, _PHOTOMETRIC, _FILL_ORDER, ORIENTATION, _SAMPLES, _PLANAR),
         *(_STRIP_BYTES, _PALETTE, _INK_SET, _EXTRA, _FORMAT, _YCBCR_SUBSAMPLING),
-        *(_YCBCR_MATRIX, _REFERENCE_BLACK_WHITE),
+        *(_YCBCR_MATRIX, _REFERENCE_BLACK_WHITE, _STRIP_OFFSETS, _TILE_OFFSETS, _TILE_BYTES),
     )
 )
 _WHITE_IS_ZERO, _BLACK_IS_ZERO, _RGB, _INDEXED, _CMYK, _YCBCR, _LAB = 0, 1, 2, 3, 5, 6, 8
@@ -37,6 +38,42 @@ _BT_601 = (0.299, 0.587, 0.114)
 _FULL_RANGE = (0, 255, 128, 255, 128, 255)
 """Matrix and range of YCbCr that Pillow takes for granted."""
 _UNSPECIFIED, _PREMULTIPLIED, _STRAIGHT = 0, 1, 2  # ExtraSamples
+_TOGETHER, _APART = 1, 2  # PlanarConfiguration
+_MEANINGS = {
+    _WHITE_IS_ZERO: "grey whose white is 0",
+    _BLACK_IS_ZERO: "grey",
+    _RGB: "RGB",
+    _INDEXED: "a palette",
+    _CMYK: "CMYK",
+    _YCBCR: "YCbCr",
+    _LAB: "CIELAB",
+}
+_OTHER_MEANINGS = {
+    4: "a mask of transparency",
+    9: "ICCLAB",
+    10: "ITULAB",
+    32803: "the mosaic of a camera's sensor",
+    32844: "LogL, of high dynamic range",
+    32845: "LogLuv, of high dynamic range",
+    34892: "linear camera data",
+}
+_OTHER_COMPRESSIONS = {
+    32766: "NeXT's method",
+    32771: "CCITT with aligned words",
+    32809: "ThunderScan",
+    34661: "JBIG",
+    34676: "SGI Log",
+    34677: "SGI Log",
+    34712: "JPEG 2000",
+    34887: "LERC",
+    34892: "lossy JPEG of DNG",
+    34925: "LZMA",
+    50000: "Zstandard",
+    50001: "WebP",
+    50002: "JPEG XL",
+    52546: "JPEG XL",
+}
+"""Source: libtiff, tiff.h."""
 
 
 @dataclass(frozen=True)
@@ -72,32 +109,55 @@ class TiffHead:
         at = self.orientation_entry
         return data[:at] + entry + data[at + len(entry) :]
 
+    def ends_early(self, n_bytes: int) -> bool:
+        """Whether a part of the picture, a strip or a tile, lies beyond the end of a file of n_bytes."""
+        parts = ((_STRIP_OFFSETS, _STRIP_BYTES), (_TILE_OFFSETS, _TILE_BYTES))
+        return any(
+            start + length > n_bytes
+            for starts, lengths in parts
+            for start, length in zip(
+                self.directory.values.get(starts, ()), self.directory.values.get(lengths, ()), strict=False
+            )
+        )
+
 
 def parse_tiff(file: Any) -> TiffHead:
     """Of an open file. Raises RejectedError where there is no picture, or one whose meaning is not known."""
     tags = read_directory(file, _WANTED)
     if tags is None or not tags.places:
-        raise RejectedError("damaged", "it has no directory of tags")
+        if directory_start(file) >= file.seek(0, 2):
+            raise RejectedError("truncated", "the file ends before the tags that say what its picture is")
+        raise RejectedError("damaged", "it has no tags that say what its picture is")
     width, height = tags.one(_WIDTH), tags.one(_HEIGHT)
     if width is None or height is None or width < 1 or height < 1:
         raise RejectedError("damaged", "its tags say no width or height")
     compression = tags.one(_COMPRESSION, _NONE)
     if compression not in _COMPRESSIONS:
-        raise _unknown(f"compression {compression}")
+        raise _unknown(
+            f"compressed with {_OTHER_COMPRESSIONS.get(compression or 0, 'a method')} (compression {compression})"
+        )
     photometric = tags.one(_PHOTOMETRIC, _YCBCR if compression == _OLD_JPEG else None)
     if photometric not in _N_COLORS:
-        raise _unknown(f"photometric interpretation {'not said' if photometric is None else photometric}")
+        raise _unknown(
+            "it does not say what its samples mean (photometric interpretation)"
+            if photometric is None
+            else f"samples that are {_OTHER_MEANINGS.get(photometric, 'of an unknown meaning')} "
+            f"(photometric interpretation {photometric})"
+        )
     bits = _bits(tags)
     n_samples = tags.one(_SAMPLES, len(tags.values.get(_BITS, (1,)))) or 1
     extra = tags.values.get(_EXTRA, ())
     alpha = _alpha(photometric, n_samples, extra)
-    planar = tags.one(_PLANAR, 1) == 2 and n_samples > 1
+    layout = tags.one(_PLANAR, _TOGETHER)
+    if layout not in (_TOGETHER, _APART):
+        raise _unknown(f"an unknown layout of its colours (planar configuration {layout})")
+    planar = layout == _APART and n_samples > 1
     fill_order = tags.one(_FILL_ORDER, 1)
     _check_reader(photometric, bits, n_samples, extra, planar=planar, flipped=fill_order == 2)
     _check_inks(tags, photometric, compression)
     deep = bits > 8 and photometric != _CMYK
     if tags.is_big and tags.order == ">" and not deep:
-        raise _unknown("BigTIFF whose numbers begin with their most significant byte")
+        raise _unknown("a BigTIFF whose numbers begin with their most significant byte")
     return TiffHead(
         width,
         height,
@@ -127,14 +187,17 @@ def _alpha(photometric: int, n_samples: int, extra: tuple[int, ...]) -> str:
     """What the first sample behind the colours is. A fourth one of RGB without a word of it is alpha to all readers."""
     n_extra = n_samples - _N_COLORS[photometric]
     if n_extra < 0 or (n_extra != len(extra) and not (photometric == _RGB and n_extra == 1 and not extra)):
-        raise _unknown(f"{n_samples} samples a pixel, {len(extra)} of them extra")
+        raise _unknown(
+            f"{_MEANINGS[photometric]} in {n_samples} sample{'s' * (n_samples > 1)} a pixel, of which its tags call "
+            f"{len(extra)} extra"
+        )
     if n_extra == 0:
         return "none"
     if any(kind != _UNSPECIFIED for kind in extra[1:]):
         raise _unknown("several kinds of extra samples")
     kind = extra[0] if extra else _STRAIGHT
     if kind not in (_UNSPECIFIED, _PREMULTIPLIED, _STRAIGHT):
-        raise _unknown(f"extra samples of kind {kind}")
+        raise _unknown(f"extra samples of the unknown kind {kind}")
     return {_UNSPECIFIED: "none", _PREMULTIPLIED: "premultiplied", _STRAIGHT: "straight"}[kind]
 
 
@@ -142,7 +205,10 @@ def _check_reader(
     photometric: int, bits: int, n_samples: int, extra: tuple[int, ...], *, planar: bool, flipped: bool
 ) -> None:
     """Whether a library gets these samples right."""
-    of_a_kind = f"{n_samples} x {bits} bits, photometric interpretation {photometric}"
+    of_a_kind = f"{_MEANINGS[photometric]} in {n_samples} sample{'s' * (n_samples > 1)} of {bits} bits"
+    of_a_kind += ", whose colours are stored apart (planar)" if planar else ""
+    of_a_kind += ", whose bits are in reverse order" if flipped else ""
+    of_a_kind += f", with extra samples of the kinds {', '.join(map(str, extra))}" if extra else ""
     if bits in (10, 12, 14, 16):
         grey = photometric in (_WHITE_IS_ZERO, _BLACK_IS_ZERO) and n_samples == 1
         rgb = photometric == _RGB and (n_samples == 3 or (n_samples == 4 and bits == 16)) and not planar
@@ -158,11 +224,12 @@ def _check_reader(
     elif planar:
         plain = (photometric, n_samples, extra) in ((_RGB, 3, ()), (_RGB, 4, (_STRAIGHT,)), (_CMYK, 4, ()))
         if not plain or flipped:
-            raise _unknown(f"{of_a_kind}, planes apart")
-    elif flipped and n_samples > 1 and (photometric, n_samples) != (_RGB, 3):
-        raise _unknown(f"{of_a_kind}, bits in reverse order")
-    elif n_samples - _N_COLORS[photometric] > _MOST_EXTRA[photometric] or not _has_known_alpha(photometric, extra):
-        raise _unknown(f"{of_a_kind}, extra samples of kinds {extra}")
+            raise _unknown(of_a_kind)
+    else:
+        turned = flipped and n_samples > 1 and (photometric, n_samples) != (_RGB, 3)
+        too_many = n_samples - _N_COLORS[photometric] > _MOST_EXTRA[photometric]
+        if turned or too_many or not _has_known_alpha(photometric, extra):
+            raise _unknown(of_a_kind)
 
 
 def _has_known_alpha(photometric: int, extra: tuple[int, ...]) -> bool:

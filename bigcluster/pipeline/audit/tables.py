@@ -1,4 +1,5 @@
-"""Do the files beside the store say what the store says: labels.csv, images.csv, variance.csv, summary.json, run.toml.
+"""Do the files beside the store say what the store says: labels.csv, images.csv, variance.csv, summary.json, run.toml;
+and is the list of images that was given in Python still in OUT/manifest.csv.
 
 Each is read row by row against what would be written today. The first difference is named.
 """
@@ -6,6 +7,8 @@ Each is read row by row against what would be written today. The first differenc
 from __future__ import annotations
 
 import csv
+import os
+import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
@@ -16,9 +19,9 @@ import numpy as np
 from bigcluster.catalog import from_csv_path, path_key
 from bigcluster.errors import StoreError
 from bigcluster.files.bounded import UnfitFileError, read_rows
-from bigcluster.files.durable import digest_of_file
-from bigcluster.outdir import RUN_TOML, results
-from bigcluster.outputs import tables
+from bigcluster.files.durable import digest_of_file, is_regular
+from bigcluster.outdir import MANIFEST, RUN_TOML, results
+from bigcluster.outputs import manifest_copy, tables
 from bigcluster.outputs.summary import read_summary
 from bigcluster.pipeline.audit.model import Stored
 from bigcluster.stages import ingest, reduce
@@ -42,6 +45,21 @@ def audit(out: Path, store: Store, stored: Stored) -> Iterator[Damage]:
         what = _difference(out / name, compare.get(name), digests[name])
         if what is not None:
             yield Damage(name, STAGE, what)
+    if what := _difference_of_list(out, store):
+        yield Damage(MANIFEST, manifest_copy.STAGE, what)
+
+
+def _difference_of_list(out: Path, store: Store) -> str | None:
+    """What is wrong with the list of images that was given in Python, where the last run was of one."""
+    settings, mark = tomllib.loads(results.listed_settings(store.marks)), store.mark(manifest_copy.STAGE)
+    if mark is None or settings.get("images") != os.path.join(settings.get("out", ""), MANIFEST):
+        return None
+    path = out / MANIFEST
+    if not is_regular(path):
+        return "is gone: give the list of images to bc.run again"
+    if digest_of_file(path) == mark.fingerprint:
+        return None
+    return "is not the list that was given: move it away, and give the list to bc.run again"
 
 
 def _difference(path: Path, compare: Callable[[Path], str | None] | None, digest: str) -> str | None:
