@@ -10,10 +10,10 @@ from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score, silhouette_samples
 
 from bigcluster.errors import InvalidDataError
-from bigcluster.kernels.kmeans.all_centers import Bounds, look_at_all
 from bigcluster.kernels.kmeans.assign import nearest, two_nearest
-from bigcluster.kernels.kmeans.bounds import look_again, look_first
+from bigcluster.kernels.kmeans.bounds import filtered_assignment, first_assignment
 from bigcluster.kernels.kmeans.centers import prepare
+from bigcluster.kernels.kmeans.full_scan import Bounds, scan_all
 from bigcluster.kernels.kmeans.groups import arrange, group_centers
 from bigcluster.kernels.kmeans.metrics import (
     adjusted_rand,
@@ -22,7 +22,7 @@ from bigcluster.kernels.kmeans.metrics import (
     simplified_silhouette,
     sum_of_squares,
 )
-from bigcluster.kernels.kmeans.sums import cluster_sums, exact_sq, frame_of, moved_sums
+from bigcluster.kernels.kmeans.sums import cluster_sums, exact_sq, fit_scaler, moved_sums
 from bigcluster.kernels.linalg.moments import block_moments, refuse_bad_rows
 
 Array = NDArray[np.generic]
@@ -69,10 +69,10 @@ def test_nearest_is_the_definition_for_every_kind_of_data(kind: str, n: int, r: 
     x = draw_rows(kind, n, r, seed)
     centers = draw_rows(kind, k, r, seed + 1).astype(np.float64)
     sq = brute(x, centers)
-    prepared = prepare(centers, frame_of(block_moments(x)))
+    prepared = prepare(centers, fit_scaler(block_moments(x)))
     expected = sq.argmin(axis=1)
     two = two_nearest(x, prepared)
-    fresh = look_at_all(x, prepared.frame.rows(x), arrange(prepared, group_centers(centers), None))
+    fresh = scan_all(x, prepared.scaler.transform(x), arrange(prepared, group_centers(centers), None))
     np.testing.assert_array_equal(nearest(x, [prepared])[0], expected)
     np.testing.assert_array_equal(fresh.labels, expected)
     np.testing.assert_array_equal(two.labels, expected)
@@ -100,10 +100,10 @@ def test_bounds_never_change_a_label_and_always_hold(
 ) -> None:
     x = draw_rows(kind, n, r, seed)
     centers = draw_rows(kind, k, r, seed + 1).astype(np.float64)
-    frame = frame_of(block_moments(x))
-    small = frame.rows(x)
+    scaler = fit_scaler(block_moments(x))
+    scaled = scaler.transform(x)
     groups = group_centers(centers)
-    bounds = look_first(x, small, arrange(prepare(centers, frame), groups, None))
+    bounds = first_assignment(x, scaled, arrange(prepare(centers, scaler), groups, None))
     np.testing.assert_array_equal(bounds.labels, brute(x, centers).argmin(axis=1))
     rng = np.random.default_rng(seed)
     spread = centers.std() + 1e-30
@@ -112,10 +112,10 @@ def test_bounds_never_change_a_label_and_always_hold(
             centers,
             centers + rng.standard_normal(centers.shape) * step * spread * (rng.random((k, 1)) < 0.5),
         )
-        look_again(x, small, bounds, arrange(prepare(centers, frame), groups, before))
+        filtered_assignment(x, scaled, bounds, arrange(prepare(centers, scaler), groups, before))
         sq = brute(x, centers)
         np.testing.assert_array_equal(bounds.labels, sq.argmin(axis=1))
-        check_bounds(bounds, np.sqrt(sq) * frame.scale, groups.group)
+        check_bounds(bounds, np.sqrt(sq) * scaler.scale, groups.group)
 
 
 def check_bounds(bounds: Bounds, distance: NDArray[np.float64], group: NDArray[np.int32]) -> None:
@@ -148,7 +148,7 @@ def test_rows_halfway_between_two_centers_are_settled_exactly(k: int, r: int) ->
     pairs = rng.integers(0, k, (4000, 2))
     halfway = centers[pairs].mean(axis=1)
     x = (halfway * (1 + rng.choice([0, 1e-7, -1e-7, 1e-5, -1e-5], (4000, 1)))).astype(np.float32)
-    two = two_nearest(x, prepare(centers, frame_of(block_moments(x))))
+    two = two_nearest(x, prepare(centers, fit_scaler(block_moments(x))))
     sq = brute(x, centers)
     np.testing.assert_array_equal(two.labels, sq.argmin(axis=1))
     sq[np.arange(len(x)), two.labels] = np.inf
@@ -157,8 +157,8 @@ def test_rows_halfway_between_two_centers_are_settled_exactly(k: int, r: int) ->
 
 def test_several_sets_of_centers_at_once_give_what_each_gives_alone() -> None:
     x = draw_rows("normal", 3000, 12, 0)
-    frame = frame_of(block_moments(x))
-    sets = [prepare(draw_rows("normal", k, 12, k).astype(np.float64), frame) for k in (1, 5, 17, 40, 100, 128)]
+    scaler = fit_scaler(block_moments(x))
+    sets = [prepare(draw_rows("normal", k, 12, k).astype(np.float64), scaler) for k in (1, 5, 17, 40, 100, 128)]
     for together, alone in zip(nearest(x, sets), [nearest(x, [one])[0] for one in sets], strict=True):
         np.testing.assert_array_equal(together, alone)
 

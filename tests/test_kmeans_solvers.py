@@ -249,7 +249,7 @@ def test_fewer_distinct_rows_than_clusters_is_said(k: int) -> None:
     x = np.repeat(np.eye(2, 4, dtype=np.float32), 200, axis=0)
     result = fit(ArrayRows(x), k)
     assert result.n_clusters == 2
-    assert result.asked == k
+    assert result.n_requested == k
     assert "2 distinct" in result.reason
     assert result.inertia == 0
 

@@ -141,9 +141,9 @@ def test_the_choice_is_by_shape_alone() -> None:
     starts=st.integers(1, 8),
 )
 def test_projections_grow_with_rows_and_clusters(n: int, r: int, k: int, more: int, starts: int) -> None:
-    base = project_lloyd_bytes(n, r, k, n_starts=starts)
-    assert base <= project_lloyd_bytes(n + more, r, k, n_starts=starts)
-    assert base <= project_lloyd_bytes(n, r, k, n_starts=starts, threads=3)
+    base = project_lloyd_bytes(n, r, k, n_restarts=starts)
+    assert base <= project_lloyd_bytes(n + more, r, k, n_restarts=starts)
+    assert base <= project_lloyd_bytes(n, r, k, n_restarts=starts, threads=3)
     assert project_bounds_bytes(n, k) <= project_bounds_bytes(n, k + more) or more == 0
     assert project_centers_bytes(r, k, 1) < project_centers_bytes(r, k + 1, 1)
 
@@ -158,5 +158,5 @@ def test_measured_allocations_stay_below_the_projection(k: int) -> None:
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
     sink_and_sources = 24 * len(x) + 4 * 10_000 * 32 * 4  # what the rows hand out is the source's
-    assert peak <= project_lloyd_bytes(*x.shape, k, n_starts=2, threads=2) + sink_and_sources
-    assert project_lloyd_bytes(*x.shape, k, n_starts=2, threads=2) < 12 * peak
+    assert peak <= project_lloyd_bytes(*x.shape, k, n_restarts=2, threads=2) + sink_and_sources
+    assert project_lloyd_bytes(*x.shape, k, n_restarts=2, threads=2) < 12 * peak

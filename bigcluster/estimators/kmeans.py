@@ -18,7 +18,7 @@ from bigcluster.estimators.inputs import each_block, is_dask, rows_of, seed_of
 from bigcluster.estimators.verbose import Told
 from bigcluster.kernels.kmeans.assign import nearest
 from bigcluster.kernels.kmeans.centers import prepare
-from bigcluster.kernels.kmeans.sums import exact_sq, frame_of
+from bigcluster.kernels.kmeans.sums import exact_sq, fit_scaler
 from bigcluster.kernels.linalg.moments import block_moments, refuse_bad_rows
 from bigcluster.solvers.kmeans import KMeansFit, fit, fit_minibatch, fit_two_level
 from bigcluster.solvers.kmeans.blocks import check_weights
@@ -205,8 +205,8 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         refuse_bad_rows(x, first)
         if not len(x):
             return np.empty(0, np.int32)
-        frame = frame_of(block_moments(x).merge(block_moments(self.cluster_centers_)))
-        return nearest(x, [prepare(self.cluster_centers_, frame)])[0]
+        scaler = fit_scaler(block_moments(x).merge(block_moments(self.cluster_centers_)))
+        return nearest(x, [prepare(self.cluster_centers_, scaler)])[0]
 
     def _distances(self, x: NDArray[Any], first: int) -> NDArray[np.float64]:
         refuse_bad_rows(x, first)

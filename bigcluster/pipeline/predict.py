@@ -21,7 +21,7 @@ from bigcluster.files import targets
 from bigcluster.kernels.decode import STATUSES, DecodeSpec
 from bigcluster.kernels.kmeans.assign import two_nearest
 from bigcluster.kernels.kmeans.centers import Centers, prepare
-from bigcluster.kernels.kmeans.sums import frame_of
+from bigcluster.kernels.kmeans.sums import fit_scaler
 from bigcluster.kernels.linalg.moments import block_moments
 from bigcluster.kernels.novelty import LEAST_IMAGES, UNUSUAL_PERCENTILE, Novelty, Traits, residual_of, squared_norms
 from bigcluster.outputs.summary import folders_of
@@ -242,7 +242,7 @@ def _load_model(job: Job, store: Store) -> _Model:
     if clustered is None or clustered.payload["images"] != ingested.fingerprint:
         raise unfinished
     exact = store.load("centers")
-    centers = prepare(exact, frame_of(block_moments(exact)))
+    centers = prepare(exact, fit_scaler(block_moments(exact)))
     n_components = exact.shape[1]
 
     def usual() -> Novelty | None:

@@ -243,15 +243,15 @@ def plan_sweep(
     settings: Settings, ks: tuple[int, ...], n_images: int, n_columns: int, resources: Resources
 ) -> StagePlan:
     """All k at once: beside the largest fit, the labels, bounds and centers of every other one."""
-    n_starts = max(2, settings.kmeans.n_init)
+    n_restarts = max(2, settings.kmeans.n_init)
     others = sum(
-        project_labels_bytes(n_images, k, n_starts)
-        + project_centers_bytes(n_columns, k, n_starts)
-        + (project_bounds_bytes(n_images, k) * n_starts if k >= PRUNE_FROM else 0)
+        project_labels_bytes(n_images, k, n_restarts)
+        + project_centers_bytes(n_columns, k, n_restarts)
+        + (project_bounds_bytes(n_images, k) * n_restarts if k >= PRUNE_FROM else 0)
         for k in ks
     )
     # A block hands over new labels for every start: as found, and as they are kept.
-    handed = resources.threads * min(n_images, block_rows(n_columns)) * 6 * n_starts * len(ks)
+    handed = resources.threads * min(n_images, block_rows(n_columns)) * 6 * n_restarts * len(ks)
     why = f"{len(ks)} values of k share passes"
     extra = footprint.CHARTS_BYTES + others + handed
     return _plan_lloyd(settings, "sweep", "lloyd", why, (n_images, n_columns), ks, extra, resources)
@@ -337,7 +337,7 @@ def _plan_lloyd(
         n_columns,
         n_clusters,
         itemsize=itemsize,
-        n_starts=settings.kmeans.n_init,
+        n_restarts=settings.kmeans.n_init,
         threads=resources.threads,
     )
     workspace = int(max(0, resources.budget_bytes - least) * footprint.WORKSPACE_SHARE)

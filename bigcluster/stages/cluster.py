@@ -238,7 +238,7 @@ def _facts(found: KMeansFit) -> dict[str, Any]:
         "converged": found.converged,
         "passes": found.passes,
         "bytes_read": found.bytes_read,
-        "asked": found.asked,
+        "asked": found.n_requested,
         "reason": found.reason,
         "inertias": list(found.inertias),
     }

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.kmeans.centers import Centers, error_band, largest_norm, settle, widest_band
+from bigcluster.kernels.kmeans.centers import Centers, error_band, largest_norm, nearest_candidate, widest_band
 from bigcluster.kernels.kmeans.product import multiply_transposed
 from bigcluster.kernels.kmeans.sums import Floats, Floats32, Labels, exact_sq, row_sq
 from bigcluster.kernels.linalg.loops import two_least
@@ -31,19 +31,19 @@ def _tile_rows(n_centers: int) -> int:
 def nearest(x: NDArray[Any], several: Sequence[Centers], norm: float | None = None) -> list[Labels]:
     """The nearest center of every row, for several sets of centers at once (restarts, a sweep).
 
-    x : (n_rows, r) any real dtype, finite. All sets share one frame. norm : `largest_norm` of the rows in that frame,
+    x : (n_rows, r) any real dtype, finite. All sets share one scaler. norm : `largest_norm` of the rows in that scaler,
     where it is known. Returns one (n_rows,) int32 per set.
     """
-    small = several[0].frame.rows(x)
+    scaled = several[0].scaler.transform(x)
     nobody = np.full(len(x), -1, np.int32)
     out: list[Labels] = []
     for sets in _together(several):
-        search = _Search(small, sets, norm)
+        search = _Search(scaled, sets, norm)
         labels = np.empty((len(sets), len(x)), np.int32)
         search.fill([(nobody[None], labels)])
         for number, centers in enumerate(sets):
             rows = search.close(0, number)
-            labels[number, rows] = _settle(x, small, rows, centers, nobody)
+            labels[number, rows] = _decide(x, scaled, rows, centers, nobody)
         out += list(labels)
     return out
 
@@ -61,23 +61,23 @@ def _together(several: Sequence[Centers]) -> list[list[Centers]]:
 class _Search:
     """Labels of a block of rows by their float32 scores, and which of them are too close to call."""
 
-    def __init__(self, small: Floats32, sets: Sequence[Centers], norm: float | None) -> None:
-        self._small = small
+    def __init__(self, scaled: Floats32, sets: Sequence[Centers], norm: float | None) -> None:
+        self._scaled = scaled
         self._minus2 = np.concatenate([centers.minus2 for centers in sets])
         self._sq = np.concatenate([centers.sq for centers in sets])
         self._ends = np.cumsum([0, *(centers.count for centers in sets)])
-        norm = largest_norm(small) if norm is None else norm
+        norm = largest_norm(scaled) if norm is None else norm
         self._reach = np.array([2 * widest_band(norm, centers) for centers in sets], np.float32)
         self._close: list[tuple[Labels, NDArray[np.int64]]] = []
 
     def fill(self, turns: Sequence[tuple[Labels, Labels]]) -> None:
         """turns : of (centers that do not count, labels to fill), both (n_sets or 1, n_rows); one after the other."""
-        n, k, n_sets = len(self._small), len(self._sq), len(self._reach)
+        n, k, n_sets = len(self._scaled), len(self._sq), len(self._reach)
         self._close = [(np.empty((n_sets, n), np.int32), np.zeros(n_sets, np.int64)) for _ in turns]
         rows = max(1, min(n, _tile_rows(k)))
         tile = np.empty(k * rows, np.float32)
         for start in range(0, n, rows):
-            near = self._small[start : start + rows]
+            near = self._scaled[start : start + rows]
             score = multiply_transposed(self._minus2, near, tile[: k * len(near)].reshape(k, len(near)))
             for (barred, labels), close in zip(turns, self._close, strict=True):
                 two_least(score, self._sq, self._ends, self._reach, start, barred, labels, *close)
@@ -88,13 +88,13 @@ class _Search:
         return rows[number, : count[number]]
 
 
-def _settle(x: NDArray[Any], small: Floats32, rows: Labels, centers: Centers, barred: Labels) -> Labels:
+def _decide(x: NDArray[Any], scaled: Floats32, rows: Labels, centers: Centers, barred: Labels) -> Labels:
     """Exact labels of those rows. barred : (n_rows,) of all rows, a center that does not count, or -1."""
     out = np.empty(len(rows), np.int32)
     step = _tile_rows(centers.count)
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
-        near = np.take(small, part, axis=0)
+        near = np.take(scaled, part, axis=0)
         score = multiply_transposed(near, centers.minus2, np.empty((len(near), centers.count), np.float32))
         score += centers.sq
         without = np.flatnonzero(barred[part] >= 0)
@@ -107,7 +107,7 @@ def _settle(x: NDArray[Any], small: Floats32, rows: Labels, centers: Centers, ba
         several = np.flatnonzero(candidates.sum(axis=1) > 1)
         if several.size:
             chosen = np.take(x, part[several], axis=0)
-            best[several] = settle(chosen, centers.exact, candidates[several])
+            best[several] = nearest_candidate(chosen, centers.exact, candidates[several])
         out[start : start + step] = best
     return out
 
@@ -130,13 +130,13 @@ def two_nearest(x: NDArray[Any], centers: Centers) -> TwoNearest:
     if centers.count == 1:
         labels = np.zeros(len(x), np.int32)
         return TwoNearest(labels, exact_sq(x, centers.exact, labels), labels - 1, np.full(len(x), np.inf))
-    small = centers.frame.rows(x)
+    scaled = centers.scaler.transform(x)
     nobody = np.full(len(x), -1, np.int32)
     labels, runner_up = np.empty(len(x), np.int32), np.empty(len(x), np.int32)
-    search = _Search(small, [centers], None)
+    search = _Search(scaled, [centers], None)
     search.fill([(nobody[None], labels[None]), (labels[None], runner_up[None])])
     rows = search.close(0, 0)
-    labels[rows] = _settle(x, small, rows, centers, nobody)
+    labels[rows] = _decide(x, scaled, rows, centers, nobody)
     rows = np.union1d(rows, search.close(1, 0))  # a label that was settled may have been the runner-up
-    runner_up[rows] = _settle(x, small, rows, centers, labels)
+    runner_up[rows] = _decide(x, scaled, rows, centers, labels)
     return TwoNearest(labels, exact_sq(x, centers.exact, labels), runner_up, exact_sq(x, centers.exact, runner_up))

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import UsageError
-from bigcluster.kernels.kmeans.sums import ROUNDING, Floats, Floats32, Frame, Labels, exact_sq, row_sq
+from bigcluster.kernels.kmeans.sums import ROUNDING, Floats, Floats32, Labels, Scaler, exact_sq, row_sq
 
-_FARTHEST = 1e15  # in the frame; squares of 100,000 columns stay below 3e38
+_FARTHEST = 1e15  # in the scaler; squares of 100,000 columns stay below 3e38
 _PAIRS = 65_536  # (row, center) pairs settled at once
 
 
@@ -24,31 +24,33 @@ _PAIRS = 65_536  # (row, center) pairs settled at once
 class Centers:
     """Centers as the float32 filter wants them, beside the exact ones.
 
-    exact : (k, r) float64. small : (k, r) float32, (c - shift) scale. minus2 : (k, r) float32, -2 small.
-    sq : (k,) float32 squared norms. norms : (k,) float32, rounded up. frame : the frame of all but `exact`.
+    exact : (k, r) float64. scaled : (k, r) float32, (c - shift) scale. minus2 : (k, r) float32, -2 scaled.
+    sq : (k,) float32 squared norms. norms : (k,) float32, rounded up. scaler : the scaler of all but `exact`.
     """
 
     exact: Floats
-    small: Floats32
+    scaled: Floats32
     minus2: Floats32
     sq: Floats32
     norms: Floats32
-    frame: Frame
+    scaler: Scaler
 
     @property
     def count(self) -> int:
         return len(self.exact)
 
 
-def prepare(centers: Floats, frame: Frame) -> Centers:
+def prepare(centers: Floats, scaler: Scaler) -> Centers:
     """centers : (k, r) float64, in the units of the rows. Raises UsageError where float32 cannot hold their squares."""
-    if not np.abs(frame.wide(centers)).max(initial=0) < _FARTHEST:
+    if not np.abs(scaler.transform64(centers)).max(initial=0) < _FARTHEST:
         raise UsageError(f"a center lies {_FARTHEST:g} times farther out than the rows; start from rows of the data")
-    small = frame.rows(centers)
-    sq = np.einsum("ij,ij->i", small, small, dtype=np.float64)
+    scaled = scaler.transform(centers)
+    sq = np.einsum("ij,ij->i", scaled, scaled, dtype=np.float64)
     norms = (np.sqrt(sq) * (1 + 1e-6)).astype(np.float32)
-    minus2 = small * np.float32(-2)  # exact
-    return Centers(np.ascontiguousarray(centers, dtype=np.float64), small, minus2, sq.astype(np.float32), norms, frame)
+    minus2 = scaled * np.float32(-2)  # exact
+    return Centers(
+        np.ascontiguousarray(centers, dtype=np.float64), scaled, minus2, sq.astype(np.float32), norms, scaler
+    )
 
 
 def error_factors(n_columns: int) -> tuple[np.float32, np.float32]:
@@ -70,7 +72,7 @@ def error_band(x_norms: Floats32, best: Floats32, best_norms: Floats32, norms: F
     return band
 
 
-def settle(x: NDArray[Any], centers: Floats, candidates: NDArray[np.bool_]) -> Labels:
+def nearest_candidate(x: NDArray[Any], centers: Floats, candidates: NDArray[np.bool_]) -> Labels:
     """The exact nearest among the candidates of each row. candidates : (n_rows, k), at least one True in each row."""
     out = np.empty(len(x), np.int32)
     step = max(1, _PAIRS // max(1, candidates.shape[1]))
@@ -85,13 +87,13 @@ def settle(x: NDArray[Any], centers: Floats, candidates: NDArray[np.bool_]) -> L
     return out
 
 
-def largest_norm(small: Floats32) -> float:
+def largest_norm(scaled: Floats32) -> float:
     """At least the largest |x| of float32 rows: what `nearest` takes as `norm`, for who asks about them repeatedly."""
-    return float(np.sqrt(row_sq(small).max(initial=0))) * (1 + 1e-4)
+    return float(np.sqrt(row_sq(scaled).max(initial=0))) * (1 + 1e-4)
 
 
 def widest_band(norm: float, centers: Centers) -> np.float32:
     """At least the `error_band` of any row of at most that norm, whichever center is nearest to it."""
-    alpha, beta = error_factors(centers.small.shape[1])
+    alpha, beta = error_factors(centers.scaled.shape[1])
     longest = float(centers.norms.max())
     return np.float32(1.001 * (float(alpha) * norm * longest + float(beta) * longest**2))

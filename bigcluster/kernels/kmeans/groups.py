@@ -12,7 +12,7 @@ from bigcluster.kernels.kmeans.sums import Floats, Floats32
 
 GROUP = 64  # most centers per group: 256 bytes a row of a tile
 _LEAST_GROUPS = 8  # one center that goes far spoils the bounds of its group alone
-UP = np.float32(1 + 2.0**-21)
+ROUND_UP = np.float32(1 + 2.0**-21)
 
 
 @dataclass(frozen=True)
@@ -69,9 +69,9 @@ class GroupedCenters:
 
     flat : (r, width * n_groups), flat_sq and numbers : (width * n_groups,) the same centers slot by slot, a slot of
     every group side by side, so that minima per group are folds of long runs. norms : (n_groups,) the largest of each
-    group. moved, group_moved : how far each center, and the farthest of each group, went since the bounds were last
-    brought up to date; frame units, rounded up. head : (n_head + 1, width * n_groups), the first columns of flat and
-    below them -2 |rest of the center|, rounded away from zero.
+    group. drift, group_drift : how far each center, and the farthest of each group, went since the bounds were last
+    brought up to date; scaled units, rounded up. leading : (n_leading + 1, width * n_groups), the first columns of flat
+    and below them -2 |rest of the center|, rounded away from zero.
     """
 
     centers: Centers
@@ -82,9 +82,9 @@ class GroupedCenters:
     minus2: Floats32
     sq: Floats32
     norms: Floats32
-    moved: Floats32
-    group_moved: Floats32
-    head: Floats32
+    drift: Floats32
+    group_drift: Floats32
+    leading: Floats32
 
 
 def arrange(centers: Centers, groups: Groups, before: Floats | None) -> GroupedCenters:
@@ -96,11 +96,11 @@ def arrange(centers: Centers, groups: Groups, before: Floats | None) -> GroupedC
     sq = np.where(padded, np.float32(np.inf), centers.sq[index])
     flat = np.ascontiguousarray(columns.transpose(0, 2, 1)).reshape(r, -1)
     norms = np.where(padded, np.float32(0), centers.norms[index]).max(axis=1)
-    moved = np.zeros(k, np.float32)
+    drift = np.zeros(k, np.float32)
     if before is not None:
-        step = np.linalg.norm(centers.exact - before, axis=1) * centers.frame.scale
-        moved = step.astype(np.float32) * UP
-    group_moved = np.where(padded, np.float32(0), moved[index]).max(axis=1)
+        step = np.linalg.norm(centers.exact - before, axis=1) * centers.scaler.scale
+        drift = step.astype(np.float32) * ROUND_UP
+    group_drift = np.where(padded, np.float32(0), drift[index]).max(axis=1)
     return GroupedCenters(
         centers=centers,
         groups=groups,
@@ -110,20 +110,20 @@ def arrange(centers: Centers, groups: Groups, before: Floats | None) -> GroupedC
         minus2=np.ascontiguousarray(columns.transpose(1, 0, 2)),
         sq=sq,
         norms=norms,
-        moved=moved,
-        group_moved=group_moved,
-        head=_head(flat, head_columns(r)),
+        drift=drift,
+        group_drift=group_drift,
+        leading=_leading(flat, leading_columns(r)),
     )
 
 
-def head_columns(n_columns: int) -> int:
+def leading_columns(n_columns: int) -> int:
     """How many leading columns the cheap lower bound looks at: a quarter. Scores come ordered by energy."""
     return min(n_columns, max(8, n_columns // 4))
 
 
-def _head(flat: Floats32, n_head: int) -> Floats32:
-    rest = np.sqrt(np.einsum("ij,ij->j", flat[n_head:], flat[n_head:], dtype=np.float64))
-    return np.concatenate([flat[:n_head], -(rest * (1 + 1e-6)).astype(np.float32)[None]])
+def _leading(flat: Floats32, n_leading: int) -> Floats32:
+    rest = np.sqrt(np.einsum("ij,ij->j", flat[n_leading:], flat[n_leading:], dtype=np.float64))
+    return np.concatenate([flat[:n_leading], -(rest * (1 + 1e-6)).astype(np.float32)[None]])
 
 
 def group_minima(score: Floats32, n_groups: int) -> Floats32:

@@ -1,4 +1,4 @@
-"""k-means arithmetic on one block of rows: exact distances, per-cluster sums, the frame of the filters.
+"""k-means arithmetic on one block of rows: exact distances, per-cluster sums, the scaler of the filters.
 
 The label of a row is defined here once: the center of least squared distance, that distance taken as the float64 sum of
 squared differences x - c (`exact_sq`), and of equal distances the one of least number. Everything faster (float32
@@ -89,7 +89,7 @@ def _spread(x: NDArray[Any], targets: NDArray[Any], signed: Floats, starts: NDAr
 
 
 @dataclass(frozen=True)
-class Frame:
+class Scaler:
     """Where the float32 filter looks from: (x - shift) * scale, so that neither an offset nor a unit costs digits.
 
     shift : (n_columns,) float32 or None. scale : a power of two, so multiplying is exact.
@@ -98,7 +98,7 @@ class Frame:
     shift: Floats32 | None
     scale: float
 
-    def rows(self, x: NDArray[Any]) -> Floats32:
+    def transform(self, x: NDArray[Any]) -> Floats32:
         """(n_rows, n_columns) float32, each value within one rounding of the exact one; `x` itself where it can be."""
         if np.can_cast(x.dtype, np.float32):
             out = np.asarray(x, dtype=np.float32)
@@ -107,9 +107,9 @@ class Frame:
             if self.scale != 1.0:
                 out = out * np.float32(self.scale)
             return out
-        return self.wide(x).astype(np.float32)
+        return self.transform64(x).astype(np.float32)
 
-    def wide(self, x: NDArray[Any]) -> Floats:
+    def transform64(self, x: NDArray[Any]) -> Floats:
         """The same in float64."""
         wide = np.asarray(x, dtype=np.float64)
         if self.shift is not None:
@@ -117,11 +117,11 @@ class Frame:
         return wide * self.scale
 
 
-def frame_of(moments: Moments) -> Frame:
+def fit_scaler(moments: Moments) -> Scaler:
     """A shift only where the offset outweighs the spread, a scale only where squares would leave float32's range."""
     spread = float(np.sqrt(moments.scatter.sum() / moments.weight))
     offset = float(np.linalg.norm(moments.mean))
     shift = moments.mean.astype(np.float32) if offset > spread else None
     reach = spread or offset or 1.0
     scale = 1.0 if 1e-9 < reach < 1e9 else float(2.0 ** -np.round(np.log2(reach)))
-    return Frame(shift, scale)
+    return Scaler(shift, scale)

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from bigcluster.errors import StoreError
 from bigcluster.kernels.kmeans.assign import two_nearest
 from bigcluster.kernels.kmeans.centers import prepare
-from bigcluster.kernels.kmeans.sums import frame_of
+from bigcluster.kernels.kmeans.sums import fit_scaler
 from bigcluster.kernels.linalg.moments import block_moments
 from bigcluster.stages import cluster, components, ingest, reduce
 from bigcluster.store import Damage, Mark, Store, StoredRows, read_whole
@@ -121,7 +121,7 @@ def _rows(store: Store, clustered: Mark, n_columns: int) -> NDArray[Any]:
 
 
 def _nearest(rows: NDArray[Any], centers: NDArray[np.float64]) -> NDArray[np.int32]:
-    return two_nearest(rows, prepare(centers, frame_of(block_moments(centers)))).labels
+    return two_nearest(rows, prepare(centers, fit_scaler(block_moments(centers)))).labels
 
 
 def _chunks(array: Any) -> Iterator[NDArray[Any]]:

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import TooFewSamplesError, UsageError
-from bigcluster.kernels.kmeans.sums import Floats, Frame, frame_of
+from bigcluster.kernels.kmeans.sums import Floats, Scaler, fit_scaler
 from bigcluster.kernels.linalg.moments import Moments, block_moments, refuse_bad_rows
 from bigcluster.runtime.threads import Runtime
 from bigcluster.store.row_source import ArrayRows, RowSource
@@ -51,7 +51,7 @@ class Blocks:
         self._cache: dict[int, NDArray[Any]] = {}
         self._lock = threading.Lock()
 
-    def span(self, number: int) -> slice:
+    def row_slice(self, number: int) -> slice:
         return slice(number * self.size, min((number + 1) * self.size, self.n_rows))
 
     def read(self, number: int) -> NDArray[Any]:
@@ -59,7 +59,7 @@ class Blocks:
         found = self._cache.get(number)
         if found is not None:
             return found
-        part = self.span(number)
+        part = self.row_slice(number)
         block = self.rows.read(part.start, part.stop)
         with self._lock:
             self.bytes_read += block.nbytes
@@ -97,11 +97,11 @@ class Blocks:
 
 
 @dataclass(frozen=True)
-class Survey:
-    """What the first pass finds. frame : where the float32 filter looks from."""
+class Summary:
+    """What the first pass finds. scaler : where the float32 filter looks from."""
 
     moments: Moments
-    frame: Frame
+    scaler: Scaler
 
     @property
     def mean_variance(self) -> float:
@@ -109,7 +109,7 @@ class Survey:
         return float(self.moments.scatter.mean() / self.moments.weight)
 
 
-def survey(blocks: Blocks, sample_weight: Floats | None) -> Survey:
+def summarize(blocks: Blocks, sample_weight: Floats | None) -> Summary:
     """Moments of all rows. Raises InvalidDataError at a row with NaN or infinity, TooFewSamplesError for no rows."""
     if blocks.n_rows == 0 or blocks.n_columns == 0:
         raise TooFewSamplesError(
@@ -117,7 +117,7 @@ def survey(blocks: Blocks, sample_weight: Floats | None) -> Survey:
         )
 
     def look(number: int, block: NDArray[Any]) -> Moments:
-        part = blocks.span(number)
+        part = blocks.row_slice(number)
         refuse_bad_rows(block, part.start)
         return block_moments(block, None if sample_weight is None else sample_weight[part])
 
@@ -125,7 +125,7 @@ def survey(blocks: Blocks, sample_weight: Floats | None) -> Survey:
     for _, moments in blocks.map(look):
         total = moments if total is None else total.merge(moments)
     assert total is not None
-    return Survey(total, frame_of(total))
+    return Summary(total, fit_scaler(total))
 
 
 def check_weights(sample_weight: NDArray[Any] | None, n_rows: int) -> Floats | None:

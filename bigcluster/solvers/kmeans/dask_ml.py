@@ -13,7 +13,7 @@ from bigcluster.errors import UsageError
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.kmeans.blocks import Blocks
 from bigcluster.solvers.kmeans.fit import check_arguments, finish, open_rows
-from bigcluster.solvers.kmeans.lloyd import Lloyd, Start
+from bigcluster.solvers.kmeans.lloyd import Lloyd, Restart
 from bigcluster.solvers.kmeans.result import KMeansFit, RowSink
 from bigcluster.store.row_source import RowSource
 
@@ -43,20 +43,20 @@ def fit_dask_ml(
     check_arguments(rows, n_clusters, 1, max_iter, tol, "k-means||" if isinstance(init, str) else init)
     if n_clusters > rows.shape[0]:
         raise UsageError(f"dask-ml cannot make {n_clusters} clusters of {rows.shape[0]} rows; use algorithm lloyd")
-    blocks, found, _ = open_rows(rows, None, runtime, workspace_bytes, n_clusters, 1)
-    lloyd = Lloyd(blocks, found, None)
-    starts = []
+    blocks, summary, _ = open_rows(rows, None, runtime, workspace_bytes, n_clusters, 1)
+    lloyd = Lloyd(blocks, summary, None)
+    restarts = []
     for turn in range(n_init if isinstance(init, str) else 1):
-        centers, n_iter = _centers(blocks, n_clusters, init, max_iter, tol * found.mean_variance, seed + turn)
-        start = Start(centers, bounded=False)
-        lloyd.step([start])
-        if (start.counts == 0).any():  # dead centers: reseeded, and on from there
-            start = Start(centers, bounded=False)
-            lloyd.run([start], max_iter=max_iter, tol=tol, settle=False)
-        lloyd.settle([start])
-        start.n_iter += n_iter
-        starts.append(start)
-    return finish(lloyd, starts, asked=n_clusters, algorithm="dask-ml", sink=sink)
+        centers, n_iter = _centers(blocks, n_clusters, init, max_iter, tol * summary.mean_variance, seed + turn)
+        restart = Restart(centers, bounded=False)
+        lloyd.step([restart])
+        if (restart.counts == 0).any():  # dead centers: reseeded, and on from there
+            restart = Restart(centers, bounded=False)
+            lloyd.run([restart], max_iter=max_iter, tol=tol, finalize=False)
+        lloyd.finalize([restart])
+        restart.n_iter += n_iter
+        restarts.append(restart)
+    return finish(lloyd, restarts, n_requested=n_clusters, algorithm="dask-ml", sink=sink)
 
 
 def _centers(
@@ -91,7 +91,7 @@ def _as_dask(blocks: Blocks) -> Any:
 
     parts = []
     for number in range(blocks.count):
-        span = blocks.span(number)
+        span = blocks.row_slice(number)
         shape = (span.stop - span.start, blocks.n_columns)
         parts.append(da.from_delayed(dask.delayed(part, pure=False)(number), shape, np.float32))
     return da.concatenate(parts)

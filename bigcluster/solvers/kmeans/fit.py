@@ -1,4 +1,4 @@
-"""k-means from rows to labels: survey, starts, Lloyd, the best start, the final pass."""
+"""k-means from rows to labels: summary, restarts, Lloyd, the best restart, the final pass."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from numpy.typing import NDArray
 from bigcluster.errors import ConfigError, UsageError
 from bigcluster.kernels.kmeans.assign import TwoNearest, two_nearest
 from bigcluster.kernels.kmeans.centers import Centers, prepare
-from bigcluster.kernels.kmeans.sums import Floats, Frame, frame_of
+from bigcluster.kernels.kmeans.sums import Floats, Scaler, fit_scaler
 from bigcluster.kernels.linalg.moments import block_moments
 from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
 from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
-from bigcluster.solvers.kmeans.blocks import Blocks, Survey, check_weights, survey
+from bigcluster.solvers.kmeans.blocks import Blocks, Summary, check_weights, summarize
 from bigcluster.solvers.kmeans.footprint import share_workspace
-from bigcluster.solvers.kmeans.lloyd import Lloyd, Start
-from bigcluster.solvers.kmeans.restarts import SavedStarts, load_starts
+from bigcluster.solvers.kmeans.lloyd import Lloyd, Restart
+from bigcluster.solvers.kmeans.restarts import SavedRestarts, load_restarts
 from bigcluster.solvers.kmeans.result import ArraySink, KMeansFit, RowSink
 from bigcluster.solvers.kmeans.seeding import PARALLEL_FROM, Keys, initial_centers
 from bigcluster.solvers.progress import OnProgress
 from bigcluster.store.row_source import RowSource
 
-N_INIT = 4  # starts; they share passes over the data
+N_INIT = 4  # restarts; they share passes over the data
 INITS = ("auto", "k-means++", "k-means||", "random")
 
 
@@ -50,43 +50,43 @@ def fit(
 
     rows : (n_rows, n_columns) of any real dtype. row_keys : (n_rows,) uint64, what randomness is keyed by, such as a
     hash of the path; the row number by default. init : "k-means++", "k-means||", "auto" (by n_clusters), "random"
-    (rows) or centers, (n_clusters, n_columns) for one start, (n_starts, n_clusters, n_columns) for several. tol :
+    (rows) or centers, (n_clusters, n_columns) for one restart, (n_restarts, n_clusters, n_columns) for several. tol :
     relative to the mean variance of the columns. workspace_bytes : what rows, bounds and labels may hold between
     passes; it decides speed, never a result; no limit by default. sink : takes the final pass; arrays in the result by
     default. saving : where a killed fit goes on from.
 
     Raises UsageError for arguments out of range, InvalidDataError for NaN or infinity, TooFewSamplesError for no rows.
     """
-    starts_wanted = check_arguments(rows, n_clusters, n_init, max_iter, tol, init)
-    blocks, found, weights = open_rows(rows, sample_weight, runtime, workspace_bytes, n_clusters, starts_wanted)
+    n_restarts = check_arguments(rows, n_clusters, n_init, max_iter, tol, init)
+    blocks, summary, weights = open_rows(rows, sample_weight, runtime, workspace_bytes, n_clusters, n_restarts)
     reason, done = "", 0
 
     def bounded(k: int) -> bool:
-        return keeps_bounds(blocks, k, starts_wanted, workspace_bytes)
+        return keeps_bounds(blocks, k, n_restarts, workspace_bytes)
 
-    resumed = load_starts(saving, blocks, bounded)
+    resumed = load_restarts(saving, blocks, bounded)
     if resumed is not None:
-        starts, done, reason = resumed.starts, resumed.iterations, resumed.state.facts["reason"]
+        restarts, done, reason = resumed.restarts, resumed.iterations, resumed.state.facts["reason"]
     elif isinstance(init, str):
         method = init if init != "auto" else ("k-means||" if n_clusters >= PARALLEL_FROM else "k-means++")
         keys = check_keys(row_keys, blocks.n_rows)
-        seeds = [seed + 7919 * turn for turn in range(starts_wanted)]
+        seeds = [seed + 7919 * turn for turn in range(n_restarts)]
         centers, short = initial_centers(
-            blocks, found.frame, method, n_clusters, seeds=seeds, keys=keys, sample_weight=weights
+            blocks, summary.scaler, method, n_clusters, seeds=seeds, keys=keys, sample_weight=weights
         )
         if short:
             distinct = min(len(c) for c in centers)
             reason = fewer_than(n_clusters, distinct)
-        starts = [Start(c, bounded=bounded(len(c))) for c in centers]
+        restarts = [Restart(c, bounded=bounded(len(c))) for c in centers]
     else:
-        given = np.array(init, dtype=np.float64).reshape(starts_wanted, n_clusters, rows.shape[1])
-        starts = [Start(centers, bounded=bounded(n_clusters)) for centers in given]
-    lloyd = Lloyd(blocks, found, weights)
-    save = SavedStarts(saving, blocks, {"reason": reason}).save
-    # one start is settled by the final pass itself
-    settle = len(starts) > 1
-    lloyd.run(starts, max_iter=max_iter, tol=tol, on_progress=on_progress, settle=settle, done=done, save=save)
-    return finish(lloyd, starts, asked=n_clusters, algorithm="lloyd", reason=reason, sink=sink)
+        init_centers = np.array(init, dtype=np.float64).reshape(n_restarts, n_clusters, rows.shape[1])
+        restarts = [Restart(centers, bounded=bounded(n_clusters)) for centers in init_centers]
+    lloyd = Lloyd(blocks, summary, weights)
+    save = SavedRestarts(saving, blocks, {"reason": reason}).save
+    # one restart is finalized by the final pass itself
+    finalize = len(restarts) > 1
+    lloyd.run(restarts, max_iter=max_iter, tol=tol, on_progress=on_progress, finalize=finalize, done=done, save=save)
+    return finish(lloyd, restarts, n_requested=n_clusters, algorithm="lloyd", reason=reason, sink=sink)
 
 
 def fit_given(
@@ -101,10 +101,10 @@ def fit_given(
 
     centers : (k, n_columns) float64. n_iter : the iterations that led to them, for the record.
     """
-    blocks, found, _ = open_rows(rows, None, runtime, workspace_bytes, len(centers), 1)
-    start = Start(np.array(centers, dtype=np.float64), bounded=False)
-    start.n_iter, start.converged = n_iter, True
-    return finish(Lloyd(blocks, found, None), [start], asked=len(centers), algorithm="lloyd")
+    blocks, summary, _ = open_rows(rows, None, runtime, workspace_bytes, len(centers), 1)
+    restart = Restart(np.array(centers, dtype=np.float64), bounded=False)
+    restart.n_iter, restart.converged = n_iter, True
+    return finish(Lloyd(blocks, summary, None), [restart], n_requested=len(centers), algorithm="lloyd")
 
 
 def fewer_than(n_clusters: int, distinct: int) -> str:
@@ -118,23 +118,23 @@ def open_rows(
     runtime: Runtime | None,
     workspace_bytes: int | None,
     n_clusters: int,
-    n_starts: int,
-) -> tuple[Blocks, Survey, Floats | None]:
-    """The rows as blocks, with as many kept in memory as the workspace leaves room for, and their survey."""
+    n_restarts: int,
+) -> tuple[Blocks, Summary, Floats | None]:
+    """The rows as blocks, with as many kept in memory as the workspace leaves room for, and their summary."""
     weights = check_weights(sample_weight, rows.shape[0])
-    _, cache = share_workspace(workspace_bytes, *rows.shape, n_clusters, n_starts)
+    _, cache = share_workspace(workspace_bytes, *rows.shape, n_clusters, n_restarts)
     blocks = Blocks(rows, runtime or EmbeddedRuntime(), cache)
-    return blocks, survey(blocks, weights), weights
+    return blocks, summarize(blocks, weights), weights
 
 
-def keeps_bounds(blocks: Blocks, n_clusters: int, n_starts: int, workspace_bytes: int | None) -> bool:
-    return share_workspace(workspace_bytes, blocks.n_rows, blocks.n_columns, n_clusters, n_starts)[0]
+def keeps_bounds(blocks: Blocks, n_clusters: int, n_restarts: int, workspace_bytes: int | None) -> bool:
+    return share_workspace(workspace_bytes, blocks.n_rows, blocks.n_columns, n_clusters, n_restarts)[0]
 
 
 def check_arguments(
     rows: RowSource, n_clusters: int, n_init: int, max_iter: int, tol: float, init: str | NDArray[Any]
 ) -> int:
-    """How many starts there will be. Raises UsageError or ConfigError."""
+    """How many restarts there will be. Raises UsageError or ConfigError."""
     if n_clusters < 1:
         raise UsageError(f"n_clusters must be at least 1, not {n_clusters}")
     if n_init < 1 or max_iter < 1 or tol < 0:
@@ -161,42 +161,42 @@ def check_keys(row_keys: NDArray[np.uint64] | None, n_rows: int) -> Keys:
 
 def finish(
     lloyd: Lloyd,
-    starts: Sequence[Start],
+    restarts: Sequence[Restart],
     *,
-    asked: int,
+    n_requested: int,
     algorithm: str,
     reason: str = "",
     sink: RowSink | None = None,
     notes: tuple[str, ...] = (),
 ) -> KMeansFit:
-    """The pass that labels every row by the centers of the best start; those that no row is nearest to are left out.
+    """The pass that labels every row by the centers of the best restart; those that no row is nearest to are left out.
 
-    starts : one, or several that are settled.
+    restarts : one, or several that are finalized.
     """
-    blocks, found = lloyd.blocks, lloyd.survey
-    best = min(starts, key=lambda start: start.inertia)
-    kept = None
+    blocks, summary = lloyd.blocks, lloyd.summary
+    best = min(restarts, key=lambda restart: restart.inertia)
+    arrays = None
     if sink is None:
-        sink = kept = ArraySink(blocks.n_rows)
-    if not best.settled:
-        done = write_rows(blocks, prepare(best.centers, found.frame), sink, lloyd.sample_weight)
-        best.inertia = done.inertia
-        if not done.filled:
-            lloyd.settle([best])
-    if best.settled:
-        rows_of = np.zeros(len(best.centers), np.int64)
+        sink = arrays = ArraySink(blocks.n_rows)
+    if not best.finalized:
+        written = write_rows(blocks, prepare(best.centers, summary.scaler), sink, lloyd.sample_weight)
+        best.inertia = written.inertia
+        if not written.filled:
+            lloyd.finalize([best])
+    if best.finalized:
+        n_rows_of = np.zeros(len(best.centers), np.int64)
         for labels in best.labels:
-            rows_of += np.bincount(labels, minlength=len(rows_of))
-        best.centers = best.centers[rows_of > 0]
-        done = write_rows(blocks, prepare(best.centers, found.frame), sink, lloyd.sample_weight)
-    missing = asked - len(best.centers)
+            n_rows_of += np.bincount(labels, minlength=len(n_rows_of))
+        best.centers = best.centers[n_rows_of > 0]
+        written = write_rows(blocks, prepare(best.centers, summary.scaler), sink, lloyd.sample_weight)
+    missing = n_requested - len(best.centers)
     if missing and not reason:
-        reason = f"no row is nearest to {missing} of the {asked} centers; they were left out"
+        reason = f"no row is nearest to {missing} of the {n_requested} centers; they were left out"
     return KMeansFit(
-        centers=best.centers, counts=done.counts, inertia=best.inertia, n_iter=best.n_iter, converged=best.converged,
-        asked=asked, algorithm=algorithm, passes=blocks.passes, bytes_read=blocks.bytes_read, reason=reason,
-        inertias=tuple(start.inertia for start in starts), inertia_path=tuple(best.inertia_path), notes=notes,
-        rows=kept,
+        centers=best.centers, counts=written.counts, inertia=best.inertia, n_iter=best.n_iter, converged=best.converged,
+        n_requested=n_requested, algorithm=algorithm, passes=blocks.passes, bytes_read=blocks.bytes_read, reason=reason,
+        inertias=tuple(restart.inertia for restart in restarts), inertia_path=tuple(best.inertia_path), notes=notes,
+        rows=arrays,
     )  # fmt: skip
 
 
@@ -214,15 +214,15 @@ def write_rows(blocks: Blocks, centers: Centers, sink: RowSink, sample_weight: F
 
     def look(number: int, x: NDArray[Any]) -> tuple[TwoNearest, Floats, Floats]:
         two = two_nearest(x, centers)
-        weights = np.ones(len(x)) if sample_weight is None else sample_weight[blocks.span(number)]
+        weights = np.ones(len(x)) if sample_weight is None else sample_weight[blocks.row_slice(number)]
         weight = np.bincount(two.labels, weights, minlength=centers.count).astype(np.float64)
         sq = np.bincount(two.labels, two.sq * weights, minlength=centers.count).astype(np.float64)
         return two, weight, sq
 
     counts, weights, scatter = np.zeros(centers.count, np.int64), np.zeros(centers.count), np.zeros(centers.count)
     for number, (two, weight, sq) in blocks.map(look):
-        start = blocks.span(number).start
-        sink.write(start, two.labels, np.sqrt(two.sq), two.runner_up, np.sqrt(two.runner_up_sq))
+        first_row = blocks.row_slice(number).start
+        sink.write(first_row, two.labels, np.sqrt(two.sq), two.runner_up, np.sqrt(two.runner_up_sq))
         counts += np.bincount(two.labels, minlength=centers.count)
         weights += weight
         scatter += sq
@@ -239,15 +239,15 @@ def predict(
     """
     if centers.ndim != 2 or centers.shape[1] != rows.shape[1]:
         raise UsageError(f"the centers have shape {centers.shape}, the rows {rows.shape}: their columns differ")
-    blocks, found, _ = open_rows(rows, None, runtime, 0, len(centers), 1)
-    kept = ArraySink(blocks.n_rows) if sink is None else None
-    prepared = prepare(np.asarray(centers, dtype=np.float64), _frame_for(found, centers))
-    target = sink if sink is not None else kept
+    blocks, summary, _ = open_rows(rows, None, runtime, 0, len(centers), 1)
+    arrays = ArraySink(blocks.n_rows) if sink is None else None
+    prepared = prepare(np.asarray(centers, dtype=np.float64), _scaler_for(summary, centers))
+    target = sink if sink is not None else arrays
     assert target is not None
     write_rows(blocks, prepared, target)
-    return kept
+    return arrays
 
 
-def _frame_for(found: Survey, centers: Floats) -> Frame:
-    """New rows may lie far from old centers: the frame spans both."""
-    return frame_of(found.moments.merge(block_moments(centers)))
+def _scaler_for(summary: Summary, centers: Floats) -> Scaler:
+    """New rows may lie far from old centers: the scaler spans both."""
+    return fit_scaler(summary.moments.merge(block_moments(centers)))

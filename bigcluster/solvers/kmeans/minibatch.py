@@ -9,13 +9,13 @@ from numpy.typing import NDArray
 
 from bigcluster.kernels.kmeans.assign import nearest
 from bigcluster.kernels.kmeans.centers import prepare
-from bigcluster.kernels.kmeans.sums import Floats, Frame, cluster_sums
+from bigcluster.kernels.kmeans.sums import Floats, Scaler, cluster_sums
 from bigcluster.runtime.blas import blas_threads
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
 from bigcluster.solvers.kmeans.fit import check_arguments, check_keys, fewer_than, finish, keeps_bounds, open_rows
-from bigcluster.solvers.kmeans.lloyd import Lloyd, Start
-from bigcluster.solvers.kmeans.restarts import SavedStarts, load_starts
+from bigcluster.solvers.kmeans.lloyd import Lloyd, Restart
+from bigcluster.solvers.kmeans.restarts import SavedRestarts, load_restarts
 from bigcluster.solvers.kmeans.result import KMeansFit, RowSink
 from bigcluster.solvers.kmeans.seeding import PARALLEL_FROM, initial_centers, sample_rows, sample_size
 from bigcluster.solvers.progress import OnProgress
@@ -46,40 +46,40 @@ def fit_minibatch(
     Arguments and errors as in `fit`. Source: Sculley 2010, algorithm 1.
     """
     check_arguments(rows, n_clusters, 1, max_iter, tol, "k-means||")
-    blocks, found, weights = open_rows(rows, sample_weight, runtime, workspace_bytes, n_clusters, 1)
+    blocks, summary, weights = open_rows(rows, sample_weight, runtime, workspace_bytes, n_clusters, 1)
     keys = check_keys(row_keys, blocks.n_rows)
 
     def bounded(k: int) -> bool:
         return keeps_bounds(blocks, k, 1, workspace_bytes)
 
-    resumed = load_starts(saving, blocks, bounded)
+    resumed = load_restarts(saving, blocks, bounded)
     if resumed is not None:
-        starts, done, reason = resumed.starts, resumed.iterations, resumed.state.facts["reason"]
+        restarts, done, reason = resumed.restarts, resumed.iterations, resumed.state.facts["reason"]
     else:
         method = "k-means||" if n_clusters >= PARALLEL_FROM else "k-means++"
         (centers,), short = initial_centers(
-            blocks, found.frame, method, n_clusters, seeds=[seed], keys=keys, sample_weight=weights
+            blocks, summary.scaler, method, n_clusters, seeds=[seed], keys=keys, sample_weight=weights
         )
         size = SAMPLE_FACTOR * sample_size(n_clusters, blocks.n_columns)
         numbers = sample_rows(keys, weights, size, seed)
         x = blocks.take(numbers)
-        centers = _batches(x, None if weights is None else weights[numbers], centers, found.frame)
-        starts, done = [Start(centers, bounded=bounded(len(centers)))], 0
+        centers = _batches(x, None if weights is None else weights[numbers], centers, summary.scaler)
+        restarts, done = [Restart(centers, bounded=bounded(len(centers)))], 0
         reason = fewer_than(n_clusters, len(centers)) if short else ""
-    lloyd = Lloyd(blocks, found, weights)
-    save = SavedStarts(saving, blocks, {"reason": reason}).save
-    lloyd.run(starts, max_iter=1, tol=tol, on_progress=on_progress, settle=False, done=done, save=save)
-    return finish(lloyd, starts, asked=n_clusters, algorithm="minibatch", reason=reason, sink=sink)
+    lloyd = Lloyd(blocks, summary, weights)
+    save = SavedRestarts(saving, blocks, {"reason": reason}).save
+    lloyd.run(restarts, max_iter=1, tol=tol, on_progress=on_progress, finalize=False, done=done, save=save)
+    return finish(lloyd, restarts, n_requested=n_clusters, algorithm="minibatch", reason=reason, sink=sink)
 
 
-def _batches(x: NDArray[Any], weights: Floats | None, centers: Floats, frame: Frame) -> Floats:
+def _batches(x: NDArray[Any], weights: Floats | None, centers: Floats, scaler: Scaler) -> Floats:
     """Each batch moves its centers toward its rows, by one over the weight that a center has seen."""
     centers = centers.copy()
     seen = np.zeros(len(centers))
     with blas_threads(1):
         for _ in range(EPOCHS):
             for begin, end in spans(len(x), max(1024, len(centers))):
-                labels = nearest(x[begin:end], [prepare(centers, frame)])[0]
+                labels = nearest(x[begin:end], [prepare(centers, scaler)])[0]
                 part = cluster_sums(x[begin:end], labels, None if weights is None else weights[begin:end])
                 seen[part.ids] += part.weights
                 step = part.sums - part.weights[:, None] * centers[part.ids]

@@ -1,4 +1,4 @@
-"""The starts of a fit between two passes of Lloyd: saved, and found again after a kill.
+"""The restarts of a fit between two passes of Lloyd: saved, and loaded again after a kill.
 
 Labels and sums are part of the state: sums follow rows that changed sides. Bounds are not: they only skip work, and the
 next pass makes them anew.
@@ -14,63 +14,63 @@ import numpy as np
 
 from bigcluster.solvers.checkpoint import Array, Facts, SavedState, Saving
 from bigcluster.solvers.kmeans.blocks import Blocks
-from bigcluster.solvers.kmeans.lloyd import Start
+from bigcluster.solvers.kmeans.lloyd import Restart
 
 _ARRAYS = ("sums", "weights", "counts")
 _NUMBERS = ("n_iter", "converged", "inertia_path")
 
 
 @dataclass(frozen=True)
-class SavedStarts:
-    """Saves the starts of one fit; `facts` and `arrays` are what the fit wants back besides."""
+class SavedRestarts:
+    """Saves the restarts of one fit; `facts` and `arrays` are what the fit wants back besides."""
 
     saving: Saving
     blocks: Blocks
     facts: Facts
     arrays: Iterable[tuple[str, Array]] = ()
 
-    def save(self, starts: Sequence[Start], iterations: int) -> None:
+    def save(self, restarts: Sequence[Restart], iterations: int) -> None:
         """Called before every pass; `iterations` are done."""
-        n_bytes = sum(start.centers.nbytes + start.sums.nbytes for start in starts)
-        n_bytes += sum(labels.nbytes for start in starts for labels in start.labels)
+        n_bytes = sum(restart.centers.nbytes + restart.sums.nbytes for restart in restarts)
+        n_bytes += sum(labels.nbytes for restart in restarts for labels in restart.labels)
         if self.saving.due(n_bytes):
-            numbers = [{name: getattr(start, name) for name in _NUMBERS} for start in starts]
+            numbers = [{name: getattr(restart, name) for name in _NUMBERS} for restart in restarts]
             facts = {**self.facts, "starts": numbers, "iterations": iterations, "passes": self.blocks.passes}
-            self.saving.save(facts, [*self.arrays, *_arrays(starts)])
+            self.saving.save(facts, [*self.arrays, *_arrays(restarts)])
 
 
-def _arrays(starts: Sequence[Start]) -> Iterator[tuple[str, Array]]:
-    for number, start in enumerate(starts):
-        yield f"centers/{number}", start.centers
-        if start.labels:  # none before the first pass
-            yield f"labels/{number}", np.concatenate(start.labels)
-            yield from ((f"{name}/{number}", getattr(start, name)) for name in _ARRAYS)
+def _arrays(restarts: Sequence[Restart]) -> Iterator[tuple[str, Array]]:
+    for number, restart in enumerate(restarts):
+        yield f"centers/{number}", restart.centers
+        if restart.labels:  # none before the first pass
+            yield f"labels/{number}", np.concatenate(restart.labels)
+            yield from ((f"{name}/{number}", getattr(restart, name)) for name in _ARRAYS)
 
 
 @dataclass(frozen=True)
 class Resumed:
-    starts: list[Start]
+    restarts: list[Restart]
     iterations: int
     state: SavedState
 
 
-def load_starts(saving: Saving, blocks: Blocks, bounded: Callable[[int], bool]) -> Resumed | None:
-    """The starts as they were saved, or None. bounded(n_clusters) : whether a start keeps bounds."""
-    found = saving.load()
-    if found is None:
+def load_restarts(saving: Saving, blocks: Blocks, bounded: Callable[[int], bool]) -> Resumed | None:
+    """The restarts as they were saved, or None. bounded(n_clusters) : whether a restart keeps bounds."""
+    state = saving.load()
+    if state is None:
         return None
-    starts = [_start(found, number, blocks, bounded) for number in range(len(found.facts["starts"]))]
-    blocks.passes += found.facts["passes"]
-    return Resumed(starts, found.facts["iterations"], found)
+    restarts = [_load_restart(state, number, blocks, bounded) for number in range(len(state.facts["starts"]))]
+    blocks.passes += state.facts["passes"]
+    return Resumed(restarts, state.facts["iterations"], state)
 
 
-def _start(found: SavedState, number: int, blocks: Blocks, bounded: Callable[[int], bool]) -> Start:
-    centers = found.get(f"centers/{number}")
-    numbers: dict[str, Any] = found.facts["starts"][number]
-    start = Start(centers, bounded=bounded(len(centers)), **numbers)
-    if found.facts["iterations"]:
-        labels = found.get(f"labels/{number}")
-        start.labels = [labels[blocks.span(block)].copy() for block in range(blocks.count)]
+def _load_restart(state: SavedState, number: int, blocks: Blocks, bounded: Callable[[int], bool]) -> Restart:
+    centers = state.get(f"centers/{number}")
+    numbers: dict[str, Any] = state.facts["starts"][number]
+    restart = Restart(centers, bounded=bounded(len(centers)), **numbers)
+    if state.facts["iterations"]:
+        labels = state.get(f"labels/{number}")
+        restart.labels = [labels[blocks.row_slice(block)].copy() for block in range(blocks.count)]
         for name in _ARRAYS:
-            setattr(start, name, found.get(f"{name}/{number}"))
-    return start
+            setattr(restart, name, state.get(f"{name}/{number}"))
+    return restart

@@ -51,8 +51,9 @@ class KMeansFit:
     """centers : (n_clusters, n_columns) float64. counts : (n_clusters,) int64, every one at least 1.
 
     inertia : the (weighted) sum of squared distances of the rows to their nearest center, from differences in float64.
-    n_iter : Lloyd iterations of the start that won. asked : the number of clusters that was asked for; `reason` says
-    why there are fewer, else it is empty. inertias : of every start. inertia_path : after each iteration of the winner.
+    n_iter : Lloyd iterations of the best restart. n_requested : the number of clusters that the caller requested;
+    `reason` says why there are fewer, else it is empty. inertias : of every restart. inertia_path : after each
+    iteration of the best one.
     rows : the final pass, where no other sink was given.
     """
 
@@ -61,7 +62,7 @@ class KMeansFit:
     inertia: float
     n_iter: int
     converged: bool
-    asked: int
+    n_requested: int
     algorithm: str
     passes: int
     bytes_read: int

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from bigcluster.kernels.kmeans.assign import nearest
 from bigcluster.kernels.kmeans.centers import Centers, prepare
-from bigcluster.kernels.kmeans.sums import ROUNDING, Floats, Frame, exact_sq, row_sq
+from bigcluster.kernels.kmeans.sums import ROUNDING, Floats, Scaler, exact_sq, row_sq
 from bigcluster.runtime.blas import blas_threads
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.kmeans.blocks import Blocks
@@ -72,21 +72,21 @@ def sample_size(n_clusters: int, n_columns: int) -> int:
 
 
 def plus_plus(
-    x: NDArray[Any], weights: Floats | None, n_clusters: int, frame: Frame, rng: np.random.Generator
+    x: NDArray[Any], weights: Floats | None, n_clusters: int, scaler: Scaler, rng: np.random.Generator
 ) -> NDArray[np.int64]:
     """Greedy k-means++: numbers of the rows chosen, in order; fewer than asked where no distinct row is left.
 
     x : (n_rows, n_columns) in memory. weights : (n_rows,) or None. Each step draws 2 + log k rows by weighted squared
     distance and keeps the one that lowers the sum most. Source: Arthur and Vassilvitskii 2007, section 5.
     """
-    small = frame.rows(x)
-    x_sq = row_sq(small)
+    scaled = scaler.transform(x)
+    x_sq = row_sq(scaled)
     w = np.ones(len(x)) if weights is None else weights
     trials = 2 + int(np.log(n_clusters))
     first = int(np.searchsorted(np.cumsum(w), rng.random() * w.sum(), side="right"))
     chosen = [min(first, len(x) - 1)]
     with blas_threads(1):
-        sq = _sq_to(small, x_sq, np.array(chosen))[0]
+        sq = _sq_to(scaled, x_sq, np.array(chosen))[0]
         for _ in range(1, n_clusters):
             mass = np.cumsum(sq * w)
             if mass[-1] <= 0:
@@ -96,17 +96,17 @@ def plus_plus(
             picks = picks[(sq * w)[picks] > 0]
             if not picks.size:
                 picks = np.array([int(np.argmax(sq * w))])
-            trial = np.minimum(_sq_to(small, x_sq, picks), sq)  # (trials, rows)
+            trial = np.minimum(_sq_to(scaled, x_sq, picks), sq)  # (trials, rows)
             best = int(np.argmin(np.einsum("tr,r->t", trial, w)))
             sq = trial[best]
             chosen.append(int(picks[best]))
     return np.array(chosen, dtype=np.int64)
 
 
-def _sq_to(small: NDArray[np.float32], x_sq: NDArray[np.float32], picks: NDArray[np.int64]) -> NDArray[np.float32]:
+def _sq_to(scaled: NDArray[np.float32], x_sq: NDArray[np.float32], picks: NDArray[np.int64]) -> NDArray[np.float32]:
     """(n_picks, n_rows) squared distances, float32; exactly 0 for rows equal to the pick."""
-    r = small.shape[1]
-    out = small[picks] @ small.T
+    r = scaled.shape[1]
+    out = scaled[picks] @ scaled.T
     out *= -2
     out += x_sq
     out += x_sq[picks, None]
@@ -114,13 +114,13 @@ def _sq_to(small: NDArray[np.float32], x_sq: NDArray[np.float32], picks: NDArray
     # Where cancellation ate the digits, from differences: a row equal to a center must have no chance left.
     noise = np.float32(8 * (r + 8) * ROUNDING) * (x_sq + x_sq[picks, None])
     for t, row in zip(*np.nonzero(out <= noise), strict=True):
-        difference = small[row] - small[picks[t]]
+        difference = scaled[row] - scaled[picks[t]]
         out[t, row] = difference @ difference
     return out
 
 
 def fill_up(
-    blocks: Blocks, centers: Floats, n_clusters: int, frame: Frame, sample_weight: Floats | None
+    blocks: Blocks, centers: Floats, n_clusters: int, scaler: Scaler, sample_weight: Floats | None
 ) -> tuple[Floats, bool]:
     """Add farthest distinct rows until there are enough. Returns the centers and whether rows ran out.
 
@@ -128,12 +128,12 @@ def fill_up(
     """
     while len(centers) < n_clusters:
         missing = n_clusters - len(centers)
-        known = prepare(centers, frame)
+        known = prepare(centers, scaler)
 
         def far(number: int, x: NDArray[Any], known: Centers = known, missing: int = missing) -> tuple[Floats, Floats]:
             sq = exact_sq(x, known.exact, nearest(x, [known])[0])
             if sample_weight is not None:
-                sq = np.where(sample_weight[blocks.span(number)] > 0, sq, 0.0)
+                sq = np.where(sample_weight[blocks.row_slice(number)] > 0, sq, 0.0)
             rows = np.flatnonzero(sq > 0)
             distinct, first = np.unique(x[rows], axis=0, return_index=True)
             order = np.argsort(-sq[rows[first]], kind="stable")[:missing]
@@ -155,7 +155,7 @@ def parallel(
     keys: Keys,
     weights: Floats | None,
     n_clusters: int,
-    frame: Frame,
+    scaler: Scaler,
     seed: int,
     runtime: Runtime,
 ) -> NDArray[np.int64]:
@@ -172,7 +172,7 @@ def parallel(
     owner = np.zeros(len(x), np.int64)  # place of the nearest candidate in `chosen`
     fresh = 0
     for turn in range(ROUNDS + 1):
-        _come_closer(blocks, prepare(np.asarray(x[chosen[fresh:]], dtype=np.float64), frame), fresh, sq, owner)
+        _come_closer(blocks, prepare(np.asarray(x[chosen[fresh:]], dtype=np.float64), scaler), fresh, sq, owner)
         mass = sq * w
         total = mass.sum()
         if turn == ROUNDS or total <= 0:
@@ -182,14 +182,14 @@ def parallel(
         chosen = np.concatenate([chosen, draw])
     crowd = np.bincount(owner, w, minlength=len(chosen)).astype(np.float64)
     rng = np.random.default_rng([seed & (2**63 - 1), 1])
-    return chosen[plus_plus(x[chosen], crowd, n_clusters, frame, rng)]
+    return chosen[plus_plus(x[chosen], crowd, n_clusters, scaler, rng)]
 
 
 def _come_closer(blocks: Blocks, fresh: Centers, offset: int, sq: Floats, owner: NDArray[np.int64]) -> None:
     """Lower sq and owner where a fresh candidate is nearer: one pass. Both are changed in place."""
 
     def look(number: int, x: NDArray[Any]) -> None:
-        part = blocks.span(number)
+        part = blocks.row_slice(number)
         labels = nearest(x, [fresh])[0]
         near = exact_sq(x, fresh.exact, labels)
         closer = near < sq[part]
@@ -203,7 +203,7 @@ def _come_closer(blocks: Blocks, fresh: Centers, offset: int, sq: Floats, owner:
 
 def initial_centers(
     blocks: Blocks,
-    frame: Frame,
+    scaler: Scaler,
     method: str,
     n_clusters: int,
     *,
@@ -217,7 +217,7 @@ def initial_centers(
     """
 
     def enough(centers: NDArray[Any]) -> tuple[Floats, bool]:
-        return fill_up(blocks, np.asarray(centers, dtype=np.float64), n_clusters, frame, sample_weight)
+        return fill_up(blocks, np.asarray(centers, dtype=np.float64), n_clusters, scaler, sample_weight)
 
     if method == "random":
         drawn = [enough(blocks.take(random_rows(keys, sample_weight, n_clusters, seed))) for seed in seeds]
@@ -227,10 +227,10 @@ def initial_centers(
     weights = None if sample_weight is None else sample_weight[numbers]
 
     def walk(seed: int) -> NDArray[np.int64]:
-        return plus_plus(x, weights, n_clusters, frame, np.random.default_rng(seed & (2**63 - 1)))
+        return plus_plus(x, weights, n_clusters, scaler, np.random.default_rng(seed & (2**63 - 1)))
 
     if method == "k-means||":
-        chosen = [parallel(x, keys[numbers], weights, n_clusters, frame, seed, blocks.runtime) for seed in seeds]
+        chosen = [parallel(x, keys[numbers], weights, n_clusters, scaler, seed, blocks.runtime) for seed in seeds]
     else:
         chosen = list(blocks.runtime.map(walk, seeds))
     filled = [enough(x[rows]) for rows in chosen]

@@ -2,9 +2,9 @@
 
 Every k of a range in shared passes: inertia, two silhouettes, sizes, stability, and a knee if there is one.
 
-The starts of a k race: all of them run a few passes, then the two best of each k go on. Where the rows do form clusters
-the few passes tell a bad start from a good one (the winner of four was kept for 15 of 16 k, the loss 0.01 % at most);
-where they do not, starts differ little (0.5 % at most, over seeds, on scores of catalog cuts).
+The restarts of a k race: all of them run a few passes, then the two best of each k go on. Where the rows do form
+clusters the few passes tell a bad restart from a good one (the winner of four was kept for 15 of 16 k, the loss 0.01 %
+at most); where they do not, restarts differ little (0.5 % at most, over seeds, on scores of catalog cuts).
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ from bigcluster.kernels.kmeans.sums import Floats
 from bigcluster.runtime.blas import blas_threads
 from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
 from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
-from bigcluster.solvers.kmeans.blocks import Blocks, survey
+from bigcluster.solvers.kmeans.blocks import Blocks, summarize
 from bigcluster.solvers.kmeans.fit import check_keys
 from bigcluster.solvers.kmeans.footprint import project_labels_bytes
-from bigcluster.solvers.kmeans.lloyd import PRUNE_FROM, Lloyd, Start
-from bigcluster.solvers.kmeans.restarts import SavedStarts, load_starts
+from bigcluster.solvers.kmeans.lloyd import PRUNE_FROM, Lloyd, Restart
+from bigcluster.solvers.kmeans.restarts import SavedRestarts, load_restarts
 from bigcluster.solvers.kmeans.seeding import Keys, initial_centers, sample_rows, sample_size, uniforms
 from bigcluster.solvers.progress import OnProgress
 from bigcluster.store.row_source import ArrayRows, RowSource
@@ -90,7 +90,7 @@ def suggest(ks: Sequence[int], inertia: Sequence[float], halves: Sequence[Sequen
     return Suggestion(k, f"elbow at k = {k}: at sensitivities 1, 3 and 5, on a shorter range and on both halves")
 
 
-_HEAT = 5  # passes, after which a start is judged
+_HEAT = 5  # passes, after which a restart is judged
 _FINALISTS = 2
 _HALF_ROWS = 4_096  # of each half, for its curve: an elbow that needs more rows to show is none
 
@@ -101,7 +101,8 @@ class SweepRow:
 
     simplified_silhouette : from the distances to the two nearest centers. silhouette_sq : exact, on squared distances.
 
-    stability : adjusted Rand index of the two starts that went on. start : which start won. centers : (k, r) float64.
+    stability : adjusted Rand index of the two restarts that went on. start : the number of the restart that won.
+    centers : (k, r) float64.
     """
 
     k: int
@@ -118,7 +119,7 @@ class SweepRow:
 
 @dataclass(frozen=True)
 class Sweep:
-    """rows : in ascending k. orders : per start, (max k, r) initial centers; k clusters start from the first k."""
+    """rows : in ascending k. orders : per restart, (max k, r) initial centers; k clusters start from the first k."""
 
     rows: tuple[SweepRow, ...]
     suggestion: Suggestion
@@ -155,20 +156,20 @@ def sweep(
     keys = check_keys(row_keys, rows.shape[0])
     blocks = Blocks(rows, runtime or EmbeddedRuntime(), _room(workspace_bytes, rows.shape[0], wanted, n_init))
     fits, orders, lloyd = _fit_all(blocks, wanted, seed, keys, n_init, max_iter, tol, on_progress, saving)
-    best = {k: min(runners, key=lambda runner: runner.start.inertia) for k, runners in fits.items()}
-    scores = _score(lloyd, [runner.start for runner in best.values()])
+    best = {k: min(runners, key=lambda runner: runner.restart.inertia) for k, runners in fits.items()}
+    scores = _score(lloyd, [runner.restart for runner in best.values()])
     table = tuple(
         SweepRow(
             k=k,
-            inertia=runner.start.inertia,
+            inertia=runner.restart.inertia,
             simplified_silhouette=simple,
             silhouette_sq=exact,
-            smallest=int(runner.start.counts.min()),
-            largest=int(runner.start.counts.max()),
+            smallest=int(runner.restart.counts.min()),
+            largest=int(runner.restart.counts.max()),
             stability=_stability(fits[k]),
-            n_iter=runner.start.n_iter,
+            n_iter=runner.restart.n_iter,
             start=runner.turn,
-            centers=runner.start.centers,
+            centers=runner.restart.centers,
         )
         for (k, runner), (simple, exact) in zip(best.items(), scores, strict=True)
     )
@@ -187,10 +188,10 @@ def _room(workspace_bytes: int | None, n_rows: int, ks: Sequence[int], n_init: i
 
 @dataclass(frozen=True, eq=False)
 class _Runner:
-    """One start of one k. turn : which of the seeds it had."""
+    """One restart of one k. turn : which of the seeds it had."""
 
     turn: int
-    start: Start
+    restart: Restart
 
 
 def _fit_all(
@@ -205,83 +206,85 @@ def _fit_all(
     saving: Saving = NOT_SAVING,
 ) -> tuple[dict[int, list[_Runner]], list[Floats], Lloyd]:
     """The finalists of every k that the distinct rows allow; seeds are prefixes of one order per turn."""
-    found = survey(blocks, None)
+    summary = summarize(blocks, None)
     seeds = [seed + 7919 * turn for turn in range(n_init)]
-    resumed, done = load_starts(saving, blocks, lambda k: k >= PRUNE_FROM), 0
+    resumed, done = load_restarts(saving, blocks, lambda k: k >= PRUNE_FROM), 0
     if resumed is not None:
         orders = [resumed.state.get(f"order/{turn}") for turn in range(n_init)]
-        runners = [_Runner(*pair) for pair in zip(resumed.state.facts["turns"], resumed.starts, strict=True)]
+        runners = [_Runner(*pair) for pair in zip(resumed.state.facts["turns"], resumed.restarts, strict=True)]
         done = resumed.iterations
     else:
         orders, _ = initial_centers(
-            blocks, found.frame, "k-means++", ks[-1], seeds=seeds, keys=keys, sample_weight=None
+            blocks, summary.scaler, "k-means++", ks[-1], seeds=seeds, keys=keys, sample_weight=None
         )
         allowed = [k for k in ks if k <= min(len(order) for order in orders)]
         runners = [
-            _Runner(turn, Start(order[:k].copy(), bounded=k >= PRUNE_FROM))
+            _Runner(turn, Restart(order[:k].copy(), bounded=k >= PRUNE_FROM))
             for k in allowed
             for turn, order in enumerate(orders)
         ]
-    lloyd = Lloyd(blocks, found, None)
+    lloyd = Lloyd(blocks, summary, None)
 
-    def run(racing: list[_Runner], done: int, passes: int, *, settle: bool) -> None:
+    def run(racing: list[_Runner], done: int, passes: int, *, finalize: bool) -> None:
         facts = {"turns": [runner.turn for runner in racing]}
-        save = SavedStarts(saving, blocks, facts, [(f"order/{turn}", order) for turn, order in enumerate(orders)]).save
-        starts = [runner.start for runner in racing]
-        lloyd.run(starts, max_iter=passes, tol=tol, on_progress=on_progress, settle=settle, done=done, save=save)
+        save = SavedRestarts(
+            saving, blocks, facts, [(f"order/{turn}", order) for turn, order in enumerate(orders)]
+        ).save
+        restarts = [runner.restart for runner in racing]
+        lloyd.run(restarts, max_iter=passes, tol=tol, on_progress=on_progress, finalize=finalize, done=done, save=save)
 
     heat = min(_HEAT, max_iter)
     if done < heat:
-        run(runners, done, heat, settle=False)
+        run(runners, done, heat, finalize=False)
         runners, done = _finalists(runners), heat
-    run(runners, done, max_iter, settle=True)
+    run(runners, done, max_iter, finalize=True)
     fits: dict[int, list[_Runner]] = {}
     for runner in runners:
-        fits.setdefault(len(runner.start.centers), []).append(runner)
+        fits.setdefault(len(runner.restart.centers), []).append(runner)
     return fits, orders, lloyd
 
 
 def _finalists(runners: Sequence[_Runner]) -> list[_Runner]:
     """The best of each k so far, in the order in which they are given."""
     out: list[_Runner] = []
-    for _, group in groupby(runners, key=lambda runner: len(runner.start.centers)):
+    for _, group in groupby(runners, key=lambda runner: len(runner.restart.centers)):
         same_k = list(group)
-        best = sorted(same_k, key=lambda runner: runner.start.inertia_path[-1])[:_FINALISTS]
+        best = sorted(same_k, key=lambda runner: runner.restart.inertia_path[-1])[:_FINALISTS]
         out += [runner for runner in same_k if runner in best]
     return out
 
 
-def _score(lloyd: Lloyd, starts: Sequence[Start]) -> list[tuple[float, float]]:
-    """One pass: (mean simplified silhouette, mean exact silhouette on squared distances) of every start."""
-    blocks, frame = lloyd.blocks, lloyd.survey.frame
-    prepared = [prepare(start.centers, frame) for start in starts]
-    means = [start.sums / np.maximum(start.counts, 1)[:, None] for start in starts]
+def _score(lloyd: Lloyd, restarts: Sequence[Restart]) -> list[tuple[float, float]]:
+    """One pass: (mean simplified silhouette, mean exact silhouette on squared distances) of every restart."""
+    blocks, scaler = lloyd.blocks, lloyd.summary.scaler
+    prepared = [prepare(restart.centers, scaler) for restart in restarts]
+    means = [restart.sums / np.maximum(restart.counts, 1)[:, None] for restart in restarts]
     # scatter is about the centers; about the means it is less by n |mean - center|^2
     scatter = [
-        np.maximum(start.scatter - start.counts * ((mean - start.centers) ** 2).sum(axis=1), 0)
-        for start, mean in zip(starts, means, strict=True)
+        np.maximum(restart.scatter - restart.counts * ((mean - restart.centers) ** 2).sum(axis=1), 0)
+        for restart, mean in zip(restarts, means, strict=True)
     ]
 
     def look(_number: int, x: NDArray[Any]) -> NDArray[np.float64]:
-        out = np.zeros((len(starts), 2))
-        for place, start in enumerate(starts):
+        out = np.zeros((len(restarts), 2))
+        for place, restart in enumerate(restarts):
             two = two_nearest(x, prepared[place])
             if prepared[place].count > 1:
                 out[place, 0] = simplified_silhouette(np.sqrt(two.sq), np.sqrt(two.runner_up_sq)).sum()
-            out[place, 1] = silhouette_sq(x, two.labels, means[place], start.counts, scatter[place]).sum()
+            out[place, 1] = silhouette_sq(x, two.labels, means[place], restart.counts, scatter[place]).sum()
         return out
 
-    total = np.zeros((len(starts), 2))
+    total = np.zeros((len(restarts), 2))
     for _, part in blocks.map(look):
         total += part
     return [(float(a), float(b)) for a, b in total / blocks.n_rows]
 
 
 def _stability(runners: Sequence[_Runner]) -> float:
-    """Agreement of the two finalists; 1 where there is one start only."""
+    """Agreement of the two finalists; 1 where there is one restart only."""
     if len(runners) < 2:
         return 1.0
-    one, other = (runner.start for runner in runners)
+    one, other = (runner.restart for runner in runners)
     k = len(one.centers)
     table = np.zeros((k, k), np.int64)
     for a, b in zip(one.labels, other.labels, strict=True):
@@ -301,4 +304,4 @@ def _half_curve(
     with blas_threads(1):
         mine = Blocks(ArrayRows(blocks.take(numbers)), blocks.runtime)
         fits, _, _ = _fit_all(mine, ks, seed, keys[numbers], 2, max_iter, tol)
-    return [min(runner.start.inertia for runner in fits[k]) for k in ks] if len(fits) == len(ks) else []
+    return [min(runner.restart.inertia for runner in fits[k]) for k in ks] if len(fits) == len(ks) else []

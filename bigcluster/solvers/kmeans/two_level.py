@@ -11,8 +11,8 @@ from bigcluster.kernels.kmeans.sums import Floats
 from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
 from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
 from bigcluster.solvers.kmeans.fit import check_arguments, check_keys, fewer_than, finish, fit, keeps_bounds, open_rows
-from bigcluster.solvers.kmeans.lloyd import Lloyd, Start
-from bigcluster.solvers.kmeans.restarts import SavedStarts, load_starts
+from bigcluster.solvers.kmeans.lloyd import Lloyd, Restart
+from bigcluster.solvers.kmeans.restarts import SavedRestarts, load_restarts
 from bigcluster.solvers.kmeans.result import KMeansFit, RowSink
 from bigcluster.solvers.kmeans.seeding import fill_up, sample_rows, sample_size
 from bigcluster.solvers.progress import OnProgress
@@ -42,30 +42,30 @@ def fit_two_level(
     `notes` says by how much the last flat iteration still lowered the inertia: what a flat fit would go on gaining.
     """
     check_arguments(rows, n_clusters, 1, max_iter, tol, "k-means||")
-    blocks, found, weights = open_rows(rows, sample_weight, runtime, workspace_bytes, n_clusters, 1)
+    blocks, summary, weights = open_rows(rows, sample_weight, runtime, workspace_bytes, n_clusters, 1)
     keys = check_keys(row_keys, blocks.n_rows)
 
     def bounded(k: int) -> bool:
         return keeps_bounds(blocks, k, 1, workspace_bytes)
 
-    resumed = load_starts(saving, blocks, bounded)
+    resumed = load_restarts(saving, blocks, bounded)
     if resumed is not None:
-        (start,), done, reason = resumed.starts, resumed.iterations, resumed.state.facts["reason"]
+        (restart,), done, reason = resumed.restarts, resumed.iterations, resumed.state.facts["reason"]
     else:
         numbers = sample_rows(keys, weights, sample_size(n_clusters, blocks.n_columns), seed)
         x = blocks.take(numbers)
         centers = _split(x, n_clusters, seed, None if weights is None else weights[numbers], blocks.runtime, tol)
-        centers, short = fill_up(blocks, centers, n_clusters, found.frame, weights)
-        start, done = Start(centers, bounded=bounded(len(centers))), 0
+        centers, short = fill_up(blocks, centers, n_clusters, summary.scaler, weights)
+        restart, done = Restart(centers, bounded=bounded(len(centers))), 0
         reason = fewer_than(n_clusters, len(centers)) if short else ""
-    lloyd = Lloyd(blocks, found, weights)
-    save = SavedStarts(saving, blocks, {"reason": reason}).save
+    lloyd = Lloyd(blocks, summary, weights)
+    save = SavedRestarts(saving, blocks, {"reason": reason}).save
     max_iter = min(FLAT_ITERATIONS, max_iter)
-    lloyd.run([start], max_iter=max_iter, tol=tol, on_progress=on_progress, done=done, save=save)
-    gain = 1 - start.inertia / start.inertia_path[0] if start.inertia_path[0] > 0 else 0.0
+    lloyd.run([restart], max_iter=max_iter, tol=tol, on_progress=on_progress, done=done, save=save)
+    gain = 1 - restart.inertia / restart.inertia_path[0] if restart.inertia_path[0] > 0 else 0.0
     note = f"the last flat iteration still lowered the inertia by {gain:.2%}; a flat fit would go on from there"
     return finish(
-        lloyd, [start], asked=n_clusters, algorithm="two-level", reason=reason, sink=sink, notes=(note,)
+        lloyd, [restart], n_requested=n_clusters, algorithm="two-level", reason=reason, sink=sink, notes=(note,)
     )  # fmt: skip
 
 

@@ -12,17 +12,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.kernels.kmeans.assign import TILE_VALUES
-from bigcluster.kernels.kmeans.centers import error_band, error_factors, settle, widest_band
-from bigcluster.kernels.kmeans.groups import UP, GroupedCenters, group_minima
+from bigcluster.kernels.kmeans.centers import error_band, error_factors, nearest_candidate, widest_band
+from bigcluster.kernels.kmeans.groups import ROUND_UP, GroupedCenters, group_minima
 from bigcluster.kernels.kmeans.product import multiply
 from bigcluster.kernels.kmeans.sums import ROUNDING, Floats32, Labels, row_sq
 
-DOWN = np.float32(1 - 2.0**-21)
+ROUND_DOWN = np.float32(1 - 2.0**-21)
 
 
 @dataclass
 class Bounds:
-    """labels : (n,) int32. upper : (n,) float32. lower : (n, n_groups) float32. Distances, not squared, frame units.
+    """labels : (n,) int32. upper : (n,) float32. lower : (n, n_groups) float32. Distances, not squared, scaled units.
 
     x_sq : (n,) float32, squared norms of the rows.
     """
@@ -33,46 +33,46 @@ class Bounds:
     x_sq: Floats32
 
 
-def upper_of(sq: Floats32) -> Floats32:
-    return np.sqrt(np.maximum(sq, 0)) * UP
+def upper_bound(sq: Floats32) -> Floats32:
+    return np.sqrt(np.maximum(sq, 0)) * ROUND_UP
 
 
-def lower_of(sq: Floats32) -> Floats32:
-    return np.sqrt(np.maximum(sq, 0)) * DOWN
+def lower_bound(sq: Floats32) -> Floats32:
+    return np.sqrt(np.maximum(sq, 0)) * ROUND_DOWN
 
 
-def look_at_all(x: NDArray[Any], small: Floats32, grouped: GroupedCenters) -> Bounds:
-    """Exact labels and fresh bounds from every center. x : (n, r); small : the same in the frame."""
-    bounds = empty_bounds(small, grouped)
-    look_at_rows(x, small, None, bounds, grouped)
+def scan_all(x: NDArray[Any], scaled: Floats32, grouped: GroupedCenters) -> Bounds:
+    """Exact labels and fresh bounds from every center. x : (n, r); scaled : the same in the scaler."""
+    bounds = empty_bounds(scaled, grouped)
+    scan_rows(x, scaled, None, bounds, grouped)
     return bounds
 
 
-def empty_bounds(small: Floats32, grouped: GroupedCenters) -> Bounds:
-    n = len(small)
+def empty_bounds(scaled: Floats32, grouped: GroupedCenters) -> Bounds:
+    n = len(scaled)
     lower = np.empty((n, grouped.groups.count), np.float32)
-    return Bounds(np.empty(n, np.int32), np.empty(n, np.float32), lower, row_sq(small))
+    return Bounds(np.empty(n, np.int32), np.empty(n, np.float32), lower, row_sq(scaled))
 
 
-def look_at_rows(
-    x: NDArray[Any], small: Floats32, rows: NDArray[np.int64] | None, bounds: Bounds, grouped: GroupedCenters
+def scan_rows(
+    x: NDArray[Any], scaled: Floats32, rows: NDArray[np.int64] | None, bounds: Bounds, grouped: GroupedCenters
 ) -> None:
     """Bring labels and bounds of those rows (None: all) up to date from every center.
 
     Tiles are left to what needs their scores; the rest is done for all rows at once, in few calls, because threads get
     in each other's way between calls.
     """
-    every = np.arange(len(small)) if rows is None else rows
+    every = np.arange(len(scaled)) if rows is None else rows
     if not every.size:
         return
-    centers, n_columns = grouped.centers, small.shape[1]
+    centers, n_columns = grouped.centers, scaled.shape[1]
     slack = np.float32(2 * n_columns * ROUNDING)
     alpha, beta = error_factors(n_columns)
     x_sq = bounds.x_sq if rows is None else bounds.x_sq[rows]
     norm = np.sqrt(x_sq.max()) * np.float32(1 + 1e-4)
-    place, value, minima = _scores(small, rows, grouped)
+    place, value, minima = _scores(scaled, rows, grouped)
     labels = grouped.numbers[place]
-    gap = least_of(minima) - value
+    gap = row_minima(minima) - value
     close = np.flatnonzero(gap <= 2 * widest_band(float(norm), centers))
     if close.size:
         x_norms = np.sqrt(x_sq[close]) * np.float32(1 + 1e-4)
@@ -82,34 +82,34 @@ def look_at_rows(
     step = tile_rows(grouped)
     for start in range(0, len(close), step):
         some, reach = close[start : start + step], 2 * band[start : start + step]
-        labels[some], value[some], minima[some] = _settle_close(x, small, every[some], reach, grouped)
+        labels[some], value[some], minima[some] = _decide_close(x, scaled, every[some], reach, grouped)
     own = centers.norms[labels]
-    upper = upper_of(x_sq * (1 + slack) + value + own * (alpha * norm + beta * own))
+    upper = upper_bound(x_sq * (1 + slack) + value + own * (alpha * norm + beta * own))
     minima -= grouped.norms * (alpha * norm + beta * grouped.norms)
     minima += (x_sq * (1 - slack))[:, None]
     target = slice(None) if rows is None else rows
-    bounds.labels[target], bounds.upper[target], bounds.lower[target] = labels, upper, lower_of(minima)
+    bounds.labels[target], bounds.upper[target], bounds.lower[target] = labels, upper, lower_bound(minima)
 
 
 def _scores(
-    small: Floats32, rows: NDArray[np.int64] | None, grouped: GroupedCenters
+    scaled: Floats32, rows: NDArray[np.int64] | None, grouped: GroupedCenters
 ) -> tuple[NDArray[np.int64], Floats32, Floats32]:
     """Best place and score (n,) of each row, and the best of each group (n, n_groups) without that one."""
-    n = len(small) if rows is None else len(rows)
+    n = len(scaled) if rows is None else len(rows)
     step, width = min(n, tile_rows(grouped)), grouped.flat.shape[1]
     place, value = np.empty(n, np.int64), np.empty(n, np.float32)
     minima = np.empty((n, grouped.groups.count), np.float32)
     tile = np.empty((step, width), np.float32)
-    gathered = np.empty((0 if rows is None else step, small.shape[1]), np.float32)
+    gathered = np.empty((0 if rows is None else step, scaled.shape[1]), np.float32)
     first = np.arange(0, step * width, width)
     for start in range(0, n, step):
         part = slice(start, min(start + step, n))
         size = part.stop - start
         if rows is None:
-            near = small[part]
+            near = scaled[part]
         else:
             # tile by tile, so that the copies stay in cache; "clip" lets take write without a copy of its own
-            near = np.take(small, rows[part], axis=0, out=gathered[:size], mode="clip")
+            near = np.take(scaled, rows[part], axis=0, out=gathered[:size], mode="clip")
         score = multiply(near, grouped.flat, tile[:size])  # (rows, width * n_groups)
         score += grouped.flat_sq
         flat = score.ravel()
@@ -121,26 +121,26 @@ def _scores(
     return place, value, minima
 
 
-def _settle_close(
-    x: NDArray[Any], small: Floats32, rows: NDArray[np.int64], reach: Floats32, grouped: GroupedCenters
+def _decide_close(
+    x: NDArray[Any], scaled: Floats32, rows: NDArray[np.int64], reach: Floats32, grouped: GroupedCenters
 ) -> tuple[Labels, Floats32, Floats32]:
     """Exact labels of a tile of rows too close to call, most that their scores can be, and minima without them.
 
     reach : (len(rows),) how far above the best score the nearest center's can be.
     """
     groups = grouped.groups
-    score = multiply(np.take(small, rows, axis=0), grouped.flat)
+    score = multiply(np.take(scaled, rows, axis=0), grouped.flat)
     score += grouped.flat_sq
     limit = score.min(axis=1) + reach
     within = np.zeros((len(rows), grouped.centers.count), bool)
     real = grouped.numbers >= 0
     within[:, grouped.numbers[real]] = (score <= limit[:, None])[:, real]
-    labels = settle(np.take(x, rows, axis=0), grouped.centers.exact, within)
+    labels = nearest_candidate(np.take(x, rows, axis=0), grouped.centers.exact, within)
     score[np.arange(len(rows)), groups.slot[labels] * groups.count + groups.group[labels]] = np.inf
     return labels, limit, group_minima(score, groups.count)
 
 
-def least_of(bounds: Floats32) -> Floats32:
+def row_minima(bounds: Floats32) -> Floats32:
     """(n, n_groups) -> (n,): the least of each row, by folding; n_groups is a power of two."""
     return group_minima(bounds, 1)[:, 0]
 
