@@ -233,7 +233,7 @@ def test_a_plan_of_pictures_and_a_cluster_that_are_not_there(cli: Cli) -> None:
 def test_what_cannot_be_planned_is_refused(cli: Cli) -> None:
     for call, words in (
         (("plan", "--images", "1e3", "--size", "native"), "use --size WIDTHxHEIGHT"),
-        (("plan", "photos", "--images", "1e3"), "pictures that are not there"),
+        (("plan", "photos", "--images", "1e3"), "images that need not exist"),
         (("plan", "--images", "1e3", "--scheduler", "any"), "--scheduler needs --workers and --memory"),
         (("run", "photos", "--out", "o", "-k", "3", "--scheduler", "tcp://127.0.0.1:1"), "--scheduler"),
     ):

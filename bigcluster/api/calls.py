@@ -125,7 +125,7 @@ def plan(
     """
     if n_images is not None and images is not None:
         raise ConfigError(
-            f"--images {n_images} plans for pictures that are not there; leave out {shown(images)}, or --images"
+            f"--images {n_images} plans for images that need not exist; leave out {shown(images)}, or --images"
         )
     values, sets = dotted(set)
     needs = ("images",) if n_images is None else ()

@@ -1,4 +1,8 @@
-"""The command line: `main` is the console script."""
+"""The command line. `main` is the console script `bigcluster`.
+
+It imports `api` and everything below it. Begin with commands.py, then answers.py (what goes to stdout and stderr) and
+program.py (how errors become exit codes).
+"""
 
 from __future__ import annotations
 
@@ -8,7 +12,7 @@ __all__ = ["main"]
 
 
 def main() -> None:
-    """Run the command of sys.argv and leave with its exit code."""
+    """Run the command in sys.argv and end the process with its exit code."""
     leave_current_folder()  # before anything else is imported
     from bigcluster.cli.program import main as run_program
 

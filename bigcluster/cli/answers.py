@@ -1,6 +1,6 @@
-"""What a command says: its result on stdout, everything else on stderr, and in the file of `--log` with its time.
+"""Where the words of a command go: the result to stdout, everything else to stderr, and both kinds to the `--log` file.
 
-With `--json` stdout takes one JSON document, of an error too.
+With `--json`, stdout gets one JSON document. An error is such a document too.
 """
 
 from __future__ import annotations
@@ -19,17 +19,17 @@ if TYPE_CHECKING:
 
 
 class _Saying:
-    """What this process says and where: a command line runs one command."""
+    """The output state of this process, which runs one command."""
 
     log: LogFile | None = None
     told: bool = False
-    """Whether the result is on stdout already."""
+    """Whether the result has been printed on stdout."""
     on_stdout_alone: bool = True
-    """Whether what goes to stdout is nowhere else."""
+    """Whether stdout is the only place that holds the result."""
 
 
 def log_to(file: str | None) -> str | None:
-    """The callback of `--log`."""
+    """Open the log file. This is the callback of the option `--log`; it returns the name unchanged."""
     if file is not None:
         _Saying.log = LogFile(file)
     return file
@@ -38,7 +38,11 @@ def log_to(file: str | None) -> str | None:
 def tell(
     found: dict[str, Any], as_json: bool, show: Callable[[], None], *, quiet: bool = False, kept: bool = True
 ) -> None:
-    """The result: one JSON document, or what `show` prints for a person. kept : whether files hold it too."""
+    """Print the result.
+
+    found : the result, as JSON values, printed where `as_json` is true. show : prints the result for a person, unless
+    `quiet` is true. kept : whether files in OUT hold the result too.
+    """
     _Saying.on_stdout_alone, _Saying.told = as_json or not kept, True
     if as_json:
         print(json.dumps(found, indent=2))
@@ -47,7 +51,7 @@ def tell(
 
 
 def is_on_stdout_alone() -> bool:
-    """Whether what went to stdout is nowhere else."""
+    """Whether stdout is the only place that holds the result."""
     return _Saying.on_stdout_alone
 
 
@@ -59,19 +63,22 @@ def stdout() -> Any:
 
 
 def say(line: str) -> None:
-    """One line on stderr and in the log. Names in it come from strangers."""
+    """Print one line on stderr and in the log. It may hold file names, whose unprintable characters are escaped."""
     print(printable(line), file=sys.stderr, flush=True)
     note(line)
 
 
 def note(line: str) -> None:
-    """One line in the log alone."""
+    """Write one line to the log only."""
     if _Saying.log is not None:
         _Saying.log.line(line)
 
 
 def tell_error(kind: str, message: str, exit_code: int) -> None:
-    """Why there is no result: one line on stderr; with `--json` a document on stdout too."""
+    """Say why there is no result: one line on stderr, and with `--json` also a document on stdout.
+
+    kind : the name of the error class. exit_code : the exit code that the process will end with.
+    """
     say(f"bigcluster: {message}")
     if "--json" in sys.argv[1:] and not _Saying.told:  # also where the command line itself is wrong
         print(json.dumps({"error": {"kind": kind, "message": message, "exit_code": exit_code}}, indent=2))
@@ -79,7 +86,7 @@ def tell_error(kind: str, message: str, exit_code: int) -> None:
 
 @contextmanager
 def listening(*, quiet: bool) -> Iterator[Listener]:
-    """The listener for this stderr and for the log."""
+    """Yield the listener that shows events on stderr and writes them to the log."""
     from bigcluster.cli import display
 
     with display.listening(quiet=quiet) as shown:

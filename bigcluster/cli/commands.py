@@ -1,4 +1,7 @@
-"""The commands: arguments in, settings and resources out, one call into the layer below."""
+"""The commands of the command line, one function each.
+
+A command turns its arguments into settings and resources, calls the layer below once, and prints what came back.
+"""
 
 from __future__ import annotations
 
@@ -44,7 +47,7 @@ EXIT_SOME_UNREAD = 3
 
 app = typer.Typer(
     name="bigcluster",
-    help="Cluster more pictures than memory holds: from a folder of images to labels, folders and numbers.",
+    help="Cluster more images than fit into memory: from a folder of images to labels, folders and a report.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -94,7 +97,7 @@ def run(
     quiet: Quiet = False,
     log: Log = None,
 ) -> None:
-    """Cluster the images. The same command again resumes, or reuses what still holds."""
+    """Cluster the images. The same command continues an interrupted run and reuses all results that are still valid."""
     from bigcluster import api
     from bigcluster.cli import display
 
@@ -137,23 +140,36 @@ def plan(
     memory: Memory = None,
     workers: Annotated[
         int | None,
-        typer.Option(parser=number, metavar="INTEGER", help="Threads; with --scheduler, workers of the cluster."),
+        typer.Option(
+            parser=number,
+            metavar="INTEGER",
+            help="The number of threads; with --scheduler, the number of workers of the cluster.",
+        ),
     ] = None,
     exclude: Exclude = None,
     config: Config = None,
     sets: Sets = None,
     count: Annotated[
         str | None,
-        typer.Option("--images", metavar="NUMBER", help="Plan for pictures that are not there: 8190, 1M or 100e6."),
+        typer.Option(
+            "--images",
+            metavar="NUMBER",
+            help="Plan for this number of images, which need not exist: 8190, 1M or 100e6.",
+        ),
     ] = None,
     scheduler: Annotated[
         str | None,
-        typer.Option(help="Plan for a dask cluster: its address, or any. --workers counts it, --memory is of each."),
+        typer.Option(
+            help="Plan for a dask cluster: its address, or the word any. --workers and --memory describe its workers."
+        ),
     ] = None,
     fresh: Fresh = False,
     as_json: AsJson = False,
 ) -> None:
-    """Show what `run` would do: stages, solvers, bytes, disk, time, memory. Nothing is decoded or written."""
+    """Show what `run` would do. Nothing is decoded or written.
+
+    The plan names the stages with their solvers, bytes, disk, time and memory.
+    """
     from bigcluster import api
 
     with listening(quiet=True) as listener:
@@ -180,8 +196,10 @@ def plan(
 
 @app.command()
 def sweep(
-    out: Annotated[str, typer.Argument(help="The OUT of a finished run.")],
-    k: Annotated[str, typer.Option("-k", "--n-clusters", help="The range: 5:20, 10:100:10 or 5,9,17.")],
+    out: Annotated[str, typer.Argument(help="The results folder of a finished run.")],
+    k: Annotated[
+        str, typer.Option("-k", "--n-clusters", help="The numbers of clusters to try: 5:20, 10:100:10 or 5,9,17.")
+    ],
     memory: Memory = None,
     workers: Workers = None,
     sets: Sets = None,
@@ -189,7 +207,11 @@ def sweep(
     quiet: Quiet = False,
     log: Log = None,
 ) -> None:
-    """Elbow, silhouettes and stability for every k, on the stored scores, in shared passes: OUT/sweep.csv, .png."""
+    """Compare several numbers of clusters.
+
+    They are tried on the stored scores, in shared passes. OUT/sweep.csv and OUT/sweep.png show inertia, silhouettes and
+    stability for every number.
+    """
     from bigcluster import api
     from bigcluster.cli import display
 
@@ -200,9 +222,12 @@ def sweep(
 
 @app.command()
 def predict(
-    out: Annotated[str, typer.Argument(help="The OUT of a finished run.")],
-    images: Annotated[str, typer.Argument(help="A folder, a glob, or a CSV/Parquet manifest with a path column.")],
-    to: Annotated[str, typer.Option("--to", metavar="FILE.csv", help="The CSV that takes the labels.")],
+    out: Annotated[str, typer.Argument(help="The results folder of a finished run.")],
+    images: Annotated[
+        str,
+        typer.Argument(help="The new images: a folder, a glob in quotes, or a CSV or Parquet file with a path column."),
+    ],
+    to: Annotated[str, typer.Option("--to", metavar="FILE.csv", help="The CSV file for the labels.")],
     exclude: Exclude = None,
     memory: Memory = None,
     workers: Workers = None,
@@ -210,7 +235,7 @@ def predict(
     quiet: Quiet = False,
     log: Log = None,
 ) -> None:
-    """Label new images by the stored model; nothing is fitted again."""
+    """Label new images with the stored model. Nothing is fitted again."""
     from bigcluster import api
     from bigcluster.cli import display
     from bigcluster.files import targets
@@ -225,15 +250,15 @@ def predict(
 
 @app.command()
 def verify(
-    out: Annotated[str, typer.Argument(help="The OUT of a run.")],
-    quick: Annotated[bool, typer.Option("--quick", help="Read a sample of the data and of the links.")] = False,
+    out: Annotated[str, typer.Argument(help="The results folder of a run.")],
+    quick: Annotated[bool, typer.Option("--quick", help="Read only a sample of the data and of the links.")] = False,
     memory: Memory = None,
     workers: Workers = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     log: Log = None,
 ) -> None:
-    """Check digests, counts, labels, folders and model; exit 1 on any damage, which the next run makes good."""
+    """Check all files of OUT for damage. The exit code is 1 where there is any; the next run repairs it."""
     from bigcluster import api
     from bigcluster.cli import display
 
@@ -260,10 +285,14 @@ def profile(
     config: Config = None,
     sets: Sets = None,
     compare: Annotated[
-        list[str] | None, typer.Option(help="Also do it the naive way: numpy or naive-dask; may be repeated.")
+        list[str] | None,
+        typer.Option(help="Also do the job in the naive way: numpy or naive-dask. May be given several times."),
     ] = None,
     limit: Annotated[
-        str | None, typer.Option(help="What a naive way may allocate, such as 8GiB; default: 0.9 of what is free.")
+        str | None,
+        typer.Option(
+            help="The most memory that a naive way may allocate, such as 8GiB. The default is 0.9 of the free memory."
+        ),
     ] = None,
     fresh: Fresh = False,
     replace: Replace = False,
@@ -271,7 +300,7 @@ def profile(
     quiet: Quiet = False,
     log: Log = None,
 ) -> None:
-    """`run` under memory-profiler: OUT/profile with a .dat for mprof, and the timeline as CSV and PNG."""
+    """Run under memory-profiler. OUT/profile gets a .dat file for mprof, and the timeline as CSV and PNG."""
     from bigcluster import api
     from bigcluster.cli import display
 
@@ -303,17 +332,17 @@ def profile(
 
 @app.command()
 def report(
-    out: Annotated[str, typer.Argument(help="The OUT of a finished run.")],
+    out: Annotated[str, typer.Argument(help="The results folder of a finished run.")],
     memory: Memory = None,
     workers: Workers = None,
     sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="report.map or report.thumbnails.")
+        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set report.map or report.thumbnails.")
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     log: Log = None,
 ) -> None:
-    """Write the report anew: pages to look at, from what OUT holds. They open from disk, in any browser."""
+    """Write the pages of the report again, from the results in OUT. They open from disk in any browser."""
     from bigcluster import api
 
     with listening(quiet=quiet) as listener:
@@ -323,16 +352,21 @@ def report(
 
 @app.command()
 def demo(
-    directory: Annotated[str, typer.Argument(help="A new or empty folder.")],
-    images: Annotated[int, typer.Option(parser=number, metavar="INTEGER", help="How many cuts to draw.")] = 600,
-    seed: Annotated[int, typer.Option(parser=number, metavar="INTEGER", help="Another seed draws other cuts.")] = 0,
-    hostile: Annotated[
-        bool, typer.Option("--hostile", help="Add the files of a bad day in a folder of their own.")
-    ] = False,
+    directory: Annotated[str, typer.Argument(help="A new or empty folder for the pictures.")],
+    images: Annotated[
+        int, typer.Option(parser=number, metavar="INTEGER", help="The number of pictures (catalog cuts) to draw.")
+    ] = 600,
+    seed: Annotated[
+        int,
+        typer.Option(
+            parser=number, metavar="INTEGER", help="The seed of the pictures. Another seed draws other pictures."
+        ),
+    ] = 0,
+    hostile: Annotated[bool, typer.Option("--hostile", help="Add a folder of broken and unusual files.")] = False,
     quiet: Quiet = False,
     log: Log = None,
 ) -> None:
-    """Draw a synthetic catalog with known styles (truth.csv beside it)."""
+    """Draw a synthetic catalog. The file truth.csv beside it says which style each picture has."""
     from bigcluster.demo import generate
     from bigcluster.files.paths import local_path
     from bigcluster.runtime.events import Progress
@@ -348,7 +382,11 @@ def demo(
 
 
 def _leave_with(counts: dict[str, Any], file: str, quiet: bool) -> None:
-    """Exit code 3 where images, or folders that may hold some, could not be read; what is quiet warns of images too."""
+    """Leave with exit code 3 where images, or folders that may hold images, could not be read.
+
+    file : the table that names the unread images. With `quiet`, this function prints the warning that the result, which
+    is not shown then, would have held.
+    """
     from bigcluster.cli import display
 
     if counts["failed"] and quiet:

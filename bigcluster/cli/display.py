@@ -1,4 +1,7 @@
-"""How a run shows itself on stderr: a live display on a terminal, plain lines elsewhere; and the tables on stdout."""
+"""What a person sees: progress on stderr, and the tables of the results on stdout.
+
+Progress is a live display where stderr is a terminal, and plain lines elsewhere.
+"""
 
 from __future__ import annotations
 
@@ -20,12 +23,12 @@ from bigcluster.runtime.events import RESULT, Event, Listener, Note, StageAdvanc
 from bigcluster.units import counted, printable, show_bytes, show_count, show_seconds
 
 PLAIN_SECONDS = 5.0
-"""Without a terminal a stage reports at most this often."""
+"""Seconds between two progress lines of a stage where stderr is not a terminal: a log stays short."""
 
 
 @contextmanager
 def listening(*, quiet: bool) -> Iterator[Listener]:
-    """The listener for this stderr."""
+    """Yield the listener that suits this stderr."""
     console = Console(stderr=True, highlight=False)
     if quiet:
         yield _warn
@@ -37,7 +40,7 @@ def listening(*, quiet: bool) -> Iterator[Listener]:
 
 
 class Plain:
-    """One line when a stage ends, and every few seconds in between; and every note."""
+    """A listener that prints a line for every note, for the end of every stage, and every few seconds in between."""
 
     def __init__(self, say: Callable[[str], None]) -> None:
         self._say = say
@@ -68,7 +71,7 @@ def _say(line: str) -> None:
 
 
 def _warn(event: Event) -> None:
-    """The listener of `--quiet`."""
+    """The listener of `--quiet`: it prints warnings only."""
     if isinstance(event, Note) and event.level == "warning":
         _say(_note(event))
 
@@ -122,18 +125,18 @@ def _live(console: Console) -> Iterator[Listener]:
 
 
 def unread(counts: dict[str, Any], file: str) -> str:
-    """How many images could not be read, and where it stands why."""
+    """Say how many images could not be read, and which file gives the reasons."""
     kinds = ", ".join(f"{number} {status}" for status, number in counts.get("failed_by_status", {}).items())
     return f"{counted(counts['failed'], 'image')} could not be read{f' ({kinds})' * bool(kinds)}: see {file}"
 
 
 def _show(console: Console, line: str) -> None:
-    """One line, whatever names are in it, not broken where a terminal is narrow."""
+    """Print one line without wrapping it. Unprintable characters of file names are escaped."""
     console.print(Text(printable(line)), soft_wrap=True)
 
 
 def print_plan(plan: Any, console: Console) -> None:
-    """The plan as a table, one line a stage, and what it adds up to."""
+    """Print the plan as a table with one line per stage, then its totals."""
     width, height = plan.image_size
     where = f"{show_count(plan.workers)} workers of one thread" if plan.joined else f"{plan.threads} threads"
     _show(
@@ -161,7 +164,7 @@ def print_plan(plan: Any, console: Console) -> None:
 
 
 def _plan_notes(plan: Any) -> Iterator[str]:
-    """What the table adds up to, and what it does not know."""
+    """The totals of the plan, and what the plan does not know."""
     yield f"memory: {show_bytes(plan.projected_bytes)} at most, of {show_bytes(plan.budget_bytes)}"
     if plan.joined:
         yield f"memory of the process that starts it, for names and labels: {show_bytes(plan.client_bytes)}"
@@ -179,7 +182,7 @@ def _plan_notes(plan: Any) -> Iterator[str]:
 
 
 def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:
-    """What a person wants to know at the end of a run."""
+    """Print the result of a run."""
     counts, sizes = summary["counts"], summary["cluster_sizes"]
     share = summary["explained_variance_ratio"]
     clusters = counted(summary["n_clusters"], "cluster")
@@ -205,7 +208,7 @@ def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:
 
 
 def print_sweep(found: dict[str, Any], out: str, console: Console) -> None:
-    """The table of a sweep, one line a k, and what it suggests."""
+    """Print the table of a sweep with one line per k, and the suggestion."""
     columns = ("k", "inertia", "simplified_silhouette", "silhouette_sq", "smallest", "largest", "stability")
     table = Table(*columns, "")
     remarks = {found["best_silhouette_sq_k"]: "largest silhouette_sq"}
@@ -222,7 +225,7 @@ def print_sweep(found: dict[str, Any], out: str, console: Console) -> None:
 
 
 def print_profile(found: Any, console: Console) -> None:
-    """What the run held, beside the naive ways where they were asked for, and where to look."""
+    """Print the memory of the run, that of the naive ways where they were asked for, and the files to look at."""
     table = Table("", "peak memory", "allowed", "time", "ended")
     for way in found.ways:
         seconds, ended = show_seconds(way.seconds), Text(printable(way.ended))
@@ -238,7 +241,7 @@ def print_profile(found: Any, console: Console) -> None:
 
 
 def print_prediction(found: dict[str, Any], to: str, console: Console) -> None:
-    """How many were labelled, and whether they are like the images of the model."""
+    """Print how many images were labelled, and whether they resemble the images of the model."""
     counts = found["counts"]
     lines = [f"{show_count(counts['ok'])} of {counted(counts['listed'], 'image')} labelled: {to}"]
     if found["unlike"] is not None:
@@ -256,7 +259,7 @@ def print_prediction(found: dict[str, Any], to: str, console: Console) -> None:
 
 
 def print_verified(found: dict[str, Any], out: str, console: Console) -> None:
-    """Each damaged file with what makes it, notes, and what to do."""
+    """Print each damaged file with the stage that writes it, the notes, and what to do."""
     lines = [f"damaged: {damage['file']} {damage['what']} (stage {damage['stage']})" for damage in found["damaged"]]
     lines += [f"note: {note}" for note in found["notes"]]
     read = (

@@ -1,7 +1,7 @@
-"""The file of `--log`: what a command says, each line with its time.
+"""The file of `--log`: it gets every message of a command, each line with its time.
 
-Lines are added to a new file, to a log of ours, or to a stream. Any other file is refused: a slip of the fingers must
-not write into a picture.
+Lines are appended to a new file, to an earlier log of bigcluster, or to a stream. Any other file is refused, so that a
+typing error cannot write into a picture.
 """
 
 from __future__ import annotations
@@ -23,17 +23,17 @@ from bigcluster.units import printable
 OPTION = "--log"
 _STARTED = "started: bigcluster"
 _FIRST_LINE = re.compile(rf"\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d\S* {_STARTED} ".encode())
-"""How every log of ours begins."""
+"""The beginning of every log that bigcluster writes."""
 
 
 class LogFile:
-    """Lines are added at its end. A log that cannot be written any more is told of once, and ends nothing."""
+    """A log to which lines are appended. When it can no longer be written, one warning says so, and the run goes on."""
 
     def __init__(self, given: str) -> None:
-        """Raises UsageError where the file cannot be opened for writing, or is there and is no log of ours."""
+        """Raises UsageError where the file cannot be opened for writing, or exists and is not a log of bigcluster."""
         path = Path(local_path(OPTION, given))
         if targets.check(OPTION, str(path)) and path.exists() and not _is_log(path):
-            raise UsageError(f"{OPTION} {path} is there and is no log of bigcluster; give another file")
+            raise UsageError(f"{OPTION} {path} exists and is not a log of bigcluster; give another file")
         try:
             self._file: IO[str] | None = path.open("a", encoding="utf-8", errors="backslashreplace")
         except OSError as error:
@@ -42,7 +42,7 @@ class LogFile:
         self.line(f"{_STARTED} {shlex.join(sys.argv[1:])} (process {os.getpid()})")
 
     def line(self, text: str) -> None:
-        """Add a line, at once on its way to the disk."""
+        """Append one line with its time, and flush it."""
         if self._file is None:
             return
         now = datetime.now().astimezone().isoformat(timespec="seconds")
@@ -55,7 +55,7 @@ class LogFile:
 
 
 def _is_log(path: Path) -> bool:
-    """Whether a file is empty, or begins as our logs do."""
+    """Whether a file is empty, or begins as the logs of bigcluster begin."""
     with open_regular(path, follow=True) as file:
         beginning = file.read(64)
     return not beginning or _FIRST_LINE.match(beginning) is not None

@@ -1,4 +1,4 @@
-"""Arguments and options that several commands share, with their help."""
+"""The arguments and options that several commands share, with their help texts."""
 
 from __future__ import annotations
 
@@ -11,53 +11,111 @@ from bigcluster.cli.answers import log_to
 
 
 def number(text: str) -> float | str:
-    """The number, as int where it is whole; any other text as it is: the check of the setting refuses it."""
+    """Read a number: an int where the text is a whole number, else a float.
+
+    Any other text is returned as it is, so that the check of the setting can refuse it with its own message.
+    """
     for read in (int, float):
         with suppress(ValueError):
             return read(text)
     return text
 
 
-Images = Annotated[str | None, typer.Argument(help="A folder, a glob, or a CSV/Parquet manifest with a path column.")]
-Out = Annotated[str | None, typer.Option("--out", "-o", help="The folder that takes the results.")]
+Images = Annotated[
+    str | None,
+    typer.Argument(help="The images: a folder, a glob in quotes, or a CSV or Parquet file with a path column."),
+]
+Out = Annotated[
+    str | None,
+    typer.Option("--out", "-o", help="The folder for the results. It must be new, empty, or of an earlier run."),
+]
 Exclude = Annotated[
     list[str] | None,
     typer.Option(
-        metavar="PATTERN", help="Leave out files and folders of that name, such as '*_thumb.jpg'; repeatable."
+        metavar="PATTERN",
+        help="Skip files and folders with this name, such as '*_thumb.jpg'. May be given several times.",
     ),
 ]
 K = Annotated[
     str | None,
-    typer.Option("-k", "--n-clusters", help="Number of clusters; or a range to sweep: 5:20, 10:100:10 or 5,9,17."),
+    typer.Option("-k", "--n-clusters", help="The number of clusters, or a range to try: 5:20, 10:100:10 or 5,9,17."),
 ]
-Features = Annotated[str | None, typer.Option(help="gray or color pixels.")]
-Size = Annotated[str | None, typer.Option(help="64, WIDTHxHEIGHT, or native (all images of one size).")]
+Features = Annotated[str | None, typer.Option(help="What describes an image: gray (the default) or color pixels.")]
+Size = Annotated[
+    str | None,
+    typer.Option(help="The size that images are resized to: 64, WIDTHxHEIGHT, or native (all images have one size)."),
+]
 Variance = Annotated[
     float | None,
-    typer.Option(parser=number, metavar="FLOAT", help="Keep as many components as capture this share, such as 0.8."),
+    typer.Option(
+        parser=number,
+        metavar="FLOAT",
+        help="Keep the fewest PCA components that explain this share of the variance, such as 0.8.",
+    ),
 ]
 Components = Annotated[
     int | None,
-    typer.Option(parser=number, metavar="INTEGER", help="Keep this many components (instead of --variance)."),
+    typer.Option(
+        parser=number, metavar="INTEGER", help="Keep exactly this number of PCA components. It replaces --variance."
+    ),
 ]
-Memory = Annotated[str | None, typer.Option(help="Budget of the whole process tree, such as 1GiB.")]
+Memory = Annotated[
+    str | None,
+    typer.Option(
+        help="The most memory that all processes of the run hold together, such as 1GiB. "
+        "The default is half of the memory that may be used."
+    ),
+]
 Workers = Annotated[
     int | None,
-    typer.Option(parser=number, metavar="INTEGER", help="Threads that decode and compute; default: all cores."),
+    typer.Option(
+        parser=number,
+        metavar="INTEGER",
+        help="The number of threads that decode and compute. The default is all cores.",
+    ),
 ]
-Link = Annotated[str | None, typer.Option(help="hardlink, symlink, copy or none.")]
-Seed = Annotated[int | None, typer.Option(parser=number, metavar="INTEGER", help="Seed of everything random.")]
-Config = Annotated[str | None, typer.Option(help="A TOML file, or a shipped one: catalog, thumbnails, dask-ml.")]
-Sets = Annotated[list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Any other setting by its name.")]
-Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore the settings that OUT/run.toml kept.")]
-Replace = Annotated[bool, typer.Option("--replace", help="Permit discarding decoded pixels that no longer match.")]
+Link = Annotated[
+    str | None, typer.Option(help="How images appear under clusters/: hardlink (the default), symlink, copy or none.")
+]
+Seed = Annotated[
+    int | None, typer.Option(parser=number, metavar="INTEGER", help="The seed of all random choices. The default is 0.")
+]
+Config = Annotated[
+    str | None,
+    typer.Option(help="A TOML file with settings, or the name of a shipped one: catalog, thumbnails, dask-ml."),
+]
+Sets = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Set any other setting by its name, such as kmeans.n_init=8. May be given several times.",
+    ),
+]
+Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore the settings of the last run, which OUT/run.toml keeps.")]
+Replace = Annotated[
+    bool, typer.Option("--replace", help="Allow the run to discard pixels that were decoded with other settings.")
+]
 Rehash = Annotated[
-    bool, typer.Option("--rehash", help="Read every image again; by default a new size or time is what shows a change.")
+    bool,
+    typer.Option(
+        "--rehash", help="Read every image again. Otherwise a file counts as changed when its size or time is new."
+    ),
 ]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop.")]
-AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print nothing but warnings, errors and the result.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Show the plan and stop. Nothing is decoded or written.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result, or the error, as one JSON document on stdout.")]
+Quiet = Annotated[
+    bool,
+    typer.Option(
+        "--quiet", "-q", help="Print only warnings and errors. The JSON document of --json is printed all the same."
+    ),
+]
 Log = Annotated[
     str | None,
-    typer.Option("--log", metavar="FILE", callback=log_to, help="Add progress and messages to a file, with times."),
+    typer.Option(
+        "--log",
+        metavar="FILE",
+        callback=log_to,
+        help="Append progress and messages to this file, each line with its time.",
+    ),
 ]

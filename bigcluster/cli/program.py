@@ -1,7 +1,7 @@
-"""The command line. Results go to stdout, progress and messages to stderr; the exit code says how it went.
+"""The main program of the command line. It runs a command and turns its errors into one line and an exit code.
 
-0 all good; 1 the run failed, or verify found damage; 2 wrong usage or config; 3 done, but some inputs could not be
-read; 130 interrupted.
+Exit codes: 0, all is good; 1, the run failed, or verify found damage; 2, the usage or a setting is wrong; 3, the run is
+done, but some inputs could not be read; 130, the run was interrupted.
 """
 
 from __future__ import annotations
@@ -26,16 +26,16 @@ INTERRUPTED = "interrupted; what is done is saved, the same command resumes"
 
 
 def main() -> None:
-    """The console script: errors become one line and their exit code."""
+    """Run the command in sys.argv and end the process. An error is shown as one line."""
     out, _ = streams.guard()
     end_as_interrupted()
     count_whole_process()
-    # This process multiplies nothing large. OpenBLAS interrupts it where the system starts no thread.
+    # This process multiplies no large matrices. Where no thread can be started, OpenBLAS would interrupt it at import.
     set_for_us("OPENBLAS_NUM_THREADS", "1")
     try:
         code = _run()
         code = _finish(out, code)
-    except KeyboardInterrupt:  # another one, while the first was told
+    except KeyboardInterrupt:  # a second Ctrl-C, while the message about the first one was printed
         code = EXIT_INTERRUPTED
     answers.note(f"ended with exit code {code}")
     sys.exit(code)
@@ -56,7 +56,7 @@ def _run() -> int:
 
 
 def _failed(error: Exception) -> int:
-    """An error as one line. What is a fault of ours keeps its traceback."""
+    """Print an error as one line and return its exit code. An error without a known cause keeps its traceback."""
     known = error if isinstance(error, BigclusterError) else _usage_error(error) or plainly(error)
     if known is None:
         answers.tell_error("InternalError", f"{type(error).__name__}: {error}", EXIT_FAILED)
@@ -70,7 +70,7 @@ def _failed(error: Exception) -> int:
 
 
 def _usage_error(error: Exception) -> ConfigError | None:
-    """The errors of the library that reads the command line, or None."""
+    """Turn an error of the library that reads the command line into a ConfigError; None for any other error."""
     shown = getattr(error, "format_message", None)
     if shown is None:
         return None
@@ -84,7 +84,10 @@ def _usage_error(error: Exception) -> ConfigError | None:
 
 
 def _finish(out: streams.Outlet, code: int) -> int:
-    """The exit code of the job also where its result could not be told, unless stdout was the only place for it."""
+    """Return the exit code of the process.
+
+    Where the result could not be printed, that is the exit code of the job, or 1 if stdout was the only place for it.
+    """
     out.flush()
     if out.error is None or out.error.errno == errno.EPIPE:  # whoever read it has read enough
         return code

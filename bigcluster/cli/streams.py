@@ -1,7 +1,7 @@
-"""stdout and stderr whose failure decides over nothing: what cannot be told is not told, and the job goes on.
+"""Standard streams whose errors do not end the job: what cannot be printed is lost, and the job goes on.
 
-A stream may be closed (`>&-`), full (`>/dev/full`), or a terminal that is gone; names in other scripts may not fit its
-encoding.
+A stream may be closed (`>&-`), full (`>/dev/full`), or a terminal that is gone. File names may hold characters that its
+encoding does not have.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ from typing import Any, TextIO
 
 
 class Outlet(io.TextIOBase):
-    """A standard stream that remembers its first error and raises none."""
+    """A standard stream that raises no error, and remembers the first one in `error`."""
 
     encoding = "utf-8"
     errors = "backslashreplace"
 
     def __init__(self, stream: TextIO | None, number: int) -> None:
-        """number : its file descriptor. stream : None where it was closed when we started."""
+        """number : the file descriptor. stream : None where it was closed when the process started."""
         self._stream, self._number = stream, number
         self.error: OSError | None = None
         if stream is None:
@@ -52,17 +52,17 @@ class Outlet(io.TextIOBase):
             getattr(self._stream, what)(*arguments)
         except OSError as error:
             self.error = error
-            # What is left in the stream's buffer goes nowhere, also when the interpreter ends.
+            # The interpreter flushes the stream's buffer at its end: that must not fail either.
             nowhere = os.open(os.devnull, os.O_WRONLY)
             os.dup2(nowhere, self._number)
             os.close(nowhere)
 
 
 def guard() -> tuple[Outlet, Outlet]:
-    """Put outlets in the places of stdout and stderr.
+    """Replace sys.stdout and sys.stderr by outlets, and return both.
 
-    Standard streams that are closed are opened on nothing first: the next file that is opened would take their number,
-    and what libraries print would go into it.
+    Standard streams that are closed are opened on the null device first. Otherwise the next file that is opened would
+    get their number, and the messages of libraries would be written into it.
     """
     for number in range(3):
         try:

@@ -1,7 +1,7 @@
-"""The command line in a process that ends with the one that started it: `python -m bigcluster.cli.watched run ...`.
+"""The command line in a process that ends with its parent process: `python -m bigcluster.cli.watched run ...`.
 
-Its stdin is a pipe that the other process holds open and never writes to. When that one is gone, however it went, this
-one is interrupted as by SIGTERM: what is done is saved.
+The stdin of this process is a pipe that the parent holds open and never writes to. When the parent has ended, for
+whatever reason, this process sends itself SIGTERM: the run stops and keeps what is done.
 """
 
 from __future__ import annotations
