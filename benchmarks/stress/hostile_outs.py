@@ -7,13 +7,18 @@ from __future__ import annotations
 
 import json
 import os
+import string
 import zlib
 from collections.abc import Callable
+from itertools import islice, product
 from pathlib import Path
 from typing import Any
 
+import google_crc32c
+
 from benchmarks.stress.hostile_files import sparse
-from bigcluster.store import Mark, Marks, metadata
+from bigcluster.store import Mark, Marks, Store, metadata
+from bigcluster.units import MIB
 
 Maker = Callable[[Path], None]
 
@@ -103,6 +108,46 @@ def many_marks(out: Path) -> None:
         marks.write("ingest", Mark("", {f"pixels/c/{i}/{j}{'x' * 80}": "0" * 32 for j in range(2000)}), f"{i + 1:06d}")
 
 
+def mark_names(out: Path) -> None:
+    """The sealed mark of the clusters is 43 MiB with a million names in it."""
+    marks = Marks(out / "store.zarr")
+    found = marks.read("cluster")
+    assert found is not None
+    names = [f"{i:07d}{'x' * 34}" for i in range(1_000_000)]
+    marks.write("cluster", Mark(found.fingerprint, found.digests, {**found.payload, "names": names}))
+
+
+def large_arrays(out: Path) -> None:
+    """Ten arrays of 100 MiB each, as is said of them; their files are holes, and have a right checksum."""
+    n_bytes = 100 * MIB
+    checksum = google_crc32c.value(bytes(n_bytes)).to_bytes(4, "little")
+    for name in _WHOLE:
+        itemsize = Store(out / "store.zarr").array(name).dtype.itemsize
+
+        def change(told: dict[str, Any], length: int = n_bytes // itemsize) -> None:
+            told["shape"], told["chunk_grid"]["configuration"]["chunk_shape"] = [length], [length]
+
+        _declare(out, name, change)
+        file = out / "store.zarr" / name / "c" / "0"
+        sparse(file, n_bytes=n_bytes)
+        with file.open("ab") as end:
+            end.write(checksum)
+
+
+_WHOLE = (
+    *("ok", "row_keys", "column_sums", "mean", "explained_variance"),
+    *("labels", "label_keys", "distance", "runner_up", "runner_up_distance"),
+)
+"""Arrays of one dimension that are read whole."""
+
+
+def summary_keys(out: Path) -> None:
+    """summary.json is 16 MiB with 1.8 million keys."""
+    letters = string.ascii_letters + string.digits
+    keys = (f'"{a}{b}{c}{d}":0' for a, b, c, d in islice(product(letters, repeat=4), 1_800_000))
+    (out / "summary.json").write_text("{" + ",".join(keys) + "}", encoding="ascii")
+
+
 def summary_sparse(out: Path) -> None:
     sparse(out / "summary.json", b"{")
 
@@ -128,6 +173,7 @@ OUTS: dict[str, Maker] = {
     maker.__name__: maker
     for maker in (
         *(codec, shape, holes, many_chunks, deep_metadata, large_chunk, mark_fifo, mark_zero, mark_lists, many_marks),
+        *(mark_names, large_arrays, summary_keys),
         *(summary_sparse, labels_sparse, labels_columns, settings_sparse, settings_fifo),
     )
 }

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO, Any
 
+from bigcluster.errors import MemoryBudgetError
 from bigcluster.units import MIB, show_bytes
 
 SETTINGS_BYTES = 1 * MIB
@@ -150,13 +151,48 @@ class BoundedFile:
         return data
 
 
+_VALUE_BYTES = 160
+"""Of a value in memory, its text apart: a name and its place in a list, 110; an entry of a dictionary, 160."""
+_TEXT_COPIES = 3
+"""Of the text: as bytes, as str, and what strings are made of it."""
+_left_bytes: int | None = None
+
+
+def limit_parsing(left_bytes: int | None) -> None:
+    """What reading one file into values may take in this process from here on; None: no limit but the files' own.
+
+    A job sets it from its budget, before it reads anything of OUT.
+    """
+    global _left_bytes
+    _left_bytes = left_bytes
+
+
+def check_room(path: Path, n_bytes: int, otherwise: str) -> None:
+    """Raise MemoryBudgetError where the budget leaves less. otherwise : what else helps but a larger budget."""
+    if _left_bytes is not None and n_bytes > _left_bytes:
+        raise MemoryBudgetError(
+            f"reading {path} takes {show_bytes(n_bytes)}, the memory budget leaves {show_bytes(_left_bytes)}; use a "
+            f"larger --memory, {otherwise}"
+        )
+
+
+def json_bytes(n_bytes: int, n_values: int) -> int:
+    """What parsing JSON takes at its peak: n_bytes of text, n_values as `count_values` says."""
+    return _TEXT_COPIES * n_bytes + _VALUE_BYTES * n_values
+
+
+def count_values(raw: bytes) -> int:
+    """About how many values there are in JSON: commas in strings count as well."""
+    return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+
+
 def parse_json(text: bytes | str, most_values: int) -> Any:
     """JSON of at most so many values and so little depth that parsing it takes little more than its text.
 
     Raises ValueError where it is not JSON or has more.
     """
     raw = text.encode() if isinstance(text, str) else text
-    n_values = raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+    n_values = count_values(raw)
     if n_values > most_values:
         raise ValueError(f"JSON of about {n_values} values, {most_values} are the most")
     try:

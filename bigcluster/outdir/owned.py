@@ -14,6 +14,7 @@ import os
 import stat
 from array import array
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.catalog import path_key
-from bigcluster.files.bounded import read_bounded
+from bigcluster.files.bounded import check_room, read_bounded
 from bigcluster.files.durable import digest_of, digest_of_file, unlink_below, write_bytes
 from bigcluster.store import MADE, Mark, Marks, metadata
 
@@ -198,11 +199,18 @@ class OwnedList:
         if mark is None or len(mark.digests) != 1:
             return None
         ((file, digest),) = mark.digests.items()
+        self._check_room(self.store_root / file)
         try:
             data = read_bounded(self.store_root / file, self._most_bytes())
             return Owned.from_bytes(data) if digest_of(data) == digest else None
         except (OSError, ValueError):
             return None
+
+    def _check_room(self, file: Path) -> None:
+        """Raise MemoryBudgetError where a list that may be ours is larger than the budget leaves."""
+        with suppress(OSError):  # told by who reads it
+            if (n_bytes := file.lstat().st_size) <= self._most_bytes():
+                check_room(file, n_bytes, "or delete it: what lies in that folder then stays as it is")
 
     def _most_bytes(self) -> int:
         """Several entries for every listed image, and pages of a report: a larger list is none of ours."""

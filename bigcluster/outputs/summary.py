@@ -10,9 +10,18 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bigcluster.errors import StoreError
-from bigcluster.files.bounded import SUMMARY_BYTES, SUMMARY_VALUES, parse_json, read_bounded
-from bigcluster.units import show_bytes
+from bigcluster.errors import MemoryBudgetError, StoreError
+from bigcluster.files.bounded import (
+    SUMMARY_BYTES,
+    SUMMARY_VALUES,
+    check_room,
+    count_values,
+    json_bytes,
+    parse_json,
+    read_bounded,
+)
+from bigcluster.files.forms import dict_of, keys, list_of, number, optional, text, whole, words
+from bigcluster.units import MIB, show_bytes
 
 if TYPE_CHECKING:
     from bigcluster.catalog import FileRecord, Listing
@@ -23,6 +32,12 @@ SWALLOWED = 0.6
 """Share of the images from which one cluster counts as having swallowed most."""
 SPIKE_SHARE = 0.02
 """Of the measured peak: a spike between samples that is worth a line."""
+_SUMMARY_BYTES, _SUMMARY_VALUES = 4 * MIB, 50_000
+"""Of summary.json without its clusters: a thousand suffixes, a hundred folders, settings, and facts."""
+_CLUSTER_BYTES, _CLUSTER_VALUES = 64, 2
+"""Of each cluster in it: its size and its number before, a line each."""
+_MOST_QUOTES = 50_000
+"""In it, however many clusters there are: of each there are two plain numbers, which take little memory."""
 _VERSIONED = ("bigcluster", "numpy", "opencv-python-headless", "pillow", "zarr", "dask", "dask-ml", "scikit-learn")
 
 
@@ -95,13 +110,61 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     return json.dumps(summary, indent=2, allow_nan=False) + "\n"
 
 
-def read_summary(path: Path) -> dict[str, Any]:
-    """Raises StoreError where the file cannot be ours."""
+_is_summary = keys(
+    {
+        "counts": keys(
+            {**dict.fromkeys(("listed", "ok", "failed"), whole()), "failed_by_status": dict_of(whole())}, others=True
+        ),
+        **dict.fromkeys(("n_clusters", "n_components"), whole(1)),
+        "cluster_sizes": list_of(whole()),
+        "inertia": number,
+        "explained_variance_ratio": optional(number),
+        "advice": list_of(words),
+        "memory": keys(
+            {**dict.fromkeys(("budget_bytes", "measured_peak_bytes", "unseen_bytes"), whole()), "metric": words},
+            {"held_before_bytes": whole()},
+            others=True,
+        ),
+        "stages": dict_of(
+            keys(
+                {"seconds": number, "projected_peak_bytes": optional(whole()), "measured_peak_bytes": whole()},
+                {"solver": words, "reused": lambda value: type(value) is bool},
+                others=True,
+            )
+        ),
+        "settings": keys({"reduce": text}, {"seed": whole(), "link": text}, others=True),
+        "versions": dict_of(words),
+    },
+    {
+        "seconds": number,
+        "nearest_previous": optional(list_of(optional(whole()))),
+        "sweep": optional(keys({"k": whole(1), "reason": words, "caveats": list_of(words)}, others=True)),
+    },
+    others=True,
+)
+
+
+def read_summary(path: Path, n_clusters: int | None = None) -> dict[str, Any]:
+    """The summary of a run that came to its end; n_clusters : of the store, where that is known.
+
+    Raises StoreError where the file cannot be ours, MemoryBudgetError where the budget does not leave what it takes.
+    """
+    most_bytes, most_values = SUMMARY_BYTES, SUMMARY_VALUES
+    if n_clusters is not None:
+        most_bytes = min(most_bytes, _SUMMARY_BYTES + _CLUSTER_BYTES * n_clusters)
+        most_values = min(most_values, _SUMMARY_VALUES + _CLUSTER_VALUES * n_clusters)
     try:
-        found = parse_json(read_bounded(path, SUMMARY_BYTES), SUMMARY_VALUES)
+        text = read_bounded(path, most_bytes)
+        check_room(path, json_bytes(len(text), min(most_values, count_values(text))), "or run the job again")
+        if text.count(b'"') > _MOST_QUOTES or text.count(b"[") + text.count(b"{") > _MOST_QUOTES:
+            raise ValueError("its values are not those of a summary")
+        found = parse_json(text, most_values)
+    except MemoryBudgetError:
+        raise
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise StoreError(f"{path} cannot be read: {reason}; run the job again") from error
-    if not isinstance(found, dict):
+    if not _is_summary(found):
         raise StoreError(f"{path} is not a summary; run the job again")
-    return found
+    summary: dict[str, Any] = found
+    return summary

@@ -162,7 +162,7 @@ def draw_sweep(rows: list[dict[str, Any]], suggested_k: int | None, reason: str)
     elbow.plot(ks, [row["inertia"] for row in rows], marker="o", color="#1f4e79")
     elbow.set_ylabel("inertia (sum of squared distances)")
     elbow.set_ylim(bottom=0)
-    elbow.set_title(reason, fontsize=10, wrap=True)
+    elbow.set_title(reason, fontsize=10, wrap=True, parse_math=False)
     for name, label, color in (
         ("silhouette_sq", "silhouette_sq (exact, squared distances)", "#1f4e79"),
         ("simplified_silhouette", "simplified_silhouette", "#7f7f7f"),

@@ -12,6 +12,7 @@ from typing import Any
 
 from bigcluster.config import Settings
 from bigcluster.errors import DamagedError
+from bigcluster.files.bounded import limit_parsing
 from bigcluster.planning.stages import baseline_bytes
 from bigcluster.runtime.events import Listener, Progress
 from bigcluster.runtime.resources import Resources
@@ -22,6 +23,10 @@ from bigcluster.units import MIB
 
 LEAST_LISTING_BYTES = 16 * MIB
 """What names may take in any case: where a budget has no room even for these, the plan refuses it and says its need."""
+
+PARSING_PARTS = 2
+"""Of what the budget leaves, one may go into a file that is parsed: beside it, another one or a list of files is
+held."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,9 @@ def open_job(settings: Settings, resources: Resources, listener: Listener, calle
     runtime = EmbeddedRuntime(resources.threads)
     # The folder itself, where OUT is a link: what lies below it is reached without following links.
     out = Path(os.path.realpath(settings.out))
-    return Job(settings, resources, out, progress, runtime, Stages(sampler, progress))
+    job = Job(settings, resources, out, progress, runtime, Stages(sampler, progress))
+    limit_parsing(job.left_bytes // PARSING_PARTS)
+    return job
 
 
 @contextmanager

@@ -47,7 +47,7 @@ def report(
         plan = plan_report(settings, n_images, size, n_columns, n_clusters, components, resources)
         check_budget((plan,), resources.budget_bytes, otherwise="--workers 1")
         with naming_damage(store):
-            _write(job, store, read_summary(summary_path), plan)
+            _write(job, store, read_summary(summary_path, n_clusters), plan)
     return {"report": str(job.out / FOLDER / "index.html"), "stages": job.stages.facts}
 
 

@@ -187,12 +187,16 @@ def _mend(root: Path, found: Inventory) -> None:
 
 def _disown(root: Path, damaged: list[Damage]) -> None:
     """What is damaged beside the store is not ours any more: the next run makes it anew, and leaves what is there.
+    Stages whose arrays do not fit together lose their marks.
 
     By size and time, an entry or a page may still be what was written.
     """
     marks, entries_of = Marks(root), f"{folders.FOLDER}/"
     if any(damage.stage == report.STAGE for damage in damaged):
         marks.remove(report.STAGE)
+    for stage in (ingest.STAGE, reduce.STAGE, cluster.STAGE):  # files as they were written that do not fit each other
+        if any(damage.stage == stage and damage.mark is None for damage in damaged):
+            marks.remove(stage)
     names = [damage.file.removeprefix(entries_of) for damage in damaged if damage.file.startswith(entries_of)]
     owned = OwnedList(root, folders.CREATED)
     made = owned.read() if names else None
@@ -231,9 +235,13 @@ def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[s
     if finished and not missing & {ingest.STAGE, cluster.STAGE}:
         # what is damaged is not there to compare with
         yield from files.audit(job.out, store, replace(stored, fitted=None) if reduce.STAGE in missing else stored)
-        root = _root(tomllib.loads(results.listed_settings(store.marks))["images"])
+        images = tomllib.loads(results.listed_settings(store.marks)).get("images")
         yield from _pages(job, store, missing, quick)
-        seen = entries.audit(job.out, root, folders.created(store.root), sample=QUICK_ENTRIES if quick else None)
+        if images is None:
+            yield Damage(f"{outdir.STORE}/marks/{results.STAGE}", files.STAGE, "names no images")
+            return
+        sample = QUICK_ENTRIES if quick else None
+        seen = entries.audit(job.out, _root(images), folders.created(store.root), sample=sample)
         notes += seen.notes()
         yield from seen.damaged
 

@@ -113,7 +113,7 @@ def read_model(out: Path, store: Store, summary: dict[str, Any]) -> Model:
 
 
 def _members(store: Store, n_clusters: int) -> Members:
-    labels, distance = store.load("labels"), store.load("distance")
+    labels, distance = cluster.load_labels(store, n_clusters), store.load("distance")
     order = np.lexsort((distance, labels))  # stable: rows of one distance keep their order
     starts = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=n_clusters))])
     if n_clusters == 1:
@@ -152,7 +152,7 @@ def _read_listed(out: Path, ok: NDArray[np.bool_], members: Members, *, hard_lin
             sizes[good] = int(image_row["width"]), int(image_row["height"])
             _note_file(listed, out, label_row[0], label_row[6], hard_links=hard_links)
             good += 1
-    except (ValueError, KeyError, IndexError) as error:  # a line that is not ours
+    except (ValueError, KeyError, IndexError, OverflowError) as error:  # a line that is not ours
         raise differs from error
     if good != len(sizes):
         raise differs

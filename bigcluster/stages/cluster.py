@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from bigcluster.catalog import Listing
 from bigcluster.config import Settings
+from bigcluster.errors import DamagedError
 from bigcluster.planning.plan import StagePlan
 from bigcluster.runtime.events import Progress
 from bigcluster.runtime.threads import Runtime
@@ -76,9 +77,11 @@ def cluster(
         **({} if swept is None else {"of": "the swept centers as they are"}),
     )
     mark, saving = store.mark(STAGE), StageState(store, STAGE, wanted)
-    reused = mark is not None and mark.fingerprint == wanted
+    origin = {"images": ingested.fingerprint, "reduction": settings.reduce, "rows": reduced.fingerprint}
+    reused = mark is not None and mark.fingerprint == wanted and origin.items() <= mark.payload.items()
+    reused = reused and _are_numbers(store.load("labels"), n_clusters)
     if mark is None or not reused:
-        previous = _previous(store, mark, ingested)
+        previous = _previous(store, mark, ingested, n_clusters)
         if swept is not None and settings.kmeans.algorithm in ("auto", "lloyd"):
             found = _take(store, reduced, swept, plan, runtime, progress)
         else:
@@ -91,9 +94,7 @@ def cluster(
             digests |= store.save(name, value)
         digests |= store.save(_KEYS, ingested.row_keys)
         mark_payload = {
-            "images": ingested.fingerprint,
-            "reduction": settings.reduce,
-            "rows": reduced.fingerprint,
+            **origin,
             "n_clusters": found.n_clusters,
             "n_columns": found.centers.shape[1],
             "inertia": found.inertia,
@@ -165,7 +166,7 @@ def _fit(
             }
             if plan.solver == "lloyd":
                 common |= {"n_init": options.n_init}
-            found = _SOLVERS[plan.solver](reduced.rows, n_clusters, **common)
+            found = saving.going_on(lambda: _SOLVERS[plan.solver](reduced.rows, n_clusters, **common), progress.warn)
     if found.reason:
         progress.warn(found.reason)
     for note in found.notes:
@@ -203,6 +204,10 @@ def _columns(found: KMeansFit, order: NDArray[np.int64]) -> tuple[NDArray[Any], 
     return new_number[rows.labels], rows.distance, new_number[rows.runner_up], rows.runner_up_distance
 
 
+_COMPARED_BYTES = 64
+"""Of a row of the fit before: its label and key, and what finding the key again takes."""
+
+
 @dataclass(frozen=True)
 class _Previous:
     """The labels of the fit before, and the keys of their rows."""
@@ -211,14 +216,19 @@ class _Previous:
     keys: NDArray[np.uint64]
 
 
-def _previous(store: Store, mark: Mark | None, ingested: Ingested) -> _Previous | None:
+def _previous(store: Store, mark: Mark | None, ingested: Ingested, n_clusters: int) -> _Previous | None:
+    """The fit before, where there is one of which every label is a cluster's, and comparing them fits the budget."""
     if mark is None:
         return None
-    if f"{_KEYS}/" in "".join(mark.digests):
-        return _Previous(store.load("labels"), store.load(_KEYS))
-    if mark.payload["images"] == ingested.fingerprint:  # earlier versions kept no keys of their own
-        return _Previous(store.load("labels"), ingested.row_keys)
-    return None
+    of_its_own = f"{_KEYS}/" in "".join(mark.digests)
+    if not of_its_own and mark.payload["images"] != ingested.fingerprint:  # earlier versions kept no keys of their own
+        return None
+    n_before, (n_rows,) = mark.payload["n_clusters"], store.array("labels").shape
+    held = _COMPARED_BYTES * n_rows + 8 * n_clusters * n_before
+    if store.most_bytes is not None and 2 * held > store.most_bytes:
+        return None
+    labels, keys = store.load("labels"), store.load(_KEYS) if of_its_own else ingested.row_keys
+    return _Previous(labels, keys) if _are_numbers(labels, n_before) and len(keys) == len(labels) else None
 
 
 def _nearest_previous(
@@ -244,9 +254,22 @@ def _facts(found: KMeansFit) -> dict[str, Any]:
     }
 
 
+def load_labels(store: Store, n_clusters: int) -> NDArray[np.int32]:
+    """The stored number of every good row's cluster. Raises DamagedError where one is none of a cluster."""
+    labels: NDArray[np.int32] = store.load("labels")
+    if not _are_numbers(labels, n_clusters):
+        raise DamagedError(f"{store.root / 'labels'} names clusters that there are not")
+    return labels
+
+
+def _are_numbers(labels: NDArray[np.int32], n_clusters: int) -> bool:
+    """Whether labels are numbers of clusters: what counts them takes memory for every number up to the largest."""
+    return len(labels) == 0 or bool(-1 < labels.min() <= labels.max() < n_clusters)
+
+
 def load_membership(store: Store, n_clusters: int) -> Membership:
     distance = store.load("distance")
     if n_clusters == 1:
-        return Membership(store.load("labels"), distance, None, None)
+        return Membership(load_labels(store, n_clusters), distance, None, None)
     margin = store.load("runner_up_distance") - distance
-    return Membership(store.load("labels"), distance, store.load("runner_up"), margin)
+    return Membership(load_labels(store, n_clusters), distance, store.load("runner_up"), margin)

@@ -96,7 +96,10 @@ class Filling:
         mark = self._store.mark(STAGE, block.name)
         if mark is None or mark.fingerprint != fingerprint_of(block, self._listing, self._recipe):
             return None
-        ledger = zip(block.rows, records_in(mark), strict=True)
+        records = records_in(mark)
+        if len(records) != len(block.rows):
+            return None
+        ledger = zip(block.rows, records, strict=True)
         return [row for row, record in ledger if not self._freshness.holds(row, record)]
 
     def confirm(self, block: Block, doubtful: list[int] | None) -> bool:

@@ -200,12 +200,12 @@ def _summarise(
         squares += mark.payload["square_sum"]
         sums += read_whole(store.array("sums"), block.index).astype(np.int64)
         chain = fingerprint(before=chain, block=mark.fingerprint, files=[(r.digest, r.status) for r in ledger])
-    done = store.mark(STAGE)
-    if done is None or done.fingerprint != chain:
+    done, payload = store.mark(STAGE), {"square_sum": squares, "n_blocks": len(blocks)}
+    if done is None or done.fingerprint != chain or done.payload != payload:
         store.marks.remove(STAGE)
         digests = store.save("ok", ok) | store.save("row_keys", _row_keys(listing, ok))
         digests |= store.save("column_sums", sums)
-        done = store.commit(STAGE, chain, digests, {"square_sum": squares, "n_blocks": len(blocks)})
+        done = store.commit(STAGE, chain, digests, payload)
     return replace(_from_mark(store, done), blocks_reused=blocks_reused, n_decoded=n_decoded)
 
 

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from bigcluster.kernels.novelty import Floats, Novelty, Traits, Usual, left_out, residual_of, squared_norms
 from bigcluster.runtime.events import Progress
 from bigcluster.runtime.threads import Runtime
+from bigcluster.stages.cluster import load_labels
 from bigcluster.stages.ingest import Ingested, pixel_rows
 from bigcluster.store import Mark, Store, StoredRows, fingerprint
 from bigcluster.store.row_source import FirstColumns, RowSource, spans
@@ -45,7 +46,8 @@ def mean_picture(ingested: Ingested) -> Floats:
 
 def _made(store: Store, ingested: Ingested, clustered: Mark, runtime: Runtime, progress: Progress) -> Novelty:
     norm_sq = _norms(store, ingested, runtime, progress)
-    centers, labels, distance = store.load("centers"), store.load("labels"), store.load("distance")
+    centers, distance = store.load("centers"), store.load("distance")
+    labels = load_labels(store, len(centers))
     scores_sq = leverage = None
     residual = np.zeros(len(labels))
     if clustered.payload["reduction"] != "none":

@@ -53,7 +53,7 @@ def reduce(
     pixels = pixel_rows(store, ingested.ok)
     wanted = _fit_fingerprint(settings, plan.solver, ingested)
     mark = store.mark(STAGE)
-    reused = mark is not None and mark.fingerprint == wanted and _suffices(store, mark, settings, plan)
+    reused = mark is not None and _is_of(mark, wanted, ingested) and _suffices(store, mark, settings, plan)
     saving = StageState(store, STAGE, fingerprint(before=wanted, rank=plan.choices.get("rank")))
     if mark is None or not reused:
         mark = _fit(store, pixels, ingested, settings, plan, wanted, saving, runtime, progress)
@@ -69,9 +69,14 @@ def load_reduced(store: Store, ingested: Ingested, settings: Settings, plan: Sta
         return _unreduced(store, ingested)
     wanted = _fit_fingerprint(settings, plan.solver, ingested)
     mark = store.mark(STAGE)
-    if mark is None or mark.fingerprint != wanted:
+    if mark is None or not _is_of(mark, wanted, ingested):
         raise StoreError(f"{store.root} holds no reduction by these settings; run the job to its end first")
     return _from_mark(store, mark, wanted, settings, reused=True)
+
+
+def _is_of(mark: Mark, wanted: str, ingested: Ingested) -> bool:
+    """Whether a fit is the wanted one, and of these images."""
+    return mark.fingerprint == wanted and mark.payload["images"] == ingested.fingerprint
 
 
 def _unreduced(store: Store, ingested: Ingested) -> Reduced:
@@ -157,7 +162,9 @@ def _fit(
     tiles = FolderTiles(store.root / unfinished_name())
     with progress.stage(STAGE, 1, "steps"):
         try:
-            fit = _solve(store, pixels, ingested, settings, plan, tiles, saving, runtime, progress)
+            fit = saving.going_on(
+                lambda: _solve(store, pixels, ingested, settings, plan, tiles, saving, runtime, progress), progress.warn
+            )
             if fit.total_variance == 0:
                 raise InvalidDataError(
                     f"all {pixels.shape[0]} good images are the same picture at this size: there is no variance to "

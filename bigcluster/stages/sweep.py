@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -107,18 +108,22 @@ def sweep(
     if mark is None or not reused:
         store.marks.remove(STAGE)
         with progress.stage(STAGE, settings.kmeans.max_iter, "iterations"):
-            solved = sweep_rows(
-                reduced.rows,
-                ks,
-                seed=settings.seed,
-                row_keys=keys,
-                n_init=max(2, settings.kmeans.n_init),  # stability compares two starts
-                max_iter=settings.kmeans.max_iter,
-                tol=settings.kmeans.tol,
-                runtime=runtime,
-                workspace_bytes=plan.choices["workspace_bytes"],
-                on_progress=lambda fit: progress.at(fit.done),
-                saving=saving,
+            solved = saving.going_on(
+                partial(
+                    sweep_rows,
+                    reduced.rows,
+                    ks,
+                    seed=settings.seed,
+                    row_keys=keys,
+                    n_init=max(2, settings.kmeans.n_init),  # stability compares two starts
+                    max_iter=settings.kmeans.max_iter,
+                    tol=settings.kmeans.tol,
+                    runtime=runtime,
+                    workspace_bytes=plan.choices["workspace_bytes"],
+                    on_progress=lambda fit: progress.at(fit.done),
+                    saving=saving,
+                ),
+                progress.warn,
             )
         digests = store.save("sweep_centers", np.vstack([row.centers for row in solved.rows]))
         rows = [{name: value for name, value in vars(row).items() if name != "centers"} for row in solved.rows]

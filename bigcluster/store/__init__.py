@@ -2,8 +2,9 @@
 
 from bigcluster.store.arrays import Digests, Store, check_format, is_store
 from bigcluster.store.checkpoints import StageState
+from bigcluster.store.fingerprints import fingerprint
 from bigcluster.store.inventory import MADE, Damage, Inventory, take_inventory, tidy
-from bigcluster.store.marks import DONE, Mark, Marks, fingerprint
+from bigcluster.store.marks import DONE, Mark, Marks
 from bigcluster.store.row_io import ColumnWriter, RowWriter, StoredRows, read_whole
 
 __all__ = [

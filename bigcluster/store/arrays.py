@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import os
 import threading
+import weakref
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
@@ -19,24 +20,22 @@ import zarr
 from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec
 
-from bigcluster.errors import MemoryBudgetError, OutError, StoreError
+from bigcluster.errors import BigclusterError, MemoryBudgetError, OutError, StoreError
 from bigcluster.files.bounded import UnfitFileError, parse_json, read_bounded
 from bigcluster.files.durable import open_folder, sync_all
 from bigcluster.files.kept import set_aside
-from bigcluster.store import metadata, shapes
+from bigcluster.store import extents, metadata, shapes
 from bigcluster.store.chunk_io import ChunkFiles
 from bigcluster.store.inventory import remove_array, remove_chunks, take_inventory
 from bigcluster.store.marks import DONE, Mark, Marks
-from bigcluster.store.row_io import read_whole
+from bigcluster.store.row_io import read_at_once
+from bigcluster.store.shapes import FILE, FORMAT, FORMAT_KEY
 from bigcluster.units import show_bytes
 
 if TYPE_CHECKING:
     import dask.array as da
 
-FORMAT = 2
-FORMAT_KEY = "bigcluster_format"
-"""Among the attributes of the group: what shows that a store is ours."""
-METADATA = metadata.FILE
+METADATA = FILE
 
 Digests = dict[str, str]
 """File that was written, relative to the store -> digest of its content."""
@@ -49,7 +48,7 @@ class Store:
         """Open or create. Raises OutError for a store of an unknown format, StoreError where it cannot be written.
 
         create : False to refuse a folder that is no store.
-        most_bytes : what a single array that is loaded whole may take, or the list of all files; None for no limit.
+        most_bytes : what arrays that are loaded whole may take together, or the list of all files; None for no limit.
         """
         if not create and not (root / METADATA).is_file():
             raise StoreError(f"{root} is no store; run the job to its end first")
@@ -71,6 +70,8 @@ class Store:
                 raise ValueError("a group of somebody else")
             if create:
                 metadata.vouch(self.marks, root)
+        except BigclusterError:
+            raise
         except OSError as error:
             raise StoreError(f"cannot write the store {root}: {error.strerror or error}") from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:  # what zarr makes of broken JSON
@@ -78,6 +79,8 @@ class Store:
         self._identity = _identity(root)
         self._open: dict[str, Any] = {}
         self._lock = threading.Lock()
+        self._loaded: list[weakref.ref[NDArray[Any]]] = []
+        """What was loaded whole; an array counts as long as somebody holds it."""
 
     def create(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, chunks: tuple[int, ...]) -> Any:
         """A new array, or the old one where it has this shape, type and chunking; same-width arrays are resized."""
@@ -91,13 +94,17 @@ class Store:
         elif array.shape != shape:
             if shape[0] < array.shape[0]:
                 self._disown(name, -(-shape[0] // chunks[0]))
-                for index in range(-(-shape[0] // chunks[0]), -(-array.shape[0] // chunks[0])):
-                    self.drop_rows(name, index)
+                self._drop_beyond(name, -(-shape[0] // chunks[0]))
             array.resize(shape)
         metadata.vouch(self.marks, self.root, name)
         self._open[name] = array
         self._expect(name)
         return array
+
+    def _drop_beyond(self, name: str, first: int) -> None:
+        """Remove rows of chunks first, first + 1, ...: those that are there, however many the metadata speak of."""
+        size = chunk_file_bytes(self.array(name))
+        remove_chunks(self.root, f"{name}/c", size, lambda file: int(file.split("/")[2]) >= first)
 
     def has(self, name: str) -> bool:
         return self._existing(name) is not None
@@ -140,6 +147,8 @@ class Store:
                     if name in self._group:
                         self._open[name] = self._group[name]
                         self._expect(name)
+            except BigclusterError:
+                raise
             except (ValueError, KeyError, TypeError, AttributeError, UnfitFileError) as error:
                 raise StoreError(
                     f"{self.root / name / METADATA} is damaged; delete {self.root / name} to make it anew"
@@ -258,23 +267,38 @@ class Store:
     def load(self, name: str) -> NDArray[Any]:
         """A whole array in memory: for the small ones.
 
-        Raises MemoryBudgetError where it takes more than `most_bytes`.
+        Raises MemoryBudgetError where it takes more than `most_bytes`, together with those that are still in use.
         """
         array = self.array(name)
         n_bytes = math.prod(array.shape) * array.dtype.itemsize
-        if self.most_bytes is not None and n_bytes > self.most_bytes:
+        with self._lock:
+            self._loaded = [loaded for loaded in self._loaded if loaded() is not None]
+            held = sum(found.nbytes for loaded in self._loaded if (found := loaded()) is not None)
+        if self.most_bytes is not None and held + n_bytes > self.most_bytes:
+            beside = f" beside the {show_bytes(held)} of others" if held else ""
             raise MemoryBudgetError(
-                f"the stored array {name!r} in {self.root} takes {show_bytes(n_bytes)}, the memory budget leaves "
-                f"{show_bytes(self.most_bytes)}; use a larger --memory, or delete the array to have it made anew"
+                f"the stored array {name!r} in {self.root} takes {show_bytes(n_bytes)}{beside}, the memory budget "
+                f"leaves {show_bytes(self.most_bytes)}; use a larger --memory, or delete the array to have it made anew"
             )
-        return read_whole(array, ...)
+        found = read_at_once(array)
+        with self._lock:
+            self._loaded.append(weakref.ref(found))
+        return found
 
     def mark(self, stage: str, block: str = DONE) -> Mark | None:
-        """The mark where it still holds: zarr reads a chunk whose file is gone as zeros, without a word."""
+        """The mark where it still holds: zarr reads a chunk whose file is gone as zeros, without a word.
+
+        The arrays of a stage have the shapes that its mark says, or it does not hold.
+        """
         mark = self.marks.read(stage, block)
         if mark is None or not all((self.root / file).is_file() for file in mark.digests):
             return None
-        return mark
+        return mark if block != DONE or self.agrees(stage, mark) else None
+
+    def agrees(self, stage: str, mark: Mark) -> bool:
+        """Whether the arrays of a stage have the shapes that its mark and the pixels say."""
+        ingested = self.marks.read("ingest") if stage in ("reduce", "cluster") else None
+        return extents.agree(stage, mark, self._existing, ingested)
 
     def drop_damaged(self) -> list[str]:
         """Remove every mark one of whose files is not what it was; returns these files. The next run redoes them."""
@@ -318,9 +342,13 @@ def _identity(folder: Path) -> tuple[int, int]:
 
 
 def is_store(root: Path) -> bool:
-    """Whether a run of ours wrote into this folder: its metadata name our format, or it holds a sealed mark."""
+    """Whether a run of ours wrote into this folder: its metadata name our format, or it holds a sealed mark.
+
+    Raises OutError where a folder of marks is closed to us: what they vouch for would be done anew, or removed.
+    """
+    Marks(root).check_open()
     try:
-        attributes = parse_json(read_bounded(root / METADATA, metadata.LIMIT_BYTES), 1000)["attributes"]
+        attributes = parse_json(read_bounded(root / METADATA, shapes.LIMIT_BYTES), 1000)["attributes"]
     except (OSError, ValueError, KeyError, TypeError):
         attributes = {}
     return FORMAT_KEY in attributes or next(Marks(root).all(), None) is not None
@@ -329,7 +357,7 @@ def is_store(root: Path) -> bool:
 def check_format(root: Path) -> None:
     """Raise OutError where the store says that it has another format: nothing of it may be changed."""
     try:
-        told = parse_json(read_bounded(root / METADATA, metadata.LIMIT_BYTES), 1000)
+        told = parse_json(read_bounded(root / METADATA, shapes.LIMIT_BYTES), 1000)
         found = told["attributes"].get(FORMAT_KEY, FORMAT)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no store, or a damaged one: dealt with later
         return

@@ -12,15 +12,15 @@ from __future__ import annotations
 import io
 import os
 import time
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.errors import DamagedError
+from bigcluster.errors import BigclusterError, DamagedError
 from bigcluster.files.durable import Unfinished, digest_of, open_folder, remove_if_empty, unfinished, unlink_below
 from bigcluster.store.arrays import Store
 from bigcluster.store.inventory import STATE
@@ -33,10 +33,13 @@ COST_FACTOR = 50
 """Saving takes at most a fiftieth of the time: after one of 20 ms, the next comes a second later at the earliest."""
 _LARGE_BYTES = 1 * MIB
 """An array from here on has a file of its own; the others share one, since a file costs two syncs."""
+_HELD_TWICE = 2
+"""A file of a state and an array out of it."""
 _BYTES_PER_SECOND = 200 * MIB
 _LEAST_COST_SECONDS = 0.02
 
 
+Fit = TypeVar("Fit")
 Place = tuple[str, int]
 """File, relative to the store, and the byte at which an array begins."""
 
@@ -74,18 +77,38 @@ class StageState:
         self._folder = store.root / STATE / stage
         self._saved_at = time.monotonic()
         self._cost_seconds: float | None = None
+        self._resumed = False
 
     def load(self) -> StoredState | None:
         mark = self._mark()
         if mark is None or not self._fits(mark):
             return None
+        self._resumed = True
         return StoredState(self._store.root, mark.digests, mark.payload["places"], mark.payload["facts"])
 
     def _fits(self, mark: Mark) -> bool:
         """Whether every file of a state may be held: its stage had planned for what it saved."""
         most_bytes = self._store.most_bytes
         sizes = ((self._store.root / file).lstat().st_size for file in mark.digests)
-        return most_bytes is None or all(size <= most_bytes for size in sizes)
+        return most_bytes is None or all(_HELD_TWICE * size <= most_bytes for size in sizes)
+
+    def going_on(self, fit: Callable[[], Fit], tell: Callable[[str], None]) -> Fit:
+        """What `fit` returns, which goes on from what was saved; where that cannot be of this fit, from the beginning.
+
+        Anybody can write a state with a right seal: what the solver makes of a wrong one shows only as it goes on.
+        tell : takes a line where that happened.
+        """
+        try:
+            return fit()
+        except (BigclusterError, OSError, MemoryError):
+            raise
+        except Exception as error:
+            if not self._resumed:
+                raise
+            tell(f"the saved state of {self._stage} is not of this fit ({type(error).__name__}): it begins anew")
+        self.clear()
+        self._resumed = False
+        return fit()
 
     def due(self, n_bytes: int) -> bool:
         cost = self._cost_seconds or max(_LEAST_COST_SECONDS, n_bytes / _BYTES_PER_SECOND)
@@ -149,4 +172,6 @@ class StageState:
 
     def _mark(self) -> Mark | None:
         mark = self._store.mark(STATE, self._stage)
-        return mark if mark is not None and mark.fingerprint == self._fingerprint else None
+        if mark is None or mark.fingerprint != self._fingerprint:
+            return None
+        return mark if all(file in mark.digests for file, _ in mark.payload["places"].values()) else None

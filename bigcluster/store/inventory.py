@@ -33,8 +33,9 @@ from bigcluster.files.durable import (
 )
 from bigcluster.store import metadata
 from bigcluster.store.chunk_io import file_fits_digest, stored_digest
+from bigcluster.store.extents import KINDS
 from bigcluster.store.marks import FOLDER, Marks
-from bigcluster.store.metadata import FILE
+from bigcluster.store.shapes import FILE
 from bigcluster.units import show_bytes
 
 _MOST_AXES = 4
@@ -184,7 +185,7 @@ def take_inventory(
 
 
 def _sampled(vouched: dict[str, Any], sample: int) -> set[str]:
-    small = {file for file in vouched if file.endswith(metadata.FILE)}
+    small = {file for file in vouched if file.endswith(FILE)}
     chunks = sorted(vouched.keys() - small)
     return small | set(Random().sample(chunks, min(sample, len(chunks))))
 
@@ -209,7 +210,7 @@ def _leftovers(root: Path, marks: Marks, vouched: Container[str]) -> tuple[list[
 
 def _is_metadata(name: str, sizes: Container[str]) -> bool:
     array, _, file = name.rpartition("/")
-    return file == metadata.FILE and (array == "" or array in sizes)
+    return file == FILE and (array == "" or array in sizes)
 
 
 def _size(path: Path) -> int | None:
@@ -230,7 +231,8 @@ def files_below(root: Path) -> Iterator[Path]:
 def tidy(root: Path) -> None:
     """Everything is done: delete what no mark vouches for, of settings that are no more. OUT must be locked.
 
-    What is not ours stays: arrays that no mark of ours names, and files in our folders that are no chunks of ours.
+    What is not ours stays: arrays that no run makes, whatever a mark says of them, those that no mark of ours names,
+    and files in our folders that are no chunks of ours.
     """
     marks = Marks(root)
     vouched: set[str] = set()
@@ -240,11 +242,11 @@ def tidy(root: Path) -> None:
             marks.remove(stage, block)
         elif stage != metadata.STAGE:
             vouched |= mark.digests.keys()
-    arrays = {file.partition("/")[0] for file in vouched} - {MADE}
-    for name in set(marks.blocks(metadata.STAGE)) - arrays - {"store"}:
+    arrays = {file.partition("/")[0] for file in vouched} & KINDS.keys()
+    for name in (set(marks.blocks(metadata.STAGE)) & KINDS.keys()) - arrays:
         remove_array(root, name, metadata.chunk_file_bytes(root, name))
         metadata.forget(marks, name)
-    for name in ("", *arrays):
+    for name in ("", *(name for name in arrays if is_regular(root / name / FILE))):
         metadata.vouch(marks, root, name)
     for name in arrays:
         remove_chunks(root, f"{name}/c", metadata.chunk_file_bytes(root, name), lambda file: file not in vouched)

@@ -4,22 +4,26 @@
     store.zarr/marks/<stage>/done.json        the whole stage
 
 A mark holds the fingerprint of what it vouches for, the digests of the files, and what the stage wants to remember. Its
-seal is a digest of all that, byte for byte: a damaged mark counts as absent.
+seal is a digest of all that, byte for byte: a damaged mark counts as absent, and so does one whose payload lacks the
+form that its stage writes (see `payloads`).
 """
 
 from __future__ import annotations
 
+import errno
 import json
 import os
+import stat
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from bigcluster.errors import StoreError
-from bigcluster.files.bounded import UnfitFileError, parse_json, read_bounded
-from bigcluster.files.durable import digest_of, is_regular, unlink_below, write_bytes
+from bigcluster.errors import OutError, StoreError
+from bigcluster.files.bounded import UnfitFileError, check_room, count_values, json_bytes, parse_json, read_bounded
+from bigcluster.files.durable import digest_of, is_folder, is_regular, unlink_below, write_bytes
 from bigcluster.files.kept import set_aside
+from bigcluster.store.payloads import has_form
 from bigcluster.units import MIB, show_bytes
 
 DONE = "done"
@@ -28,15 +32,11 @@ LIMIT_BYTES = 48 * MIB
 """Of a mark: a block of 65,536 rows, the most there are, whose paths and records have 768 bytes each."""
 LIMIT_VALUES = 16 * 65_536
 """Of a mark: a record has nine values, and there is the path."""
-
-
-def fingerprint(**parts: Any) -> str:
-    """Digest of named JSON values: equal exactly where all parts are equal."""
-    return digest_of(_canonical(parts))
-
-
-def _canonical(value: Any) -> bytes:
-    return json.dumps(value, sort_keys=True, separators=(",", ":")).encode()
+_METADATA_BYTES = 1 * MIB
+"""Of a mark of metadata, which holds the text of a file of at most 64 KiB."""
+_TOGETHER = 2
+"""Marks of whole stages that are held at once where one mark of a block is."""
+_OTHERWISE = "or delete it: what it vouches for is computed anew"
 
 
 @dataclass(frozen=True)
@@ -54,9 +54,17 @@ class Marks:
         self._root, self._out = store_root / FOLDER, store_root.parent
 
     def read(self, stage: str, block: str = DONE) -> Mark | None:
-        """The mark, or None where there is none, its seal does not fit, or no mark can be what stands there."""
+        """The mark, or None where there is none, its seal does not fit, or no mark of ours can be what stands there.
+
+        Raises MemoryBudgetError where it takes more than the budget leaves for it (bounded.limit_parsing).
+        """
+        path, limit_bytes = self.path(stage, block), _METADATA_BYTES if stage == "metadata" else LIMIT_BYTES
+        share = 1 if block != DONE else _TOGETHER
         try:
-            raw = read_bounded(self.path(stage, block), LIMIT_BYTES)
+            found = path.lstat()
+            if stat.S_ISREG(found.st_mode) and found.st_size <= limit_bytes:
+                check_room(path, json_bytes(found.st_size, 0) * share, _OTHERWISE)
+            raw = read_bounded(path, limit_bytes)
         except (FileNotFoundError, NotADirectoryError, UnfitFileError):
             return None
         body = memoryview(raw)[len(_seal(b"")) : -len(_END)]  # a block of many rows has a mark of many MiB
@@ -64,11 +72,17 @@ class Marks:
             return None
         text = bytes(body)
         del raw, body
+        n_values = count_values(text)
+        if n_values > LIMIT_VALUES:
+            return None
+        check_room(path, json_bytes(len(text), n_values) * share, _OTHERWISE)
         try:
             values = parse_json(text, LIMIT_VALUES)
-            return Mark(**values) if _is_of_a_store(**values) else None
+            mark = Mark(**values) if _is_of_a_store(**values) else None
         except (ValueError, TypeError):  # of another version
             return None
+        is_ours = mark is not None and has_form(stage, block, mark.fingerprint, mark.payload)
+        return mark if is_ours else None
 
     def write(self, stage: str, mark: Mark, block: str = DONE) -> None:
         """Put a mark in place; what it vouches for must be synced already."""
@@ -92,6 +106,23 @@ class Marks:
         path = self.path(stage, block)
         if os.path.lexists(path) and self.read(stage, block) is None:
             set_aside(path, self._out)
+
+    def check_open(self) -> None:
+        """Raise OutError where the marks, or a folder among them, cannot be read."""
+        try:
+            for path in (self._root, *sorted(self._root.iterdir())):
+                if is_folder(path):
+                    with os.scandir(path) as entries:
+                        next(entries, None)
+                    if not os.access(path, os.X_OK):
+                        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(path))
+        except (FileNotFoundError, NotADirectoryError):
+            return
+        except PermissionError as error:
+            raise OutError(
+                f"{error.filename or self._root} cannot be read: {error.strerror}; it belongs to somebody else or is "
+                "closed to you: permit it, or move it away"
+            ) from error
 
     def names(self) -> Iterator[tuple[str, str]]:
         """(stage, block) of every mark there is, sound or not."""

@@ -16,25 +16,23 @@ from bigcluster.files.bounded import UnfitFileError, parse_json, read_bounded
 from bigcluster.files.durable import digest_of, sync_all, write_bytes
 from bigcluster.files.kept import set_aside
 from bigcluster.store.marks import Mark, Marks
+from bigcluster.store.payloads import GROUP
+from bigcluster.store.shapes import FILE, LIMIT_BYTES
 
 STAGE = "metadata"
-FILE = "zarr.json"
 CRC_BYTES = 4
 """At the end of every chunk file: its CRC-32C."""
-LIMIT_BYTES = 64 << 10
-"""Of such a file: ours have less than one KB."""
-_GROUP = "store"
 
 
 def vouch(marks: Marks, root: Path, name: str = "") -> None:
     """Sync the metadata of an array (of the group: no name) and mark them. Nothing happens where they are marked."""
     file = root / name / FILE
     text = read_bounded(file, LIMIT_BYTES).decode()
-    known = marks.read(STAGE, name or _GROUP)
+    known = marks.read(STAGE, name or GROUP)
     if known is None or known.payload["text"] != text:
         sync_all([file])
         digests = {file.relative_to(root).as_posix(): digest_of(text.encode())}
-        marks.write(STAGE, Mark("", digests, {"text": text}), name or _GROUP)
+        marks.write(STAGE, Mark("", digests, {"text": text}), name or GROUP)
 
 
 def is_vouched(marks: Marks, name: str) -> bool:
@@ -44,13 +42,13 @@ def is_vouched(marks: Marks, name: str) -> bool:
 
 def is_changed(marks: Marks, root: Path, name: str = "") -> bool:
     """Whether the file is there and is not what its mark says."""
-    mark, file = marks.read(STAGE, name or _GROUP), root / name / FILE
+    mark, file = marks.read(STAGE, name or GROUP), root / name / FILE
     return mark is not None and file.is_file() and _content(file) != mark.payload["text"].encode()
 
 
 def restore(marks: Marks, root: Path, name: str = "") -> None:
     """Where the file is not what its mark says, put it back. Without a mark it stays as it is."""
-    mark = marks.read(STAGE, name or _GROUP)
+    mark = marks.read(STAGE, name or GROUP)
     file = root / name / FILE
     if mark is None:
         return

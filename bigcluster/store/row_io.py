@@ -22,6 +22,23 @@ def read_whole(array: Any, key: Any) -> NDArray[Any]:
         raise DamagedError(f"the stored array {array.path!r} is damaged ({error})") from error
 
 
+def read_at_once(array: Any) -> NDArray[Any]:
+    """A whole zarr array; where it is one chunk, as small ones are, its file is read straight into its place.
+
+    Raises DamagedError as `read_whole` does.
+    """
+    if any(size > chunk for size, chunk in zip(array.shape, array.chunks, strict=True)):
+        return read_whole(array, ...)
+    if 0 in array.shape:  # there is nothing in its chunk, which was not written
+        return np.empty(array.shape, array.dtype)
+    into = np.empty(array.chunks, array.dtype)
+    try:
+        array.store.read_chunk("/".join([array.path, "c", *("0" for _ in array.shape)]), into)
+    except ValueError as error:
+        raise DamagedError(f"the stored array {array.path!r} is damaged ({error})") from error
+    return into[tuple(map(slice, array.shape))]
+
+
 def read_rectangle(
     array: Any, rows: tuple[int, int], columns: tuple[int, int], spent: NDArray[Any] | None = None
 ) -> NDArray[Any]:

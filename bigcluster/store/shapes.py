@@ -14,10 +14,20 @@ import numpy as np
 
 from bigcluster.files.bounded import parse_json, read_bounded
 from bigcluster.store.chunk_grid import CHUNK_BYTES
-from bigcluster.store.metadata import FILE, LIMIT_BYTES
 
+FILE = "zarr.json"
+FORMAT = 2
+FORMAT_KEY = "bigcluster_format"
+"""Among the attributes of the group: what shows that a store is ours."""
+LIMIT_BYTES = 64 << 10
+"""Of such a file: ours have less than one KB."""
 _LIMIT_VALUES = 1000
-_CHAIN = ("bytes", "crc32c")
+_CODECS = (
+    ({"name": "bytes"}, {"name": "bytes", "configuration": {"endian": "little"}}),
+    ({"name": "crc32c"}, {"name": "crc32c", "configuration": {}}),
+)
+"""One after the other, as zarr may write each: it names no order of bytes for values of one byte."""
+_KEY_ENCODINGS = ({"name": "default"}, {"name": "default", "configuration": {"separator": "/"}})
 _GROUP_KEYS = {"attributes", "zarr_format", "node_type"}
 _ARRAY_KEYS = {
     *(*_GROUP_KEYS, "shape", "data_type", "chunk_grid", "chunk_key_encoding", "fill_value", "codecs"),
@@ -34,22 +44,37 @@ _LARGEST_CHUNK_BYTES = 4 * CHUNK_BYTES
 
 def check_group(root: Path) -> None:
     """Raises ValueError where the file says something that none of ours says; OSError where it cannot be read."""
-    found = _read(root / FILE)
+    check_group_text(read_bounded(root / FILE, LIMIT_BYTES))
+
+
+def check_group_text(text: bytes | str) -> None:
+    """Raises ValueError where the text is not the metadata of a group of ours, of this format."""
+    found = _parse(text)
     if found.get("node_type") != "group" or not found.keys() <= _GROUP_KEYS:
         raise ValueError("it is not the metadata of our group")
+    attributes = found.get("attributes")
+    if not isinstance(attributes, dict) or attributes.get(FORMAT_KEY) != FORMAT:
+        raise ValueError("its attributes are not those of our group")
 
 
 def check_array(root: Path, name: str) -> None:
     """Raises ValueError where the file says something that none of ours says; OSError where it cannot be read."""
-    found = _read(root / name / FILE)
+    check_array_text(read_bounded(root / name / FILE, LIMIT_BYTES))
+
+
+def check_array_text(text: bytes | str) -> None:
+    """Raises ValueError where the text is not the metadata of an array of ours."""
+    found = _parse(text)
     try:
         _check(found)
-    except (KeyError, TypeError, AttributeError) as error:
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"it is not the metadata of an array of ours ({type(error).__name__})") from error
 
 
-def _read(path: Path) -> dict[str, Any]:
-    found = parse_json(read_bounded(path, LIMIT_BYTES), _LIMIT_VALUES)
+def _parse(text: bytes | str) -> dict[str, Any]:
+    if len(text) > LIMIT_BYTES:
+        raise ValueError("it is larger than any of ours")
+    found = parse_json(text, _LIMIT_VALUES)
     if not isinstance(found, dict) or found.get("zarr_format") != 3:
         raise ValueError("it is not zarr's metadata")
     return found
@@ -58,19 +83,20 @@ def _read(path: Path) -> dict[str, Any]:
 def _check(found: dict[str, Any]) -> None:
     if found["node_type"] != "array" or not found.keys() <= _ARRAY_KEYS or found.get("storage_transformers"):
         raise ValueError("it is not the metadata of an array of ours")
-    codecs = found["codecs"]
-    if tuple(codec["name"] for codec in codecs) != _CHAIN:
-        raise ValueError(f"its codecs are not {' and '.join(_CHAIN)}")
-    if codecs[0].get("configuration", {}).get("endian", "little") != "little":
-        raise ValueError("its values are not little-endian")
-    if found["chunk_grid"]["name"] != "regular" or found["chunk_key_encoding"]["name"] != "default":
-        raise ValueError("its chunks are not cut or named as ours are")
+    if found["fill_value"] not in (0, False) or found.get("attributes") or any(found.get("dimension_names") or ()):
+        raise ValueError("its fill value, attributes or names are not as ours are")
+    if not _are_ours(found["codecs"]):
+        raise ValueError("its codecs are not bytes and crc32c")
+    if _named(found["chunk_grid"]) != ("regular", {"chunk_shape"}):
+        raise ValueError("its chunks are not cut as ours are")
+    if found["chunk_key_encoding"] not in _KEY_ENCODINGS:
+        raise ValueError("its chunks are not named as ours are")
     shape, chunks = found["shape"], found["chunk_grid"]["configuration"]["chunk_shape"]
     whole_numbers = all(type(n) is int and n >= least for sizes, least in ((shape, 0), (chunks, 1)) for n in sizes)
     if not whole_numbers or len(shape) != len(chunks) or not 1 <= len(shape) <= _MOST_AXES:
         raise ValueError(f"its shape is {shape} in chunks of {chunks}")
     dtype = np.dtype(str(found["data_type"]))
-    if dtype.kind not in _KINDS:
+    if dtype.kind not in _KINDS or dtype.name != found["data_type"]:
         raise ValueError(f"its values are of the type {dtype}")
     chunk_bytes = math.prod(chunks) * dtype.itemsize
     n_chunks = math.prod(-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True))
@@ -79,3 +105,12 @@ def _check(found: dict[str, Any]) -> None:
     is_whole = all(chunk == max(1, size) for chunk, size in zip(chunks, shape, strict=True))
     if chunk_bytes > _LARGEST_CHUNK_BYTES and not is_whole and chunks[0] > 1:
         raise ValueError(f"its chunks have {chunk_bytes} bytes")
+
+
+def _are_ours(codecs: Any) -> bool:
+    return len(codecs) == len(_CODECS) and all(one in known for one, known in zip(codecs, _CODECS, strict=True))
+
+
+def _named(value: Any) -> tuple[str, set[str]]:
+    """The name of a part of the metadata, and what it configures."""
+    return value["name"], set(value["configuration"])

@@ -38,7 +38,7 @@ class Stored:
 
 def load(store: Store) -> Stored:
     """The marks of the stages, as far as they are of one state: an interrupted run leaves later ones behind."""
-    ingested, fitted, clustered = (store.marks.read(stage.STAGE) for stage in (ingest, reduce, cluster))
+    ingested, fitted, clustered = (_sized(store, stage.STAGE) for stage in (ingest, reduce, cluster))
     if ingested is None:
         return Stored(0, None, None)
     if fitted is not None and fitted.payload["images"] != ingested.fingerprint:
@@ -49,6 +49,12 @@ def load(store: Store) -> Stored:
         rows = reduce.rows_fingerprint(fitted.fingerprint, clustered.payload["n_columns"])
         clustered = clustered if clustered.payload["rows"] == rows else None
     return Stored(ingested.payload["n_blocks"], fitted, clustered)
+
+
+def _sized(store: Store, stage: str) -> Mark | None:
+    """The mark of a stage whose arrays have the sizes that it says, whether their files are sound or not."""
+    mark = store.marks.read(stage)
+    return mark if mark is not None and store.agrees(stage, mark) else None
 
 
 def audit(store: Store, stored: Stored, missing: set[str]) -> Iterator[Damage]:

@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from bigcluster.catalog import from_csv_path, path_key
-from bigcluster.errors import StoreError
+from bigcluster.errors import MemoryBudgetError, StoreError
 from bigcluster.files.bounded import UnfitFileError, read_rows
 from bigcluster.files.durable import digest_of_file, is_regular
 from bigcluster.outdir import MANIFEST, RUN_TOML, results
@@ -25,7 +25,7 @@ from bigcluster.outputs import manifest_copy, tables
 from bigcluster.outputs.summary import read_summary
 from bigcluster.pipeline.audit.model import Stored
 from bigcluster.stages import ingest, reduce
-from bigcluster.stages.cluster import load_membership
+from bigcluster.stages.cluster import load_labels, load_membership
 from bigcluster.store import Damage, Store
 
 STAGE = "output"
@@ -67,6 +67,8 @@ def _difference(path: Path, compare: Callable[[Path], str | None] | None, digest
         return "is gone"
     try:
         what = None if compare is None else compare(path)
+    except MemoryBudgetError:
+        raise
     except (
         ValueError,
         KeyError,
@@ -130,7 +132,7 @@ def _first_difference(found: Iterable[Row], wanted: Iterable[Row]) -> str | None
 
 
 def _compare_summary(path: Path, store: Store, stored: Stored) -> str | None:
-    summary = read_summary(path)
+    summary = read_summary(path, None if stored.clustered is None else stored.clustered.payload["n_clusters"])
     statuses = Counter(record.status for record in ingest.records(store, stored.n_blocks))
     counts = summary["counts"]
     if counts["listed"] != counts["ok"] + counts["failed"] or counts["listed"] != statuses.total():
@@ -139,7 +141,8 @@ def _compare_summary(path: Path, store: Store, stored: Stored) -> str | None:
         return f"counts {counts['ok']} good images, the store {statuses['ok']}"
     if stored.clustered is None:
         return None
-    sizes = np.bincount(store.load("labels"), minlength=stored.clustered.payload["n_clusters"]).tolist()
+    n_clusters = stored.clustered.payload["n_clusters"]
+    sizes = np.bincount(load_labels(store, n_clusters), minlength=n_clusters).tolist()
     if summary["cluster_sizes"] != sizes or summary["inertia"] != stored.clustered.payload["inertia"]:
         return "has other clusters than the store"
     return None

@@ -1,0 +1,144 @@
+"""The arrays that a run makes, and whether they have the sizes that the marks say: looked at before any is read.
+
+Metadata are files that anybody can write as well. Where an array has another length than the pixels, or a mark that
+counts them, has, the mark that vouches for it does not hold, and its stage is computed anew. So a plan made of the
+numbers of images, values, components and clusters holds for all arrays.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from bigcluster.store.marks import Mark
+
+KINDS = {
+    **dict.fromkeys(("pixels", "retired"), "uint8"),
+    "sums": "uint32",
+    "ok": "bool",
+    **dict.fromkeys(("row_keys", "label_keys"), "uint64"),
+    "column_sums": "int64",
+    **dict.fromkeys(("scores", "components"), "float32"),
+    "left": "",
+    **dict.fromkeys(("mean", "explained_variance", "norms", "usual", "sweep_centers"), "float64"),
+    **dict.fromkeys(("centers", "distance", "runner_up_distance"), "float64"),
+    **dict.fromkeys(("labels", "runner_up"), "int32"),
+}
+"""Array -> the type of its values; "" where solvers differ. There are no others of ours: whatever else lies in a store,
+and whatever a mark says of it, is left alone."""
+
+Find = Callable[[str], Any]
+"""Name of an array -> the zarr array, None where there is none."""
+
+
+class _Misfit(Exception):  # noqa: N818 - it never leaves this module
+    """An array is missing or has another shape or type."""
+
+
+def agree(stage: str, mark: Mark, find: Find, ingested: Mark | None) -> bool:
+    """Whether the arrays of a stage have the shapes that its mark and the pixels say.
+
+    ingested : the mark of the ingest, for the stages that are made of its images.
+    """
+    check = _CHECKS.get(stage)
+    try:
+        if check is not None:
+            check(_Shapes(find), mark.payload, ingested is not None and ingested.fingerprint)
+    except _Misfit:
+        return False
+    return True
+
+
+class _Shapes:
+    def __init__(self, find: Find) -> None:
+        self._find = find
+
+    def of(self, name: str, n_axes: int) -> tuple[int, ...]:
+        array = self._find(name)
+        if array is None or len(array.shape) != n_axes or KINDS[name] not in ("", array.dtype.name):
+            raise _Misfit
+        shape: tuple[int, ...] = array.shape
+        return shape
+
+    def need(self, name: str, *shape: int) -> None:
+        if self.of(name, len(shape)) != shape:
+            raise _Misfit
+
+    def chunk_rows(self, name: str) -> int:
+        rows: int = self._find(name).chunks[0]
+        return rows
+
+
+def _recipe(shapes: _Shapes, payload: dict[str, Any], _: object) -> None:
+    channels = 3 if payload.get("color") else 1
+    if shapes.of("pixels", 2)[1] != payload["width"] * payload["height"] * channels:
+        raise _Misfit
+
+
+def _ingest(shapes: _Shapes, payload: dict[str, Any], _: object) -> None:
+    n_listed, n_values = shapes.of("pixels", 2)
+    shapes.need("ok", n_listed)
+    shapes.need("column_sums", n_values)
+    if shapes.of("row_keys", 1)[0] > n_listed or payload["n_blocks"] != -(-n_listed // shapes.chunk_rows("pixels")):
+        raise _Misfit
+
+
+def _reduce(shapes: _Shapes, payload: dict[str, Any], images: object) -> None:
+    n_rows, n_columns = shapes.of("scores", 2)
+    if images == payload["images"]:
+        shapes.need("row_keys", n_rows)
+    if n_columns != payload["n_components"]:
+        raise _Misfit
+    shapes.need("explained_variance", payload["rank"])
+    (n_values,) = shapes.of("mean", 1)
+    if payload["rank"] > max(n_rows, n_values):
+        raise _Misfit
+    if payload["components"] == "stored":
+        shapes.need("components", n_columns, n_values)
+    else:
+        shapes.need("left", n_rows, n_columns)
+
+
+def _components(shapes: _Shapes, _: dict[str, Any], __: object) -> None:
+    shapes.need("components", shapes.of("left", 2)[1], *shapes.of("mean", 1))
+
+
+def _cluster(shapes: _Shapes, payload: dict[str, Any], images: object) -> None:
+    n_clusters, (n_rows,) = payload["n_clusters"], shapes.of("labels", 1)
+    shapes.need("centers", n_clusters, payload["n_columns"])
+    if images == payload["images"]:
+        shapes.need("row_keys", n_rows)
+        n_most = shapes.of("pixels" if payload["reduction"] == "none" else "scores", 2)[1]
+        if payload["n_columns"] > n_most or n_clusters > n_rows:
+            raise _Misfit
+    for name in ("distance", "runner_up", "runner_up_distance"):
+        shapes.need(name, n_rows)
+    if len(payload["nearest_previous"] or ()) not in (0, n_clusters):
+        raise _Misfit
+
+
+def _novelty(shapes: _Shapes, _: dict[str, Any], __: object) -> None:
+    shapes.need("usual", 2, shapes.of("centers", 2)[0], 7)
+
+
+def _norms(shapes: _Shapes, _: dict[str, Any], __: object) -> None:
+    shapes.need("norms", *shapes.of("row_keys", 1))
+
+
+def _sweep(shapes: _Shapes, payload: dict[str, Any], _: object) -> None:
+    n_rows, n_columns = shapes.of("sweep_centers", 2)
+    if n_rows != math.fsum(row["k"] for row in payload["rows"]) or n_columns > shapes.of("pixels", 2)[1]:
+        raise _Misfit
+
+
+_CHECKS: dict[str, Callable[[_Shapes, dict[str, Any], object], None]] = {
+    "recipe": _recipe,
+    "ingest": _ingest,
+    "reduce": _reduce,
+    "components": _components,
+    "cluster": _cluster,
+    "novelty": _novelty,
+    "norms": _norms,
+    "sweep": _sweep,
+}

@@ -1,0 +1,209 @@
+"""The form of every mark's payload: the keys that the program writes, and the types of their values.
+
+Anybody can write a sealed mark. One whose payload lacks this form counts as absent, and its stage is computed anew; so
+who uses a payload need not look at it again. Whether the arrays have the sizes that a payload says: see `extents`.
+"""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from itertools import pairwise, product
+from typing import Any
+
+from bigcluster.files.forms import (
+    END_OF_WHOLE,
+    Check,
+    dict_of,
+    keys,
+    list_of,
+    number,
+    one_of,
+    optional,
+    positive,
+    score,
+    text,
+    truth,
+    whole,
+    words,
+)
+from bigcluster.store import shapes
+from bigcluster.store.fingerprints import fingerprint
+
+GROUP = "store"
+"""The block of the metadata mark that vouches for the whole group; the others are called by their arrays."""
+_MOST_NUMBERS = 100_000
+"""Of a list of facts: the inertia of every start."""
+
+
+def has_form(stage: str, block: str, print_: str, payload: dict[str, Any]) -> bool:
+    """Whether a payload has the keys and types that the program writes at this place. print_ : the mark's fingerprint.
+
+    Marks of stages that are unknown here have no form.
+    """
+    if stage == "recipe" and print_ != fingerprint(stage="ingest", **payload):
+        return False
+    if stage in _OF_BLOCKS and block != "done":
+        return _OF_BLOCKS[stage](payload)
+    if stage == "metadata":
+        return _is_metadata(payload, block)
+    return stage not in _FORMS or _FORMS[stage](payload)
+
+
+def _is_name(value: Any) -> bool:
+    """Of a file that lies directly in OUT."""
+    return type(value) is str and "/" not in value and value not in ("", ".", "..")
+
+
+def _fact(value: Any) -> bool:
+    if type(value) is list:
+        return len(value) <= _MOST_NUMBERS and all(map(number, value))
+    return value is None or type(value) is bool or number(value) or words(value)
+
+
+_FACTS = keys(
+    {},
+    dict.fromkeys(("solver", "n_iter", "converged", "passes", "bytes_read", "asked", "reason", "inertias"), _fact),
+)
+"""They go into summary.json, beside what is measured of a stage."""
+
+# Types of the values of a record (catalog.ledger): earlier versions wrote the first seven or eight alone.
+_RECORD_TYPES = {
+    (*start, str, str, str, *rest)
+    for start in product((int, type(None)), repeat=4)
+    for rest in (
+        (),
+        *product((int, type(None))),
+        *product((int, type(None)), (int, float, type(None))),
+    )
+}
+_OK_TYPES = (int, int, int, int)
+_DIGEST_DIGITS = 32
+_HEX = re.compile("[0-9a-f]*")
+
+
+def _is_ledger(records: Any) -> bool:
+    """A million of them are of every day: types are looked up, columns are looked at as a whole."""
+    if type(records) is not list:
+        return False
+    for record in records:
+        if type(record) is not list or (types := tuple(map(type, record))) not in _RECORD_TYPES:
+            return False
+        if record[5] == "ok" and (types[:4] != _OK_TYPES or len(record[4]) != _DIGEST_DIGITS):
+            return False
+    for column in range(4):
+        values = [record[column] or 0 for record in records]
+        if values and not -END_OF_WHOLE < min(values) <= max(values) < END_OF_WHOLE:
+            return False
+    try:
+        "".join(record[6] for record in records).encode()
+    except UnicodeEncodeError:  # no table can hold it
+        return False
+    return _HEX.fullmatch("".join(record[4] for record in records)) is not None
+
+
+_BLOCK_KEYS = keys({"records": _is_ledger, "square_sum": whole()}, {"start": whole(), "names": list_of(text)})
+
+
+def _is_block(payload: Any) -> bool:
+    return _BLOCK_KEYS(payload) and len(payload.get("names", payload["records"])) == len(payload["records"])
+
+
+_SILHOUETTE = "simplified_silhouette"
+_SWEEP_ROW = keys(
+    {
+        **dict.fromkeys(("k", "smallest", "largest", "n_iter", "start"), whole()),
+        **dict.fromkeys(("silhouette_sq", "stability"), score),
+        "inertia": number,
+    },
+    dict.fromkeys((_SILHOUETTE, "silhouette"), score),  # the second is what earlier versions called the first
+)
+_SWEEP_KEYS = keys(
+    {
+        "rows": list_of(_SWEEP_ROW),
+        "suggested_k": optional(whole(1)),
+        "reason": words,
+        "facts": _FACTS,
+    },
+    {"of": text},
+)
+
+
+def _is_sweep(payload: Any) -> bool:
+    if not _SWEEP_KEYS(payload):
+        return False
+    ks = [row["k"] for row in payload["rows"]]
+    named = all((_SILHOUETTE in row) != ("silhouette" in row) for row in payload["rows"])
+    is_ascending = ks[:1] > [0] and all(a < b for a, b in pairwise(ks))
+    return named and is_ascending and payload["suggested_k"] in (None, *ks)
+
+
+def _is_settings(value: Any) -> bool:
+    """The text of run.toml; empty where the run did not come to its end."""
+    if type(value) is not str:
+        return False
+    try:
+        return type(tomllib.loads(value).get("images", "")) is str
+    except (ValueError, RecursionError):
+        return False
+
+
+def _is_metadata(payload: Any, block: str) -> bool:
+    if not keys({"text": text})(payload):
+        return False
+    try:
+        (shapes.check_group_text if block == GROUP else shapes.check_array_text)(payload["text"])
+    except ValueError:
+        return False
+    return True
+
+
+def _is_place(value: Any) -> bool:
+    """File, and the byte at which an array begins."""
+    return type(value) is list and len(value) == 2 and text(value[0]) and whole()(value[1])
+
+
+_OF_BLOCKS: dict[str, Check] = {
+    "ingest": _is_block,
+    "retired": _is_block,
+    "state": keys({"places": dict_of(_is_place), "facts": dict_of(lambda _: True)}),
+}
+_FORMS: dict[str, Check] = {
+    "recipe": keys(
+        {"width": whole(1), "height": whole(1)},
+        {
+            "color": truth,
+            "fit": words,
+            "normalize": words,
+            "max_pixels": whole(1),
+        },
+    ),
+    "ingest": keys({"square_sum": whole(), "n_blocks": whole(1)}),
+    "reduce": keys(
+        {
+            **dict.fromkeys(("rank", "n_components"), whole(1)),
+            **dict.fromkeys(("passes", "bytes_read", "score_step"), number),
+            "solver": words,
+            "images": text,
+            "total_variance": positive,
+            "components": one_of("stored", "left"),
+        },
+        {"batch_rows": whole(1)},
+    ),
+    "cluster": keys(
+        {
+            **dict.fromkeys(("n_clusters", "n_columns"), whole(1)),
+            **dict.fromkeys(("images", "rows"), text),
+            "reduction": one_of("none", "pca"),
+            "inertia": number,
+            "nearest_previous": optional(list_of(optional(whole()))),
+            "facts": _FACTS,
+        }
+    ),
+    "sweep": _is_sweep,
+    "novelty": keys({"limit": positive}),
+    "manifest": keys({"digests": list_of(text)}),
+    "outputs": keys(
+        {}, {"files": dict_of(text, _is_name), "before": dict_of(list_of(text), _is_name), "run.toml": _is_settings}
+    ),
+}
