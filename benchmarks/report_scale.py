@@ -22,7 +22,7 @@ from bigcluster.config import flatten, resolve, to_toml
 from bigcluster.outputs.folders import cluster_folder
 from bigcluster.outputs.summary import summary_text, versions
 from bigcluster.outputs.tables import IMAGE_COLUMNS, LABEL_COLUMNS, write_csv
-from bigcluster.store import Mark, Store
+from bigcluster.store import Mark, Store, fingerprint
 from bigcluster.store.chunk_grid import pixel_chunks
 from bigcluster.store.row_source import spans
 from bigcluster.units import GIB, MIB, show_bytes
@@ -101,7 +101,9 @@ def _write_scores(
 def _write_marks(store: Store, n_images: int, n_clusters: int) -> None:
     recipe = {"width": SIDE, "height": SIDE, "color": False, "fit": "stretch", "normalize": "none", "max_pixels": 10**8}
     fit = {"images": "i", "components": "stored", "total_variance": 900.0**2 * 8, "n_components": N_COMPONENTS}
-    clustered = {"images": "i", "reduction": "pca", "rows": "r", "n_clusters": n_clusters}
+    fit |= {"solver": "gram", "passes": 1, "bytes_read": 0, "rank": 64, "score_step": 0.0}
+    clustered = {"images": "i", "reduction": "pca", "rows": "r", "n_clusters": n_clusters, "n_columns": N_COMPONENTS}
+    clustered |= {"inertia": 1e9, "nearest_previous": None, "facts": {}}
     marks: dict[str, dict[str, Any]] = {
         "recipe": recipe,
         "ingest": {"square_sum": 0, "n_blocks": -(-n_images // pixel_chunks(SIDE * SIDE)[0])},
@@ -109,7 +111,8 @@ def _write_marks(store: Store, n_images: int, n_clusters: int) -> None:
         "cluster": clustered,
     }
     for stage, payload in marks.items():
-        store.marks.write(stage, Mark("i", payload=payload))
+        print_ = fingerprint(stage="ingest", **recipe) if stage == "recipe" else "i"
+        store.marks.write(stage, Mark(print_, payload=payload))
 
 
 def _write_tables(out: Path, labels: NDArray[Any], distance: NDArray[Any], runner_up: NDArray[Any]) -> None:
