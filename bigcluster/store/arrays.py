@@ -19,6 +19,7 @@ import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
 from zarr.codecs import BytesCodec, Crc32cCodec
+from zarr.core.sync import sync
 
 from bigcluster.errors import BigclusterError, MemoryBudgetError, OutError, StoreError
 from bigcluster.files.bounded import UnfitFileError, parse_json, read_bounded
@@ -95,7 +96,8 @@ class Store:
             if shape[0] < array.shape[0]:
                 self._disown(name, -(-shape[0] // chunks[0]))
                 self._drop_beyond(name, -(-shape[0] // chunks[0]))
-            array.resize(shape)
+            # Chunks that are there went above; zarr would list all that the old shape may have.
+            sync(array.async_array.resize(shape, delete_outside_chunks=False))
         metadata.vouch(self.marks, self.root, name)
         self._open[name] = array
         self._expect(name)
