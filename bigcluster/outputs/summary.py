@@ -154,11 +154,11 @@ def read_summary(path: Path, n_clusters: int | None = None) -> dict[str, Any]:
         most_bytes = min(most_bytes, _SUMMARY_BYTES + _CLUSTER_BYTES * n_clusters)
         most_values = min(most_values, _SUMMARY_VALUES + _CLUSTER_VALUES * n_clusters)
     try:
-        text = read_bounded(path, most_bytes)
-        check_room(path, json_bytes(len(text), min(most_values, count_values(text))), "or run the job again")
-        if text.count(b'"') > _MOST_QUOTES or text.count(b"[") + text.count(b"{") > _MOST_QUOTES:
+        raw = read_bounded(path, most_bytes)
+        if raw.count(b'"') > _MOST_QUOTES or raw.count(b"[") + raw.count(b"{") > _MOST_QUOTES:
             raise ValueError("its values are not those of a summary")
-        found = parse_json(text, most_values)
+        check_room(path, json_bytes(len(raw), min(most_values, count_values(raw))), "or run the job again")
+        found = parse_json(raw, most_values)
     except MemoryBudgetError:
         raise
     except (OSError, ValueError) as error:
