@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -21,12 +22,23 @@ from hypothesis import HealthCheck, settings
 from numpy.typing import NDArray
 from PIL import Image
 
+from bigcluster.kernels.linalg import floats
+
 CHECKOUT = Path(__file__).parents[1]
 PATIENCE_SECONDS = 120
 
 # Deadlines measure the machine; a function-scoped fixture in a law is always one that holds no state between examples.
 settings.register_profile("laws", deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True)
 settings.load_profile("laws")
+
+
+@contextmanager
+def float_kernel(*, own: bool) -> Iterator[None]:
+    """Float32 products run on our own kernel, where the processor has its instructions, or else on numpy's."""
+    with pytest.MonkeyPatch.context() as patch:
+        own = own and floats.available()
+        patch.setattr(floats, "available", lambda: own)
+        yield
 
 
 def picture(seed: int, width: int = 24, height: int = 32) -> NDArray[np.uint8]:

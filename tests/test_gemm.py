@@ -9,12 +9,13 @@ from hypothesis import strategies as st
 
 from bigcluster.errors import BigclusterError, ConfigError
 from bigcluster.kernels.linalg import floats, gemm, panels
-from bigcluster.kernels.linalg.gemm import MAX_TERMS, Gemm, flip, float_product, is_exact, transpose
+from bigcluster.kernels.linalg.floats import float_product
+from bigcluster.kernels.linalg.gemm import MAX_TERMS, Gemm, flip, is_exact, transpose
 from bigcluster.kernels.linalg.panels import Panels
 
 WIDE = pytest.mark.skipif(not floats.available(), reason="this processor has no AVX-512")
 KERNELS = [
-    pytest.param({"kernel": "float32", "in_floats": False}, id="float32 of onnxruntime"),
+    pytest.param({"kernel": "float32", "in_floats": False}, id="float32 of numpy"),
     pytest.param({"kernel": "float32", "in_floats": True}, id="float32", marks=WIDE),
     pytest.param({"kernel": "integer", "in_panels": False}, id="onnxruntime"),
     pytest.param(
@@ -148,7 +149,7 @@ def test_the_lower_triangle_of_a_symmetric_product_is_complete(kernel, n):
     np.testing.assert_array_equal(np.tril(total), np.tril(means @ means.T))
 
 
-@pytest.mark.parametrize("in_own", [pytest.param(False, id="onnxruntime"), pytest.param(True, id="own", marks=WIDE)])
+@pytest.mark.parametrize("own", [pytest.param(False, id="numpy"), pytest.param(True, id="own", marks=WIDE)])
 @settings(max_examples=60, deadline=None)
 @given(
     m=st.integers(1, 150),
@@ -157,13 +158,13 @@ def test_the_lower_triangle_of_a_symmetric_product_is_complete(kernel, n):
     turned=st.sampled_from([(False, False), (True, False), (False, True)]),
     seed=st.integers(0, 9),
 )
-def test_float_products(in_own, m, k, n, turned, seed):
+def test_float_products(own, m, k, n, turned, seed):
     random = np.random.default_rng(seed)
     a, b = random.standard_normal((m, k), np.float32), random.standard_normal((k, n), np.float32)
     left = np.ascontiguousarray(a.T) if turned[0] else a
     right = np.ascontiguousarray(b.T) if turned[1] else b
     out = np.full((m, n), np.nan, np.float32)
-    found = float_product(left, right, transpose_left=turned[0], transpose_right=turned[1], out=out, in_own=in_own)
+    found = float_product(left, right, transpose_left=turned[0], transpose_right=turned[1], out=out, own=own)
     assert found is out
     np.testing.assert_allclose(out, a.astype(np.float64) @ b, atol=1e-6 * k)
 
@@ -174,9 +175,9 @@ def test_float_products(in_own, m, k, n, turned, seed):
 def test_an_entry_of_our_own_float_product_has_the_same_bits_in_any_company(m, k, n, data):
     random = np.random.default_rng(m)
     a, b = random.standard_normal((m, k), np.float32), random.standard_normal((k, n), np.float32)
-    whole = floats.product(a, b, out=np.empty((m, n), np.float32))
+    whole = floats.own_product(a, b, out=np.empty((m, n), np.float32))
     top, left = data.draw(st.integers(0, m - 1)), data.draw(st.integers(0, n - 1))
-    part = floats.product(a[top:], b[:, left:], out=np.empty((m - top, n - left), np.float32))
+    part = floats.own_product(a[top:], b[:, left:], out=np.empty((m - top, n - left), np.float32))
     np.testing.assert_array_equal(part, whole[top:, left:])
 
 
@@ -196,17 +197,17 @@ def test_products_of_more_columns_than_are_copied_at_a_time():
 @WIDE
 def test_float_products_of_no_terms_are_zero_and_what_does_not_fit_is_refused():
     a, b = np.zeros((3, 0), np.float32), np.zeros((0, 2), np.float32)
-    np.testing.assert_array_equal(floats.product(a, b, out=np.full((3, 2), np.nan, np.float32)), 0)
+    np.testing.assert_array_equal(floats.own_product(a, b, out=np.full((3, 2), np.nan, np.float32)), 0)
     x = np.zeros((4, 6), np.float32)
     with pytest.raises(ValueError, match=r"\(4, 6\) by \(4, 6\) into \(4, 4\)"):
-        floats.product(x, x, out=np.empty((4, 4), np.float32))
+        floats.own_product(x, x, out=np.empty((4, 4), np.float32))
     for out in (np.empty((4, 4)), np.empty((4, 4), np.int32), np.empty((4, 4), np.float16)):
         with pytest.raises(ValueError, match="a product goes into writeable float32"):
-            floats.product(x, x.T, out=out)
+            floats.own_product(x, x.T, out=out)
     with pytest.raises(ValueError, match="uint8 is no operand of this product"):
-        floats.product(x.astype(np.uint8), x.T, out=np.empty((4, 4), np.float32))
+        floats.own_product(x.astype(np.uint8), x.T, out=np.empty((4, 4), np.float32))
     with pytest.raises(ValueError, match="one axis of each operand must be contiguous"):
-        floats.product(np.zeros((8, 12), np.float32)[::2, ::2], x.T, out=np.empty((4, 4), np.float32))
+        floats.own_product(np.zeros((8, 12), np.float32)[::2, ::2], x.T, out=np.empty((4, 4), np.float32))
 
 
 @settings(max_examples=40, deadline=None)
@@ -293,15 +294,9 @@ def test_model_bytes_are_what_onnx_builds():
         onnx.checker.check_model(model)
         return model.SerializeToString()
 
-    byte, signed, integer, real = TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32, TensorProto.FLOAT
+    byte, signed, integer = TensorProto.UINT8, TensorProto.INT8, TensorProto.INT32
     zero = helper.make_tensor("z", byte, [], [128])
     integers = helper.make_node("MatMulInteger", ["a", "b", "z"], ["c"])
     assert build([integers], byte, signed, integer, [zero]) == gemm.INTEGER_PRODUCT
-    product = helper.make_node("Gemm", ["a", "b"], ["c"])
-    assert build([product], real, real, real) == gemm.FLOAT_PRODUCT
-    transposed = helper.make_node("Gemm", ["a", "b"], ["c"], transA=1)
-    assert build([transposed], real, real, real) == gemm.FLOAT_PRODUCT_LEFT_TRANSPOSED
-    transposed = helper.make_node("Gemm", ["a", "b"], ["c"], transB=1)
-    assert build([transposed], real, real, real) == gemm.FLOAT_PRODUCT_RIGHT_TRANSPOSED
     turned = helper.make_node("Transpose", ["a"], ["c"], perm=[1, 0])
     assert build([turned], byte, None, byte) == gemm.BYTE_TRANSPOSE

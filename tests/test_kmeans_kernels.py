@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+from conftest import float_kernel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -64,16 +65,21 @@ def draw_rows(kind: str, n: int, r: int, seed: int) -> Array:
     r=st.integers(1, 40),
     k=st.integers(1, 150),
     seed=st.integers(0, 99),
+    own=st.booleans(),
 )
-def test_nearest_is_the_definition_for_every_kind_of_data(kind: str, n: int, r: int, k: int, seed: int) -> None:
+def test_nearest_is_the_definition_for_every_kind_of_data(
+    kind: str, n: int, r: int, k: int, seed: int, own: bool
+) -> None:
     x = draw_rows(kind, n, r, seed)
     centers = draw_rows(kind, k, r, seed + 1).astype(np.float64)
     sq = brute(x, centers)
     prepared = prepare(centers, fit_scaler(block_moments(x)))
     expected = sq.argmin(axis=1)
-    two = two_nearest(x, prepared)
-    fresh = scan_all(x, prepared.scaler.transform(x), arrange(prepared, group_centers(centers), None))
-    np.testing.assert_array_equal(nearest(x, [prepared])[0], expected)
+    with float_kernel(own=own):
+        two = two_nearest(x, prepared)
+        fresh = scan_all(x, prepared.scaler.transform(x), arrange(prepared, group_centers(centers), None))
+        labels = nearest(x, [prepared])[0]
+    np.testing.assert_array_equal(labels, expected)
     np.testing.assert_array_equal(fresh.labels, expected)
     np.testing.assert_array_equal(two.labels, expected)
     np.testing.assert_array_equal(two.sq, sq.min(axis=1))

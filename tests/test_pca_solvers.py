@@ -7,6 +7,7 @@ import tracemalloc
 import dask.array as da
 import numpy as np
 import pytest
+from conftest import float_kernel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -198,6 +199,21 @@ def test_a_share_of_more_components_than_are_reckoned_with_is_refused_in_one_lin
         solve("subspace", noise, Variance(0.97), threads=16, workspace_mib=(reckoned + taken) / 2 / MIB)
     fit, _, _ = solve("subspace", noise, Variance(0.97), threads=16, workspace_mib=2 * taken / MIB)
     assert fit.n_components > 880
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_same_bits_for_any_budget_and_threads_on_the_float_kernel_of_numpy(name):
+    """What processors without AVX-512 use: the same laws hold, and the same variances come out up to rounding."""
+    shape = {"gram": (1700, 600), "covariance": (600, 1700), "subspace": (600, 500)}[name]
+    x = pictures(*shape, rank=40).astype(np.float32)
+    own, *_ = solve(name, x, 24)
+    with float_kernel(own=False):
+        fit, scores, components = solve(name, x, 24)
+        for variant in ({"workspace_mib": 12}, {"threads": 3}, {"threads": 1, "workspace_mib": 40}):
+            _, other_scores, other_components = solve(name, x, 24, **variant)
+            np.testing.assert_array_equal(scores, other_scores, err_msg=str(variant))
+            np.testing.assert_array_equal(components, other_components, err_msg=str(variant))
+    np.testing.assert_allclose(fit.eigenvalues[:24], own.eigenvalues[:24], rtol=1e-4)
 
 
 @pytest.mark.parametrize("name", NAMES)

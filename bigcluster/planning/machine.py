@@ -25,7 +25,8 @@ from bigcluster.demo.jpeg import encode, encode_png
 from bigcluster.demo.styles import draw_cut
 from bigcluster.files.durable import digest_of, write_text
 from bigcluster.kernels.decode import DecodeSpec, decode, prepare_codecs
-from bigcluster.kernels.linalg.gemm import Gemm, float_product
+from bigcluster.kernels.linalg.floats import float_product
+from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.planning.rates import Rates
 from bigcluster.runtime.blas import available_cores
 from bigcluster.units import MIB

@@ -45,7 +45,7 @@ def plan_report(
     n_values = image_size[0] * image_size[1] * n_channels
     rows, columns = pixel_chunks(n_values)
     values = footprint.report_picture_values(image_size, n_channels)
-    held = clustering_baseline_bytes(settings, n_images, n_columns, settings.ks, resources)
+    held = clustering_baseline_bytes(settings, resources)
     if settings.report.map in ("tsne", "umap"):
         held += footprint.EMBEDDING_BYTES
 

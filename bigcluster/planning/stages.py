@@ -6,7 +6,6 @@ import numpy as np
 
 from bigcluster.catalog.manifest_rows import parquet_child_bytes
 from bigcluster.config import Settings
-from bigcluster.kernels.kmeans.product import WORTH_TUNING
 from bigcluster.planning import footprint
 from bigcluster.planning.plan import Pictures, StagePlan
 from bigcluster.runtime.resources import Resources
@@ -49,13 +48,9 @@ def baseline_bytes(settings: Settings, resources: Resources, *, products: bool =
     return held + (footprint.DASK_ML_BYTES if dask_ml and products else 0)
 
 
-def clustering_baseline_bytes(
-    settings: Settings, n_images: int, n_columns: int, ks: tuple[int, ...], resources: Resources
-) -> int:
-    """As `baseline_bytes`, from clustering on: k-means, too, may load ONNX Runtime where there is much to multiply."""
-    multiply_adds = n_images * n_columns * sum(ks) * max(2, settings.kmeans.n_init)
-    products = settings.reduce == "pca" or multiply_adds >= WORTH_TUNING
-    return baseline_bytes(settings, resources, products=products)
+def clustering_baseline_bytes(settings: Settings, resources: Resources) -> int:
+    """As `baseline_bytes`, from clustering on: ONNX Runtime is there only where PCA has loaded it."""
+    return baseline_bytes(settings, resources, products=settings.reduce == "pca")
 
 
 def charts_bytes(settings: Settings) -> int:
@@ -309,7 +304,7 @@ def plan_output(
         passes="1 over the rows",
         bytes_read=copied,
         bytes_written=n_images * TABLE_BYTES + copied,
-        projected_bytes=clustering_baseline_bytes(settings, n_images, n_columns, settings.ks, resources)
+        projected_bytes=clustering_baseline_bytes(settings, resources)
         + charts_bytes(settings)
         + manifest_bytes(settings, resources)
         + footprint.project_output_bytes(n_images, block_rows=block_rows, linked=settings.link != "none"),
@@ -330,7 +325,7 @@ def _plan_lloyd(
     n_rows = share_of(n_images, resources)
     itemsize = footprint.FLOAT32 if settings.reduce == "pca" else 1
     n_clusters = max(ks, default=1)
-    least = clustering_baseline_bytes(settings, n_images, n_columns, ks, resources)
+    least = clustering_baseline_bytes(settings, resources)
     least += footprint.project_memberships_bytes(n_rows) + extra_bytes
     least += project_lloyd_bytes(
         n_rows,

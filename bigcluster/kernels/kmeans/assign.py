@@ -15,8 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.kernels.kmeans.centers import Centers, error_band, largest_norm, nearest_candidate, widest_band
-from bigcluster.kernels.kmeans.product import multiply_transposed
 from bigcluster.kernels.kmeans.sums import Floats, Floats32, Labels, exact_sq, row_sq
+from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.linalg.loops import two_least
 
 TILE_VALUES = 262_144  # of float32: 1 MiB, a second-level cache
@@ -78,7 +78,9 @@ class _Search:
         tile = np.empty(k * rows, np.float32)
         for start in range(0, n, rows):
             near = self._scaled[start : start + rows]
-            score = multiply_transposed(self._minus2, near, tile[: k * len(near)].reshape(k, len(near)))
+            score = float_product(
+                self._minus2, near, transpose_right=True, out=tile[: k * len(near)].reshape(k, len(near))
+            )
             for (barred, labels), close in zip(turns, self._close, strict=True):
                 two_least(score, self._sq, self._ends, self._reach, start, barred, labels, *close)
 
@@ -95,7 +97,7 @@ def _decide(x: NDArray[Any], scaled: Floats32, rows: Labels, centers: Centers, b
     for start in range(0, len(rows), step):
         part = rows[start : start + step]
         near = np.take(scaled, part, axis=0)
-        score = multiply_transposed(near, centers.minus2, np.empty((len(near), centers.count), np.float32))
+        score = float_product(near, centers.minus2, transpose_right=True)
         score += centers.sq
         without = np.flatnonzero(barred[part] >= 0)
         score[without, barred[part[without]]] = np.inf

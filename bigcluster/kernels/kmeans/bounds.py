@@ -29,8 +29,8 @@ from bigcluster.kernels.kmeans.full_scan import (
     upper_bound,
 )
 from bigcluster.kernels.kmeans.groups import ROUND_UP, GroupedCenters, group_minima
-from bigcluster.kernels.kmeans.product import multiply
 from bigcluster.kernels.kmeans.sums import ROUNDING, Floats32, Labels, row_sq
+from bigcluster.kernels.linalg.floats import float_product
 
 _FULL_SHARE = 0.6  # of (row, group) pairs in need, above which one product over all centers is cheaper
 _LEADING_SHARE = 0.35  # of pairs in need, above which the leading columns are asked first
@@ -70,7 +70,7 @@ def _bound_by_leading(
         rows = scaled[part]
         x_sq = row_sq(rows)
         rest = np.sqrt(row_sq(rows[:, n_leading:])) * np.float32(1 + r * ROUNDING)
-        score = multiply(np.hstack([rows[:, :n_leading], rest[:, None]]), grouped.leading, tile[: len(rows)])
+        score = float_product(np.hstack([rows[:, :n_leading], rest[:, None]]), grouped.leading, out=tile[: len(rows)])
         score += grouped.flat_sq
         every = np.arange(len(rows))
         if own is None:
@@ -198,7 +198,7 @@ def _scan_groups(
         who = np.flatnonzero(lower[:, number] <= at_most)
         if not who.size:
             continue
-        score = multiply(np.take(scaled, who, axis=0), grouped.minus2[number])  # (rows in need, width)
+        score = float_product(np.take(scaled, who, axis=0), grouped.minus2[number])  # (rows in need, width)
         score += grouped.sq[number]
         own = np.flatnonzero(groups.group[labels[who]] == number)
         score[own, groups.slot[labels[who[own]]]] = np.inf

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from bigcluster.kernels.kmeans.assign import TILE_VALUES
 from bigcluster.kernels.kmeans.centers import error_band, error_factors, nearest_candidate, widest_band
 from bigcluster.kernels.kmeans.groups import ROUND_UP, GroupedCenters, group_minima
-from bigcluster.kernels.kmeans.product import multiply
 from bigcluster.kernels.kmeans.sums import ROUNDING, Floats32, Labels, row_sq
+from bigcluster.kernels.linalg.floats import float_product
 
 ROUND_DOWN = np.float32(1 - 2.0**-21)
 
@@ -110,7 +110,7 @@ def _scores(
         else:
             # tile by tile, so that the copies stay in cache; "clip" lets take write without a copy of its own
             near = np.take(scaled, rows[part], axis=0, out=gathered[:size], mode="clip")
-        score = multiply(near, grouped.flat, tile[:size])  # (rows, width * n_groups)
+        score = float_product(near, grouped.flat, out=tile[:size])  # (rows, width * n_groups)
         score += grouped.flat_sq
         flat = score.ravel()
         score.argmin(axis=1, out=place[part])
@@ -129,7 +129,7 @@ def _decide_close(
     reach : (len(rows),) how far above the best score the nearest center's can be.
     """
     groups = grouped.groups
-    score = multiply(np.take(scaled, rows, axis=0), grouped.flat)
+    score = float_product(np.take(scaled, rows, axis=0), grouped.flat)
     score += grouped.flat_sq
     limit = score.min(axis=1) + reach
     within = np.zeros((len(rows), grouped.centers.count), bool)

@@ -1,4 +1,4 @@
-"""Exact products of 8-bit matrices, and float32 products.
+"""Exact products of 8-bit matrices.
 
     Gemm.product(a, b)        int32    (a - 128) b      a (m, k) uint8, b (k, n) int8
     Gemm.left, Gemm.right     one side of many products, laid out once; add_product multiplies them
@@ -9,15 +9,15 @@ Both sides of a product of pixels are x - 128, which needs no centering and move
 each centered product as it is. uint8 on the left and int8 on the right is the pair that processors multiply natively
 (two unsigned sides run at half the speed), and subtracting 128 from a uint8 is flipping its top bit.
 
-Products are our own where the processor has AVX-512 (bigcluster.kernels.linalg.floats) and, for 8-bit ones, VNNI
-(bigcluster.kernels.linalg.panels: a third faster there); else they are ONNX Runtime's.
+8-bit products run on one of three kernels, all exact: our own integer kernel where the processor has AVX-512 VNNI
+(bigcluster.kernels.linalg.panels, a third faster there), ONNX Runtime's integer kernel where it is exact, else float32
+products of short blocks (bigcluster.kernels.linalg.floats).
 
-Every call runs on the calling thread alone. Parallelism is over calls, so a result never feels the number of threads.
+Every call runs on the calling thread alone. Parallelism is over calls, so no result depends on the number of threads.
 
-The five ONNX models behind kernels/gemm.py, one operator each, as the bytes of their protocol buffers.
-
-They are part of the source so that neither building nor running needs the `onnx` package; tests/test_gemm.py builds
-them anew and compares. Inputs are `a` (p, q) and `b` (r, s), the output is `c` (m, n); every size is free.
+The two ONNX models are one operator each, as the bytes of their protocol buffers. They are part of the source so that
+neither building nor running needs the `onnx` package; tests/test_gemm.py builds them again and compares. Inputs are `a`
+(p, q) and `b` (r, s), the output is `c` (m, n); every size is free.
 """
 
 from __future__ import annotations
@@ -32,6 +32,7 @@ from numpy.typing import NDArray
 
 from bigcluster.errors import BigclusterError, ConfigError
 from bigcluster.kernels.linalg import floats, panels
+from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.linalg.panels import Panels
 
 KERNELS = ("auto", "integer", "float32")
@@ -43,7 +44,6 @@ EXACT_FLOAT_TERMS = 1_024
 Bytes = NDArray[np.uint8]
 Signed = NDArray[np.int8]
 Ints = NDArray[np.int32]
-Floats = NDArray[np.float32]
 
 
 @cache
@@ -86,35 +86,6 @@ def transpose(pixels: Bytes, out: Bytes | None = None) -> Bytes:
     if out is None:
         out = np.empty(pixels.shape[::-1], np.uint8)
     _run(BYTE_TRANSPOSE, {"a": pixels}, out)
-    return out
-
-
-def float_product(
-    a: Floats,
-    b: Floats,
-    *,
-    transpose_left: bool = False,
-    transpose_right: bool = False,
-    out: Floats | None = None,
-    in_own: bool | None = None,
-) -> Floats:
-    """a b, a' b or a b', in float32 on one thread.
-
-    a : (m, k), or (k, m) where it is transposed, b : (k, n), or (n, k) where it is, out : (m, n), all C-contiguous;
-    returns (m, n). Not both are transposed. `in_own` : whether it is our own product; None to decide by the processor.
-    """
-    m, n = a.shape[1 if transpose_left else 0], b.shape[0 if transpose_right else 1]
-    if out is None:
-        out = np.empty((m, n), np.float32)
-    if not out.size:
-        return out
-    if floats.available() if in_own is None else in_own:
-        return floats.product(a, b, transpose_left=transpose_left, transpose_right=transpose_right, out=out)
-    if transpose_right:
-        model = FLOAT_PRODUCT_RIGHT_TRANSPOSED
-    else:
-        model = FLOAT_PRODUCT_LEFT_TRANSPOSED if transpose_left else FLOAT_PRODUCT
-    _run(model, {"a": a, "b": b}, out)
     return out
 
 
@@ -337,30 +308,6 @@ INTEGER_PRODUCT = (
     b"Z\x15\n\x01a\x12\x10\n\x0e\x08\x02\x12\n\n\x03\x12\x01p\n\x03\x12\x01q"
     b"Z\x15\n\x01b\x12\x10\n\x0e\x08\x03\x12\n\n\x03\x12\x01r\n\x03\x12\x01s"
     b"b\x15\n\x01c\x12\x10\n\x0e\x08\x06\x12\n\n\x03\x12\x01m\n\x03\x12\x01nB\x04\n\x00\x10\r"
-)
-
-# Gemm(a float32, b float32): a b
-FLOAT_PRODUCT = (
-    b'\x08\x07\x12\x00:Y\n\x0f\n\x01a\n\x01b\x12\x01c"\x04Gemm\x12\x01g'
-    b"Z\x15\n\x01a\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01p\n\x03\x12\x01q"
-    b"Z\x15\n\x01b\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01r\n\x03\x12\x01s"
-    b"b\x15\n\x01c\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01m\n\x03\x12\x01nB\x04\n\x00\x10\r"
-)
-
-# Gemm(a float32, b float32, transA=1): a' b
-FLOAT_PRODUCT_LEFT_TRANSPOSED = (
-    b'\x08\x07\x12\x00:h\n\x1e\n\x01a\n\x01b\x12\x01c"\x04Gemm*\r\n\x06transA\x18\x01\xa0\x01\x02\x12\x01g'
-    b"Z\x15\n\x01a\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01p\n\x03\x12\x01q"
-    b"Z\x15\n\x01b\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01r\n\x03\x12\x01s"
-    b"b\x15\n\x01c\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01m\n\x03\x12\x01nB\x04\n\x00\x10\r"
-)
-
-# Gemm(a float32, b float32, transB=1): a b'
-FLOAT_PRODUCT_RIGHT_TRANSPOSED = (
-    b'\x08\x07\x12\x00:h\n\x1e\n\x01a\n\x01b\x12\x01c"\x04Gemm*\r\n\x06transB\x18\x01\xa0\x01\x02\x12\x01g'
-    b"Z\x15\n\x01a\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01p\n\x03\x12\x01q"
-    b"Z\x15\n\x01b\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01r\n\x03\x12\x01s"
-    b"b\x15\n\x01c\x12\x10\n\x0e\x08\x01\x12\n\n\x03\x12\x01m\n\x03\x12\x01nB\x04\n\x00\x10\r"
 )
 
 # Transpose(a uint8)

@@ -18,7 +18,6 @@ from bigcluster.kernels.kmeans.bounds import filtered_assignment, first_assignme
 from bigcluster.kernels.kmeans.centers import Centers, largest_norm, prepare
 from bigcluster.kernels.kmeans.full_scan import Bounds
 from bigcluster.kernels.kmeans.groups import GroupedCenters, Groups, arrange, group_centers
-from bigcluster.kernels.kmeans.product import tune
 from bigcluster.kernels.kmeans.sums import ClusterSums, Floats, Labels, cluster_sums, exact_sq, moved_sums
 from bigcluster.solvers.kmeans.blocks import Blocks, Summary
 from bigcluster.solvers.progress import FitProgress, OnProgress
@@ -97,7 +96,6 @@ class Lloyd:
 
         done : iterations that resumed restarts have behind them; save : called between passes.
         """
-        tune(self.blocks.n_rows * self.blocks.n_columns * sum(len(restart.centers) for restart in restarts))
         limit = tol * self.summary.mean_variance
         if done and on_progress is not None:
             on_progress(_progress(done, restarts, 0))  # what a killed fit had behind it is seen at once

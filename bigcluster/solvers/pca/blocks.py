@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.linalg.gemm import Gemm, float_product
+from bigcluster.kernels.linalg.floats import float_product
+from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.kernels.linalg.quantize import Code
 from bigcluster.kernels.pca import ordered_sum
 from bigcluster.runtime.threads import Runtime

@@ -12,7 +12,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.linalg.gemm import Gemm, float_product
+from bigcluster.kernels.linalg.floats import float_product
+from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.kernels.pca import center_covariance, column_extremes, column_signs, round_to_step, score_step
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import NOT_SAVING, Saving

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.linalg.gemm import float_product
+from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.pca import choose_rank, nonzero_rank, ritz
 from bigcluster.runtime.blas import blas_threads
 from bigcluster.runtime.threads import Runtime

@@ -25,7 +25,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.linalg.gemm import Gemm, float_product
+from bigcluster.kernels.linalg.floats import float_product
+from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.kernels.pca import (
     center_gram,
     choose_rank,

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import VarianceNotReachedError
-from bigcluster.kernels.linalg.gemm import float_product
+from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.linalg.quantize import Code, encode
 from bigcluster.kernels.pca import bordered, ordered_sum, orthonormal_transform, ritz_values_generalised
 from bigcluster.runtime.threads import Runtime

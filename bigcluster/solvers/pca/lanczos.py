@@ -32,7 +32,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import VarianceNotReachedError
-from bigcluster.kernels.linalg.gemm import float_product
+from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.pca import nonzero_rank, ordered_sum, orthonormal_transform, ritz
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.pca.eigen import (

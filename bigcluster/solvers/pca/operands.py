@@ -19,7 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.linalg.gemm import Gemm, Side, add_float32_products, float_product, transpose
+from bigcluster.kernels.linalg.floats import float_product
+from bigcluster.kernels.linalg.gemm import Gemm, Side, add_float32_products, transpose
 from bigcluster.kernels.linalg.panels import Panels
 from bigcluster.store.row_source import RowSource, spans
 

@@ -25,7 +25,8 @@ from threading import Lock
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.linalg.gemm import Gemm, float_product
+from bigcluster.kernels.linalg.floats import float_product
+from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.kernels.linalg.gemm import Side as Layout
 from bigcluster.kernels.linalg.loops import add_scaled
 from bigcluster.kernels.linalg.quantize import Code, encode

@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.linalg.gemm import float_product
+from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.pca import round_to_step
 from bigcluster.store.row_source import RowSource, spans
 
