@@ -19,6 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigcluster.catalog import FileRecord, Listing, list_images
+from bigcluster.config import Settings
 from bigcluster.errors import DamagedError, OutError
 from bigcluster.files.bounded import open_regular
 from bigcluster.files.durable import digest_of
@@ -27,6 +28,7 @@ from bigcluster.kernels.linalg.loops import pixel_sums
 from bigcluster.outputs.summary import counts
 from bigcluster.runtime.events import Progress
 from bigcluster.runtime.threads import EmbeddedRuntime
+from bigcluster.stages.context import Context
 from bigcluster.stages.ingest import Ingested, check_recipe, ingest, pixel_rows, records
 from bigcluster.stages.loading import files as stage
 from bigcluster.store import Store
@@ -81,13 +83,11 @@ def bring_in(
     listing = list_images(str(images), images.parent / "out")
     opened = Store(store)
     done = ingest(
+        Context(opened, Settings(), EmbeddedRuntime(threads), Progress()),
         listing,
-        opened,
         spec,
         block_shape=(rows, min(columns, spec.n_values)),
         in_flight=2,
-        runtime=EmbeddedRuntime(threads),
-        progress=Progress(),
         rehash=rehash,
     )
     return listing, opened, done

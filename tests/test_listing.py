@@ -13,10 +13,12 @@ from hypothesis import strategies as st
 
 from bigcluster.catalog import Listing, list_images, natural_key, root_of
 from bigcluster.catalog.wanted import IMAGE_SUFFIXES, left_out
+from bigcluster.config import Settings
 from bigcluster.errors import ImagesNotFoundError, NoImagesError, OutError, UsageError
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.runtime.events import Progress
 from bigcluster.runtime.threads import EmbeddedRuntime
+from bigcluster.stages.context import Context
 from bigcluster.stages.ingest import ingest, records
 from bigcluster.stages.loading.sample import Headers, image_size
 from bigcluster.store import Store
@@ -263,13 +265,11 @@ def statuses(listing: Listing, tmp_path: Path) -> list[tuple[str, str]]:
     store = Store(tmp_path / "store.zarr")
     spec = DecodeSpec(8, 8)
     done = ingest(
+        Context(store, Settings(), EmbeddedRuntime(1), Progress()),
         listing,
-        store,
         spec,
         block_shape=(16, 64),
         in_flight=1,
-        runtime=EmbeddedRuntime(1),
-        progress=Progress(),
     )
     return [(record.status, record.reason) for record in records(store, done.n_blocks)]
 

@@ -182,11 +182,13 @@ def broken_in_the_middle(data: bytes) -> bytes:
     return data[:middle] + b"\x55\xaa" * 20 + data[middle + 40 :]
 
 
-def load(folder: Path, *, threads: int = 2, careful: tuple[tuple[int, int], ...] = ()) -> dict[str, FileRecord]:
+def load(folder: Path, *, threads: int = 2, isolate_rows: tuple[tuple[int, int], ...] = ()) -> dict[str, FileRecord]:
     listing = list_images(str(folder), None)
     spec = DecodeSpec(8, 6)
     pixels = np.full((len(listing), spec.n_values), 7, np.uint8)
-    with Loader(listing, spec, threads=threads, timeout_seconds=20, progress=Progress(), careful=careful) as loader:
+    with Loader(
+        listing, spec, threads=threads, timeout_seconds=20, progress=Progress(), isolate_rows=isolate_rows
+    ) as loader:
         found = loader.load(range(len(listing)), pixels, 0)
     for row, record in enumerate(found):
         wanted = decode(Path(listing.path(row)).read_bytes(), spec).pixels
@@ -194,12 +196,12 @@ def load(folder: Path, *, threads: int = 2, careful: tuple[tuple[int, int], ...]
     return dict(zip(listing.names, found, strict=True))
 
 
-@pytest.mark.parametrize("careful", [(), ((0, 40),)], ids=["together", "alone"])
-def test_a_murmur_is_attributed_to_its_file(tmp_path: Path, careful: tuple[tuple[int, int], ...]) -> None:
+@pytest.mark.parametrize("isolate_rows", [(), ((0, 40),)], ids=["together", "alone"])
+def test_a_murmur_is_attributed_to_its_file(tmp_path: Path, isolate_rows: tuple[tuple[int, int], ...]) -> None:
     for i in range(40):
         data = jpeg(i, progressive=i % 3 == 0)
         (tmp_path / f"{i:02d}.jpg").write_bytes(broken_in_the_middle(data) if i % 5 == 0 else data)
-    found = load(tmp_path, threads=4, careful=careful)
+    found = load(tmp_path, threads=4, isolate_rows=isolate_rows)
     bad = {name for name, record in found.items() if not record.ok}
     assert bad == {f"{i:02d}.jpg" for i in range(0, 40, 5)}
     for name in bad:
@@ -287,15 +289,15 @@ def test_harmless_remarks_cost_no_second_look(tmp_path: Path, monkeypatch: pytes
     assert seen[0] > 100, "libpng did remark on them, and its remarks were thrown away"
 
 
-@pytest.mark.parametrize("careful", [(), ((0, 40),)], ids=["together", "alone"])
+@pytest.mark.parametrize("isolate_rows", [(), ((0, 40),)], ids=["together", "alone"])
 def test_a_full_folder_for_temporary_files_hides_no_damage(
-    tmp_path: Path, careful: tuple[tuple[int, int], ...], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, isolate_rows: tuple[tuple[int, int], ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("TMPDIR", "/dev/full")
     monkeypatch.setattr("tempfile.tempdir", "/dev/full")
     (tmp_path / "bad.jpg").write_bytes(broken_in_the_middle(jpeg(1)))
     (tmp_path / "good.jpg").write_bytes(jpeg(2))
-    assert {name: record.status for name, record in load(tmp_path, careful=careful).items()} == {
+    assert {name: record.status for name, record in load(tmp_path, isolate_rows=isolate_rows).items()} == {
         "bad.jpg": "damaged",
         "good.jpg": "ok",
     }

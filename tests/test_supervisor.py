@@ -23,13 +23,13 @@ if "bigcluster.pipeline.worker" in sys.orig_argv:
         print(json.dumps(message), flush=True)
 
     request = json.loads(sys.stdin.readline())
-    careful = request["arguments"].get("careful", [])
+    isolate_rows = request["arguments"].get("isolate_rows", [])
     fate = request["arguments"]["fate"]
     for start in range(0, 30, 10):
         span = {"start": start, "stop": start + 10}
         tell(event="DecodingStarted", **span)
         time.sleep(request["arguments"].get("slow", 0))
-        if fate.endswith("always") or [start, start + 10] not in careful:
+        if fate.endswith("always") or [start, start + 10] not in isolate_rows:
             if fate.startswith("die"):
                 os._exit(9)
             if fate.startswith("hang"):
@@ -37,7 +37,7 @@ if "bigcluster.pipeline.worker" in sys.orig_argv:
         tell(event="DecodingEnded", **span)
     if fate == "end":
         os._exit(9)
-    tell(result={"careful": careful})
+    tell(result={"isolate_rows": isolate_rows})
     os._exit(0)
 """
 
@@ -64,7 +64,7 @@ def play(fate: str, *, timeout: float = 0.1, **arguments: Any) -> tuple[dict[str
 @pytest.mark.parametrize("fate", ["die", "hang"])
 def test_each_block_costs_one_restart_and_the_next_worker_knows_of_it(fate: str) -> None:
     found, said = play(fate, timeout=1 if fate == "hang" else 60)
-    assert found["careful"] == [[0, 10], [10, 20], [20, 30]]
+    assert found["isolate_rows"] == [[0, 10], [10, 20], [20, 30]]
     assert len(said) == 3
     how = "died (exit status 9)" if fate == "die" else "made no progress for 1 s"
     assert all(f"{how} over one of 10 images" in line for line in said)
@@ -79,4 +79,4 @@ def test_restarts_end(fate: str) -> None:
 def test_a_slow_worker_is_left_alone() -> None:
     """Its life is longer than the timeout, its silences are not."""
     found, said = play("live", timeout=3, slow=1.2)
-    assert (found["careful"], said) == ([], [])
+    assert (found["isolate_rows"], said) == ([], [])

@@ -26,5 +26,5 @@ def components(
     with job.stages.sampler, outdir.locked(job.out):
         store = Store(job.out / outdir.STORE, create=False)
         with naming_damage(store), job.stages.measure("components"):
-            found = made_or_stored(store, load_ingested(store), job.runtime, job.progress)
+            found = made_or_stored(job.context(store), load_ingested(store))
     return {"shape": list(found.shape), "stages": job.stages.facts}

@@ -18,6 +18,7 @@ from bigcluster.runtime.events import Listener, Progress
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller, MemorySampler, Reading, release_memory
 from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
+from bigcluster.stages.context import Context
 from bigcluster.store import Store
 from bigcluster.units import MIB
 
@@ -39,6 +40,10 @@ class Job:
     progress: Progress
     runtime: Runtime
     stages: Stages
+
+    def context(self, store: Store) -> Context:
+        """What the stages of this job work with, on its open store."""
+        return Context(store, self.settings, self.runtime, self.progress)
 
     @property
     def left_bytes(self) -> int:

@@ -56,7 +56,7 @@ def predict(
     *,
     images: str,
     to: str,
-    careful: Sequence[Sequence[int]] = (),
+    isolate_rows: Sequence[Sequence[int]] = (),
     listener: Listener = silent,
     caller: Caller | None = None,
 ) -> dict[str, Any]:
@@ -64,7 +64,7 @@ def predict(
 
     `beyond_share` and `unlike` are None where the model has too few images to tell.
 
-    careful : (start, stop) of listed rows that an earlier attempt died over.
+    isolate_rows : (start, stop) of listed rows that an earlier attempt died over.
 
     Images of another size than the model's are resized as its own were; where the model is native, a note says so.
     Raises StoreError where OUT holds no finished run, UsageError where `to` cannot be written, NoImagesError,
@@ -74,7 +74,7 @@ def predict(
     _check_target(to, images, settings.images, job.out)
     with job.stages.sampler:
         job.stages.sampler.enter("list")
-        listing, spec, counted, can_tell = _label_all(job, images, to, careful)
+        listing, spec, counted, can_tell = _label_all(job, images, to, isolate_rows)
     n_ok = counted["ok"]
     if settings.size == NATIVE and counted["resized"]:
         resized = number_of(counted["resized"], "image", "was", "were")
@@ -103,7 +103,7 @@ def predict(
 
 
 def _label_all(
-    job: Job, images: str, to: str, careful: Sequence[Sequence[int]]
+    job: Job, images: str, to: str, isolate_rows: Sequence[Sequence[int]]
 ) -> tuple[Listing, DecodeSpec, Counter[str], bool]:
     """List, plan, label, write.
 
@@ -150,7 +150,7 @@ def _label_all(
                 threads=job.runtime.threads,
                 timeout_seconds=settings.image.timeout,
                 progress=job.progress,
-                careful=careful,
+                isolate_rows=isolate_rows,
                 children=plan.choices["children"],
             ) as loader,
         ):
@@ -248,14 +248,14 @@ def _load_model(job: Job, store: Store) -> _Model:
     def usual() -> Novelty | None:
         if int(ingested.ok.sum()) < LEAST_IMAGES:
             return None
-        return novelty(store, ingested, clustered, job.runtime, job.progress)
+        return novelty(job.context(store), ingested, clustered)
 
     if clustered.payload["reduction"] == "none":
         return _Model(centers, usual(), mean_picture(ingested), None, n_components, 0.0)
     if fit is None or clustered.payload["rows"] != reduce.rows_fingerprint(fit.fingerprint, n_components):
         raise unfinished
     found = usual()
-    vectors = StoredRows(components(store, ingested, job.runtime, job.progress))
+    vectors = StoredRows(components(job.context(store), ingested))
     return _Model(centers, found, store.load("mean"), vectors, n_components, fit.payload["score_step"])
 
 

@@ -89,7 +89,7 @@ def run(
     replace: bool = False,
     rehash: bool = False,
     given: str | None = None,
-    careful: Sequence[Sequence[int]] = (),
+    isolate_rows: Sequence[Sequence[int]] = (),
     listener: Listener = silent,
     caller: Caller | None = None,
 ) -> dict[str, Any]:
@@ -97,16 +97,16 @@ def run(
 
     rehash : read every image again and compare its content with the ledger's, whatever its size and time say.
     given : a manifest with the list of images that the caller gave; OUT keeps it as `settings.images`.
-    careful : (start, stop) of listed rows that an earlier attempt died over: their files decode in a child.
+    isolate_rows : (start, stop) of listed rows that an earlier attempt died over: their files decode in a child.
     """
     job = open_job(settings, resources, listener, caller)
     with job.stages.sampler:
         job.stages.sampler.enter("list")
-        return _run(job, replace=replace, rehash=rehash, given=given, careful=careful)
+        return _run(job, replace=replace, rehash=rehash, given=given, isolate_rows=isolate_rows)
 
 
 def _run(
-    job: Job, *, replace: bool, rehash: bool, given: str | None, careful: Sequence[Sequence[int]]
+    job: Job, *, replace: bool, rehash: bool, given: str | None, isolate_rows: Sequence[Sequence[int]]
 ) -> dict[str, Any]:
     settings = job.settings
     assert settings.images is not None
@@ -132,7 +132,7 @@ def _run(
         files = ResultFiles(store.root, job.out, job.progress.warn)
         with files.writing((*OF_A_RUN, *OF_A_SWEEP)), files.settings(settings):
             with naming_damage(store):
-                done = _compute(job, listing, plan, spec, store, careful, rehash)
+                done = _compute(job, listing, plan, spec, store, isolate_rows, rehash)
                 written = done.plan.stage("output").projected_bytes
                 with job.stages.measure("output", written), job.progress.stage("output", len(listing), "images"):
                     _write_outputs(job, listing, store, done, files)
@@ -175,10 +175,10 @@ def _compute(
     plan: Plan,
     spec: DecodeSpec,
     store: Store,
-    careful: Sequence[Sequence[int]],
+    isolate_rows: Sequence[Sequence[int]],
     rehash: bool,
 ) -> _Done:
-    settings, progress, runtime = job.settings, job.progress, job.runtime
+    settings, progress, context = job.settings, job.progress, job.context(store)
 
     def stage(name: str) -> AbstractContextManager[dict[str, Any]]:
         planned = {planned.stage: planned.projected_bytes for planned in plan.stages}
@@ -186,16 +186,12 @@ def _compute(
 
     with stage("ingest") as facts:
         ingested = ingest(
+            context,
             listing,
-            store,
             spec,
             block_shape=plan.stage("ingest").block_shape,
             in_flight=plan.stage("ingest").choices["in_flight"],
-            runtime=runtime,
-            progress=progress,
-            native=settings.size == sample.NATIVE,
-            timeout_seconds=settings.image.timeout,
-            careful=careful,
+            isolate_rows=isolate_rows,
             children=plan.stage("ingest").choices["children"],
             rehash=rehash,
         )
@@ -209,7 +205,7 @@ def _compute(
     _check_enough(listing, store, ingested, settings)
     planned = plan.stage("reduce") if settings.reduce == "pca" else None
     with stage("reduce") as facts:
-        reduced = reduce(store, ingested, settings, planned, runtime, progress)
+        reduced = reduce(context, ingested, planned)
         facts |= {**reduced.facts, "reused": reduced.reused}
     if plan.is_bound:
         plan = replan(plan, settings, reduced.n_components, job.resources)
@@ -218,17 +214,13 @@ def _compute(
     swept = None
     if len(settings.ks) > 1:
         with stage("sweep") as facts:
-            swept = sweep(
-                store, reduced, settings, settings.ks, plan.stage("sweep"), ingested.row_keys, runtime, progress
-            )
+            swept = sweep(context, reduced, settings.ks, plan.stage("sweep"), ingested.row_keys)
             facts |= {**swept.facts, "reused": swept.reused}
         for caveat in swept.caveats:
             progress.warn(caveat)
         progress.note(f"{swept.why}: k = {swept.chosen_k} is taken")
     with stage("cluster") as facts:
-        clustered = cluster(
-            store, reduced, settings, plan.stage("cluster"), listing, ingested, runtime, progress, swept=swept
-        )
+        clustered = cluster(context, reduced, plan.stage("cluster"), listing, ingested, swept=swept)
         facts |= {**clustered.facts, "reused": clustered.reused}
     return _Done(ingested, reduced, swept, clustered, plan)
 

@@ -50,11 +50,13 @@ def sweep(
                 )
             shape = (len(ingested.ok), len(ingested.column_sums))
             planned = None if settings.reduce == "none" else plan_reduce(settings, *shape, resources)
-            reduced = load_reduced(store, ingested, _of_the_run(settings, job.out), planned)
+            context = job.context(store)
+            of_the_run = replace(context, settings=_of_the_run(settings, job.out))
+            reduced = load_reduced(of_the_run, ingested, planned)
             plan = plan_sweep(settings, ks, *reduced.rows.shape, resources)
             check_budget((plan,), resources.budget_bytes, otherwise="fewer values of k")
             with job.stages.sampler, job.stages.measure("sweep", plan.projected_bytes) as facts:
-                found = sweep_stage(store, reduced, settings, ks, plan, ingested.row_keys, job.runtime, job.progress)
+                found = sweep_stage(context, reduced, ks, plan, ingested.row_keys)
                 facts |= {**found.facts, "reused": found.reused}
         files = ResultFiles(store.root, job.out, job.progress.warn)
         with files.writing(OF_A_SWEEP):

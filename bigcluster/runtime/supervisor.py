@@ -64,7 +64,7 @@ def supervise(
     A worker that dies or hangs over files that it decodes is started again, and those files decode in a child of its
     own: they can end no second worker, so there are at most as many restarts as there are blocks of files.
     """
-    careful: list[tuple[int, int]] = []
+    isolate_rows: list[tuple[int, int]] = []
     arguments |= {name: absolute(arguments[name]) for name in _PATHS if name in arguments}
     settings = replace(
         settings,
@@ -74,7 +74,7 @@ def supervise(
     while True:
         request = {
             "task": task,
-            "arguments": arguments | ({"careful": careful} if careful else {}),
+            "arguments": arguments | ({"isolate_rows": isolate_rows} if isolate_rows else {}),
             "settings": flatten(settings),
             "resources": asdict(resources),
             "caller": (caller or Caller(os.getpid())).to_json(),
@@ -82,14 +82,14 @@ def supervise(
         try:
             return _work(request, worker_variables(resources.threads), settings.image.timeout, listener)
         except _LostError as lost:
-            suspects = [span for span in lost.decoding if span not in careful]
+            suspects = [span for span in lost.decoding if span not in isolate_rows]
             if not suspects and speaks_of_memory(lost.last_words):  # OpenBLAS leaves by itself then
                 raise errors.OutOfMemoryError(OUT_OF_MEMORY) from None
             if not suspects:
                 error = InternalError(f"the working process {lost.how}; run again to resume")
                 error.add_note(lost.last_words)
                 raise error from None
-            careful += suspects
+            isolate_rows += suspects
             number = sum(stop - start for start, stop in suspects)
             which = "one image: it is" if number == 1 else f"one of {number} images: they are"
             listener(
@@ -126,8 +126,8 @@ def _work(
         with contextlib.suppress(BrokenPipeError):  # it died at once: what it said last is told below
             worker.stdin.write(json.dumps(request) + "\n")
             worker.stdin.flush()
-        careful = {tuple(span) for span in request["arguments"].get("careful", ())}
-        return _listen(worker, messages, listener, careful, timeout_seconds)
+        isolate_rows = {tuple(span) for span in request["arguments"].get("isolate_rows", ())}
+        return _listen(worker, messages, listener, isolate_rows, timeout_seconds)
     except _LostError as lost:
         listening.join(timeout=5)
         lost.last_words = "".join(last_words)
@@ -183,14 +183,14 @@ def _listen(
     worker: subprocess.Popen[str],
     messages: _Messages,
     listener: Listener,
-    careful: set[tuple[int, ...]],
+    isolate_rows: set[tuple[int, ...]],
     timeout_seconds: float,
 ) -> dict[str, Any]:
     interrupted = False
     decoding: list[tuple[int, int]] = []
     while True:
         try:
-            line = messages.next(_patience(decoding, careful, timeout_seconds))
+            line = messages.next(_patience(decoding, isolate_rows, timeout_seconds))
             if not line:
                 break
             message = json.loads(line)
@@ -228,11 +228,13 @@ def _listen(
     raise _LostError(f"died ({died})", decoding, "")
 
 
-def _patience(decoding: list[tuple[int, int]], careful: set[tuple[int, ...]], timeout_seconds: float) -> float | None:
+def _patience(
+    decoding: list[tuple[int, int]], isolate_rows: set[tuple[int, ...]], timeout_seconds: float
+) -> float | None:
     """How long the worker may be silent, in seconds: while it decodes, it tells of every file."""
     if not decoding:
         return None
-    if careful.isdisjoint(decoding):
+    if isolate_rows.isdisjoint(decoding):
         return timeout_seconds + SEND_SECONDS
     return 2 * timeout_seconds + CHILD_SECONDS  # its child has the same limit, and ends by itself
 

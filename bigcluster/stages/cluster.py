@@ -9,12 +9,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.catalog import Listing
-from bigcluster.config import Settings
 from bigcluster.errors import DamagedError
 from bigcluster.planning.plan import StagePlan
-from bigcluster.runtime.events import Progress
-from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.kmeans import KMeansFit, fit, fit_given, fit_minibatch, fit_two_level
+from bigcluster.stages.context import Context
 from bigcluster.stages.ingest import Ingested
 from bigcluster.stages.reduce import Reduced
 from bigcluster.stages.sweep import Swept, centers_of
@@ -55,18 +53,16 @@ class Clustered:
 
 
 def cluster(
-    store: Store,
+    context: Context,
     reduced: Reduced,
-    settings: Settings,
     plan: StagePlan,
     listing: Listing,
     ingested: Ingested,
-    runtime: Runtime,
-    progress: Progress,
     *,
     swept: Swept | None = None,
 ) -> Clustered:
     """Bring the clusters up to date with the scores and the settings: k of them, or what a sweep chose."""
+    store, settings = context.store, context.settings
     n_clusters = settings.ks[0] if swept is None else swept.chosen_k
     wanted = fingerprint(
         before=reduced.fingerprint if swept is None else swept.fingerprint,
@@ -83,9 +79,9 @@ def cluster(
     if mark is None or not reused:
         previous = _previous(store, mark, ingested, n_clusters)
         if swept is not None and settings.kmeans.algorithm in ("auto", "lloyd"):
-            found = _take(store, reduced, swept, plan, runtime, progress)
+            found = _take(context, reduced, swept, plan)
         else:
-            found = _fit(reduced, n_clusters, settings, plan, ingested, saving, runtime, progress)
+            found = _fit(context, reduced, n_clusters, plan, ingested, saving)
         found, order = _by_size(found, listing, ingested.ok)
         store.marks.remove(STAGE)
         values = (found.centers, *_columns(found, order))
@@ -105,7 +101,7 @@ def cluster(
         }
         mark = store.commit(STAGE, wanted, digests, mark_payload)
     else:
-        progress.reused(STAGE)
+        context.progress.reused(STAGE)
     saving.clear()
     payload: dict[str, Any] = mark.payload
     return Clustered(
@@ -119,38 +115,30 @@ def cluster(
     )
 
 
-def _take(
-    store: Store, reduced: Reduced, swept: Swept, plan: StagePlan, runtime: Runtime, progress: Progress
-) -> KMeansFit:
+def _take(context: Context, reduced: Reduced, swept: Swept, plan: StagePlan) -> KMeansFit:
     """The clusters of the row of the sweep that was chosen, just as its table shows them."""
-    with progress.stage(STAGE, 1, "passes"):
+    with context.progress.stage(STAGE, 1, "passes"):
         found = fit_given(
             reduced.rows,
-            centers_of(store, swept, swept.chosen_k),
+            centers_of(context.store, swept, swept.chosen_k),
             n_iter=swept.chosen["n_iter"],
-            runtime=runtime,
+            runtime=context.runtime,
             workspace_bytes=plan.choices["workspace_bytes"],
         )
-        progress.at(1)
+        context.progress.at(1)
     return found
 
 
 def _fit(
-    reduced: Reduced,
-    n_clusters: int,
-    settings: Settings,
-    plan: StagePlan,
-    ingested: Ingested,
-    saving: StageState,
-    runtime: Runtime,
-    progress: Progress,
+    context: Context, reduced: Reduced, n_clusters: int, plan: StagePlan, ingested: Ingested, saving: StageState
 ) -> KMeansFit:
+    settings, progress = context.settings, context.progress
     options = settings.kmeans
     common: dict[str, Any] = {
         "seed": settings.seed,
         "max_iter": options.max_iter,
         "tol": options.tol,
-        "runtime": runtime,
+        "runtime": context.runtime,
         "workspace_bytes": plan.choices["workspace_bytes"],
     }
     with progress.stage(STAGE, options.max_iter, "iterations"):

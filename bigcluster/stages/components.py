@@ -12,11 +12,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import StoreError
-from bigcluster.runtime.events import Progress
-from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.pca.gram import components_from_left
 from bigcluster.solvers.pca.products import TILE
 from bigcluster.stages import reduce
+from bigcluster.stages.context import Context
 from bigcluster.stages.ingest import Ingested, pixel_rows
 from bigcluster.store import ColumnWriter, Mark, Store, StoredRows, fingerprint
 from bigcluster.store.row_source import spans
@@ -36,11 +35,12 @@ def _wanted(fit: Mark) -> str:
     return fingerprint(before=fit.fingerprint, stage=STAGE)
 
 
-def components(store: Store, ingested: Ingested, runtime: Runtime, progress: Progress) -> Any:
+def components(context: Context, ingested: Ingested) -> Any:
     """The stored array of components, made first where the fit left that for later.
 
     Raises StoreError where there is no fit.
     """
+    store, progress = context.store, context.progress
     fit = store.mark(reduce.STAGE)
     if fit is None or fit.payload["images"] != ingested.fingerprint:
         raise StoreError(f"{store.root} holds no reduction of its pixels; run the job to its end first")
@@ -56,7 +56,7 @@ def components(store: Store, ingested: Ingested, runtime: Runtime, progress: Pro
 
         with progress.stage(STAGE, pixels.shape[1], "values"):
             sink = ColumnWriter(store, STAGE, n_components, pixels.shape[1], np.float32)
-            components_from_left(pixels, store.load("mean"), factor, n_components, units, sink, runtime)
+            components_from_left(pixels, store.load("mean"), factor, n_components, units, sink, context.runtime)
             progress.at(pixels.shape[1])
             store.commit(STAGE, _wanted(fit), sink.close(), {})
     return store.array(STAGE)

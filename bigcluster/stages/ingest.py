@@ -19,11 +19,11 @@ from bigcluster.catalog import FileRecord, Listing
 from bigcluster.errors import ImageSizeError, OutError, StoreError
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.planning.footprint import COMMITS_IN_FLIGHT
-from bigcluster.runtime.events import Progress
-from bigcluster.runtime.threads import Runtime
 from bigcluster.stages import pixel_blocks
+from bigcluster.stages.context import Context
 from bigcluster.stages.fill import Filling, Freshness
 from bigcluster.stages.loading import Loader
+from bigcluster.stages.loading.sample import NATIVE
 from bigcluster.stages.pixel_blocks import Block, mark_of, records_in
 from bigcluster.stages.reuse import name_keys
 from bigcluster.store import Mark, Store, StoredRows, fingerprint, read_whole
@@ -61,28 +61,26 @@ class Ingested:
 
 
 def ingest(
+    context: Context,
     listing: Listing,
-    store: Store,
     spec: DecodeSpec,
     *,
     block_shape: tuple[int, int],
     in_flight: int,
-    runtime: Runtime,
-    progress: Progress,
-    native: bool = False,
-    timeout_seconds: float = 30.0,
-    careful: Sequence[Sequence[int]] = (),
+    isolate_rows: Sequence[Sequence[int]] = (),
     children: int = 1,
     rehash: bool = False,
 ) -> Ingested:
     """Bring the store's pixels up to date with the listing; what an earlier run decoded is not decoded again.
 
-    native : every image must be of the target size itself. Raises ImageSizeError at the first block where one is not;
-    the store then holds nothing that a run at another size would have to replace.
-    careful : (start, stop) of rows whose files may crash or hang the codec.
+    Where the settings say size = native, every image must be of the target size itself. Raises ImageSizeError at the
+    first block where one is not; the store then holds nothing that a run at another size would have to replace.
+    isolate_rows : (start, stop) of rows whose files may crash or hang the codec.
     children : how many may decode files whose headers may lie.
     rehash : read every file again and compare its content, whatever its size and time say.
     """
+    store, runtime, progress = context.store, context.runtime, context.progress
+    native, timeout_seconds = context.settings.size == NATIVE, context.settings.image.timeout
     recipe = decode_recipe(spec)
     blocks = [Block(index, a, b) for index, (a, b) in enumerate(spans(len(listing), block_shape[0]))]
     loader = Loader(
@@ -91,7 +89,7 @@ def ingest(
         threads=runtime.threads,
         timeout_seconds=timeout_seconds,
         progress=progress,
-        careful=careful,
+        isolate_rows=isolate_rows,
         children=children,
     )
     freshness = Freshness(listing, spec, timeout_seconds, rehash)

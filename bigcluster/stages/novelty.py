@@ -10,11 +10,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.kernels.novelty import Floats, Novelty, Traits, Usual, left_out, residual_of, squared_norms
-from bigcluster.runtime.events import Progress
-from bigcluster.runtime.threads import Runtime
 from bigcluster.stages.cluster import load_labels
+from bigcluster.stages.context import Context
 from bigcluster.stages.ingest import Ingested, pixel_rows
-from bigcluster.store import Mark, Store, StoredRows, fingerprint
+from bigcluster.store import Mark, StoredRows, fingerprint
 from bigcluster.store.row_source import FirstColumns, RowSource, spans
 
 STAGE = "novelty"
@@ -22,12 +21,13 @@ NORMS = "norms"
 _SCORE_ROWS = 4096
 
 
-def novelty(store: Store, ingested: Ingested, clustered: Mark, runtime: Runtime, progress: Progress) -> Novelty:
+def novelty(context: Context, ingested: Ingested, clustered: Mark) -> Novelty:
     """clustered : the mark of the present clusters, which are those of the present scores."""
+    store = context.store
     wanted = fingerprint(before=clustered.fingerprint, stage=STAGE, layout=1)
     mark = store.mark(STAGE)
     if mark is None or mark.fingerprint != wanted:
-        found = _made(store, ingested, clustered, runtime, progress)
+        found = _made(context, ingested, clustered)
         store.marks.remove(STAGE)
         kept = [
             np.column_stack([usual.middle, usual.reach, usual.precision.reshape(-1, 4)])
@@ -44,8 +44,8 @@ def mean_picture(ingested: Ingested) -> Floats:
     return mean
 
 
-def _made(store: Store, ingested: Ingested, clustered: Mark, runtime: Runtime, progress: Progress) -> Novelty:
-    norm_sq = _norms(store, ingested, runtime, progress)
+def _made(context: Context, ingested: Ingested, clustered: Mark) -> Novelty:
+    store, norm_sq = context.store, _norms(context, ingested)
     centers, distance = store.load("centers"), store.load("distance")
     labels = load_labels(store, len(centers))
     scores_sq = leverage = None
@@ -75,8 +75,9 @@ def _of_scores(scores: RowSource) -> tuple[Floats, Floats]:
     return lengths, leverage
 
 
-def _norms(store: Store, ingested: Ingested, runtime: Runtime, progress: Progress) -> NDArray[np.float64]:
+def _norms(context: Context, ingested: Ingested) -> NDArray[np.float64]:
     """(n_ok,) |x - mean|^2, in one pass over the pixels unless an earlier one left them."""
+    store, progress = context.store, context.progress
     wanted = fingerprint(before=ingested.fingerprint, stage=NORMS)
     mark = store.mark(NORMS)
     if mark is None or mark.fingerprint != wanted:
@@ -93,7 +94,7 @@ def _norms(store: Store, ingested: Ingested, runtime: Runtime, progress: Progres
 
         store.marks.remove(NORMS)
         with progress.stage(NORMS, pixels.shape[0], "images"):
-            found = np.concatenate(list(runtime.map(lengths, blocks)))
+            found = np.concatenate(list(context.runtime.map(lengths, blocks)))
         store.commit(NORMS, wanted, store.save(NORMS, found), {})
     kept: NDArray[np.float64] = store.load(NORMS)
     return kept

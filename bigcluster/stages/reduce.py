@@ -15,10 +15,9 @@ from bigcluster.files.durable import unfinished_name
 from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.planning.plan import StagePlan
 from bigcluster.planning.stages import target_of
-from bigcluster.runtime.events import Progress
-from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.pca import Moments, PCAFit, fit_pca
 from bigcluster.solvers.spill import FolderTiles
+from bigcluster.stages.context import Context
 from bigcluster.stages.ingest import Ingested, pixel_rows
 from bigcluster.store import ColumnWriter, Mark, RowWriter, StageState, Store, StoredRows, fingerprint
 from bigcluster.store.row_source import FirstColumns, RowSource
@@ -41,13 +40,12 @@ class Reduced:
     """For summary.json: solver, passes, bytes read, and what the budget settled."""
 
 
-def reduce(
-    store: Store, ingested: Ingested, settings: Settings, plan: StagePlan | None, runtime: Runtime, progress: Progress
-) -> Reduced:
+def reduce(context: Context, ingested: Ingested, plan: StagePlan | None) -> Reduced:
     """Bring scores up to date. `plan` is None for reduce = "none": then the pixels are the rows.
 
     Raises TooFewSamplesError, InvalidDataError where all pictures are the same, VarianceNotReachedError.
     """
+    store, settings = context.store, context.settings
     if plan is None:
         return _unreduced(store, ingested)
     pixels = pixel_rows(store, ingested.ok)
@@ -56,15 +54,16 @@ def reduce(
     reused = mark is not None and _is_of(mark, wanted, ingested) and _suffices(store, mark, settings, plan)
     saving = StageState(store, STAGE, fingerprint(before=wanted, rank=plan.choices.get("rank")))
     if mark is None or not reused:
-        mark = _fit(store, pixels, ingested, settings, plan, wanted, saving, runtime, progress)
+        mark = _fit(context, pixels, ingested, plan, wanted, saving)
     else:
-        progress.reused(STAGE)
+        context.progress.reused(STAGE)
     saving.clear()
     return _from_mark(store, mark, wanted, settings, reused=reused)
 
 
-def load_reduced(store: Store, ingested: Ingested, settings: Settings, plan: StagePlan | None) -> Reduced:
+def load_reduced(context: Context, ingested: Ingested, plan: StagePlan | None) -> Reduced:
     """What the last reduction left, nothing fitted. Raises StoreError where it does not fit the settings."""
+    store, settings = context.store, context.settings
     if plan is None:
         return _unreduced(store, ingested)
     wanted = _fit_fingerprint(settings, plan.solver, ingested)
@@ -148,23 +147,14 @@ def _components_for(ratio: NDArray[np.float64], settings: Settings, fitted: Mapp
 
 
 def _fit(
-    store: Store,
-    pixels: StoredRows,
-    ingested: Ingested,
-    settings: Settings,
-    plan: StagePlan,
-    wanted: str,
-    saving: StageState,
-    runtime: Runtime,
-    progress: Progress,
+    context: Context, pixels: StoredRows, ingested: Ingested, plan: StagePlan, wanted: str, saving: StageState
 ) -> Mark:
+    store = context.store
     store.marks.remove(STAGE)
     tiles = FolderTiles(store.root / unfinished_name())
-    with progress.stage(STAGE, 1, "steps"):
+    with context.progress.stage(STAGE, 1, "steps"):
         try:
-            fit = saving.going_on(
-                lambda: _solve(store, pixels, ingested, settings, plan, tiles, saving, runtime, progress), progress.warn
-            )
+            fit = saving.going_on(lambda: _solve(context, pixels, ingested, plan, tiles, saving), context.progress.warn)
             if fit.total_variance == 0:
                 raise InvalidDataError(
                     f"all {pixels.shape[0]} good images are the same picture at this size: there is no variance to "
@@ -189,16 +179,14 @@ def _fit(
 
 
 def _solve(
-    store: Store,
+    context: Context,
     pixels: StoredRows,
     ingested: Ingested,
-    settings: Settings,
     plan: StagePlan,
     tiles: FolderTiles,
     saving: StageState,
-    runtime: Runtime,
-    progress: Progress,
 ) -> PCAFit:
+    settings, runtime, progress = context.settings, context.runtime, context.progress
     n_rows, n_values = pixels.shape
     moments = Moments(ingested.column_sums, ingested.square_sum)
 

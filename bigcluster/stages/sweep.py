@@ -9,11 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.config import Settings
 from bigcluster.planning.plan import StagePlan
-from bigcluster.runtime.events import Progress
-from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.kmeans import sweep as sweep_rows
+from bigcluster.stages.context import Context
 from bigcluster.stages.reduce import Reduced
 from bigcluster.store import Mark, StageState, Store, StoredRows, fingerprint
 
@@ -84,17 +82,9 @@ class Swept(Verdict):
     facts: dict[str, Any]
 
 
-def sweep(
-    store: Store,
-    reduced: Reduced,
-    settings: Settings,
-    ks: tuple[int, ...],
-    plan: StagePlan,
-    keys: NDArray[np.uint64],
-    runtime: Runtime,
-    progress: Progress,
-) -> Swept:
+def sweep(context: Context, reduced: Reduced, ks: tuple[int, ...], plan: StagePlan, keys: NDArray[np.uint64]) -> Swept:
     """Bring the sweep of these k up to date. keys : (n_ok,) what randomness is keyed by."""
+    store, settings, progress = context.store, context.settings, context.progress
     wanted = fingerprint(
         before=reduced.fingerprint,
         stage=STAGE,
@@ -118,7 +108,7 @@ def sweep(
                     n_init=max(2, settings.kmeans.n_init),  # stability compares two starts
                     max_iter=settings.kmeans.max_iter,
                     tol=settings.kmeans.tol,
-                    runtime=runtime,
+                    runtime=context.runtime,
                     workspace_bytes=plan.choices["workspace_bytes"],
                     on_progress=lambda fit: progress.at(fit.done),
                     saving=saving,

@@ -85,16 +85,16 @@ class Loader:
         threads: int,
         timeout_seconds: float,
         progress: Progress,
-        careful: Iterable[Sequence[int]] = (),
+        isolate_rows: Iterable[Sequence[int]] = (),
         children: int = 1,
     ) -> None:
-        """`careful`: (start, stop) of rows whose files may crash or hang the codec: they decode in a child.
+        """`isolate_rows`: (start, stop) of rows whose files may crash or hang the codec: they decode in a child.
 
         children : how many there may be at once, for files whose header may lie; 0 where there is no memory for one.
         """
         self._listing, self._spec, self._threads = listing, spec, threads
         self._progress = progress
-        self._careful = [range(start, stop) for start, stop in careful]
+        self._careful = [range(start, stop) for start, stop in isolate_rows]
         self._words = CodecWords()
         self._gate = Gate()
         self._isolated = IsolatedDecoders(children, spec, timeout_seconds, spec.max_bytes)
