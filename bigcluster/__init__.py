@@ -1,7 +1,10 @@
-"""bigcluster: cluster more pictures than memory holds.
+"""bigcluster clusters more images than fit into memory.
 
-import bigcluster as bc
-run = bc.run("photos/", out="out", n_clusters=10, memory="1GiB")
+    import bigcluster as bc
+    run = bc.run("photos/", out="out", n_clusters=10, memory="1GiB")
+
+This module has the public names. It imports `api` and `estimators`, each when one of its names is first used. Begin
+with api/calls.py; ARCHITECTURE.md beside this file describes the packages.
 """
 
 from __future__ import annotations
@@ -30,7 +33,7 @@ __all__ = ["PCA", "KMeans", "Run", "__version__", "open", "plan", "profile", "ru
 
 
 def __getattr__(name: str) -> Any:
-    # Looked up on first use: `bigcluster --help` answers without numpy.
+    # Names are imported on first use, so that `bigcluster --help` answers without loading numpy.
     if name not in _LAZY:
         raise AttributeError(f"module 'bigcluster' has no attribute {name!r}")
     return getattr(import_module(_LAZY[name]), name)

@@ -1,3 +1,5 @@
+"""`python -m bigcluster` is the command line."""
+
 from bigcluster.cli import main
 
 if __name__ == "__main__":

@@ -1,11 +1,11 @@
-"""Documents are tested: docstrings, --help, the README's table and commands, the changelog."""
+"""Documents are tested: docstrings, --help, ARCHITECTURE.md, the README's table and commands, the changelog."""
 
 from __future__ import annotations
 
+import ast
 import importlib
 import inspect
 import os
-import pkgutil
 import re
 import shlex
 import subprocess
@@ -18,6 +18,7 @@ import click
 import pytest
 import typer
 from conftest import CHECKOUT, PATIENCE_SECONDS, environment
+from test_layers import LAYERS, MODULES, PACKAGE, imports, name_of, room_of
 
 import bigcluster
 from bigcluster.cli.commands import app
@@ -65,12 +66,108 @@ def test_every_public_name_is_there_and_others_are_not() -> None:
         _ = bigcluster.nothing
 
 
-def test_every_module_says_what_it_is_for() -> None:
-    for module in pkgutil.walk_packages(bigcluster.__path__, "bigcluster."):
-        path = Path(importlib.util.find_spec(module.name).origin or "")  # type: ignore[union-attr]
-        source = path.read_text(encoding="utf-8").lstrip()
-        if source and path.name != "__main__.py":
-            assert source.startswith('"""'), f"{module.name} has no docstring"
+@pytest.mark.parametrize("path", MODULES, ids=name_of)
+def test_every_module_says_what_it_is_for(path: Path) -> None:
+    doc = ast.get_docstring(ast.parse(path.read_text(encoding="utf-8")))
+    assert doc, f"{path.relative_to(CHECKOUT)} has no docstring"
+
+
+def is_there(name: str) -> bool:
+    """Whether `store.row_source` is a package or a module of ours."""
+    path = PACKAGE.joinpath(*name.split("."))
+    return path.with_suffix(".py").is_file() or (path / "__init__.py").is_file()
+
+
+@pytest.mark.parametrize("path", [path for path in MODULES if path.name == "__init__.py"], ids=name_of)
+def test_a_package_says_what_it_imports_and_where_to_begin(path: Path) -> None:
+    doc = " ".join((ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or "").split())
+    what, imported, begin = re.fullmatch(r"(.*?)(It imports .*?)(Begin with .*)", doc).groups()  # type: ignore[union-attr]
+    assert what.strip().endswith(".")
+    for name in re.findall(r"`([\w.]+)`", imported):
+        assert is_there(name), f"{path.parent.name} says that it imports {name}, which is not there"
+    files = re.findall(r"(?<![\w.])([\w/]+(?:\.py|\.md|/))(?!\w)", doc[len(what) + len(imported) :])
+    assert files, f"{begin} names no file"
+    for file in files:
+        assert (path.parent / file).exists() or (PACKAGE / file).exists(), (
+            f"{path.parent.name} says {begin}, and there is no {file}"
+        )
+
+
+# -- ARCHITECTURE.md
+
+ARCHITECTURE = PACKAGE / "ARCHITECTURE.md"
+MOST_LINES = 250
+"""Somebody reads it whole."""
+ANYBODY = {"errors", "units", "_version"}
+"""Modules that the column of imports leaves out."""
+
+
+def architecture() -> str:
+    return ARCHITECTURE.read_text(encoding="utf-8")
+
+
+def room_in_words(path: Path) -> str:
+    """The package or module as the page calls it: `__init__` is what LAYERS calls the empty name."""
+    return room_of(name_of(path)) or "__init__"
+
+
+def test_the_architecture_page_can_be_read_whole() -> None:
+    assert len(architecture().splitlines()) <= MOST_LINES
+
+
+def test_the_floors_are_those_of_the_layer_test() -> None:
+    drawn = {
+        int(level): re.split(r"\s{4,}|$", rooms)[0].split()
+        for level, rooms in re.findall(r"^floor (\d+)   (.*)$", architecture(), re.MULTILINE)
+    }
+    layers = {level: [name or "__init__" for name in names] for level, names in enumerate(LAYERS)}
+    assert {level: sorted(names) for level, names in drawn.items()} == {
+        level: sorted(names) for level, names in layers.items()
+    }
+    assert list(drawn) == sorted(drawn, reverse=True), "the highest floor stands on top"
+
+
+def test_every_package_is_on_the_page_with_what_it_imports() -> None:
+    rows = re.findall(r"^\| `([\w.]+)` \| .+? \| (.*?)\|$", architecture(), re.MULTILINE)
+    told = {name: set(re.findall(r"`([\w.]+)`", cell)) for name, cell in rows}
+    actual: dict[str, set[str]] = {room_in_words(path): set() for path in MODULES}
+    for path in MODULES:
+        for _, module in imports(path):
+            if module.startswith("bigcluster."):
+                actual[room_in_words(path)].add(room_of(module.removeprefix("bigcluster.")))
+    actual["__init__"] |= {room_of(module.removeprefix("bigcluster.")) for module in bigcluster._LAZY.values()}
+    for name, imported in actual.items():
+        assert name in told, f"ARCHITECTURE.md has no row for {name}"
+        assert told[name] == imported - ANYBODY - {name}, f"the row of {name} in ARCHITECTURE.md"
+    assert told.keys() == actual.keys()
+
+
+def names_in(path: Path) -> set[str]:
+    """Functions, classes with their methods, and constants that stand at the top of a module."""
+    named: set[str] = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.FunctionDef | ast.ClassDef):
+            named.add(node.name)
+        if isinstance(node, ast.ClassDef):
+            named |= {f"{node.name}.{inner.name}" for inner in node.body if isinstance(inner, ast.FunctionDef)}
+        elif isinstance(node, ast.Assign):
+            named |= {target.id for target in node.targets if isinstance(target, ast.Name)}
+    return named
+
+
+def test_what_the_architecture_page_names_is_there() -> None:
+    found = re.findall(r"`((?:[\w-]+/)*\w+\.(?:py|md))(?::([\w.]+))?`", architecture())
+    assert len(found) > 50, "the page shows where things are"
+    for file, name in found:
+        path = next((root / file for root in (PACKAGE, CHECKOUT) if (root / file).is_file()), None)
+        assert path is not None, f"ARCHITECTURE.md names {file}, which is not there"
+        assert not name or name in names_in(path), f"ARCHITECTURE.md names {name} in {file}, which is not there"
+
+
+def test_the_make_targets_of_the_architecture_page_are_there() -> None:
+    makefile = (CHECKOUT / "Makefile").read_text(encoding="utf-8")
+    for target in re.findall(r"^    make (\w+)", architecture(), re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), f"make {target}"
 
 
 # -- the command line
@@ -118,17 +215,11 @@ def test_the_option_for_configs_names_those_shipped() -> None:
 
 # -- README and CHANGELOG
 
-needs_readme = pytest.mark.skipif(not README.is_file(), reason="README.md is not written yet")
-needs_changelog = pytest.mark.skipif(
-    not (CHECKOUT / "CHANGELOG.md").is_file(), reason="CHANGELOG.md is not written yet"
-)
-
 
 def readme() -> str:
     return README.read_text(encoding="utf-8")
 
 
-@needs_readme
 @pytest.mark.parametrize("name", KEYS)
 def test_every_setting_stands_in_the_readme(name: str) -> None:
     rows = [line for line in readme().splitlines() if line.startswith("|")]
@@ -138,7 +229,6 @@ def test_every_setting_stands_in_the_readme(name: str) -> None:
     )
 
 
-@needs_readme
 def test_the_readme_names_every_command_and_no_other() -> None:
     used = set(re.findall(r"^\$ bigcluster ([a-z]+)", readme(), re.MULTILINE))
     assert used <= set(COMMANDS)
@@ -146,7 +236,6 @@ def test_the_readme_names_every_command_and_no_other() -> None:
         assert f"bigcluster {name}" in readme(), f"the README does not mention {name}"
 
 
-@needs_readme
 def test_links_inside_the_readme_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", readme()):
         assert (CHECKOUT / target).exists(), f"README.md links to {target}"
@@ -154,8 +243,6 @@ def test_links_inside_the_readme_lead_somewhere() -> None:
 
 def console_lines() -> list[str]:
     """The `$ ...` lines of all console blocks, continued lines joined."""
-    if not README.is_file():
-        return []
     blocks = re.findall(r"```console\n(.*?)```", readme(), re.DOTALL)
     joined = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [line[2:].strip() for line in joined if line.startswith("$ ")]
@@ -165,14 +252,12 @@ NOT_RUN = ("make", "git", "pip", "python -m pip", "cd")
 """They install, or are the project's own tests."""
 
 
-@needs_readme
 def test_every_console_line_is_run_or_known() -> None:
     assert console_lines(), "the README shows no commands"
     for line in console_lines():
         assert line.startswith(("bigcluster ", *NOT_RUN)), f"a console line that no test knows: {line}"
 
 
-@needs_readme
 @pytest.mark.slow
 def test_the_readmes_commands_run_in_order(tmp_path: Path) -> None:
     shim = tmp_path / "bin" / "bigcluster"
@@ -196,7 +281,6 @@ def test_the_readmes_commands_run_in_order(tmp_path: Path) -> None:
             run(line)
 
 
-@needs_readme
 def test_python_examples_of_the_readme_are_python() -> None:
     for block in re.findall(r"```python\n(.*?)```", readme(), re.DOTALL):
         compile(block, "README.md", "exec")
@@ -205,7 +289,6 @@ def test_python_examples_of_the_readme_are_python() -> None:
             assert all(callable(getattr(job, used)) for used in re.findall(r"\bjob\.(\w+)", block))
 
 
-@needs_changelog
 def test_the_changelog_has_this_version() -> None:
     text = (CHECKOUT / "CHANGELOG.md").read_text(encoding="utf-8")
     assert re.search(rf"^## \[?({re.escape(bigcluster.__version__)}|Unreleased)\b", text, re.MULTILINE)

@@ -1,4 +1,8 @@
-"""Which images there are, by what name, and what became of each."""
+"""Which images there are: the files of a folder, of a glob or of a manifest, their names, and one record for each.
+
+It imports `files`, `runtime` and `planning.footprint`; nothing is decoded here. Begin with listing.py, then walk.py
+(folders and globs) and manifest.py (CSV and Parquet files).
+"""
 
 from bigcluster.catalog.listing import FOLDERS_NAMED, Listing, is_confined, list_images, unread_folders
 from bigcluster.catalog.names import Names, from_csv_path, guard_cell, natural_key, path_key, to_csv_path

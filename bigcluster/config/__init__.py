@@ -1,4 +1,7 @@
-"""Settings: what there is (schema) and which value counts (levels)."""
+"""The settings of a run: which there are, which values are valid, and which value counts where several are given.
+
+It imports `files`. Begin with schema.py (the settings), then levels.py (flags, files and kept values).
+"""
 
 from bigcluster.config.ks import parse_ks
 from bigcluster.config.levels import parse_sets, read_toml, resolve, shipped_configs, to_toml

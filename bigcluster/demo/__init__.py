@@ -1,4 +1,7 @@
-"""A synthetic catalog with known styles: something to cluster before one's own pictures are at hand."""
+"""A synthetic catalog of pictures with known styles, for trials, tests and benchmarks.
+
+It imports `files` and `runtime`. Begin with catalog.py, then styles.py (what is drawn).
+"""
 
 from bigcluster.demo.catalog import generate
 from bigcluster.demo.styles import STYLES, draw_cut

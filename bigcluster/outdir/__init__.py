@@ -1,8 +1,8 @@
-"""The OUT folder: whose it is, who holds it, and which of the files in it are ours.
+"""The OUT folder: whether it may be used, which process holds it, and which of the files in it are ours.
 
-Begin with `claim`: it decides whether a folder may be used at all. `lock` holds it for one process, `places` refuses
-links where our files belong, `owned` and `tree` know what we made among what others put there, `results` writes the
-files beside the store.
+It imports `catalog`, `config`, `files` and `store`. Begin with claim.py, which decides whether a folder may be used,
+and lock.py, which holds it for one process. places.py refuses links where our files belong, owned.py and tree.py tell our
+files from those of others, and results.py writes the files beside the store.
 """
 
 from bigcluster.outdir.claim import (

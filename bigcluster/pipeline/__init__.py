@@ -1,4 +1,5 @@
-"""The jobs, end to end, a module each: run, sweep, predict, report, verify have a function of their own name.
+"""The jobs from start to end: run, plan, sweep, predict, report, verify and components have a module each.
 
-They run inside the working process, which imports the one that it was started for.
+It imports `stages`, `outputs`, `report` and what lies below. Begin with run.py. The jobs run inside the working process
+(worker.py), which imports the one that it was asked for.
 """

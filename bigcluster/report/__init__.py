@@ -1,7 +1,8 @@
-"""report/: the pages that a person opens first. They open from disk, without a server and without the network.
+"""The pages of OUT/report, which a person opens first. They open from disk, without a server and without the network.
 
-One role a file: `model` reads what a run left, `picks` chooses which images are shown, `thumbnails` makes their small
-pictures in one pass over the stored pixels, `pictures` those of centers and components, `sprites` lays them out,
-`plots` draws curves, `scatter` places the map, with the optional `libraries`, `lists` and `search` write the long lists
-that pages load piece by piece, `pages` fills the templates, and `write` puts it all in place.
+It imports `outputs`, `stages` and what lies below. Begin with write.py, which calls all the others. model.py reads what
+the run left. lists.py chooses the images that are shown, and writes the long lists that pages load piece by piece.
+thumbnails.py makes the small pictures in one pass over the stored pixels, pictures.py makes those of centers and
+components, scatter.py places the points of the map, and plots.py draws curves. cluster_page.py and pages.py fill the
+templates.
 """

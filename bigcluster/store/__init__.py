@@ -1,4 +1,8 @@
-"""What a run keeps on disk: arrays, completion marks, fingerprints, digests."""
+"""What a run keeps on disk in store.zarr: arrays in chunks, completion marks, checkpoints and their digests.
+
+It imports `files`; it is the only package that imports zarr. Begin with arrays.py, then marks.py (which data is
+complete) and row_source.py (what solvers read rows from).
+"""
 
 from bigcluster.store.arrays import Digests, Store, check_format, is_store
 from bigcluster.store.checkpoints import StageState

@@ -1,6 +1,7 @@
-"""Image bytes -> uint8 pixels of one fixed size, or a status that says why not.
+"""Decoding: the bytes of an image file become uint8 pixels of one fixed size, or a status that says why they cannot.
 
-The only package that reads pictures.
+No other package decodes images. It imports `units` and the image libraries. Begin with codecs.py, then header.py (what
+a file says of itself, before it is decoded).
 """
 
 from bigcluster.kernels.decode.codecs import decode, prepare_codecs

@@ -1,4 +1,8 @@
-"""k-means over rows that may be larger than memory."""
+"""k-means over rows that may be larger than memory.
+
+It imports `kernels.kmeans`, `runtime` and `store.row_source`. Begin with fit.py, then lloyd.py (the passes), seeding.py
+(the first centers) and sweep.py (many numbers of clusters at once).
+"""
 
 from bigcluster.solvers.kmeans.fit import fit, fit_given, predict
 from bigcluster.solvers.kmeans.minibatch import fit_minibatch

@@ -1,10 +1,12 @@
-"""Out-of-core PCA: one fit gives every number of components.
+"""PCA over rows that may be larger than memory. One fit answers for every number of components.
 
-choose      which solver, and why, by the shape of the data
-fit_pca     fit by the solver of this name:
-gram        few rows         X X', exact
-covariance  few columns      X' X, exact
-subspace    many of both     streamed block Krylov iteration
+It imports `kernels.linalg`, `kernels.pca`, `runtime` and `store.row_source`. Begin with fit.py and result.py (which
+solver suits which data, and what a solver returns). The solvers:
+
+gram.py         few rows          the Gram matrix X X', exact
+covariance.py   few columns       the covariance X' X, exact
+subspace.py     many of both      block Krylov iteration over streamed rows
+incremental.py  when asked for    dask-ml's IncrementalPCA
 """
 
 from bigcluster.solvers.pca.fit import SOLVERS, fit_pca

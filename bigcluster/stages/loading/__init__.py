@@ -1,4 +1,8 @@
-"""Listed files -> their pixels and their records, whatever a file does to the codec that reads it."""
+"""Listed files become pixels and records, whatever a file does to the codec that reads it.
+
+It imports `catalog`, `kernels.decode`, `planning.plan` and `runtime`. Begin with loader.py (many files at once), then
+files.py (one file) and isolation.py (a file in a child process).
+"""
 
 from bigcluster.stages.loading.loader import Loader
 
