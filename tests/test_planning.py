@@ -60,6 +60,14 @@ def test_only_pca_is_planned_with_the_library_of_its_products() -> None:
     assert footprint.PRODUCTS_BYTES <= more < footprint.PRODUCTS_BYTES + MIB
 
 
+def test_clustering_by_dask_ml_is_planned_with_dask_ml_also_without_pca() -> None:
+    ours, theirs = (
+        plan_of(600, (64, 64), 64 * GIB, reduce="none", **{"kmeans.algorithm": name}) for name in ("lloyd", "dask-ml")
+    )
+    more = theirs.stage("output").projected_bytes - ours.stage("output").projected_bytes
+    assert more == footprint.DASK_ML_BYTES
+
+
 @given(st.integers(2, 5000), st.integers(1, 500), st.integers(1, 500))
 def test_more_clusters_never_need_less(n: int, k: int, more: int) -> None:
     few, many = (plan_of(n, (64, 64), 64 * GIB, k=count) for count in (k, k + more))

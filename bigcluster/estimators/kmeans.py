@@ -17,8 +17,8 @@ from bigcluster.errors import ConfigError, TooFewSamplesError, UsageError
 from bigcluster.estimators.inputs import each_block, is_dask, rows_of, seed_of
 from bigcluster.estimators.verbose import Told
 from bigcluster.kernels.kmeans.assign import nearest
-from bigcluster.kernels.kmeans.centers import prepare
-from bigcluster.kernels.kmeans.sums import exact_sq, fit_scaler
+from bigcluster.kernels.kmeans.centers import fit_scaler, prepare
+from bigcluster.kernels.kmeans.sums import exact_sq
 from bigcluster.kernels.linalg.moments import block_moments, refuse_bad_rows
 from bigcluster.solvers.kmeans import KMeansFit, fit, fit_minibatch, fit_two_level
 from bigcluster.solvers.kmeans.blocks import check_weights

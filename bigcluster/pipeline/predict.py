@@ -20,8 +20,7 @@ from bigcluster.errors import NoImagesError, StoreError, UsageError
 from bigcluster.files import targets
 from bigcluster.kernels.decode import STATUSES, DecodeSpec
 from bigcluster.kernels.kmeans.assign import two_nearest
-from bigcluster.kernels.kmeans.centers import Centers, prepare
-from bigcluster.kernels.kmeans.sums import fit_scaler
+from bigcluster.kernels.kmeans.centers import Centers, fit_scaler, prepare
 from bigcluster.kernels.linalg.moments import block_moments
 from bigcluster.kernels.novelty import LEAST_IMAGES, UNUSUAL_PERCENTILE, Novelty, Traits, residual_of, squared_norms
 from bigcluster.outputs.summary import folders_of

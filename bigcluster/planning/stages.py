@@ -50,7 +50,9 @@ def baseline_bytes(settings: Settings, resources: Resources, *, products: bool =
 
 def clustering_baseline_bytes(settings: Settings, resources: Resources) -> int:
     """As `baseline_bytes`, from clustering on: ONNX Runtime is there only where PCA has loaded it."""
-    return baseline_bytes(settings, resources, products=settings.reduce == "pca")
+    products = settings.reduce == "pca"
+    held = baseline_bytes(settings, resources, products=products)
+    return held if products or settings.kmeans.algorithm != "dask-ml" else held + footprint.DASK_ML_BYTES
 
 
 def charts_bytes(settings: Settings) -> int:

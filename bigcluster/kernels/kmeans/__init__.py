@@ -1,4 +1,6 @@
-"""The inner steps of k-means: distances, exact assignment, bounds that save them, sums per cluster, quality measures.
+"""The arithmetic of k-means on a block of rows: assignment to centers, distance bounds, cluster sums, quality measures.
 
-It imports `kernels.linalg`. Begin with assign.py.
+It imports `errors` and `kernels.linalg`. Begin with sums.py, which defines the label of a row; then centers.py (the
+error bound of the float32 filters), assign.py (every center for every row) and bounds.py (only the centers that can be
+nearest).
 """

@@ -1,8 +1,9 @@
-"""The nearest center of every row, and the second nearest: a float32 product with a running minimum, then the proof.
+"""Computes the nearest center, and the second nearest, of every row (n_rows, r) among k centers: exact int32 labels.
 
-A tile of |c|^2 - 2 x.c (centers x rows, a second-level cache) is all that ever exists of the distance matrix. It lies
-center by center, so that one compiled loop down its columns finds the least and how far off the second is. What is too
-close to call in float32 is settled exactly, so labels depend on neither tiles nor who multiplied.
+Scores |c|^2 - 2 x.c are computed in float32, one tile (k, tile_rows) at a time that fits a second-level cache; the
+whole distance matrix never exists. A compiled loop down the columns of the tile finds the least score and whether the
+second is within twice the error bound (`centers.widest_band`). Such rows are decided by exact distances, so labels
+depend on neither the tiles nor the library that multiplied.
 """
 
 from __future__ import annotations
@@ -19,20 +20,22 @@ from bigcluster.kernels.kmeans.sums import Floats, Floats32, Labels, exact_sq, r
 from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.linalg.loops import two_least
 
-TILE_VALUES = 262_144  # of float32: 1 MiB, a second-level cache
-_TOGETHER = 128  # centers of several sets, up to which one product serves them: more would narrow the tile
+TILE_VALUES = 262_144
+"""float32 values of a tile of scores: 1 MiB, a second-level cache."""
+_TOGETHER = 128
+"""Centers of several sets that one product serves; more would make the tile narrower than a product wants."""
 
 
 def _tile_rows(n_centers: int) -> int:
-    """Rows of a tile, so that it stays in cache; a float32 product is slow below 64 rows."""
+    """Choose the rows of a tile so that it stays in cache; a float32 product is slow below 64 rows."""
     return min(8192, max(64, TILE_VALUES // max(1, n_centers)))
 
 
 def nearest(x: NDArray[Any], several: Sequence[Centers], norm: float | None = None) -> list[Labels]:
-    """The nearest center of every row, for several sets of centers at once (restarts, a sweep).
+    """Find the nearest center of every row, for several sets of centers at once (restarts, or the k of a sweep).
 
-    x : (n_rows, r) any real dtype, finite. All sets share one scaler. norm : `largest_norm` of the rows in that scaler,
-    where it is known. Returns one (n_rows,) int32 per set.
+    x : (n_rows, r) any real dtype, finite. several : sets of centers that share one scaler. norm : `largest_norm` of
+    the scaled rows, where the caller knows it. Returns one (n_rows,) int32 array of labels for each set.
     """
     scaled = several[0].scaler.transform(x)
     nobody = np.full(len(x), -1, np.int32)
@@ -49,7 +52,7 @@ def nearest(x: NDArray[Any], several: Sequence[Centers], norm: float | None = No
 
 
 def _together(several: Sequence[Centers]) -> list[list[Centers]]:
-    """Neighbours that are multiplied together."""
+    """Group neighbouring sets of centers that share one product."""
     groups: list[list[Centers]] = [[]]
     for centers in several:
         if groups[-1] and sum(other.count for other in groups[-1]) + centers.count > _TOGETHER:
@@ -59,7 +62,7 @@ def _together(several: Sequence[Centers]) -> list[list[Centers]]:
 
 
 class _Search:
-    """Labels of a block of rows by their float32 scores, and which of them are too close to call."""
+    """Finds the labels of a block of rows by float32 scores, and the rows whose scores decide nothing."""
 
     def __init__(self, scaled: Floats32, sets: Sequence[Centers], norm: float | None) -> None:
         self._scaled = scaled
@@ -71,7 +74,11 @@ class _Search:
         self._close: list[tuple[Labels, NDArray[np.int64]]] = []
 
     def fill(self, turns: Sequence[tuple[Labels, Labels]]) -> None:
-        """turns : of (centers that do not count, labels to fill), both (n_sets or 1, n_rows); one after the other."""
+        """Fill labels, one turn after the other.
+
+        turns : pairs of (center of each row that does not count, or -1; labels to fill), both (n_sets or 1, n_rows)
+        int32. A later turn sees the labels that an earlier one filled.
+        """
         n, k, n_sets = len(self._scaled), len(self._sq), len(self._reach)
         self._close = [(np.empty((n_sets, n), np.int32), np.zeros(n_sets, np.int64)) for _ in turns]
         rows = max(1, min(n, _tile_rows(k)))
@@ -85,13 +92,16 @@ class _Search:
                 two_least(score, self._sq, self._ends, self._reach, start, barred, labels, *close)
 
     def close(self, turn: int, number: int) -> Labels:
-        """The rows of one set that are too close to call."""
+        """The (n_close,) int32 rows of one set whose best two scores are within twice the error bound."""
         rows, count = self._close[turn]
         return rows[number, : count[number]]
 
 
 def _decide(x: NDArray[Any], scaled: Floats32, rows: Labels, centers: Centers, barred: Labels) -> Labels:
-    """Exact labels of those rows. barred : (n_rows,) of all rows, a center that does not count, or -1."""
+    """Decide the labels of `rows` exactly: (len(rows),) int32.
+
+    barred : (n_rows,) int32, for each row of the block a center that does not count, or -1.
+    """
     out = np.empty(len(rows), np.int32)
     step = _tile_rows(centers.count)
     for start in range(0, len(rows), step):
@@ -116,9 +126,10 @@ def _decide(x: NDArray[Any], scaled: Floats32, rows: Labels, centers: Centers, b
 
 @dataclass(frozen=True)
 class TwoNearest:
-    """labels, runner_up : (n_rows,) int32. sq, runner_up_sq : (n_rows,) float64 squared distances, exact.
+    """The nearest and the second nearest center of every row.
 
-    With one center there is no second: runner_up is -1 and runner_up_sq infinite.
+    labels, runner_up : (n_rows,) int32. sq, runner_up_sq : (n_rows,) float64, squared distances as of `exact_sq`, in
+    the units of the rows. With a single center, runner_up is -1 and runner_up_sq is infinite.
     """
 
     labels: Labels
@@ -128,7 +139,7 @@ class TwoNearest:
 
 
 def two_nearest(x: NDArray[Any], centers: Centers) -> TwoNearest:
-    """Nearest and second nearest center of every row, with their squared distances."""
+    """Find the nearest and the second nearest center of every row. x : (n_rows, r) any real dtype, finite."""
     if centers.count == 1:
         labels = np.zeros(len(x), np.int32)
         return TwoNearest(labels, exact_sq(x, centers.exact, labels), labels - 1, np.full(len(x), np.inf))
@@ -139,6 +150,6 @@ def two_nearest(x: NDArray[Any], centers: Centers) -> TwoNearest:
     search.fill([(nobody[None], labels[None]), (labels[None], runner_up[None])])
     rows = search.close(0, 0)
     labels[rows] = _decide(x, scaled, rows, centers, nobody)
-    rows = np.union1d(rows, search.close(1, 0))  # a label that was settled may have been the runner-up
+    rows = np.union1d(rows, search.close(1, 0))  # a label that was decided exactly may have been the runner-up
     runner_up[rows] = _decide(x, scaled, rows, centers, labels)
     return TwoNearest(labels, exact_sq(x, centers.exact, labels), runner_up, exact_sq(x, centers.exact, runner_up))

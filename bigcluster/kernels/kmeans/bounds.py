@@ -1,12 +1,21 @@
-"""Which centers a row need not look at: distance bounds kept from one pass to the next (Lloyd with proofs of absence).
+"""Computes exact labels (n,) with fewer products: distance bounds (full_scan.Bounds) rule out groups of centers.
 
-Per row: an upper bound of the distance to its own center and, for each group of centers, a lower bound of the distance
-to every other center in it. When centers move, bounds give way by as much; a group whose lower bound is still above the
-upper one cannot hold the nearest center. Source: Ding et al. 2015, "Yinyang k-means", section 3; with one group it is
-Hamerly 2010. Where many groups are in need, the leading columns alone give a fresh lower bound at a quarter of the
-cost: |x - c|^2 >= |x' - c'|^2 + (|x''| - |c''|)^2, x' leading, x'' the rest. What is left is done as float32 products
-over gathered rows. Bounds carry every rounding, and rows inside the error band are settled exactly, so the labels are
-those of `assign.nearest`, bit for bit.
+Each row has an upper bound of the distance to its own center, and for each group of centers a lower bound of the
+distance to every other center in it. When centers drift, the upper bound grows by the drift of the own center and each
+lower bound falls by the largest drift of its group (triangle inequality). A group whose lower bound exceeds the upper
+bound cannot hold the nearest center and is filtered out. The steps, in the words of the papers:
+
+    loosen                  apply the drift to all bounds
+    global filter           the least lower bound of a row exceeds its upper bound: the label stays (Hamerly 2010)
+    tighten                 replace the upper bound by the distance to the own center, and filter again
+    group filter            only groups whose lower bound does not exceed the upper bound are scanned
+                            (Ding et al. 2015, "Yinyang K-Means", section 3)
+    leading columns         where many groups are left, a quarter of the columns gives a new lower bound:
+                            |x - c|^2 >= |x' - c'|^2 + (|x''| - |c''|)^2 with x' the leading columns and x'' the rest
+
+Elkan 2003 keeps a lower bound for each center; a bound for each group takes less memory, and its scans are matrix
+products. All bounds include their rounding errors, and rows inside the error bound are decided by exact distances, so
+the labels are those of `assign.nearest`, bit for bit.
 """
 
 from __future__ import annotations
@@ -32,15 +41,27 @@ from bigcluster.kernels.kmeans.groups import ROUND_UP, GroupedCenters, group_min
 from bigcluster.kernels.kmeans.sums import ROUNDING, Floats32, Labels, row_sq
 from bigcluster.kernels.linalg.floats import float_product
 
-_FULL_SHARE = 0.6  # of (row, group) pairs in need, above which one product over all centers is cheaper
-_LEADING_SHARE = 0.35  # of pairs in need, above which the leading columns are asked first
-_LEADING_GROUPS, _FIRST_GROUPS = 16, 32  # groups, below which looking at all centers costs no more
-_NARROW = 32  # centers in a group, up to which a product of its own costs as much as one over all centers
-_ALL_SHARE = 0.9  # of rows in need, above which gathering them costs more than looking at the others, too
+# Where one way becomes cheaper than another, found by timing scores of the catalog; none of them changes a label.
+_FULL_SHARE = 0.6
+"""Share of (row, group) pairs left by the group filter, above which one product over all centers is cheaper."""
+_LEADING_SHARE = 0.35
+"""Share of (row, group) pairs left, above which the bounds from leading columns pay."""
+_LEADING_GROUPS, _FIRST_GROUPS = 16, 32
+"""Groups, below which a full scan costs no more than bounds from leading columns: in later passes, and in the first."""
+_NARROW = 32
+"""Centers in a group, up to which a product for one group costs as much as one over all centers."""
+_ALL_SHARE = 0.9
+"""Share of rows left by the global filter, above which gathering them costs more than scanning all rows."""
+_TIGHTEN_VALUES = 65_536
+"""float32 values of a tile of differences: 256 KiB, which stays in a second-level cache."""
 
 
 def first_assignment(x: NDArray[Any], scaled: Floats32, grouped: GroupedCenters) -> Bounds:
-    """As `scan_all`, by way of the leading columns: the nearest there is a guess that the groups must then beat."""
+    """Compute exact labels and first bounds, as `scan_all` does, with fewer products where there are many groups.
+
+    The nearest center in the leading columns is the first guess; only groups that may hold a nearer one are scanned.
+    x, scaled : as in `scan_all`.
+    """
     if grouped.groups.count < _FIRST_GROUPS:
         return scan_all(x, scaled, grouped)
     bounds = empty_bounds(scaled, grouped)
@@ -54,9 +75,9 @@ def first_assignment(x: NDArray[Any], scaled: Floats32, grouped: GroupedCenters)
 def _bound_by_leading(
     scaled: Floats32, own: Labels | None, guess: Labels | None, lower: Floats32, grouped: GroupedCenters
 ) -> None:
-    """Lower bounds per group from the leading columns, own center left out. lower : (n, n_groups), raised in place.
+    """Raise the lower bounds `lower`, (n, n_groups), in place by bounds from the leading columns, own centers left out.
 
-    own : (n,) labels, or None: then the center of least bound is taken as the label and written to `guess`.
+    own : (n,) labels, or None; then `lower` is written afresh, and the center of the least bound goes to `guess`, (n,).
     """
     groups = grouped.groups
     n, r = scaled.shape
@@ -87,7 +108,7 @@ def _bound_by_leading(
 
 
 def loosen(bounds: Bounds, grouped: GroupedCenters) -> None:
-    """Centers have moved: upper bounds rise, lower bounds fall, each by the longest way it could be."""
+    """Loosen the bounds: upper ones grow by the drift of their center, lower ones fall by the drift of their group."""
     bounds.upper += grouped.drift[bounds.labels]
     bounds.upper *= ROUND_UP
     bounds.lower *= ROUND_DOWN
@@ -96,10 +117,13 @@ def loosen(bounds: Bounds, grouped: GroupedCenters) -> None:
 
 
 def _tighten(scaled: Floats32, x_sq: Floats32, labels: Labels, grouped: GroupedCenters) -> tuple[Floats32, Floats32]:
-    """Distance to the own center from float32 differences: (at least, at most), each (n,)."""
+    """Bound the distance to the own center by float32 differences: (lower bound, upper bound), each (n,) float32.
+
+    scaled, x_sq, labels : (n, r), (n,) and (n,), for the same rows.
+    """
     n, r = scaled.shape
     sq = np.empty(n, np.float32)
-    rows = max(1, 65_536 // r)
+    rows = max(1, _TIGHTEN_VALUES // r)
     for start in range(0, n, rows):
         stop = start + rows
         difference = np.take(grouped.centers.scaled, labels[start:stop], axis=0)
@@ -115,9 +139,9 @@ def _tighten(scaled: Floats32, x_sq: Floats32, labels: Labels, grouped: GroupedC
 
 
 def filtered_assignment(x: NDArray[Any], scaled: Floats32, bounds: Bounds, grouped: GroupedCenters) -> None:
-    """Bring bounds and labels up to date after the centers moved: exact labels, fewer products.
+    """Update labels and bounds after the centers moved: exact labels, with products for unfiltered groups alone.
 
-    x, scaled as in `scan_all`. `bounds` is changed in place.
+    x, scaled : as in `scan_all`. `bounds` is changed in place. grouped : the new centers, with their drift.
     """
     loosen(bounds, grouped)
     least = row_minima(bounds.lower)
@@ -145,7 +169,7 @@ def filtered_assignment(x: NDArray[Any], scaled: Floats32, bounds: Bounds, group
 
 
 def _raise_by_leading(scaled: Floats32, rows: NDArray[np.int64], bounds: Bounds, grouped: GroupedCenters) -> None:
-    """Raise the lower bounds of `rows` by the leading columns, unless a first tile shows that it does not pay."""
+    """Raise the lower bounds of `rows` by the leading columns, unless the first tile shows that it does not pay."""
     first = tile_rows(grouped)
     for part in (rows[:first], rows[first:]):
         lower = bounds.lower[part]
@@ -163,7 +187,10 @@ def _scan_unfiltered(
     bounds: Bounds,
     grouped: GroupedCenters,
 ) -> None:
-    """Make labels and bounds of `rows` exact. at_least : (len(rows),) lower bound of the distance to the own center."""
+    """Scan the groups that the bounds of `rows` do not filter out, and update labels and bounds.
+
+    at_least : (len(rows),) float32, lower bounds of the distance to the own center.
+    """
     need = np.take(bounds.lower, rows, axis=0) <= bounds.upper[rows, None]  # (rows, n_groups)
     some = np.flatnonzero(need.any(axis=1))
     if not some.size:
@@ -184,7 +211,12 @@ def _scan_groups(
     bounds: Bounds,
     grouped: GroupedCenters,
 ) -> NDArray[np.int64]:
-    """Look only at the groups in need. Returns which rows are too close to call, for `scan_all`."""
+    """Scan the unfiltered groups of `rows`, group by group, and update labels and bounds.
+
+    scaled, at_least, at_most : for these rows, (len(rows), r) and (len(rows),) bounds of the distance to the own
+    center. Returns the indices in `rows` whose two nearest centers float32 cannot tell apart; `scan_rows` has to decide
+    them.
+    """
     groups, norms = grouped.groups, grouped.norms
     n_columns = scaled.shape[1]
     slack = np.float32(2 * n_columns * ROUNDING)
@@ -195,31 +227,31 @@ def _scan_groups(
     lower = np.take(bounds.lower, rows, axis=0)
     unclear = np.zeros(len(rows), bool)
     for number in range(groups.count):
-        who = np.flatnonzero(lower[:, number] <= at_most)
-        if not who.size:
+        pending = np.flatnonzero(lower[:, number] <= at_most)
+        if not pending.size:
             continue
-        score = float_product(np.take(scaled, who, axis=0), grouped.minus2[number])  # (rows in need, width)
+        score = float_product(np.take(scaled, pending, axis=0), grouped.minus2[number])  # (rows in need, width)
         score += grouped.sq[number]
-        own = np.flatnonzero(groups.group[labels[who]] == number)
-        score[own, groups.slot[labels[who[own]]]] = np.inf
+        own = np.flatnonzero(groups.group[labels[pending]] == number)
+        score[own, groups.slot[labels[pending[own]]]] = np.inf
         place = score.argmin(axis=1)
-        value = score[np.arange(len(who)), place] + x_sq[who]
-        band = alpha * x_norms[who] * norms[number] + beta * norms[number] ** 2 + slack * x_sq[who]
+        value = score[np.arange(len(pending)), place] + x_sq[pending]
+        band = alpha * x_norms[pending] * norms[number] + beta * norms[number] ** 2 + slack * x_sq[pending]
         near, far = lower_bound(value - band), upper_bound(value + band)
-        lower[who, number] = near
-        # no order of the two intervals: too close to call in float32
-        unclear[who[(near <= at_most[who]) & (far >= at_least[who])]] = True
-        won = np.flatnonzero(far < at_least[who])
-        if won.size:
-            winner = who[won]
-            score[won, place[won]] = np.inf
-            rest = lower_bound(score[won].min(axis=1) + x_sq[winner] - band[won])
-            unclear[winner[rest <= far[won]]] = True  # another of the same group is as near
-            lower[winner, number] = rest
-            left = groups.group[labels[winner]]
-            lower[winner, left] = np.minimum(lower[winner, left], at_least[winner])
-            labels[winner] = groups.slots[number, place[won]]
-            at_least[winner], at_most[winner] = near[won], far[won]
+        lower[pending, number] = near
+        # the two intervals overlap: float32 does not tell which center is nearer
+        unclear[pending[(near <= at_most[pending]) & (far >= at_least[pending])]] = True
+        nearer = np.flatnonzero(far < at_least[pending])
+        if nearer.size:
+            changed = pending[nearer]
+            score[nearer, place[nearer]] = np.inf
+            rest = lower_bound(score[nearer].min(axis=1) + x_sq[changed] - band[nearer])
+            unclear[changed[rest <= far[nearer]]] = True  # another of the same group is as near
+            lower[changed, number] = rest
+            former = groups.group[labels[changed]]
+            lower[changed, former] = np.minimum(lower[changed, former], at_least[changed])
+            labels[changed] = groups.slots[number, place[nearer]]
+            at_least[changed], at_most[changed] = near[nearer], far[nearer]
     bounds.labels[rows] = labels
     bounds.upper[rows] = at_most
     bounds.lower[rows] = lower

@@ -1,6 +1,9 @@
-"""Every center looked at: exact labels, and the bounds of distances that later passes may save themselves a look by.
+"""Computes exact labels (n,) from all k centers, and distance bounds that let later passes skip centers.
 
-What the bounds are for, and their source: bigcluster.kernels.kmeans.bounds.
+The bounds are one upper bound (n,) of the distance to a row's own center, and one lower bound for each group of other
+centers (n, n_groups). Each is the float32 result moved outward by the error bound of its score
+(`centers.error_factors`) and by ROUND_UP or ROUND_DOWN for the square root, so it holds for the exact distance.
+bounds.py uses them.
 """
 
 from __future__ import annotations
@@ -18,13 +21,17 @@ from bigcluster.kernels.kmeans.sums import ROUNDING, Floats32, Labels, row_sq
 from bigcluster.kernels.linalg.floats import float_product
 
 ROUND_DOWN = np.float32(1 - 2.0**-21)
+"""Factor that makes a float32 result a lower bound, as ROUND_UP makes it an upper one."""
+_MOST_TILE_ROWS, _LEAST_TILE_ROWS = 2048, 64
+"""Rows of a tile of scores: more rows gain nothing, and a float32 product is slow below 64 rows."""
 
 
 @dataclass
 class Bounds:
-    """labels : (n,) int32. upper : (n,) float32. lower : (n, n_groups) float32. Distances, not squared, scaled units.
+    """Labels of n rows and bounds of their distances: Euclidean (not squared), in scaled units.
 
-    x_sq : (n,) float32, squared norms of the rows.
+    labels : (n,) int32. upper : (n,) float32, at least the distance to the center of the label. lower : (n, n_groups)
+    float32, at most the distance to every other center of the group. x_sq : (n,) float32, squared norms of the rows.
     """
 
     labels: Labels
@@ -34,21 +41,27 @@ class Bounds:
 
 
 def upper_bound(sq: Floats32) -> Floats32:
+    """Bound distances from above by upper bounds of their squares, any shape, float32."""
     return np.sqrt(np.maximum(sq, 0)) * ROUND_UP
 
 
 def lower_bound(sq: Floats32) -> Floats32:
+    """Bound distances from below by lower bounds of their squares, any shape, float32."""
     return np.sqrt(np.maximum(sq, 0)) * ROUND_DOWN
 
 
 def scan_all(x: NDArray[Any], scaled: Floats32, grouped: GroupedCenters) -> Bounds:
-    """Exact labels and fresh bounds from every center. x : (n, r); scaled : the same in the scaler."""
+    """Compute exact labels and new bounds from all centers.
+
+    x : (n, r) rows of any real dtype. scaled : (n, r) float32, the same rows in scaled units.
+    """
     bounds = empty_bounds(scaled, grouped)
     scan_rows(x, scaled, None, bounds, grouped)
     return bounds
 
 
 def empty_bounds(scaled: Floats32, grouped: GroupedCenters) -> Bounds:
+    """Allocate bounds for the rows of `scaled`, (n, r) float32; only `x_sq` is set."""
     n = len(scaled)
     lower = np.empty((n, grouped.groups.count), np.float32)
     return Bounds(np.empty(n, np.int32), np.empty(n, np.float32), lower, row_sq(scaled))
@@ -57,10 +70,10 @@ def empty_bounds(scaled: Floats32, grouped: GroupedCenters) -> Bounds:
 def scan_rows(
     x: NDArray[Any], scaled: Floats32, rows: NDArray[np.int64] | None, bounds: Bounds, grouped: GroupedCenters
 ) -> None:
-    """Bring labels and bounds of those rows (None: all) up to date from every center.
+    """Update the labels and bounds of `rows`, (n_selected,) int64 or None for all, from all centers.
 
-    Tiles are left to what needs their scores; the rest is done for all rows at once, in few calls, because threads get
-    in each other's way between calls.
+    x, scaled : all n rows, as in `scan_all`. `bounds` is changed in place. Only the scores are computed tile by tile;
+    the rest runs for all rows in few calls, because threads wait for the interpreter lock between calls.
     """
     every = np.arange(len(scaled)) if rows is None else rows
     if not every.size:
@@ -94,7 +107,11 @@ def scan_rows(
 def _scores(
     scaled: Floats32, rows: NDArray[np.int64] | None, grouped: GroupedCenters
 ) -> tuple[NDArray[np.int64], Floats32, Floats32]:
-    """Best place and score (n,) of each row, and the best of each group (n, n_groups) without that one."""
+    """Compute the least score of each row and of each group.
+
+    Returns the index in `grouped.flat` of the least score (n,) int64, that score (n,) float32, and the least score of
+    each group without it (n, n_groups) float32.
+    """
     n = len(scaled) if rows is None else len(rows)
     step, width = min(n, tile_rows(grouped)), grouped.flat.shape[1]
     place, value = np.empty(n, np.int64), np.empty(n, np.float32)
@@ -108,7 +125,7 @@ def _scores(
         if rows is None:
             near = scaled[part]
         else:
-            # tile by tile, so that the copies stay in cache; "clip" lets take write without a copy of its own
+            # gathered tile by tile, so that the copies stay in cache; mode "clip" makes take write without a buffer
             near = np.take(scaled, rows[part], axis=0, out=gathered[:size], mode="clip")
         score = float_product(near, grouped.flat, out=tile[:size])  # (rows, width * n_groups)
         score += grouped.flat_sq
@@ -124,9 +141,11 @@ def _scores(
 def _decide_close(
     x: NDArray[Any], scaled: Floats32, rows: NDArray[np.int64], reach: Floats32, grouped: GroupedCenters
 ) -> tuple[Labels, Floats32, Floats32]:
-    """Exact labels of a tile of rows too close to call, most that their scores can be, and minima without them.
+    """Decide the labels of a tile of rows by exact distances.
 
-    reach : (len(rows),) how far above the best score the nearest center's can be.
+    reach : (len(rows),) float32, by how much the score of the nearest center may exceed the least score.
+    Returns labels (len(rows),), upper bounds of their scores (len(rows),), and the least score of each group without
+    the labelled centers (len(rows), n_groups).
     """
     groups = grouped.groups
     score = float_product(np.take(scaled, rows, axis=0), grouped.flat)
@@ -141,9 +160,10 @@ def _decide_close(
 
 
 def row_minima(bounds: Floats32) -> Floats32:
-    """(n, n_groups) -> (n,): the least of each row, by folding; n_groups is a power of two."""
+    """Take the least value of each row by folding: (n, n_groups) -> (n,); n_groups is a power of two."""
     return group_minima(bounds, 1)[:, 0]
 
 
 def tile_rows(grouped: GroupedCenters) -> int:
-    return min(2048, max(64, TILE_VALUES // grouped.sq.size))
+    """Choose the rows of a tile of scores over all centers, so that the tile stays in cache."""
+    return min(_MOST_TILE_ROWS, max(_LEAST_TILE_ROWS, TILE_VALUES // grouped.sq.size))

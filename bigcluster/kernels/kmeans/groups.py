@@ -1,4 +1,9 @@
-"""Centers laid out in groups, as the bounded k-means pass wants them."""
+"""Divides k centers (k, r) into groups of neighbours, and lays them out group by group for the filters of bounds.py.
+
+One lower bound stands for all centers of a group (Ding et al. 2015, "Yinyang K-Means", section 3). The bound holds for
+whatever grouping, because it is loosened by the largest drift in the group; so the grouping decides speed, never a
+label.
+"""
 
 from __future__ import annotations
 
@@ -10,16 +15,20 @@ from numpy.typing import NDArray
 from bigcluster.kernels.kmeans.centers import Centers
 from bigcluster.kernels.kmeans.sums import Floats, Floats32
 
-GROUP = 64  # most centers per group: 256 bytes a row of a tile
-_LEAST_GROUPS = 8  # one center that goes far spoils the bounds of its group alone
+GROUP = 64
+"""Most centers of a group: their scores take 256 bytes for each row of a tile."""
+_LEAST_GROUPS = 8
+"""Fewest groups: a center that drifts far loosens the bounds of its own group alone."""
 ROUND_UP = np.float32(1 + 2.0**-21)
+"""Factor that makes a float32 result an upper bound: 8 roundings (2^-24 each), more than any expression here has."""
 
 
 @dataclass(frozen=True)
 class Groups:
-    """Center numbers in groups of equal width, by halving along the widest column.
+    """The division of k centers into groups of equal width.
 
-    slots : (n_groups, width) int32 center numbers, -1 where padded. group, slot : (k,) the way back.
+    slots : (n_groups, width) int32 center numbers, -1 where a slot is empty. group, slot : (k,) int32, the group of
+    each center and its slot there.
     """
 
     slots: NDArray[np.int32]
@@ -28,15 +37,17 @@ class Groups:
 
     @property
     def count(self) -> int:
+        """Number of groups."""
         return len(self.slots)
 
     @property
     def width(self) -> int:
+        """Slots of a group."""
         return int(self.slots.shape[1])
 
 
 def group_count(n_clusters: int) -> int:
-    """A power of two, so that groups come by halving: at least 8, of at most GROUP centers each."""
+    """Choose the number of groups: a power of two, at least 8, with at most GROUP centers in each."""
     count = _LEAST_GROUPS
     while -(-n_clusters // count) > GROUP:
         count *= 2
@@ -44,7 +55,7 @@ def group_count(n_clusters: int) -> int:
 
 
 def group_centers(centers: Floats) -> Groups:
-    """centers : (k, r) float64. The grouping decides speed only, never a label."""
+    """Group centers, (k, r) float64, by halving each group along the column in which it is widest."""
     parts = [np.arange(len(centers))]
     while len(parts) < group_count(len(centers)):
         halves = []
@@ -65,13 +76,15 @@ def group_centers(centers: Floats) -> Groups:
 
 @dataclass(frozen=True)
 class GroupedCenters:
-    """Centers laid out by group. minus2 : (n_groups, r, width), sq : (n_groups, width) float32, +inf where padded.
+    """The centers of one pass in the layouts that the filters multiply with; float32, in scaled units.
 
-    flat : (r, width * n_groups), flat_sq and numbers : (width * n_groups,) the same centers slot by slot, a slot of
-    every group side by side, so that minima per group are folds of long runs. norms : (n_groups,) the largest of each
-    group. drift, group_drift : how far each center, and the farthest of each group, went since the bounds were last
-    brought up to date; scaled units, rounded up. leading : (n_leading + 1, width * n_groups), the first columns of flat
-    and below them -2 |rest of the center|, rounded away from zero.
+    minus2 : (n_groups, r, width), -2 c group by group, 0 in empty slots. sq : (n_groups, width), |c|^2, infinite in
+    empty slots. flat, flat_sq, numbers : (r, width * n_groups) and (width * n_groups,), the same centers and their
+    numbers, slot after slot with all groups side by side, so that the minimum of each group is a fold of long runs.
+    norms : (n_groups,) the largest |c| of each group. drift : (k,) how far each center has moved since the bounds were
+    updated, rounded up (Ding et al. 2015 call it so). group_drift : (n_groups,) the largest drift of each group.
+    leading : (n_leading + 1, width * n_groups), the first rows of `flat`, and below them -2 |rest of the center|,
+    rounded away from zero.
     """
 
     centers: Centers
@@ -88,7 +101,10 @@ class GroupedCenters:
 
 
 def arrange(centers: Centers, groups: Groups, before: Floats | None) -> GroupedCenters:
-    """before : (k, r) float64, the centers that the bounds know, or None when there are no bounds yet."""
+    """Lay out the centers by group, with their drift.
+
+    before : (k, r) float64, the centers for which the bounds were last updated; None where there are no bounds yet.
+    """
     k, r = centers.exact.shape
     padded = groups.slots < 0
     index = np.where(padded, 0, groups.slots)
@@ -117,20 +133,24 @@ def arrange(centers: Centers, groups: Groups, before: Floats | None) -> GroupedC
 
 
 def leading_columns(n_columns: int) -> int:
-    """How many leading columns the cheap lower bound looks at: a quarter. Scores come ordered by energy."""
+    """Choose how many leading columns the cheap lower bound uses: a quarter, since PCA scores come by falling variance.
+
+    At least 8, which is one AVX register of float32.
+    """
     return min(n_columns, max(8, n_columns // 4))
 
 
 def _leading(flat: Floats32, n_leading: int) -> Floats32:
+    """The first rows of `flat`, and below them -2 |rest of the center|: (n_leading + 1, width * n_groups)."""
     rest = np.sqrt(np.einsum("ij,ij->j", flat[n_leading:], flat[n_leading:], dtype=np.float64))
     return np.concatenate([flat[:n_leading], -(rest * (1 + 1e-6)).astype(np.float32)[None]])
 
 
 def group_minima(score: Floats32, n_groups: int) -> Floats32:
-    """(rows, width * n_groups) -> (rows, n_groups): halves of the slots are folded onto each other, long runs first."""
+    """Take the minimum of each group by folding its slots: (n_rows, width * n_groups) -> (n_rows, n_groups)."""
     width = score.shape[1] // n_groups
     while width > 1:
-        half = (width + 1) // 2  # of an odd width the middle slot meets itself, which a minimum does not mind
+        half = (width + 1) // 2  # of an odd width the middle slot meets itself, which leaves the minimum as it is
         score = np.minimum(score[:, : half * n_groups], score[:, (width - half) * n_groups : width * n_groups])
         width = half
     return score

@@ -15,8 +15,7 @@ from numpy.typing import NDArray
 
 from bigcluster.errors import StoreError
 from bigcluster.kernels.kmeans.assign import two_nearest
-from bigcluster.kernels.kmeans.centers import prepare
-from bigcluster.kernels.kmeans.sums import fit_scaler
+from bigcluster.kernels.kmeans.centers import fit_scaler, prepare
 from bigcluster.kernels.linalg.moments import block_moments
 from bigcluster.stages import cluster, components, ingest, reduce
 from bigcluster.store import Damage, Mark, Store, StoredRows, read_whole

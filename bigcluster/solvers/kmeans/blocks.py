@@ -15,7 +15,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import TooFewSamplesError, UsageError
-from bigcluster.kernels.kmeans.sums import Floats, Scaler, fit_scaler
+from bigcluster.kernels.kmeans.centers import Scaler, fit_scaler
+from bigcluster.kernels.kmeans.sums import Floats
 from bigcluster.kernels.linalg.moments import Moments, block_moments, refuse_bad_rows
 from bigcluster.runtime.threads import Runtime
 from bigcluster.store.row_source import ArrayRows, RowSource

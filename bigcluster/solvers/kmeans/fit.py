@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from bigcluster.errors import ConfigError, UsageError
 from bigcluster.kernels.kmeans.assign import TwoNearest, two_nearest
-from bigcluster.kernels.kmeans.centers import Centers, prepare
-from bigcluster.kernels.kmeans.sums import Floats, Scaler, fit_scaler
+from bigcluster.kernels.kmeans.centers import Centers, Scaler, fit_scaler, prepare
+from bigcluster.kernels.kmeans.sums import Floats
 from bigcluster.kernels.linalg.moments import block_moments
 from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
 from bigcluster.solvers.checkpoint import NOT_SAVING, Saving

@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.kernels.kmeans.assign import nearest
-from bigcluster.kernels.kmeans.centers import prepare
-from bigcluster.kernels.kmeans.sums import Floats, Scaler, cluster_sums
+from bigcluster.kernels.kmeans.centers import Scaler, prepare
+from bigcluster.kernels.kmeans.sums import Floats, cluster_sums
 from bigcluster.runtime.blas import blas_threads
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import NOT_SAVING, Saving

@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.kernels.kmeans.assign import nearest
-from bigcluster.kernels.kmeans.centers import Centers, prepare
-from bigcluster.kernels.kmeans.sums import ROUNDING, Floats, Scaler, exact_sq, row_sq
+from bigcluster.kernels.kmeans.centers import Centers, Scaler, prepare
+from bigcluster.kernels.kmeans.sums import ROUNDING, Floats, exact_sq, row_sq
 from bigcluster.runtime.blas import blas_threads
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.kmeans.blocks import Blocks
