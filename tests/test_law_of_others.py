@@ -56,7 +56,10 @@ REFUSED = st.one_of(
 RUNS = st.tuples(st.just("run"), st.integers(1, 3), st.sampled_from(LINKS), st.just(0))
 KILLS = st.tuples(st.just("run"), st.integers(1, 3), st.sampled_from(LINKS), st.integers(1, 80))
 LOST = st.tuples(st.just("lose an image"), st.integers(0, 5))
-STEPS = st.lists(st.one_of(FILES, REPLACED, FOLDERS, LOST, RUNS, RUNS, RUNS, KILLS, KILLS), min_size=2, max_size=8)
+EXCHANGED = st.tuples(st.just("exchange an image"), st.integers(0, 5))
+RENAMED = st.tuples(st.just("rename a cluster"), st.integers(0, 2), st.booleans())
+OF_A_PERSON = (FILES, REPLACED, FOLDERS, LOST, EXCHANGED, RENAMED)
+STEPS = st.lists(st.one_of(*OF_A_PERSON, RUNS, RUNS, RUNS, RUNS, KILLS, KILLS), min_size=2, max_size=8)
 SEQUENCES = st.one_of(
     st.tuples(st.just([]), STEPS),
     st.tuples(st.just([("run", 2, "hardlink", 0)]), STEPS),
@@ -98,11 +101,29 @@ class Job:
         (self.images / "deeper").mkdir()
         for name in ("a", "b", "c", "deeper/a", "deeper/b"):
             (self.images / f"{name}.png").write_bytes(f"picture {name}".encode() * 3)
+        self._decoded: dict[tuple[str, int, int], str] = {}
 
     def records(self, listing: Listing) -> Iterator[FileRecord]:
+        """As in the store: an image of equal size and time is not read again."""
         for row in range(len(listing)):
-            found, data = os.stat(listing.path(row)), Path(listing.path(row)).read_bytes()
-            yield FileRecord(found.st_size, found.st_mtime_ns, 8, 8, digest_of(data), "ok", "")
+            path = listing.path(row)
+            found = os.stat(path)
+            key = path, found.st_size, found.st_mtime_ns
+            if key not in self._decoded:
+                self._decoded[key] = digest_of(Path(path).read_bytes())
+            yield FileRecord(found.st_size, found.st_mtime_ns, 8, 8, self._decoded[key], "ok", "")
+
+    def exchange(self, number: int) -> bytes | None:
+        """Another picture under the name of an image, with its size and its time; returns what it holds."""
+        images = sorted(self.images.rglob("*.png"))
+        if number >= len(images):
+            return None
+        found, data = images[number].stat(), images[number].read_bytes()
+        other = data[:-1] + bytes([data[-1] % 255 + 1])
+        images[number].unlink()
+        images[number].write_bytes(other)
+        os.utime(images[number], ns=(found.st_atime_ns, found.st_mtime_ns))
+        return other
 
     def run(self, k: int, link: str) -> None:
         """As pipeline.run: claim, lock, store, tables, clusters, report, tidy."""
@@ -160,6 +181,14 @@ def test_what_a_person_keeps_is_kept(
                 if len(images) > 2 and number < len(images):
                     images[number].unlink()
                     contents = there(root, contents)  # where no entry of ours keeps it, it is gone by their own hand
+            case ("exchange an image", number):
+                other = job.exchange(number)
+                contents = there(root, contents) + ([] if other is None else [other])
+            case ("rename a cluster", number, anew):
+                folder = job.out / "clusters" / f"{number:02d}"
+                person.rename(folder, folder.with_name(f"cats {len(person.put)}"))
+                if anew and (job.out / "clusters").is_dir():
+                    person.folder(folder)
             case ("file" | "replace" as what, name, data):
                 getattr(person, what)(job.out / name, data)
                 contents = there(root, contents)

@@ -15,6 +15,7 @@ import stat
 import subprocess
 import tracemalloc
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ from conftest import Cli, picture, run_cli, write_pictures
 
 from benchmarks.stress.harness import make_deep, remove_deep
 from bigcluster import outdir
+from bigcluster.catalog import list_images
 from bigcluster.config import resolve
-from bigcluster.errors import OutError, StoreError, UsageError
+from bigcluster.errors import NoImagesError, OutError, StoreError, UsageError
 from bigcluster.files.durable import TOKEN, digest_of, unlink_below
-from bigcluster.files.kept import KEPT, set_aside
+from bigcluster.files.kept import KEPT, save, set_aside
+from bigcluster.outdir import last_copies
 from bigcluster.outdir.last_copies import Elsewhere
 from bigcluster.outdir.owned import known_file, short_digest
 from bigcluster.pipeline.run import run as run_pipeline
@@ -191,7 +194,7 @@ def test_inode_size_and_time_of_ours_do_not_make_a_file_ours(tmp_path: Path) -> 
     entry.parent.mkdir(parents=True)
     entry.write_text("mine!")
     known = known_file(entry.stat(), digest_of(b"ours!"), own=False)
-    elsewhere = Elsewhere(out)
+    elsewhere = Elsewhere(out, lambda row: str(tmp_path / "images" / f"{row}.png"))
     elsewhere.remove(str(entry), [known])
     elsewhere.remove(str(entry), [known._replace(inode=0)])
     elsewhere.close()
@@ -278,6 +281,61 @@ def test_folders_of_others_keep_mode_and_place(images: Path, out: Path) -> None:
     assert stat.S_IMODE((out / "clusters" / "09").stat().st_mode) == 0o700
 
 
+@pytest.mark.parametrize("how", ["renamed", "removed"])
+@pytest.mark.parametrize("place", ["clusters/03", "clusters"])
+def test_a_folder_that_somebody_made_where_one_of_ours_was_stays(images: Path, out: Path, place: str, how: str) -> None:
+    """A removed folder gives its inode to the next one that is made."""
+    folder = out / place
+    assert folder.is_dir()
+    if how == "renamed":
+        folder.rename(folder.with_name("cats"))
+    else:
+        shutil.rmtree(folder)
+    folder.mkdir()
+    folder.chmod(0o711)
+    identity = folder.stat().st_ino
+    run(images, out, k=2, link="none")
+    assert folder.stat().st_ino == identity
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o711
+    run(images, out, k=4)
+    run(images, out, k=2, link="none")
+    assert folder.stat().st_ino == identity
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o711
+
+
+def test_a_renamed_folder_of_a_cluster_is_told_in_one_line(images: Path, tmp_path: Path, cli: Cli) -> None:
+    out = tmp_path / "out"
+    line = ("run", images, "--out", out, "--size", 8, "--set", "reduce=none", "--set", "report.write=false", "-k")
+    assert "renamed" not in cli(*line, 12).err
+    inside = contents(out / "clusters" / "03"), contents(out / "clusters" / "11")
+    (out / "clusters" / "03").rename(out / "clusters" / "cats")
+    (out / "clusters" / "11").rename(out / "clusters" / "12")
+    (out / "clusters" / "mine").mkdir()
+    ran = cli(*line, 4)
+    assert ran.code == 0
+    (said,) = (text for text in ran.err.splitlines() if "renamed" in text)
+    assert "clusters/11 to clusters/12, clusters/03 to clusters/cats; a folder that you renamed is yours" in said
+    assert "the clusters of this run are in clusters/00 and the numbers after it" in said
+    assert (contents(out / "clusters" / "cats"), contents(out / "clusters" / "12")) == inside
+    assert sorted(path.name for path in (out / "clusters").iterdir()) == ["00", "01", "02", "03", "12", "cats", "mine"]
+    assert "renamed" not in cli(*line, 4).err, "it is told once"
+
+
+def test_folders_of_ours_go_when_they_are_empty_and_those_of_a_copied_out_stay(
+    images: Path, out: Path, tmp_path: Path
+) -> None:
+    """Nothing tells folders of a copy from those that somebody made."""
+    copied = tmp_path / "copied"
+    shutil.copytree(out, copied, symlinks=True)
+    for folder, left in ((out, 2), (copied, 4)):
+        run(images, folder, k=2)
+        assert len(list((folder / "clusters").iterdir())) == left
+        assert len(contents(folder / "clusters")) == N_IMAGES
+        assert verify(folder)["ok"]
+    run(images, out, k=2, link="none")
+    assert not (out / "clusters").exists()
+
+
 def test_edited_files_beside_the_store_are_kept(images: Path, out: Path) -> None:
     edited = {name: b"mine: " + name.encode() for name in ("labels.csv", "images.csv", "memory.csv", "summary.json")}
     for name, data in edited.items():
@@ -360,6 +418,8 @@ def test_a_mark_vouches_for_nothing_outside_of_its_store(images: Path, out: Path
 
 # -- the last copy of a picture
 
+LINKS_WITH_CONTENT = ("hardlink", "copy")
+
 
 @pytest.mark.parametrize(
     ("link", "after"), [("hardlink", "hardlink"), ("copy", "copy"), ("hardlink", "none"), ("copy", "symlink")]
@@ -430,6 +490,104 @@ def test_what_is_kept_has_no_name_twice(images: Path, tmp_path: Path) -> None:
     (out / KEPT / "notes").write_text("mine")
     run(images, out, k=2)
     assert (out / KEPT / "notes").read_text() == "mine"
+
+
+def test_an_entry_is_the_last_copy_where_its_image_was_replaced_in_equal_size_and_time(
+    images: Path, tmp_path: Path
+) -> None:
+    """As `cp -p` and a rename do it: the ledger takes the image for what it was."""
+    for link in LINKS_WITH_CONTENT:
+        out = tmp_path / link
+        run(images, out, link=link)
+        before = contents(images)
+        replaced = []
+        for image in sorted(images.iterdir())[:6]:
+            found, data = image.stat(), image.read_bytes()
+            image.unlink()
+            image.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
+            os.utime(image, ns=(found.st_atime_ns, found.st_mtime_ns))
+            replaced.append(data)
+        run(images, out, k=3, link=link)
+        run(images, out, k=2, link=link)
+        assert set(contents(images, out)) >= set(before), link
+        assert set(contents(out / KEPT)) == set(replaced), link
+
+
+def test_an_image_is_read_once_for_all_copies_of_its_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    out, image = tmp_path / "out", tmp_path / "image.png"
+    image.write_bytes(b"picture")
+    found, digest, entries = image.stat(), digest_of(b"picture"), []
+    for number in range(3):
+        entries.append(out / "clusters" / "00" / f"{number}.png")
+        entries[-1].parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy2(image, entries[-1])
+    read: list[str] = []
+
+    def reading(path: str) -> str:
+        read.append(path)
+        return digest_of(Path(path).read_bytes())
+
+    monkeypatch.setattr(last_copies, "digest_of_file", reading)
+    elsewhere = Elsewhere(out, lambda _: str(image))
+    elsewhere.add(0, short_digest(digest), found.st_size, found.st_mtime_ns)
+    for entry in entries:
+        elsewhere.remove(str(entry), [known_file(found, digest, own=True)])
+    elsewhere.close()
+    assert not any(entry.exists() for entry in entries)
+    assert read == [str(image)]
+
+
+@pytest.mark.parametrize("is_listed", [True, False], ids=["image removed", "other entry removed"])
+def test_the_other_name_of_a_file_goes_while_ours_is_removed(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, is_listed: bool
+) -> None:
+    """As two commands on two OUTs do it, each of which sees the entry of the other."""
+    out, other = tmp_path / "out", tmp_path / "other"
+    run(images, out)
+    run(images, other)
+    before = contents(images)
+    originals = {path.name: path for path in images.iterdir()}
+    if not is_listed:
+        for path in sorted(images.iterdir())[:6]:
+            path.unlink()
+    elsewhere = {path.name: path for path in (other / "clusters").rglob("*.png")}
+    for path in images.iterdir() if is_listed else ():
+        elsewhere[path.name].unlink()  # the image and our entry are its two names
+    last = originals if is_listed else elsewhere
+    real = os.unlink
+
+    def racing(name: Any, *, dir_fd: int | None = None) -> None:
+        if str(name).endswith(".png"):
+            with suppress(FileNotFoundError):
+                real(last[os.path.basename(name)])
+        real(name, dir_fd=dir_fd)
+
+    monkeypatch.setattr(last_copies.os, "unlink", racing)
+    run(images, out, k=3, link="none")
+    assert set(contents(images, out / KEPT)) == set(before)
+    assert len(contents(out / KEPT)) == (N_IMAGES if is_listed else 6)
+    assert all(stat.S_IMODE(path.stat().st_mode) == 0o644 for path in (out / KEPT).rglob("*.png"))
+
+
+def test_a_last_copy_that_cannot_be_written_is_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "clusters" / "p.png"
+    path.parent.mkdir()
+    path.write_bytes(b"picture")
+    with path.open("rb") as file:
+        path.unlink()
+        (tmp_path / KEPT).write_text("in the way")
+        with pytest.raises((OutError, StoreError), match=r"^[^\n]+$"):
+            save(file, path, tmp_path)
+        (tmp_path / KEPT).unlink()
+
+        def refused(*_: Any) -> None:
+            raise PermissionError(errno.EPERM, os.strerror(errno.EPERM))
+
+        monkeypatch.setattr(os, "fchown", refused)  # as for a file of somebody else
+        assert save(file, path, tmp_path).read_bytes() == b"picture"
+        monkeypatch.setattr(os, "fchmod", refused)
+        with pytest.raises(StoreError, match=f"^the last copy of a picture cannot be written to .*/{KEPT}/.*is lost$"):
+            save(file, path, tmp_path)
 
 
 # -- folders of others, mounts, file systems that rename no folders
@@ -624,6 +782,25 @@ def test_a_link_among_the_images_that_leads_into_out_is_not_followed(images: Pat
     (images / "sorted").symlink_to(out / "clusters")
     for _ in range(2):
         assert run(images, out)["counts"]["listed"] == N_IMAGES
+
+
+@pytest.mark.parametrize("pattern", ["**/*.png", "*/*.png", "*/*/*.png", "sorted*/00/*.png"])
+def test_a_link_that_leads_a_glob_into_out_is_not_followed(images: Path, out: Path, pattern: str) -> None:
+    shelf = images / "shelf"
+    shelf.mkdir()
+    for file in images.glob("*.png"):
+        file.rename(shelf / file.name)
+    for target in (out, out / "clusters", out / "clusters" / "00"):
+        (images / "sorted").symlink_to(target)
+        if pattern in ("**/*.png", "*/*.png"):
+            listing = list_images(str(images / pattern), out)
+            assert list(listing.names) == [f"shelf/p{number:03d}.png" for number in range(N_IMAGES)]
+        else:
+            with pytest.raises(NoImagesError):
+                list_images(str(images / pattern), out)
+        (images / "sorted").unlink()
+    with pytest.raises(OutError, match="lies inside OUT"):
+        list_images(f"{out.parent}/*/*/*/*.png", out)
 
 
 def test_a_file_in_a_folder_of_chunks_stays_when_the_chunks_move(images: Path, out: Path) -> None:

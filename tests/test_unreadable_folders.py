@@ -104,6 +104,25 @@ def test_what_lies_in_a_closed_folder_keeps_its_rows_and_its_pixels(
     assert len(entries) == 16
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("link", ["hardlink", "copy"])
+def test_no_picture_is_lost_while_its_folder_is_closed(
+    images: Path, tmp_path: Path, closing: list[Path], link: str
+) -> None:
+    """Its entry goes and comes back; a copy may be the last one for all that is known, and goes to OUT/kept."""
+    out = tmp_path / "out"
+    assert run(images, out, "--link", link).code == 0
+    before = sorted(path.read_bytes() for path in images.rglob("*.png"))
+    close(images / "b", closing)
+    assert run(images, out, "--link", link).code == 3
+    assert len(list((out / "clusters").rglob("*.png"))) == 8
+    (images / "b").chmod(0o755)
+    assert run(images, out, "--link", link).code == 0
+    assert sorted(path.read_bytes() for path in images.rglob("*.png")) == before
+    assert sorted(path.read_bytes() for path in (out / "clusters").rglob("*.png")) == before
+    assert len(list((out / "kept").rglob("*.png"))) == (8 if link == "copy" else 0)
+
+
 def test_pixels_stay_where_other_rows_come_and_go(images: Path, tmp_path: Path, closing: list[Path]) -> None:
     out = tmp_path / "out"
     assert run(images, out).code == 0

@@ -65,6 +65,16 @@ class Person:
             path.unlink()
             self.file(path, data)
 
+    def rename(self, folder: Path, to: Path) -> None:
+        """A folder of ours becomes theirs, with all that is in it."""
+        if not folder.is_dir() or folder.is_symlink() or os.path.lexists(to):
+            return
+        folder.rename(to)
+        before = folder.relative_to(self.root).as_posix()
+        self.put = {name: put for name, put in self.put.items() if name != before and not name.startswith(f"{before}/")}
+        for path in (to, *to.rglob("*")):
+            self._note(path)
+
     def _may_put(self, path: Path) -> bool:
         """Where nothing is yet, in a folder that is reached without links: a person makes what is above it too."""
         above = next(folder for folder in path.parents if os.path.lexists(folder))

@@ -97,7 +97,7 @@ def list_images(
     elif os.path.isfile(images):
         raise UsageError(f"IMAGES must be a folder, a glob or a manifest (.csv, .parquet), not the file {images}")
     elif is_glob(images):
-        listing = _list_glob(images, exclude, listed_before, room)
+        listing = _list_glob(images, out, exclude, listed_before, room)
     else:
         _check_there(images)
         raise UsageError(f"IMAGES must be a folder, a glob or a manifest (.csv, .parquet), which {images} is not")
@@ -163,14 +163,14 @@ def _list_folder(root: Path, out: Path | None, exclude: tuple[str, ...], ignored
 
 
 def _list_glob(
-    pattern: str, exclude: tuple[str, ...], listed_before: Callable[[], Iterable[str]], room: Room
+    pattern: str, out: Path | None, exclude: tuple[str, ...], listed_before: Callable[[], Iterable[str]], room: Room
 ) -> Listing:
     """Matches of a glob; its root is the folder before the first wildcard."""
     root = root_of(pattern)
     _check_there(pattern, root)
     wild = os.path.join(*Path(pattern).parts[first_wildcard(Path(pattern)) :])
     ignored = Ignored(listed_before, lambda name: fits_glob(name, wild))
-    return _listing(root, Names(match(root, wild, ignored, Wanted(exclude, ignored), room)), ignored)
+    return _listing(root, Names(match(root, wild, ignored, Wanted(exclude, ignored), room, out)), ignored)
 
 
 def _listing(root: Path, names: Names, ignored: Ignored) -> Listing:

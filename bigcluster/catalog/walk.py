@@ -28,6 +28,8 @@ LOOP, SEEN, UNREADABLE, OTHER = "(link loop)", "(folder listed already)", "(unre
 """Among what is ignored: a link to a folder above it, another way to a folder, a folder that cannot be read."""
 MOST_SUFFIXES = 1000
 """Suffixes of files that are not images that are counted one by one; all further ones are counted together."""
+_OUT_LEVELS = 2
+"""Levels of folders in OUT that hold pictures: `clusters`, and `clusters/00` in it."""
 _END = "\0"
 """Between the key and the name: in neither, and before every other character."""
 
@@ -116,13 +118,14 @@ def folders_of(out: Path | None) -> set[Identity]:
     """OUT and the folders that a run makes in it, two levels deep: a link among the images may lead there."""
     found: set[Identity] = set()
     level = [] if out is None else [os.fspath(out)]
-    for _ in range(3):
+    for depth in range(_OUT_LEVELS + 1):
         inside: list[str] = []
         for folder in level:
             try:
                 found.add(_identity(folder))
-                with os.scandir(folder) as entries:
-                    inside += (entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+                if depth < _OUT_LEVELS:  # the last ones hold an entry for every image
+                    with os.scandir(folder) as entries:
+                        inside += (entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
             except OSError:  # there is no such folder yet, or it is closed: then nobody lists it either
                 continue
         level = inside
@@ -245,11 +248,13 @@ class _Links:
         return links
 
 
-def match(root: Path, pattern: str, ignored: Ignored, wanted: Wanted, room: Room) -> list[str]:
+def match(root: Path, pattern: str, ignored: Ignored, wanted: Wanted, room: Room, out: Path | None = None) -> list[str]:
     """Image paths relative to root that a glob matches, in natural order. `**` is any number of folders.
 
     A folder is looked into once for each part of the pattern; ways without links come first.
+    out : a folder that is passed over where another way than its own leads to it, such as a link or a mount.
     """
+    passed_over, own = folders_of(out), None if out is None else out.resolve()
     parts = list(Path(pattern).parts)
     if parts[-1] == "**":
         parts.append("*")
@@ -263,7 +268,8 @@ def match(root: Path, pattern: str, ignored: Ignored, wanted: Wanted, room: Room
         folder, at = folders.pop()
         try:
             identity = _identity(os.path.join(root, folder))
-            if (identity, at) in seen:
+            is_way_into_out = identity in passed_over and own is not None and not (root / folder).is_relative_to(own)
+            if (identity, at) in seen or is_way_into_out:
                 ignored[SEEN] += 1
                 continue
             seen.add((identity, at))

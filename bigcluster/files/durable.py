@@ -42,9 +42,18 @@ def digest_of(data: bytes | memoryview) -> str:
 
 def digest_of_file(path: str | Path) -> str:
     """The digest of a file of any size, which is not held. A link is not followed."""
-    descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
-    with open(descriptor, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_DIGITS]
+    with open_file(path) as file:
+        return digest_of_open(file)
+
+
+def digest_of_open(file: io.FileIO) -> str:
+    """The digest of what an open file holds from where it stands."""
+    return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_DIGITS]
+
+
+def open_file(path: str | Path, dir_fd: int | None = None) -> io.FileIO:
+    """Open a file for reading: a link is not followed, and a FIFO does not block."""
+    return io.FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd))
 
 
 def sync(path: Path) -> None:
@@ -145,11 +154,6 @@ class OpenFolders:
                 found = self._open[folder] = os.dup(descriptor)
         return found
 
-    def make(self, folder: Path) -> None:
-        """Make a folder, and those above it up to the root, where they are not there. They are not synced yet."""
-        with open_folder(folder, self._root, create=True, synced=False):
-            pass
-
     def close(self) -> None:
         for descriptor in self._open.values():
             os.close(descriptor)
@@ -176,7 +180,7 @@ class Unfinished:
     def digest(self) -> str:
         """Of what was written so far."""
         self.file.seek(0)
-        return hashlib.file_digest(self.file, "sha256").hexdigest()[:DIGEST_DIGITS]
+        return digest_of_open(self.file)
 
     def place(self, name: str) -> None:
         """Put the file in place under `name`; what stands there is replaced, a link as the link that it is."""
@@ -319,10 +323,13 @@ def remove_folder(folder: Path) -> None:
         shutil.rmtree(folder)
 
 
-def remove_if_empty(folder: str | Path) -> None:
-    """Remove a folder of ours unless something is in it; nothing happens where it is gone."""
+def remove_if_empty(folder: str | Path, dir_fd: int | None = None) -> None:
+    """Remove a folder of ours unless something is in it; nothing happens where it is gone.
+
+    dir_fd : an open folder, where `folder` is a name in it.
+    """
     try:
-        os.rmdir(folder)
+        os.rmdir(folder, dir_fd=dir_fd)
     except OSError as error:
         if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
             raise

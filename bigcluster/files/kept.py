@@ -6,10 +6,12 @@ import errno
 import os
 import shutil
 import stat
+from contextlib import suppress
 from pathlib import Path
+from typing import IO
 
 from bigcluster.errors import StoreError
-from bigcluster.files.durable import open_folder, unfinished
+from bigcluster.files.durable import open_file, open_folder, unfinished
 
 KEPT = "kept"
 NAME_BYTES = 255
@@ -37,6 +39,41 @@ def set_aside(path: Path, out: Path) -> Path:
     return target.with_name(name)
 
 
+def save(file: IO[bytes], path: Path, out: Path) -> Path:
+    """Write an open file, which has lost its last name, to OUT/kept, as if it had been moved there from `path`.
+
+    Linux gives such a file no new name. Its owner stays where the system permits that. Returns the new place.
+    Raises StoreError where it cannot be written.
+    """
+    target = out / KEPT / path.relative_to(out)
+    try:
+        with open_folder(target.parent, out, create=True) as to:
+            name = free_name(to, target.name)
+            with suppress(PermissionError):
+                return target.with_name(_copy(file, to, name, owned=True))
+            return target.with_name(_copy(file, to, name, owned=False))
+    except OSError as error:
+        raise StoreError(
+            f"the last copy of a picture cannot be written to {target}: {error.strerror}; {path} is lost"
+        ) from error
+
+
+def _copy(file: IO[bytes], to: int, name: str, *, owned: bool) -> str:
+    """Copy an open file into an open folder: bytes, mode, times. owned : the owner too, which root alone may give."""
+    file.seek(0)
+    with unfinished(to) as new:
+        shutil.copyfileobj(file, new.file, _COPY_BYTES)
+        found, descriptor = os.fstat(file.fileno()), new.file.fileno()
+        if owned:
+            os.fchown(descriptor, found.st_uid, found.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(found.st_mode))
+        os.utime(descriptor, ns=(found.st_atime_ns, found.st_mtime_ns))
+        os.fsync(descriptor)
+        new.place(name)
+    os.fsync(to)
+    return name
+
+
 def _move(name: str, at: int, new_name: str, to: int) -> None:
     """Rename; a regular file of another file system, such as one in a mounted folder, is copied and then removed."""
     try:
@@ -44,18 +81,8 @@ def _move(name: str, at: int, new_name: str, to: int) -> None:
     except OSError as error:
         if error.errno != errno.EXDEV or not stat.S_ISREG(os.stat(name, dir_fd=at, follow_symlinks=False).st_mode):
             raise
-        descriptor = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=at)
-        with open(descriptor, "rb") as file, unfinished(to) as new:
-            shutil.copyfileobj(file, new.file, _COPY_BYTES)
-            found = os.fstat(descriptor)
-            os.fchown(
-                new.file.fileno(), found.st_uid, found.st_gid
-            )  # refused where it is somebody else's, to all but root
-            os.fchmod(new.file.fileno(), stat.S_IMODE(found.st_mode))
-            os.utime(new.file.fileno(), ns=(found.st_atime_ns, found.st_mtime_ns))
-            os.fsync(new.file.fileno())
-            new.place(new_name)
-        os.fsync(to)
+        with open_file(name, at) as file:
+            _copy(file, to, new_name, owned=True)  # refused where it is somebody else's, to all but root
         os.unlink(name, dir_fd=at)
 
 

@@ -1,8 +1,9 @@
 """The OUT folder: whether it may be used, which process holds it, and which of the files in it are ours.
 
 It imports `catalog`, `config`, `files` and `store`. Begin with claim.py, which decides whether a folder may be used,
-and lock.py, which holds it for one process. places.py refuses links where our files belong, owned.py and tree.py tell
-our files from those of others, and results.py writes the files beside the store.
+and lock.py, which holds it for one process. places.py refuses links where our files belong, owned.py, made_folders.py
+and tree.py tell our files and folders from those of others, last_copies.py keeps the last copy of a picture, and
+results.py writes the files beside the store.
 """
 
 from bigcluster.outdir.claim import (

@@ -2,7 +2,11 @@
 
 A hard link keeps a picture alive that its owner deleted, and a copy may be all that is left of it. Before an entry is
 removed, its content must be elsewhere: in a listed image that stands outside of OUT, or under more names than OUT
-holds. Otherwise the entry is moved to OUT/kept.
+holds. Otherwise the entry is moved to OUT/kept. Size and time of an image do not prove its content: where the entry is
+no other name of the image's file, the image is read.
+
+Somebody may remove the other names of a file at the very moment at which we remove ours: the file is held open
+meanwhile, and written to OUT/kept where no name is left. A process that is killed just then loses it.
 """
 
 from __future__ import annotations
@@ -10,17 +14,20 @@ from __future__ import annotations
 import os
 import stat
 from array import array
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.files.durable import OpenFolders, entries_below
-from bigcluster.files.kept import set_aside
-from bigcluster.outdir.owned import Known, known_as
+from bigcluster.files.durable import OpenFolders, digest_of_file, digest_of_open, entries_below, open_file
+from bigcluster.files.kept import save, set_aside
+from bigcluster.outdir.owned import Known, known_as, short_digest
 
 _WORD = (1 << 64) - 1
+_UNREAD, _HOLDS, _OTHER = range(3)
+"""What is known of an image's content: nothing yet, that it is the one that was decoded, that it is not."""
 _MOST_FOLDERS = 1024
 """Folders of images of which it is remembered whether they lie in OUT: images are listed folder by folder."""
 
@@ -28,10 +35,11 @@ _MOST_FOLDERS = 1024
 class Elsewhere:
     """What is known to exist outside of OUT, and what became of the entries that are the last of their kind."""
 
-    def __init__(self, out: Path) -> None:
-        self._out = out
+    def __init__(self, out: Path, path_of: Callable[[int], str]) -> None:
+        """path_of : gives the file of a listed image, by its row."""
+        self._out, self._path_of = out, path_of
         self._prefix = os.path.join(os.path.realpath(out), "")
-        self._files, self._contents = array("Q"), array("Q")
+        self._files, self._contents, self._rows = array("Q"), array("Q"), array("I")
         self._folders: dict[str, bool] = {}
         self._led_to = set[str]()
         """Entries that listed images lead to, as where a deduplicator made links of the images."""
@@ -39,12 +47,13 @@ class Elsewhere:
         self.n_kept = 0
         """Entries that were moved to OUT/kept."""
 
-    def add(self, path: str, digest: int, n_bytes: int | None, mtime_ns: int | None) -> os.stat_result:
-        """A listed image: its file, if no command removes that, and its content where it is still as it was decoded.
+    def add(self, row: int, digest: int, n_bytes: int | None, mtime_ns: int | None) -> os.stat_result:
+        """A listed image: its file, if no command removes that, and its content where it seems to be as it was decoded.
 
         digest : 64 bits of the content's, with the size and the time that the file had then. Returns the file's stat,
         links followed. Raises FileNotFoundError where it is gone.
         """
+        path = self._path_of(row)
         found = os.lstat(path)
         if stat.S_ISLNK(found.st_mode):
             found, led_to = os.stat(path), os.path.realpath(path)
@@ -57,6 +66,7 @@ class Elsewhere:
             self._files.append(_file_key(found))
             if (found.st_size, found.st_mtime_ns) == (n_bytes, mtime_ns):
                 self._contents.append(digest)
+                self._rows.append(row)
         return found
 
     def _is_folder_outside(self, folder: str) -> bool:
@@ -78,11 +88,13 @@ class Elsewhere:
         if path in self._led_to:
             return
         found = os.lstat(path)
-        if stat.S_ISREG(found.st_mode) and _holds(self._sorted_files, _file_key(found)):
-            self._unlink(path)
+        if stat.S_ISREG(found.st_mode) and found.st_nlink > 1 and _holds(self._sorted_files, _file_key(found)):
+            self._unlink_file(path, found, None)
         elif (known := known_as(path, knowns, trusting=False)) is not None:
-            if stat.S_ISLNK(found.st_mode) or self._is_elsewhere(found, known):
+            if stat.S_ISLNK(found.st_mode):
                 self._unlink(path)
+            elif self._is_elsewhere(found, known):
+                self._unlink_file(path, found, known.digest)
             else:
                 self.keep(path)
 
@@ -95,11 +107,32 @@ class Elsewhere:
         folder, name = os.path.split(path)
         os.unlink(name, dir_fd=self._open.get(folder))
 
+    def _unlink_file(self, path: str, found: os.stat_result, digest: int | None) -> None:
+        """Remove an entry whose content is elsewhere; where its last name is gone then, look again.
+
+        digest : of its content, where it was read. One that we may not read is removed while it has another name.
+        """
+        folder, name = os.path.split(path)
+        try:
+            file = open_file(name, self._open.get(folder))
+        except PermissionError:
+            self._unlink(path)
+            return
+        with file:
+            if _file_key(os.fstat(file.fileno())) != _file_key(found):
+                return  # somebody has just put another file there
+            self._unlink(path)
+            if os.fstat(file.fileno()).st_nlink > 0:
+                return
+            if not self._is_an_image(short_digest(digest_of_open(file)) if digest is None else digest):
+                save(file, Path(path), self._out)
+                self.n_kept += 1
+
     def close(self) -> None:
         self._open.close()
 
     def _is_elsewhere(self, found: os.stat_result, known: Known) -> bool:
-        if _holds(self._sorted_contents, known.digest):
+        if self._is_an_image(known.digest):
             return True
         if found.st_nlink == 1:
             return False
@@ -108,13 +141,33 @@ class Elsewhere:
         first, last = np.searchsorted(inside, key, "left"), np.searchsorted(inside, key, "right")
         return found.st_nlink > int(last - first)
 
+    def _is_an_image(self, digest: int) -> bool:
+        """Whether a listed image holds this content: it is read, once."""
+        contents, rows, found = self._by_content
+        first, last = (int(np.searchsorted(contents, np.uint64(digest), side)) for side in ("left", "right"))
+        for at in range(first, last):
+            if found[at] == _UNREAD:
+                found[at] = _HOLDS if self._holds_still(int(rows[at]), digest) else _OTHER
+            if found[at] == _HOLDS:
+                return True
+        return False
+
+    def _holds_still(self, row: int, digest: int) -> bool:
+        try:
+            return short_digest(digest_of_file(os.path.realpath(self._path_of(row)))) == digest
+        except OSError:  # gone, closed, or on a disk that fails: nothing vouches for the content then
+            return False
+
     @cached_property
     def _sorted_files(self) -> NDArray[np.uint64]:
         return np.sort(np.frombuffer(self._files, np.uint64))
 
     @cached_property
-    def _sorted_contents(self) -> NDArray[np.uint64]:
-        return np.sort(np.frombuffer(self._contents, np.uint64))
+    def _by_content(self) -> tuple[NDArray[np.uint64], NDArray[np.uint32], bytearray]:
+        """Digests that images had as they were decoded, ascending; the row of each; and whether it has it still."""
+        contents, rows = np.frombuffer(self._contents, np.uint64), np.frombuffer(self._rows, np.uint32)
+        order = np.argsort(contents, kind="stable")
+        return contents[order], rows[order], bytearray(len(order))
 
     @cached_property
     def _inside(self) -> NDArray[np.uint64]:

@@ -5,6 +5,7 @@ store.zarr/made/<created>-<digest>.list   the list: 5 columns of 64 bits, little
 
 Content decides: an entry is ours where its path is on the list and its content is what the list says. Inode, size and
 time only save the reading: a copied OUT has others, and a file system gives the inode of a deleted file to a new one.
+Folders have no content: see outdir.made_folders.
 """
 
 from __future__ import annotations
@@ -46,12 +47,6 @@ class Known(NamedTuple):
     mtime_ns: int = 0
     digest: int = 0
     """Of the content; of a symlink, of the path that it holds."""
-
-
-FOLDER = Known()
-"""A folder that holds entries of ours, and was there before."""
-MADE_FOLDER = Known(inode=1)
-"""A folder that we made: it goes when it is empty."""
 
 
 def short_digest(digest: str) -> int:
@@ -106,6 +101,10 @@ class Owned:
         if key == np.uint64(_WORD):
             last = len(self)
         return [Known(*row) for row in self._columns[1:, first:last].T.tolist()]
+
+    def with_digest(self, digest: int) -> list[Known]:
+        """What is known of all entries of that digest, ascending by the hash of their paths."""
+        return [Known(*row) for row in self._columns[1:, self._columns[4] == np.uint64(digest)].T.tolist()]
 
     def without(self, names: Iterable[str]) -> Owned:
         """All but the entries of these paths."""
@@ -162,7 +161,7 @@ def known_as(path: str, knowns: Iterable[Known], *, trusting: bool = True) -> Kn
 
     trusting : inode, size and time save the reading of a regular file.
     """
-    knowns = [known for known in knowns if known not in (FOLDER, MADE_FOLDER)]
+    knowns = list(knowns)
     if not knowns:
         return None
     found = os.lstat(path)

@@ -25,7 +25,8 @@ from bigcluster.files.durable import (
     unlink_below,
 )
 from bigcluster.files.kept import set_aside
-from bigcluster.outdir.owned import FOLDER, MADE_FOLDER, Known, Owned, OwnedList, is_ours_by_content, known_file
+from bigcluster.outdir.made_folders import FOUND_FOLDER, is_made, made_folder, made_folders
+from bigcluster.outdir.owned import Known, Owned, OwnedList, is_ours_by_content, known_file
 
 BATCH = 4096
 """Entries of one folder that are removed before more of it is read."""
@@ -57,7 +58,7 @@ class OwnedTree:
         """
         before = self.owned.read() or Owned.of()
         names = sorted(path.relative_to(staging).as_posix() for path in staging.rglob("*") if is_regular(path))
-        made = Owned.of(self._known(staging, names, before))
+        made = Owned.of(self._made(staging, names, before))
         sync_file_system(staging)
         self.owned.write(before | made)
         for name in names:
@@ -67,17 +68,43 @@ class OwnedTree:
         self.owned.write(made)
         return made
 
-    def _known(self, staging: Path, names: list[str], before: Owned) -> Iterator[tuple[str, Known]]:
+    def _made(self, staging: Path, names: list[str], before: Owned) -> Iterator[tuple[str, Known]]:
         folders = {f"{folder}/" for name in names for folder in map(str, PurePosixPath(name).parents) if folder != "."}
-        yield from ((name, self.known_folder(name, before)) for name in ("", *sorted(folders)))
+        yield from ((name, self.make_folder(name, before)) for name in ("", *sorted(folders)))
         for name in names:
             path = staging / name
             yield name, known_file(path.stat(), digest_of_file(path), own=True)
 
-    def known_folder(self, name: str, before: Owned) -> Known:
-        """What the list says of a folder that entries of ours are in. name : ends with `/`, or is "" for the whole."""
-        is_new = MADE_FOLDER in before.get(name) or not os.path.lexists(self.root / name)
-        return MADE_FOLDER if is_new else FOLDER
+    def make_folder(self, name: str, before: Owned) -> Known:
+        """Make a folder for entries of ours, where it is not there yet; returns what the list is to say of it.
+
+        name : ends with `/`, or is "" for the whole; what it lies in is there. It is on disk once the file system is
+        synced. A folder is made before it is on the list, for its inode is not known before: killed between the two,
+        it is empty and stays.
+        """
+        folder = self.root / name
+        with open_folder(folder.parent, self.out) as above:
+            try:
+                os.mkdir(folder.name, dir_fd=above)
+                is_new = True
+            except FileExistsError:
+                is_new = False
+        with open_folder(folder, self.out) as descriptor:
+            known = made_folder(descriptor)
+        return known if is_new or known in before.get(name) else FOUND_FOLDER
+
+    def renamed(self, before: Owned) -> Iterator[tuple[str, Known]]:
+        """(name, what is known of it) of folders directly in this one that we made under another name.
+
+        One of them is the person's who renamed it: it is not on the list under the name that it has now.
+        """
+        made = made_folders(before)
+        with contextlib.suppress(FileNotFoundError), open_folder(self.root, self.out) as descriptor:
+            names = sorted(entry.name for entry in os.scandir(descriptor) if entry.is_dir(follow_symlinks=False))
+            for name in names:
+                known = made_folder(descriptor, name)
+                if known in made and known not in before.get(f"{name}/"):
+                    yield name, known
 
     def _place(self, file: Path, target: Path, knowns: list[Known], tell: Callable[[str], None]) -> None:
         with (
@@ -106,8 +133,15 @@ class OwnedTree:
                             self._remove_below(f"{name}/", ours, stay, remove)
                     elif not stay.get(name) and (knowns := ours.get(name)):
                         remove(f"{folder}/{entry.name}", knowns)
-        if MADE_FOLDER in ours.get(inside) and not stay.get(inside):
-            remove_if_empty(folder)
+        if not stay.get(inside):
+            self._remove_folder(folder, ours.get(inside))
+
+    def _remove_folder(self, folder: Path, knowns: list[Known]) -> None:
+        """Remove an empty folder that we made; one that somebody put in its place is another one, and stays."""
+        if any(map(is_made, knowns)):
+            with open_folder(folder.parent, self.out) as above:
+                if made_folder(above, folder.name) in knowns:
+                    remove_if_empty(folder.name, above)
 
     def _remove_file(self, path: str, knowns: list[Known]) -> None:
         """Remove a file of ours whose content nobody misses."""

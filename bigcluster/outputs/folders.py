@@ -33,17 +33,8 @@ from bigcluster.files.bounded import read_dicts
 from bigcluster.files.durable import OpenFolders, digest_of_file, sync_file_system, unfinished
 from bigcluster.files.kept import numbered
 from bigcluster.outdir.last_copies import Elsewhere
-from bigcluster.outdir.owned import (
-    MADE_FOLDER,
-    Known,
-    Owned,
-    OwnedBuilder,
-    OwnedList,
-    is_ours,
-    known_file,
-    known_link,
-    short_digest,
-)
+from bigcluster.outdir.made_folders import FOUND_FOLDER, is_made, n_folders
+from bigcluster.outdir.owned import Known, Owned, OwnedBuilder, OwnedList, is_ours, known_file, known_link, short_digest
 from bigcluster.outdir.tree import OwnedTree
 from bigcluster.units import show_bytes
 
@@ -56,7 +47,8 @@ _UNKNOWN = "0"
 def recognised(folder: Path, listing: Listing) -> Owned:
     """Our list of the folder, made anew where it is lost: the entries of labels.csv that lead to their images.
 
-    A link holds nothing of its own, and a copy equals its image: so nothing of others is in it.
+    A link holds nothing of its own, and a copy equals its image: so nothing of others is in it. Nothing tells who made
+    the folders: they stay.
     """
     return Owned.of(_recognised(folder, listing))
 
@@ -78,7 +70,7 @@ def _recognised(folder: Path, listing: Listing) -> Iterator[tuple[str, Known]]:
         inner, _, _ = file.rpartition("/")
         if inner not in folders:
             folders.add(inner)
-            yield f"{inner}/", MADE_FOLDER
+            yield f"{inner}/", FOUND_FOLDER
 
 
 def is_same(entry: Path, source: Path) -> bool:
@@ -112,6 +104,8 @@ FOLDER = "clusters"
 CREATED = "entries"
 """The mark that lists what we made there."""
 _NO_HARDLINK = {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EOPNOTSUPP}
+_RENAMED_SHOWN = 3
+"""Renamed folders that a line names."""
 _COPY_BYTES = 1 << 20
 """Of a copy, read and written at once: calls are few then, and the piece stays in the cache."""
 
@@ -128,6 +122,19 @@ class Linked:
     """Images that vanished after they were decoded, or lie in a folder that is closed now."""
     n_kept: int = 0
     """Entries of an earlier run that were the last copy of their picture: they are in OUT/kept."""
+    renamed: list[tuple[str, str]] = field(default_factory=list)
+    """(former name, name now) of folders of clusters that somebody renamed within clusters/: they are theirs."""
+
+
+def renamed_line(renamed: list[tuple[str, str]]) -> str:
+    """One line on folders of clusters that somebody renamed, pairs of former and present names: whose they are now."""
+    shown = ", ".join(f"{FOLDER}/{former} to {FOLDER}/{now}" for former, now in renamed[:_RENAMED_SHOWN])
+    more = len(renamed) - _RENAMED_SHOWN
+    return (
+        f"renamed since the last run: {shown}{f' and {more} more' if more > 0 else ''}; a folder that you renamed is "
+        f"yours and stays as it is, and the clusters of this run are in {FOLDER}/{cluster_folder(0, 1)} and the "
+        "numbers after it"
+    )
 
 
 class EntryNames:
@@ -189,7 +196,7 @@ class _Writing:
         self._root = str(self._tree.root)
         before = self._tree.owned.read()
         self._before = recognised(self._tree.root, listing) if before is None else before
-        self._elsewhere = Elsewhere(out)
+        self._elsewhere = Elsewhere(out, listing.path)
         self._was_there = os.path.lexists(self._root)
         self._became_links: OwnedBuilder | None = None
         """Entries that had to become symlinks, once one had to."""
@@ -210,15 +217,17 @@ class _Writing:
         if self._link == "none":
             self._linked.files = Names(self._no_entries(ledger))
         else:
-            for folder in ("", *(f"{cluster_folder(cluster, n_clusters)}/" for cluster in range(n_clusters))):
-                builder.add(folder, self._tree.known_folder(folder, self._before))
             self._linked.files = Names(self._plan(ledger, labels, n_clusters, builder))
-        made = builder.build()
         if self._link == "copy":
             self._check_space()
+        self._linked.renamed = list(self._renamed())
+        if self._link != "none":
+            for folder in ("", *(f"{cluster_folder(cluster, n_clusters)}/" for cluster in range(n_clusters))):
+                builder.add(folder, self._tree.make_folder(folder, self._before))
+        made = builder.build()
         self._tree.owned.write(self._before | made)
         if self._link != "none":
-            self._make(made, n_clusters, advance)
+            self._make(made, advance)
             if self._became_links is not None:
                 made = made | self._became_links.build()
             sync_file_system(self._tree.root)
@@ -226,6 +235,22 @@ class _Writing:
         self._linked.n_kept = self._elsewhere.n_kept
         self._tree.owned.write(made)
         return self._linked
+
+    def _renamed(self) -> Iterator[tuple[str, str]]:
+        for now, known in self._tree.renamed(self._before):
+            if known in self._folders_before:
+                yield self._folders_before[known], now
+
+    @cached_property
+    def _folders_before(self) -> dict[Known, str]:
+        """Folders of clusters that we made before, with their names: the list itself holds hashes of names."""
+        before, found = self._before, dict[Known, str]()
+        most = n_folders(before)
+        for width in range(2, len(str(most)) + 1):
+            for label in range(min(most, 10**width)):
+                name = f"{label:0{width}d}"
+                found |= {known: name for known in before.get(f"{name}/") if is_made(known)}
+        return found
 
     def _plan(
         self, ledger: Iterable[FileRecord], labels: NDArray[np.int32], n_clusters: int, builder: OwnedBuilder
@@ -257,7 +282,7 @@ class _Writing:
     def _found(self, row: int, record: FileRecord) -> os.stat_result:
         """The file of a listed image. Raises OSError where it is gone, or out of reach."""
         digest = short_digest(record.digest)
-        return self._elsewhere.add(self._listing.path(row), digest, record.n_bytes, record.mtime_ns)
+        return self._elsewhere.add(row, digest, record.n_bytes, record.mtime_ns)
 
     def _is_taken(self, source: os.stat_result, name: str) -> bool:
         """Whether something of others stands there, which is neither ours nor the image itself."""
@@ -283,9 +308,7 @@ class _Writing:
         """Relative, so that both folders may move together."""
         return os.path.relpath(os.path.realpath(source), os.path.dirname(f"{self._root}/{name}"))
 
-    def _make(self, made: Owned, n_clusters: int, advance: Callable[[int], None]) -> None:
-        for cluster in range(n_clusters):
-            self._open.make(self._tree.root / cluster_folder(cluster, n_clusters))
+    def _make(self, made: Owned, advance: Callable[[int], None]) -> None:
         gone = False
         for row, name in enumerate(self._linked.files):
             if name:

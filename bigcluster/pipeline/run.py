@@ -285,6 +285,8 @@ def _write_outputs(job: Job, listing: Listing, store: Store, done: _Done, files:
             f"{linked.n_symlinks} of the entries under clusters/ lead to their images as symlinks: hard links need one "
             "file system, and Linux makes none to files of other users that you may not write to"
         )
+    if linked.renamed and job.settings.link != "none":
+        job.progress.note(folders.renamed_line(linked.renamed))
     if linked.n_gone:
         gone = counted(linked.n_gone, "image", "cannot", "cannot")
         job.progress.warn(f"{gone} be reached any more, with no entry under clusters/")

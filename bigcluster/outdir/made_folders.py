@@ -1,0 +1,69 @@
+"""What a folder that we made is known by: its inode, and the moment at which it was made.
+
+A name alone does not tell our folder from one that somebody made after they had renamed or removed ours, and neither
+does an inode alone: a file system gives that of a deleted folder to the next one. In a copied OUT both differ, so that
+its folders count as somebody's: they stay, even where they are empty.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+
+from bigcluster.outdir.owned import Known, Owned
+
+FOUND_FOLDER = Known()
+"""A folder that holds entries of ours and was made by somebody else, or by nobody knows whom."""
+_MADE = 1
+"""Stands where the digest of a file stands. The path of a folder ends with `/`: no file is mistaken for one."""
+_WORD = (1 << 64) - 1
+
+# struct statx, of Linux since 4.11: 256 bytes, of which we read the mask and the time of birth.
+_STATX_BTIME = 0x800
+_AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
+_STATX_BYTES = 256
+_BTIME_AT = 80
+"""int64 of seconds, then uint32 of nanoseconds."""
+_NS = 10**9
+
+
+def made_folder(descriptor: int, name: str = "") -> Known:
+    """What the list says of a folder that we made: an open one, or the one of that name in it. No link is followed."""
+    found = os.stat(name, dir_fd=descriptor, follow_symlinks=False) if name else os.fstat(descriptor)
+    born = getattr(found, "st_birthtime", None)  # in seconds; on macOS and BSD
+    birth_ns = _birth_ns(descriptor, name) if born is None else int(born * _NS)
+    return Known(found.st_ino & _WORD, 0, birth_ns & _WORD, _MADE)
+
+
+def made_folders(owned: Owned) -> set[Known]:
+    """All folders on a list that we made."""
+    return set(owned.with_digest(_MADE))
+
+
+def n_folders(owned: Owned) -> int:
+    """How many folders a list names; those of a rewriting that did not come to its end count twice."""
+    return len(owned.with_digest(_MADE)) + len(owned.with_digest(FOUND_FOLDER.digest))
+
+
+def is_made(known: Known) -> bool:
+    """Whether an entry of the list that is a folder is one that we made."""
+    return known.digest == _MADE
+
+
+def _birth_ns(descriptor: int, name: str) -> int:
+    """Nanoseconds since 1970; 0 where the file system keeps no such time: the inode alone decides then."""
+    statx = getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
+    if statx is None:
+        return 0
+    found = ctypes.create_string_buffer(_STATX_BYTES)
+    flags = _AT_SYMLINK_NOFOLLOW | (0 if name else _AT_EMPTY_PATH)
+    if statx(descriptor, os.fsencode(name), flags, _STATX_BTIME, found) != 0:
+        return 0
+    said = memoryview(found.raw)
+    if not said[:4].cast("I")[0] & _STATX_BTIME:
+        return 0
+    seconds, nanoseconds = (
+        said[_BTIME_AT : _BTIME_AT + 8].cast("q")[0],
+        said[_BTIME_AT + 8 : _BTIME_AT + 12].cast("I")[0],
+    )
+    return int(seconds) * _NS + int(nanoseconds)
