@@ -33,6 +33,8 @@ TOKEN = secrets.token_hex(8)
 """Of this process: 64 random bits, so that no file of others has it in its name."""
 _numbers = count()
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+"""Flags to open a file of ours: a link is not followed, and a FIFO does not block."""
 _NEW_FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
@@ -52,8 +54,8 @@ def digest_of_open(file: io.FileIO) -> str:
 
 
 def open_file(path: str | Path, dir_fd: int | None = None) -> io.FileIO:
-    """Open a file for reading: a link is not followed, and a FIFO does not block."""
-    return io.FileIO(os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=dir_fd))
+    """Open a file for reading; see READING."""
+    return io.FileIO(os.open(path, READING, dir_fd=dir_fd))
 
 
 def sync(path: Path) -> None:

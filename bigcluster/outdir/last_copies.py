@@ -11,6 +11,7 @@ meanwhile, and written to OUT/kept where no name is left. A process that is kill
 
 from __future__ import annotations
 
+import io
 import os
 import stat
 from array import array
@@ -21,8 +22,9 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.files.durable import OpenFolders, digest_of_file, digest_of_open, entries_below, open_file
+from bigcluster.files.durable import READING, OpenFolders, digest_of_file, digest_of_open, entries_below
 from bigcluster.files.kept import save, set_aside
+from bigcluster.outdir.owned import Known, known_as, short_digest
 from bigcluster.outdir.owned import Known, known_as, short_digest
 
 _WORD = (1 << 64) - 1
@@ -113,17 +115,23 @@ class Elsewhere:
         digest : of its content, where it was read. One that we may not read is removed while it has another name.
         """
         folder, name = os.path.split(path)
+        at = self._open.get(folder)
         try:
-            file = open_file(name, self._open.get(folder))
+            descriptor = os.open(name, READING, dir_fd=at)
         except PermissionError:
-            self._unlink(path)
+            os.unlink(name, dir_fd=at)
             return
-        with file:
-            if _file_key(os.fstat(file.fileno())) != _file_key(found):
-                return  # somebody has just put another file there
-            self._unlink(path)
-            if os.fstat(file.fileno()).st_nlink > 0:
-                return
+        try:
+            os.unlink(name, dir_fd=at)
+            left = os.fstat(descriptor)
+            if left.st_nlink == 0:
+                self._save(descriptor, path, digest if _file_key(left) == _file_key(found) else None)
+        finally:
+            os.close(descriptor)
+
+    def _save(self, descriptor: int, path: str, digest: int | None) -> None:
+        """Write a file that has no name any more to OUT/kept, unless an image holds its content."""
+        with io.FileIO(descriptor, closefd=False) as file:
             if not self._is_an_image(short_digest(digest_of_open(file)) if digest is None else digest):
                 save(file, Path(path), self._out)
                 self.n_kept += 1
