@@ -25,7 +25,6 @@ from numpy.typing import NDArray
 from bigcluster.files.durable import READING, OpenFolders, digest_of_file, digest_of_open, entries_below
 from bigcluster.files.kept import save, set_aside
 from bigcluster.outdir.owned import Known, known_as, short_digest
-from bigcluster.outdir.owned import Known, known_as, short_digest
 
 _WORD = (1 << 64) - 1
 _UNREAD, _HOLDS, _OTHER = range(3)
