@@ -41,6 +41,22 @@ def float_kernel(*, own: bool) -> Iterator[None]:
         yield
 
 
+class MemoryTiles:
+    """Tiles in memory, for solvers under test."""
+
+    def __init__(self) -> None:
+        self._arrays: dict[str, NDArray[Any]] = {}
+
+    def put(self, name: str, array: NDArray[Any]) -> None:
+        self._arrays[name] = array.copy()
+
+    def get(self, name: str) -> NDArray[Any]:
+        return self._arrays[name]
+
+    def delete(self, name: str) -> None:
+        self._arrays.pop(name, None)
+
+
 def picture(seed: int, width: int = 24, height: int = 32) -> NDArray[np.uint8]:
     """(height, width) uint8: a few blocks of tones, different for every seed, that survive resizing and JPEG."""
     rng = np.random.default_rng(seed)

@@ -27,7 +27,7 @@ from bigcluster.pipeline.run import run
 from bigcluster.pipeline.sweep import sweep
 from bigcluster.pipeline.verify import verify
 from bigcluster.runtime.resources import Resources
-from bigcluster.store import Mark, Marks, StageState, Store, tidy
+from bigcluster.store import Mark, Marks, StageCheckpoints, Store, tidy
 from bigcluster.store.extents import KINDS
 
 BUDGET = Resources(1 << 30, 2)
@@ -176,7 +176,7 @@ def test_marks_that_contradict_what_is_stored_do_not_hold(job: Job, changes: dic
 def test_a_saved_state_of_another_form_is_begun_anew(job: Job, facts: dict[str, Any]) -> None:
     def change(marks: Marks) -> None:
         print_ = job.marks["cluster", "done"].fingerprint
-        StageState(Store(job.folder / "out" / "store.zarr"), "cluster", print_).save(facts, [])
+        StageCheckpoints(Store(job.folder / "out" / "store.zarr"), "cluster", print_).save(facts, [])
         marks.remove("cluster")
 
     job.check(change, ())

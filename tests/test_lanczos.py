@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import numpy as np
+from conftest import MemoryTiles
 
 from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.solvers.pca import Components
 from bigcluster.solvers.pca.eigen import DENSE_LIMIT, TiledMatrix
 from bigcluster.solvers.pca.lanczos import TiledBasis, lanczos_limit, leading_eigenpairs
 from bigcluster.solvers.progress import StepCounter
-from bigcluster.solvers.spill import MemoryTiles, Shelf
+from bigcluster.solvers.spill import SpillBuffer
 from bigcluster.store.row_source import spans
 
 N = DENSE_LIMIT + 164
@@ -20,8 +21,8 @@ def test_the_basis_of_noise_restarts_at_its_limit_and_converges(monkeypatch):
     x = np.random.default_rng(0).standard_normal((N, 2000))
     gram = (x @ x.T).astype(np.float32)
     unit_spans = list(spans(N, 1024))
-    shelf = Shelf(MemoryTiles(), 0)
-    matrix = TiledMatrix(unit_spans, shelf)
+    buffer = SpillBuffer(MemoryTiles(), 0)
+    matrix = TiledMatrix(unit_spans, buffer)
     for j, i in matrix.pairs():
         matrix.put(j, i, np.ascontiguousarray(gram[slice(*unit_spans[j]), slice(*unit_spans[i])]))
     sizes, restarts = [], []
@@ -31,7 +32,7 @@ def test_the_basis_of_noise_restarts_at_its_limit_and_converges(monkeypatch):
     total = float(np.trace(gram.astype(np.float64)))
     runtime, progress = EmbeddedRuntime(2), StepCounter(1, None)
     pairs = leading_eigenpairs(
-        matrix, total, TARGET, shelf=shelf, runtime=runtime, seed=0, progress=progress, with_images=True
+        matrix, total, TARGET, buffer=buffer, runtime=runtime, seed=0, progress=progress, with_images=True
     )
     assert restarts
     assert max(sizes) <= lanczos_limit(TARGET, N)

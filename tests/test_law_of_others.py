@@ -29,7 +29,7 @@ from bigcluster.outdir.results import OF_A_RUN, ResultFiles
 from bigcluster.outdir.tree import OwnedTree
 from bigcluster.outputs import folders
 from bigcluster.outputs.folders import write_clusters
-from bigcluster.store import StageState, Store, tidy
+from bigcluster.store import StageCheckpoints, Store, tidy
 
 # -- over the functions that write, replace and delete in OUT
 
@@ -138,7 +138,7 @@ class Job:
                 pixels = np.full((8, 8), k, np.uint8)
                 store.create("pixels", pixels.shape, np.uint8, (8, 8))
                 store.commit("pixels", str(k), store.write_rows("pixels", 0, pixels), {})
-                state = StageState(store, "fit", "print")
+                state = StageCheckpoints(store, "fit", "print")
                 state.save({"k": k}, [("x", np.arange(3))])
                 if k == 2:
                     store.commit("scores", str(k), store.save("scores", np.zeros((4, k))), {})

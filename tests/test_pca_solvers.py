@@ -7,7 +7,7 @@ import tracemalloc
 import dask.array as da
 import numpy as np
 import pytest
-from conftest import float_kernel
+from conftest import MemoryTiles, float_kernel
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -22,7 +22,7 @@ from bigcluster.solvers.pca.eigen import DENSE_LIMIT
 from bigcluster.solvers.pca.footprint import least_bytes, project_bytes
 from bigcluster.solvers.pca.operator import iteration_pass, plan_pass, projection_bytes
 from bigcluster.solvers.pca.products import plan_products
-from bigcluster.solvers.spill import FolderTiles, MemoryTiles, Shelf
+from bigcluster.solvers.spill import FolderTiles, SpillBuffer
 from bigcluster.store.row_source import ArrayRows, DaskRows
 
 MIB = 1024**2
@@ -536,25 +536,25 @@ def test_choice_depends_on_shape_alone():
     assert "8,190" in choose(8190, 129_000, Components(800)).reason
 
 
-def test_shelf_spills_and_finds_again(tmp_path):
+def test_a_buffer_spills_and_finds_again(tmp_path):
     tiles = FolderTiles(tmp_path / "tiles")
-    shelf = Shelf(tiles, 3000)
+    buffer = SpillBuffer(tiles, 3000)
     arrays = {f"tile/{i}": np.full(250, i, np.float32) for i in range(6)}  # 1,000 bytes each
     for name, array in arrays.items():
-        shelf.put(name, array)
+        buffer.put(name, array)
     assert len(list((tmp_path / "tiles").iterdir())) == 3
-    shelf.limit(1000)
+    buffer.limit(1000)
     assert len(list((tmp_path / "tiles").iterdir())) == 5
     for name, array in arrays.items():
-        np.testing.assert_array_equal(shelf.get(name), array)
-    shelf.limit(9000)
+        np.testing.assert_array_equal(buffer.get(name), array)
+    buffer.limit(9000)
     for name, array in arrays.items():
-        shelf.put(name, array + 1)
+        buffer.put(name, array + 1)
     assert not list((tmp_path / "tiles").iterdir())
-    np.testing.assert_array_equal(shelf.get("tile/3"), arrays["tile/3"] + 1)
-    shelf.clear()
+    np.testing.assert_array_equal(buffer.get("tile/3"), arrays["tile/3"] + 1)
+    buffer.clear()
     with pytest.raises(KeyError):
-        shelf.get("tile/3")
+        buffer.get("tile/3")
 
 
 @settings(max_examples=40, deadline=None)

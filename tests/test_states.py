@@ -9,16 +9,15 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import CHECKOUT, Background, Cli, write_pictures
+from conftest import CHECKOUT, Background, Cli, MemoryTiles, write_pictures
 
 from bigcluster.errors import DamagedError
 from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.runtime.threads import EmbeddedRuntime
-from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
+from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.kmeans import fit, fit_minibatch, fit_two_level, sweep
 from bigcluster.solvers.pca import Components, Moments, fit_pca, krylov, operator
-from bigcluster.solvers.spill import MemoryTiles
-from bigcluster.store import StageState, Store, checkpoints, take_inventory
+from bigcluster.store import StageCheckpoints, Store, checkpoints, take_inventory
 from bigcluster.store.row_source import ArrayRows
 from bigcluster.units import MIB
 
@@ -27,14 +26,14 @@ class Killed(BaseException):
     """Nobody catches it."""
 
 
-class DyingState(StageState):
-    """Always due; the process ends right after the save number `last`."""
+class DyingState(StageCheckpoints):
+    """Saves at every chance; the process ends right after the save number `last`."""
 
     def __init__(self, store: Store, last: int) -> None:
         super().__init__(store, "stage", "print")
         self.last, self.saves = last, 0
 
-    def due(self, n_bytes: int) -> bool:
+    def should_save(self, n_bytes: int) -> bool:
         return True
 
     def save(self, facts: dict[str, Any], arrays: Iterable[Any], keep: Collection[str] = ()) -> None:
@@ -86,14 +85,14 @@ def light_and_dark(n_rows: int, n_columns: int) -> Any:
 
 def pca(
     solver: str, shape: tuple[int, int], workspace_bytes: int, data: Callable[[int, int], Any] = pixels
-) -> Callable[[Saving], list[Any]]:
+) -> Callable[[CheckpointStore], list[Any]]:
     x = data(*shape)
     moments = Moments(x.sum(axis=0, dtype=np.int64), int((x.astype(np.int64) ** 2).sum()))
 
-    def job(saving: Saving) -> list[Any]:
+    def job(states: CheckpointStore) -> list[Any]:
         found = fit_pca(
             solver, CountedRows(x), target=Components(6), runtime=EmbeddedRuntime(2), workspace_bytes=workspace_bytes,
-            tiles=MemoryTiles(), gemm=Gemm("auto"), seed=3, moments=moments, saving=saving,
+            tiles=MemoryTiles(), gemm=Gemm("auto"), seed=3, moments=moments, checkpoints=states,
         )  # fmt: skip
         scores, components = Kept(), Kept()
         found.write_scores(scores)
@@ -103,38 +102,38 @@ def pca(
     return job
 
 
-def kmeans(solver: Callable[..., Any], k: int, **options: Any) -> Callable[[Saving], list[Any]]:
+def kmeans(solver: Callable[..., Any], k: int, **options: Any) -> Callable[[CheckpointStore], list[Any]]:
     rng = np.random.default_rng(2)
     # As scores are: multiples of a power of two, so that sums are exact in any order.
     x = np.round(rng.normal(size=(3000, 5)) * 8 + rng.integers(0, 9, (3000, 1)) * 4).astype(np.float32) / 4
 
-    def job(saving: Saving) -> list[Any]:
-        found = solver(CountedRows(x), k, seed=1, runtime=EmbeddedRuntime(2), saving=saving, **options)
+    def job(states: CheckpointStore) -> list[Any]:
+        found = solver(CountedRows(x), k, seed=1, runtime=EmbeddedRuntime(2), checkpoints=states, **options)
         return [found.centers, found.inertia, found.n_iter, found.rows.labels, found.rows.distance, found.inertia_path]
 
     return job
 
 
-def swept() -> Callable[[Saving], list[Any]]:
+def swept() -> Callable[[CheckpointStore], list[Any]]:
     x = np.round(np.random.default_rng(2).normal(size=(800, 4)) * 8).astype(np.float32) / 4
 
-    def job(saving: Saving) -> list[Any]:
-        found = sweep(ArrayRows(x), (2, 3, 70), seed=1, n_init=4, runtime=EmbeddedRuntime(2), saving=saving)
+    def job(states: CheckpointStore) -> list[Any]:
+        found = sweep(ArrayRows(x), (2, 3, 70), seed=1, n_init=4, runtime=EmbeddedRuntime(2), checkpoints=states)
         return [value for row in found.rows for value in (row.inertia, row.stability, row.silhouette_sq, row.centers)]
 
     return job
 
 
-def incremental() -> Callable[[Saving], list[Any]]:
+def incremental() -> Callable[[CheckpointStore], list[Any]]:
     x = pixels(400, 60)
     moments = Moments(x.sum(axis=0, dtype=np.int64), int((x.astype(np.int64) ** 2).sum()))
 
-    def job(saving: Saving) -> list[Any]:
+    def job(states: CheckpointStore) -> list[Any]:
         from bigcluster.solvers.pca.incremental import fit_incremental  # imports dask-ml
 
         found = fit_incremental(
             CountedRows(x), target=Components(6), rank=6, batch_rows=50, iterated_power=2, moments=moments,
-            runtime=EmbeddedRuntime(2), seed=3, saving=saving,
+            runtime=EmbeddedRuntime(2), seed=3, checkpoints=states,
         )  # fmt: skip
         scores = Kept()
         found.write_scores(scores)
@@ -174,7 +173,7 @@ def values_read(job: Callable[[], Any]) -> int:
 @pytest.mark.parametrize("name", JOBS)
 def test_killed_after_any_save_a_solver_ends_with_the_same_bits(store: Store, name: str) -> None:
     job = JOBS[name]
-    undisturbed = job(NOT_SAVING)
+    undisturbed = job(NO_CHECKPOINTS)
     counted = DyingState(store, 0)
     job(counted)
     for last in sorted({1, 2, 5, 6, counted.saves // 2, counted.saves} & set(range(1, counted.saves + 1))):
@@ -183,7 +182,7 @@ def test_killed_after_any_save_a_solver_ends_with_the_same_bits(store: Store, na
         with pytest.raises(Killed):
             job(state)
         assert not take_inventory(store.root).leftovers
-        resumed = job(StageState(store, "stage", "print"))
+        resumed = job(StageCheckpoints(store, "stage", "print"))
         for mine, theirs in zip(resumed, undisturbed, strict=True):
             np.testing.assert_array_equal(mine, theirs)
     assert counted.saves, "it never saved"
@@ -195,16 +194,16 @@ def test_a_state_of_another_layout_counts_as_none(store: Store, monkeypatch: pyt
     with pytest.raises(Killed):
         job(DyingState(store, 2))
     monkeypatch.undo()
-    state = StageState(store, "stage", "print")
+    state = StageCheckpoints(store, "stage", "print")
     assert state.load() is not None
-    assert values_read(lambda: job(state)) == values_read(lambda: job(NOT_SAVING))
+    assert values_read(lambda: job(state)) == values_read(lambda: job(NO_CHECKPOINTS))
 
 
 @pytest.mark.parametrize("name", JOBS)
 def test_killed_again_and_again_a_solver_ends_with_the_same_bits(store: Store, name: str) -> None:
     """Each attempt gets a save or two further than the one before: some save once more what they found."""
     job = JOBS[name]
-    undisturbed, resumed = job(NOT_SAVING), None
+    undisturbed, resumed = job(NO_CHECKPOINTS), None
     for _ in range(100):
         try:
             resumed = job(DyingState(store, 2))
@@ -225,7 +224,7 @@ def test_a_resumed_solver_does_not_read_again_what_it_has_summed(store: Store, n
     state.clear()
     with pytest.raises(Killed):
         job(state)
-    assert values_read(lambda: job(StageState(store, "stage", "print"))) < 0.75 * whole
+    assert values_read(lambda: job(StageCheckpoints(store, "stage", "print"))) < 0.75 * whole
 
 
 @pytest.mark.parametrize("solver", [fit, fit_two_level])
@@ -240,39 +239,41 @@ def test_a_resumed_fit_tells_what_it_has_behind_it(store: Store, solver: Callabl
             kmeans(solver, 7)(state)
         saved, told = state.load(), list[int]()
         assert saved is not None
-        kmeans(solver, 7, on_progress=lambda fit, told=told: told.append(fit.done))(StageState(store, "stage", "print"))
+        kmeans(solver, 7, on_progress=lambda fit, told=told: told.append(fit.done))(
+            StageCheckpoints(store, "stage", "print")
+        )
         done = saved.facts["iterations"]
         assert told[0] == (done or 1)
         assert told == sorted(set(told))
 
 
 def test_a_state_of_other_settings_is_none_and_is_replaced(store: Store) -> None:
-    StageState(store, "stage", "one").save({"n": 1}, [("x", np.arange(3))])
-    assert StageState(store, "stage", "other").load() is None
-    StageState(store, "stage", "other").save({"n": 2}, [("y", np.arange(4))])
-    assert StageState(store, "stage", "one").load() is None
-    found = StageState(store, "stage", "other").load()
+    StageCheckpoints(store, "stage", "one").save({"n": 1}, [("x", np.arange(3))])
+    assert StageCheckpoints(store, "stage", "other").load() is None
+    StageCheckpoints(store, "stage", "other").save({"n": 2}, [("y", np.arange(4))])
+    assert StageCheckpoints(store, "stage", "one").load() is None
+    found = StageCheckpoints(store, "stage", "other").load()
     assert found is not None
     assert (found.facts, found.get("y").tolist()) == ({"n": 2}, [0, 1, 2, 3])
     assert not take_inventory(store.root).leftovers
 
 
 def test_kept_arrays_are_not_written_again(store: Store) -> None:
-    state = StageState(store, "stage", "print")
+    state = StageCheckpoints(store, "stage", "print")
     state.save({}, [("old", np.arange(3)), ("gone", np.arange(2))])
     (before,) = (store.root / "state" / "stage").iterdir()
     stamp = before.stat().st_mtime_ns
     state.save({}, [("new", np.arange(5)), ("large", np.zeros(2**18))], keep={"old"})
     assert before.stat().st_mtime_ns == stamp
     state.save({}, [("newer", np.arange(5))], keep={"old"})
-    found = StageState(store, "stage", "print").load()
+    found = StageCheckpoints(store, "stage", "print").load()
     assert found is not None
     assert found.get("old").tolist() == [0, 1, 2]
     assert len(list((store.root / "state" / "stage").iterdir())) == 2
 
 
 def test_a_damaged_state_is_named_and_dropped(store: Store) -> None:
-    state = StageState(store, "stage", "print")
+    state = StageCheckpoints(store, "stage", "print")
     state.save({}, [("x", np.arange(300))])
     (file,) = (store.root / "state" / "stage").iterdir()
     data = bytearray(file.read_bytes())
@@ -289,14 +290,14 @@ def test_a_damaged_state_is_named_and_dropped(store: Store) -> None:
 def test_states_are_saved_rarely_and_never_late(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
     now = 0.0
     monkeypatch.setattr(checkpoints.time, "monotonic", lambda: now)
-    state = StageState(store, "stage", "print")
+    state = StageCheckpoints(store, "stage", "print")
     now = 0.9
-    assert not state.due(1000), "a stage of a second is simply done again"
+    assert not state.should_save(1000), "a stage of a second is simply done again"
     now = 1.1
-    assert state.due(1000)
-    assert not state.due(1000 * MIB), "which would take seconds"
+    assert state.should_save(1000)
+    assert not state.should_save(1000 * MIB), "which would take seconds"
     now = 60.0
-    assert state.due(1000 * MIB), "but a minute is never lost"
+    assert state.should_save(1000 * MIB), "but a minute is never lost"
 
 
 def test_an_interrupted_run_goes_on_from_its_state(

@@ -1,7 +1,7 @@
-"""How an iterative solver survives a kill: between passes it saves its state, and starts from what was saved.
+"""How an iterative fit survives a kill: between passes it saves a checkpoint, and a later fit continues from it.
 
-A solver knows no paths: it hands over named arrays and JSON values, and gets them back. A resumed fit continues with
-the same numbers, so its result is that of an undisturbed one, bit for bit.
+A solver knows no paths: it gives named arrays and JSON values to a CheckpointStore and gets them back. A resumed fit
+continues with the same numbers, so its result has the same bits as that of an undisturbed fit.
 """
 
 from __future__ import annotations
@@ -15,38 +15,44 @@ Array = NDArray[Any]
 Facts = dict[str, Any]
 
 
-class SavedState(Protocol):
-    """What `Saving.load` found."""
+class Checkpoint(Protocol):
+    """The saved state of a fit, as `CheckpointStore.load` returns it."""
 
     @property
     def facts(self) -> Facts:
-        """JSON values, as they were saved."""
+        """The JSON values, as they were saved."""
 
     def get(self, name: str) -> Array:
-        """One array, read anew at every call, by several threads at once. Raises DamagedError where it is not what was
-        saved."""
+        """Read one array anew at every call; several threads may call it at once.
+
+        Raises DamagedError where the array is not what was saved.
+        """
 
 
-class Saving(Protocol):
-    """Where one fit saves its state; one state at a time."""
+class CheckpointStore(Protocol):
+    """Where one fit saves its state. It holds one checkpoint at a time."""
 
-    def load(self) -> SavedState | None:
-        """The state of this very fit, same settings and data; None where there is none."""
+    def load(self) -> Checkpoint | None:
+        """The checkpoint of a fit with the same settings and data; None where there is none."""
 
-    def due(self, n_bytes: int) -> bool:
-        """Whether it is time to save a state of about this size: rarely enough to cost next to nothing."""
+    def should_save(self, n_bytes: int) -> bool:
+        """Whether to save a checkpoint of about n_bytes now: rarely enough that saving costs next to no time."""
 
     def save(self, facts: Facts, arrays: Iterable[tuple[str, Array]], keep: Collection[str] = ()) -> None:
-        """Replace the state: new arrays, taken one at a time, and of the state before those named in `keep`."""
+        """Replace the checkpoint.
+
+        arrays : names and new arrays, taken one at a time; keep : names of arrays of the last checkpoint that belong to
+        the new one as well.
+        """
 
 
-class NotSaving:
-    """For fits that nobody resumes."""
+class NoCheckpoints:
+    """A CheckpointStore that saves nothing, for fits that nobody resumes."""
 
     def load(self) -> None:
         return None
 
-    def due(self, n_bytes: int) -> bool:
+    def should_save(self, n_bytes: int) -> bool:
         del n_bytes
         return False
 
@@ -54,4 +60,4 @@ class NotSaving:
         del facts, arrays, keep
 
 
-NOT_SAVING = NotSaving()
+NO_CHECKPOINTS = NoCheckpoints()

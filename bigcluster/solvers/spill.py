@@ -1,9 +1,9 @@
-"""Where solvers keep arrays that their workspace does not hold.
+"""Memory of a bounded size that spills to disk: where solvers keep arrays that their workspace cannot hold.
 
-    Tiles         put, get, delete by name: memory or a folder of .npy files; the store offers its own
-    Shelf         a solver's view of its tiles: what fits stays in memory, the rest goes to Tiles
+    Tiles         stores named arrays outside of memory: a folder of .npy files here, the scratch of the store elsewhere
+    SpillBuffer   keeps the arrays that fit its limit in memory and puts the others into Tiles
 
-Whether a tile was in memory or on disk never shows in its values, so the budget cannot change a result.
+An array has the same values wherever it was kept, so the budget cannot change a result.
 """
 
 from __future__ import annotations
@@ -25,36 +25,20 @@ class Tiles(Protocol):
     """Named arrays, written whole and read whole. Safe to call from several threads."""
 
     def put(self, name: str, array: Array) -> None:
-        """Keep a copy of `array`, replacing any earlier one of this name."""
+        """Store a copy of `array`, which replaces an earlier array of this name."""
 
     def get(self, name: str) -> Array:
-        """The array; the caller must not write into it. KeyError if there is none."""
+        """The array of this name; the caller must not write into it. Raises KeyError where there is none."""
 
     def delete(self, name: str) -> None:
-        """Forget it; nothing happens if there is none."""
-
-
-class MemoryTiles:
-    """Tiles in memory: for data that is known to fit, and for tests."""
-
-    def __init__(self) -> None:
-        self._arrays: dict[str, Array] = {}
-
-    def put(self, name: str, array: Array) -> None:
-        self._arrays[name] = array.copy()
-
-    def get(self, name: str) -> Array:
-        return self._arrays[name]
-
-    def delete(self, name: str) -> None:
-        self._arrays.pop(name, None)
+        """Delete the array of this name, where there is one."""
 
 
 class FolderTiles:
-    """Tiles as .npy files of one folder: scratch that is not fsynced, since a solver that dies starts over."""
+    """Tiles as .npy files of one folder. They are not fsynced: a fit that dies never reads them again."""
 
     def __init__(self, path: Path) -> None:
-        """path : a folder of our own; it is made when the first tile is put."""
+        """path : a folder that nobody else uses; it is created when the first array is put."""
         self._path = path
 
     def _file(self, name: str) -> Path:
@@ -80,15 +64,16 @@ class FolderTiles:
         self._file(name).unlink(missing_ok=True)
 
     def clear(self) -> None:
-        """Remove the folder with all that is in it, where there is one."""
+        """Remove the folder and everything in it, where there is one."""
         remove_folder(self._path)
 
 
-class Shelf:
-    """Arrays by name, of which at most `limit_bytes` stay in memory and the others go to `tiles`.
+class SpillBuffer:
+    """Named arrays, of which at most `limit_bytes` stay in memory; the others are in `tiles`.
 
-    First come, first kept: solvers read every array once a sweep, and for cyclic reads a fixed resident set is the
-    best there is (the least recently used one would be evicted just before its turn).
+    The first arrays stay in memory. Solvers read every array once in each sweep, and for cyclic reads a fixed resident
+    set is optimal: the least recently used array would be evicted just before its turn.
+    Several threads may call the methods at once.
     """
 
     def __init__(self, tiles: Tiles, limit_bytes: int) -> None:
@@ -100,7 +85,7 @@ class Shelf:
         self._lock = Lock()
 
     def limit(self, limit_bytes: int) -> None:
-        """Change the limit; arrays that no longer fit are written out, last come first."""
+        """Change the limit. Arrays that no longer fit are written to `tiles`, the newest ones first."""
         with self._lock:
             self._limit_bytes = limit_bytes
             for name in reversed(list(self._resident)):
@@ -112,7 +97,7 @@ class Shelf:
                 self._spilled.add(name)
 
     def put(self, name: str, array: Array) -> None:
-        """Take over `array`: the caller gives up writing to it."""
+        """Keep `array` itself, not a copy: the caller must not write into it any more."""
         with self._lock:
             previous = self._resident.pop(name, None)
             if previous is not None:
@@ -122,28 +107,30 @@ class Shelf:
                 self._resident[name] = array
                 self._resident_bytes += array.nbytes
         if fits:
-            self._forget(name)
+            self._delete_spilled(name)
         else:
             self._tiles.put(name, array)
             self._spilled.add(name)
 
     def get(self, name: str) -> Array:
+        """The array of this name; the caller must not write into it. Raises KeyError where there is none."""
         array = self._resident.get(name)
         return self._tiles.get(name) if array is None else array
 
     def delete(self, name: str) -> None:
+        """Delete the array of this name, where there is one."""
         with self._lock:
             previous = self._resident.pop(name, None)
             if previous is not None:
                 self._resident_bytes -= previous.nbytes
-        self._forget(name)
+        self._delete_spilled(name)
 
     def clear(self) -> None:
-        """Forget everything, in memory and in tiles."""
+        """Delete all arrays, in memory and in `tiles`."""
         for name in [*self._resident, *self._spilled]:
             self.delete(name)
 
-    def _forget(self, name: str) -> None:
+    def _delete_spilled(self, name: str) -> None:
         if name in self._spilled:
             self._spilled.discard(name)
             self._tiles.delete(name)

@@ -16,7 +16,7 @@ from bigcluster.stages.context import Context
 from bigcluster.stages.ingest import Ingested
 from bigcluster.stages.reduce import Reduced
 from bigcluster.stages.sweep import Swept, centers_of
-from bigcluster.store import Mark, StageState, Store, fingerprint
+from bigcluster.store import Mark, StageCheckpoints, Store, fingerprint
 
 STAGE = "cluster"
 _ARRAYS = ("centers", "labels", "distance", "runner_up", "runner_up_distance")
@@ -72,7 +72,7 @@ def cluster(
         kmeans=asdict(settings.kmeans),
         **({} if swept is None else {"of": "the swept centers as they are"}),
     )
-    mark, saving = store.mark(STAGE), StageState(store, STAGE, wanted)
+    mark, checkpoints = store.mark(STAGE), StageCheckpoints(store, STAGE, wanted)
     origin = {"images": ingested.fingerprint, "reduction": settings.reduce, "rows": reduced.fingerprint}
     reused = mark is not None and mark.fingerprint == wanted and origin.items() <= mark.payload.items()
     reused = reused and _are_numbers(store.load("labels"), n_clusters)
@@ -81,7 +81,7 @@ def cluster(
         if swept is not None and settings.kmeans.algorithm in ("auto", "lloyd"):
             found = _take(context, reduced, swept, plan)
         else:
-            found = _fit(context, reduced, n_clusters, plan, ingested, saving)
+            found = _fit(context, reduced, n_clusters, plan, ingested, checkpoints)
         found, order = _by_size(found, listing, ingested.ok)
         store.marks.remove(STAGE)
         values = (found.centers, *_columns(found, order))
@@ -102,7 +102,7 @@ def cluster(
         mark = store.commit(STAGE, wanted, digests, mark_payload)
     else:
         context.progress.reused(STAGE)
-    saving.clear()
+    checkpoints.clear()
     payload: dict[str, Any] = mark.payload
     return Clustered(
         wanted,
@@ -130,7 +130,12 @@ def _take(context: Context, reduced: Reduced, swept: Swept, plan: StagePlan) -> 
 
 
 def _fit(
-    context: Context, reduced: Reduced, n_clusters: int, plan: StagePlan, ingested: Ingested, saving: StageState
+    context: Context,
+    reduced: Reduced,
+    n_clusters: int,
+    plan: StagePlan,
+    ingested: Ingested,
+    checkpoints: StageCheckpoints,
 ) -> KMeansFit:
     settings, progress = context.settings, context.progress
     options = settings.kmeans
@@ -148,13 +153,15 @@ def _fit(
             found = fit_dask_ml(reduced.rows, n_clusters, n_init=options.n_init, **common)
         else:
             common |= {
-                "saving": saving,
+                "checkpoints": checkpoints,
                 "row_keys": ingested.row_keys,
                 "on_progress": lambda fit: progress.at(fit.done),
             }
             if plan.solver == "lloyd":
                 common |= {"n_init": options.n_init}
-            found = saving.going_on(lambda: _SOLVERS[plan.solver](reduced.rows, n_clusters, **common), progress.warn)
+            found = checkpoints.going_on(
+                lambda: _SOLVERS[plan.solver](reduced.rows, n_clusters, **common), progress.warn
+            )
     if found.reason:
         progress.warn(found.reason)
     for note in found.notes:

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import StoreError
-from bigcluster.solvers.pca.gram import components_from_left
+from bigcluster.solvers.pca.gram import components_from_dual_coef
 from bigcluster.solvers.pca.products import TILE
 from bigcluster.stages import reduce
 from bigcluster.stages.context import Context
@@ -56,7 +56,7 @@ def components(context: Context, ingested: Ingested) -> Any:
 
         with progress.stage(STAGE, pixels.shape[1], "values"):
             sink = ColumnWriter(store, STAGE, n_components, pixels.shape[1], np.float32)
-            components_from_left(pixels, store.load("mean"), factor, n_components, units, sink, context.runtime)
+            components_from_dual_coef(pixels, store.load("mean"), factor, n_components, units, sink, context.runtime)
             progress.at(pixels.shape[1])
             store.commit(STAGE, _wanted(fit), sink.close(), {})
     return store.array(STAGE)

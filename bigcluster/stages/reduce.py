@@ -19,7 +19,7 @@ from bigcluster.solvers.pca import Moments, PCAFit, fit_pca
 from bigcluster.solvers.spill import FolderTiles
 from bigcluster.stages.context import Context
 from bigcluster.stages.ingest import Ingested, pixel_rows
-from bigcluster.store import ColumnWriter, Mark, RowWriter, StageState, Store, StoredRows, fingerprint
+from bigcluster.store import ColumnWriter, Mark, RowWriter, StageCheckpoints, Store, StoredRows, fingerprint
 from bigcluster.store.row_source import FirstColumns, RowSource
 
 STAGE = "reduce"
@@ -52,12 +52,12 @@ def reduce(context: Context, ingested: Ingested, plan: StagePlan | None) -> Redu
     wanted = _fit_fingerprint(settings, plan.solver, ingested)
     mark = store.mark(STAGE)
     reused = mark is not None and _is_of(mark, wanted, ingested) and _suffices(store, mark, settings, plan)
-    saving = StageState(store, STAGE, fingerprint(before=wanted, rank=plan.choices.get("rank")))
+    checkpoints = StageCheckpoints(store, STAGE, fingerprint(before=wanted, rank=plan.choices.get("rank")))
     if mark is None or not reused:
-        mark = _fit(context, pixels, ingested, plan, wanted, saving)
+        mark = _fit(context, pixels, ingested, plan, wanted, checkpoints)
     else:
         context.progress.reused(STAGE)
-    saving.clear()
+    checkpoints.clear()
     return _from_mark(store, mark, wanted, settings, reused=reused)
 
 
@@ -147,14 +147,21 @@ def _components_for(ratio: NDArray[np.float64], settings: Settings, fitted: Mapp
 
 
 def _fit(
-    context: Context, pixels: StoredRows, ingested: Ingested, plan: StagePlan, wanted: str, saving: StageState
+    context: Context,
+    pixels: StoredRows,
+    ingested: Ingested,
+    plan: StagePlan,
+    wanted: str,
+    checkpoints: StageCheckpoints,
 ) -> Mark:
     store = context.store
     store.marks.remove(STAGE)
     tiles = FolderTiles(store.root / unfinished_name())
     with context.progress.stage(STAGE, 1, "steps"):
         try:
-            fit = saving.going_on(lambda: _solve(context, pixels, ingested, plan, tiles, saving), context.progress.warn)
+            fit = checkpoints.going_on(
+                lambda: _solve(context, pixels, ingested, plan, tiles, checkpoints), context.progress.warn
+            )
             if fit.total_variance == 0:
                 raise InvalidDataError(
                     f"all {pixels.shape[0]} good images are the same picture at this size: there is no variance to "
@@ -172,7 +179,7 @@ def _fit(
             "total_variance": fit.total_variance,
             "images": ingested.fingerprint,
             "score_step": fit.score_step,
-            "components": "stored" if fit.left_dtype is None else "left",
+            "components": "stored" if fit.dual_coef_dtype is None else "left",
             **{name: plan.choices[name] for name in ("batch_rows",) if name in plan.choices},
         }
         return store.commit(STAGE, wanted, digests, payload)
@@ -184,7 +191,7 @@ def _solve(
     ingested: Ingested,
     plan: StagePlan,
     tiles: FolderTiles,
-    saving: StageState,
+    checkpoints: StageCheckpoints,
 ) -> PCAFit:
     settings, runtime, progress = context.settings, context.runtime, context.progress
     n_rows, n_values = pixels.shape
@@ -204,7 +211,7 @@ def _solve(
             runtime=runtime,
             seed=settings.seed,
             on_progress=lambda fit: progress.at(fit.done, fit.total),
-            saving=saving,
+            checkpoints=checkpoints,
         )
     return fit_pca(
         plan.solver,
@@ -217,7 +224,7 @@ def _solve(
         seed=settings.seed,
         moments=moments,
         on_progress=lambda fit: progress.at(fit.done, fit.total),
-        saving=saving,
+        checkpoints=checkpoints,
     )
 
 
@@ -234,10 +241,10 @@ def _write(store: Store, fit: PCAFit) -> dict[str, str]:
     digests = scores.close()
     digests |= store.save("mean", fit.mean)
     digests |= store.save("explained_variance", fit.eigenvalues)
-    if fit.left_dtype is not None:
+    if fit.dual_coef_dtype is not None:
         # Components would cost another read of the pixels: they are made when somebody asks (stages.components).
-        left = RowWriter(store, "left", n_rows, fit.n_components, fit.left_dtype)
-        fit.write_left(left)
+        left = RowWriter(store, "left", n_rows, fit.n_components, fit.dual_coef_dtype)
+        fit.write_dual_coef(left)
         digests |= left.close()
     else:
         components = ColumnWriter(store, "components", _stored_components(fit), n_values, np.float32)

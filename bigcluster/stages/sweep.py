@@ -13,7 +13,7 @@ from bigcluster.planning.plan import StagePlan
 from bigcluster.solvers.kmeans import sweep as sweep_rows
 from bigcluster.stages.context import Context
 from bigcluster.stages.reduce import Reduced
-from bigcluster.store import Mark, StageState, Store, StoredRows, fingerprint
+from bigcluster.store import Mark, StageCheckpoints, Store, StoredRows, fingerprint
 
 STAGE = "sweep"
 FEWEST_CLUSTERS = 2
@@ -93,12 +93,12 @@ def sweep(context: Context, reduced: Reduced, ks: tuple[int, ...], plan: StagePl
         kmeans=asdict(settings.kmeans),
         starts="race",
     )
-    mark, saving = store.mark(STAGE), StageState(store, STAGE, wanted)
+    mark, checkpoints = store.mark(STAGE), StageCheckpoints(store, STAGE, wanted)
     reused = mark is not None and mark.fingerprint == wanted
     if mark is None or not reused:
         store.marks.remove(STAGE)
         with progress.stage(STAGE, settings.kmeans.max_iter, "iterations"):
-            solved = saving.going_on(
+            solved = checkpoints.going_on(
                 partial(
                     sweep_rows,
                     reduced.rows,
@@ -111,7 +111,7 @@ def sweep(context: Context, reduced: Reduced, ks: tuple[int, ...], plan: StagePl
                     runtime=context.runtime,
                     workspace_bytes=plan.choices["workspace_bytes"],
                     on_progress=lambda fit: progress.at(fit.done),
-                    saving=saving,
+                    checkpoints=checkpoints,
                 ),
                 progress.warn,
             )
@@ -129,7 +129,7 @@ def sweep(context: Context, reduced: Reduced, ks: tuple[int, ...], plan: StagePl
         mark = store.commit(STAGE, wanted, digests, mark_payload)
     else:
         progress.reused(STAGE)
-    saving.clear()
+    checkpoints.clear()
     found = verdict_of(mark)
     return Swept(found.rows, found.suggested_k, found.reason, wanted, reused, mark.payload["facts"])
 

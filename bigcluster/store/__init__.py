@@ -5,7 +5,7 @@ complete) and row_source.py (what solvers read rows from).
 """
 
 from bigcluster.store.arrays import Digests, Store, check_format, is_store
-from bigcluster.store.checkpoints import StageState
+from bigcluster.store.checkpoints import StageCheckpoints
 from bigcluster.store.fingerprints import fingerprint
 from bigcluster.store.inventory import MADE, Damage, Inventory, take_inventory, tidy
 from bigcluster.store.marks import DONE, Mark, Marks
@@ -21,7 +21,7 @@ __all__ = [
     "Mark",
     "Marks",
     "RowWriter",
-    "StageState",
+    "StageCheckpoints",
     "Store",
     "StoredRows",
     "check_format",

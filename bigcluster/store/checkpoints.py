@@ -46,7 +46,7 @@ Place = tuple[str, int]
 
 @dataclass
 class StoredState:
-    """As solvers.saving.SavedState."""
+    """A solvers.checkpoint.Checkpoint."""
 
     root: Path
     digests: dict[str, str]
@@ -68,8 +68,8 @@ class StoredState:
         return array
 
 
-class StageState:
-    """Saves and finds the state of one stage; as solvers.saving.Saving."""
+class StageCheckpoints:
+    """Saves and finds the state of one stage: a solvers.checkpoint.CheckpointStore."""
 
     def __init__(self, store: Store, stage: str, fingerprint: str) -> None:
         """fingerprint : of the stage's settings and input; a state of another one counts as none."""
@@ -110,7 +110,7 @@ class StageState:
         self._resumed = False
         return fit()
 
-    def due(self, n_bytes: int) -> bool:
+    def should_save(self, n_bytes: int) -> bool:
         cost = self._cost_seconds or max(_LEAST_COST_SECONDS, n_bytes / _BYTES_PER_SECOND)
         return time.monotonic() - self._saved_at >= min(MOST_SECONDS, COST_FACTOR * cost)
 

@@ -15,7 +15,7 @@ from bigcluster.kernels.kmeans.centers import Centers, Scaler, fit_scaler, prepa
 from bigcluster.kernels.kmeans.sums import Floats
 from bigcluster.kernels.linalg.moments import block_moments
 from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
-from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
+from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.kmeans.blocks import Blocks, Summary, check_weights, summarize
 from bigcluster.solvers.kmeans.footprint import share_workspace
 from bigcluster.solvers.kmeans.lloyd import Lloyd, Restart
@@ -44,7 +44,7 @@ def fit(
     workspace_bytes: int | None = None,
     sink: RowSink | None = None,
     on_progress: OnProgress | None = None,
-    saving: Saving = NOT_SAVING,
+    checkpoints: CheckpointStore = NO_CHECKPOINTS,
 ) -> KMeansFit:
     """Cluster rows by Lloyd's algorithm.
 
@@ -53,7 +53,7 @@ def fit(
     (rows) or centers, (n_clusters, n_columns) for one restart, (n_restarts, n_clusters, n_columns) for several. tol :
     relative to the mean variance of the columns. workspace_bytes : what rows, bounds and labels may hold between
     passes; it decides speed, never a result; no limit by default. sink : takes the final pass; arrays in the result by
-    default. saving : where a killed fit goes on from.
+    default. checkpoints : where the fit saves its state, so that a killed fit goes on from there.
 
     Raises UsageError for arguments out of range, InvalidDataError for NaN or infinity, TooFewSamplesError for no rows.
     """
@@ -64,7 +64,7 @@ def fit(
     def bounded(k: int) -> bool:
         return keeps_bounds(blocks, k, n_restarts, workspace_bytes)
 
-    resumed = load_restarts(saving, blocks, bounded)
+    resumed = load_restarts(checkpoints, blocks, bounded)
     if resumed is not None:
         restarts, done, reason = resumed.restarts, resumed.iterations, resumed.state.facts["reason"]
     elif isinstance(init, str):
@@ -82,7 +82,7 @@ def fit(
         init_centers = np.array(init, dtype=np.float64).reshape(n_restarts, n_clusters, rows.shape[1])
         restarts = [Restart(centers, bounded=bounded(n_clusters)) for centers in init_centers]
     lloyd = Lloyd(blocks, summary, weights)
-    save = SavedRestarts(saving, blocks, {"reason": reason}).save
+    save = SavedRestarts(checkpoints, blocks, {"reason": reason}).save
     # one restart is finalized by the final pass itself
     finalize = len(restarts) > 1
     lloyd.run(restarts, max_iter=max_iter, tol=tol, on_progress=on_progress, finalize=finalize, done=done, save=save)

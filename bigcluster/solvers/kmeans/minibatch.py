@@ -12,7 +12,7 @@ from bigcluster.kernels.kmeans.centers import Scaler, prepare
 from bigcluster.kernels.kmeans.sums import Floats, cluster_sums
 from bigcluster.runtime.blas import blas_threads
 from bigcluster.runtime.threads import Runtime
-from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
+from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.kmeans.fit import check_arguments, check_keys, fewer_than, finish, keeps_bounds, open_rows
 from bigcluster.solvers.kmeans.lloyd import Lloyd, Restart
 from bigcluster.solvers.kmeans.restarts import SavedRestarts, load_restarts
@@ -38,7 +38,7 @@ def fit_minibatch(
     workspace_bytes: int | None = None,
     sink: RowSink | None = None,
     on_progress: OnProgress | None = None,
-    saving: Saving = NOT_SAVING,
+    checkpoints: CheckpointStore = NO_CHECKPOINTS,
 ) -> KMeansFit:
     """Three epochs of batches over a sample in hash order, one exact iteration over all rows, the final pass.
 
@@ -52,7 +52,7 @@ def fit_minibatch(
     def bounded(k: int) -> bool:
         return keeps_bounds(blocks, k, 1, workspace_bytes)
 
-    resumed = load_restarts(saving, blocks, bounded)
+    resumed = load_restarts(checkpoints, blocks, bounded)
     if resumed is not None:
         restarts, done, reason = resumed.restarts, resumed.iterations, resumed.state.facts["reason"]
     else:
@@ -67,7 +67,7 @@ def fit_minibatch(
         restarts, done = [Restart(centers, bounded=bounded(len(centers)))], 0
         reason = fewer_than(n_clusters, len(centers)) if short else ""
     lloyd = Lloyd(blocks, summary, weights)
-    save = SavedRestarts(saving, blocks, {"reason": reason}).save
+    save = SavedRestarts(checkpoints, blocks, {"reason": reason}).save
     lloyd.run(restarts, max_iter=1, tol=tol, on_progress=on_progress, finalize=False, done=done, save=save)
     return finish(lloyd, restarts, n_requested=n_clusters, algorithm="minibatch", reason=reason, sink=sink)
 

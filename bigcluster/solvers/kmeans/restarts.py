@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from bigcluster.solvers.checkpoint import Array, Facts, SavedState, Saving
+from bigcluster.solvers.checkpoint import Array, Checkpoint, CheckpointStore, Facts
 from bigcluster.solvers.kmeans.blocks import Blocks
 from bigcluster.solvers.kmeans.lloyd import Restart
 
@@ -24,7 +24,7 @@ _NUMBERS = ("n_iter", "converged", "inertia_path")
 class SavedRestarts:
     """Saves the restarts of one fit; `facts` and `arrays` are what the fit wants back besides."""
 
-    saving: Saving
+    checkpoints: CheckpointStore
     blocks: Blocks
     facts: Facts
     arrays: Iterable[tuple[str, Array]] = ()
@@ -33,10 +33,10 @@ class SavedRestarts:
         """Called before every pass; `iterations` are done."""
         n_bytes = sum(restart.centers.nbytes + restart.sums.nbytes for restart in restarts)
         n_bytes += sum(labels.nbytes for restart in restarts for labels in restart.labels)
-        if self.saving.due(n_bytes):
+        if self.checkpoints.should_save(n_bytes):
             numbers = [{name: getattr(restart, name) for name in _NUMBERS} for restart in restarts]
             facts = {**self.facts, "starts": numbers, "iterations": iterations, "passes": self.blocks.passes}
-            self.saving.save(facts, [*self.arrays, *_arrays(restarts)])
+            self.checkpoints.save(facts, [*self.arrays, *_arrays(restarts)])
 
 
 def _arrays(restarts: Sequence[Restart]) -> Iterator[tuple[str, Array]]:
@@ -51,12 +51,12 @@ def _arrays(restarts: Sequence[Restart]) -> Iterator[tuple[str, Array]]:
 class Resumed:
     restarts: list[Restart]
     iterations: int
-    state: SavedState
+    state: Checkpoint
 
 
-def load_restarts(saving: Saving, blocks: Blocks, bounded: Callable[[int], bool]) -> Resumed | None:
+def load_restarts(checkpoints: CheckpointStore, blocks: Blocks, bounded: Callable[[int], bool]) -> Resumed | None:
     """The restarts as they were saved, or None. bounded(n_clusters) : whether a restart keeps bounds."""
-    state = saving.load()
+    state = checkpoints.load()
     if state is None:
         return None
     restarts = [_load_restart(state, number, blocks, bounded) for number in range(len(state.facts["starts"]))]
@@ -64,7 +64,7 @@ def load_restarts(saving: Saving, blocks: Blocks, bounded: Callable[[int], bool]
     return Resumed(restarts, state.facts["iterations"], state)
 
 
-def _load_restart(state: SavedState, number: int, blocks: Blocks, bounded: Callable[[int], bool]) -> Restart:
+def _load_restart(state: Checkpoint, number: int, blocks: Blocks, bounded: Callable[[int], bool]) -> Restart:
     centers = state.get(f"centers/{number}")
     numbers: dict[str, Any] = state.facts["starts"][number]
     restart = Restart(centers, bounded=bounded(len(centers)), **numbers)

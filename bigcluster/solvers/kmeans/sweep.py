@@ -25,7 +25,7 @@ from bigcluster.kernels.kmeans.metrics import adjusted_rand, contingency, silhou
 from bigcluster.kernels.kmeans.sums import Floats
 from bigcluster.runtime.blas import blas_threads
 from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
-from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
+from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.kmeans.blocks import Blocks, summarize
 from bigcluster.solvers.kmeans.fit import check_keys
 from bigcluster.solvers.kmeans.footprint import project_labels_bytes
@@ -141,7 +141,7 @@ def sweep(
     runtime: Runtime | None = None,
     workspace_bytes: int | None = None,
     on_progress: OnProgress | None = None,
-    saving: Saving = NOT_SAVING,
+    checkpoints: CheckpointStore = NO_CHECKPOINTS,
 ) -> Sweep:
     """Cluster for every k at once; a pass reads each block once for all of them.
 
@@ -155,7 +155,7 @@ def sweep(
         raise UsageError(f"every k and n_init must be at least 1; got k = {wanted[0]}, n_init = {n_init}")
     keys = check_keys(row_keys, rows.shape[0])
     blocks = Blocks(rows, runtime or EmbeddedRuntime(), _room(workspace_bytes, rows.shape[0], wanted, n_init))
-    fits, orders, lloyd = _fit_all(blocks, wanted, seed, keys, n_init, max_iter, tol, on_progress, saving)
+    fits, orders, lloyd = _fit_all(blocks, wanted, seed, keys, n_init, max_iter, tol, on_progress, checkpoints)
     best = {k: min(runners, key=lambda runner: runner.restart.inertia) for k, runners in fits.items()}
     scores = _score(lloyd, [runner.restart for runner in best.values()])
     table = tuple(
@@ -203,12 +203,12 @@ def _fit_all(
     max_iter: int,
     tol: float,
     on_progress: OnProgress | None = None,
-    saving: Saving = NOT_SAVING,
+    checkpoints: CheckpointStore = NO_CHECKPOINTS,
 ) -> tuple[dict[int, list[_Runner]], list[Floats], Lloyd]:
     """The finalists of every k that the distinct rows allow; seeds are prefixes of one order per turn."""
     summary = summarize(blocks, None)
     seeds = [seed + 7919 * turn for turn in range(n_init)]
-    resumed, done = load_restarts(saving, blocks, lambda k: k >= PRUNE_FROM), 0
+    resumed, done = load_restarts(checkpoints, blocks, lambda k: k >= PRUNE_FROM), 0
     if resumed is not None:
         orders = [resumed.state.get(f"order/{turn}") for turn in range(n_init)]
         runners = [_Runner(*pair) for pair in zip(resumed.state.facts["turns"], resumed.restarts, strict=True)]
@@ -228,7 +228,7 @@ def _fit_all(
     def run(racing: list[_Runner], done: int, passes: int, *, finalize: bool) -> None:
         facts = {"turns": [runner.turn for runner in racing]}
         save = SavedRestarts(
-            saving, blocks, facts, [(f"order/{turn}", order) for turn, order in enumerate(orders)]
+            checkpoints, blocks, facts, [(f"order/{turn}", order) for turn, order in enumerate(orders)]
         ).save
         restarts = [runner.restart for runner in racing]
         lloyd.run(restarts, max_iter=passes, tol=tol, on_progress=on_progress, finalize=finalize, done=done, save=save)

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from bigcluster.kernels.kmeans.sums import Floats
 from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
-from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
+from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.kmeans.fit import check_arguments, check_keys, fewer_than, finish, fit, keeps_bounds, open_rows
 from bigcluster.solvers.kmeans.lloyd import Lloyd, Restart
 from bigcluster.solvers.kmeans.restarts import SavedRestarts, load_restarts
@@ -34,7 +34,7 @@ def fit_two_level(
     workspace_bytes: int | None = None,
     sink: RowSink | None = None,
     on_progress: OnProgress | None = None,
-    saving: Saving = NOT_SAVING,
+    checkpoints: CheckpointStore = NO_CHECKPOINTS,
 ) -> KMeansFit:
     """About sqrt(k) coarse clusters of a sample, each split in proportion to its rows, then two flat iterations.
 
@@ -48,7 +48,7 @@ def fit_two_level(
     def bounded(k: int) -> bool:
         return keeps_bounds(blocks, k, 1, workspace_bytes)
 
-    resumed = load_restarts(saving, blocks, bounded)
+    resumed = load_restarts(checkpoints, blocks, bounded)
     if resumed is not None:
         (restart,), done, reason = resumed.restarts, resumed.iterations, resumed.state.facts["reason"]
     else:
@@ -59,7 +59,7 @@ def fit_two_level(
         restart, done = Restart(centers, bounded=bounded(len(centers))), 0
         reason = fewer_than(n_clusters, len(centers)) if short else ""
     lloyd = Lloyd(blocks, summary, weights)
-    save = SavedRestarts(saving, blocks, {"reason": reason}).save
+    save = SavedRestarts(checkpoints, blocks, {"reason": reason}).save
     max_iter = min(FLAT_ITERATIONS, max_iter)
     lloyd.run([restart], max_iter=max_iter, tol=tol, on_progress=on_progress, done=done, save=save)
     gain = 1 - restart.inertia / restart.inertia_path[0] if restart.inertia_path[0] > 0 else 0.0

@@ -1,4 +1,4 @@
-"""Columns that come in blocks, each in row tiles on a shelf: 8-bit vectors with their scales, or float32.
+"""Columns that come in blocks, each in row tiles in a SpillBuffer: 8-bit vectors with their scales, or float32.
 
     B = [B_0 B_1 ...]     (n, size): block k has a width of its own, tile t has rows spans[t]
     project:  B[t]' W[t]      (size, rows_t) (rows_t, b)
@@ -23,23 +23,23 @@ from bigcluster.kernels.linalg.quantize import Code
 from bigcluster.kernels.pca import ordered_sum
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.pca.result import Doubles
-from bigcluster.solvers.spill import Shelf
+from bigcluster.solvers.spill import SpillBuffer
 
 Array = NDArray[Any]
 Floats = NDArray[np.float32]
 
 
 class Blocks:
-    """name : prefix of the shelf's names; spans : the rows of every tile.
+    """name : prefix of the names in `buffer`; spans : the rows of every tile.
 
     Different tiles of a block may be put at once; a block counts once it is complete.
     """
 
-    def __init__(self, name: str, spans: list[tuple[int, int]], shelf: Shelf) -> None:
+    def __init__(self, name: str, spans: list[tuple[int, int]], buffer: SpillBuffer) -> None:
         self.spans = spans
         self.tiles = range(len(spans))
         self.widths: list[int] = []
-        self._name, self._shelf = name, shelf
+        self._name, self._buffer = name, buffer
         self._scales: dict[str, Floats] = {}
 
     @property
@@ -119,7 +119,7 @@ class Blocks:
         """Names of what a saved state takes of block k, and how to get it."""
         for t in self.tiles:
             name = self._tile(k, t)
-            yield name, partial(self._shelf.get, name)
+            yield name, partial(self._buffer.get, name)
             yield f"{name}/scale", partial(self._scales.__getitem__, name)
 
     def restore(self, k: int, get: Callable[[str], Array]) -> None:
@@ -140,11 +140,11 @@ class Blocks:
 
     def _put(self, name: str, code: Code) -> None:
         self._scales[name] = code.scale
-        self._shelf.put(name, np.ascontiguousarray(code.values))
+        self._buffer.put(name, np.ascontiguousarray(code.values))
 
     def _code(self, name: str) -> Code:
-        return Code(self._shelf.get(name), self._scales[name])
+        return Code(self._buffer.get(name), self._scales[name])
 
     def _delete(self, name: str) -> None:
-        self._shelf.delete(name)
+        self._buffer.delete(name)
         self._scales.pop(name, None)

@@ -16,7 +16,7 @@ from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.kernels.pca import center_covariance, column_extremes, column_signs, round_to_step, score_step
 from bigcluster.runtime.threads import Runtime
-from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
+from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.pca.eigen import DENSE_LIMIT, TiledMatrix, centering_rounding
 from bigcluster.solvers.pca.footprint import eigensolver_bytes
 from bigcluster.solvers.pca.lanczos import lanczos_steps, leading_eigenpairs
@@ -25,7 +25,7 @@ from bigcluster.solvers.pca.operands import Operands
 from bigcluster.solvers.pca.products import ProductPlan, plan_products, symmetric_products
 from bigcluster.solvers.pca.result import Center, Doubles, PCAFit, Sink, Target
 from bigcluster.solvers.progress import OnProgress, StepCounter
-from bigcluster.solvers.spill import Shelf, Tiles
+from bigcluster.solvers.spill import SpillBuffer, Tiles
 from bigcluster.store.row_source import RowSource, spans
 
 
@@ -40,7 +40,7 @@ def fit_covariance(
     gemm: Gemm,
     seed: int = 0,
     on_progress: OnProgress | None = None,
-    saving: Saving = NOT_SAVING,
+    checkpoints: CheckpointStore = NO_CHECKPOINTS,
 ) -> PCAFit:
     """Fit by the covariance matrix; arguments as fit_gram."""
     n_rows, n_columns = rows.shape
@@ -49,11 +49,11 @@ def fit_covariance(
     plan = plan_products(n_columns, n_rows, operands.dtype, runtime.threads, workspace_bytes)
     progress = StepCounter(plan.steps + lanczos_steps(target, n_columns) + 1, on_progress)
     # Between panels nothing may stay in memory: the next panel takes all of it.
-    shelf = Shelf(tiles, workspace_bytes if len(plan.panels) == 1 else 0)
-    matrix, total = _scatter(operands, plan, shelf, mean, runtime, progress, saving)
-    shelf.limit(workspace_bytes - eigensolver_bytes("covariance", n_columns, target, runtime.threads))
+    buffer = SpillBuffer(tiles, workspace_bytes if len(plan.panels) == 1 else 0)
+    matrix, total = _scatter(operands, plan, buffer, mean, runtime, progress, checkpoints)
+    buffer.limit(workspace_bytes - eigensolver_bytes("covariance", n_columns, target, runtime.threads))
     pairs = leading_eigenpairs(
-        matrix, total, target, shelf=shelf, runtime=runtime, seed=seed, progress=progress, with_images=False
+        matrix, total, target, buffer=buffer, runtime=runtime, seed=seed, progress=progress, with_images=False
     )
     matrix.delete()
     rows_of = pairs.vectors(np.ones(pairs.n_vectors))
@@ -74,29 +74,29 @@ def fit_covariance(
         passes=len(plan.panels),
         _write_scores=projection.write_scores,
         _write_components=projection.write_components,
-        _close=shelf.clear,
+        _close=buffer.clear,
     )
 
 
 def _scatter(
     operands: Operands,
     plan: ProductPlan,
-    shelf: Shelf,
+    buffer: SpillBuffer,
     mean: Doubles,
     runtime: Runtime,
     progress: StepCounter,
-    saving: Saving,
+    checkpoints: CheckpointStore,
 ) -> tuple[TiledMatrix, float]:
-    """(X - mean)'(X - mean) in tiles on the shelf, and its trace."""
+    """(X - mean)'(X - mean) in tiles in `buffer`, and its trace."""
     n_rows = operands.n_terms
     exact = operands.dtype == np.uint8
     # Sums of x - 128, integers again; float data was centered before it was multiplied.
     sums = np.rint(mean * n_rows) - 128.0 * n_rows if exact else np.zeros(len(mean))
     sum_dtype = np.int64 if exact else np.float64
-    matrix = TiledMatrix(plan.unit_spans, shelf)
+    matrix = TiledMatrix(plan.unit_spans, buffer)
     squares = 0 if exact else 0.0
     largest = 0.0
-    for j, i, tile in symmetric_products(operands, plan, runtime, progress, saving):
+    for j, i, tile in symmetric_products(operands, plan, runtime, progress, checkpoints):
         sums_j, sums_i = sums[slice(*plan.unit_spans[j])], sums[slice(*plan.unit_spans[i])]
         if i == j:
             squares += np.diag(tile).sum(dtype=sum_dtype).item()

@@ -18,7 +18,7 @@ from bigcluster.runtime.blas import blas_threads
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.pca.operands import PRECISE_UNITS
 from bigcluster.solvers.pca.result import Components, Doubles, Target
-from bigcluster.solvers.spill import Shelf
+from bigcluster.solvers.spill import SpillBuffer
 
 Floats = NDArray[np.float32]
 Result = TypeVar("Result")
@@ -45,23 +45,23 @@ def centering_rounding(n: int, largest: float) -> float:
 
 
 class TiledMatrix:
-    """The lower triangle of a symmetric matrix, in float32 (float64 where it is solved densely) tiles on a shelf.
+    """The lower triangle of a symmetric matrix, in float32 (float64 where it is solved densely) tiles in a SpillBuffer.
 
     rounding : what eigenvalues may hold that is rounding alone: of the float64 centering of exact products, which may
     be far larger than what is left of them; 0 for data that was centered before it was multiplied.
     """
 
-    def __init__(self, unit_spans: list[tuple[int, int]], shelf: Shelf) -> None:
+    def __init__(self, unit_spans: list[tuple[int, int]], buffer: SpillBuffer) -> None:
         self.unit_spans = unit_spans
         self.rounding = 0.0
         self.n = unit_spans[-1][1]
-        self._shelf = shelf
+        self._buffer = buffer
 
     def put(self, j: int, i: int, tile: NDArray[Any]) -> None:
-        self._shelf.put(f"matrix/{j}/{i}", tile)
+        self._buffer.put(f"matrix/{j}/{i}", tile)
 
     def get(self, j: int, i: int) -> NDArray[Any]:
-        return self._shelf.get(f"matrix/{j}/{i}")
+        return self._buffer.get(f"matrix/{j}/{i}")
 
     def pairs(self) -> list[tuple[int, int]]:
         return [(j, i) for j in range(len(self.unit_spans)) for i in range(j + 1)]
@@ -88,7 +88,7 @@ class TiledMatrix:
 
     def delete(self) -> None:
         for j, i in self.pairs():
-            self._shelf.delete(f"matrix/{j}/{i}")
+            self._buffer.delete(f"matrix/{j}/{i}")
 
 
 TileRows = Callable[[int], NDArray[Any]]

@@ -8,7 +8,7 @@ import numpy as np
 
 from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.runtime.threads import Runtime
-from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
+from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.pca.covariance import fit_covariance
 from bigcluster.solvers.pca.gram import fit_gram
 from bigcluster.solvers.pca.moments import exact_center, exact_moments, float_center
@@ -34,12 +34,13 @@ def fit_pca(
     seed: int = 0,
     moments: Moments | None = None,
     on_progress: OnProgress | None = None,
-    saving: Saving = NOT_SAVING,
+    checkpoints: CheckpointStore = NO_CHECKPOINTS,
 ) -> PCAFit:
     """Fit by one of SOLVERS.
 
     rows : (n_rows, n_columns), uint8 or float; workspace_bytes : what the solver may hold in memory, the rest goes to
-    `tiles`; moments : known sums of uint8 data, which save a pass; saving : where a killed fit goes on from.
+    `tiles`; moments : known sums of uint8 data, which save a pass; checkpoints : where the fit saves
+    its state, so that a killed fit goes on from there.
     Nothing but n_rows, n_columns, target and seed changes the result.
     Raises TooFewSamplesError; InvalidDataError for NaN, infinity, and a unit in which float32 cannot hold the scores;
     VarianceNotReachedError where the subspace solver's basis cannot be extended to what `target` asks for.
@@ -64,7 +65,7 @@ def fit_pca(
         gemm=gemm,
         seed=seed,
         on_progress=on_progress,
-        saving=saving,
+        checkpoints=checkpoints,
     )
     eigenvalues = within_total(fit.eigenvalues, fit.n_components, fit.total_variance)
     n_told = max(fit.n_components, int(np.count_nonzero(eigenvalues)))

@@ -40,7 +40,7 @@ from bigcluster.kernels.pca import (
     score_step,
 )
 from bigcluster.runtime.threads import Runtime
-from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
+from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.pca.eigen import (
     DENSE_LIMIT,
     FLOAT32_NOISE,
@@ -57,14 +57,14 @@ from bigcluster.solvers.pca.products import ProductPlan, plan_products, symmetri
 from bigcluster.solvers.pca.result import (
     Center,
     Doubles,
-    LeftSink,
+    DualCoefSink,
     PCAFit,
     Sink,
     Target,
     Variance,
 )
 from bigcluster.solvers.progress import OnProgress, StepCounter
-from bigcluster.solvers.spill import Shelf, Tiles
+from bigcluster.solvers.spill import SpillBuffer, Tiles
 from bigcluster.store.row_source import RowSource, spans
 
 Floats = NDArray[np.float32]
@@ -77,7 +77,7 @@ _SLAB_COLUMNS = 16 * _COMPONENT_COLUMNS
 
 @dataclass(frozen=True)
 class GramScores:
-    """Shelf entries "scores/t" (rows_t, n_components) and "left/t" (n_components, rows_t), before signs.
+    """SpillBuffer entries "scores/t" (rows_t, n_components) and "left/t" (n_components, rows_t), before signs.
 
     values : (n_computed,) eigenvalues of G, not divided; step : the grid of the scores.
     """
@@ -88,18 +88,18 @@ class GramScores:
     step: float
     dtype: np.dtype[Any]
     unit_spans: Spans
-    shelf: Shelf
+    buffer: SpillBuffer
     runtime: Runtime
 
     def write(self, sink: Sink) -> None:
         def task(t: int) -> Floats:
-            return round_to_step(self.shelf.get(f"scores/{t}") * self.signs, self.step)
+            return round_to_step(self.buffer.get(f"scores/{t}") * self.signs, self.step)
 
         tiles = range(len(self.unit_spans))
         for t, block in zip(tiles, self.runtime.map(task, tiles), strict=True):
             sink.write(self.unit_spans[t][0], block)
 
-    def write_left(self, sink: LeftSink) -> None:
+    def write_dual_coef(self, sink: DualCoefSink) -> None:
         """(n_rows, n_components) R' L^(-1/2) U' transposed: what components are made from, signs included.
 
         float64 where the matrix was solved densely: components of tiny eigenvalues need it. Else float32.
@@ -109,15 +109,15 @@ class GramScores:
 
     def _left(self, t: int) -> NDArray[Any]:
         """(n_components, rows of tile t), signs included."""
-        left = self.shelf.get(f"left/{t}")
+        left = self.buffer.get(f"left/{t}")
         signed: NDArray[Any] = np.multiply(left, self.signs[:, None], dtype=left.dtype)
         return signed
 
     def write_components(self, rows: RowSource, mean: Doubles, sink: Sink) -> None:
-        components_from_left(rows, mean, self._left, self.n_components, self.unit_spans, sink, self.runtime)
+        components_from_dual_coef(rows, mean, self._left, self.n_components, self.unit_spans, sink, self.runtime)
 
 
-def components_from_left(
+def components_from_dual_coef(
     rows: RowSource,
     mean: Doubles,
     left: Callable[[int], NDArray[Any]],
@@ -151,16 +151,16 @@ def _add_block(
 
 
 def gram_scores(
-    pairs: Eigenpairs, unit_spans: Spans, target: Target, total: float, shelf: Shelf, runtime: Runtime
+    pairs: Eigenpairs, unit_spans: Spans, target: Target, total: float, buffer: SpillBuffer, runtime: Runtime
 ) -> GramScores:
-    """Scores and what components are made from, on the shelf; the eigenvectors are given up."""
+    """Put the scores and the dual coefficients into `buffer`; the eigenpairs are closed."""
     n_rows = unit_spans[-1][1]
     inverse = inverse_root(pairs.values[: pairs.n_vectors])
     images = pairs.images(inverse)
     if n_rows <= DENSE_LIMIT:
         values, rotation = pairs.values, np.eye(pairs.n_vectors)
     else:
-        images = _shelved(images, len(unit_spans), shelf, runtime)
+        images = _buffered(images, len(unit_spans), buffer, runtime)
         values, rotation = _rotation(images, len(unit_spans), pairs, runtime)
     n_components = pairs.n_vectors
     if isinstance(target, Variance):  # the values have grown: fewer may do
@@ -171,8 +171,8 @@ def gram_scores(
 
     def rotate(t: int) -> Floats:
         scores = _product(images(t), kept)
-        shelf.put(f"scores/{t}", scores)
-        shelf.put(f"left/{t}", np.ascontiguousarray(vectors(t).T))
+        buffer.put(f"scores/{t}", scores)
+        buffer.put(f"left/{t}", np.ascontiguousarray(vectors(t).T))
         return column_extremes(scores)
 
     extremes = np.zeros(n_components, dtype)
@@ -180,7 +180,7 @@ def gram_scores(
         extremes = merge_extremes(extremes, found)
     pairs.close()
     step = score_step(n_rows, float(np.sqrt(values[0])))
-    return GramScores(values, n_components, column_signs(extremes), step, dtype, unit_spans, shelf, runtime)
+    return GramScores(values, n_components, column_signs(extremes), step, dtype, unit_spans, buffer, runtime)
 
 
 def _product(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
@@ -188,11 +188,11 @@ def _product(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
     return float_product(left, right) if left.dtype == np.float32 else left @ right
 
 
-def _shelved(rows_of: TileRows, n_tiles: int, shelf: Shelf, runtime: Runtime) -> TileRows:
-    """The same rows, computed once: on the shelf as "scores/t"."""
-    for _ in runtime.map(lambda t: shelf.put(f"scores/{t}", rows_of(t)), range(n_tiles)):
+def _buffered(rows_of: TileRows, n_tiles: int, buffer: SpillBuffer, runtime: Runtime) -> TileRows:
+    """The same rows, computed once and kept in `buffer` as "scores/t"."""
+    for _ in runtime.map(lambda t: buffer.put(f"scores/{t}", rows_of(t)), range(n_tiles)):
         pass
-    return lambda t: shelf.get(f"scores/{t}")
+    return lambda t: buffer.get(f"scores/{t}")
 
 
 def _rotation(images: TileRows, n_tiles: int, pairs: Eigenpairs, runtime: Runtime) -> tuple[Doubles, Doubles]:
@@ -224,7 +224,7 @@ def fit_gram(
     gemm: Gemm,
     seed: int = 0,
     on_progress: OnProgress | None = None,
-    saving: Saving = NOT_SAVING,
+    checkpoints: CheckpointStore = NO_CHECKPOINTS,
 ) -> PCAFit:
     """Fit by the Gram matrix; center : of the rows; the other arguments, errors and guarantees as fit_pca."""
     mean = center.mean
@@ -232,13 +232,13 @@ def fit_gram(
     plan = plan_products(*rows.shape, operands.dtype, runtime.threads, workspace_bytes)
     progress = StepCounter(plan.steps + lanczos_steps(target, rows.shape[0]) + 1, on_progress)
     # Between panels nothing may stay in memory: the next panel takes all of it.
-    shelf = Shelf(tiles, workspace_bytes if len(plan.panels) == 1 else 0)
-    matrix, total = _centered_gram(operands, plan, shelf, target, workspace_bytes, runtime, progress, saving)
+    buffer = SpillBuffer(tiles, workspace_bytes if len(plan.panels) == 1 else 0)
+    matrix, total = _centered_gram(operands, plan, buffer, target, workspace_bytes, runtime, progress, checkpoints)
     pairs = leading_eigenpairs(
-        matrix, total, target, shelf=shelf, runtime=runtime, seed=seed, progress=progress, with_images=True
+        matrix, total, target, buffer=buffer, runtime=runtime, seed=seed, progress=progress, with_images=True
     )
     matrix.delete()
-    scores = gram_scores(pairs, plan.unit_spans, target, total, shelf, runtime)
+    scores = gram_scores(pairs, plan.unit_spans, target, total, buffer, runtime)
     progress.finish()
     n_rows = rows.shape[0]
     return PCAFit(
@@ -252,31 +252,31 @@ def fit_gram(
         passes=len(plan.panels),
         _write_scores=scores.write,
         _write_components=partial(scores.write_components, rows, mean),
-        _write_left=scores.write_left,
-        left_dtype=scores.dtype,
-        _close=shelf.clear,
+        _write_dual_coef=scores.write_dual_coef,
+        dual_coef_dtype=scores.dtype,
+        _close=buffer.clear,
     )
 
 
 def _centered_gram(
     operands: Operands,
     plan: ProductPlan,
-    shelf: Shelf,
+    buffer: SpillBuffer,
     target: Target,
     workspace_bytes: int,
     runtime: Runtime,
     progress: StepCounter,
-    saving: Saving,
+    checkpoints: CheckpointStore,
 ) -> tuple[TiledMatrix, float]:
-    """The Gram matrix of the centered rows, on the shelf, and its trace."""
+    """The Gram matrix of the centered rows, in tiles in `buffer`, and its trace."""
     exact = operands.dtype == np.uint8
     n = operands.n_units
-    matrix = TiledMatrix(plan.unit_spans, shelf)
+    matrix = TiledMatrix(plan.unit_spans, buffer)
     sums: NDArray[Any] = np.zeros(n, np.int64 if exact else np.float64)  # of whole rows of G
     diagonal = np.zeros(n, sums.dtype)
 
     def take(found: tuple[int, int, NDArray[Any]]) -> tuple[int, int, tuple[NDArray[Any], ...]]:
-        """Its sums, before it goes to the shelf: none waits in memory for its turn."""
+        """Sum up a tile and put it into `buffer` at once, so that no tile waits in memory for its turn."""
         j, i, tile = found
         across, down = tile.sum(axis=1, dtype=sums.dtype), tile.sum(axis=0, dtype=sums.dtype)
         corner = np.diag(tile).copy()
@@ -284,14 +284,14 @@ def _centered_gram(
         return j, i, (across, down, corner)
 
     for j, i, (across, down, corner) in runtime.map(
-        take, symmetric_products(operands, plan, runtime, progress, saving)
+        take, symmetric_products(operands, plan, runtime, progress, checkpoints)
     ):
         sums[slice(*plan.unit_spans[j])] += across
         if i != j:
             sums[slice(*plan.unit_spans[i])] += down
         else:
             diagonal[slice(*plan.unit_spans[j])] = corner
-    shelf.limit(workspace_bytes - eigensolver_bytes("gram", n, target, runtime.threads))
+    buffer.limit(workspace_bytes - eigensolver_bytes("gram", n, target, runtime.threads))
     if exact:
         grand = sum(int(value) for value in sums)
         trace = (n * int(diagonal.sum(dtype=np.int64)) - grand) / n

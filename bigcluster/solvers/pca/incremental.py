@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from bigcluster.kernels.pca import choose_rank
 from bigcluster.runtime.threads import Runtime
-from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
+from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.pca.moments import block_rows, exact_total_variance
 from bigcluster.solvers.pca.result import (
     Moments,
@@ -70,9 +70,9 @@ def batches(n_rows: int, batch_rows: int, rank: int) -> list[tuple[int, int]]:
     return list(zip(starts, [*starts[1:], n_rows], strict=True))
 
 
-def _resume(solver: Any, saving: Saving, batch_rows: int) -> int:
+def _resume(solver: Any, checkpoints: CheckpointStore, batch_rows: int) -> int:
     """Give the solver what its attributes were, and return how many batches they have seen; 0 without a state."""
-    found = saving.load()
+    found = checkpoints.load()
     if found is None or found.facts["batch_rows"] != batch_rows:
         return 0
     for name in found.facts["names"]:
@@ -93,7 +93,7 @@ def fit_incremental(
     runtime: Runtime,
     seed: int = 0,
     on_progress: OnProgress | None = None,
-    saving: Saving = NOT_SAVING,
+    checkpoints: CheckpointStore = NO_CHECKPOINTS,
 ) -> PCAFit:
     """Fit uint8 rows in one pass at `rank`, in float64 inside; a variance target is cut from its spectrum.
 
@@ -107,7 +107,7 @@ def fit_incremental(
     solver = IncrementalPCA(n_components=rank, svd_solver="auto", iterated_power=iterated_power, random_state=seed)
     steps = batches(n_rows, batch_rows, rank)
     progress = StepCounter(len(steps) + 1, on_progress)
-    done = _resume(solver, saving, batch_rows)
+    done = _resume(solver, checkpoints, batch_rows)
     for number, (start, stop) in enumerate(steps[done:], start=done + 1):
         block = da.from_array(rows.read(start, stop).astype(np.float64), chunks=(stop - start, n_columns))
         with warnings.catch_warnings(), dask.config.set(scheduler="threads", num_workers=runtime.threads):
@@ -115,9 +115,9 @@ def fit_incremental(
             warnings.filterwarnings("ignore", "invalid value encountered in divide", RuntimeWarning)
             solver.partial_fit(block)
         progress.step()
-        if saving.due(2 * solver.components_.nbytes):
+        if checkpoints.should_save(2 * solver.components_.nbytes):
             state = {name: np.asarray(value) for name, value in vars(solver).items() if name.endswith("_")}
-            saving.save({"batches": number, "batch_rows": batch_rows, "names": list(state)}, state.items())
+            checkpoints.save({"batches": number, "batch_rows": batch_rows, "names": list(state)}, state.items())
     eigenvalues = np.asarray(solver.explained_variance_, dtype=np.float64)
     total = exact_total_variance(moments, n_rows)
     mean = np.asarray(moments.column_sums, np.float64) / n_rows

@@ -18,7 +18,7 @@ from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.linalg.quantize import Code, encode
 from bigcluster.kernels.pca import bordered, ordered_sum, orthonormal_transform, ritz_values_generalised
 from bigcluster.runtime.threads import Runtime
-from bigcluster.solvers.checkpoint import Saving
+from bigcluster.solvers.checkpoint import CheckpointStore
 from bigcluster.solvers.pca.blocks import Blocks
 from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone, n_dominating, wanted
 from bigcluster.solvers.pca.operator import (
@@ -31,7 +31,7 @@ from bigcluster.solvers.pca.operator import (
 )
 from bigcluster.solvers.pca.result import Doubles, Target
 from bigcluster.solvers.progress import StepCounter
-from bigcluster.solvers.spill import Shelf
+from bigcluster.solvers.spill import SpillBuffer
 from bigcluster.store.row_source import spans
 from bigcluster.units import show_bytes
 
@@ -39,21 +39,21 @@ Floats = NDArray[np.float32]
 
 
 class Work:
-    """(n, b), tile by tile on the shelf: it is as long as the smaller side of the data."""
+    """(n, b), tile by tile in `buffer`: it is as long as the smaller side of the data."""
 
-    def __init__(self, spans: list[tuple[int, int]], shelf: Shelf, runtime: Runtime) -> None:
+    def __init__(self, spans: list[tuple[int, int]], buffer: SpillBuffer, runtime: Runtime) -> None:
         self.spans = spans
-        self._shelf, self._runtime = shelf, runtime
+        self._buffer, self._runtime = buffer, runtime
 
     def put(self, t: int, block: Floats) -> None:
-        self._shelf.put(f"block/{t}", np.ascontiguousarray(block))
+        self._buffer.put(f"block/{t}", np.ascontiguousarray(block))
 
     def get(self, t: int) -> Floats:
-        block: Floats = self._shelf.get(f"block/{t}")
+        block: Floats = self._buffer.get(f"block/{t}")
         return block
 
     def delete(self, t: int) -> None:
-        self._shelf.delete(f"block/{t}")
+        self._buffer.delete(f"block/{t}")
 
     def fill(self, width: int, seed: int) -> None:
         """With standard normal numbers."""
@@ -111,27 +111,27 @@ class Krylov:
         side: Side,
         total: float,
         target: Target,
-        shelf: Shelf,
+        buffer: SpillBuffer,
         workspace_bytes: int,
         runtime: Runtime,
         progress: StepCounter,
-        saving: Saving,
+        checkpoints: CheckpointStore,
     ) -> None:
-        self.side, self.total, self.target, self.shelf = side, total, target, shelf
-        self.runtime, self.progress, self.saving = runtime, progress, saving
+        self.side, self.total, self.target, self.buffer = side, total, target, buffer
+        self.runtime, self.progress, self.checkpoints = runtime, progress, checkpoints
         item = 1 if side.exact else 4
         self._pass, self._held_bytes = iteration_pass(
             target, side.n_units, runtime.threads, item, workspace_bytes, by_row=side.by_row
         )
-        shelf.limit(max(0, workspace_bytes - self._held_bytes))
+        buffer.limit(max(0, workspace_bytes - self._held_bytes))
         self._workspace_bytes = workspace_bytes
-        self.vectors = Blocks("vectors", side.unit_spans, shelf)
-        self.shadows = Blocks("shadows", side.term_spans, shelf)
-        self.images = Blocks("images", side.unit_spans, shelf)
-        self.work = Work(side.unit_spans, shelf, runtime)
+        self.vectors = Blocks("vectors", side.unit_spans, buffer)
+        self.shadows = Blocks("shadows", side.term_spans, buffer)
+        self.images = Blocks("images", side.unit_spans, buffer)
+        self.work = Work(side.unit_spans, buffer, runtime)
         self._inner_names = ("basis", "projected", *(("lengths", "variances") if side.by_row else ()))
         for name in self._inner_names:
-            shelf.put(f"inner/{name}", np.zeros((0, 0)))
+            buffer.put(f"inner/{name}", np.zeros((0, 0)))
         self.passes = 0.0
         self._values: dict[int, Doubles] = {}  # of the first so many basis vectors
         self._complete = False
@@ -161,7 +161,7 @@ class Krylov:
                 f"{what} take {show_bytes(needed_bytes)}, and the budget leaves PCA {show_bytes(allowed)}; "
                 f"ask for a smaller share, or allow {show_bytes(needed_bytes - allowed)} more"
             )
-        self.shelf.limit(max(0, self._workspace_bytes - max(self._held_bytes, needed_bytes)))
+        self.buffer.limit(max(0, self._workspace_bytes - max(self._held_bytes, needed_bytes)))
 
     def _append(self) -> None:
         """Round the block in work and keep it."""
@@ -199,10 +199,10 @@ class Krylov:
         for t in self.vectors.tiles:
             self.work.delete(t)
         for name in self._inner_names:
-            self.shelf.delete(f"inner/{name}")
+            self.buffer.delete(f"inner/{name}")
 
     def inner(self, name: str) -> Doubles:
-        matrix: Doubles = self.shelf.get(f"inner/{name}")
+        matrix: Doubles = self.buffer.get(f"inner/{name}")
         return matrix
 
     def _extend_inner(self) -> None:
@@ -218,7 +218,7 @@ class Krylov:
                 columns = kinds[name].last_inner(self.side.gemm, self.runtime)
             else:
                 columns = ordered_sum(self.runtime.map(projected, self.images.tiles))
-            self.shelf.put(f"inner/{name}", bordered(self.inner(name), columns))
+            self.buffer.put(f"inner/{name}", bordered(self.inner(name), columns))
 
     @property
     def _spans_all(self) -> bool:
@@ -311,7 +311,7 @@ class Krylov:
     def _save(self) -> None:
         """Between two applications: what is kept, of which older blocks are saved already."""
         widths = self.vectors.widths
-        if not self.saving.due(self._unsaved_bytes()):
+        if not self.checkpoints.should_save(self._unsaved_bytes()):
             return
         facts = {
             "layout": _LAYOUT,
@@ -322,7 +322,7 @@ class Krylov:
         old = {name for kind, k in self._kept() if k < self._n_saved for name, _ in kind.saved(k)}
         new = ((name, get()) for kind, k in self._kept() if k >= self._n_saved for name, get in kind.saved(k))
         inner = ((f"inner/{name}", self.inner(name)) for name in self._inner_names)
-        self.saving.save(facts, chain(inner, new), keep=old)
+        self.checkpoints.save(facts, chain(inner, new), keep=old)
         self._n_saved = len(widths)
 
     def _unsaved_bytes(self) -> int:
@@ -336,13 +336,13 @@ class Krylov:
 
     def _resume(self) -> None:
         """Go on from a saved state where there is one."""
-        found = self.saving.load()
+        found = self.checkpoints.load()
         if found is None or found.facts.get("layout") != _LAYOUT:
             return
         facts = found.facts
         self.passes, self._complete = facts["passes"], facts["complete"]
         for name in self._inner_names:
-            self.shelf.put(f"inner/{name}", found.get(f"inner/{name}"))
+            self.buffer.put(f"inner/{name}", found.get(f"inner/{name}"))
         for kind in (self.vectors, self.shadows, self.images):
             kind.widths = list(facts["widths"])
         for kind, k in self._kept():

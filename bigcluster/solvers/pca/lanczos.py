@@ -4,7 +4,7 @@
     project:  Q[t] ' W[t]      (m, rows_t) (rows_t, b)
     expand:   Q[t] C           (m, rows_t)' (m, b)
 
-The rows of a tile come in chunks of CHUNK basis vectors; full chunks are on the shelf, which may spill them.
+The rows of a tile come in chunks of CHUNK basis vectors; full chunks are in a SpillBuffer.
 
 Leading eigenpairs of a large symmetric positive matrix in tiles, by block Lanczos.
 
@@ -49,7 +49,7 @@ from bigcluster.solvers.pca.eigen import (
 )
 from bigcluster.solvers.pca.result import Components, Doubles, Target, Variance, usual_components
 from bigcluster.solvers.progress import StepCounter
-from bigcluster.solvers.spill import Shelf
+from bigcluster.solvers.spill import SpillBuffer
 from bigcluster.store.row_source import spans
 
 Floats = NDArray[np.float32]
@@ -57,18 +57,18 @@ CHUNK = 512
 
 
 class TiledBasis:
-    """name : prefix of the shelf's names; unit_spans : the rows of every tile."""
+    """name : prefix of the names in `buffer`; unit_spans : the rows of every tile."""
 
-    def __init__(self, name: str, unit_spans: list[tuple[int, int]], shelf: Shelf) -> None:
+    def __init__(self, name: str, unit_spans: list[tuple[int, int]], buffer: SpillBuffer) -> None:
         self.unit_spans = unit_spans
         self.size = 0
         self._name = name
-        self._shelf = shelf
+        self._buffer = buffer
         self._open: dict[int, Floats] = {}
 
     def empty_like(self) -> TiledBasis:
-        """Another one for the same rows, beside this one on the shelf."""
-        return TiledBasis(f"{self._name}+", self.unit_spans, self._shelf)
+        """Another one for the same rows, beside this one in the buffer."""
+        return TiledBasis(f"{self._name}+", self.unit_spans, self._buffer)
 
     def append(self, blocks: list[Floats]) -> None:
         """blocks : one (rows_t, b) float32 per tile, the new columns."""
@@ -84,7 +84,7 @@ class TiledBasis:
                 taken += n_fitting
                 if at + n_fitting == CHUNK:
                     chunk = (self.size + taken) // CHUNK - 1
-                    self._shelf.put(self._chunk_name(t, chunk), self._open.pop(t))
+                    self._buffer.put(self._chunk_name(t, chunk), self._open.pop(t))
         self.size += n_new
 
     def _chunk_name(self, t: int, chunk: int) -> str:
@@ -94,7 +94,7 @@ class TiledBasis:
         """(start, stop, (stop - start, rows_t)) of the basis vectors of tile t."""
         for start, stop in spans(self.size, CHUNK):
             if stop - start == CHUNK:
-                yield start, stop, self._shelf.get(self._chunk_name(t, start // CHUNK))
+                yield start, stop, self._buffer.get(self._chunk_name(t, start // CHUNK))
             else:
                 yield start, stop, self._open[t][: stop - start]
 
@@ -115,7 +115,7 @@ class TiledBasis:
     def delete(self) -> None:
         for t in range(len(self.unit_spans)):
             for chunk in range(self.size // CHUNK):
-                self._shelf.delete(self._chunk_name(t, chunk))
+                self._buffer.delete(self._chunk_name(t, chunk))
         self._open.clear()
 
 
@@ -163,7 +163,7 @@ def leading_eigenpairs(
     total: float,
     target: Target,
     *,
-    shelf: Shelf,
+    buffer: SpillBuffer,
     runtime: Runtime,
     seed: int,
     progress: StepCounter,
@@ -175,7 +175,7 @@ def leading_eigenpairs(
     """
     if matrix.n <= DENSE_LIMIT:
         return dense_eigenpairs(matrix, total, target, runtime)
-    return _Lanczos(matrix, total, target, shelf, runtime, progress, with_images=with_images).run(seed)
+    return _Lanczos(matrix, total, target, buffer, runtime, progress, with_images=with_images).run(seed)
 
 
 class _Lanczos:
@@ -184,7 +184,7 @@ class _Lanczos:
         matrix: TiledMatrix,
         total: float,
         target: Target,
-        shelf: Shelf,
+        buffer: SpillBuffer,
         runtime: Runtime,
         progress: StepCounter,
         *,
@@ -195,8 +195,8 @@ class _Lanczos:
         self._target = target
         self._runtime = runtime
         self._progress = progress
-        self._basis = TiledBasis("basis", matrix.unit_spans, shelf)
-        self._images = TiledBasis("images", matrix.unit_spans, shelf) if with_images else None  # G Q
+        self._basis = TiledBasis("basis", matrix.unit_spans, buffer)
+        self._images = TiledBasis("images", matrix.unit_spans, buffer) if with_images else None  # G Q
         self._tiles = range(len(matrix.unit_spans))
         self._limit = lanczos_limit(target, matrix.n)
         self._room = np.zeros((0, 0))  # the projected matrix, and where it grows

@@ -37,7 +37,7 @@ import numpy as np
 
 from bigcluster.kernels.linalg.gemm import MAX_TERMS
 from bigcluster.runtime.threads import Runtime
-from bigcluster.solvers.checkpoint import Saving
+from bigcluster.solvers.checkpoint import CheckpointStore
 from bigcluster.solvers.pca.operands import STRIP, Array, Block, Operands
 from bigcluster.solvers.progress import StepCounter
 from bigcluster.store.row_source import spans
@@ -48,11 +48,13 @@ Sums = dict[tuple[int, int], Array]
 class SavedSums:
     """Tiles "j/i" of the panels begun so far. Saved sums are of use to a plan with the same panels alone."""
 
-    def __init__(self, saving: Saving, panels: Sequence[tuple[int, int]], n_terms: int, dtype: np.dtype[Any]) -> None:
-        self._saving, self._dtype, self._n_terms = saving, dtype, n_terms
+    def __init__(
+        self, checkpoints: CheckpointStore, panels: Sequence[tuple[int, int]], n_terms: int, dtype: np.dtype[Any]
+    ) -> None:
+        self._checkpoints, self._dtype, self._n_terms = checkpoints, dtype, n_terms
         self._panels = [list(panel) for panel in panels]
         self._kept: set[str] = set()  # tiles of finished panels
-        self._found = saving.load()
+        self._found = checkpoints.load()
         # First tile column of the panel that was in work, and how many terms its sums hold already.
         self._first = self._terms = 0
         if self._found is not None and self._found.facts["panels"] == self._panels:
@@ -79,12 +81,12 @@ class SavedSums:
 
     def is_due(self, sums: Sums, first: int, terms: int) -> bool:
         """Whether to save after this many terms. A finished panel is, where others follow: nothing else keeps it."""
-        return self._follows(first, terms) or self._saving.due(sum(tile.nbytes for tile in sums.values()))
+        return self._follows(first, terms) or self._checkpoints.should_save(sum(tile.nbytes for tile in sums.values()))
 
     def save(self, sums: Sums, first: int, terms: int) -> None:
         """The sums of the panel that begins there, which hold this many terms."""
         facts = {"panels": self._panels, "first": first, "terms": terms}
-        self._saving.save(facts, ((f"{j}/{i}", tile) for (j, i), tile in sums.items()), keep=self._kept)
+        self._checkpoints.save(facts, ((f"{j}/{i}", tile) for (j, i), tile in sums.items()), keep=self._kept)
         if self._follows(first, terms):
             self._kept |= {f"{j}/{i}" for j, i in sums}
 
@@ -259,7 +261,7 @@ def _panel_bytes(sizes: list[int], first: int, last: int, terms: int, accumulato
 
 
 def symmetric_products(
-    operands: Operands, plan: ProductPlan, runtime: Runtime, progress: StepCounter, saving: Saving
+    operands: Operands, plan: ProductPlan, runtime: Runtime, progress: StepCounter, checkpoints: CheckpointStore
 ) -> Iterator[tuple[int, int, Array]]:
     """(j, i, tile) of the lower triangle, i <= j: the sums of left[j] right[i] over the whole contraction.
 
@@ -267,7 +269,7 @@ def symmetric_products(
     """
     dtype = accumulator_dtype(operands.dtype, plan.n_terms)
     unit_spans = plan.unit_spans
-    saved = SavedSums(saving, plan.panels, plan.n_terms, dtype)
+    saved = SavedSums(checkpoints, plan.panels, plan.n_terms, dtype)
     for first, last in plan.panels:
         pairs = [(j, i) for i in range(first, last) for j in range(i, len(unit_spans))]
 

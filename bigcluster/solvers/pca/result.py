@@ -27,7 +27,7 @@ class Sink(Protocol):
         """Scores: rows start .. start + len(block) - 1. Components: the same of columns, `block` (n_components, w)."""
 
 
-class LeftSink(Protocol):
+class DualCoefSink(Protocol):
     """Takes row blocks of what components are made from, in ascending order, from one thread."""
 
     def write(self, start: int, block: NDArray[Any]) -> None:
@@ -122,9 +122,9 @@ class PCAFit:
     _write_scores: Callable[[Sink], None] = field(repr=False)
     _write_components: Callable[[Sink], None] = field(repr=False)
     _close: Callable[[], None] = field(repr=False)
-    _write_left: Callable[[LeftSink], None] | None = field(default=None, repr=False)
-    left_dtype: np.dtype[Any] | None = None
-    """Of what `write_left` hands over, where components cost a read of the data; None where they are at hand."""
+    _write_dual_coef: Callable[[DualCoefSink], None] | None = field(default=None, repr=False)
+    dual_coef_dtype: np.dtype[Any] | None = None
+    """Of what `write_dual_coef` hands over, where components cost a read of the data; None where they are at hand."""
 
     @property
     def cumulative_shares(self) -> Doubles:
@@ -144,11 +144,11 @@ class PCAFit:
         """
         self._write_components(sink)
 
-    def write_left(self, sink: LeftSink) -> None:
+    def write_dual_coef(self, sink: DualCoefSink) -> None:
         """Hand over (n_rows, n_components) F in row blocks, float64 for small data: components are F' (X - mean)."""
-        if self._write_left is None:
+        if self._write_dual_coef is None:
             raise ValueError(f"the {self.solver} solver has its components at hand; use write_components")
-        self._write_left(sink)
+        self._write_dual_coef(sink)
 
     def close(self) -> None:
         """Delete the tiles behind scores and components; neither can be written afterwards."""

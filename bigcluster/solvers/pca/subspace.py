@@ -41,14 +41,14 @@ from bigcluster.kernels.pca import (
     score_step,
 )
 from bigcluster.runtime.threads import Runtime
-from bigcluster.solvers.checkpoint import NOT_SAVING, Saving
+from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.pca.blocks import Blocks
 from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone, wanted
 from bigcluster.solvers.pca.krylov import LEAST_APPLICATIONS, Krylov
 from bigcluster.solvers.pca.operator import Side, project_terms, projection_bytes, ritz_bytes
 from bigcluster.solvers.pca.result import Center, Doubles, PCAFit, Sink, Target, Variance
 from bigcluster.solvers.progress import OnProgress, StepCounter
-from bigcluster.solvers.spill import Shelf, Tiles
+from bigcluster.solvers.spill import SpillBuffer, Tiles
 from bigcluster.store.row_source import RowSource
 
 Floats = NDArray[np.float32]
@@ -128,7 +128,7 @@ def _of_shadows(krylov: Krylov) -> SubspaceScores:
 
 def _of_ritz_vectors(krylov: Krylov) -> SubspaceScores:
     """The Ritz vectors are rounded and the data applied to them; more than enough for a share, since rounding costs."""
-    side, runtime, shelf = krylov.side, krylov.runtime, krylov.shelf
+    side, runtime, buffer = krylov.side, krylov.runtime, krylov.buffer
     values, vectors = _ritz_vectors(krylov)
     n_wanted = _n_wanted(values, krylov)
     if isinstance(krylov.target, Variance):
@@ -139,7 +139,7 @@ def _of_ritz_vectors(krylov: Krylov) -> SubspaceScores:
     n_kept, item = kept.shape[1], 1 if side.exact else 4
     needed = max(projection_bytes(n_kept, side.n_units, runtime.threads, item), ritz_bytes(n_kept), 2 * kept.nbytes)
     krylov.make_room(needed, f"{n_kept} components at once, as this share of the variance asks for,")
-    units, terms = Blocks("units", side.unit_spans, shelf), Blocks("terms", side.term_spans, shelf)
+    units, terms = Blocks("units", side.unit_spans, buffer), Blocks("terms", side.term_spans, buffer)
     codes = _encoded(krylov, kept)
     del kept
     krylov.delete()
@@ -185,7 +185,7 @@ def _finished(
     values = np.pad(values, (0, max(0, n_components - len(values))))
     kept = np.zeros((len(rotation), n_components), np.float32)
     kept[:, :n_there] = rotation[:, :n_there] * (values[:n_there] > 0)
-    rotated = Blocks("scores", scores.spans, krylov.shelf)
+    rotated = Blocks("scores", scores.spans, krylov.buffer)
 
     def rotate(t: int) -> Floats:
         block = scores.expand(t, kept)
@@ -229,7 +229,7 @@ def fit_subspace(
     gemm: Gemm,
     seed: int = 0,
     on_progress: OnProgress | None = None,
-    saving: Saving = NOT_SAVING,
+    checkpoints: CheckpointStore = NO_CHECKPOINTS,
 ) -> PCAFit:
     """Fit by block Krylov iteration; arguments as fit_gram.
 
@@ -237,10 +237,10 @@ def fit_subspace(
     """
     n_rows = rows.shape[0]
     progress = StepCounter(LEAST_APPLICATIONS + 2, on_progress)
-    shelf = Shelf(tiles, 0)
+    buffer = SpillBuffer(tiles, 0)
     side = Side(rows, center.mean, gemm)
     total = center.total_variance * (n_rows - 1)
-    krylov = Krylov(side, total, target, shelf, workspace_bytes, runtime, progress, saving)
+    krylov = Krylov(side, total, target, buffer, workspace_bytes, runtime, progress, checkpoints)
     krylov.run(seed)
     scores = subspace_scores(krylov)
     progress.finish()
@@ -257,5 +257,5 @@ def fit_subspace(
         passes=krylov.passes,
         _write_scores=scores.write,
         _write_components=scores.write_components,
-        _close=shelf.clear,
+        _close=buffer.clear,
     )

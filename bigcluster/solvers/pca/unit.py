@@ -77,8 +77,8 @@ def rescaled_fit(fit: PCAFit, exponent: int) -> PCAFit:
         eigenvalues=np.ldexp(fit.eigenvalues, 2 * exponent),
         score_step=math.ldexp(fit.score_step, exponent),
         _write_scores=write_scores,
-        _write_left=None,  # components are made of the data in its other unit
-        left_dtype=None,
+        _write_dual_coef=None,  # components are made of the data in its other unit
+        dual_coef_dtype=None,
     )
 
 
