@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import errno
 import io
+import json
 import os
 import shutil
 import tracemalloc
@@ -24,7 +25,7 @@ from bigcluster.outdir import tree
 from bigcluster.outdir.owned import Known, Owned, known_file
 from bigcluster.outputs import folders, tables
 from bigcluster.outputs.folders import Linked, write_clusters
-from bigcluster.outputs.summary import counts, read_summary, summary_text
+from bigcluster.outputs.summary import counts, summary_text
 from bigcluster.planning.footprint import LINK_BYTES
 from bigcluster.stages.cluster import Membership
 from bigcluster.store import Marks
@@ -161,7 +162,7 @@ def test_summary_is_strict_json(tmp_path: Path) -> None:
     listing = Listing(tmp_path, Names(["a.jpg", "b.jpg", "c.jpg"]), ignored={".txt": 2, ".\udce9": 1})
     found = counts(listing, [record(), record("empty", "x"), record("empty", "x")])
     (tmp_path / "s.json").write_text(summary_text({"counts": found}), encoding="utf-8")
-    assert read_summary(tmp_path / "s.json")["counts"] == {
+    assert json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))["counts"] == {
         "listed": 3,
         "ok": 1,
         "failed": 2,
