@@ -171,13 +171,17 @@ def test_a_failed_write_is_one_error(tmp_path: Path, monkeypatch: pytest.MonkeyP
 
 
 def test_a_stop_leaves_no_truth_and_no_threads(tmp_path: Path) -> None:
+    before = set(threading.enumerate())
+
     def stop(done: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
         generate(tmp_path, 5000, threads=2, on_progress=stop)
     assert not (tmp_path / "truth.csv").exists()
-    assert not [thread for thread in threading.enumerate() if thread.name.startswith("demo")]
+    for thread in set(threading.enumerate()) - before:
+        thread.join(60)
+        assert not thread.is_alive()
     assert len(contents(tmp_path)) < 1000
 
 

@@ -17,12 +17,12 @@ PACKAGE = CHECKOUT / "bigcluster"
 # arithmetic alone, stands lower than its package.
 LAYERS: tuple[tuple[str, ...], ...] = (
     ("errors", "units", "_version", "files", "config", "runtime", "planning.footprint"),
-    ("kernels", "catalog", "store", "demo"),
+    ("kernels", "catalog", "store"),
     ("solvers", "outdir"),
     ("planning",),
     ("stages",),
     ("outputs", "report", "profiling"),
-    ("pipeline", "estimators"),
+    ("pipeline", "estimators", "demo"),
     ("api", "cli", "__main__", ""),
 )
 LEVEL = {name: level for level, names in enumerate(LAYERS) for name in names}
@@ -32,7 +32,7 @@ SOURCES = [*MODULES, *sorted((CHECKOUT / "benchmarks").rglob("*.py"))]
 
 # Library -> the modules that may import it.
 ALLOWED = {
-    "cv2": ("kernels.decode", "demo", "report", "profiling.naive"),
+    "cv2": ("kernels.decode", "demo", "planning.sample_picture", "report", "profiling.naive"),
     "pi_heif": ("kernels.decode",),
     "rawpy": ("kernels.decode",),
     "pylibjxl": ("kernels.decode",),
@@ -117,6 +117,13 @@ def test_libraries_are_imported_in_their_place_only(path: Path) -> None:
             assert any(is_within(name, place) for place in ALLOWED[library]), f"{path.name}:{line} imports {library}"
         if is_within(name, "kernels") and name not in COMPILED:
             assert library not in NOT_IN_KERNELS, f"{path.name}:{line}: kernels know neither dask nor paths"
+
+
+def test_only_the_command_line_imports_the_demo() -> None:
+    for path in MODULES:
+        for line, module in imports(path):
+            if is_within(module, "bigcluster.demo"):
+                assert name_of(path).partition(".")[0] in ("cli", "demo"), f"{path.name}:{line} imports {module}"
 
 
 @pytest.mark.parametrize("path", SOURCES, ids=lambda path: path.stem)

@@ -1,6 +1,7 @@
 """A synthetic catalog of pictures with known styles, for trials, tests and benchmarks.
 
-It imports `files` and `runtime`. Begin with catalog.py, then styles.py (what is drawn).
+It imports `config`, `files` and `runtime`; only the command line imports it. Begin with catalog.py, then styles.py
+(what is drawn).
 """
 
 from bigcluster.demo.catalog import generate

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import csv
 import os
-from collections import deque
-from collections.abc import Callable, Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
-from itertools import islice
 from pathlib import Path
 from threading import Lock
 
@@ -19,7 +16,7 @@ from bigcluster.demo.jpeg import encode
 from bigcluster.demo.styles import draw_cut
 from bigcluster.errors import OutError, StoreError
 from bigcluster.files.durable import replacing
-from bigcluster.runtime.blas import available_cores
+from bigcluster.runtime.threads import EmbeddedRuntime
 
 # A folder that a file manager still opens at once.
 CUTS_PER_HALL = 2048
@@ -102,7 +99,14 @@ def _write(
         (directory / cut_path(first)).parent.mkdir(parents=True, exist_ok=True)
     # Names that all cuts of a style share: 8 bytes a cut, and no unfinished file for a kill to leave behind.
     styles: list[str] = []
-    with closing(_draw_tasks(directory, images, seed, threads or available_cores())) as tasks:
+    runtime = EmbeddedRuntime(threads)
+
+    def draw(first: int) -> list[str]:
+        return _draw_task(directory, seed, range(first, min(first + CUTS_PER_TASK, images)))
+
+    # Twice as many tasks as threads, so that a long one does not leave the others without work.
+    tasks = runtime.map(draw, range(0, images, CUTS_PER_TASK), in_flight=2 * runtime.threads)
+    with closing(tasks):
         for drawn in tasks:
             styles += drawn
             if on_progress is not None:
@@ -120,29 +124,8 @@ def _write(
     return truth
 
 
-def _draw_tasks(directory: Path, images: int, seed: int, threads: int) -> Generator[list[str]]:
-    """The styles of each task's cuts, in order; at most a few tasks are ahead of the one that is handed out."""
-    starts = iter(range(0, images, CUTS_PER_TASK))
-    pool = ThreadPoolExecutor(threads, thread_name_prefix="demo")
-    pending: deque[Future[list[str]]] = deque()
-
-    def submit(n_tasks: int) -> None:
-        for start in islice(starts, n_tasks):
-            pending.append(pool.submit(_draw_task, directory, seed, range(start, min(start + CUTS_PER_TASK, images))))
-
-    try:
-        submit(2 * threads)
-        while pending:
-            styles = pending.popleft().result()
-            submit(1)
-            yield styles
-    finally:
-        # On an error or an interrupt: what has not started stays undrawn.
-        pool.shutdown(wait=True, cancel_futures=True)
-
-
 def _draw_task(directory: Path, seed: int, indices: range) -> list[str]:
-    """Draw, encode and write some cuts; their styles."""
+    """Draw, encode and write the cuts of these numbers; return their styles."""
     styles = []
     for index in indices:
         with _DRAWING:

@@ -21,21 +21,22 @@ from pathlib import Path
 import numpy as np
 
 from bigcluster._version import __version__
-from bigcluster.demo.jpeg import encode, encode_png
-from bigcluster.demo.styles import draw_cut
 from bigcluster.files.durable import digest_of, write_text
 from bigcluster.kernels.decode import DecodeSpec, decode, prepare_codecs
 from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.linalg.gemm import Gemm
+from bigcluster.planning import sample_picture
 from bigcluster.planning.rates import Rates
 from bigcluster.runtime.blas import available_cores
 from bigcluster.units import MIB
 
 _DECIDING = ("numpy", "onnxruntime", "opencv-python-headless", "zarr")
 _TRIES = 3
-"""The fastest counts: what else the machine does is not its rate."""
+"""Tries of each task; the fastest counts, because what else the machine does is not its rate."""
 _DISK_BYTES = 48 * MIB
+"""Written and read back: enough that a sync takes longer than opening files, and done in well under a second."""
 _SMALL_FILES = 100
+"""Files that are opened and linked: opening takes tens of microseconds, so that all of them take some milliseconds."""
 
 
 def machine_rates() -> Rates:
@@ -111,21 +112,21 @@ def _disk_folder() -> Path:
 
 
 def _decode_seconds(together: Callable[[Callable[[], object]], float]) -> tuple[float, float, float]:
-    """Per pixel of the file, from bytes in memory: JPEG at full scale, JPEG at a reduced one, PNG."""
+    """Seconds for each pixel of the file, from bytes in memory: JPEG at full scale, JPEG at a reduced one, PNG."""
     prepare_codecs()
-    cut = draw_cut(0, 0)[0]
-    page = np.ascontiguousarray(np.tile(cut, (3, 3)))
-    height, width = cut.shape
-    small, large = encode(cut), encode(page)
-    repeats = 8
+    picture = sample_picture.draw()
+    page = np.ascontiguousarray(np.tile(picture, (3, 3)))
+    height, width = picture.shape
+    small, large = sample_picture.encode_jpeg(picture), sample_picture.encode_jpeg(page)
+    repeats = 8  # of a small picture, so that handing a task to a thread does not show
 
     def of(data: bytes, spec: DecodeSpec, times: int) -> float:
         return together(lambda: [decode(data, spec) for _ in range(times)]) / times
 
     return (
-        of(small, DecodeSpec(width, height), repeats) / cut.size,
+        of(small, DecodeSpec(width, height), repeats) / picture.size,
         of(large, DecodeSpec(64, 64), 2) / page.size,
-        of(encode_png(cut), DecodeSpec(width, height), repeats) / cut.size,
+        of(sample_picture.encode_png(picture), DecodeSpec(width, height), repeats) / picture.size,
     )
 
 
