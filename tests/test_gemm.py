@@ -9,10 +9,12 @@ from hypothesis import strategies as st
 
 from bigcluster.errors import BigclusterError, ConfigError
 from bigcluster.kernels.linalg import floats, gemm, panels
+from bigcluster.kernels.linalg.compiled import library
 from bigcluster.kernels.linalg.floats import float_product
-from bigcluster.kernels.linalg.gemm import MAX_TERMS, Gemm, flip, is_exact, transpose
+from bigcluster.kernels.linalg.gemm import MAX_K, Gemm, flip, is_exact, transpose
 from bigcluster.kernels.linalg.panels import Panels
 
+HAS_VNNI = bool(library().panels_known() & 1)
 WIDE = pytest.mark.skipif(not floats.available(), reason="this processor has no AVX-512")
 KERNELS = [
     pytest.param({"kernel": "float32", "in_floats": False}, id="float32 of numpy"),
@@ -21,7 +23,7 @@ KERNELS = [
     pytest.param(
         {"kernel": "integer", "in_panels": True},
         id="panels",
-        marks=pytest.mark.skipif(not panels.can_run(), reason="this processor has no AVX-512 VNNI"),
+        marks=pytest.mark.skipif(not HAS_VNNI, reason="this processor has no AVX-512 VNNI"),
     ),
 ]
 
@@ -45,7 +47,7 @@ def test_products_are_exact(kernel, m, k, n, seed):
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
-@pytest.mark.parametrize("k", [MAX_TERMS, MAX_TERMS - 1, 65_794, 8_192, 1_025])
+@pytest.mark.parametrize("k", [MAX_K, MAX_K - 1, 65_794, 8_192, 1_025])
 @pytest.mark.parametrize(("left", "right"), [(0, -128), (255, 127), (255, -128), (0, 127), ("alternating", -128)])
 def test_worst_cases_at_the_longest_contraction(kernel, k, left, right):
     a = np.empty((5, k), np.uint8)
@@ -55,7 +57,7 @@ def test_worst_cases_at_the_longest_contraction(kernel, k, left, right):
 
 
 def test_a_contraction_that_can_overflow_is_refused():
-    a, b = np.zeros((1, MAX_TERMS + 1), np.uint8), np.zeros((MAX_TERMS + 1, 1), np.int8)
+    a, b = np.zeros((1, MAX_K + 1), np.uint8), np.zeros((MAX_K + 1, 1), np.int8)
     with pytest.raises(ValueError, match="cut it into blocks"):
         Gemm().product(a, b)
 
@@ -99,7 +101,7 @@ def test_auto_falls_back_where_the_self_test_fails(monkeypatch):
 def test_auto_takes_our_float32_kernel_at_once_where_the_self_test_fails(monkeypatch):
     monkeypatch.setattr(gemm, "is_exact", lambda shape: False)
     kernel = Gemm("auto", in_panels=False)
-    assert kernel.both_sides
+    assert kernel.one_layout
     a, b = operands(9, 1100, 7)
     np.testing.assert_array_equal(kernel.product(a, b), exact(a, b))
 
@@ -119,8 +121,8 @@ def test_sides_are_pixels_or_vectors_by_row_or_by_column(kernel, m, k, n, seed, 
     """However a side lies in memory, within wider rows too, the product is that of what it means."""
     random = np.random.default_rng(seed)
 
-    def side(n_units, by_row, signed):
-        shape = (n_units, k) if by_row else (k, n_units)
+    def side(length, by_row, signed):
+        shape = (length, k) if by_row else (k, length)
         wide = random.integers(0, 256, (shape[0], shape[1] + gap), np.uint8)
         means = wide[:, : shape[1]].astype(int) - 128
         lies = (wide ^ np.uint8(128)).view(np.int8) if signed else wide
@@ -211,18 +213,16 @@ def test_float_products_of_no_terms_are_zero_and_what_does_not_fit_is_refused():
 
 
 @settings(max_examples=40, deadline=None)
-@given(
-    n_units=st.integers(1, 70), n_terms=st.integers(1, 90), by_row=st.booleans(), spent=st.sampled_from([None, 0, -16])
-)
-def test_panels_in_the_memory_of_others_are_the_same_to_the_byte(n_units, n_terms, by_row, spent):
+@given(n=st.integers(1, 70), k=st.integers(1, 90), by_row=st.booleans(), spent=st.sampled_from([None, 0, -16]))
+def test_panels_in_the_memory_of_others_are_the_same_to_the_byte(n, k, by_row, spent):
     """Whether it is as large or not, nothing of what was there is left."""
-    if not panels.can_run():
+    if not HAS_VNNI:
         pytest.skip("this processor has no AVX-512 VNNI")
-    x, _ = operands(n_units, n_terms, 1)
+    x, _ = operands(n, k, 1)
     x = x if by_row else np.ascontiguousarray(x.T)
     fresh = panels.pack(x, by_row=by_row)
     size = max(1, len(fresh.values) + (spent or 0))
-    old = None if spent is None else Panels(np.full(size, 77, np.int8), fresh.sums, n_units, n_terms)
+    old = None if spent is None else Panels(np.full(size, 77, np.int8), fresh.sums, n, k)
     again = panels.pack(x, by_row=by_row, out=old)
     assert (old is not None and again.values is old.values) is (spent == 0)
     np.testing.assert_array_equal(again.values, fresh.values)
@@ -230,7 +230,7 @@ def test_panels_in_the_memory_of_others_are_the_same_to_the_byte(n_units, n_term
 
 
 def test_sides_that_do_not_fit_are_refused():
-    if not panels.can_run():
+    if not HAS_VNNI:
         pytest.skip("this processor has no AVX-512 VNNI")
     x, _ = operands(20, 30, 1)
     packed, other = panels.pack(x, by_row=True), panels.pack(x[:, :28], by_row=True)

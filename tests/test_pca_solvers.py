@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from bigcluster.errors import ConfigError, InvalidDataError, TooFewSamplesError, VarianceNotReachedError
 from bigcluster.kernels.linalg import floats
 from bigcluster.kernels.linalg.gemm import Gemm
-from bigcluster.kernels.linalg.quantize import encode
+from bigcluster.kernels.linalg.quantize import quantize
 from bigcluster.kernels.pca import choose_rank, orthonormal_transform, ritz_generalised, round_to_step, score_step
 from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.solvers.pca import SOLVERS, Components, Moments, Variance, choose, fit_pca, operator
-from bigcluster.solvers.pca.eigen import DENSE_LIMIT
 from bigcluster.solvers.pca.footprint import least_bytes, project_bytes
-from bigcluster.solvers.pca.operator import iteration_pass, plan_pass, projection_bytes
+from bigcluster.solvers.pca.operands import DENSE_LIMIT
 from bigcluster.solvers.pca.products import plan_products
+from bigcluster.solvers.pca.schedule import iteration_schedule, plan_schedule, rmatmat_bytes
 from bigcluster.solvers.spill import FolderTiles, SpillBuffer
 from bigcluster.store.row_source import ArrayRows, DaskRows
 
@@ -194,7 +194,7 @@ def test_a_basis_that_outgrows_its_memory_is_refused_in_one_line():
 def test_a_share_of_more_components_than_are_reckoned_with_is_refused_in_one_line():
     """By column the last read takes all of them at once."""
     noise = np.random.default_rng(0).integers(0, 256, (4000, 1000), np.uint8)
-    reckoned, taken = (projection_bytes(n, 1000, 16, 1) for n in (800, 880))
+    reckoned, taken = (rmatmat_bytes(n, 1000, 16, 1) for n in (800, 880))
     with pytest.raises(VarianceNotReachedError, match=r"\d+ components at once, .* ask for a smaller share"):
         solve("subspace", noise, Variance(0.97), threads=16, workspace_mib=(reckoned + taken) / 2 / MIB)
     fit, _, _ = solve("subspace", noise, Variance(0.97), threads=16, workspace_mib=2 * taken / MIB)
@@ -255,7 +255,7 @@ def test_same_bits_for_any_number_of_vectors_at_once(shape, dtype):
     x, item = pictures(*shape, rank=100, noise=30).astype(dtype), np.dtype(dtype).itemsize
     by_row = shape[0] <= shape[1]
     budgets = 2, 8, 64
-    plans = [iteration_pass(Components(200), 260, 2, item, mib * MIB, by_row=by_row)[0] for mib in budgets]
+    plans = [iteration_schedule(Components(200), 260, 2, item, mib * MIB, by_row=by_row)[0] for mib in budgets]
     assert {plan.columns for plan in plans} == {32, 64}, "a block in two groups, and in one"
     found = [solve("subspace", x, 200, workspace_mib=mib) for mib in budgets]
     for _, scores, components in found[1:]:
@@ -265,7 +265,7 @@ def test_same_bits_for_any_number_of_vectors_at_once(shape, dtype):
 
 def test_blocks_of_pixels_read_together_give_the_bits_of_blocks_read_alone():
     x = pictures(300, 17_000)
-    plans = {plan_pass(300, 32, 2, 1, 3 * mib * MIB // 4, by_row=True).slab: mib for mib in (2, 14, 20, 64)}
+    plans = {plan_schedule(300, 32, 2, 1, 3 * mib * MIB // 4, by_row=True).k_blocks: mib for mib in (2, 14, 20, 64)}
     assert sorted(plans) == [1, 2, 4]
     found = [solve("subspace", x, 20, workspace_mib=mib) for mib in plans.values()]
     for _, scores, components in found[1:]:
@@ -277,7 +277,7 @@ def test_blocks_of_pixels_read_together_give_the_bits_of_blocks_read_alone():
 def test_weighted_sums_of_a_group_of_vectors_are_those_of_all(n, width, group, seed):
     """How many come at once is the budget's."""
     random = np.random.default_rng(seed)
-    code = encode(random.standard_normal((n, width), np.float32), rounded=True)
+    code = quantize(random.standard_normal((n, width), np.float32), to_int8=True)
     weights = random.standard_normal(n)
     parts = [code.columns(start, start + group).weighted(weights) for start in range(0, width, group)]
     np.testing.assert_array_equal(np.concatenate(parts), code.columns(0, width).weighted(weights))
@@ -459,7 +459,7 @@ def test_more_components_than_there_are_have_no_variance(name, shape):
 
 @pytest.mark.parametrize("shape", [(100, 300), (300, 100)])
 def test_without_variance_in_several_tiles_all_is_zero(shape, monkeypatch):
-    monkeypatch.setattr(operator, "UNIT_TILE", 16)  # sums over tiles leave rounding behind
+    monkeypatch.setattr(operator, "TILE_ROWS", 16)  # sums over tiles leave rounding behind
     _, scores, components = solve("subspace", np.full(shape, 200, np.uint8), 3)
     assert not scores.any()
     assert not components.any()
@@ -522,10 +522,10 @@ def test_least_bytes_of_the_catalog_fit_half_a_gibibyte():
 @given(n=st.integers(1, 20_000), d=st.integers(1, 300_000), workspace=st.integers(16, 2000), threads=st.integers(1, 8))
 def test_plans_cover_every_tile_once(n, d, workspace, threads):
     plan = plan_products(n, d, np.dtype(np.uint8), threads, workspace * MIB)
-    tiles = len(plan.unit_spans)
-    assert [first for first, _ in plan.panels] == [0, *(last for _, last in plan.panels[:-1])]
-    assert plan.panels[-1][1] == tiles
-    assert plan.terms >= 1
+    tiles = len(plan.tile_spans)
+    assert [first for first, _ in plan.block_columns] == [0, *(last for _, last in plan.block_columns[:-1])]
+    assert plan.block_columns[-1][1] == tiles
+    assert plan.k_block >= 1
 
 
 def test_choice_depends_on_shape_alone():

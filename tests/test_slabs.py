@@ -15,7 +15,7 @@ from bigcluster.errors import DamagedError
 from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.solvers.pca.operands import Operands
-from bigcluster.solvers.pca.products import Slabs
+from bigcluster.solvers.pca.products import BlockedProducts
 from bigcluster.store.row_source import ArrayRows
 
 
@@ -25,37 +25,37 @@ def zeros(cuts: list[int], first: int, last: int, dtype: type[np.generic]) -> di
 
 
 @settings(max_examples=60, deadline=None)
-@given(data=st.data(), n_terms=st.integers(1, 90), terms=st.integers(1, 40), threads=st.integers(1, 5))
-def test_any_threads_panels_and_pauses_give_the_same_sums(data, n_terms, terms, threads):
+@given(data=st.data(), k=st.integers(1, 90), terms=st.integers(1, 40), threads=st.integers(1, 5))
+def test_any_threads_panels_and_pauses_give_the_same_sums(data, k, terms, threads):
     sizes = data.draw(st.lists(st.integers(1, 20), min_size=1, max_size=6))
     cuts = [0, *np.cumsum(sizes).tolist()]
     first = data.draw(st.integers(0, len(sizes) - 1))
     last = data.draw(st.integers(first + 1, len(sizes)))
-    start = data.draw(st.integers(0, n_terms - 1))
+    start = data.draw(st.integers(0, k - 1))
     pauses = data.draw(st.lists(st.booleans(), min_size=1, max_size=5))
     exact = data.draw(st.booleans())
-    random = np.random.default_rng(n_terms)
-    x = random.integers(0, 256, (cuts[-1], n_terms), np.uint8) if exact else random.normal(size=(cuts[-1], n_terms))
+    random = np.random.default_rng(k)
+    x = random.integers(0, 256, (cuts[-1], k), np.uint8) if exact else random.normal(size=(cuts[-1], k))
 
     def run(n_threads: int, pauses: list[bool]) -> tuple[dict[tuple[int, int], np.ndarray], list[int]]:
         sums = zeros(cuts, first, last, np.int32 if exact else np.float64)
         operands = Operands(ArrayRows(x), Gemm(), None, by_row=True)
-        slabs = Slabs(operands, list(pairwise(cuts)), terms, sums)
+        slabs = BlockedProducts(operands, list(pairwise(cuts)), terms, sums)
         done, stops, asked = start, [], []
 
-        def is_due(stop: int) -> bool:
+        def should_pause(stop: int) -> bool:
             asked.append(stop)
             return pauses[len(asked) % len(pauses)]
 
-        while done < n_terms:
-            for stop in slabs.add(done, EmbeddedRuntime(n_threads), is_due):
+        while done < k:
+            for stop in slabs.add(done, EmbeddedRuntime(n_threads), should_pause):
                 done = stop
                 stops.append(stop)
         assert asked == stops
         return sums, stops
 
     sums, stops = run(threads, pauses)
-    assert stops == [*range(start + terms, n_terms, terms), n_terms]
+    assert stops == [*range(start + terms, k, terms), k]
     undisturbed, _ = run(1, [False])
     values = x[:, start:].astype(int) - 128 if exact else x[:, start:]
     for (j, i), tile in sums.items():
@@ -76,14 +76,14 @@ class Sleepy(ArrayRows):
         return super().read(*where, spent=spent)
 
 
-@pytest.mark.parametrize("n_units", [1, 2, 3])
+@pytest.mark.parametrize("n", [1, 2, 3])
 @pytest.mark.parametrize("threads", [1, 2, 3, 4, 8])
-def test_a_block_never_takes_the_place_of_one_that_is_still_needed(n_units, threads):
+def test_a_block_never_takes_the_place_of_one_that_is_still_needed(n, threads):
     """With few units and many threads, several slabs are on their way at once."""
-    x = np.random.default_rng(n_units).integers(0, 256, (8 * n_units, 130), np.uint8)
-    cuts = list(range(0, 8 * n_units + 1, 8))
-    sums = zeros(cuts, 0, n_units, np.int32)
-    slabs = Slabs(Operands(Sleepy(x), Gemm(), None, by_row=True), list(pairwise(cuts)), 20, sums)
+    x = np.random.default_rng(n).integers(0, 256, (8 * n, 130), np.uint8)
+    cuts = list(range(0, 8 * n + 1, 8))
+    sums = zeros(cuts, 0, n, np.int32)
+    slabs = BlockedProducts(Operands(Sleepy(x), Gemm(), None, by_row=True), list(pairwise(cuts)), 20, sums)
     stops: list[int] = []
     adding = Thread(target=lambda: stops.extend(slabs.add(0, EmbeddedRuntime(threads), lambda _: False)), daemon=True)
     adding.start()
@@ -116,7 +116,7 @@ def test_a_read_that_fails_ends_it_and_nobody_waits_for_the_block(threads, fails
     rows = Breaking(np.zeros((40, 60), np.uint8), fails_at)
     cuts = [0, 10, 20, 30, 40]
     sums = zeros(cuts, 0, 4, np.int32)
-    slabs = Slabs(Operands(rows, Gemm(), None, by_row=True), list(pairwise(cuts)), 20, sums)
+    slabs = BlockedProducts(Operands(rows, Gemm(), None, by_row=True), list(pairwise(cuts)), 20, sums)
     with pytest.raises(DamagedError, match="a chunk is damaged"):
         for _ in slabs.add(0, EmbeddedRuntime(threads), lambda _: False):
             pass
@@ -127,7 +127,7 @@ def test_whoever_stops_listening_in_the_middle_is_let_go(threads):
     x = np.zeros((40, 600), np.uint8)
     cuts = [0, 10, 20, 30, 40]
     sums = zeros(cuts, 0, 4, np.int32)
-    slabs = Slabs(Operands(ArrayRows(x), Gemm(), None, by_row=True), list(pairwise(cuts)), 20, sums)
+    slabs = BlockedProducts(Operands(ArrayRows(x), Gemm(), None, by_row=True), list(pairwise(cuts)), 20, sums)
     steps = slabs.add(0, EmbeddedRuntime(threads), lambda _: False)
     assert next(steps) == 20
     steps.close()

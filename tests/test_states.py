@@ -161,7 +161,7 @@ JOBS = {
 @pytest.fixture(autouse=True)
 def several_tiles(monkeypatch: pytest.MonkeyPatch) -> None:
     """The streamed solver's vectors in more tiles than one."""
-    monkeypatch.setattr(operator, "UNIT_TILE", 800)
+    monkeypatch.setattr(operator, "TILE_ROWS", 800)
 
 
 def values_read(job: Callable[[], Any]) -> int:

@@ -14,8 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import UsageError
-
-Doubles = NDArray[np.float64]
+from bigcluster.kernels.linalg.types import Float64Array
 
 
 @dataclass(frozen=True)
@@ -25,32 +24,32 @@ class Gaussian:
     All float64. Only covariance and precision take memory for (d, d).
     """
 
-    mean: Doubles
-    components: Doubles
-    variances: Doubles
+    mean: Float64Array
+    components: Float64Array
+    variances: Float64Array
     noise: float
 
     @property
-    def covariance(self) -> Doubles:
+    def covariance(self) -> Float64Array:
         """(d, d)"""
         kept, excess = self._kept
-        covariance: Doubles = (kept.T * excess) @ kept
+        covariance: Float64Array = (kept.T * excess) @ kept
         covariance.flat[:: len(covariance) + 1] += self.noise
         return covariance
 
     @property
-    def precision(self) -> Doubles:
+    def precision(self) -> Float64Array:
         """(d, d), the inverse of the covariance. Raises UsageError where there is none."""
         self._check_density()
         if self.noise == 0:
             return np.asarray(np.linalg.inv(self.covariance))
         kept, _ = self._kept
-        precision: Doubles = -kept.T @ np.linalg.solve(self._inner, kept)
+        precision: Float64Array = -kept.T @ np.linalg.solve(self._inner, kept)
         precision.flat[:: len(precision) + 1] += 1
         precision /= self.noise
         return precision
 
-    def log_likelihood(self, rows: NDArray[np.generic]) -> Doubles:
+    def log_likelihood(self, rows: NDArray[np.generic]) -> Float64Array:
         """(n,) natural logarithm of the density at rows (n, d). Raises UsageError where there is none."""
         self._check_density()
         centered = rows.astype(np.float64) - self.mean
@@ -67,20 +66,20 @@ class Gaussian:
             root = np.sqrt(excess / self.noise)
             spread = np.eye(len(root)) + root[:, None] * (kept @ kept.T) * root
             log_volume = n_features * np.log(self.noise) + np.linalg.slogdet(spread)[1]
-        likelihood: Doubles = -0.5 * (distance + log_volume + n_features * np.log(2 * np.pi))
+        likelihood: Float64Array = -0.5 * (distance + log_volume + n_features * np.log(2 * np.pi))
         return likelihood
 
     @cached_property
-    def _kept(self) -> tuple[Doubles, Doubles]:
+    def _kept(self) -> tuple[Float64Array, Float64Array]:
         """Components that vary more than the noise, and by how much more."""
         more = self.variances > self.noise
         return self.components[more], self.variances[more] - self.noise
 
     @cached_property
-    def _inner(self) -> Doubles:
+    def _inner(self) -> Float64Array:
         """s (L - s)^-1 + C C', which stands for S in the space of the scores (Woodbury's identity)."""
         kept, excess = self._kept
-        inner: Doubles = kept @ kept.T
+        inner: Float64Array = kept @ kept.T
         inner.flat[:: len(inner) + 1] += self.noise / excess
         return inner
 

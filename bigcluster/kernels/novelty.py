@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float64]
+from bigcluster.kernels.linalg.types import Float64Array
 
 UNUSUAL_PERCENTILE = 95
 LEAST_IMAGES = 20
@@ -38,7 +38,7 @@ _ROWS_AT_ONCE = 64
 """Of 8,192 columns in float64: 4 MiB."""
 
 
-def squared_norms(x: NDArray[Any], mean: Floats) -> Floats:
+def squared_norms(x: NDArray[Any], mean: Float64Array) -> Float64Array:
     """(n_rows,) |x - mean|^2 in float64, of uint8 or float rows x : (n_rows, d). mean : (d,)."""
     found = np.empty(len(x))
     for start in range(0, len(x), _ROWS_AT_ONCE):
@@ -52,27 +52,27 @@ class Traits:
     """What decides, by picture: (n_rows,) each."""
 
     labels: NDArray[np.int32]
-    distance: Floats
+    distance: Float64Array
     """To the center of its cluster, in score units."""
-    residual: Floats
+    residual: Float64Array
     """|x - mean| outside of the components; 0 where nothing was reduced."""
-    norm: Floats
+    norm: Float64Array
     """|x - mean|."""
 
 
-def residual_of(norm_sq: Floats, scores_sq: Floats) -> Floats:
+def residual_of(norm_sq: Float64Array, scores_sq: Float64Array) -> Float64Array:
     """The part of |x - mean| that the components do not hold. norm_sq, scores_sq : (n_rows,) squared lengths."""
-    found: Floats = np.sqrt(np.maximum(norm_sq - scores_sq, 0))
+    found: Float64Array = np.sqrt(np.maximum(norm_sq - scores_sq, 0))
     return found
 
 
 def left_out(
     own: Traits,
-    scores_sq: Floats | None,
-    leverage: Floats | None,
-    center_sq: Floats,
+    scores_sq: Float64Array | None,
+    leverage: Float64Array | None,
+    center_sq: Float64Array,
     counts: NDArray[np.int64],
-    runner_up_distance: Floats,
+    runner_up_distance: Float64Array,
 ) -> Traits:
     """The traits of the model's own pictures, each as if it had been left out of the fit.
 
@@ -101,11 +101,11 @@ def left_out(
 class Usual:
     """What is usual among some pictures, by cluster."""
 
-    middle: Floats
+    middle: Float64Array
     """(k, 2) the mean logarithms of residual and norm."""
-    reach: Floats
+    reach: Float64Array
     """(k,) the distance that 99 % do not exceed."""
-    precision: Floats
+    precision: Float64Array
     """(k, 2, 2) the inverse covariance of these logarithms, such that 5 % of the pictures are beyond 1."""
 
     @classmethod
@@ -130,7 +130,7 @@ class Usual:
         limit = float(np.percentile(_quadratic(off, precision[traits.labels]), UNUSUAL_PERCENTILE))
         return cls(middle, reach, precision / limit if limit > 0 else precision)
 
-    def beyond(self, traits: Traits) -> Floats:
+    def beyond(self, traits: Traits) -> Float64Array:
         """(n_rows,) how far each picture is out, relative to what is usual; infinite where no distance at all is."""
         off = _logs(traits) - self.middle[traits.labels]
         reach = self.reach[traits.labels]
@@ -155,18 +155,18 @@ class Novelty:
         limit = float(np.percentile(both.of(own), UNUSUAL_PERCENTILE))
         return cls(both.own, both.new, limit if limit > 0 else 1.0)
 
-    def of(self, traits: Traits) -> Floats:
+    def of(self, traits: Traits) -> Float64Array:
         """(n_rows,) above 1 where a picture is more unusual than 95 % of the model's own."""
-        found: Floats = np.minimum(self.own.beyond(traits), self.new.beyond(traits)) / self.limit
+        found: Float64Array = np.minimum(self.own.beyond(traits), self.new.beyond(traits)) / self.limit
         return found
 
 
-def _logs(traits: Traits) -> Floats:
+def _logs(traits: Traits) -> Float64Array:
     """(n_rows, 2): twice the difference is twice as unusual at any length."""
     return np.log(np.maximum(np.stack([traits.residual, traits.norm], axis=1), LEAST_LENGTH))
 
 
-def _quadratic(off: Floats, precision: Floats) -> Floats:
+def _quadratic(off: Float64Array, precision: Float64Array) -> Float64Array:
     """(n_rows,) squared Mahalanobis distances. off : (n_rows, 2). precision : (n_rows, 2, 2)."""
-    found: Floats = np.einsum("ij,ijk,ik->i", off, precision, off)
+    found: Float64Array = np.einsum("ij,ijk,ik->i", off, precision, off)
     return found

@@ -17,8 +17,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Doubles = NDArray[np.float64]
-Floats = NDArray[np.float32]
+from bigcluster.kernels.linalg.types import Float32Array, Float64Array
 
 # A block is orthonormalised twice; directions below this share of its largest are rounding noise of float32.
 _BLOCK_NOISE = 1e-6
@@ -26,23 +25,25 @@ _BLOCK_NOISE = 1e-6
 _WELL_CONDITIONED = 1e2
 
 
-def center_gram(tile: NDArray[Any], row_means: Doubles, column_means: Doubles, mean: float) -> Doubles:
+def center_gram(tile: NDArray[Any], row_means: Float64Array, column_means: Float64Array, mean: float) -> Float64Array:
     """The tile of the Gram matrix of centered rows, from the tile of the Gram matrix of the rows themselves.
 
     tile : (m, n), row_means : (m,), column_means : (n,) means of whole rows of G, mean : the mean of all of G.
     The two means are added first, so that the result is as symmetric as G, and zero where all rows are equal.
     """
-    centered: Doubles = tile - (row_means[:, None] + column_means)
+    centered: Float64Array = tile - (row_means[:, None] + column_means)
     centered += mean
     return centered
 
 
-def center_covariance(tile: NDArray[Any], row_sums: Doubles, column_sums: Doubles, n_rows: int) -> Doubles:
+def center_covariance(
+    tile: NDArray[Any], row_sums: Float64Array, column_sums: Float64Array, n_rows: int
+) -> Float64Array:
     """The tile of (X - mean)'(X - mean) from the tile of X'X and the column sums of X, all of the same shifted X."""
     return np.asarray(tile - (row_sums[:, None] * column_sums) / n_rows, np.float64)
 
 
-def orthonormal_transform(inner: Doubles, floor: float, noise: float = _BLOCK_NOISE) -> Doubles:
+def orthonormal_transform(inner: Float64Array, floor: float, noise: float = _BLOCK_NOISE) -> Float64Array:
     """T such that the columns of W T are orthonormal, where inner = W'W.
 
     inner : (b, b) float64; columns of norm up to `floor` are dropped, and so are directions whose share of unit
@@ -63,16 +64,16 @@ def orthonormal_transform(inner: Doubles, floor: float, noise: float = _BLOCK_NO
     return transform
 
 
-def ordered_sum(shares: Iterable[NDArray[Any]]) -> Doubles:
+def ordered_sum(shares: Iterable[NDArray[Any]]) -> Float64Array:
     """The sum of arrays of one shape, one at least, in their order, in float64."""
     rest = iter(shares)
-    total: Doubles = next(rest).astype(np.float64)
+    total: Float64Array = next(rest).astype(np.float64)
     for share in rest:
         total += share
     return total
 
 
-def bordered(matrix: Doubles, columns: Doubles) -> Doubles:
+def bordered(matrix: Float64Array, columns: Float64Array) -> Float64Array:
     """A symmetric (m, m) matrix extended by its new last columns, (m + b, b)."""
     size, old = len(columns), len(matrix)
     grown = np.zeros((size, size))
@@ -84,13 +85,15 @@ def bordered(matrix: Doubles, columns: Doubles) -> Doubles:
     return grown
 
 
-def ritz(projected: Doubles, n_vectors: int) -> tuple[Doubles, Doubles]:
+def ritz(projected: Float64Array, n_vectors: int) -> tuple[Float64Array, Float64Array]:
     """All eigenvalues (m,) and the first n_vectors eigenvectors (m, n_vectors) of a symmetric (m, m), descending."""
     values, vectors = np.linalg.eigh(projected)
     return values[::-1].copy(), np.ascontiguousarray(vectors[:, : -n_vectors - 1 : -1])
 
 
-def ritz_generalised(projected: Doubles, inner: Doubles, noise: float = _BLOCK_NOISE) -> tuple[Doubles, Doubles]:
+def ritz_generalised(
+    projected: Float64Array, inner: Float64Array, noise: float = _BLOCK_NOISE
+) -> tuple[Float64Array, Float64Array]:
     """Eigenvalues (m,) and eigenvectors C (m, m) of V'AV c = l V'V c, descending, with C' V'V C = 1.
 
     Directions in which the basis V is dependent, up to `noise`, are left out: their eigenvalue is 0 and their vector
@@ -102,18 +105,18 @@ def ritz_generalised(projected: Doubles, inner: Doubles, noise: float = _BLOCK_N
     return np.pad(values, (0, missing)), np.pad(transform @ vectors, ((0, 0), (0, missing)))
 
 
-def ritz_values_generalised(projected: Doubles, inner: Doubles) -> Doubles:
+def ritz_values_generalised(projected: Float64Array, inner: Float64Array) -> Float64Array:
     """The eigenvalues of ritz_generalised, for a third of its cost."""
     reduced, _ = _orthonormal_form(projected, inner, _BLOCK_NOISE)
     values = np.linalg.eigvalsh(reduced)[::-1]
     return np.pad(values, (0, len(inner) - len(values)))
 
 
-def _orthonormal_form(projected: Doubles, inner: Doubles, noise: float) -> tuple[Doubles, Doubles]:
+def _orthonormal_form(projected: Float64Array, inner: Float64Array, noise: float) -> tuple[Float64Array, Float64Array]:
     """T' P T and T such that T' inner T = 1."""
     try:
         # A basis that is nearly orthonormal, which is nearly always.
-        transform: Doubles = np.linalg.inv(np.linalg.cholesky(inner)).T
+        transform: Float64Array = np.linalg.inv(np.linalg.cholesky(inner)).T
         if np.abs(np.diag(transform)).max() > _WELL_CONDITIONED * np.abs(np.diag(transform)).min():
             transform = orthonormal_transform(inner, 0.0, noise)
     except np.linalg.LinAlgError:
@@ -122,7 +125,7 @@ def _orthonormal_form(projected: Doubles, inner: Doubles, noise: float) -> tuple
     return (reduced + reduced.T) / 2, transform
 
 
-def choose_rank(eigenvalues: Doubles, total: float, share: float) -> int | None:
+def choose_rank(eigenvalues: Float64Array, total: float, share: float) -> int | None:
     """The first n whose eigenvalues sum to `share` of `total`; None if all of them do not.
 
     A total of zero is explained by any one component.
@@ -134,7 +137,7 @@ def choose_rank(eigenvalues: Doubles, total: float, share: float) -> int | None:
     return int(reached[0]) + 1 if len(reached) else None
 
 
-def nonzero_rank(eigenvalues: Doubles, relative: float, absolute: float = 0.0) -> int:
+def nonzero_rank(eigenvalues: Float64Array, relative: float, absolute: float = 0.0) -> int:
     """How many of the descending eigenvalues are above `relative` times the first, and above `absolute`."""
     if len(eigenvalues) == 0 or eigenvalues[0] <= 0:
         return 0
@@ -146,15 +149,15 @@ def column_signs(extremes: NDArray[Any]) -> NDArray[np.int8]:
     return np.where(np.asarray(extremes) < 0, -1, 1).astype(np.int8)
 
 
-def column_extremes(block: Floats) -> Floats:
+def column_extremes(block: Float32Array) -> Float32Array:
     """The entry of largest magnitude of every column, the first one of equals: (m, n) -> (n,)."""
-    found: Floats = block[np.abs(block).argmax(axis=0), np.arange(block.shape[1])]
+    found: Float32Array = block[np.abs(block).argmax(axis=0), np.arange(block.shape[1])]
     return found
 
 
-def merge_extremes(first: Floats, second: Floats) -> Floats:
+def merge_extremes(first: Float32Array, second: Float32Array) -> Float32Array:
     """The larger in magnitude, column by column; of equals the first."""
-    merged: Floats = np.where(np.abs(second) > np.abs(first), second, first)
+    merged: Float32Array = np.where(np.abs(second) > np.abs(first), second, first)
     return merged
 
 
@@ -171,12 +174,12 @@ def score_step(n_rows: int, largest_norm: float) -> float:
     return math.ldexp(1.0, exponent + max(1, n_rows).bit_length() - 53)
 
 
-def round_to_step(scores: NDArray[Any], step: float) -> Floats:
+def round_to_step(scores: NDArray[Any], step: float) -> Float32Array:
     """Float32 scores, each a multiple of `step`."""
     return (np.rint(scores.astype(np.float64) / step) * step).astype(np.float32)
 
 
-def inverse_root(values: Doubles) -> Doubles:
+def inverse_root(values: Float64Array) -> Float64Array:
     """values^(-1/2), and 0 where a value is 0: a direction without variance has no component."""
     roots = np.zeros(len(values))
     np.divide(1, np.sqrt(values), out=roots, where=values > 0)

@@ -8,10 +8,10 @@ from dataclasses import dataclass, replace
 from bigcluster.config import Settings
 from bigcluster.planning.plan import Plan, StagePlan
 from bigcluster.solvers.kmeans.seeding import sample_size
-from bigcluster.solvers.pca.eigen import DENSE_LIMIT
 from bigcluster.solvers.pca.lanczos import lanczos_size, lanczos_width
-from bigcluster.solvers.pca.operator import block_width
+from bigcluster.solvers.pca.operands import DENSE_LIMIT
 from bigcluster.solvers.pca.result import Target
+from bigcluster.solvers.pca.schedule import block_width
 
 
 @dataclass(frozen=True)

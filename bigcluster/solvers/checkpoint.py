@@ -9,9 +9,8 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from typing import Any, Protocol
 
-from numpy.typing import NDArray
+from bigcluster.kernels.linalg.types import AnyArray
 
-Array = NDArray[Any]
 Facts = dict[str, Any]
 
 
@@ -22,7 +21,7 @@ class Checkpoint(Protocol):
     def facts(self) -> Facts:
         """The JSON values, as they were saved."""
 
-    def get(self, name: str) -> Array:
+    def get(self, name: str) -> AnyArray:
         """Read one array anew at every call; several threads may call it at once.
 
         Raises DamagedError where the array is not what was saved.
@@ -38,7 +37,7 @@ class CheckpointStore(Protocol):
     def should_save(self, n_bytes: int) -> bool:
         """Whether to save a checkpoint of about n_bytes now: rarely enough that saving costs next to no time."""
 
-    def save(self, facts: Facts, arrays: Iterable[tuple[str, Array]], keep: Collection[str] = ()) -> None:
+    def save(self, facts: Facts, arrays: Iterable[tuple[str, AnyArray]], keep: Collection[str] = ()) -> None:
         """Replace the checkpoint.
 
         arrays : names and new arrays, taken one at a time; keep : names of arrays of the last checkpoint that belong to
@@ -56,7 +55,7 @@ class NoCheckpoints:
         del n_bytes
         return False
 
-    def save(self, facts: Facts, arrays: Iterable[tuple[str, Array]], keep: Collection[str] = ()) -> None:
+    def save(self, facts: Facts, arrays: Iterable[tuple[str, AnyArray]], keep: Collection[str] = ()) -> None:
         del facts, arrays, keep
 
 

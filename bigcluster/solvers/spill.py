@@ -10,24 +10,22 @@ from __future__ import annotations
 
 from pathlib import Path
 from threading import Lock
-from typing import Any, Protocol
+from typing import Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bigcluster.errors import StoreError
 from bigcluster.files.durable import remove_folder
-
-Array = NDArray[Any]
+from bigcluster.kernels.linalg.types import AnyArray
 
 
 class Tiles(Protocol):
     """Named arrays, written whole and read whole. Safe to call from several threads."""
 
-    def put(self, name: str, array: Array) -> None:
+    def put(self, name: str, array: AnyArray) -> None:
         """Store a copy of `array`, which replaces an earlier array of this name."""
 
-    def get(self, name: str) -> Array:
+    def get(self, name: str) -> AnyArray:
         """The array of this name; the caller must not write into it. Raises KeyError where there is none."""
 
     def delete(self, name: str) -> None:
@@ -44,16 +42,16 @@ class FolderTiles:
     def _file(self, name: str) -> Path:
         return self._path / (name.replace("/", "-") + ".npy")
 
-    def put(self, name: str, array: Array) -> None:
+    def put(self, name: str, array: AnyArray) -> None:
         try:
             self._path.mkdir(parents=True, exist_ok=True)
             np.save(self._file(name), array, allow_pickle=False)
         except OSError as error:
             raise StoreError(f"cannot write scratch tile {self._file(name)}: {error.strerror or error}") from error
 
-    def get(self, name: str) -> Array:
+    def get(self, name: str) -> AnyArray:
         try:
-            array: Array = np.load(self._file(name), allow_pickle=False)
+            array: AnyArray = np.load(self._file(name), allow_pickle=False)
         except FileNotFoundError:
             raise KeyError(name) from None
         except (OSError, ValueError, EOFError) as error:
@@ -79,7 +77,7 @@ class SpillBuffer:
     def __init__(self, tiles: Tiles, limit_bytes: int) -> None:
         self._tiles = tiles
         self._limit_bytes = limit_bytes
-        self._resident: dict[str, Array] = {}
+        self._resident: dict[str, AnyArray] = {}
         self._resident_bytes = 0
         self._spilled: set[str] = set()
         self._lock = Lock()
@@ -96,7 +94,7 @@ class SpillBuffer:
                 self._tiles.put(name, array)
                 self._spilled.add(name)
 
-    def put(self, name: str, array: Array) -> None:
+    def put(self, name: str, array: AnyArray) -> None:
         """Keep `array` itself, not a copy: the caller must not write into it any more."""
         with self._lock:
             previous = self._resident.pop(name, None)
@@ -112,7 +110,7 @@ class SpillBuffer:
             self._tiles.put(name, array)
             self._spilled.add(name)
 
-    def get(self, name: str) -> Array:
+    def get(self, name: str) -> AnyArray:
         """The array of this name; the caller must not write into it. Raises KeyError where there is none."""
         array = self._resident.get(name)
         return self._tiles.get(name) if array is None else array

@@ -9,7 +9,8 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.novelty import Floats, Novelty, Traits, Usual, left_out, residual_of, squared_norms
+from bigcluster.kernels.linalg.types import Float64Array
+from bigcluster.kernels.novelty import Novelty, Traits, Usual, left_out, residual_of, squared_norms
 from bigcluster.stages.cluster import load_labels
 from bigcluster.stages.context import Context
 from bigcluster.stages.ingest import Ingested, pixel_rows
@@ -38,9 +39,9 @@ def novelty(context: Context, ingested: Ingested, clustered: Mark) -> Novelty:
     return Novelty(own, new, mark.payload["limit"])
 
 
-def mean_picture(ingested: Ingested) -> Floats:
+def mean_picture(ingested: Ingested) -> Float64Array:
     """(d,) the exact mean of the good images."""
-    mean: Floats = ingested.column_sums / int(ingested.ok.sum())
+    mean: Float64Array = ingested.column_sums / int(ingested.ok.sum())
     return mean
 
 
@@ -60,7 +61,7 @@ def _made(context: Context, ingested: Ingested, clustered: Mark) -> Novelty:
     return Novelty.among(own, left, len(centers))
 
 
-def _of_scores(scores: RowSource) -> tuple[Floats, Floats]:
+def _of_scores(scores: RowSource) -> tuple[Float64Array, Float64Array]:
     """(n_ok,) |scores|^2, and the leverage: 1 / n + sum over the components of score^2 / their sum over all images."""
     n_rows, n_columns = scores.shape
     sums = np.zeros(n_columns)
@@ -85,7 +86,7 @@ def _norms(context: Context, ingested: Ingested) -> NDArray[np.float64]:
         block_rows, slab_columns = store.array("pixels").chunks
         blocks = list(spans(pixels.shape[0], block_rows))
 
-        def lengths(block: tuple[int, int]) -> Floats:
+        def lengths(block: tuple[int, int]) -> Float64Array:
             found = np.zeros(block[1] - block[0])
             for start, stop in spans(pixels.shape[1], slab_columns):
                 found += squared_norms(pixels.read(*block, slice(start, stop)), mean[start:stop])

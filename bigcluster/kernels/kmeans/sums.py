@@ -15,10 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.kernels.linalg.loops import spread
+from bigcluster.kernels.linalg.types import Float32Array, Float64Array, Int32Array
 
-Floats = NDArray[np.float64]
-Floats32 = NDArray[np.float32]
-Labels = NDArray[np.int32]
+Floats = Float64Array
+Floats32 = Float32Array
+Labels = Int32Array
 
 ROUNDING = float(2.0**-24)
 """Unit roundoff of float32: the relative error of one operation."""

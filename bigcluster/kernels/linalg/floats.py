@@ -26,9 +26,8 @@ from numpy.typing import NDArray
 
 from bigcluster.errors import BigclusterError
 from bigcluster.kernels.linalg.compiled import address, library
+from bigcluster.kernels.linalg.types import Float32Array
 from bigcluster.runtime.blas import blas_threads
-
-Floats = NDArray[np.float32]
 
 _KINDS = {np.dtype(np.float32): 0, np.dtype(np.int8): 1, np.dtype(np.uint8): 2}
 _of_thread = local()
@@ -41,14 +40,14 @@ def available() -> bool:
 
 
 def float_product(
-    a: Floats,
-    b: Floats,
+    a: Float32Array,
+    b: Float32Array,
     *,
     transpose_left: bool = False,
     transpose_right: bool = False,
-    out: Floats | None = None,
+    out: Float32Array | None = None,
     own: bool | None = None,
-) -> Floats:
+) -> Float32Array:
     """Return the float32 product a b, a' b or a b', computed on the calling thread.
 
     a : (m, k), or (k, m) with transpose_left; b : (k, n), or (n, k) with transpose_right; both float32, contiguous
@@ -67,7 +66,7 @@ def float_product(
         return np.matmul(left, right, out=out)
 
 
-def own_product(a: Floats, b: Floats, out: Floats) -> Floats:
+def own_product(a: Float32Array, b: Float32Array, out: Float32Array) -> Float32Array:
     """Write a b into `out` with the AVX-512 kernel. a : (m, k), b : (k, n), out : (m, n), all float32."""
     if not a.shape[1]:
         out[...] = 0
@@ -95,9 +94,9 @@ def _run(
         raise ValueError(f"{left.shape} by {right.shape[::-1]} into {out.shape}")
     if out.dtype != (np.int32 if whole_numbers else np.float32) or not out.flags.writeable:
         raise ValueError(f"a product goes into writeable {'int32' if whole_numbers else 'float32'}, not {out.dtype}")
-    for side in (left, right):
-        if (side.dtype == np.float32) is whole_numbers:
-            raise ValueError(f"{side.dtype} is no operand of this product")
+    for operand in (left, right):
+        if (operand.dtype == np.float32) is whole_numbers:
+            raise ValueError(f"{operand.dtype} is no operand of this product")
     library().float_product(
         left.__array_interface__["data"][0],
         right.__array_interface__["data"][0],
@@ -107,19 +106,20 @@ def _run(
     )
 
 
-def _strides(side: NDArray[Any]) -> tuple[int, int, int]:
+def _strides(operand: NDArray[Any]) -> tuple[int, int, int]:
     """In values, of a unit and of a term; and what kind of values there are."""
-    unit, term = (
-        stride // side.itemsize if length > 1 else 1 for stride, length in zip(side.strides, side.shape, strict=True)
+    n_stride, k_stride = (
+        stride // operand.itemsize if length > 1 else 1
+        for stride, length in zip(operand.strides, operand.shape, strict=True)
     )
-    if 1 not in (unit, term):
+    if 1 not in (n_stride, k_stride):
         raise ValueError("one axis of each operand must be contiguous")
-    return unit, term, _KINDS[side.dtype]
+    return n_stride, k_stride, _KINDS[operand.dtype]
 
 
-def _scratch() -> Floats:
+def _scratch() -> Float32Array:
     """Memory of this thread for the copies, 2 MiB."""
-    held: Floats | None = getattr(_of_thread, "scratch", None)
-    if held is None:
-        held = _of_thread.scratch = np.empty(library().float_scratch(), np.float32)
-    return held
+    scratch: Float32Array | None = getattr(_of_thread, "scratch", None)
+    if scratch is None:
+        scratch = _of_thread.scratch = np.empty(library().float_scratch(), np.float32)
+    return scratch

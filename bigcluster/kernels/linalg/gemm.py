@@ -34,16 +34,13 @@ from bigcluster.errors import BigclusterError, ConfigError
 from bigcluster.kernels.linalg import floats, panels
 from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.linalg.panels import Panels
+from bigcluster.kernels.linalg.types import Int8Array, Int32Array, UInt8Array
 
 KERNELS = ("auto", "integer", "float32")
 # |a - 128| and |b| are at most 128, so each term is at most 2^14 and 2^17 - 1 of them stay below 2^31.
-MAX_TERMS = 131_071
+MAX_K = 131_071
 # 2^24 / 2^14: every partial sum is an integer that float32 holds exactly, whatever order the kernel adds in.
-EXACT_FLOAT_TERMS = 1_024
-
-Bytes = NDArray[np.uint8]
-Signed = NDArray[np.int8]
-Ints = NDArray[np.int32]
+EXACT_FLOAT_K = 1_024
 
 
 @cache
@@ -75,13 +72,13 @@ def _run(model: bytes, inputs: dict[str, NDArray[Any]], out: NDArray[Any]) -> No
     session.run_with_iobinding(binding)
 
 
-def flip(pixels: Bytes, out: Signed | None = None) -> Signed:
+def flip(pixels: UInt8Array, out: Int8Array | None = None) -> Int8Array:
     """x - 128 of uint8 x, as int8 of the same shape."""
     target = None if out is None else out.view(np.uint8)
     return np.bitwise_xor(pixels, np.uint8(128), out=target).view(np.int8)
 
 
-def transpose(pixels: Bytes, out: Bytes | None = None) -> Bytes:
+def transpose(pixels: UInt8Array, out: UInt8Array | None = None) -> UInt8Array:
     """(m, k) uint8 -> (k, m) uint8, C-contiguous; several times faster than a strided copy."""
     if out is None:
         out = np.empty(pixels.shape[::-1], np.uint8)
@@ -89,7 +86,7 @@ def transpose(pixels: Bytes, out: Bytes | None = None) -> Bytes:
     return out
 
 
-Side = Panels | NDArray[Any]
+Operand = Panels | NDArray[Any]
 """One side of a product as its kernel reads it: panels, or the left as uint8 (m, k), the right as int8 (k, n). Our own
 float32 kernel takes either as it lies, turned or not: uint8 is pixels, int8 is vectors."""
 
@@ -123,20 +120,20 @@ class Gemm:
         return "integer" if self._integer else "float32"
 
     @property
-    def both_sides(self) -> bool:
+    def one_layout(self) -> bool:
         """Whether a block that is read once serves on both sides of a product."""
         return self.in_panels or self.in_floats
 
-    def left(self, x: NDArray[Any], *, by_row: bool) -> Side:
+    def left(self, x: NDArray[Any], *, by_row: bool) -> Operand:
         """The left side of products: uint8 pixels or int8 vectors, (m, k) by row, else (k, m)."""
         if self.in_panels:
             return panels.pack(x, by_row=by_row)
         if self.in_floats:
             return x if by_row else x.T
-        unsigned: Bytes = x if x.dtype == np.uint8 else np.bitwise_xor(x.view(np.uint8), np.uint8(128))
+        unsigned: UInt8Array = x if x.dtype == np.uint8 else np.bitwise_xor(x.view(np.uint8), np.uint8(128))
         return np.ascontiguousarray(unsigned) if by_row else transpose(np.ascontiguousarray(unsigned))
 
-    def right(self, x: NDArray[Any], *, by_row: bool) -> Side:
+    def right(self, x: NDArray[Any], *, by_row: bool) -> Operand:
         """The right side of products: pixels or vectors, (n, k) by row, else (k, n)."""
         if self.in_panels:
             return panels.pack(x, by_row=by_row)
@@ -147,25 +144,25 @@ class Gemm:
             return flip(turned, turned.view(np.int8)) if x.dtype == np.uint8 else turned.view(np.int8)
         return np.ascontiguousarray(flip(x) if x.dtype == np.uint8 else x)
 
-    def multiply(self, left: Side, right: Side) -> Ints:
+    def multiply(self, left: Operand, right: Operand) -> Int32Array:
         """(m, n) int32 of two sides."""
         if isinstance(left, Panels):
             assert isinstance(right, Panels)
-            _check_terms(left.n_terms)
-            out = np.empty((left.n_units, right.n_units), np.int32)
+            _check_k(left.k)
+            out = np.empty((left.n, right.n), np.int32)
             panels.add_product(out, left, right, fresh=True)
             return out
         assert not isinstance(right, Panels)
         shape = left.shape[0], right.shape[1]
         if self.in_floats:
-            _check_terms(left.shape[1])
+            _check_k(left.shape[1])
             out = np.zeros(shape, np.int32)
             floats.count_product(out, left, right)
             return out
         return self._product(left, right, np.empty(shape, np.int32))
 
-    def both(self, x: NDArray[Any], *, by_row: bool, out: Side | None = None) -> tuple[Side, Side]:
-        """Left and right of a product of x with itself or its like, where `both_sides`: one copy, or none.
+    def both(self, x: NDArray[Any], *, by_row: bool, out: Operand | None = None) -> tuple[Operand, Operand]:
+        """Left and right of a product of x with itself or its like, where `one_layout`: one copy, or none.
 
         out : a side that is no longer needed, for its memory.
         """
@@ -176,36 +173,36 @@ class Gemm:
         assert not isinstance(left, Panels)
         return left, left.T
 
-    def add_product(self, total: NDArray[Any], left: Side, right: Side, *, lower: bool = False) -> None:
+    def add_product(self, total: NDArray[Any], left: Operand, right: Operand, *, lower: bool = False) -> None:
         """total : (m, n) int32 or int64, added to; where `lower`, what is above the diagonal may be left out."""
-        if total.dtype == np.int32 and total.flags.c_contiguous and self.both_sides:
+        if total.dtype == np.int32 and total.flags.c_contiguous and self.one_layout:
             if isinstance(left, Panels):
                 assert isinstance(right, Panels)
-                _check_terms(left.n_terms)
+                _check_k(left.k)
                 panels.add_product(total, left, right, lower=lower)
             else:
                 assert not isinstance(right, Panels)
-                _check_terms(left.shape[1])
+                _check_k(left.shape[1])
                 floats.count_product(total, left, right, lower=lower)
         else:
             np.add(total, self.multiply(left, right), out=total)
 
-    def product(self, a: Bytes, b: Signed, out: Ints | None = None) -> Ints:
+    def product(self, a: UInt8Array, b: Int8Array, out: Int32Array | None = None) -> Int32Array:
         """The sum over k of (a - 128) b, exact.
 
-        a : (m, k) uint8, b : (k, n) int8, out : (m, n) int32, all C-contiguous; k at most MAX_TERMS.
+        a : (m, k) uint8, b : (k, n) int8, out : (m, n) int32, all C-contiguous; k at most MAX_K.
         """
         if out is None:
             out = np.empty((a.shape[0], b.shape[1]), np.int32)
-        if not self.both_sides:
+        if not self.one_layout:
             return self._product(a, b, out)
         out[...] = 0
         self.add_product(out, self.left(a, by_row=True), self.right(b, by_row=False))
         return out
 
-    def _product(self, a: Bytes, b: Signed, out: Ints) -> Ints:
+    def _product(self, a: UInt8Array, b: Int8Array, out: Int32Array) -> Int32Array:
         (m, k), n = a.shape, b.shape[1]
-        _check_terms(k)
+        _check_k(k)
         if self._integer and self._passes((m, k, n)):
             _run(INTEGER_PRODUCT, {"a": a, "b": b}, out)
         else:
@@ -238,9 +235,9 @@ _RIGHT_PATTERNS = ((-128, -128), (127, 127), (127, -128), (-128, 127), (0, -128)
 _TRIAL = (64, 1024, 64)  # what stands for all shapes where a kernel is chosen before any is known
 
 
-def _check_terms(k: int) -> None:
-    if k > MAX_TERMS:
-        raise ValueError(f"a contraction over {k} terms can pass 2^31; cut it into blocks of {MAX_TERMS}")
+def _check_k(k: int) -> None:
+    if k > MAX_K:
+        raise ValueError(f"a contraction over {k} terms can pass 2^31; cut it into blocks of {MAX_K}")
 
 
 @cache
@@ -261,7 +258,7 @@ def _panels_are_exact() -> bool:
     return bool(np.array_equal(out, expected))
 
 
-def _worst_case(shape: tuple[int, int, int]) -> tuple[Bytes, Signed, NDArray[np.int64]]:
+def _worst_case(shape: tuple[int, int, int]) -> tuple[UInt8Array, Int8Array, NDArray[np.int64]]:
     """Operands of worst-case values, and their product.
 
     Rows and columns cycle through the patterns, so that all pairs meet wherever the kernel has its edges; the right
@@ -279,24 +276,26 @@ def _worst_case(shape: tuple[int, int, int]) -> tuple[Bytes, Signed, NDArray[np.
     return a, b, ((left.astype(np.int64) - 128) * counts) @ right.T.astype(np.int64)  # (m, n)
 
 
-def _float32_product(a: Bytes, b: Signed, out: Ints) -> None:
+def _float32_product(a: UInt8Array, b: Int8Array, out: Int32Array) -> None:
     out[...] = 0
     add_float32_products(out, a, [b])
 
 
-def add_float32_products(total: NDArray[Any], a: Bytes, strips: Sequence[Any], *, lower: bool = False) -> None:
+def add_float32_products(
+    total: NDArray[Any], a: UInt8Array, column_blocks: Sequence[Any], *, lower: bool = False
+) -> None:
     """total += (a - 128) [strip, strip, ...], exact in float32; `a` is converted once for all strips, (k, n) int8.
 
     lower : each strip counts from the row on that is its first column.
     """
-    for start in range(0, a.shape[1], EXACT_FLOAT_TERMS):
-        terms = slice(start, start + EXACT_FLOAT_TERMS)
-        left = a[:, terms].astype(np.float32)
+    for start in range(0, a.shape[1], EXACT_FLOAT_K):
+        k_block = slice(start, start + EXACT_FLOAT_K)
+        left = a[:, k_block].astype(np.float32)
         left -= 128
         first = 0
-        for strip in strips:
-            last, top = first + strip.shape[1], first if lower else 0
-            part = float_product(left[top:], strip[terms].astype(np.float32))
+        for column_block in column_blocks:
+            last, top = first + column_block.shape[1], first if lower else 0
+            part = float_product(left[top:], column_block[k_block].astype(np.float32))
             # Reinterpreted in place: one scratch instead of two.
             np.add(total[top:, first:last], part.astype(np.int32), out=total[top:, first:last])
             first = last

@@ -6,23 +6,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.kernels.linalg.compiled import address, library
-
-Floats = NDArray[np.float64]
-Floats32 = NDArray[np.float32]
-Ints = NDArray[np.int32]
-Longs = NDArray[np.int64]
+from bigcluster.kernels.linalg.types import Float32Array, Float64Array, Int32Array, Int64Array
 
 
 def two_least(
-    score: Floats32,
-    add: Floats32,
-    ends: Longs,
-    reach: Floats32,
+    score: Float32Array,
+    add: Float32Array,
+    ends: Int64Array,
+    reach: Float32Array,
     start: int,
-    barred: Ints,
-    label: Ints,
-    close: Ints,
-    n_close: Longs,
+    barred: Int32Array,
+    label: Int32Array,
+    close: Int32Array,
+    n_close: Int64Array,
 ) -> None:
     """For each of some sets of centers: who is nearest to each row of a tile, and which rows are too close to call.
 
@@ -43,7 +39,13 @@ def two_least(
 
 
 def spread(
-    x: Floats, starts: Longs, targets: Longs, factors: Floats, sums: Floats, weights: Floats, counts: Longs
+    x: Float64Array,
+    starts: Int64Array,
+    targets: Int64Array,
+    factors: Float64Array,
+    sums: Float64Array,
+    weights: Float64Array,
+    counts: Int64Array,
 ) -> None:
     """Add row i of `x`, times its factors, to its targets: those at starts[i] .. starts[i + 1] - 1.
 
@@ -66,7 +68,7 @@ def pixel_sums(x: NDArray[np.uint8]) -> tuple[NDArray[np.uint32], int]:
     return sums, int(squares[0])
 
 
-def add_scaled(to: Floats32, product: Ints, scale: Floats32, *, by_row: bool) -> None:
+def add_scaled(to: Float32Array, product: Int32Array, scale: Float32Array, *, by_row: bool) -> None:
     """to : (n, m) float32, to which a product, (n, m) int32, is added times the scale of its row or its column.
 
     As numpy would: rounded to float32, multiplied, rounded, added.

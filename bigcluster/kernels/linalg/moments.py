@@ -12,8 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import InvalidDataError
-
-Floats = NDArray[np.float64]
+from bigcluster.kernels.linalg.types import Float64Array
 
 
 @dataclass(frozen=True)
@@ -21,8 +20,8 @@ class Moments:
     """Total weight, mean and weighted sum of squared deviations of some rows; mean, scatter : (n_columns,) float64."""
 
     weight: float
-    mean: Floats
-    scatter: Floats
+    mean: Float64Array
+    scatter: Float64Array
 
     def merge(self, other: Moments) -> Moments:
         """Both together (Chan, Golub and LeVeque 1979). The order of merging shows in the last bits."""
@@ -35,7 +34,7 @@ class Moments:
         return Moments(weight, mean, scatter)
 
 
-def block_moments(x: NDArray[Any], sample_weight: Floats | None = None) -> Moments:
+def block_moments(x: NDArray[Any], sample_weight: Float64Array | None = None) -> Moments:
     """Moments of finite rows. x : (n_rows >= 1, n_columns). sample_weight : (n_rows,) float64, not negative."""
     wide = np.asarray(x, dtype=np.float64)
     if sample_weight is None:

@@ -31,8 +31,8 @@ class Panels:
 
     values: NDArray[np.int8]
     sums: NDArray[np.int32]
-    n_units: int
-    n_terms: int
+    n: int
+    k: int
 
 
 @cache
@@ -41,28 +41,23 @@ def available() -> bool:
     return bool(library().panels_known() == _VNNI)
 
 
-def can_run() -> bool:
-    """Whether this processor has the instructions at all."""
-    return bool(library().panels_known() & _VNNI)
-
-
 def pack(x: NDArray[Any], *, by_row: bool, out: Panels | None = None) -> Panels:
-    """x : uint8 pixels or int8 vectors, (n_units, n_terms) by row, (n_terms, n_units) otherwise; rows may lie apart.
+    """x : uint8 pixels or int8 vectors, (n, k) by row, (k, n) otherwise; rows may lie apart.
 
     out : panels that are no longer needed; their memory is used again where it is as large.
     """
     if (x.shape[1] > 1 and x.strides[1] != 1) or x.dtype.itemsize != 1:  # of one column, the stride is anything
         raise ValueError("operands must be bytes, C-contiguous within their rows")
-    n_units, n_terms = x.shape if by_row else x.shape[::-1]
-    n_panels, n_quads = -(-n_units // PANEL), -(-n_terms // 4)
+    n, k = x.shape if by_row else x.shape[::-1]
+    n_panels, n_quads = -(-n // PANEL), -(-k // 4)
     size = n_panels * n_quads * PANEL * 4
     values = out.values if out is not None and len(out.values) == size else np.empty(size, np.int8)
-    panels = Panels(values, np.empty(n_panels * PANEL, np.int32), n_units, n_terms)
+    panels = Panels(values, np.empty(n_panels * PANEL, np.int32), n, k)
     library().pack(
         x.__array_interface__["data"][0],
         address(panels.values, np.int8),
         address(panels.sums, np.int32),
-        *(x.strides[0], n_units, n_terms, by_row, x.dtype == np.uint8),
+        *(x.strides[0], n, k, by_row, x.dtype == np.uint8),
     )
     return panels
 
@@ -74,12 +69,12 @@ def add_product(
 
     lower : nothing is promised above the diagonal; of a square product, that saves nearly half.
     """
-    if total.shape != (left.n_units, right.n_units) or left.n_terms != right.n_terms:
-        raise ValueError(f"({left.n_units}, {left.n_terms}) by ({right.n_terms}, {right.n_units}) into {total.shape}")
+    if total.shape != (left.n, right.n) or left.k != right.k:
+        raise ValueError(f"({left.n}, {left.k}) by ({right.k}, {right.n}) into {total.shape}")
     library().add_product(
         address(left.values, np.int8),
         address(left.sums, np.int32),
         address(right.values, np.int8),
         address(total, np.int32),
-        *(left.n_units, right.n_units, left.n_terms, lower, fresh),
+        *(left.n, right.n, left.k, lower, fresh),
     )

@@ -8,18 +8,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
+from bigcluster.kernels.linalg.types import Float32Array
 
 
 @dataclass(frozen=True)
-class Code:
+class Quantized:
     """values : (n, b) int8 within +-127, or float32 where nothing is rounded; scale : (b,) float32."""
 
     values: NDArray[Any]
-    scale: Floats
+    scale: Float32Array
 
-    def columns(self, start: int, stop: int) -> Code:
-        return Code(np.ascontiguousarray(self.values[:, start:stop]), self.scale[start:stop])
+    def columns(self, start: int, stop: int) -> Quantized:
+        return Quantized(np.ascontiguousarray(self.values[:, start:stop]), self.scale[start:stop])
 
     def weighted(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
         """(b,) float64: the sum over rows of weight times vector."""
@@ -33,23 +33,23 @@ class Code:
             sums += (weights[rows, None] * values[rows]).sum(axis=0)
         return sums[:n_columns] * self.scale
 
-    def decode(self) -> Floats:
+    def dequantize(self) -> Float32Array:
         """(n, b) float32; the values themselves where nothing is rounded, not to be written to."""
         if self.values.dtype == np.float32:
             return self.values
-        decoded: Floats = np.multiply(self.values, self.scale, dtype=np.float32)
-        return decoded
+        values: Float32Array = np.multiply(self.values, self.scale, dtype=np.float32)
+        return values
 
 
-def encode(block: Floats, *, rounded: bool) -> Code:
+def quantize(block: Float32Array, *, to_int8: bool) -> Quantized:
     """(n, b) float32 -> the nearest integers times each column's largest magnitude / 127.
 
     The error is a white noise of about one percent of a column: spread over all directions it is far below the
     captured variance (3e-5 of it), and whoever uses the decoded vectors as the vectors has no error at all.
     """
-    if not rounded:
-        return Code(block, np.ones(block.shape[1], np.float32))
+    if not to_int8:
+        return Quantized(block, np.ones(block.shape[1], np.float32))
     scale = np.maximum(block.max(axis=0), -block.min(axis=0)) / np.float32(127)
     inverse = np.divide(1, scale, out=np.zeros_like(scale), where=scale > 0)
     scaled = block * inverse
-    return Code(np.rint(scaled, out=scaled).astype(np.int8), scale)
+    return Quantized(np.rint(scaled, out=scaled).astype(np.int8), scale)

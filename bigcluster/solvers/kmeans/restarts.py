@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from bigcluster.solvers.checkpoint import Array, Checkpoint, CheckpointStore, Facts
+from bigcluster.kernels.linalg.types import AnyArray
+from bigcluster.solvers.checkpoint import Checkpoint, CheckpointStore, Facts
 from bigcluster.solvers.kmeans.blocks import Blocks
 from bigcluster.solvers.kmeans.lloyd import Restart
 
@@ -27,7 +28,7 @@ class SavedRestarts:
     checkpoints: CheckpointStore
     blocks: Blocks
     facts: Facts
-    arrays: Iterable[tuple[str, Array]] = ()
+    arrays: Iterable[tuple[str, AnyArray]] = ()
 
     def save(self, restarts: Sequence[Restart], iterations: int) -> None:
         """Called before every pass; `iterations` are done."""
@@ -39,7 +40,7 @@ class SavedRestarts:
             self.checkpoints.save(facts, [*self.arrays, *_arrays(restarts)])
 
 
-def _arrays(restarts: Sequence[Restart]) -> Iterator[tuple[str, Array]]:
+def _arrays(restarts: Sequence[Restart]) -> Iterator[tuple[str, AnyArray]]:
     for number, restart in enumerate(restarts):
         yield f"centers/{number}", restart.centers
         if restart.labels:  # none before the first pass

@@ -12,21 +12,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.linalg.gemm import Gemm
-from bigcluster.kernels.linalg.quantize import Code
+from bigcluster.kernels.linalg.quantize import Quantized
+from bigcluster.kernels.linalg.types import AnyArray, Float32Array, Float64Array
 from bigcluster.kernels.pca import ordered_sum
 from bigcluster.runtime.threads import Runtime
-from bigcluster.solvers.pca.result import Doubles
 from bigcluster.solvers.spill import SpillBuffer
-
-Array = NDArray[Any]
-Floats = NDArray[np.float32]
 
 
 class Blocks:
@@ -40,15 +35,15 @@ class Blocks:
         self.tiles = range(len(spans))
         self.widths: list[int] = []
         self._name, self._buffer = name, buffer
-        self._scales: dict[str, Floats] = {}
+        self._scales: dict[str, Float32Array] = {}
 
     @property
     def size(self) -> int:
         return sum(self.widths)
 
-    def put(self, t: int, code: Code, *, group: int = 0) -> None:
+    def put(self, t: int, quantized: Quantized, *, group: int = 0) -> None:
         """Tile t of the next block, or of one group of its columns."""
-        self._put(self._tile(len(self.widths), t, group), code)
+        self._put(self._tile(len(self.widths), t, group), quantized)
 
     def complete(self, n_groups: int = 1) -> None:
         """All tiles of the next block are here, in so many groups of columns, which become one."""
@@ -56,26 +51,26 @@ class Blocks:
         if n_groups > 1:
             for t in self.tiles:
                 names = [self._tile(k, t, group) for group in range(n_groups)]
-                parts = [self._code(name) for name in names]
-                whole = Code(np.hstack([part.values for part in parts]), np.hstack([part.scale for part in parts]))
+                parts = [self._quantized(name) for name in names]
+                whole = Quantized(np.hstack([part.values for part in parts]), np.hstack([part.scale for part in parts]))
                 for name in names:
                     self._delete(name)
                 self._put(self._tile(k, t), whole)
         self.widths.append(len(self._scales[self._tile(k, 0)]))
 
-    def code(self, k: int, t: int) -> Code:
-        return self._code(self._tile(k, t))
+    def quantized(self, k: int, t: int) -> Quantized:
+        return self._quantized(self._tile(k, t))
 
-    def get(self, k: int, t: int) -> Floats:
+    def get(self, k: int, t: int) -> Float32Array:
         """(rows_t, width of block k)."""
-        return self.code(k, t).decode()
+        return self.quantized(k, t).dequantize()
 
-    def project(self, t: int, block: Floats) -> Floats:
+    def project(self, t: int, block: Float32Array) -> Float32Array:
         """Tile t's share of B'W: (size, b), from its rows of W (rows_t, b)."""
         shares = [float_product(self.get(k, t), block, transpose_left=True) for k in range(len(self.widths))]
         return np.concatenate(shares) if shares else np.zeros((0, block.shape[1]), np.float32)
 
-    def expand(self, t: int, coefficients: Doubles | Floats) -> Floats:
+    def expand(self, t: int, coefficients: Float64Array | Float32Array) -> Float32Array:
         """Rows of tile t of B C: (rows_t, b), from C (size, b)."""
         start, stop = self.spans[t]
         total = np.zeros((stop - start, coefficients.shape[1]), np.float32)
@@ -83,7 +78,7 @@ class Blocks:
             total += float_product(self.get(k, t), np.ascontiguousarray(coefficients[first:last], np.float32))
         return total
 
-    def last_inner(self, gemm: Gemm, runtime: Runtime) -> Doubles:
+    def last_inner(self, gemm: Gemm, runtime: Runtime) -> Float64Array:
         """B'B_k of the last block: the new columns of B'B, (size, width), sums in the order of tiles.
 
         Products are exact, or in float64 where nothing is rounded: where columns are far from orthogonal, the leading
@@ -91,20 +86,20 @@ class Blocks:
         """
         blocks = range(len(self.widths))
 
-        def exact(t: int) -> Doubles:
-            last = self.code(blocks[-1], t)
+        def exact(t: int) -> Float64Array:
+            last = self.quantized(blocks[-1], t)
             right, shares = gemm.right(last.values, by_row=False), []
-            for code in (self.code(k, t) for k in blocks):
-                product = gemm.multiply(gemm.left(code.values, by_row=False), right)
-                shares.append(product * code.scale.astype(np.float64)[:, None])
+            for quantized in (self.quantized(k, t) for k in blocks):
+                product = gemm.multiply(gemm.left(quantized.values, by_row=False), right)
+                shares.append(product * quantized.scale.astype(np.float64)[:, None])
             return np.concatenate(shares) * last.scale
 
-        def precise(t: int) -> Doubles:
+        def precise(t: int) -> Float64Array:
             last = self.get(blocks[-1], t).astype(np.float64)
             return np.concatenate([self.get(k, t).T.astype(np.float64) @ last for k in blocks])
 
-        rounded = self.code(blocks[-1], 0).values.dtype == np.int8
-        return ordered_sum(runtime.map(exact if rounded else precise, self.tiles))
+        to_int8 = self.quantized(blocks[-1], 0).values.dtype == np.int8
+        return ordered_sum(runtime.map(exact if to_int8 else precise, self.tiles))
 
     def delete(self, k: int) -> None:
         """Block k's tiles; its columns still count."""
@@ -115,19 +110,19 @@ class Blocks:
         for k in range(len(self.widths)):
             self.delete(k)
 
-    def saved(self, k: int) -> Iterator[tuple[str, Callable[[], Array]]]:
+    def saved(self, k: int) -> Iterator[tuple[str, Callable[[], AnyArray]]]:
         """Names of what a saved state takes of block k, and how to get it."""
         for t in self.tiles:
             name = self._tile(k, t)
             yield name, partial(self._buffer.get, name)
             yield f"{name}/scale", partial(self._scales.__getitem__, name)
 
-    def restore(self, k: int, get: Callable[[str], Array]) -> None:
+    def restore(self, k: int, get: Callable[[str], AnyArray]) -> None:
         """Block k from a saved state; the widths are restored by whoever saved them."""
         names = [self._tile(k, t) for t in self.tiles]
         scales = [get(f"{name}/scale") for name in names]  # first: they lie in a file of their own
         for name, scale in zip(names, scales, strict=True):
-            self._put(name, Code(get(name), scale))
+            self._put(name, Quantized(get(name), scale))
 
     def _columns(self) -> Iterator[tuple[int, int]]:
         at = 0
@@ -138,12 +133,12 @@ class Blocks:
     def _tile(self, k: int, t: int, group: int = 0) -> str:
         return f"{self._name}/{k}/{t}" if group == 0 else f"{self._name}/{k}/{t}/{group}"
 
-    def _put(self, name: str, code: Code) -> None:
-        self._scales[name] = code.scale
-        self._buffer.put(name, np.ascontiguousarray(code.values))
+    def _put(self, name: str, quantized: Quantized) -> None:
+        self._scales[name] = quantized.scale
+        self._buffer.put(name, np.ascontiguousarray(quantized.values))
 
-    def _code(self, name: str) -> Code:
-        return Code(self._buffer.get(name), self._scales[name])
+    def _quantized(self, name: str) -> Quantized:
+        return Quantized(self._buffer.get(name), self._scales[name])
 
     def _delete(self, name: str) -> None:
         self._buffer.delete(name)

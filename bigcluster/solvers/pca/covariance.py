@@ -10,20 +10,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.linalg.gemm import Gemm
+from bigcluster.kernels.linalg.types import Float32Array, Float64Array
 from bigcluster.kernels.pca import center_covariance, column_extremes, column_signs, round_to_step, score_step
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
-from bigcluster.solvers.pca.eigen import DENSE_LIMIT, TiledMatrix, centering_rounding
+from bigcluster.solvers.pca.eigen import TiledMatrix, centering_rounding
 from bigcluster.solvers.pca.footprint import eigensolver_bytes
 from bigcluster.solvers.pca.lanczos import lanczos_steps, leading_eigenpairs
 from bigcluster.solvers.pca.moments import block_rows
-from bigcluster.solvers.pca.operands import Operands
+from bigcluster.solvers.pca.operands import DENSE_LIMIT, Operands
 from bigcluster.solvers.pca.products import ProductPlan, plan_products, symmetric_products
-from bigcluster.solvers.pca.result import Center, Doubles, PCAFit, Sink, Target
+from bigcluster.solvers.pca.result import Center, PCAFit, Sink, Target
 from bigcluster.solvers.progress import OnProgress, StepCounter
 from bigcluster.solvers.spill import SpillBuffer, Tiles
 from bigcluster.store.row_source import RowSource, spans
@@ -49,16 +49,16 @@ def fit_covariance(
     plan = plan_products(n_columns, n_rows, operands.dtype, runtime.threads, workspace_bytes)
     progress = StepCounter(plan.steps + lanczos_steps(target, n_columns) + 1, on_progress)
     # Between panels nothing may stay in memory: the next panel takes all of it.
-    buffer = SpillBuffer(tiles, workspace_bytes if len(plan.panels) == 1 else 0)
+    buffer = SpillBuffer(tiles, workspace_bytes if len(plan.block_columns) == 1 else 0)
     matrix, total = _scatter(operands, plan, buffer, mean, runtime, progress, checkpoints)
     buffer.limit(workspace_bytes - eigensolver_bytes("covariance", n_columns, target, runtime.threads))
     pairs = leading_eigenpairs(
-        matrix, total, target, buffer=buffer, runtime=runtime, seed=seed, progress=progress, with_images=False
+        matrix, total, target, buffer=buffer, runtime=runtime, seed=seed, progress=progress, with_products=False
     )
     matrix.delete()
     rows_of = pairs.vectors(np.ones(pairs.n_vectors))
     # (n_columns, n_components)
-    vectors = np.concatenate([block.astype(np.float32) for block in runtime.map(rows_of, range(len(plan.unit_spans)))])
+    vectors = np.concatenate([block.astype(np.float32) for block in runtime.map(rows_of, range(len(plan.tile_spans)))])
     pairs.close()
     vectors *= column_signs(column_extremes(vectors)) * (pairs.values[: pairs.n_vectors] > 0)
     projection = Projection(rows, mean, vectors, score_step(n_rows, float(np.sqrt(pairs.values[0]))), runtime)
@@ -71,7 +71,7 @@ def fit_covariance(
         eigenvalues=pairs.values / (n_rows - 1),
         n_components=pairs.n_vectors,
         score_step=projection.step,
-        passes=len(plan.panels),
+        passes=len(plan.block_columns),
         _write_scores=projection.write_scores,
         _write_components=projection.write_components,
         _close=buffer.clear,
@@ -82,22 +82,22 @@ def _scatter(
     operands: Operands,
     plan: ProductPlan,
     buffer: SpillBuffer,
-    mean: Doubles,
+    mean: Float64Array,
     runtime: Runtime,
     progress: StepCounter,
     checkpoints: CheckpointStore,
 ) -> tuple[TiledMatrix, float]:
     """(X - mean)'(X - mean) in tiles in `buffer`, and its trace."""
-    n_rows = operands.n_terms
+    n_rows = operands.k
     exact = operands.dtype == np.uint8
     # Sums of x - 128, integers again; float data was centered before it was multiplied.
     sums = np.rint(mean * n_rows) - 128.0 * n_rows if exact else np.zeros(len(mean))
     sum_dtype = np.int64 if exact else np.float64
-    matrix = TiledMatrix(plan.unit_spans, buffer)
+    matrix = TiledMatrix(plan.tile_spans, buffer)
     squares = 0 if exact else 0.0
     largest = 0.0
     for j, i, tile in symmetric_products(operands, plan, runtime, progress, checkpoints):
-        sums_j, sums_i = sums[slice(*plan.unit_spans[j])], sums[slice(*plan.unit_spans[i])]
+        sums_j, sums_i = sums[slice(*plan.tile_spans[j])], sums[slice(*plan.tile_spans[i])]
         if i == j:
             squares += np.diag(tile).sum(dtype=sum_dtype).item()
             largest = max(largest, float(np.diag(tile).max()))
@@ -116,15 +116,15 @@ class Projection:
     """Components in memory: vectors (n_columns, n_components) float32, signs fixed, zero where there is no variance."""
 
     rows: RowSource
-    mean: Doubles
-    vectors: NDArray[np.float32]
+    mean: Float64Array
+    vectors: Float32Array
     step: float
     runtime: Runtime
 
     def write_scores(self, sink: Sink) -> None:
         n_rows, n_columns = self.rows.shape
 
-        def task(span: tuple[int, int]) -> NDArray[np.float32]:
+        def task(span: tuple[int, int]) -> Float32Array:
             centered = np.subtract(self.rows.read(*span), self.mean, dtype=np.float64).astype(np.float32)
             return round_to_step(float_product(centered, self.vectors), self.step)
 

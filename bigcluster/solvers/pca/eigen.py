@@ -7,20 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import TypeVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bigcluster.kernels.linalg.floats import float_product
+from bigcluster.kernels.linalg.types import AnyArray, Float32Array, Float64Array
 from bigcluster.kernels.pca import choose_rank, nonzero_rank, ritz
 from bigcluster.runtime.blas import blas_threads
 from bigcluster.runtime.threads import Runtime
-from bigcluster.solvers.pca.operands import PRECISE_UNITS
-from bigcluster.solvers.pca.result import Components, Doubles, Target
+from bigcluster.solvers.pca.result import Components, Target
 from bigcluster.solvers.spill import SpillBuffer
 
-Floats = NDArray[np.float32]
 Result = TypeVar("Result")
 
 # Threads of a large dense step: fixed, since LAPACK's results follow it, so that every machine gives the same ones. Two
@@ -29,8 +27,6 @@ Result = TypeVar("Result")
 DENSE_THREADS = 2
 LARGE = 512
 
-# Up to here all eigenpairs are computed at once in float64 (about 0.6 s); beyond, Lanczos is faster.
-DENSE_LIMIT = PRECISE_UNITS
 # Eigenvalues below this share of the first are rounding: of float64 on the dense path, of float32 tiles otherwise.
 DENSE_NOISE = 1e-13
 FLOAT32_NOISE = 1e-6
@@ -51,39 +47,39 @@ class TiledMatrix:
     be far larger than what is left of them; 0 for data that was centered before it was multiplied.
     """
 
-    def __init__(self, unit_spans: list[tuple[int, int]], buffer: SpillBuffer) -> None:
-        self.unit_spans = unit_spans
+    def __init__(self, tile_spans: list[tuple[int, int]], buffer: SpillBuffer) -> None:
+        self.tile_spans = tile_spans
         self.rounding = 0.0
-        self.n = unit_spans[-1][1]
+        self.n = tile_spans[-1][1]
         self._buffer = buffer
 
-    def put(self, j: int, i: int, tile: NDArray[Any]) -> None:
+    def put(self, j: int, i: int, tile: AnyArray) -> None:
         self._buffer.put(f"matrix/{j}/{i}", tile)
 
-    def get(self, j: int, i: int) -> NDArray[Any]:
+    def get(self, j: int, i: int) -> AnyArray:
         return self._buffer.get(f"matrix/{j}/{i}")
 
     def pairs(self) -> list[tuple[int, int]]:
-        return [(j, i) for j in range(len(self.unit_spans)) for i in range(j + 1)]
+        return [(j, i) for j in range(len(self.tile_spans)) for i in range(j + 1)]
 
-    def apply(self, t: int, block: Callable[[int], Floats]) -> Floats:
+    def apply(self, t: int, block: Callable[[int], Float32Array]) -> Float32Array:
         """Rows of tile t of G V, (rows_t, b), from V as block(i), (rows_i, b)."""
         total = self._share(t, 0, block)
-        for i in range(1, len(self.unit_spans)):
+        for i in range(1, len(self.tile_spans)):
             total += self._share(t, i, block)
         return total
 
-    def _share(self, t: int, i: int, block: Callable[[int], Floats]) -> Floats:
+    def _share(self, t: int, i: int, block: Callable[[int], Float32Array]) -> Float32Array:
         if i <= t:
             return float_product(self.get(t, i), block(i))
         return float_product(self.get(i, t), block(i), transpose_left=True)
 
-    def dense(self) -> Doubles:
+    def dense(self) -> Float64Array:
         full = np.empty((self.n, self.n))
         for j, i in self.pairs():
             tile = self.get(j, i)
-            full[slice(*self.unit_spans[j]), slice(*self.unit_spans[i])] = tile
-            full[slice(*self.unit_spans[i]), slice(*self.unit_spans[j])] = tile.T
+            full[slice(*self.tile_spans[j]), slice(*self.tile_spans[i])] = tile
+            full[slice(*self.tile_spans[i]), slice(*self.tile_spans[j])] = tile.T
         return full
 
     def delete(self) -> None:
@@ -91,7 +87,7 @@ class TiledMatrix:
             self._buffer.delete(f"matrix/{j}/{i}")
 
 
-TileRows = Callable[[int], NDArray[Any]]
+TileRows = Callable[[int], AnyArray]
 """tile t -> its rows of some (n, m) matrix: float64 from the dense path, else float32."""
 
 
@@ -104,34 +100,34 @@ class Eigenpairs:
     deletes what is behind them; rounding : as of the matrix.
     """
 
-    values: Doubles
+    values: Float64Array
     n_vectors: int
-    vectors: Callable[[Doubles], TileRows]
-    images: Callable[[Doubles], TileRows]
+    vectors: Callable[[Float64Array], TileRows]
+    products: Callable[[Float64Array], TileRows]
     close: Callable[[], None]
     rounding: float
 
 
-def alone(size: int, task: Callable[[], Result]) -> Result:
+def with_blas_threads(size: int, task: Callable[[], Result]) -> Result:
     """Run a dense step on matrices of this size, with nothing beside it; its threads follow from the size."""
     with blas_threads(DENSE_THREADS if size >= LARGE else 1):
         return task()
 
 
-def times(columns: Doubles, transform: Doubles) -> Doubles:
+def transformed(columns: Float64Array, transform: Float64Array) -> Float64Array:
     """C T, of a matrix T or the diagonal of one."""
-    product: Doubles = columns * transform if transform.ndim == 1 else columns @ transform
+    product: Float64Array = columns * transform if transform.ndim == 1 else columns @ transform
     return product
 
 
-def wanted(values: Doubles, total: float, target: Target) -> int | None:
+def n_needed_for(values: Float64Array, total: float, target: Target) -> int | None:
     """How many of these eigenvalues the target takes; None where it needs more."""
     if isinstance(target, Components):
         return target.n
     return choose_rank(values, total, target.share)
 
 
-def n_dominating(values: Doubles, total: float) -> int:
+def n_dominating(values: Float64Array, total: float) -> int:
     """How many leading variances outweigh all that comes after them.
 
     They are found at once, to float32. What a basis gains is told and measured beside them: their rounding and their
@@ -146,15 +142,15 @@ def n_dominating(values: Doubles, total: float) -> int:
 
 
 def dense_eigenpairs(matrix: TiledMatrix, total: float, target: Target, runtime: Runtime) -> Eigenpairs:
-    values, vectors = alone(matrix.n, lambda: ritz(matrix.dense(), matrix.n))
+    values, vectors = with_blas_threads(matrix.n, lambda: ritz(matrix.dense(), matrix.n))
     values[nonzero_rank(values, DENSE_NOISE * matrix.n, matrix.rounding) :] = 0
-    n_vectors = wanted(values, total, target)
+    n_vectors = n_needed_for(values, total, target)
     if n_vectors is None:  # a share of 1, up to rounding
         n_vectors = max(1, int(np.count_nonzero(values)))
     kept = np.ascontiguousarray(vectors[:, :n_vectors])
 
-    def rows_of(columns: Doubles) -> Callable[[Doubles], TileRows]:
-        return lambda transform: lambda t: times(columns[slice(*matrix.unit_spans[t])], transform)
+    def rows_of(columns: Float64Array) -> Callable[[Float64Array], TileRows]:
+        return lambda transform: lambda t: transformed(columns[slice(*matrix.tile_spans[t])], transform)
 
     return Eigenpairs(
         values, n_vectors, rows_of(kept), rows_of(kept * values[:n_vectors]), lambda: None, matrix.rounding

@@ -9,12 +9,11 @@ from __future__ import annotations
 import numpy as np
 
 from bigcluster.errors import ConfigError
-from bigcluster.solvers.pca.eigen import DENSE_LIMIT
 from bigcluster.solvers.pca.lanczos import CHUNK, lanczos_limit, lanczos_size, lanczos_width
-from bigcluster.solvers.pca.operands import PRECISE_UNITS
-from bigcluster.solvers.pca.operator import TERMS, UNIT_TILE, block_width, iteration_pass, most_applications
+from bigcluster.solvers.pca.operands import DENSE_LIMIT, work_dtype
 from bigcluster.solvers.pca.products import TILE, plan_products
 from bigcluster.solvers.pca.result import Components, Target, usual_components
+from bigcluster.solvers.pca.schedule import K_BLOCK, TILE_ROWS, block_width, iteration_schedule, most_applications
 
 Shape = tuple[int, int]
 
@@ -47,12 +46,6 @@ def _eigensolver_kept_bytes(solver: str, n: int, target: Target) -> int:
     return 4 * n * (n + TILE) // 2 + (2 if solver == "gram" else 1) * 4 * n * size
 
 
-def _work_dtype(dtype: np.dtype[np.generic], n_units: int) -> np.dtype[np.generic]:
-    if dtype == np.uint8:
-        return dtype
-    return np.dtype(np.float64 if dtype == np.float64 or n_units <= PRECISE_UNITS else np.float32)
-
-
 def project_bytes(
     solver: str, shape: Shape, dtype: np.dtype[np.generic], target: Target, threads: int, workspace_bytes: int
 ) -> int:
@@ -63,11 +56,11 @@ def project_bytes(
     if solver == "subspace":
         everything = _subspace_everything(shape, dtype, target, threads, workspace_bytes)
         return max(_subspace_least(shape, dtype, target, threads), min(workspace_bytes, everything))
-    n_units, n_terms = _units_terms(solver, shape)
-    plan = plan_products(n_units, n_terms, _work_dtype(dtype, n_units), threads, workspace_bytes)
+    n, k = _sides(solver, shape)
+    plan = plan_products(n, k, work_dtype(dtype, n), threads, workspace_bytes)
     # Tiles, basis and images fill what the eigensolver leaves of the workspace, and never more than they are.
-    kept = _eigensolver_kept_bytes(solver, n_units, target)
-    finish = eigensolver_bytes(solver, n_units, target, threads)
+    kept = _eigensolver_kept_bytes(solver, n, target)
+    finish = eigensolver_bytes(solver, n, target, threads)
     return max(plan.projected_bytes, min(finish + kept, max(finish, workspace_bytes)))
 
 
@@ -75,9 +68,9 @@ def project_scratch_bytes(solver: str, shape: Shape, target: Target, workspace_b
     """The most that a fit puts on the disk: matrix, basis and images, or the Krylov blocks and what follows."""
     n_wanted = usual_components(target)
     if solver != "subspace":
-        n_units = _units_terms(solver, shape)[0]
-        kept = _eigensolver_kept_bytes(solver, n_units, target)
-        vectors = 2 * 4 * n_units * n_wanted
+        n = _sides(solver, shape)[0]
+        kept = _eigensolver_kept_bytes(solver, n, target)
+        vectors = 2 * 4 * n * n_wanted
         return max(0, kept + vectors - workspace_bytes)
     return _krylov_bytes(shape, target, 1)
 
@@ -86,12 +79,12 @@ def least_bytes(solver: str, shape: Shape, dtype: np.dtype[np.generic], target: 
     """The smallest workspace that a fit keeps to."""
     if solver == "subspace":
         return _subspace_least(shape, dtype, target, threads)
-    n_units, n_terms = _units_terms(solver, shape)
-    plan = plan_products(n_units, n_terms, _work_dtype(dtype, n_units), threads, 0)
-    return max(plan.projected_bytes, eigensolver_bytes(solver, n_units, target, threads))
+    n, k = _sides(solver, shape)
+    plan = plan_products(n, k, work_dtype(dtype, n), threads, 0)
+    return max(plan.projected_bytes, eigensolver_bytes(solver, n, target, threads))
 
 
-def _units_terms(solver: str, shape: Shape) -> Shape:
+def _sides(solver: str, shape: Shape) -> Shape:
     if solver not in ("gram", "covariance"):
         raise ConfigError(f"pca.solver is {solver!r}; use one of gram, covariance, subspace")
     return shape if solver == "gram" else (shape[1], shape[0])
@@ -99,31 +92,31 @@ def _units_terms(solver: str, shape: Shape) -> Shape:
 
 def _krylov_bytes(shape: Shape, target: Target, item: int) -> int:
     """All that a streamed iteration keeps by name: rounded blocks, the one in work, images; scores, components."""
-    n_units, n_terms = min(shape), max(shape)
+    n, k = min(shape), max(shape)
     n_wanted = usual_components(target)
-    width = block_width(target, n_units)
+    width = block_width(target, n)
     basis, scores = most_applications(target) * width, 4 * shape[0] * n_wanted
-    inner = 8 * min(n_units, basis) ** 2
+    inner = 8 * min(n, basis) ** 2
     if shape[0] <= shape[1]:
-        return 4 * inner + n_units * (basis * (item + 4) + 4 * width) + n_terms * basis * item + scores
-    return 2 * inner + n_units * (basis * item + 2 * 4 * width + n_wanted * item) + 2 * scores
+        return 4 * inner + n * (basis * (item + 4) + 4 * width) + k * basis * item + scores
+    return 2 * inner + n * (basis * item + 2 * 4 * width + n_wanted * item) + 2 * scores
 
 
 def _subspace_everything(
     shape: Shape, dtype: np.dtype[np.generic], target: Target, threads: int, workspace_bytes: int
 ) -> int:
     """What a fit would hold that never had to put anything on the disk."""
-    n_units, item = min(shape), 1 if dtype == np.uint8 else 4
-    _, held = iteration_pass(target, n_units, threads, item, workspace_bytes, by_row=shape[0] <= shape[1])
+    n, item = min(shape), 1 if dtype == np.uint8 else 4
+    _, held = iteration_schedule(target, n, threads, item, workspace_bytes, by_row=shape[0] <= shape[1])
     return _subspace_least(shape, dtype, target, threads) + held + _krylov_bytes(shape, target, item)
 
 
 def _subspace_least(shape: Shape, dtype: np.dtype[np.generic], target: Target, threads: int) -> int:
     """An application of the fewest columns at once, or a tile of all components per thread."""
-    n_units = min(shape)
+    n = min(shape)
     item = 1 if dtype == np.uint8 else 4
-    width = block_width(target, n_units)
-    _, applied = iteration_pass(target, n_units, threads, item, 0, by_row=shape[0] <= shape[1])
+    width = block_width(target, n)
+    _, applied = iteration_schedule(target, n, threads, item, 0, by_row=shape[0] <= shape[1])
     n_wanted = usual_components(target)
-    tile = min(UNIT_TILE, n_units) * max(width, n_wanted) * 4 * 3 * threads
-    return max(applied, tile, TERMS)
+    tile = min(TILE_ROWS, n) * max(width, n_wanted) * 4 * 3 * threads
+    return max(applied, tile, K_BLOCK)

@@ -27,6 +27,7 @@ from numpy.typing import NDArray
 
 from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.linalg.gemm import Gemm
+from bigcluster.kernels.linalg.types import AnyArray, Float32Array, Float64Array
 from bigcluster.kernels.pca import (
     center_gram,
     choose_rank,
@@ -42,21 +43,19 @@ from bigcluster.kernels.pca import (
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.pca.eigen import (
-    DENSE_LIMIT,
     FLOAT32_NOISE,
     Eigenpairs,
     TiledMatrix,
     TileRows,
-    alone,
     centering_rounding,
+    with_blas_threads,
 )
 from bigcluster.solvers.pca.footprint import eigensolver_bytes
 from bigcluster.solvers.pca.lanczos import lanczos_steps, leading_eigenpairs
-from bigcluster.solvers.pca.operands import Operands
+from bigcluster.solvers.pca.operands import DENSE_LIMIT, Operands
 from bigcluster.solvers.pca.products import ProductPlan, plan_products, symmetric_products
 from bigcluster.solvers.pca.result import (
     Center,
-    Doubles,
     DualCoefSink,
     PCAFit,
     Sink,
@@ -67,7 +66,6 @@ from bigcluster.solvers.progress import OnProgress, StepCounter
 from bigcluster.solvers.spill import SpillBuffer, Tiles
 from bigcluster.store.row_source import RowSource, spans
 
-Floats = NDArray[np.float32]
 Spans = list[tuple[int, int]]
 
 # Columns of one block of components: fixed, since a float32 product of another width may round otherwise.
@@ -82,47 +80,47 @@ class GramScores:
     values : (n_computed,) eigenvalues of G, not divided; step : the grid of the scores.
     """
 
-    values: Doubles
+    values: Float64Array
     n_components: int
     signs: NDArray[np.int8]
     step: float
     dtype: np.dtype[Any]
-    unit_spans: Spans
+    tile_spans: Spans
     buffer: SpillBuffer
     runtime: Runtime
 
     def write(self, sink: Sink) -> None:
-        def task(t: int) -> Floats:
+        def task(t: int) -> Float32Array:
             return round_to_step(self.buffer.get(f"scores/{t}") * self.signs, self.step)
 
-        tiles = range(len(self.unit_spans))
+        tiles = range(len(self.tile_spans))
         for t, block in zip(tiles, self.runtime.map(task, tiles), strict=True):
-            sink.write(self.unit_spans[t][0], block)
+            sink.write(self.tile_spans[t][0], block)
 
     def write_dual_coef(self, sink: DualCoefSink) -> None:
         """(n_rows, n_components) R' L^(-1/2) U' transposed: what components are made from, signs included.
 
         float64 where the matrix was solved densely: components of tiny eigenvalues need it. Else float32.
         """
-        for t, (start, _) in enumerate(self.unit_spans):
-            sink.write(start, np.ascontiguousarray(self._left(t).T))
+        for t, (start, _) in enumerate(self.tile_spans):
+            sink.write(start, np.ascontiguousarray(self._dual_coef(t).T))
 
-    def _left(self, t: int) -> NDArray[Any]:
+    def _dual_coef(self, t: int) -> AnyArray:
         """(n_components, rows of tile t), signs included."""
-        left = self.buffer.get(f"left/{t}")
-        signed: NDArray[Any] = np.multiply(left, self.signs[:, None], dtype=left.dtype)
+        dual_coef = self.buffer.get(f"left/{t}")
+        signed: AnyArray = np.multiply(dual_coef, self.signs[:, None], dtype=dual_coef.dtype)
         return signed
 
-    def write_components(self, rows: RowSource, mean: Doubles, sink: Sink) -> None:
-        components_from_dual_coef(rows, mean, self._left, self.n_components, self.unit_spans, sink, self.runtime)
+    def write_components(self, rows: RowSource, mean: Float64Array, sink: Sink) -> None:
+        components_from_dual_coef(rows, mean, self._dual_coef, self.n_components, self.tile_spans, sink, self.runtime)
 
 
 def components_from_dual_coef(
     rows: RowSource,
-    mean: Doubles,
-    left: Callable[[int], NDArray[Any]],
+    mean: Float64Array,
+    dual_coef: Callable[[int], AnyArray],
     n_components: int,
-    unit_spans: Spans,
+    tile_spans: Spans,
     sink: Sink,
     runtime: Runtime,
 ) -> None:
@@ -131,37 +129,37 @@ def components_from_dual_coef(
     left(t) : (n_components, rows of tile t) float32 or float64. Many blocks share one read of the rows: storage chunks
     are wide.
     """
-    dtype = left(0).dtype
+    dtype = dual_coef(0).dtype
     for slab in spans(rows.shape[1], _SLAB_COLUMNS):
         total = np.zeros((n_components, slab[1] - slab[0]), dtype)
         blocks = list(spans(slab[1] - slab[0], _COMPONENT_COLUMNS))
-        for t, (start, stop) in enumerate(unit_spans):
+        for t, (start, stop) in enumerate(tile_spans):
             tile = rows.read(start, stop, slice(*slab))
-            for _ in runtime.map(partial(_add_block, total, left(t), tile, mean[slice(*slab)]), blocks):
+            for _ in runtime.map(partial(_add_block, total, dual_coef(t), tile, mean[slice(*slab)]), blocks):
                 pass
         sink.write(slab[0], total.astype(np.float32, copy=False))
 
 
 def _add_block(
-    total: NDArray[Any], left: NDArray[Any], tile: NDArray[Any], mean: Doubles, block: tuple[int, int]
+    total: AnyArray, dual_coef: AnyArray, tile: AnyArray, mean: Float64Array, block: tuple[int, int]
 ) -> None:
     columns = slice(*block)
     centered = np.subtract(tile[:, columns], mean[columns], dtype=np.float64, order="C")
-    total[:, columns] += _product(left, centered.astype(left.dtype, copy=False))
+    total[:, columns] += _product(dual_coef, centered.astype(dual_coef.dtype, copy=False))
 
 
 def gram_scores(
-    pairs: Eigenpairs, unit_spans: Spans, target: Target, total: float, buffer: SpillBuffer, runtime: Runtime
+    pairs: Eigenpairs, tile_spans: Spans, target: Target, total: float, buffer: SpillBuffer, runtime: Runtime
 ) -> GramScores:
     """Put the scores and the dual coefficients into `buffer`; the eigenpairs are closed."""
-    n_rows = unit_spans[-1][1]
+    n_rows = tile_spans[-1][1]
     inverse = inverse_root(pairs.values[: pairs.n_vectors])
-    images = pairs.images(inverse)
+    products = pairs.products(inverse)
     if n_rows <= DENSE_LIMIT:
         values, rotation = pairs.values, np.eye(pairs.n_vectors)
     else:
-        images = _buffered(images, len(unit_spans), buffer, runtime)
-        values, rotation = _rotation(images, len(unit_spans), pairs, runtime)
+        products = _buffered(products, len(tile_spans), buffer, runtime)
+        values, rotation = _rotation(products, len(tile_spans), pairs, runtime)
     n_components = pairs.n_vectors
     if isinstance(target, Variance):  # the values have grown: fewer may do
         n_components = choose_rank(values[:n_components], total, target.share) or n_components
@@ -169,23 +167,23 @@ def gram_scores(
     kept = np.ascontiguousarray(rotation[:, :n_components], dtype)
     vectors = pairs.vectors(inverse[:, None] * rotation[:, :n_components])
 
-    def rotate(t: int) -> Floats:
-        scores = _product(images(t), kept)
+    def rotate(t: int) -> Float32Array:
+        scores = _product(products(t), kept)
         buffer.put(f"scores/{t}", scores)
         buffer.put(f"left/{t}", np.ascontiguousarray(vectors(t).T))
         return column_extremes(scores)
 
     extremes = np.zeros(n_components, dtype)
-    for found in runtime.map(rotate, range(len(unit_spans))):
+    for found in runtime.map(rotate, range(len(tile_spans))):
         extremes = merge_extremes(extremes, found)
     pairs.close()
     step = score_step(n_rows, float(np.sqrt(values[0])))
-    return GramScores(values, n_components, column_signs(extremes), step, dtype, unit_spans, buffer, runtime)
+    return GramScores(values, n_components, column_signs(extremes), step, dtype, tile_spans, buffer, runtime)
 
 
-def _product(left: NDArray[Any], right: NDArray[Any]) -> NDArray[Any]:
+def _product(dual_coef: AnyArray, right: AnyArray) -> AnyArray:
     """Float32 operands on the float32 kernel, float64 ones by numpy."""
-    return float_product(left, right) if left.dtype == np.float32 else left @ right
+    return float_product(dual_coef, right) if dual_coef.dtype == np.float32 else dual_coef @ right
 
 
 def _buffered(rows_of: TileRows, n_tiles: int, buffer: SpillBuffer, runtime: Runtime) -> TileRows:
@@ -195,17 +193,19 @@ def _buffered(rows_of: TileRows, n_tiles: int, buffer: SpillBuffer, runtime: Run
     return lambda t: buffer.get(f"scores/{t}")
 
 
-def _rotation(images: TileRows, n_tiles: int, pairs: Eigenpairs, runtime: Runtime) -> tuple[Doubles, Doubles]:
+def _rotation(
+    products: TileRows, n_tiles: int, pairs: Eigenpairs, runtime: Runtime
+) -> tuple[Float64Array, Float64Array]:
     """The eigenvalues of P'P before those beyond the vectors, and R."""
 
-    def square(t: int) -> Doubles:
-        block = images(t)
+    def square(t: int) -> Float64Array:
+        block = products(t)
         return float_product(block, block, transpose_left=True).astype(np.float64)
 
     inner = np.zeros((pairs.n_vectors, pairs.n_vectors))
     for share in runtime.map(square, range(n_tiles)):
         inner += share
-    values, rotation = alone(len(inner), lambda: ritz(inner, pairs.n_vectors))
+    values, rotation = with_blas_threads(len(inner), lambda: ritz(inner, pairs.n_vectors))
     rank = nonzero_rank(values, FLOAT32_NOISE, pairs.rounding)
     values[rank:] = 0
     rotation[:, rank:] = 0
@@ -232,13 +232,13 @@ def fit_gram(
     plan = plan_products(*rows.shape, operands.dtype, runtime.threads, workspace_bytes)
     progress = StepCounter(plan.steps + lanczos_steps(target, rows.shape[0]) + 1, on_progress)
     # Between panels nothing may stay in memory: the next panel takes all of it.
-    buffer = SpillBuffer(tiles, workspace_bytes if len(plan.panels) == 1 else 0)
+    buffer = SpillBuffer(tiles, workspace_bytes if len(plan.block_columns) == 1 else 0)
     matrix, total = _centered_gram(operands, plan, buffer, target, workspace_bytes, runtime, progress, checkpoints)
     pairs = leading_eigenpairs(
-        matrix, total, target, buffer=buffer, runtime=runtime, seed=seed, progress=progress, with_images=True
+        matrix, total, target, buffer=buffer, runtime=runtime, seed=seed, progress=progress, with_products=True
     )
     matrix.delete()
-    scores = gram_scores(pairs, plan.unit_spans, target, total, buffer, runtime)
+    scores = gram_scores(pairs, plan.tile_spans, target, total, buffer, runtime)
     progress.finish()
     n_rows = rows.shape[0]
     return PCAFit(
@@ -249,7 +249,7 @@ def fit_gram(
         eigenvalues=scores.values / (n_rows - 1),
         n_components=scores.n_components,
         score_step=scores.step,
-        passes=len(plan.panels),
+        passes=len(plan.block_columns),
         _write_scores=scores.write,
         _write_components=partial(scores.write_components, rows, mean),
         _write_dual_coef=scores.write_dual_coef,
@@ -270,12 +270,12 @@ def _centered_gram(
 ) -> tuple[TiledMatrix, float]:
     """The Gram matrix of the centered rows, in tiles in `buffer`, and its trace."""
     exact = operands.dtype == np.uint8
-    n = operands.n_units
-    matrix = TiledMatrix(plan.unit_spans, buffer)
-    sums: NDArray[Any] = np.zeros(n, np.int64 if exact else np.float64)  # of whole rows of G
+    n = operands.n
+    matrix = TiledMatrix(plan.tile_spans, buffer)
+    sums: AnyArray = np.zeros(n, np.int64 if exact else np.float64)  # of whole rows of G
     diagonal = np.zeros(n, sums.dtype)
 
-    def take(found: tuple[int, int, NDArray[Any]]) -> tuple[int, int, tuple[NDArray[Any], ...]]:
+    def take(found: tuple[int, int, AnyArray]) -> tuple[int, int, tuple[AnyArray, ...]]:
         """Sum up a tile and put it into `buffer` at once, so that no tile waits in memory for its turn."""
         j, i, tile = found
         across, down = tile.sum(axis=1, dtype=sums.dtype), tile.sum(axis=0, dtype=sums.dtype)
@@ -286,11 +286,11 @@ def _centered_gram(
     for j, i, (across, down, corner) in runtime.map(
         take, symmetric_products(operands, plan, runtime, progress, checkpoints)
     ):
-        sums[slice(*plan.unit_spans[j])] += across
+        sums[slice(*plan.tile_spans[j])] += across
         if i != j:
-            sums[slice(*plan.unit_spans[i])] += down
+            sums[slice(*plan.tile_spans[i])] += down
         else:
-            diagonal[slice(*plan.unit_spans[j])] = corner
+            diagonal[slice(*plan.tile_spans[j])] = corner
     buffer.limit(workspace_bytes - eigensolver_bytes("gram", n, target, runtime.threads))
     if exact:
         grand = sum(int(value) for value in sums)
@@ -299,12 +299,12 @@ def _centered_gram(
         matrix.rounding = centering_rounding(n, float(diagonal.max()))
     else:  # the rows were centered before they were multiplied
         trace, grand_mean = float(diagonal.sum()), 0.0
-    row_means: Doubles = (sums / n).astype(np.float64) if exact else np.zeros(n)
+    row_means: Float64Array = (sums / n).astype(np.float64) if exact else np.zeros(n)
 
     def center(pair: tuple[int, int]) -> None:
         j, i = pair
         tile = matrix.get(j, i)
-        rows_j, rows_i = slice(*plan.unit_spans[j]), slice(*plan.unit_spans[i])
+        rows_j, rows_i = slice(*plan.tile_spans[j]), slice(*plan.tile_spans[i])
         centered = center_gram(tile, row_means[rows_j], row_means[rows_i], grand_mean)
         matrix.put(j, i, _stored(centered, tile, n))
 
@@ -313,7 +313,7 @@ def _centered_gram(
     return matrix, max(trace, 0.0)
 
 
-def _stored(centered: Doubles, tile: NDArray[Any], n: int) -> NDArray[Any]:
+def _stored(centered: Float64Array, tile: AnyArray, n: int) -> AnyArray:
     """Float64 where the matrix is solved densely; else float32, in the memory of the integers where that fits."""
     if n <= DENSE_LIMIT:
         return centered

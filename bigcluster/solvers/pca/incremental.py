@@ -16,8 +16,8 @@ from typing import Any
 import dask
 import dask.array as da
 import numpy as np
-from numpy.typing import NDArray
 
+from bigcluster.kernels.linalg.types import AnyArray, Float32Array, Float64Array
 from bigcluster.kernels.pca import choose_rank
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
@@ -42,15 +42,15 @@ class _Basis:
     """mean (d,) float64, vectors (rank, d) float32."""
 
     rows: RowSource
-    mean: NDArray[np.float64]
-    vectors: NDArray[np.float32]
+    mean: Float64Array
+    vectors: Float32Array
     runtime: Runtime
 
     def write_scores(self, sink: Sink) -> None:
         """(x - mean) vectors' of all rows, block by block, in float32."""
         offset = (self.vectors @ self.mean).astype(np.float32)  # (rank,)
 
-        def task(span: tuple[int, int]) -> NDArray[Any]:
+        def task(span: tuple[int, int]) -> AnyArray:
             return self.rows.read(*span).astype(np.float32) @ self.vectors.T - offset
 
         blocks = list(spans(self.rows.shape[0], block_rows(self.rows.shape[1])))

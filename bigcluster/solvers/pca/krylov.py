@@ -1,8 +1,8 @@
-"""The next block of a Krylov basis while it is in work: float32, not yet rounded, orthonormal in the end.
+"""The basis of a streamed block Krylov iteration: V_0, A V_0, A^2 V_0, ..., each block quantized to int8.
 
-The basis of the streamed block Krylov iteration: V_0, A V_0, A^2 V_0, ..., each block rounded to 8 bits.
-
-Described in bigcluster.solvers.pca.subspace.
+A is the covariance operator on the smaller side of the data (bigcluster.solvers.pca.operator). The whole method is
+described in bigcluster.solvers.pca.subspace.
+Source: Musco and Musco 2015, algorithm 2.
 """
 
 from __future__ import annotations
@@ -11,65 +11,60 @@ from collections.abc import Callable
 from itertools import chain
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bigcluster.errors import VarianceNotReachedError
 from bigcluster.kernels.linalg.floats import float_product
-from bigcluster.kernels.linalg.quantize import Code, encode
+from bigcluster.kernels.linalg.quantize import Quantized, quantize
+from bigcluster.kernels.linalg.types import Float32Array, Float64Array
 from bigcluster.kernels.pca import bordered, ordered_sum, orthonormal_transform, ritz_values_generalised
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import CheckpointStore
 from bigcluster.solvers.pca.blocks import Blocks
-from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone, n_dominating, wanted
-from bigcluster.solvers.pca.operator import (
-    Side,
-    apply,
-    block_width,
-    iteration_pass,
-    most_applications,
-    ritz_bytes,
-)
-from bigcluster.solvers.pca.result import Doubles, Target
+from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, n_dominating, n_needed_for, with_blas_threads
+from bigcluster.solvers.pca.operator import CovarianceOperator
+from bigcluster.solvers.pca.result import Target
+from bigcluster.solvers.pca.schedule import block_width, iteration_schedule, most_applications, rayleigh_ritz_bytes
 from bigcluster.solvers.progress import StepCounter
 from bigcluster.solvers.spill import SpillBuffer
 from bigcluster.store.row_source import spans
 from bigcluster.units import show_bytes
 
-Floats = NDArray[np.float32]
 
+class Candidate:
+    """The next block of the basis while it is computed: (n, b) float32, in tiles in `buffer`, not yet quantized.
 
-class Work:
-    """(n, b), tile by tile in `buffer`: it is as long as the smaller side of the data."""
+    spans : the rows of each tile.
+    """
 
     def __init__(self, spans: list[tuple[int, int]], buffer: SpillBuffer, runtime: Runtime) -> None:
         self.spans = spans
         self._buffer, self._runtime = buffer, runtime
 
-    def put(self, t: int, block: Floats) -> None:
+    def put(self, t: int, block: Float32Array) -> None:
         self._buffer.put(f"block/{t}", np.ascontiguousarray(block))
 
-    def get(self, t: int) -> Floats:
-        block: Floats = self._buffer.get(f"block/{t}")
+    def get(self, t: int) -> Float32Array:
+        block: Float32Array = self._buffer.get(f"block/{t}")
         return block
 
     def delete(self, t: int) -> None:
         self._buffer.delete(f"block/{t}")
 
     def fill(self, width: int, seed: int) -> None:
-        """With standard normal numbers."""
+        """Make the block of `width` columns of standard normal numbers."""
         for t in range(len(self.spans)):
             self.put(t, np.zeros((self.spans[t][1] - self.spans[t][0], 0), np.float32))
-        self.widen(width, seed)
+        self.append_random(width, seed)
 
-    def widen(self, n_more: int, seed: int | list[int]) -> None:
-        """By columns of standard normal numbers."""
+    def append_random(self, n_more: int, seed: int | list[int]) -> None:
+        """Append n_more columns of standard normal numbers."""
         random = np.random.default_rng(seed)
         for t, (start, stop) in enumerate(self.spans):
             more = random.standard_normal((stop - start, n_more), dtype=np.float32)
             self.put(t, np.hstack([self.get(t), more]))
 
-    def transform(self, transform: Floats) -> None:
-        """Times (b, b')."""
+    def transform(self, transform: Float32Array) -> None:
+        """Multiply the block by `transform`, (b, b') float32."""
 
         def task(t: int) -> None:
             self.put(t, float_product(self.get(t), transform))
@@ -77,38 +72,44 @@ class Work:
         for _ in self._runtime.map(task, range(len(self.spans))):
             pass
 
-    def orthonormal(self, block: Callable[[int], Floats], floor: float) -> Floats:
-        """The transform that makes the columns of a block orthonormal, given tile by tile; those of norm up to `floor`
-        are dropped."""
+    def orthonormal(self, block: Callable[[int], Float32Array], floor: float) -> Float32Array:
+        """The (b, b') float32 transform that makes the columns of a block orthonormal.
 
-        def square(t: int) -> Floats:
+        block(t) : rows of tile t, (rows_t, b). Columns of norm up to `floor` are dropped.
+        """
+
+        def square(t: int) -> Float32Array:
             tile = block(t)
             return float_product(tile, tile, transpose_left=True)
 
         total = ordered_sum(self._runtime.map(square, range(len(self.spans))))
-        transform = alone(len(total), lambda: orthonormal_transform(total, floor))
+        transform = with_blas_threads(len(total), lambda: orthonormal_transform(total, floor))
         return np.ascontiguousarray(transform, np.float32)
 
 
 LEAST_APPLICATIONS = 4
-# Another application is worth its read of the data while it promises more than this share of the variance, beside such
-# as dwarfs the rest; gains fall geometrically. By row, components are half an application ahead of the basis and have
-# most of what is promised.
+"""Blocks before convergence is judged: two gains of captured variance tell how they fall."""
 _GAIN_BY_ROW, _GAIN_BY_COLUMN = 7e-4, 3e-4
-_LAYOUT = 3  # of a saved state; one of another layout counts as none
+"""Share of the variance, without eigenvalues that outweigh all others, that another block must promise to be worth its
+read of the data. Gains fall geometrically. By row, components are half an application ahead of the basis, and already
+hold most of what is promised."""
+_LAYOUT = 3
+"""Version of the checkpoint; one of another version is not used."""
 
 
 class Krylov:
-    """The growing basis V, rounded, its rounded shadows Z = X_c' V (X_c V by column) and their images W = X_c Z.
+    """The growing basis V, quantized, with its sketch X'V, quantized, and its products A V.
 
-    vectors V : (units, size); shadows Z : (terms, size) and images W : (units, size), kept by row alone, where they are
-    the components and scores to choose from. By column only the images of the last block are kept, for the next one.
-    inner(name) : (size, size) float64: V'V "basis" and V'AV "projected"; by row also Z'Z "lengths", W'W "variances".
+    vectors : V, (n, size). XtV : (k, size) and AV : (n, size) are kept by row only, where components and scores are
+    combinations of them. By column only the products of the last block are kept, for the next block.
+    inner(name) : (size, size) float64 inner products: V'V "basis" and V'AV "projected"; by row also (X'V)'(X'V)
+    "lengths" and (AV)'(AV) "variances".
+    total : the sum of squares of the centered data, which is the trace of A.
     """
 
     def __init__(
         self,
-        side: Side,
+        operator: CovarianceOperator,
         total: float,
         target: Target,
         buffer: SpillBuffer,
@@ -117,34 +118,37 @@ class Krylov:
         progress: StepCounter,
         checkpoints: CheckpointStore,
     ) -> None:
-        self.side, self.total, self.target, self.buffer = side, total, target, buffer
+        self.operator, self.total, self.target, self.buffer = operator, total, target, buffer
         self.runtime, self.progress, self.checkpoints = runtime, progress, checkpoints
-        item = 1 if side.exact else 4
-        self._pass, self._held_bytes = iteration_pass(
-            target, side.n_units, runtime.threads, item, workspace_bytes, by_row=side.by_row
+        item = 1 if operator.exact else 4
+        self._schedule, self._iteration_bytes = iteration_schedule(
+            target, operator.n, runtime.threads, item, workspace_bytes, by_row=operator.by_row
         )
-        buffer.limit(max(0, workspace_bytes - self._held_bytes))
+        buffer.limit(max(0, workspace_bytes - self._iteration_bytes))
         self._workspace_bytes = workspace_bytes
-        self.vectors = Blocks("vectors", side.unit_spans, buffer)
-        self.shadows = Blocks("shadows", side.term_spans, buffer)
-        self.images = Blocks("images", side.unit_spans, buffer)
-        self.work = Work(side.unit_spans, buffer, runtime)
-        self._inner_names = ("basis", "projected", *(("lengths", "variances") if side.by_row else ()))
+        self.vectors = Blocks("vectors", operator.tile_spans, buffer)
+        self.XtV = Blocks("shadows", operator.k_spans, buffer)  # names of checkpoints, which stay
+        self.AV = Blocks("images", operator.tile_spans, buffer)
+        self.candidate = Candidate(operator.tile_spans, buffer, runtime)
+        self._inner_names = ("basis", "projected", *(("lengths", "variances") if operator.by_row else ()))
         for name in self._inner_names:
             buffer.put(f"inner/{name}", np.zeros((0, 0)))
         self.passes = 0.0
-        self._values: dict[int, Doubles] = {}  # of the first so many basis vectors
+        self._values: dict[int, Float64Array] = {}  # Ritz values by the number of basis vectors
         self._complete = False
-        self._n_saved = 0  # applications that the last state holds
+        self._n_saved = 0  # blocks that the last checkpoint holds
 
     def run(self, seed: int) -> None:
-        """Extend the basis until it holds what the target needs, or all there is."""
+        """Extend the basis until it holds what the target needs, or all of the variance.
+
+        Raises VarianceNotReachedError where a larger basis does not fit the workspace.
+        """
         self._resume()
         while not self._complete and len(self.vectors.widths) < most_applications(self.target):
             if not self._next_block(seed):
                 break
-            size, n_units = self.vectors.size, self.side.n_units
-            needed = ritz_bytes(min(n_units, size + block_width(self.target, n_units)))
+            size, n = self.vectors.size, self.operator.n
+            needed = rayleigh_ritz_bytes(min(n, size + block_width(self.target, n)))
             self.make_room(needed, f"{size} basis vectors do not settle this share of the variance, more")
             self._append()
             self._apply()
@@ -154,162 +158,169 @@ class Krylov:
             self._save()
 
     def make_room(self, needed_bytes: int, what: str) -> None:
-        """For a step that needs so much; a number of components never takes more than was reckoned with."""
-        if needed_bytes > max(self._held_bytes, self._workspace_bytes):
+        """Spill arrays until a step of `needed_bytes` fits the workspace; `what` names it in the error.
+
+        Raises VarianceNotReachedError where it cannot fit. A number of components never needs more than was planned.
+        """
+        if needed_bytes > max(self._iteration_bytes, self._workspace_bytes):
             allowed = self._workspace_bytes
             raise VarianceNotReachedError(
                 f"{what} take {show_bytes(needed_bytes)}, and the budget leaves PCA {show_bytes(allowed)}; "
                 f"ask for a smaller share, or allow {show_bytes(needed_bytes - allowed)} more"
             )
-        self.buffer.limit(max(0, self._workspace_bytes - max(self._held_bytes, needed_bytes)))
+        self.buffer.limit(max(0, self._workspace_bytes - max(self._iteration_bytes, needed_bytes)))
 
     def _append(self) -> None:
-        """Round the block in work and keep it."""
+        """Quantize the candidate and append it to the basis."""
 
         def task(t: int) -> None:
-            self.vectors.put(t, encode(self.work.get(t), rounded=self.side.exact))
-            self.work.delete(t)
+            self.vectors.put(t, quantize(self.candidate.get(t), to_int8=self.operator.exact))
+            self.candidate.delete(t)
 
         for _ in self.runtime.map(task, self.vectors.tiles):
             pass
         self.vectors.complete()
 
     def _apply(self) -> None:
-        """Images of the last block, and by row its shadows."""
+        """Compute A V of the last block, and by row its sketch."""
         last = len(self.vectors.widths) - 1
-        groups = list(spans(self.vectors.widths[-1], self._pass.columns))
+        groups = list(spans(self.vectors.widths[-1], self._schedule.columns))
         for group, (start, stop) in enumerate(groups):
-            part = [self.vectors.code(last, t).columns(start, stop) for t in self.vectors.tiles]
+            part = [self.vectors.quantized(last, t).columns(start, stop) for t in self.vectors.tiles]
 
-            def keep(i: int, code: Code, group: int = group) -> None:
-                self.shadows.put(i, code, group=group)
+            def take_sketch(i: int, quantized: Quantized, group: int = group) -> None:
+                self.XtV.put(i, quantized, group=group)
 
-            images = apply(self.side, part, self._pass, self.runtime, keep if self.side.by_row else None)
-            self.passes += 2 - self._pass.n_kept / len(self.vectors.tiles)
-            for t in self.images.tiles:
-                image, images[t] = images[t], np.zeros((0, 0), np.float32)  # given up tile by tile
-                self.images.put(t, encode(image, rounded=False), group=group)
-        self.images.complete(len(groups))
-        if self.side.by_row:
-            self.shadows.complete(len(groups))
+            AV = self.operator.matmat(part, self._schedule, self.runtime, take_sketch if self.operator.by_row else None)
+            self.passes += 2 - self._schedule.n_kept / len(self.vectors.tiles)
+            for t in self.AV.tiles:
+                product, AV[t] = AV[t], np.zeros((0, 0), np.float32)  # freed tile by tile
+                self.AV.put(t, quantize(product, to_int8=False), group=group)
+        self.AV.complete(len(groups))
+        if self.operator.by_row:
+            self.XtV.complete(len(groups))
 
     def delete(self) -> None:
-        """All but shadows and images: vectors and inner products."""
+        """Delete the basis vectors and the inner products; X'V and A V stay."""
         self.vectors.delete_all()
         for t in self.vectors.tiles:
-            self.work.delete(t)
+            self.candidate.delete(t)
         for name in self._inner_names:
             self.buffer.delete(f"inner/{name}")
 
-    def inner(self, name: str) -> Doubles:
-        matrix: Doubles = self.buffer.get(f"inner/{name}")
+    def inner(self, name: str) -> Float64Array:
+        matrix: Float64Array = self.buffer.get(f"inner/{name}")
         return matrix
 
     def _extend_inner(self) -> None:
-        """By what the rounded vectors and shadows really are."""
+        """Append the inner products of the last block, of the quantized vectors and sketches themselves."""
         last = len(self.vectors.widths) - 1
 
-        def projected(t: int) -> Floats:
-            return self.vectors.project(t, self.images.get(last, t))
+        def projected(t: int) -> Float32Array:
+            return self.vectors.project(t, self.AV.get(last, t))
 
-        kinds = {"basis": self.vectors, "lengths": self.shadows, "variances": self.images}
+        kinds = {"basis": self.vectors, "lengths": self.XtV, "variances": self.AV}
         for name in self._inner_names:
             if name in kinds:
-                columns = kinds[name].last_inner(self.side.gemm, self.runtime)
+                columns = kinds[name].last_inner(self.operator.gemm, self.runtime)
             else:
-                columns = ordered_sum(self.runtime.map(projected, self.images.tiles))
+                columns = ordered_sum(self.runtime.map(projected, self.AV.tiles))
             self.buffer.put(f"inner/{name}", bordered(self.inner(name), columns))
 
     @property
     def _spans_all(self) -> bool:
-        """Whether there is no variance outside of the basis, as far as can be told."""
+        """Whether the basis holds all of the variance, as far as rounding tells."""
         size = self.vectors.size
-        if self.total == 0 or size == self.side.n_units:
+        if self.total == 0 or size == self.operator.n:
             return True
-        # Of 8-bit vectors the sum is off by up to a ten-thousandth of the first variance: it tells nothing.
-        return not self.side.exact and bool(self._ritz_values(size).sum() >= (1 - 1e-7) * self.total)
+        # With int8 vectors the sum is off by up to a ten-thousandth of the first variance, so it tells nothing.
+        return not self.operator.exact and bool(self._ritz_values(size).sum() >= (1 - 1e-7) * self.total)
 
     def _converged(self) -> bool:
-        """Whether the basis holds all there is, or the last block added next to nothing to the components wanted."""
+        """Whether the basis holds all of the variance, or another block would add too little to be worth its read."""
         if self._spans_all:
             return True
         size, widths = self.vectors.size, self.vectors.widths
         values = self._ritz_values(size)
-        n_wanted = wanted(values, self.total, self.target)
-        if n_wanted is None or len(widths) < LEAST_APPLICATIONS:
+        n_needed = n_needed_for(values, self.total, self.target)
+        if n_needed is None or len(widths) < LEAST_APPLICATIONS:
             return False
         first = n_dominating(values, self.total)
-        # As far back as a basis is large enough to tell; what it captured is asked for as many components as today's.
+        # What the last three sizes of the basis captured in the n_needed components, where they were large enough.
         captured: list[float] = []
-        while len(captured) < 3 and len(widths) - len(captured) >= LEAST_APPLICATIONS - 1 and size >= 3 * n_wanted // 2:
-            captured.append(float(self._ritz_values(size)[first:n_wanted].sum()))
+        while len(captured) < 3 and len(widths) - len(captured) >= LEAST_APPLICATIONS - 1 and size >= 3 * n_needed // 2:
+            captured.append(float(self._ritz_values(size)[first:n_needed].sum()))
             size -= widths[-len(captured)]
         if len(captured) < 2:
             return False
         gain, *before = np.subtract(captured[:-1], captured[1:])
         promised = gain * min(1.0, gain / before[0]) if before and before[0] > 0 else gain
-        worth = _GAIN_BY_ROW if self.side.by_row else _GAIN_BY_COLUMN
+        worth = _GAIN_BY_ROW if self.operator.by_row else _GAIN_BY_COLUMN
         return bool(promised <= worth * (self.total - values[:first].sum()))
 
-    def _ritz_values(self, size: int) -> Doubles:
-        """Descending, of the space of the first `size` basis vectors."""
+    def _ritz_values(self, size: int) -> Float64Array:
+        """The Ritz values of the first `size` basis vectors, (size,) float64, descending."""
         if size not in self._values:
-            # In memory alike whether the matrix has grown since or was read back.
+            # Copies have the same layout whether the matrix has grown since or was read from a checkpoint.
             projected = np.ascontiguousarray(self.inner("projected")[:size, :size])
             basis = np.ascontiguousarray(self.inner("basis")[:size, :size])
-            self._values[size] = alone(size, lambda: ritz_values_generalised(projected, basis))
+            self._values[size] = with_blas_threads(size, lambda: ritz_values_generalised(projected, basis))
         return self._values[size]
 
     def _next_block(self, seed: int) -> bool:
-        """Put the next block to work: random vectors, or the last images minus what the basis spans already.
+        """Compute the next candidate: random vectors, or the last A V minus what the basis spans already.
 
-        Orthonormal up to float32, hence twice each. Images that differ by less than float32 tells, as where one
-        variance dwarfs the others or all are alike, leave room to random vectors. False if the basis spans everything.
+        It is orthonormal up to float32, so each step is done twice. Where columns of A V differ by less than float32
+        resolves, because one eigenvalue outweighs the others or all are equal, random vectors fill the block.
+        Returns False where the basis spans everything.
         """
         if not self.vectors.widths:
-            self.work.fill(block_width(self.target, self.side.n_units), seed)
-            # A random block about as wide as long is nearly dependent, which would multiply the rounding.
+            self.candidate.fill(block_width(self.target, self.operator.n), seed)
+            # A random block that is about as wide as long is nearly dependent, which would multiply its rounding.
             for _ in range(2):
-                self.work.transform(self.work.orthonormal(self.work.get, 0.0))
+                self.candidate.transform(self.candidate.orthonormal(self.candidate.get, 0.0))
             return True
         last = len(self.vectors.widths) - 1
         projected = self.inner("projected")
         floor = FLOAT32_NOISE * float(np.abs(np.diag(projected)).max())
-        inner = projected[:, -self.images.widths[last] :]  # but for rounding, which the second time takes out
-        transform = self._projected_out(lambda t: self.images.get(last, t), inner, floor)
-        if not self.side.by_row:
-            self.images.delete(last)
-        self.work.transform(transform)
-        missing = min(self.vectors.widths[0], self.side.n_units - self.vectors.size) - transform.shape[1]
+        inner = projected[:, -self.AV.widths[last] :]  # up to rounding, which the second step takes out
+        transform = self._projected_out(lambda t: self.AV.get(last, t), inner, floor)
+        if not self.operator.by_row:
+            self.AV.delete(last)
+        self.candidate.transform(transform)
+        missing = min(self.vectors.widths[0], self.operator.n - self.vectors.size) - transform.shape[1]
         if missing > 0:
-            self.work.widen(missing, [seed, last])
+            self.candidate.append_random(missing, [seed, last])
         for least in (0.0, 0.5) if missing > 0 else (0.5,):  # random vectors are projected out twice as well
-            shares = self.runtime.map(lambda t: self.vectors.project(t, self.work.get(t)), self.vectors.tiles)
-            transform = self._projected_out(self.work.get, ordered_sum(shares), least)
-            self.work.transform(transform)
+            shares = self.runtime.map(lambda t: self.vectors.project(t, self.candidate.get(t)), self.vectors.tiles)
+            transform = self._projected_out(self.candidate.get, ordered_sum(shares), least)
+            self.candidate.transform(transform)
         return bool(transform.shape[1])
 
-    def _projected_out(self, block: Callable[[int], Floats], inner: Doubles, floor: float) -> Floats:
-        """Put W - V (V'V)^-1 V'W to work, and return the transform that makes it orthonormal; inner : V'W."""
-        coefficients = alone(len(inner), lambda: np.linalg.solve(self.inner("basis"), inner))
+    def _projected_out(self, block: Callable[[int], Float32Array], inner: Float64Array, floor: float) -> Float32Array:
+        """Make W - V (V'V)^-1 V'W the candidate, and return the transform that makes it orthonormal.
 
-        def subtract(t: int) -> Floats:
+        block(t) : rows of tile t of W; inner : V'W, (size, b) float64; floor : as Candidate.orthonormal.
+        """
+        coefficients = with_blas_threads(len(inner), lambda: np.linalg.solve(self.inner("basis"), inner))
+
+        def subtract(t: int) -> Float32Array:
             rest = block(t) - self.vectors.expand(t, coefficients)
-            self.work.put(t, rest)
+            self.candidate.put(t, rest)
             return rest
 
-        return self.work.orthonormal(subtract, floor)
+        return self.candidate.orthonormal(subtract, floor)
 
-    def _kept(self) -> list[tuple[Blocks, int]]:
-        """The blocks that the rest of the fit needs."""
+    def _needed_blocks(self) -> list[tuple[Blocks, int]]:
+        """(blocks, number) of every block that the rest of the fit needs."""
         blocks = range(len(self.vectors.widths))
-        if self.side.by_row:
-            return [(kind, k) for k in blocks for kind in (self.vectors, self.shadows, self.images)]
-        last = [(self.images, blocks[-1])] if blocks else []
+        if self.operator.by_row:
+            return [(kind, k) for k in blocks for kind in (self.vectors, self.XtV, self.AV)]
+        last = [(self.AV, blocks[-1])] if blocks else []
         return [*((self.vectors, k) for k in blocks), *last]
 
     def _save(self) -> None:
-        """Between two applications: what is kept, of which older blocks are saved already."""
+        """Save a checkpoint where it is time; blocks of the last checkpoint are not written again."""
         widths = self.vectors.widths
         if not self.checkpoints.should_save(self._unsaved_bytes()):
             return
@@ -319,34 +330,34 @@ class Krylov:
             "passes": self.passes,
             "complete": self._complete,
         }
-        old = {name for kind, k in self._kept() if k < self._n_saved for name, _ in kind.saved(k)}
-        new = ((name, get()) for kind, k in self._kept() if k >= self._n_saved for name, get in kind.saved(k))
+        old = {name for kind, k in self._needed_blocks() if k < self._n_saved for name, _ in kind.saved(k)}
+        new = ((name, get()) for kind, k in self._needed_blocks() if k >= self._n_saved for name, get in kind.saved(k))
         inner = ((f"inner/{name}", self.inner(name)) for name in self._inner_names)
         self.checkpoints.save(facts, chain(inner, new), keep=old)
         self._n_saved = len(widths)
 
     def _unsaved_bytes(self) -> int:
-        """What a save writes: inner products anew, blocks that are new."""
-        side, widths = self.side, self.vectors.widths
-        new, item = sum(widths[self._n_saved :]), 1 if side.exact else 4
-        inner, vectors = 8 * len(self._inner_names) * sum(widths) ** 2, new * side.n_units * item
-        if not side.by_row:
-            return inner + vectors + 4 * side.n_units * widths[-1]
-        return inner + vectors + new * (4 * side.n_units + item * side.n_terms)
+        """Bytes that a save writes: all inner products, and the blocks that are new."""
+        operator, widths = self.operator, self.vectors.widths
+        new, item = sum(widths[self._n_saved :]), 1 if operator.exact else 4
+        inner, vectors = 8 * len(self._inner_names) * sum(widths) ** 2, new * operator.n * item
+        if not operator.by_row:
+            return inner + vectors + 4 * operator.n * widths[-1]
+        return inner + vectors + new * (4 * operator.n + item * operator.k)
 
     def _resume(self) -> None:
-        """Go on from a saved state where there is one."""
-        found = self.checkpoints.load()
-        if found is None or found.facts.get("layout") != _LAYOUT:
+        """Continue from a checkpoint, where there is one."""
+        checkpoint = self.checkpoints.load()
+        if checkpoint is None or checkpoint.facts.get("layout") != _LAYOUT:
             return
-        facts = found.facts
+        facts = checkpoint.facts
         self.passes, self._complete = facts["passes"], facts["complete"]
         for name in self._inner_names:
-            self.buffer.put(f"inner/{name}", found.get(f"inner/{name}"))
-        for kind in (self.vectors, self.shadows, self.images):
+            self.buffer.put(f"inner/{name}", checkpoint.get(f"inner/{name}"))
+        for kind in (self.vectors, self.XtV, self.AV):
             kind.widths = list(facts["widths"])
-        for kind, k in self._kept():
-            kind.restore(k, found.get)
+        for kind, k in self._needed_blocks():
+            kind.restore(k, checkpoint.get)
         self._n_saved = len(self.vectors.widths)
         for _ in self.vectors.widths:
             self.progress.step()

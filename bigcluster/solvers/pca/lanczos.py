@@ -26,51 +26,49 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bigcluster.errors import VarianceNotReachedError
 from bigcluster.kernels.linalg.floats import float_product
+from bigcluster.kernels.linalg.types import AnyArray, Float32Array, Float64Array
 from bigcluster.kernels.pca import nonzero_rank, ordered_sum, orthonormal_transform, ritz
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.pca.eigen import (
-    DENSE_LIMIT,
     FLOAT32_NOISE,
     Eigenpairs,
     TiledMatrix,
     TileRows,
-    alone,
     dense_eigenpairs,
     n_dominating,
-    times,
-    wanted,
+    n_needed_for,
+    transformed,
+    with_blas_threads,
 )
-from bigcluster.solvers.pca.result import Components, Doubles, Target, Variance, usual_components
+from bigcluster.solvers.pca.operands import DENSE_LIMIT
+from bigcluster.solvers.pca.result import Components, Target, Variance, usual_components
 from bigcluster.solvers.progress import StepCounter
 from bigcluster.solvers.spill import SpillBuffer
 from bigcluster.store.row_source import spans
 
-Floats = NDArray[np.float32]
 CHUNK = 512
 
 
 class TiledBasis:
     """name : prefix of the names in `buffer`; unit_spans : the rows of every tile."""
 
-    def __init__(self, name: str, unit_spans: list[tuple[int, int]], buffer: SpillBuffer) -> None:
-        self.unit_spans = unit_spans
+    def __init__(self, name: str, tile_spans: list[tuple[int, int]], buffer: SpillBuffer) -> None:
+        self.tile_spans = tile_spans
         self.size = 0
         self._name = name
         self._buffer = buffer
-        self._open: dict[int, Floats] = {}
+        self._open: dict[int, Float32Array] = {}
 
     def empty_like(self) -> TiledBasis:
         """Another one for the same rows, beside this one in the buffer."""
-        return TiledBasis(f"{self._name}+", self.unit_spans, self._buffer)
+        return TiledBasis(f"{self._name}+", self.tile_spans, self._buffer)
 
-    def append(self, blocks: list[Floats]) -> None:
+    def append(self, blocks: list[Float32Array]) -> None:
         """blocks : one (rows_t, b) float32 per tile, the new columns."""
         n_new = blocks[0].shape[1]
         for t, block in enumerate(blocks):
@@ -90,7 +88,7 @@ class TiledBasis:
     def _chunk_name(self, t: int, chunk: int) -> str:
         return f"{self._name}/{t}/{chunk}"
 
-    def chunks(self, t: int) -> Iterator[tuple[int, int, Floats]]:
+    def chunks(self, t: int) -> Iterator[tuple[int, int, Float32Array]]:
         """(start, stop, (stop - start, rows_t)) of the basis vectors of tile t."""
         for start, stop in spans(self.size, CHUNK):
             if stop - start == CHUNK:
@@ -98,11 +96,11 @@ class TiledBasis:
             else:
                 yield start, stop, self._open[t][: stop - start]
 
-    def project(self, t: int, block: Floats) -> Floats:
+    def project(self, t: int, block: Float32Array) -> Float32Array:
         """Tile t's share of Q' W: (size, b)."""
         return np.concatenate([float_product(chunk, block) for _, _, chunk in self.chunks(t)])
 
-    def expand(self, t: int, coefficients: NDArray[Any]) -> Floats:
+    def expand(self, t: int, coefficients: AnyArray) -> Float32Array:
         """Rows of tile t of Q C: (rows_t, b), from C (size, b), C-contiguous float32."""
         parts = (
             float_product(chunk, coefficients[start:stop], transpose_left=True) for start, stop, chunk in self.chunks(t)
@@ -113,7 +111,7 @@ class TiledBasis:
         return total
 
     def delete(self) -> None:
-        for t in range(len(self.unit_spans)):
+        for t in range(len(self.tile_spans)):
             for chunk in range(self.size // CHUNK):
                 self._buffer.delete(self._chunk_name(t, chunk))
         self._open.clear()
@@ -142,8 +140,8 @@ def lanczos_width(target: Target) -> int:
 
 def lanczos_size(target: Target, n: int) -> int:
     """The basis size at which convergence is first looked at."""
-    n_wanted = target.n if isinstance(target, Components) else 64
-    return min(n, 7 * n_wanted // 4 + 2 * lanczos_width(target))
+    n_needed = target.n if isinstance(target, Components) else 64
+    return min(n, 7 * n_needed // 4 + 2 * lanczos_width(target))
 
 
 def lanczos_limit(target: Target, n: int) -> int:
@@ -167,7 +165,7 @@ def leading_eigenpairs(
     runtime: Runtime,
     seed: int,
     progress: StepCounter,
-    with_images: bool,
+    with_products: bool,
 ) -> Eigenpairs:
     """The eigenpairs that `target` needs, orthonormal to float32; total : the trace, exact.
 
@@ -175,7 +173,7 @@ def leading_eigenpairs(
     """
     if matrix.n <= DENSE_LIMIT:
         return dense_eigenpairs(matrix, total, target, runtime)
-    return _Lanczos(matrix, total, target, buffer, runtime, progress, with_images=with_images).run(seed)
+    return _Lanczos(matrix, total, target, buffer, runtime, progress, with_products=with_products).run(seed)
 
 
 class _Lanczos:
@@ -188,19 +186,19 @@ class _Lanczos:
         runtime: Runtime,
         progress: StepCounter,
         *,
-        with_images: bool,
+        with_products: bool,
     ) -> None:
         self._matrix = matrix
         self._total = total
         self._target = target
         self._runtime = runtime
         self._progress = progress
-        self._basis = TiledBasis("basis", matrix.unit_spans, buffer)
-        self._images = TiledBasis("images", matrix.unit_spans, buffer) if with_images else None  # G Q
-        self._tiles = range(len(matrix.unit_spans))
+        self._basis = TiledBasis("basis", matrix.tile_spans, buffer)
+        self._products = TiledBasis("images", matrix.tile_spans, buffer) if with_products else None  # G Q
+        self._tiles = range(len(matrix.tile_spans))
         self._limit = lanczos_limit(target, matrix.n)
         self._room = np.zeros((0, 0))  # the projected matrix, and where it grows
-        self._values: dict[int, Doubles] = {}  # of the first so many basis vectors
+        self._values: dict[int, Float64Array] = {}  # of the first so many basis vectors
 
     def run(self, seed: int) -> Eigenpairs:
         blocks = self._start(seed)
@@ -208,9 +206,9 @@ class _Lanczos:
         restarts = 0
         while True:
             self._basis.append(blocks)
-            images, inner = self._apply(blocks)
-            if self._images is not None:
-                self._images.append(images)
+            products, inner = self._apply(blocks)
+            if self._products is not None:
+                self._products.append(products)
             self._extend_projected(inner, blocks[0].shape[1])
             self._progress.step()
             if next_look <= self._basis.size < end:
@@ -221,7 +219,7 @@ class _Lanczos:
                     end = next_look
             if self._basis.size >= end:
                 break
-            blocks = self._next_block(images, inner, seed)
+            blocks = self._next_block(products, inner, seed)
             if blocks[0].shape[1] == 0:  # the basis spans everything, or all that has variance
                 break
             if self._basis.size + blocks[0].shape[1] > self._limit < self._matrix.n:
@@ -232,25 +230,25 @@ class _Lanczos:
                 next_look, end = self._basis.size + _NEW * lanczos_width(self._target), math.inf
         return self._finish()
 
-    def _start(self, seed: int) -> list[Floats]:
+    def _start(self, seed: int) -> list[Float32Array]:
         """A random block, orthonormal: one draw in row order, so that it depends on seed and size only."""
         width = min(lanczos_width(self._target), self._matrix.n)
         random = np.random.default_rng(seed).standard_normal((self._matrix.n, width), dtype=np.float32)
-        blocks = [random[start:stop] for start, stop in self._matrix.unit_spans]
+        blocks = [random[start:stop] for start, stop in self._matrix.tile_spans]
         inner = ordered_sum([_inner(block) for block in blocks])
-        return self._transformed(blocks, alone(len(inner), lambda: orthonormal_transform(inner, 0.0)))
+        return self._transformed(blocks, with_blas_threads(len(inner), lambda: orthonormal_transform(inner, 0.0)))
 
-    def _apply(self, blocks: list[Floats]) -> tuple[list[Floats], Doubles]:
+    def _apply(self, blocks: list[Float32Array]) -> tuple[list[Float32Array], Float64Array]:
         """W = G V, tile by tile, and Q' W."""
 
-        def task(t: int) -> tuple[Floats, Floats]:
-            image = self._matrix.apply(t, blocks.__getitem__)
-            return image, self._basis.project(t, image)
+        def task(t: int) -> tuple[Float32Array, Float32Array]:
+            product = self._matrix.apply(t, blocks.__getitem__)
+            return product, self._basis.project(t, product)
 
-        images, shares = zip(*self._runtime.map(task, self._tiles), strict=True)
-        return list(images), ordered_sum(shares)
+        products, shares = zip(*self._runtime.map(task, self._tiles), strict=True)
+        return list(products), ordered_sum(shares)
 
-    def _extend_projected(self, inner: Doubles, n_new: int) -> None:
+    def _extend_projected(self, inner: Float64Array, n_new: int) -> None:
         """Append the columns Q' G V of the newest block, and by symmetry its rows."""
         size, old = self._basis.size, self._basis.size - n_new
         if size > len(self._room):
@@ -263,7 +261,7 @@ class _Lanczos:
         self._room[old:size, old:size] = (inner[old:] + inner[old:].T) / 2
 
     @property
-    def _projected(self) -> Doubles:
+    def _projected(self) -> Float64Array:
         """Q' G Q, a view."""
         return self._room[: self._basis.size, : self._basis.size]
 
@@ -271,29 +269,29 @@ class _Lanczos:
         """Keep the leading Ritz vectors only. The next block, which is orthogonal to all, is so to them."""
         assert isinstance(self._target, Components)
         size, n_kept = self._basis.size, self._target.n + _KEPT * lanczos_width(self._target)
-        values, vectors = alone(size, lambda: ritz(self._projected, n_kept))
+        values, vectors = with_blas_threads(size, lambda: ritz(self._projected, n_kept))
         coefficients = vectors.astype(np.float32)
         self._basis = self._shrunk(self._basis, coefficients)
-        if self._images is not None:
-            self._images = self._shrunk(self._images, coefficients)
+        if self._products is not None:
+            self._products = self._shrunk(self._products, coefficients)
         self._room[:n_kept, :n_kept] = np.diag(values[:n_kept])
         self._values.clear()
 
-    def _shrunk(self, basis: TiledBasis, coefficients: Floats) -> TiledBasis:
+    def _shrunk(self, basis: TiledBasis, coefficients: Float32Array) -> TiledBasis:
         """B C in place of B."""
         shrunk = basis.empty_like()
         shrunk.append(list(self._runtime.map(lambda t: basis.expand(t, coefficients), self._tiles)))
         basis.delete()
         return shrunk
 
-    def _next_block(self, images: list[Floats], inner: Doubles, seed: int) -> list[Floats]:
+    def _next_block(self, products: list[Float32Array], inner: Float64Array, seed: int) -> list[Float32Array]:
         """W - Q Q'W, orthonormal: project, normalise, and both once more ("twice is enough").
 
         Images that differ by less than float32 tells, as where one eigenvalue dwarfs the others or many are equal,
         leave room to random vectors, unless nothing is left for those to find.
         """
         size, diagonal = self._basis.size, np.diag(self._projected)
-        blocks = self._transformed(*self._projected_out(images, inner, _FLOOR * float(np.abs(diagonal).max())))
+        blocks = self._transformed(*self._projected_out(products, inner, _FLOOR * float(np.abs(diagonal).max())))
         missing = min(lanczos_width(self._target), self._matrix.n - size) - blocks[0].shape[1]
         if missing > 0 and diagonal.sum() < (1 - FLOAT32_NOISE) * self._total:
             random = np.random.default_rng([seed, size])
@@ -301,23 +299,25 @@ class _Lanczos:
             blocks = self._orthogonal([np.hstack(pair) for pair in zip(blocks, more, strict=True)], 0.0)
         return self._orthogonal(blocks, 0.5)
 
-    def _orthogonal(self, blocks: list[Floats], least: float) -> list[Floats]:
+    def _orthogonal(self, blocks: list[Float32Array], least: float) -> list[Float32Array]:
         """To the basis, and orthonormal. least : what must remain of a column of length 1, or it was in the basis."""
         shares = self._runtime.map(lambda t: self._basis.project(t, blocks[t]), self._tiles)
         return self._transformed(*self._projected_out(blocks, ordered_sum(shares), least))
 
-    def _projected_out(self, images: list[Floats], inner: Doubles, floor: float) -> tuple[list[Floats], Doubles]:
+    def _projected_out(
+        self, products: list[Float32Array], inner: Float64Array, floor: float
+    ) -> tuple[list[Float32Array], Float64Array]:
         """W - Q inner, in place, and the transform that makes it orthonormal."""
         coefficients = inner.astype(np.float32)
 
-        def subtract(t: int) -> Doubles:
-            images[t] -= self._basis.expand(t, coefficients)
-            return _inner(images[t])
+        def subtract(t: int) -> Float64Array:
+            products[t] -= self._basis.expand(t, coefficients)
+            return _inner(products[t])
 
         square = ordered_sum(list(self._runtime.map(subtract, self._tiles)))
-        return images, alone(len(square), lambda: orthonormal_transform(square, floor))
+        return products, with_blas_threads(len(square), lambda: orthonormal_transform(square, floor))
 
-    def _transformed(self, blocks: list[Floats], transform: Doubles) -> list[Floats]:
+    def _transformed(self, blocks: list[Float32Array], transform: Float64Array) -> list[Float32Array]:
         if transform.shape[1] == 0:
             return [np.zeros((len(block), 0), np.float32) for block in blocks]
         small = np.ascontiguousarray(transform, np.float32)
@@ -326,15 +326,15 @@ class _Lanczos:
     def _missing(self) -> int:
         """Columns that the basis needs yet, about: 0 where more promise next to nothing to the wanted components."""
         size, width = self._basis.size, lanczos_width(self._target)
-        n_wanted = wanted(self._ritz_values(size), self._total, self._target)
-        if n_wanted is None:
+        n_needed = n_needed_for(self._ritz_values(size), self._total, self._target)
+        if n_needed is None:
             return size // 8 + 1
-        least = min(self._matrix.n, 3 * n_wanted // 2)
+        least = min(self._matrix.n, 3 * n_needed // 2)
         if size < least:
             return least - size
         first = n_dominating(self._ritz_values(size), self._total)
         others = self._total - float(self._ritz_values(size)[:first].sum())
-        captured = [float(self._ritz_values(size - back)[first:n_wanted].sum()) for back in (0, width, 2 * width)]
+        captured = [float(self._ritz_values(size - back)[first:n_needed].sum()) for back in (0, width, 2 * width)]
         last, before = captured[0] - captured[1], captured[1] - captured[2]
         if others - captured[0] <= 1e-7 * self._total or last <= 0:
             return 0
@@ -344,52 +344,55 @@ class _Lanczos:
             return 0
         return width * math.ceil(math.log(_REST / rest) / math.log(ratio))
 
-    def _ritz_values(self, size: int) -> Doubles:
+    def _ritz_values(self, size: int) -> Float64Array:
         """Descending, of the space of the first `size` basis vectors."""
         if size <= 0:
             return np.zeros(0)
         if size not in self._values:
             part = np.ascontiguousarray(self._projected[:size, :size])
-            self._values[size] = alone(size, lambda: np.linalg.eigvalsh(part))[::-1].astype(np.float64)
+            self._values[size] = with_blas_threads(size, lambda: np.linalg.eigvalsh(part))[::-1].astype(np.float64)
         return self._values[size]
 
     def _finish(self) -> Eigenpairs:
         size = self._basis.size
         n_vectors = self._target.n if isinstance(self._target, Components) else size
-        values, vectors = alone(size, lambda: ritz(self._projected, min(size, n_vectors)))
+        values, vectors = with_blas_threads(size, lambda: ritz(self._projected, min(size, n_vectors)))
         values[nonzero_rank(values, FLOAT32_NOISE, self._matrix.rounding) :] = 0
-        n_wanted = wanted(values, self._total, self._target)
-        if n_wanted is None:
-            n_wanted = self._all_or_error(values)
-        padded = np.zeros((size, n_wanted))
-        padded[:, : vectors.shape[1]] = vectors[:, :n_wanted]
-        values = np.concatenate([values, np.zeros(max(0, n_wanted - len(values)))])
+        n_needed = n_needed_for(values, self._total, self._target)
+        if n_needed is None:
+            n_needed = self._all_or_error(values)
+        padded = np.zeros((size, n_needed))
+        padded[:, : vectors.shape[1]] = vectors[:, :n_needed]
+        values = np.concatenate([values, np.zeros(max(0, n_needed - len(values)))])
         return Eigenpairs(
             values,
-            n_wanted,
+            n_needed,
             self._rows_of(self._basis, padded),
-            self._rows_of(self._images, padded),
+            self._rows_of(self._products, padded),
             self._delete,
             self._matrix.rounding,
         )
 
     @staticmethod
-    def _rows_of(basis: TiledBasis | None, coefficients: Doubles) -> Callable[[Doubles], TileRows]:
+    def _rows_of(basis: TiledBasis | None, coefficients: Float64Array) -> Callable[[Float64Array], TileRows]:
         """T -> tile t -> its rows of B C T, of a basis B."""
 
-        def rows_of(transform: Doubles) -> TileRows:
+        def rows_of(transform: Float64Array) -> TileRows:
             assert basis is not None, "images that nobody asked to keep"
-            known, product = basis, alone(len(coefficients), lambda: times(coefficients, transform)).astype(np.float32)
+            known, product = (
+                basis,
+                with_blas_threads(len(coefficients), lambda: transformed(coefficients, transform)).astype(np.float32),
+            )
             return lambda t: known.expand(t, product)
 
         return rows_of
 
     def _delete(self) -> None:
         self._basis.delete()
-        if self._images is not None:
-            self._images.delete()
+        if self._products is not None:
+            self._products.delete()
 
-    def _all_or_error(self, values: Doubles) -> int:
+    def _all_or_error(self, values: Float64Array) -> int:
         """The rank, where the basis spans the matrix up to rounding and the target asks for all of it."""
         assert isinstance(self._target, Variance)
         share = float(values.sum()) / self._total
@@ -401,5 +404,5 @@ class _Lanczos:
         return int(np.count_nonzero(values))
 
 
-def _inner(block: Floats) -> Doubles:
+def _inner(block: Float32Array) -> Float64Array:
     return float_product(block, block, transpose_left=True).astype(np.float64)

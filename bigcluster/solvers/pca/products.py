@@ -1,27 +1,23 @@
-"""The sums of a symmetric product on their way: saved between blocks of terms, found again after a kill.
+"""X X' or X' X in (TILE, TILE) tiles, each product once: the lower triangle, in block columns that fit the workspace.
 
-The slabs of a symmetric product, one after the other, without a pause between them.
+         n ->
+    n  [ 0,0 ]                       one block column = some columns of tiles, all kept in memory while
+    |  [ 1,0  1,1 ]                  the data is read once; there is one where the triangle fits
+    v  [ 2,0  2,1 | 2,2 ]
+       [ 3,0  3,1 | 3,2  3,3 ]
+        column 0    column 1
 
-    slab     some terms of all units, in blocks: what is in memory at once
-    order    column by column of the triangle; a block is loaded anew, for the next slab, when its last pair is through
+The contraction axis k is cut into k blocks. For one k block, pairs of tiles are multiplied column by column of the
+triangle, and an operand is loaded for the next k block as soon as its last pair is done:
 
-           0,0  1,0  2,0 [0]   1,1  2,1 [1]   2,2 [2]   0,0  1,0 ...        [x]: block x of the next slab
+    0,0  1,0  2,0 [0]   1,1  2,1 [1]   2,2 [2]   0,0  1,0 ...        [x]: operand x of the next k block
 
-Threads load and multiply side by side, and none waits for the others at the end of a slab. Those that multiply at once
-have a block in common, which stays in the cache that they share. A tile's slabs are added in order, since a pair needs
-both of its blocks, and they are only loaded when that tile of the slab before is through.
+So threads load and multiply side by side, and none waits for the others at the end of a k block. Pairs that are
+multiplied at the same time share an operand, which stays in the cache. The k blocks of a tile are added in order: a
+pair needs both of its operands, and they are loaded only after their pairs of the k block before.
 
-X X' or X' X in tiles, each product once: the lower triangle, in panels that fit the workspace.
-
-      units ->
-    u  [ 0,0 ]                       one panel = some columns of tiles, all kept in memory while the data
-    n  [ 1,0  1,1 ]                  streams by once; panels = 1 where the triangle fits
-    i  [ 2,0  2,1 | 2,2 ]
-    t  [ 3,0  3,1 | 3,2  3,3 ]
-    s    panel 0    panel 1
-
-Integer sums do not depend on their order, so for uint8 data the panels and the length of a contraction block follow
-the workspace. For float data the contraction blocks are fixed, and blocks are added in order.
+Integer sums do not depend on their order, so for uint8 data the block columns and the length of a k block follow the
+workspace. For float data k blocks have a fixed length, and they are added in order.
 """
 
 from __future__ import annotations
@@ -35,140 +31,147 @@ from typing import Any
 
 import numpy as np
 
-from bigcluster.kernels.linalg.gemm import MAX_TERMS
+from bigcluster.kernels.linalg.gemm import MAX_K
+from bigcluster.kernels.linalg.types import AnyArray
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import CheckpointStore
-from bigcluster.solvers.pca.operands import STRIP, Array, Block, Operands
+from bigcluster.solvers.pca.operands import COLUMN_BLOCK, Block, Operands
 from bigcluster.solvers.progress import StepCounter
 from bigcluster.store.row_source import spans
 
-Sums = dict[tuple[int, int], Array]
+Sums = dict[tuple[int, int], AnyArray]
 
 
-class SavedSums:
-    """Tiles "j/i" of the panels begun so far. Saved sums are of use to a plan with the same panels alone."""
+class SumsCheckpoint:
+    """Saves the sums of a symmetric product and finds them again after a kill.
+
+    The arrays are the tiles "j/i" of the block columns begun so far. A checkpoint serves only a plan with the same
+    block columns.
+    """
 
     def __init__(
-        self, checkpoints: CheckpointStore, panels: Sequence[tuple[int, int]], n_terms: int, dtype: np.dtype[Any]
+        self, checkpoints: CheckpointStore, block_columns: Sequence[tuple[int, int]], k: int, dtype: np.dtype[Any]
     ) -> None:
-        self._checkpoints, self._dtype, self._n_terms = checkpoints, dtype, n_terms
-        self._panels = [list(panel) for panel in panels]
-        self._kept: set[str] = set()  # tiles of finished panels
-        self._found = checkpoints.load()
-        # First tile column of the panel that was in work, and how many terms its sums hold already.
-        self._first = self._terms = 0
-        if self._found is not None and self._found.facts["panels"] == self._panels:
-            self._first, self._terms = self._found.facts["first"], self._found.facts["terms"]
+        self._checkpoints, self._dtype, self._k = checkpoints, dtype, k
+        self._block_columns = [list(columns) for columns in block_columns]
+        self._finished: set[str] = set()  # tiles of finished block columns
+        self._checkpoint = checkpoints.load()
+        # First tile column of the block column that was in work, and how much of k its sums hold.
+        self._first = self._k_saved = 0
+        if self._checkpoint is not None and self._checkpoint.facts["panels"] == self._block_columns:
+            self._first, self._k_saved = self._checkpoint.facts["first"], self._checkpoint.facts["terms"]
         else:
-            self._found = None
+            self._checkpoint = None
 
-    def tile(self, j: int, i: int, shape: tuple[int, int]) -> Array:
-        """The sums of a tile so far; zeros where nothing was saved."""
-        first = next(first for first, last in self._panels if first <= i < last)
-        if self._found is None or first > self._first:
-            # Zeros that were written: those that the system only promises cost another fault at the first addition,
-            # of which all threads hear.
+    def tile(self, j: int, i: int, shape: tuple[int, int]) -> AnyArray:
+        """The saved sums of a tile; zeros where nothing was saved."""
+        first = next(first for first, last in self._block_columns if first <= i < last)
+        if self._checkpoint is None or first > self._first:
+            # Zeros that are written now: pages that the system only promises cost a second fault at the first addition,
+            # and a page fault interrupts all threads.
             return np.full(shape, 0, self._dtype)
-        if self.done_terms(first) == self._n_terms:
-            self._kept.add(f"{j}/{i}")
-        return self._found.get(f"{j}/{i}")
+        if self.k_saved(first) == self._k:
+            self._finished.add(f"{j}/{i}")
+        return self._checkpoint.get(f"{j}/{i}")
 
-    def done_terms(self, first: int) -> int:
-        """How many terms the sums of the panel that begins there hold already."""
+    def k_saved(self, first: int) -> int:
+        """How much of k the saved sums hold in the block column that begins at tile column `first`."""
         if first == self._first:
-            return self._terms
-        return self._n_terms if first < self._first else 0
+            return self._k_saved
+        return self._k if first < self._first else 0
 
-    def is_due(self, sums: Sums, first: int, terms: int) -> bool:
-        """Whether to save after this many terms. A finished panel is, where others follow: nothing else keeps it."""
-        return self._follows(first, terms) or self._checkpoints.should_save(sum(tile.nbytes for tile in sums.values()))
+    def should_pause(self, sums: Sums, first: int, k_done: int) -> bool:
+        """Whether to save once the sums hold k_done of k: also when a block column is finished and others follow."""
+        return self._follows(first, k_done) or self._checkpoints.should_save(sum(tile.nbytes for tile in sums.values()))
 
-    def save(self, sums: Sums, first: int, terms: int) -> None:
-        """The sums of the panel that begins there, which hold this many terms."""
-        facts = {"panels": self._panels, "first": first, "terms": terms}
-        self._checkpoints.save(facts, ((f"{j}/{i}", tile) for (j, i), tile in sums.items()), keep=self._kept)
-        if self._follows(first, terms):
-            self._kept |= {f"{j}/{i}" for j, i in sums}
+    def save(self, sums: Sums, first: int, k_done: int) -> None:
+        """Save the sums of the block column that begins at tile column `first`; they hold k_done of k."""
+        facts = {"panels": self._block_columns, "first": first, "terms": k_done}
+        self._checkpoints.save(facts, ((f"{j}/{i}", tile) for (j, i), tile in sums.items()), keep=self._finished)
+        if self._follows(first, k_done):
+            self._finished |= {f"{j}/{i}" for j, i in sums}
 
-    def _follows(self, first: int, terms: int) -> bool:
-        """Whether a panel is finished and another one follows."""
-        return terms == self._n_terms and first != self._panels[-1][0]
+    def _follows(self, first: int, k_done: int) -> bool:
+        """Whether this block column is finished and another one follows."""
+        return k_done == self._k and first != self._block_columns[-1][0]
 
 
 Pair = tuple[int, int]
 Span = tuple[int, int]
 
 
-class Slabs:
-    """Adds products to `sums`, the tiles (j, i) of one panel, by terms of a fixed length."""
+class BlockedProducts:
+    """Adds products to `sums`, the tiles (j, i) of one block column, one k block after the other."""
 
-    def __init__(self, operands: Operands, unit_spans: list[Span], terms: int, sums: Mapping[Pair, Array]) -> None:
-        self._operands, self._unit_spans, self._terms, self._sums = operands, unit_spans, terms, sums
+    def __init__(self, operands: Operands, tile_spans: list[Span], k_block: int, sums: Mapping[Pair, AnyArray]) -> None:
+        self._operands, self._tile_spans, self._k_block, self._sums = operands, tile_spans, k_block, sums
         self._pairs = sorted(sums, key=lambda pair: (pair[1], pair[0]))  # column by column
         self._rights = {i for _, i in sums}
-        self._n_uses = Counter(unit for pair in sums for unit in set(pair))
-        last_pair = {unit: pair for pair in self._pairs for unit in sorted(pair)}
-        self._freed = {pair: [unit for unit in self._n_uses if last_pair[unit] == pair] for pair in self._pairs}
+        self._n_uses = Counter(tile for pair in sums for tile in set(pair))
+        last_pair = {tile: pair for pair in self._pairs for tile in sorted(pair)}
+        self._freed = {pair: [tile for tile in self._n_uses if last_pair[tile] == pair] for pair in self._pairs}
         self._changed = threading.Condition()
-        self._blocks: dict[int, tuple[Span, Block]] = {}  # unit -> what it holds, and of which terms
-        self._users: Counter[int] = Counter()  # pairs that still need the block that a unit holds
+        self._blocks: dict[int, tuple[Span, Block]] = {}  # tile index -> its k block, and its operand
+        self._users: Counter[int] = Counter()  # pairs that still need the operand
         self._broken = False
 
-    def add(self, start: int, runtime: Runtime, is_due: Callable[[int], bool]) -> Iterator[int]:
-        """Add the products of all terms from `start` on; yields how many terms are in, slab by slab.
+    def add(self, start: int, runtime: Runtime, should_pause: Callable[[int], bool]) -> Iterator[int]:
+        """Add the products of k from `start` on; yields after each k block how much of k the sums hold.
 
-        is_due(stop) : whether to end early, with the terms up to `stop`. A later call goes on from there.
+        should_pause(stop) : whether to end early, with the sums of k up to `stop`. A later call goes on from there.
         """
-        tasks = self._tasks(start, runtime.threads, is_due)
+        tasks = self._tasks(start, runtime.threads, should_pause)
         for done in runtime.map(lambda task: task(), tasks, in_flight=2 * runtime.threads):  # the next one is at hand
             if done is not None:
                 yield done
 
-    def _tasks(self, start: int, n_threads: int, is_due: Callable[[int], bool]) -> Iterator[Callable[[], int | None]]:
-        slabs = [(start + a, start + b) for a, b in spans(self._operands.n_terms - start, self._terms)]
-        for unit in self._n_uses:
-            if not self._holds(unit, slabs[0]):
-                yield partial(self._load, unit, slabs[0], None)
+    def _tasks(
+        self, start: int, n_threads: int, should_pause: Callable[[int], bool]
+    ) -> Iterator[Callable[[], int | None]]:
+        k_blocks = [(start + a, start + b) for a, b in spans(self._operands.k - start, self._k_block)]
+        for tile in self._n_uses:
+            if not self._holds(tile, k_blocks[0]):
+                yield partial(self._load, tile, k_blocks[0], None)
         freed: deque[tuple[int, Callable[[], None], int]] = deque()  # after how many pairs to load a block, and whose
         n_pairs = 0
-        for slab, after in zip(slabs, [*slabs[1:], None], strict=True):
+        for k_block, after in zip(k_blocks, [*k_blocks[1:], None], strict=True):
             for pair in self._pairs:
-                while freed and (freed[0][0] <= n_pairs or any(unit in pair for _, _, unit in freed)):
+                while freed and (freed[0][0] <= n_pairs or any(tile in pair for _, _, tile in freed)):
                     yield freed.popleft()[1]
-                yield partial(self._multiply, pair, slab)
+                yield partial(self._multiply, pair, k_block)
                 n_pairs += 1
                 if after is not None:  # as many pairs later, no thread is at this one any more
                     freed.extend(
-                        (n_pairs + n_threads, partial(self._load, unit, after, slab), unit)
-                        for unit in self._freed[pair]
+                        (n_pairs + n_threads, partial(self._load, tile, after, k_block), tile)
+                        for tile in self._freed[pair]
                     )
-            if is_due(slab[1]):
+            if should_pause(k_block[1]):
                 return
 
-    def _load(self, unit: int, slab: Span, before: Span | None) -> None:
-        """Put a unit's block of a slab in place of the one before, once that has come and nobody needs it any more."""
-        if not self._wait_until(lambda: (before is None or self._holds(unit, before)) and not self._users[unit]):
+    def _load(self, tile: int, k_block: Span, before: Span | None) -> None:
+        """Load a tile's operand of a k block in place of that of the k block before, once no pair needs it any more."""
+        if not self._wait_until(lambda: (before is None or self._holds(tile, before)) and not self._users[tile]):
             return
         try:
-            spent = self._blocks.pop(unit, (None, None))[1] if self._operands.takes_memory else None
-            self._blocks.pop(unit, None)  # what nobody takes goes before its successor comes
-            right = unit in self._rights
-            block = self._operands.load(self._unit_spans[unit], slab, left=True, right=right, instead=spent)
+            unused = self._blocks.pop(tile, (None, None))[1] if self._operands.reuses_memory else None
+            self._blocks.pop(tile, None)  # memory that is not used again is freed before the load
+            right = tile in self._rights
+            block = self._operands.load(self._tile_spans[tile], k_block, left=True, right=right, out=unused)
         except BaseException:
-            with self._changed:  # who waits for it, leaves; the error is this task's
+            with self._changed:  # waiting tasks leave; this task raises the error
                 self._broken = True
                 self._changed.notify_all()
             raise
         with self._changed:
-            self._blocks[unit] = slab, block
-            self._users[unit] = self._n_uses[unit]
+            self._blocks[tile] = k_block, block
+            self._users[tile] = self._n_uses[tile]
             self._changed.notify_all()
 
-    def _multiply(self, pair: Pair, slab: Span) -> int | None:
-        """Add one tile's product; the end of the slab where this is its last one."""
+    def _multiply(self, pair: Pair, k_block: Span) -> int | None:
+        """Add the product of one tile. Returns the end of the k block where this is its last pair, else None."""
         j, i = pair
-        # Both were asked for earlier, so some thread is at them.
-        if not self._wait_until(lambda: self._holds(j, slab) and self._holds(i, slab)):
+        # Both loads are earlier tasks, so some thread is at them.
+        if not self._wait_until(lambda: self._holds(j, k_block) and self._holds(i, k_block)):
             return None
         try:
             self._operands.add_product(self._sums[pair], self._blocks[j][1], self._blocks[i][1], diagonal=i == j)
@@ -176,117 +179,127 @@ class Slabs:
             with self._changed:
                 self._users.subtract({j, i})
                 self._changed.notify_all()
-        return slab[1] if pair == self._pairs[-1] else None
+        return k_block[1] if pair == self._pairs[-1] else None
 
-    def _holds(self, unit: int, slab: Span) -> bool:
-        return unit in self._blocks and self._blocks[unit][0] == slab
+    def _holds(self, tile: int, k_block: Span) -> bool:
+        return tile in self._blocks and self._blocks[tile][0] == k_block
 
     def _wait_until(self, holds: Callable[[], bool]) -> bool:
-        """False where a block could not be loaded: nothing comes of this slab then."""
+        """Wait until `holds()`. False where a load failed: this k block cannot be finished then."""
         with self._changed:
             self._changed.wait_for(lambda: self._broken or holds())
             return not self._broken
 
 
 TILE = 1024
-_TERMS_CHOICES = (8192, 4096, 2048)  # for integers, longest first: fewer additions of whole tiles
-_FLOAT_TERMS = 2048  # fixed: one float32 sum is this long, everything beyond is added in float64
-_SMALLEST_TERMS = 1024
+"""Rows and columns of one tile: 4 MiB of int32, which a thread adds to while its operands stay in the cache."""
+_K_BLOCKS = (8192, 4096, 2048)
+"""Lengths of a k block of integers, the longest first: the longer, the fewer additions of whole tiles."""
+_SMALLEST_K_BLOCK = 1024
+"""Length of a k block of integers where no other fits the workspace."""
+_FLOAT_K_BLOCK = 2048
+"""Length of a k block of floats. Fixed, since one float32 sum is this long, and k blocks are added in float64."""
 
 
-def accumulator_dtype(dtype: np.dtype[np.generic], n_terms: int) -> np.dtype[np.generic]:
-    """int32 where every entry fits it, else int64; float64 for float data."""
+def accumulator_dtype(dtype: np.dtype[np.generic], k: int) -> np.dtype[np.generic]:
+    """The dtype of sums over k: int32 where every sum of uint8 products fits, else int64; float64 for float data."""
     if dtype != np.uint8:
         return np.dtype(np.float64)
-    return np.dtype(np.int32 if n_terms <= MAX_TERMS else np.int64)
+    return np.dtype(np.int32 if k <= MAX_K else np.int64)
 
 
 @dataclass(frozen=True)
 class ProductPlan:
-    """How a symmetric product is scheduled. panels : (first, last + 1) tile columns of each pass over the data."""
+    """How an (n, n) product over k is scheduled.
 
-    n_units: int
-    n_terms: int
-    terms: int
-    panels: tuple[tuple[int, int], ...]
+    k_block : length of one k block; block_columns : (first, last + 1) tile columns of each pass over the data;
+    projected_bytes : the most memory that it holds.
+    """
+
+    n: int
+    k: int
+    k_block: int
+    block_columns: tuple[tuple[int, int], ...]
     projected_bytes: int
 
     @property
-    def unit_spans(self) -> list[tuple[int, int]]:
-        return list(spans(self.n_units, TILE))
+    def tile_spans(self) -> list[tuple[int, int]]:
+        return list(spans(self.n, TILE))
 
     @property
     def steps(self) -> int:
-        return len(self.panels) * -(-self.n_terms // self.terms)
+        return len(self.block_columns) * -(-self.k // self.k_block)
 
 
-def plan_products(
-    n_units: int, n_terms: int, dtype: np.dtype[np.generic], threads: int, workspace_bytes: int
-) -> ProductPlan:
-    """The plan with the fewest passes, then the longest contraction blocks, within the workspace where one exists."""
-    item = accumulator_dtype(dtype, n_terms).itemsize
-    choices = _TERMS_CHOICES if dtype == np.uint8 else (_FLOAT_TERMS,)
-    tails = (_SMALLEST_TERMS,) if dtype == np.uint8 else ()
-    plans = [_plan(n_units, n_terms, terms, item, dtype.itemsize, threads, workspace_bytes) for terms in choices]
+def plan_products(n: int, k: int, dtype: np.dtype[np.generic], threads: int, workspace_bytes: int) -> ProductPlan:
+    """The plan with the fewest passes, then the longest k blocks, that fits the workspace; else the smallest plan.
+
+    dtype : that of the work (see work_dtype).
+    """
+    item = accumulator_dtype(dtype, k).itemsize
+    choices = _K_BLOCKS if dtype == np.uint8 else (_FLOAT_K_BLOCK,)
+    tails = (_SMALLEST_K_BLOCK,) if dtype == np.uint8 else ()
+    plans = [_plan(n, k, k_block, item, dtype.itemsize, threads, workspace_bytes) for k_block in choices]
     fitting = [plan for plan in plans if plan.projected_bytes <= workspace_bytes]
     if not fitting:
-        plans = [_plan(n_units, n_terms, terms, item, dtype.itemsize, threads, workspace_bytes) for terms in tails]
-        fitting = [*plans, _plan(n_units, n_terms, choices[-1], item, dtype.itemsize, threads, 0)][:1]
-    return min(fitting, key=lambda plan: len(plan.panels))
+        plans = [_plan(n, k, k_block, item, dtype.itemsize, threads, workspace_bytes) for k_block in tails]
+        fitting = [*plans, _plan(n, k, choices[-1], item, dtype.itemsize, threads, 0)][:1]
+    return min(fitting, key=lambda plan: len(plan.block_columns))
 
 
 def _plan(
-    n_units: int, n_terms: int, terms: int, accumulator_item: int, item: int, threads: int, workspace_bytes: int
+    n: int, k: int, k_block: int, accumulator_item: int, item: int, threads: int, workspace_bytes: int
 ) -> ProductPlan:
-    terms = min(terms, n_terms)
-    sizes = [stop - start for start, stop in spans(n_units, TILE)]
-    scratch_bytes = threads * (TILE * STRIP * 8 + TILE * terms * item * 2)
-    panels: list[tuple[int, int]] = []
+    k_block = min(k_block, k)
+    sizes = [stop - start for start, stop in spans(n, TILE)]
+    scratch_bytes = threads * (TILE * COLUMN_BLOCK * 8 + TILE * k_block * item * 2)
+    block_columns: list[tuple[int, int]] = []
     largest, first = 0, 0
     while first < len(sizes):
-        last, held_bytes = first, 0
+        last, column_bytes = first, 0
         while last < len(sizes):
-            wanted = _panel_bytes(sizes, first, last + 1, terms, accumulator_item, item) + scratch_bytes
-            if last > first and wanted > workspace_bytes:
+            needed_bytes = _block_column_bytes(sizes, first, last + 1, k_block, accumulator_item, item) + scratch_bytes
+            if last > first and needed_bytes > workspace_bytes:
                 break
-            last, held_bytes = last + 1, wanted
-        panels.append((first, last))
-        largest, first = max(largest, held_bytes), last
-    return ProductPlan(n_units, n_terms, terms, tuple(panels), largest)
+            last, column_bytes = last + 1, needed_bytes
+        block_columns.append((first, last))
+        largest, first = max(largest, column_bytes), last
+    return ProductPlan(n, k, k_block, tuple(block_columns), largest)
 
 
-def _panel_bytes(sizes: list[int], first: int, last: int, terms: int, accumulator_item: int, item: int) -> int:
+def _block_column_bytes(sizes: list[int], first: int, last: int, k_block: int, accumulator_item: int, item: int) -> int:
     triangle = sum(sizes[i] * sum(sizes[i:]) for i in range(first, last)) * accumulator_item
-    return triangle + terms * item * (sum(sizes[first:]) + sum(sizes[first:last]))
+    return triangle + k_block * item * (sum(sizes[first:]) + sum(sizes[first:last]))
 
 
 def symmetric_products(
     operands: Operands, plan: ProductPlan, runtime: Runtime, progress: StepCounter, checkpoints: CheckpointStore
-) -> Iterator[tuple[int, int, Array]]:
-    """(j, i, tile) of the lower triangle, i <= j: the sums of left[j] right[i] over the whole contraction.
+) -> Iterator[tuple[int, int, AnyArray]]:
+    """Yield (j, i, tile) of the lower triangle, i <= j: the product of rows j and rows i, summed over all of k.
 
-    Diagonal tiles come out symmetric and complete. A tile belongs to the caller.
+    tile : (rows of tile j, rows of tile i), dtype as accumulator_dtype says. Diagonal tiles are complete and symmetric.
+    The caller may write into a tile. Raises whatever a read of the rows raises.
     """
-    dtype = accumulator_dtype(operands.dtype, plan.n_terms)
-    unit_spans = plan.unit_spans
-    saved = SavedSums(checkpoints, plan.panels, plan.n_terms, dtype)
-    for first, last in plan.panels:
-        pairs = [(j, i) for i in range(first, last) for j in range(i, len(unit_spans))]
+    dtype = accumulator_dtype(operands.dtype, plan.k)
+    tile_spans = plan.tile_spans
+    saved = SumsCheckpoint(checkpoints, plan.block_columns, plan.k, dtype)
+    for first, last in plan.block_columns:
+        pairs = [(j, i) for i in range(first, last) for j in range(i, len(tile_spans))]
 
-        def begin(pair: tuple[int, int]) -> Array:
+        def begin(pair: tuple[int, int]) -> AnyArray:
             j, i = pair
-            return saved.tile(j, i, (_length(unit_spans[j]), _length(unit_spans[i])))
+            return saved.tile(j, i, (_length(tile_spans[j]), _length(tile_spans[i])))
 
         sums = dict(zip(pairs, runtime.map(begin, pairs), strict=True))
-        slabs = Slabs(operands, unit_spans, plan.terms, sums)
-        done = saved.done_terms(first)
-        while done < plan.n_terms:
-            for stop in slabs.add(done, runtime, partial(saved.is_due, sums, first)):
+        products = BlockedProducts(operands, tile_spans, plan.k_block, sums)
+        done = saved.k_saved(first)
+        while done < plan.k:
+            for stop in products.add(done, runtime, partial(saved.should_pause, sums, first)):
                 done = stop
                 progress.step()
-            if saved.is_due(sums, first, done):
+            if saved.should_pause(sums, first, done):
                 saved.save(sums, first, done)
-        del slabs
+        del products
         for j, i in pairs:
             tile = sums.pop((j, i))
             if i == j:
@@ -294,9 +307,9 @@ def symmetric_products(
             yield j, i, tile
 
 
-def _mirror(tile: Array) -> None:
-    """Fill what a diagonal tile leaves out: everything above its diagonal, block by block."""
-    for start, stop in spans(len(tile), STRIP):
+def _mirror(tile: AnyArray) -> None:
+    """Fill a diagonal tile above its diagonal, which products leave out, block by block."""
+    for start, stop in spans(len(tile), COLUMN_BLOCK):
         square = tile[start:stop, start:stop]
         upper = np.triu_indices(len(square), 1)
         square[upper] = square.T[upper]

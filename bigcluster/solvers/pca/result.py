@@ -10,11 +10,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bigcluster.errors import ConfigError, InvalidDataError, TooFewSamplesError
-
-Doubles = NDArray[np.float64]
+from bigcluster.kernels.linalg.types import AnyArray, Float32Array, Float64Array
 
 # The most that rounding may add, as a share of the total variance: a hundred times what 8-bit vectors add.
 _ROUNDING = 1e-2
@@ -23,14 +21,14 @@ _ROUNDING = 1e-2
 class Sink(Protocol):
     """Takes the blocks of an array that may be larger than memory, in ascending order, from one thread."""
 
-    def write(self, start: int, block: NDArray[np.float32]) -> None:
+    def write(self, start: int, block: Float32Array) -> None:
         """Scores: rows start .. start + len(block) - 1. Components: the same of columns, `block` (n_components, w)."""
 
 
 class DualCoefSink(Protocol):
     """Takes row blocks of what components are made from, in ascending order, from one thread."""
 
-    def write(self, start: int, block: NDArray[Any]) -> None:
+    def write(self, start: int, block: AnyArray) -> None:
         """Rows start .. start + len(block) - 1, (rows, n_components) float32 or float64."""
 
 
@@ -86,7 +84,7 @@ class Moments:
     (it passes 2^63 for large data).
     """
 
-    column_sums: NDArray[Any]
+    column_sums: AnyArray
     total_square_sum: int
 
 
@@ -97,7 +95,7 @@ class Center:
     mean : (n_columns,) float64; total_variance : the sum of all column variances, ddof = 1.
     """
 
-    mean: Doubles
+    mean: Float64Array
     total_variance: float
 
 
@@ -113,9 +111,9 @@ class PCAFit:
 
     solver: str
     shape: tuple[int, int]
-    mean: Doubles
+    mean: Float64Array
     total_variance: float
-    eigenvalues: Doubles
+    eigenvalues: Float64Array
     n_components: int
     score_step: float
     passes: float
@@ -127,7 +125,7 @@ class PCAFit:
     """Of what `write_dual_coef` hands over, where components cost a read of the data; None where they are at hand."""
 
     @property
-    def cumulative_shares(self) -> Doubles:
+    def cumulative_shares(self) -> Float64Array:
         """(n_computed,) float64: the share of the total variance that the first 1, 2, ... components explain."""
         if self.total_variance == 0:
             return np.zeros_like(self.eigenvalues)
@@ -155,7 +153,7 @@ class PCAFit:
         self._close()
 
 
-def within_total(eigenvalues: Doubles, n_components: int, total: float) -> Doubles:
+def within_total(eigenvalues: Float64Array, n_components: int, total: float) -> Float64Array:
     """Variances that add up to no more than the total, which is exact.
 
     What rounding adds to those of the fit is taken from all alike; those beyond it share what they leave.

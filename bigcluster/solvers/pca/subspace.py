@@ -25,11 +25,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bigcluster.errors import VarianceNotReachedError
 from bigcluster.kernels.linalg.gemm import Gemm
-from bigcluster.kernels.linalg.quantize import Code, encode
+from bigcluster.kernels.linalg.quantize import Quantized, quantize
+from bigcluster.kernels.linalg.types import Float32Array, Float64Array
 from bigcluster.kernels.pca import (
     column_extremes,
     column_signs,
@@ -43,15 +43,14 @@ from bigcluster.kernels.pca import (
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.pca.blocks import Blocks
-from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, alone, wanted
+from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, n_needed_for, with_blas_threads
 from bigcluster.solvers.pca.krylov import LEAST_APPLICATIONS, Krylov
-from bigcluster.solvers.pca.operator import Side, project_terms, projection_bytes, ritz_bytes
-from bigcluster.solvers.pca.result import Center, Doubles, PCAFit, Sink, Target, Variance
+from bigcluster.solvers.pca.operator import CovarianceOperator
+from bigcluster.solvers.pca.result import Center, PCAFit, Sink, Target, Variance
+from bigcluster.solvers.pca.schedule import rayleigh_ritz_bytes, rmatmat_bytes
 from bigcluster.solvers.progress import OnProgress, StepCounter
 from bigcluster.solvers.spill import SpillBuffer, Tiles
 from bigcluster.store.row_source import RowSource
-
-Floats = NDArray[np.float32]
 
 # Ritz vectors are nearly orthogonal; those that are not are made of rounding alone.
 _DEPENDENT = 1e-3
@@ -66,24 +65,24 @@ class SubspaceScores:
     """eigenvalues : (n_computed,) of X_c' X_c, descending; scores : a single block, before `signs` (n_components,);
     components : before their `rotation` (size, n_components)."""
 
-    eigenvalues: Doubles
+    eigenvalues: Float64Array
     n_components: int
     step: float
     scores: Blocks
-    signs: Floats
+    signs: Float32Array
     components: Blocks
-    rotation: Floats
+    rotation: Float32Array
     runtime: Runtime
 
     def write(self, sink: Sink) -> None:
-        def task(t: int) -> Floats:
+        def task(t: int) -> Float32Array:
             return round_to_step(self.scores.get(0, t) * self.signs, self.step)
 
         for t, block in zip(self.scores.tiles, self.runtime.map(task, self.scores.tiles), strict=True):
             sink.write(self.scores.spans[t][0], block)
 
     def write_components(self, sink: Sink) -> None:
-        def task(t: int) -> Floats:
+        def task(t: int) -> Float32Array:
             return np.ascontiguousarray(self.components.expand(t, self.rotation).T)
 
         for t, block in zip(self.components.tiles, self.runtime.map(task, self.components.tiles), strict=True):
@@ -92,24 +91,26 @@ class SubspaceScores:
 
 def subspace_scores(krylov: Krylov) -> SubspaceScores:
     """What the target takes of the basis, which is given up."""
-    return _of_shadows(krylov) if krylov.side.by_row else _of_ritz_vectors(krylov)
+    return _from_sketch(krylov) if krylov.operator.by_row else _from_ritz_vectors(krylov)
 
 
-def _ritz_vectors(krylov: Krylov) -> tuple[Doubles, Doubles]:
+def _ritz_vectors(krylov: Krylov) -> tuple[Float64Array, Float64Array]:
     """All Ritz values (size,) of the basis, descending, and the coefficients (size, n) of the Ritz vectors that are not
     rounding."""
     size = krylov.vectors.size
-    values, vectors = alone(size, lambda: ritz_generalised(krylov.inner("projected"), krylov.inner("basis")))
+    values, vectors = with_blas_threads(
+        size, lambda: ritz_generalised(krylov.inner("projected"), krylov.inner("basis"))
+    )
     # What float32 cannot tell from zero has no direction: its vector is rounding, and so is all made of it.
     n_vectors = max(1, nonzero_rank(values, FLOAT32_NOISE))
     return values, vectors[:, :n_vectors]
 
 
-def _of_shadows(krylov: Krylov) -> SubspaceScores:
+def _from_sketch(krylov: Krylov) -> SubspaceScores:
     values, vectors = _ritz_vectors(krylov)
 
     # Shadows may be far from orthogonal; those of Ritz vectors, at unit length, are nearly orthonormal.
-    def reduced() -> tuple[Doubles, Doubles]:
+    def reduced() -> tuple[Float64Array, Float64Array]:
         lengths = vectors.T @ krylov.inner("lengths") @ vectors
         # The squared length of a shadow is its Ritz value, and what rounding adds. A much shorter one contradicts it:
         # that value is rounding, as where the data lies far from 128 and hardly varies, and so is all made of it.
@@ -121,53 +122,58 @@ def _of_shadows(krylov: Krylov) -> SubspaceScores:
         exact, rotation = ritz_generalised(variances, lengths, _DEPENDENT)
         return exact, vectors @ (scale[:, None] * rotation)
 
-    exact, rotation = alone(krylov.vectors.size, reduced)
+    exact, rotation = with_blas_threads(krylov.vectors.size, reduced)
     krylov.delete()
-    return _finished(krylov, exact, values[len(exact) :], rotation, krylov.images, krylov.shadows)
+    return _finished(krylov, exact, values[len(exact) :], rotation, krylov.AV, krylov.XtV)
 
 
-def _of_ritz_vectors(krylov: Krylov) -> SubspaceScores:
+def _from_ritz_vectors(krylov: Krylov) -> SubspaceScores:
     """The Ritz vectors are rounded and the data applied to them; more than enough for a share, since rounding costs."""
-    side, runtime, buffer = krylov.side, krylov.runtime, krylov.buffer
+    operator, runtime, buffer = krylov.operator, krylov.runtime, krylov.buffer
     values, vectors = _ritz_vectors(krylov)
-    n_wanted = _n_wanted(values, krylov)
+    n_needed = _n_needed(values, krylov)
     if isinstance(krylov.target, Variance):
-        safe = wanted(values, krylov.total, Variance(min(1.0, krylov.target.share + _ROUNDING)))
-        n_wanted = max(n_wanted + max(8, n_wanted // 16), safe or 2 * n_wanted)
-    kept = np.ascontiguousarray(vectors[:, :n_wanted])
+        safe = n_needed_for(values, krylov.total, Variance(min(1.0, krylov.target.share + _ROUNDING)))
+        n_needed = max(n_needed + max(8, n_needed // 16), safe or 2 * n_needed)
+    kept = np.ascontiguousarray(vectors[:, :n_needed])
     del vectors
-    n_kept, item = kept.shape[1], 1 if side.exact else 4
-    needed = max(projection_bytes(n_kept, side.n_units, runtime.threads, item), ritz_bytes(n_kept), 2 * kept.nbytes)
+    n_kept, item = kept.shape[1], 1 if operator.exact else 4
+    needed = max(rmatmat_bytes(n_kept, operator.n, runtime.threads, item), rayleigh_ritz_bytes(n_kept), 2 * kept.nbytes)
     krylov.make_room(needed, f"{n_kept} components at once, as this share of the variance asks for,")
-    units, terms = Blocks("units", side.unit_spans, buffer), Blocks("terms", side.term_spans, buffer)
-    codes = _encoded(krylov, kept)
+    units, terms = Blocks("units", operator.tile_spans, buffer), Blocks("terms", operator.k_spans, buffer)
+    V = _quantized(krylov, kept)
     del kept
     krylov.delete()
-    krylov.images.delete_all()
-    for t, code in enumerate(codes):
-        units.put(t, code)
+    krylov.AV.delete_all()
+    for t, quantized in enumerate(V):
+        units.put(t, quantized)
     units.complete()
     krylov.passes += 1
-    for t, block in enumerate(project_terms(side, codes, runtime)):
-        terms.put(t, encode(block, rounded=False))
+    for t, block in enumerate(operator.rmatmat(V, runtime)):
+        terms.put(t, quantize(block, to_int8=False))
     terms.complete()
-    del codes
-    variances, lengths = terms.last_inner(side.gemm, runtime), units.last_inner(side.gemm, runtime)
-    exact, rotation = alone(len(variances), lambda: ritz_generalised(variances, lengths, _DEPENDENT))
+    del V
+    variances, lengths = terms.last_inner(operator.gemm, runtime), units.last_inner(operator.gemm, runtime)
+    exact, rotation = with_blas_threads(len(variances), lambda: ritz_generalised(variances, lengths, _DEPENDENT))
     return _finished(krylov, exact, values[len(exact) :], rotation, terms, units)
 
 
-def _encoded(krylov: Krylov, coefficients: Doubles) -> list[Code]:
+def _quantized(krylov: Krylov, coefficients: Float64Array) -> list[Quantized]:
     """Combinations of the basis, rounded: one per unit tile."""
 
-    def task(t: int) -> Code:
-        return encode(krylov.vectors.expand(t, coefficients), rounded=krylov.side.exact)
+    def task(t: int) -> Quantized:
+        return quantize(krylov.vectors.expand(t, coefficients), to_int8=krylov.operator.exact)
 
     return list(krylov.runtime.map(task, krylov.vectors.tiles))
 
 
 def _finished(
-    krylov: Krylov, values: Doubles, beyond: Doubles, rotation: Doubles, scores: Blocks, components: Blocks
+    krylov: Krylov,
+    values: Float64Array,
+    beyond: Float64Array,
+    rotation: Float64Array,
+    scores: Blocks,
+    components: Blocks,
 ) -> SubspaceScores:
     """Scores rotated and signs, for as many as the target takes.
 
@@ -177,7 +183,7 @@ def _finished(
     rounding = FLOAT32_NOISE * values[0] if krylov.total > 0 else np.inf
     for some in (values, beyond):
         some[some <= rounding] = 0
-    n_components = _n_wanted(values, krylov)
+    n_components = _n_needed(values, krylov)
     n_there = min(n_components, rotation.shape[1])
     values = np.concatenate([values, beyond])
     # A number of components is that number, even where fewer of them hold any variance.
@@ -187,9 +193,9 @@ def _finished(
     kept[:, :n_there] = rotation[:, :n_there] * (values[:n_there] > 0)
     rotated = Blocks("scores", scores.spans, krylov.buffer)
 
-    def rotate(t: int) -> Floats:
+    def rotate(t: int) -> Float32Array:
         block = scores.expand(t, kept)
-        rotated.put(t, encode(block, rounded=False))
+        rotated.put(t, quantize(block, to_int8=False))
         return column_extremes(block)
 
     extremes = np.zeros(n_components, np.float32)
@@ -202,12 +208,12 @@ def _finished(
     return SubspaceScores(values, n_components, step, rotated, signs, components, kept * signs, runtime)
 
 
-def _n_wanted(values: Doubles, krylov: Krylov) -> int:
+def _n_needed(values: Float64Array, krylov: Krylov) -> int:
     """How many vectors of these values, descending, the target takes."""
     target, total = krylov.target, krylov.total
-    n_wanted = wanted(values, total, target)
-    if n_wanted is not None:
-        return n_wanted
+    n_needed = n_needed_for(values, total, target)
+    if n_needed is not None:
+        return n_needed
     assert isinstance(target, Variance)
     share = float(values.sum()) / total
     if target.share < 1 or share < 1 - _SHORTFALL:
@@ -238,9 +244,9 @@ def fit_subspace(
     n_rows = rows.shape[0]
     progress = StepCounter(LEAST_APPLICATIONS + 2, on_progress)
     buffer = SpillBuffer(tiles, 0)
-    side = Side(rows, center.mean, gemm)
+    operator = CovarianceOperator(rows, center.mean, gemm)
     total = center.total_variance * (n_rows - 1)
-    krylov = Krylov(side, total, target, buffer, workspace_bytes, runtime, progress, checkpoints)
+    krylov = Krylov(operator, total, target, buffer, workspace_bytes, runtime, progress, checkpoints)
     krylov.run(seed)
     scores = subspace_scores(krylov)
     progress.finish()

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
-from numpy.typing import NDArray
 
 from bigcluster.kernels.linalg.floats import float_product
+from bigcluster.kernels.linalg.types import AnyArray, Float32Array, Float64Array
 from bigcluster.kernels.pca import round_to_step
 from bigcluster.store.row_source import RowSource, spans
 
@@ -15,8 +13,8 @@ SLAB_COLUMNS = 8192
 
 
 def transform(
-    rows: NDArray[Any], mean: NDArray[np.float64], components: RowSource, n_components: int, step: float
-) -> NDArray[np.float32]:
+    rows: AnyArray, mean: Float64Array, components: RowSource, n_components: int, step: float
+) -> Float32Array:
     """(rows - mean) components', on the grid that the scores of the fit lie on.
 
     rows : (m, d) uint8 or float; components : (r, d) float32, of which the first `n_components` rows count;

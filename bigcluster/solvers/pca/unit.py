@@ -7,9 +7,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bigcluster.errors import InvalidDataError
+from bigcluster.kernels.linalg.types import AnyArray, Float32Array
 from bigcluster.solvers.pca.result import Center, PCAFit, Sink
 from bigcluster.store.row_source import RowSource
 
@@ -51,10 +51,8 @@ class RescaledRows:
     def dtype(self) -> np.dtype[Any]:
         return self.rows.dtype
 
-    def read(
-        self, start: int, stop: int, columns: slice = slice(None), *, spent: NDArray[Any] | None = None
-    ) -> NDArray[Any]:
-        read: NDArray[Any] = np.ldexp(self.rows.read(start, stop, columns, spent=spent), self.exponent)
+    def read(self, start: int, stop: int, columns: slice = slice(None), *, spent: AnyArray | None = None) -> AnyArray:
+        read: AnyArray = np.ldexp(self.rows.read(start, stop, columns, spent=spent), self.exponent)
         return read
 
 
@@ -89,5 +87,5 @@ class _RescaledSink:
     sink: Sink
     exponent: int
 
-    def write(self, start: int, block: NDArray[np.float32]) -> None:
+    def write(self, start: int, block: Float32Array) -> None:
         self.sink.write(start, np.ldexp(block, self.exponent))
