@@ -17,7 +17,7 @@ from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.kernels.linalg.quantize import quantize
 from bigcluster.kernels.pca import choose_rank, orthonormal_transform, ritz_generalised, round_to_step, score_step
 from bigcluster.runtime.threads import EmbeddedRuntime
-from bigcluster.solvers.pca import SOLVERS, Components, Moments, Variance, choose, fit_pca, operator
+from bigcluster.solvers.pca import SOLVERS, Components, ExactSums, Variance, choose, fit_pca, operator
 from bigcluster.solvers.pca.footprint import least_bytes, project_bytes
 from bigcluster.solvers.pca.operands import DENSE_LIMIT
 from bigcluster.solvers.pca.products import plan_products
@@ -119,7 +119,7 @@ def test_total_variance_of_pixels_is_exact(name):
     integers = x.astype(int)
     n = len(x)
     exact = (n * int((integers**2).sum()) - int((integers.sum(axis=0) ** 2).sum())) / (n * (n - 1))
-    moments = Moments(integers.sum(axis=0), int((integers**2).sum()))
+    moments = ExactSums(integers.sum(axis=0), int((integers**2).sum()))
     assert solve(name, x, 3)[0].total_variance == pytest.approx(exact, rel=1e-15)
     assert solve(name, x, 3, moments=moments)[0].total_variance == pytest.approx(exact, rel=1e-15)
 

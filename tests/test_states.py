@@ -16,7 +16,7 @@ from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.kmeans import fit, fit_minibatch, fit_two_level, sweep
-from bigcluster.solvers.pca import Components, Moments, fit_pca, krylov, operator
+from bigcluster.solvers.pca import Components, ExactSums, fit_pca, krylov, operator
 from bigcluster.store import StageCheckpoints, Store, checkpoints, take_inventory
 from bigcluster.store.row_source import ArrayRows
 from bigcluster.units import MIB
@@ -87,7 +87,7 @@ def pca(
     solver: str, shape: tuple[int, int], workspace_bytes: int, data: Callable[[int, int], Any] = pixels
 ) -> Callable[[CheckpointStore], list[Any]]:
     x = data(*shape)
-    moments = Moments(x.sum(axis=0, dtype=np.int64), int((x.astype(np.int64) ** 2).sum()))
+    moments = ExactSums(x.sum(axis=0, dtype=np.int64), int((x.astype(np.int64) ** 2).sum()))
 
     def job(states: CheckpointStore) -> list[Any]:
         found = fit_pca(
@@ -126,7 +126,7 @@ def swept() -> Callable[[CheckpointStore], list[Any]]:
 
 def incremental() -> Callable[[CheckpointStore], list[Any]]:
     x = pixels(400, 60)
-    moments = Moments(x.sum(axis=0, dtype=np.int64), int((x.astype(np.int64) ** 2).sum()))
+    moments = ExactSums(x.sum(axis=0, dtype=np.int64), int((x.astype(np.int64) ** 2).sum()))
 
     def job(states: CheckpointStore) -> list[Any]:
         from bigcluster.solvers.pca.incremental import fit_incremental  # imports dask-ml

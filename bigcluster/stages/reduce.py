@@ -15,7 +15,7 @@ from bigcluster.files.durable import unfinished_name
 from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.planning.plan import StagePlan
 from bigcluster.planning.stages import target_of
-from bigcluster.solvers.pca import Moments, PCAFit, fit_pca
+from bigcluster.solvers.pca import ExactSums, PCAFit, fit_pca
 from bigcluster.solvers.spill import FolderTiles
 from bigcluster.stages.context import Context
 from bigcluster.stages.ingest import Ingested, pixel_rows
@@ -195,7 +195,7 @@ def _solve(
 ) -> PCAFit:
     settings, runtime, progress = context.settings, context.runtime, context.progress
     n_rows, n_values = pixels.shape
-    moments = Moments(ingested.column_sums, ingested.square_sum)
+    moments = ExactSums(ingested.column_sums, ingested.square_sum)
 
     if plan.solver == "incremental":
         from bigcluster.solvers.pca.incremental import fit_incremental  # imports dask

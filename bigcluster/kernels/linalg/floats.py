@@ -78,7 +78,7 @@ def own_product(a: Float32Array, b: Float32Array, out: Float32Array) -> Float32A
 def count_product(total: NDArray[np.int32], a: NDArray[Any], b: NDArray[Any], *, lower: bool = False) -> None:
     """total (m, n) += a b. a : (m, k), b : (k, n), uint8 (which counts as x - 128) or int8.
 
-    Exact: 256 products of bytes are far below 2^24. lower : nothing is promised above the diagonal.
+    Exact: sums of 256 products of bytes are far below 2^24. lower : values above the diagonal are undefined.
     """
     _run(a, b.T, total, whole_numbers=True, lower=lower)
 
@@ -86,7 +86,7 @@ def count_product(total: NDArray[np.int32], a: NDArray[Any], b: NDArray[Any], *,
 def _run(
     left: NDArray[Any], right: NDArray[Any], out: NDArray[Any], *, whole_numbers: bool, lower: bool = False
 ) -> None:
-    """left : (m, k), right : (n, k); along one of their axes values lie together."""
+    """left : (m, k), right : (n, k), each contiguous along one of its axes."""
     if not available():
         raise BigclusterError("our own float32 products need a processor with AVX-512")
     (m, k), n = left.shape, right.shape[0]
@@ -107,7 +107,7 @@ def _run(
 
 
 def _strides(operand: NDArray[Any]) -> tuple[int, int, int]:
-    """In values, of a unit and of a term; and what kind of values there are."""
+    """Strides along n (or m) and along k, in values, and the code of the dtype."""
     n_stride, k_stride = (
         stride // operand.itemsize if length > 1 else 1
         for stride, length in zip(operand.strides, operand.shape, strict=True)
@@ -118,7 +118,7 @@ def _strides(operand: NDArray[Any]) -> tuple[int, int, int]:
 
 
 def _scratch() -> Float32Array:
-    """Memory of this thread for the copies, 2 MiB."""
+    """Memory of this thread for packed panels, 2 MiB."""
     scratch: Float32Array | None = getattr(_of_thread, "scratch", None)
     if scratch is None:
         scratch = _of_thread.scratch = np.empty(library().float_scratch(), np.float32)

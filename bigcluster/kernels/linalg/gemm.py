@@ -37,10 +37,10 @@ from bigcluster.kernels.linalg.panels import Panels
 from bigcluster.kernels.linalg.types import Int8Array, Int32Array, UInt8Array
 
 KERNELS = ("auto", "integer", "float32")
-# |a - 128| and |b| are at most 128, so each term is at most 2^14 and 2^17 - 1 of them stay below 2^31.
 MAX_K = 131_071
-# 2^24 / 2^14: every partial sum is an integer that float32 holds exactly, whatever order the kernel adds in.
+"""The longest contraction: |a - 128| and |b| are at most 128, so 2^17 - 1 products of at most 2^14 stay below 2^31."""
 EXACT_FLOAT_K = 1_024
+"""2^24 / 2^14: up to here float32 holds every partial sum exactly, in whatever order the kernel adds."""
 
 
 @cache
@@ -87,8 +87,8 @@ def transpose(pixels: UInt8Array, out: UInt8Array | None = None) -> UInt8Array:
 
 
 Operand = Panels | NDArray[Any]
-"""One side of a product as its kernel reads it: panels, or the left as uint8 (m, k), the right as int8 (k, n). Our own
-float32 kernel takes either as it lies, turned or not: uint8 is pixels, int8 is vectors."""
+"""One operand of a product as its kernel reads it: packed panels, or uint8 (m, k) on the left and int8 (k, n) on the
+right. Our own float32 kernel takes either dtype on both sides, transposed or not: uint8 is pixels, int8 is vectors."""
 
 
 class Gemm:
@@ -97,7 +97,8 @@ class Gemm:
     kernel : "integer" multiplies in 8 bits and fails where the processor saturates; "float32" multiplies blocks of
     at most 1,024 terms in float32, whose partial sums are all exact; "auto" is "integer" where its self-test passes.
     Both give the same integers.
-    in_panels, in_floats : whether "integer", "float32" is our own kernel; None to decide by the processor.
+    in_panels, in_floats : whether "integer", "float32" is our own kernel; None decides by the processor.
+    Raises ConfigError for an unknown kernel.
     """
 
     def __init__(self, kernel: str = "auto", *, in_panels: bool | None = None, in_floats: bool | None = None) -> None:
@@ -121,11 +122,11 @@ class Gemm:
 
     @property
     def one_layout(self) -> bool:
-        """Whether a block that is read once serves on both sides of a product."""
+        """Whether one layout of a block serves as left and as right operand."""
         return self.in_panels or self.in_floats
 
     def left(self, x: NDArray[Any], *, by_row: bool) -> Operand:
-        """The left side of products: uint8 pixels or int8 vectors, (m, k) by row, else (k, m)."""
+        """The left operand of products. x : uint8 pixels or int8 vectors, (m, k) by row, else (k, m)."""
         if self.in_panels:
             return panels.pack(x, by_row=by_row)
         if self.in_floats:
@@ -134,7 +135,7 @@ class Gemm:
         return np.ascontiguousarray(unsigned) if by_row else transpose(np.ascontiguousarray(unsigned))
 
     def right(self, x: NDArray[Any], *, by_row: bool) -> Operand:
-        """The right side of products: pixels or vectors, (n, k) by row, else (k, n)."""
+        """The right operand of products. x : uint8 pixels or int8 vectors, (n, k) by row, else (k, n)."""
         if self.in_panels:
             return panels.pack(x, by_row=by_row)
         if self.in_floats:
@@ -145,7 +146,7 @@ class Gemm:
         return np.ascontiguousarray(flip(x) if x.dtype == np.uint8 else x)
 
     def multiply(self, left: Operand, right: Operand) -> Int32Array:
-        """(m, n) int32 of two sides."""
+        """The (m, n) int32 product of two operands. Raises ValueError for a contraction longer than MAX_K."""
         if isinstance(left, Panels):
             assert isinstance(right, Panels)
             _check_k(left.k)

@@ -1,11 +1,10 @@
 """Exact products of 8-bit matrices in C (native/panels.c), for processors with AVX-512 VNNI.
 
-    pack(x)                    either side of a product, in the order in which the loops read it
+    pack(x)                    either operand of a product, packed in the order in which the kernel reads it
     add_product(total, a, b)   total += a b
 
-A *unit* is a row of the left matrix or a column of the right one, and a *term* is what is summed over. Pixels count as
-x - 128, as in bigcluster.kernels.linalg.gemm. One packed copy serves on both sides, which a symmetric product needs
-once.
+Pixels count as x - 128, as in bigcluster.kernels.linalg.gemm. An operand is packed in the same way for the left as for
+the right, so a symmetric product packs its matrix once.
 """
 
 from __future__ import annotations
@@ -20,14 +19,17 @@ from numpy.typing import NDArray
 from bigcluster.kernels.linalg.compiled import address, library
 
 PANEL = 16
-"""Units that lie together, in fours of terms; both are filled up with zeros."""
+"""Rows of the left operand, or columns of the right one, in one packed panel, by fours of k; zeros fill both up."""
 
 _VNNI, _AMX = 1, 2
 
 
 @dataclass(frozen=True)
 class Panels:
-    """values : (panels, quads of terms, PANEL, 4) int8, flat; sums : (units, filled up) int32, over all terms."""
+    """A packed operand: (n, k) on the left, (k, n) on the right.
+
+    values : (ceil(n / PANEL), ceil(k / 4), PANEL, 4) int8, flat; sums : (n filled up to panels,) int32, over k.
+    """
 
     values: NDArray[np.int8]
     sums: NDArray[np.int32]
@@ -37,14 +39,17 @@ class Panels:
 
 @cache
 def available() -> bool:
-    """Whether products in panels are the fastest that this processor has: AMX units are left to ONNX Runtime."""
+    """Whether packed products are the fastest on this processor: where it has AMX, ONNX Runtime's are faster."""
     return bool(library().panels_known() == _VNNI)
 
 
 def pack(x: NDArray[Any], *, by_row: bool, out: Panels | None = None) -> Panels:
-    """x : uint8 pixels or int8 vectors, (n, k) by row, (k, n) otherwise; rows may lie apart.
+    """Pack uint8 pixels or int8 vectors.
 
-    out : panels that are no longer needed; their memory is used again where it is as large.
+    x : (n, k) by row, else (k, n), with contiguous rows that may lie apart.
+
+    out : panels that are no longer needed; their memory is used again where the size is the same.
+    Raises ValueError for other layouts and dtypes.
     """
     if (x.shape[1] > 1 and x.strides[1] != 1) or x.dtype.itemsize != 1:  # of one column, the stride is anything
         raise ValueError("operands must be bytes, C-contiguous within their rows")
@@ -65,9 +70,10 @@ def pack(x: NDArray[Any], *, by_row: bool, out: Panels | None = None) -> Panels:
 def add_product(
     total: NDArray[np.int32], left: Panels, right: Panels, *, lower: bool = False, fresh: bool = False
 ) -> None:
-    """total : (left units, right units), added to, or filled where `fresh`.
+    """Add the product to `total`, (n of left, n of right) int32, or write it there where `fresh`.
 
-    lower : nothing is promised above the diagonal; of a square product, that saves nearly half.
+    lower : values above the diagonal are undefined, which saves nearly half of a square product.
+    Raises ValueError where shapes do not match.
     """
     if total.shape != (left.n, right.n) or left.k != right.k:
         raise ValueError(f"({left.n}, {left.k}) by ({right.k}, {right.n}) into {total.shape}")

@@ -1,4 +1,4 @@
-"""Vectors in 8 bits: one integer per entry and one scale per column."""
+"""Quantization of float32 vectors to int8, with one float32 scale for each column."""
 
 from __future__ import annotations
 
@@ -13,16 +13,20 @@ from bigcluster.kernels.linalg.types import Float32Array
 
 @dataclass(frozen=True)
 class Quantized:
-    """values : (n, b) int8 within +-127, or float32 where nothing is rounded; scale : (b,) float32."""
+    """A quantized matrix: values times scale.
+
+    values : (n, b) int8 within +-127, or float32 where nothing is rounded; scale : (b,) float32.
+    """
 
     values: NDArray[Any]
     scale: Float32Array
 
     def columns(self, start: int, stop: int) -> Quantized:
+        """Columns start .. stop - 1, copied."""
         return Quantized(np.ascontiguousarray(self.values[:, start:stop]), self.scale[start:stop])
 
     def weighted(self, weights: NDArray[np.float64]) -> NDArray[np.float64]:
-        """(b,) float64: the sum over rows of weight times vector."""
+        """The sum over rows of weight times row: (b,) float64. weights : (n,) float64."""
         n_columns = self.values.shape[1]
         # numpy adds a single column up in another order than several.
         values = np.repeat(self.values, 2, axis=1) if n_columns == 1 else self.values
@@ -34,7 +38,8 @@ class Quantized:
         return sums[:n_columns] * self.scale
 
     def dequantize(self) -> Float32Array:
-        """(n, b) float32; the values themselves where nothing is rounded, not to be written to."""
+        """The matrix as (n, b) float32; where nothing is rounded, `values` itself, which the caller must not write
+        to."""
         if self.values.dtype == np.float32:
             return self.values
         values: Float32Array = np.multiply(self.values, self.scale, dtype=np.float32)
@@ -42,10 +47,12 @@ class Quantized:
 
 
 def quantize(block: Float32Array, *, to_int8: bool) -> Quantized:
-    """(n, b) float32 -> the nearest integers times each column's largest magnitude / 127.
+    """Quantize `block`, (n, b) float32, with 1/127 of the largest magnitude of each column as its scale.
 
-    The error is a white noise of about one percent of a column: spread over all directions it is far below the
-    captured variance (3e-5 of it), and whoever uses the decoded vectors as the vectors has no error at all.
+    to_int8 : False keeps the float32 values, with scales of 1.
+
+    The error is white noise of about one percent of a column. Spread over all directions it is far below the captured
+    variance (3e-5 of it), and there is no error where the dequantized vectors are used as the vectors.
     """
     if not to_int8:
         return Quantized(block, np.ones(block.shape[1], np.float32))

@@ -10,13 +10,13 @@ incremental.py  when asked for    dask-ml's IncrementalPCA
 """
 
 from bigcluster.solvers.pca.fit import SOLVERS, fit_pca
-from bigcluster.solvers.pca.result import Choice, Components, Moments, PCAFit, Sink, Target, Variance, choose
+from bigcluster.solvers.pca.result import Choice, Components, ExactSums, PCAFit, Sink, Target, Variance, choose
 
 __all__ = [
     "SOLVERS",
     "Choice",
     "Components",
-    "Moments",
+    "ExactSums",
     "PCAFit",
     "Sink",
     "Target",

@@ -1,4 +1,4 @@
-"""Columns that come in blocks, each in row tiles in a SpillBuffer: 8-bit vectors with their scales, or float32.
+"""A matrix whose columns come in blocks, each in row tiles in a SpillBuffer: int8 with scales, or float32.
 
     B = [B_0 B_1 ...]     (n, size): block k has a width of its own, tile t has rows spans[t]
     project:  B[t]' W[t]      (size, rows_t) (rows_t, b)
@@ -25,9 +25,10 @@ from bigcluster.solvers.spill import SpillBuffer
 
 
 class Blocks:
-    """name : prefix of the names in `buffer`; spans : the rows of every tile.
+    """Blocks of columns of one matrix.
 
-    Different tiles of a block may be put at once; a block counts once it is complete.
+    name : prefix of the names in `buffer` and in checkpoints; spans : (start, stop) of the rows of each tile. widths :
+    of the complete blocks. Several threads may put different tiles of a block at once.
     """
 
     def __init__(self, name: str, spans: list[tuple[int, int]], buffer: SpillBuffer) -> None:
@@ -39,14 +40,15 @@ class Blocks:
 
     @property
     def size(self) -> int:
+        """Columns of all complete blocks."""
         return sum(self.widths)
 
     def put(self, t: int, quantized: Quantized, *, group: int = 0) -> None:
-        """Tile t of the next block, or of one group of its columns."""
+        """Put tile t of the next block, or of one group of its columns; it counts once the block is complete."""
         self._put(self._tile(len(self.widths), t, group), quantized)
 
     def complete(self, n_groups: int = 1) -> None:
-        """All tiles of the next block are here, in so many groups of columns, which become one."""
+        """Join the n_groups groups of columns of the next block, all of whose tiles were put, and count the block."""
         k = len(self.widths)
         if n_groups > 1:
             for t in self.tiles:
@@ -59,19 +61,20 @@ class Blocks:
         self.widths.append(len(self._scales[self._tile(k, 0)]))
 
     def quantized(self, k: int, t: int) -> Quantized:
+        """Tile t of block k, as it was put."""
         return self._quantized(self._tile(k, t))
 
     def get(self, k: int, t: int) -> Float32Array:
-        """(rows_t, width of block k)."""
+        """Tile t of block k, (rows_t, width of block k) float32."""
         return self.quantized(k, t).dequantize()
 
     def project(self, t: int, block: Float32Array) -> Float32Array:
-        """Tile t's share of B'W: (size, b), from its rows of W (rows_t, b)."""
+        """What tile t adds to B'W: (size, b) float32. block : rows of tile t of W, (rows_t, b) float32."""
         shares = [float_product(self.get(k, t), block, transpose_left=True) for k in range(len(self.widths))]
         return np.concatenate(shares) if shares else np.zeros((0, block.shape[1]), np.float32)
 
     def expand(self, t: int, coefficients: Float64Array | Float32Array) -> Float32Array:
-        """Rows of tile t of B C: (rows_t, b), from C (size, b)."""
+        """Rows of tile t of B C: (rows_t, b) float32. coefficients : C, (size, b)."""
         start, stop = self.spans[t]
         total = np.zeros((stop - start, coefficients.shape[1]), np.float32)
         for k, (first, last) in enumerate(self._columns()):
@@ -79,10 +82,10 @@ class Blocks:
         return total
 
     def last_inner(self, gemm: Gemm, runtime: Runtime) -> Float64Array:
-        """B'B_k of the last block: the new columns of B'B, (size, width), sums in the order of tiles.
+        """B'B_k of the last block: the new columns of B'B, (size, width) float64, summed in the order of tiles.
 
-        Products are exact, or in float64 where nothing is rounded: where columns are far from orthogonal, the leading
-        directions that they share would drown the others in float32.
+        Products of int8 are exact; those of float32 are computed in float64, since columns that are far from orthogonal
+        share leading directions, which would drown the others in float32.
         """
         blocks = range(len(self.widths))
 
@@ -98,11 +101,11 @@ class Blocks:
             last = self.get(blocks[-1], t).astype(np.float64)
             return np.concatenate([self.get(k, t).T.astype(np.float64) @ last for k in blocks])
 
-        to_int8 = self.quantized(blocks[-1], 0).values.dtype == np.int8
-        return ordered_sum(runtime.map(exact if to_int8 else precise, self.tiles))
+        is_int8 = self.quantized(blocks[-1], 0).values.dtype == np.int8
+        return ordered_sum(runtime.map(exact if is_int8 else precise, self.tiles))
 
     def delete(self, k: int) -> None:
-        """Block k's tiles; its columns still count."""
+        """Delete the tiles of block k; its columns still count."""
         for t in self.tiles:
             self._delete(self._tile(k, t))
 
@@ -118,9 +121,9 @@ class Blocks:
             yield f"{name}/scale", partial(self._scales.__getitem__, name)
 
     def restore(self, k: int, get: Callable[[str], AnyArray]) -> None:
-        """Block k from a saved state; the widths are restored by whoever saved them."""
+        """Put block k back from a checkpoint, by its `get`; the caller restores `widths`."""
         names = [self._tile(k, t) for t in self.tiles]
-        scales = [get(f"{name}/scale") for name in names]  # first: they lie in a file of their own
+        scales = [get(f"{name}/scale") for name in names]  # first: they are in a file of their own
         for name, scale in zip(names, scales, strict=True):
             self._put(name, Quantized(get(name), scale))
 

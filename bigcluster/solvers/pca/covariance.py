@@ -48,7 +48,7 @@ def fit_covariance(
     operands = Operands(rows, gemm, mean, by_row=False)
     plan = plan_products(n_columns, n_rows, operands.dtype, runtime.threads, workspace_bytes)
     progress = StepCounter(plan.steps + lanczos_steps(target, n_columns) + 1, on_progress)
-    # Between panels nothing may stay in memory: the next panel takes all of it.
+    # Between block columns nothing may stay in memory: the next block column takes all of it.
     buffer = SpillBuffer(tiles, workspace_bytes if len(plan.block_columns) == 1 else 0)
     matrix, total = _scatter(operands, plan, buffer, mean, runtime, progress, checkpoints)
     buffer.limit(workspace_bytes - eigensolver_bytes("covariance", n_columns, target, runtime.threads))

@@ -21,21 +21,23 @@ from bigcluster.solvers.spill import SpillBuffer
 
 Result = TypeVar("Result")
 
-# Threads of a large dense step: fixed, since LAPACK's results follow it, so that every machine gives the same ones. Two
-# find eigenvectors of 2,000 x 2,000 in 0.6 of the time of one; but they spin for a while after each step, in the way of
-# the products that follow, which small steps are not worth.
 DENSE_THREADS = 2
+"""BLAS threads of a large dense step. Fixed, since LAPACK's results depend on it, so that every machine gives the same
+ones. Two threads find the eigenvectors of a 2,000 x 2,000 matrix in 0.6 of the time of one."""
 LARGE = 512
+"""Size of a matrix from which a dense step takes DENSE_THREADS. BLAS threads spin for a while after each step, in the
+way of the products that follow, which smaller steps are not worth."""
 
-# Eigenvalues below this share of the first are rounding: of float64 on the dense path, of float32 tiles otherwise.
 DENSE_NOISE = 1e-13
+"""Share of the first eigenvalue, for each row of the matrix, below which eigenvalues are rounding of float64."""
 FLOAT32_NOISE = 1e-6
+"""Share of the first eigenvalue below which eigenvalues are rounding of float32 tiles."""
 
 
 def centering_rounding(n: int, largest: float) -> float:
-    """The most that centering in float64 adds to an eigenvalue of an (n, n) matrix of entries up to `largest`.
+    """The most that centering in float64 adds to an eigenvalue of an (n, n) matrix with entries up to `largest`.
 
-    Means and differences are about four roundings of every entry.
+    Means and differences round every entry about four times.
     """
     return 4 * n * largest * float(np.finfo(np.float64).eps)
 
@@ -43,8 +45,9 @@ def centering_rounding(n: int, largest: float) -> float:
 class TiledMatrix:
     """The lower triangle of a symmetric matrix, in float32 (float64 where it is solved densely) tiles in a SpillBuffer.
 
-    rounding : what eigenvalues may hold that is rounding alone: of the float64 centering of exact products, which may
-    be far larger than what is left of them; 0 for data that was centered before it was multiplied.
+    tile_spans : (start, stop) of the rows of each tile. rounding : an eigenvalue up to this size may be rounding alone:
+    exact products may be far larger than what their centering in float64 leaves. It is 0 for data that was centered
+    before it was multiplied.
     """
 
     def __init__(self, tile_spans: list[tuple[int, int]], buffer: SpillBuffer) -> None:
@@ -63,7 +66,7 @@ class TiledMatrix:
         return [(j, i) for j in range(len(self.tile_spans)) for i in range(j + 1)]
 
     def apply(self, t: int, block: Callable[[int], Float32Array]) -> Float32Array:
-        """Rows of tile t of G V, (rows_t, b), from V as block(i), (rows_i, b)."""
+        """Rows of tile t of G V, (rows_t, b) float32. block(i) : rows of tile i of V, (rows_i, b) float32."""
         total = self._share(t, 0, block)
         for i in range(1, len(self.tile_spans)):
             total += self._share(t, i, block)
@@ -88,16 +91,16 @@ class TiledMatrix:
 
 
 TileRows = Callable[[int], AnyArray]
-"""tile t -> its rows of some (n, m) matrix: float64 from the dense path, else float32."""
+"""t -> rows of tile t of some (n, m) matrix: float64 from the dense path, else float32."""
 
 
 @dataclass(frozen=True)
 class Eigenpairs:
     """Leading eigenpairs of a matrix G, of which the target needs n_vectors.
 
-    values : (n_computed,) float64, descending, rounding noise set to zero; vectors(T), images(T) : the rows of U T and
-    of G U T, T (n_vectors, m) float64, or (n_vectors,) for a diagonal; images only where they were asked for; close :
-    deletes what is behind them; rounding : as of the matrix.
+    values : (n_computed,) float64, descending, with zeros for what is rounding; vectors(T), products(T) : the rows of U
+    T and of G U T, for T (n_vectors, m) float64, or (n_vectors,) for a diagonal matrix; `products` only where they were
+    asked for; close : deletes the arrays behind both; rounding : that of the matrix.
     """
 
     values: Float64Array
@@ -109,19 +112,22 @@ class Eigenpairs:
 
 
 def with_blas_threads(size: int, task: Callable[[], Result]) -> Result:
-    """Run a dense step on matrices of this size, with nothing beside it; its threads follow from the size."""
+    """Run a dense step on matrices of this size, while nothing else computes; the size decides its BLAS threads."""
     with blas_threads(DENSE_THREADS if size >= LARGE else 1):
         return task()
 
 
 def transformed(columns: Float64Array, transform: Float64Array) -> Float64Array:
-    """C T, of a matrix T or the diagonal of one."""
+    """C T, for a matrix T or the diagonal of one."""
     product: Float64Array = columns * transform if transform.ndim == 1 else columns @ transform
     return product
 
 
 def n_needed_for(values: Float64Array, total: float, target: Target) -> int | None:
-    """How many of these eigenvalues the target takes; None where it needs more."""
+    """How many of these eigenvalues, descending, the target needs; None where it needs more than these.
+
+    total : the sum of all eigenvalues.
+    """
     if isinstance(target, Components):
         return target.n
     return choose_rank(values, total, target.share)
@@ -130,8 +136,8 @@ def n_needed_for(values: Float64Array, total: float, target: Target) -> int | No
 def n_dominating(values: Float64Array, total: float) -> int:
     """How many leading variances outweigh all that comes after them.
 
-    They are found at once, to float32. What a basis gains is told and measured beside them: their rounding and their
-    size would hide what it lacks of the others.
+    A basis finds them at once, to float32. Its gains are measured without them, since their size and their rounding
+    would hide what the basis lacks of the others.
     """
     rest = total
     for n, value in enumerate(values):
@@ -142,16 +148,17 @@ def n_dominating(values: Float64Array, total: float) -> int:
 
 
 def dense_eigenpairs(matrix: TiledMatrix, total: float, target: Target, runtime: Runtime) -> Eigenpairs:
+    """The eigenpairs that `target` needs, by LAPACK in float64. total : the trace of the matrix, exact."""
     values, vectors = with_blas_threads(matrix.n, lambda: ritz(matrix.dense(), matrix.n))
     values[nonzero_rank(values, DENSE_NOISE * matrix.n, matrix.rounding) :] = 0
     n_vectors = n_needed_for(values, total, target)
-    if n_vectors is None:  # a share of 1, up to rounding
+    if n_vectors is None:  # the share is 1, up to rounding
         n_vectors = max(1, int(np.count_nonzero(values)))
-    kept = np.ascontiguousarray(vectors[:, :n_vectors])
+    leading = np.ascontiguousarray(vectors[:, :n_vectors])
 
     def rows_of(columns: Float64Array) -> Callable[[Float64Array], TileRows]:
         return lambda transform: lambda t: transformed(columns[slice(*matrix.tile_spans[t])], transform)
 
     return Eigenpairs(
-        values, n_vectors, rows_of(kept), rows_of(kept * values[:n_vectors]), lambda: None, matrix.rounding
+        values, n_vectors, rows_of(leading), rows_of(leading * values[:n_vectors]), lambda: None, matrix.rounding
     )

@@ -11,8 +11,8 @@ from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.pca.covariance import fit_covariance
 from bigcluster.solvers.pca.gram import fit_gram
-from bigcluster.solvers.pca.moments import exact_center, exact_moments, float_center
-from bigcluster.solvers.pca.result import Moments, PCAFit, Target, check_target, within_total
+from bigcluster.solvers.pca.moments import exact_center, exact_sums, float_center
+from bigcluster.solvers.pca.result import ExactSums, PCAFit, Target, check_target, within_total
 from bigcluster.solvers.pca.subspace import fit_subspace
 from bigcluster.solvers.pca.unit import RescaledRows, rescaled_center, rescaled_fit, unit_exponent
 from bigcluster.solvers.progress import OnProgress
@@ -32,7 +32,7 @@ def fit_pca(
     tiles: Tiles,
     gemm: Gemm,
     seed: int = 0,
-    moments: Moments | None = None,
+    moments: ExactSums | None = None,
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore = NO_CHECKPOINTS,
 ) -> PCAFit:
@@ -49,7 +49,7 @@ def fit_pca(
     n_rows = rows.shape[0]
     exponent = 0
     if rows.dtype == np.uint8:
-        center = exact_center(exact_moments(rows, runtime) if moments is None else moments, n_rows)
+        center = exact_center(exact_sums(rows, runtime) if moments is None else moments, n_rows)
     else:
         center = float_center(rows, runtime)
         exponent = unit_exponent(center, n_rows)

@@ -1,7 +1,8 @@
-"""How many bytes the solvers hold: pure integer arithmetic, made before any solver runs, tested against measurement.
+"""Memory and disk of the solvers in bytes: integer arithmetic before any solver runs, tested against measurements.
 
-project_bytes(solver, ...)  the peak of a fit under a workspace
-least_bytes(solver, ...)    the smallest workspace that a fit keeps to: below it, MemoryBudgetError is honest
+project_bytes(solver, ...)          peak memory of a fit within a workspace
+project_scratch_bytes(solver, ...)  most bytes of scratch on the disk
+least_bytes(solver, ...)            the smallest workspace that a fit keeps to: below it, MemoryBudgetError is honest
 """
 
 from __future__ import annotations
@@ -19,12 +20,13 @@ Shape = tuple[int, int]
 
 
 def dense_finish_bytes(size: int) -> int:
-    """A symmetric (size, size) float64 matrix, its eigenvectors, and LAPACK's workspace of twice its size."""
+    """Memory of a dense eigenproblem: a (size, size) float64 matrix, its eigenvectors, and LAPACK's workspace of
+    two."""
     return 4 * 8 * size * size
 
 
 def eigensolver_bytes(solver: str, n: int, target: Target, threads: int) -> int:
-    """What the eigensolver of an (n, n) matrix holds beside the matrix and the full chunks of its basis and images."""
+    """Memory of the eigensolver of an (n, n) matrix, without the matrix and the full chunks of Q and G Q."""
     if n <= DENSE_LIMIT:
         return dense_finish_bytes(n)
     width = lanczos_width(target)
@@ -36,12 +38,12 @@ def eigensolver_bytes(solver: str, n: int, target: Target, threads: int) -> int:
 
 
 def _basis_size(target: Target, n: int) -> int:
-    """What components asked for by number are held to; of a share, what is looked at first, since none is known."""
+    """The limit of the basis for a number of components; for a share, whose number is unknown, its first size."""
     return lanczos_limit(target, n) if isinstance(target, Components) else lanczos_size(target, n) * 9 // 8
 
 
-def _eigensolver_kept_bytes(solver: str, n: int, target: Target) -> int:
-    """The matrix, the chunks of the basis and, for gram, of its images."""
+def _eigensolver_named_bytes(solver: str, n: int, target: Target) -> int:
+    """What the eigensolver keeps by name: the matrix, the chunks of Q and, for gram, those of G Q."""
     size = _basis_size(target, n)
     return 4 * n * (n + TILE) // 2 + (2 if solver == "gram" else 1) * 4 * n * size
 
@@ -49,34 +51,35 @@ def _eigensolver_kept_bytes(solver: str, n: int, target: Target) -> int:
 def project_bytes(
     solver: str, shape: Shape, dtype: np.dtype[np.generic], target: Target, threads: int, workspace_bytes: int
 ) -> int:
-    """The most that a fit holds at once in `workspace_bytes`; more than that where the workspace is below the least.
+    """Peak memory of a fit in `workspace_bytes`; it is larger than the workspace where that is below least_bytes.
 
-    shape : (n_rows, n_columns). Raises ConfigError for an unknown solver.
+    shape : (n_rows, n_columns); dtype : of the data. Raises ConfigError for an unknown solver.
     """
     if solver == "subspace":
         everything = _subspace_everything(shape, dtype, target, threads, workspace_bytes)
         return max(_subspace_least(shape, dtype, target, threads), min(workspace_bytes, everything))
     n, k = _sides(solver, shape)
     plan = plan_products(n, k, work_dtype(dtype, n), threads, workspace_bytes)
-    # Tiles, basis and images fill what the eigensolver leaves of the workspace, and never more than they are.
-    kept = _eigensolver_kept_bytes(solver, n, target)
+    # The matrix, Q and G Q fill what the eigensolver leaves of the workspace, at most with all of their bytes.
+    kept = _eigensolver_named_bytes(solver, n, target)
     finish = eigensolver_bytes(solver, n, target, threads)
     return max(plan.projected_bytes, min(finish + kept, max(finish, workspace_bytes)))
 
 
 def project_scratch_bytes(solver: str, shape: Shape, target: Target, workspace_bytes: int) -> int:
-    """The most that a fit puts on the disk: matrix, basis and images, or the Krylov blocks and what follows."""
+    """The most scratch that a fit writes to the disk: the matrix, Q and G Q, or the Krylov blocks, and then the
+    scores."""
     n_wanted = usual_components(target)
     if solver != "subspace":
         n = _sides(solver, shape)[0]
-        kept = _eigensolver_kept_bytes(solver, n, target)
+        kept = _eigensolver_named_bytes(solver, n, target)
         vectors = 2 * 4 * n * n_wanted
         return max(0, kept + vectors - workspace_bytes)
     return _krylov_bytes(shape, target, 1)
 
 
 def least_bytes(solver: str, shape: Shape, dtype: np.dtype[np.generic], target: Target, threads: int) -> int:
-    """The smallest workspace that a fit keeps to."""
+    """The smallest workspace that a fit keeps to. Arguments as project_bytes."""
     if solver == "subspace":
         return _subspace_least(shape, dtype, target, threads)
     n, k = _sides(solver, shape)
@@ -91,7 +94,7 @@ def _sides(solver: str, shape: Shape) -> Shape:
 
 
 def _krylov_bytes(shape: Shape, target: Target, item: int) -> int:
-    """All that a streamed iteration keeps by name: rounded blocks, the one in work, images; scores, components."""
+    """What a streamed iteration keeps by name: quantized blocks, the candidate, A V; then scores and components."""
     n, k = min(shape), max(shape)
     n_wanted = usual_components(target)
     width = block_width(target, n)
@@ -105,14 +108,14 @@ def _krylov_bytes(shape: Shape, target: Target, item: int) -> int:
 def _subspace_everything(
     shape: Shape, dtype: np.dtype[np.generic], target: Target, threads: int, workspace_bytes: int
 ) -> int:
-    """What a fit would hold that never had to put anything on the disk."""
+    """Memory of a fit that never spills."""
     n, item = min(shape), 1 if dtype == np.uint8 else 4
     _, held = iteration_schedule(target, n, threads, item, workspace_bytes, by_row=shape[0] <= shape[1])
     return _subspace_least(shape, dtype, target, threads) + held + _krylov_bytes(shape, target, item)
 
 
 def _subspace_least(shape: Shape, dtype: np.dtype[np.generic], target: Target, threads: int) -> int:
-    """An application of the fewest columns at once, or a tile of all components per thread."""
+    """The larger of A V with the fewest columns at once, and a tile of all components for each thread."""
     n = min(shape)
     item = 1 if dtype == np.uint8 else 4
     width = block_width(target, n)

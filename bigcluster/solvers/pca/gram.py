@@ -1,18 +1,17 @@
-"""From eigenvectors U of the centered Gram matrix G to scores and components that agree with each other.
-
-Components are V = X' U L^(-1/2), X centered, and the scores of the training rows are those that anybody computes from
-V: X V = G U L^(-1/2). For exact eigenvectors that is U L^(1/2); Ritz vectors leave a residual, and taking the scores
-from G keeps it out of the difference between fit and transform. A last rotation R diagonalises the scores, which is a
-Rayleigh-Ritz step of X'X on the span of V: half a power step better than the eigenvalues that came in.
-
-    P = G U L^(-1/2),   P'P = R M R',   scores P R,   components R' L^(-1/2) U' X,   eigenvalues M
-
-PCA through the Gram matrix of the rows: for fewer rows than columns, up to about 16,000 of them.
+"""PCA through the Gram matrix of the rows: for fewer rows than columns, up to about 16,000 rows.
 
     G = X X'  ->  centered  ->  G = U L U'  ->  scores U L^(1/2)          components L^(-1/2) U' (X - mean)
 
-G is exact for uint8 data, and the scores follow from it without a second pass over the pixels. The components take
-one more pass, when they are asked for.
+G is exact for uint8 data, and the scores follow from it without a second pass over the pixels. The components are
+F' (X - mean) with the dual coefficients F = U L^(-1/2), (n_rows, n_components), which scikit-learn's KernelPCA calls
+eigenvectors over the root of the eigenvalues. They cost one more pass, when they are asked for.
+
+Components are V = X'U L^(-1/2), X centered, and the scores of the training rows are those that anybody computes from V:
+X V = G U L^(-1/2). For exact eigenvectors that is U L^(1/2); Ritz vectors leave a residual, and taking the scores from
+G keeps it out of the difference between fit and transform. A last rotation R diagonalises the scores, which is a
+Rayleigh-Ritz step of X'X on the span of V: half a power step better than the eigenvalues that came in.
+
+    P = G U L^(-1/2),   P'P = R M R',   scores P R,   components R' L^(-1/2) U' X,   eigenvalues M
 """
 
 from __future__ import annotations
@@ -68,16 +67,19 @@ from bigcluster.store.row_source import RowSource, spans
 
 Spans = list[tuple[int, int]]
 
-# Columns of one block of components: fixed, since a float32 product of another width may round otherwise.
 _COMPONENT_COLUMNS = 1024
-_SLAB_COLUMNS = 16 * _COMPONENT_COLUMNS
+"""Columns of one block of components. Fixed, since a float32 product of another width may round otherwise."""
+_READ_COLUMNS = 16 * _COMPONENT_COLUMNS
+"""Columns of one read of the rows: storage chunks are wide, so many blocks share a read."""
 
 
 @dataclass(frozen=True)
 class GramScores:
-    """SpillBuffer entries "scores/t" (rows_t, n_components) and "left/t" (n_components, rows_t), before signs.
+    """Scores and dual coefficients of a Gram fit, in `buffer` by tile t, before their signs.
 
-    values : (n_computed,) eigenvalues of G, not divided; step : the grid of the scores.
+    "scores/t" : (rows_t, n_components); "left/t" : (n_components, rows_t), dual coefficients transposed.
+    values : (n_computed,) float64 eigenvalues of G, not divided by n_rows - 1; step : the grid of the scores; dtype :
+    that of the dual coefficients.
     """
 
     values: Float64Array
@@ -90,6 +92,8 @@ class GramScores:
     runtime: Runtime
 
     def write(self, sink: Sink) -> None:
+        """Write the (n_rows, n_components) float32 scores in row blocks."""
+
         def task(t: int) -> Float32Array:
             return round_to_step(self.buffer.get(f"scores/{t}") * self.signs, self.step)
 
@@ -98,15 +102,16 @@ class GramScores:
             sink.write(self.tile_spans[t][0], block)
 
     def write_dual_coef(self, sink: DualCoefSink) -> None:
-        """(n_rows, n_components) R' L^(-1/2) U' transposed: what components are made from, signs included.
+        """Write the (n_rows, n_components) dual coefficients U L^(-1/2) R in row blocks, with their signs.
 
-        float64 where the matrix was solved densely: components of tiny eigenvalues need it. Else float32.
+        They are float64 where the matrix was solved densely, since components of tiny eigenvalues need it, else
+        float32.
         """
         for t, (start, _) in enumerate(self.tile_spans):
             sink.write(start, np.ascontiguousarray(self._dual_coef(t).T))
 
     def _dual_coef(self, t: int) -> AnyArray:
-        """(n_components, rows of tile t), signs included."""
+        """Dual coefficients of tile t, transposed, with their signs: (n_components, rows of tile t)."""
         dual_coef = self.buffer.get(f"left/{t}")
         signed: AnyArray = np.multiply(dual_coef, self.signs[:, None], dtype=dual_coef.dtype)
         return signed
@@ -124,20 +129,20 @@ def components_from_dual_coef(
     sink: Sink,
     runtime: Runtime,
 ) -> None:
-    """left (X - mean), a block of columns after the other: products of one row tile each, added in row order.
+    """Write the components F' (X - mean) to `sink`, (n_components, n_columns) float32, in column blocks.
 
-    left(t) : (n_components, rows of tile t) float32 or float64. Many blocks share one read of the rows: storage chunks
-    are wide.
+    dual_coef(t) : F' of row tile t, (n_components, rows of tile t) float32 or float64. Products of row tiles are added
+    in row order, in the dtype of F.
     """
     dtype = dual_coef(0).dtype
-    for slab in spans(rows.shape[1], _SLAB_COLUMNS):
-        total = np.zeros((n_components, slab[1] - slab[0]), dtype)
-        blocks = list(spans(slab[1] - slab[0], _COMPONENT_COLUMNS))
+    for columns in spans(rows.shape[1], _READ_COLUMNS):
+        total = np.zeros((n_components, columns[1] - columns[0]), dtype)
+        blocks = list(spans(columns[1] - columns[0], _COMPONENT_COLUMNS))
         for t, (start, stop) in enumerate(tile_spans):
-            tile = rows.read(start, stop, slice(*slab))
-            for _ in runtime.map(partial(_add_block, total, dual_coef(t), tile, mean[slice(*slab)]), blocks):
+            tile = rows.read(start, stop, slice(*columns))
+            for _ in runtime.map(partial(_add_block, total, dual_coef(t), tile, mean[slice(*columns)]), blocks):
                 pass
-        sink.write(slab[0], total.astype(np.float32, copy=False))
+        sink.write(columns[0], total.astype(np.float32, copy=False))
 
 
 def _add_block(
@@ -164,25 +169,25 @@ def gram_scores(
     if isinstance(target, Variance):  # the values have grown: fewer may do
         n_components = choose_rank(values[:n_components], total, target.share) or n_components
     dtype = np.dtype(np.float64 if n_rows <= DENSE_LIMIT else np.float32)
-    kept = np.ascontiguousarray(rotation[:, :n_components], dtype)
+    leading = np.ascontiguousarray(rotation[:, :n_components], dtype)
     vectors = pairs.vectors(inverse[:, None] * rotation[:, :n_components])
 
     def rotate(t: int) -> Float32Array:
-        scores = _product(products(t), kept)
+        scores = _product(products(t), leading)
         buffer.put(f"scores/{t}", scores)
         buffer.put(f"left/{t}", np.ascontiguousarray(vectors(t).T))
         return column_extremes(scores)
 
     extremes = np.zeros(n_components, dtype)
-    for found in runtime.map(rotate, range(len(tile_spans))):
-        extremes = merge_extremes(extremes, found)
+    for tile_extremes in runtime.map(rotate, range(len(tile_spans))):
+        extremes = merge_extremes(extremes, tile_extremes)
     pairs.close()
     step = score_step(n_rows, float(np.sqrt(values[0])))
     return GramScores(values, n_components, column_signs(extremes), step, dtype, tile_spans, buffer, runtime)
 
 
 def _product(dual_coef: AnyArray, right: AnyArray) -> AnyArray:
-    """Float32 operands on the float32 kernel, float64 ones by numpy."""
+    """left right: of float32 operands by float_product, of float64 ones by numpy."""
     return float_product(dual_coef, right) if dual_coef.dtype == np.float32 else dual_coef @ right
 
 
@@ -196,7 +201,7 @@ def _buffered(rows_of: TileRows, n_tiles: int, buffer: SpillBuffer, runtime: Run
 def _rotation(
     products: TileRows, n_tiles: int, pairs: Eigenpairs, runtime: Runtime
 ) -> tuple[Float64Array, Float64Array]:
-    """The eigenvalues of P'P before those beyond the vectors, and R."""
+    """The eigenvalues of P'P, followed by those that `pairs` has beyond its vectors, and R."""
 
     def square(t: int) -> Float64Array:
         block = products(t)
@@ -209,7 +214,7 @@ def _rotation(
     rank = nonzero_rank(values, FLOAT32_NOISE, pairs.rounding)
     values[rank:] = 0
     rotation[:, rank:] = 0
-    # Those beyond are of the same matrix, but half a power step behind.
+    # The eigenvalues beyond are of the same matrix, but half a power step less exact.
     return np.minimum.accumulate(np.concatenate([values, pairs.values[pairs.n_vectors :]])), rotation
 
 
@@ -231,7 +236,7 @@ def fit_gram(
     operands = Operands(rows, gemm, mean, by_row=True)
     plan = plan_products(*rows.shape, operands.dtype, runtime.threads, workspace_bytes)
     progress = StepCounter(plan.steps + lanczos_steps(target, rows.shape[0]) + 1, on_progress)
-    # Between panels nothing may stay in memory: the next panel takes all of it.
+    # Between block columns nothing may stay in memory: the next block column takes all of it.
     buffer = SpillBuffer(tiles, workspace_bytes if len(plan.block_columns) == 1 else 0)
     matrix, total = _centered_gram(operands, plan, buffer, target, workspace_bytes, runtime, progress, checkpoints)
     pairs = leading_eigenpairs(
@@ -275,16 +280,16 @@ def _centered_gram(
     sums: AnyArray = np.zeros(n, np.int64 if exact else np.float64)  # of whole rows of G
     diagonal = np.zeros(n, sums.dtype)
 
-    def take(found: tuple[int, int, AnyArray]) -> tuple[int, int, tuple[AnyArray, ...]]:
+    def sum_up(product: tuple[int, int, AnyArray]) -> tuple[int, int, tuple[AnyArray, ...]]:
         """Sum up a tile and put it into `buffer` at once, so that no tile waits in memory for its turn."""
-        j, i, tile = found
+        j, i, tile = product
         across, down = tile.sum(axis=1, dtype=sums.dtype), tile.sum(axis=0, dtype=sums.dtype)
         corner = np.diag(tile).copy()
         matrix.put(j, i, tile)
         return j, i, (across, down, corner)
 
     for j, i, (across, down, corner) in runtime.map(
-        take, symmetric_products(operands, plan, runtime, progress, checkpoints)
+        sum_up, symmetric_products(operands, plan, runtime, progress, checkpoints)
     ):
         sums[slice(*plan.tile_spans[j])] += across
         if i != j:

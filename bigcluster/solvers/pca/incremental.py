@@ -23,7 +23,7 @@ from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.pca.moments import block_rows, exact_total_variance
 from bigcluster.solvers.pca.result import (
-    Moments,
+    ExactSums,
     PCAFit,
     Sink,
     Target,
@@ -89,7 +89,7 @@ def fit_incremental(
     rank: int,
     batch_rows: int,
     iterated_power: int,
-    moments: Moments,
+    moments: ExactSums,
     runtime: Runtime,
     seed: int = 0,
     on_progress: OnProgress | None = None,

@@ -1,25 +1,17 @@
-"""A growing basis of R^n, or its images, kept transposed and in tiles, so that both of its products read it as it lies.
-
-    tile t holds Q[t]' (m, rows_t): blocks of new columns of Q are appended as rows
-    project:  Q[t] ' W[t]      (m, rows_t) (rows_t, b)
-    expand:   Q[t] C           (m, rows_t)' (m, b)
-
-The rows of a tile come in chunks of CHUNK basis vectors; full chunks are in a SpillBuffer.
-
-Leading eigenpairs of a large symmetric positive matrix in tiles, by block Lanczos.
+"""Leading eigenpairs of a large symmetric positive matrix in tiles, by block Lanczos.
 
 Every block of the Krylov space is kept, and each new one is orthogonalised twice against all of them. The projected
-matrix is not taken to be block tridiagonal: all of Q'GQ is computed, which costs nothing beyond the
-orthogonalisation, and makes the Ritz values right even where blocks lose directions. One Rayleigh-Ritz at the end.
-Blocks are narrow, since a space of many powers holds more than one of many directions; as narrow as products are fast.
-A basis that reaches its limit before it has converged, as that of noise does, shrinks to its leading Ritz vectors and
-grows again (a thick restart): the next block holds all that they still lack.
+matrix is not taken to be block tridiagonal: all of Q'GQ is computed, which costs nothing beyond the orthogonalisation,
+and makes the Ritz values right even where blocks lose directions. There is one Rayleigh-Ritz step at the end. Blocks
+are narrow, since a space of many powers holds more than one of many directions: as narrow as products are fast. A basis
+that reaches its limit before it has converged, as that of noise does, shrinks to its leading Ritz vectors and grows
+again (a thick restart): the next block holds all that they still lack.
 Source: Golub and Underwood 1977, "The block Lanczos method for computing eigenvalues"; Musco and Musco 2015,
 "Randomized block Krylov methods", for why the whole Krylov space beats its last block; Wu and Simon 2000,
 "Thick-restart Lanczos method for large symmetric eigenvalue problems".
 
-All products are float32 on one thread each, tile by tile, added in tile order; inner products of blocks are summed
-over tiles in float64. So nothing here depends on threads or on which tiles are in memory.
+All products are float32 on one thread each, tile by tile, added in tile order; inner products of blocks are summed over
+tiles in float64. So the result depends neither on threads nor on which tiles are in memory.
 """
 
 from __future__ import annotations
@@ -52,10 +44,19 @@ from bigcluster.solvers.spill import SpillBuffer
 from bigcluster.store.row_source import spans
 
 CHUNK = 512
+"""Basis vectors in one array of a TiledBasis: 2 MiB of float32 for a tile of 1,024 rows."""
 
 
 class TiledBasis:
-    """name : prefix of the names in `buffer`; unit_spans : the rows of every tile."""
+    """A growing basis Q, (n, size) float32, or G Q, transposed and in tiles, so that both products read it as it lies.
+
+        tile t holds Q[t]' (size, rows_t): new columns of Q are appended as rows
+        project:  Q[t]' W[t]      (size, rows_t) (rows_t, b)
+        expand:   Q[t] C          (size, rows_t)' (size, b)
+
+    The rows of a tile come in chunks of CHUNK basis vectors; full chunks are in `buffer`, which may spill them.
+    name : prefix of the names in `buffer`; tile_spans : (start, stop) of the rows of each tile.
+    """
 
     def __init__(self, name: str, tile_spans: list[tuple[int, int]], buffer: SpillBuffer) -> None:
         self.tile_spans = tile_spans
@@ -65,11 +66,11 @@ class TiledBasis:
         self._open: dict[int, Float32Array] = {}
 
     def empty_like(self) -> TiledBasis:
-        """Another one for the same rows, beside this one in the buffer."""
+        """An empty basis for the same rows, with names of its own in the buffer."""
         return TiledBasis(f"{self._name}+", self.tile_spans, self._buffer)
 
     def append(self, blocks: list[Float32Array]) -> None:
-        """blocks : one (rows_t, b) float32 per tile, the new columns."""
+        """Append columns. blocks : one (rows_t, b) float32 for each tile."""
         n_new = blocks[0].shape[1]
         for t, block in enumerate(blocks):
             taken = 0
@@ -89,7 +90,7 @@ class TiledBasis:
         return f"{self._name}/{t}/{chunk}"
 
     def chunks(self, t: int) -> Iterator[tuple[int, int, Float32Array]]:
-        """(start, stop, (stop - start, rows_t)) of the basis vectors of tile t."""
+        """Yield (start, stop, chunk) of tile t: basis vectors start .. stop - 1, (stop - start, rows_t) float32."""
         for start, stop in spans(self.size, CHUNK):
             if stop - start == CHUNK:
                 yield start, stop, self._buffer.get(self._chunk_name(t, start // CHUNK))
@@ -97,11 +98,11 @@ class TiledBasis:
                 yield start, stop, self._open[t][: stop - start]
 
     def project(self, t: int, block: Float32Array) -> Float32Array:
-        """Tile t's share of Q' W: (size, b)."""
+        """What tile t adds to Q' W: (size, b) float32. block : rows of tile t of W, (rows_t, b)."""
         return np.concatenate([float_product(chunk, block) for _, _, chunk in self.chunks(t)])
 
     def expand(self, t: int, coefficients: AnyArray) -> Float32Array:
-        """Rows of tile t of Q C: (rows_t, b), from C (size, b), C-contiguous float32."""
+        """Rows of tile t of Q C: (rows_t, b) float32. coefficients : C, (size, b) float32, C-contiguous."""
         parts = (
             float_product(chunk, coefficients[start:stop], transpose_left=True) for start, stop, chunk in self.chunks(t)
         )
@@ -111,48 +112,51 @@ class TiledBasis:
         return total
 
     def delete(self) -> None:
+        """Delete all chunks."""
         for t in range(len(self.tile_spans)):
             for chunk in range(self.size // CHUNK):
                 self._buffer.delete(self._chunk_name(t, chunk))
         self._open.clear()
 
 
-# Converged when all blocks that could still come promise about this share of the variance (beside such as dwarfs the
-# rest) to the wanted components.
-# What a block gains falls about geometrically, so two of them tell; what falls more slowly is taken to fall so fast.
 _REST = 5e-4
+"""Converged when all blocks that could still come promise less than this share of the variance to the needed
+components, without the eigenvalues that outweigh all others."""
 _SLOWEST = 0.9
-# So few blocks more are not looked at again.
+"""Gains of captured variance fall about geometrically, so two of them tell how fast; this is the slowest ratio
+believed."""
 _NEAR = 4
-# An image that is no longer than this share of the first eigenvalue, beside the basis, is rounding. It is an entry's of
-# float32, which adds up to less over a column: directions of a millionth of the first are still told by their images.
+"""With at most so many blocks to go, the basis grows to its end without another look."""
 _FLOOR = 1e-7
-# A restart keeps so many blocks beyond what is wanted, and leaves room for so many new ones at least.
+"""A column of G V that is no longer than this share of the first eigenvalue, outside of the basis, is rounding: that of
+one float32 entry, which adds up to less over a column. Directions of a millionth of the first are still told apart."""
 _KEPT, _NEW = 2, 8
-# What has not converged by then has no directions to speak of: the basis has seen several times as many as are wanted.
+"""A restart keeps so many blocks beyond the components, and leaves room for so many new ones at least."""
 _MOST_RESTARTS = 8
+"""What has not converged after so many has no leading directions: the basis has seen several times as many as
+needed."""
 
 
 def lanczos_width(target: Target) -> int:
-    """Columns of one Krylov block: a sixteenth of the components, in one to three vectors of 16."""
+    """Columns of one Krylov block: a sixteenth of the components, as 16, 32 or 48."""
     return min(48, max(16, usual_components(target) // 16 // 16 * 16))
 
 
 def lanczos_size(target: Target, n: int) -> int:
-    """The basis size at which convergence is first looked at."""
+    """The size of the basis at which convergence is judged first. n : rows of the matrix."""
     n_needed = target.n if isinstance(target, Components) else 64
     return min(n, 7 * n_needed // 4 + 2 * lanczos_width(target))
 
 
 def lanczos_limit(target: Target, n: int) -> int:
-    """The largest basis there can be: of components that are asked for by number, others may need all."""
+    """The largest size of the basis: bounded for a number of components; a share of the variance may need all n."""
     if not isinstance(target, Components):
         return n
     return min(n, max(lanczos_size(target, n) * 9 // 8, target.n + (_KEPT + _NEW) * lanczos_width(target)))
 
 
 def lanczos_steps(target: Target, n: int) -> int:
-    """About how many blocks the basis will have, for progress."""
+    """About how many blocks the basis will have, for the progress of a fit."""
     return 1 if n <= DENSE_LIMIT else -(-lanczos_size(target, n) // lanczos_width(target)) + 2
 
 
@@ -167,9 +171,11 @@ def leading_eigenpairs(
     progress: StepCounter,
     with_products: bool,
 ) -> Eigenpairs:
-    """The eigenpairs that `target` needs, orthonormal to float32; total : the trace, exact.
+    """The eigenpairs that `target` needs, orthonormal up to float32.
 
-    with_images : keep what the matrix makes of the basis, for Eigenpairs.images.
+    total : the trace of the matrix, exact. seed : of the first block. with_products : keep G Q as well, for
+    Eigenpairs.products. Small matrices are solved densely. Raises VarianceNotReachedError where the target is a share
+    of the variance that float32 cannot tell from rounding.
     """
     if matrix.n <= DENSE_LIMIT:
         return dense_eigenpairs(matrix, total, target, runtime)
@@ -177,6 +183,8 @@ def leading_eigenpairs(
 
 
 class _Lanczos:
+    """One run of block Lanczos; its arguments are those of leading_eigenpairs."""
+
     def __init__(
         self,
         matrix: TiledMatrix,
@@ -197,8 +205,8 @@ class _Lanczos:
         self._products = TiledBasis("images", matrix.tile_spans, buffer) if with_products else None  # G Q
         self._tiles = range(len(matrix.tile_spans))
         self._limit = lanczos_limit(target, matrix.n)
-        self._room = np.zeros((0, 0))  # the projected matrix, and where it grows
-        self._values: dict[int, Float64Array] = {}  # of the first so many basis vectors
+        self._room = np.zeros((0, 0))  # holds the projected matrix Q' G Q, and room for it to grow
+        self._values: dict[int, Float64Array] = {}  # Ritz values by the number of basis vectors
 
     def run(self, seed: int) -> Eigenpairs:
         blocks = self._start(seed)
@@ -231,7 +239,7 @@ class _Lanczos:
         return self._finish()
 
     def _start(self, seed: int) -> list[Float32Array]:
-        """A random block, orthonormal: one draw in row order, so that it depends on seed and size only."""
+        """A random orthonormal block, drawn in row order, so that it depends on the seed and the size only."""
         width = min(lanczos_width(self._target), self._matrix.n)
         random = np.random.default_rng(seed).standard_normal((self._matrix.n, width), dtype=np.float32)
         blocks = [random[start:stop] for start, stop in self._matrix.tile_spans]
@@ -239,7 +247,7 @@ class _Lanczos:
         return self._transformed(blocks, with_blas_threads(len(inner), lambda: orthonormal_transform(inner, 0.0)))
 
     def _apply(self, blocks: list[Float32Array]) -> tuple[list[Float32Array], Float64Array]:
-        """W = G V, tile by tile, and Q' W."""
+        """W = G V as one (rows_t, b) float32 for each tile, and Q' W, (size, b) float64."""
 
         def task(t: int) -> tuple[Float32Array, Float32Array]:
             product = self._matrix.apply(t, blocks.__getitem__)
@@ -266,7 +274,8 @@ class _Lanczos:
         return self._room[: self._basis.size, : self._basis.size]
 
     def _restart(self) -> None:
-        """Keep the leading Ritz vectors only. The next block, which is orthogonal to all, is so to them."""
+        """Shrink the basis to its leading Ritz vectors. The next block is orthogonal to the whole basis, hence to
+        them."""
         assert isinstance(self._target, Components)
         size, n_kept = self._basis.size, self._target.n + _KEPT * lanczos_width(self._target)
         values, vectors = with_blas_threads(size, lambda: ritz(self._projected, n_kept))
@@ -278,7 +287,7 @@ class _Lanczos:
         self._values.clear()
 
     def _shrunk(self, basis: TiledBasis, coefficients: Float32Array) -> TiledBasis:
-        """B C in place of B."""
+        """B C, which replaces the basis B."""
         shrunk = basis.empty_like()
         shrunk.append(list(self._runtime.map(lambda t: basis.expand(t, coefficients), self._tiles)))
         basis.delete()
@@ -287,8 +296,8 @@ class _Lanczos:
     def _next_block(self, products: list[Float32Array], inner: Float64Array, seed: int) -> list[Float32Array]:
         """W - Q Q'W, orthonormal: project, normalise, and both once more ("twice is enough").
 
-        Images that differ by less than float32 tells, as where one eigenvalue dwarfs the others or many are equal,
-        leave room to random vectors, unless nothing is left for those to find.
+        Where columns of W = G V differ by less than float32 resolves, because one eigenvalue outweighs the others or
+        many are equal, random vectors fill the block, unless the basis holds all of the trace.
         """
         size, diagonal = self._basis.size, np.diag(self._projected)
         blocks = self._transformed(*self._projected_out(products, inner, _FLOOR * float(np.abs(diagonal).max())))
@@ -300,14 +309,17 @@ class _Lanczos:
         return self._orthogonal(blocks, 0.5)
 
     def _orthogonal(self, blocks: list[Float32Array], least: float) -> list[Float32Array]:
-        """To the basis, and orthonormal. least : what must remain of a column of length 1, or it was in the basis."""
+        """Make blocks orthogonal to the basis, and orthonormal.
+
+        least : columns of length 1 of which less remains were in the basis, and are dropped.
+        """
         shares = self._runtime.map(lambda t: self._basis.project(t, blocks[t]), self._tiles)
         return self._transformed(*self._projected_out(blocks, ordered_sum(shares), least))
 
     def _projected_out(
         self, products: list[Float32Array], inner: Float64Array, floor: float
     ) -> tuple[list[Float32Array], Float64Array]:
-        """W - Q inner, in place, and the transform that makes it orthonormal."""
+        """W - Q inner, in place, and the transform that makes it orthonormal. inner : Q'W, (size, b)."""
         coefficients = inner.astype(np.float32)
 
         def subtract(t: int) -> Float64Array:
@@ -324,7 +336,7 @@ class _Lanczos:
         return list(self._runtime.map(lambda block: float_product(np.ascontiguousarray(block), small), blocks))
 
     def _missing(self) -> int:
-        """Columns that the basis needs yet, about: 0 where more promise next to nothing to the wanted components."""
+        """About how many columns the basis still needs: 0 where more would add next to nothing to the components."""
         size, width = self._basis.size, lanczos_width(self._target)
         n_needed = n_needed_for(self._ritz_values(size), self._total, self._target)
         if n_needed is None:
@@ -345,7 +357,7 @@ class _Lanczos:
         return width * math.ceil(math.log(_REST / rest) / math.log(ratio))
 
     def _ritz_values(self, size: int) -> Float64Array:
-        """Descending, of the space of the first `size` basis vectors."""
+        """The Ritz values of the first `size` basis vectors, (size,) float64, descending."""
         if size <= 0:
             return np.zeros(0)
         if size not in self._values:
@@ -375,15 +387,13 @@ class _Lanczos:
 
     @staticmethod
     def _rows_of(basis: TiledBasis | None, coefficients: Float64Array) -> Callable[[Float64Array], TileRows]:
-        """T -> tile t -> its rows of B C T, of a basis B."""
+        """T -> t -> rows of tile t of B C T. coefficients : C, (size, n_vectors)."""
 
         def rows_of(transform: Float64Array) -> TileRows:
-            assert basis is not None, "images that nobody asked to keep"
-            known, product = (
-                basis,
-                with_blas_threads(len(coefficients), lambda: transformed(coefficients, transform)).astype(np.float32),
-            )
-            return lambda t: known.expand(t, product)
+            assert basis is not None, "the products of the basis were not kept"
+            source, product = basis, with_blas_threads(len(coefficients), lambda: transformed(coefficients, transform))
+            matrix = product.astype(np.float32)
+            return lambda t: source.expand(t, matrix)
 
         return rows_of
 
@@ -393,7 +403,10 @@ class _Lanczos:
             self._products.delete()
 
     def _all_or_error(self, values: Float64Array) -> int:
-        """The rank, where the basis spans the matrix up to rounding and the target asks for all of it."""
+        """The rank, for a target of all of the variance whose basis spans the matrix up to rounding.
+
+        Raises VarianceNotReachedError for other targets.
+        """
         assert isinstance(self._target, Variance)
         share = float(values.sum()) / self._total
         if self._target.share < 1 or share < 1 - 1e-4:

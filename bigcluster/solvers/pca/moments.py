@@ -6,10 +6,9 @@ import numpy as np
 
 from bigcluster.errors import InvalidDataError
 from bigcluster.kernels.linalg.loops import pixel_sums
-from bigcluster.kernels.linalg.moments import Moments as BlockMoments
-from bigcluster.kernels.linalg.moments import block_moments, refuse_bad_rows
+from bigcluster.kernels.linalg.moments import Moments, block_moments, refuse_bad_rows
 from bigcluster.runtime.threads import Runtime
-from bigcluster.solvers.pca.result import Center, Moments
+from bigcluster.solvers.pca.result import Center, ExactSums
 from bigcluster.store.row_source import RowSource, spans
 
 # One read: at most this many values, in whole rows. Fixed, since float sums depend on it.
@@ -21,7 +20,7 @@ def block_rows(n_columns: int) -> int:
     return max(1, min(1024, _BLOCK_VALUES // max(1, n_columns)))
 
 
-def exact_moments(rows: RowSource, runtime: Runtime) -> Moments:
+def exact_sums(rows: RowSource, runtime: Runtime) -> ExactSums:
     """Moments of uint8 data, in one pass."""
     total = np.zeros(rows.shape[1], np.int64)
     squares = 0
@@ -29,14 +28,14 @@ def exact_moments(rows: RowSource, runtime: Runtime) -> Moments:
     for sums, block_squares in runtime.map(lambda span: pixel_sums(rows.read(*span)), blocks):
         total += sums
         squares += block_squares
-    return Moments(total, squares)
+    return ExactSums(total, squares)
 
 
-def exact_center(moments: Moments, n_rows: int) -> Center:
+def exact_center(moments: ExactSums, n_rows: int) -> Center:
     return Center(np.asarray(moments.column_sums, np.float64) / n_rows, exact_total_variance(moments, n_rows))
 
 
-def exact_total_variance(moments: Moments, n_rows: int) -> float:
+def exact_total_variance(moments: ExactSums, n_rows: int) -> float:
     """The sum of all column variances, ddof = 1, in integers up to the last division."""
     squares_of_sums = sum(int(value) ** 2 for value in moments.column_sums)
     return (n_rows * moments.total_square_sum - squares_of_sums) / (n_rows * (n_rows - 1))
@@ -51,14 +50,14 @@ def float_center(rows: RowSource, runtime: Runtime) -> Center:
     refuse_bad_rows(first, 0)
     origin = first[0].astype(np.float64)
 
-    def task(span: tuple[int, int]) -> BlockMoments:
+    def task(span: tuple[int, int]) -> Moments:
         block = rows.read(*span)
         refuse_bad_rows(block, span[0])
         with np.errstate(over="ignore", invalid="ignore"):  # what is beyond float64 is refused for its spread
             return block_moments(block - origin)
 
     n_rows, n_columns = rows.shape
-    total: BlockMoments | None = None
+    total: Moments | None = None
     for found in runtime.map(task, spans(n_rows, block_rows(n_columns))):
         with np.errstate(over="ignore", invalid="ignore"):
             total = found if total is None else total.merge(found)

@@ -1,6 +1,6 @@
-"""What a PCA solver is asked for, and what it hands back.
+"""The target and the result of a PCA fit, and which solver suits which data.
 
-Which solver suits which data. The budget has no say: it decides where tiles live, never the arithmetic.
+The budget never chooses the solver: it decides where arrays are kept, not the arithmetic.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ import numpy as np
 from bigcluster.errors import ConfigError, InvalidDataError, TooFewSamplesError
 from bigcluster.kernels.linalg.types import AnyArray, Float32Array, Float64Array
 
-# The most that rounding may add, as a share of the total variance: a hundred times what 8-bit vectors add.
 _ROUNDING = 1e-2
+"""The most that rounding may add to the total variance, as a share of it: a hundred times what int8 vectors add."""
 
 
 class Sink(Protocol):
@@ -58,7 +58,7 @@ Target = Components | Variance
 
 
 def usual_components(target: Target) -> int:
-    """How many components to reckon with: of a share, which is known only in the end, what large catalogs took."""
+    """How many components to plan for; for a share of the variance, what large catalogs took: 800."""
     return target.n if isinstance(target, Components) else 800
 
 
@@ -77,7 +77,7 @@ def check_target(target: Target, shape: tuple[int, int]) -> None:
 
 
 @dataclass(frozen=True)
-class Moments:
+class ExactSums:
     """Exact sums over the rows of uint8 data, as ingest collects them.
 
     column_sums : (n_columns,) int64 or uint64, sums of x; total_square_sum : the sum of every x^2, a Python int
@@ -159,21 +159,24 @@ def within_total(eigenvalues: Float64Array, n_components: int, total: float) -> 
     What rounding adds to those of the fit is taken from all alike; those beyond it share what they leave.
     Raises InvalidDataError where it is too much for rounding: the variances would be wrong.
     """
-    kept, beyond = eigenvalues[:n_components], eigenvalues[n_components:]
-    found = float(kept.sum())
-    if found > (1 + _ROUNDING) * total:
+    leading, beyond = eigenvalues[:n_components], eigenvalues[n_components:]
+    explained = float(leading.sum())
+    if explained > (1 + _ROUNDING) * total:
         raise InvalidDataError(
             f"the rows vary too little beside their mean for float32: components were found that explain "
-            f"{found / total:.3g} times the variance; use solver gram or covariance"
+            f"{explained / total:.3g} times the variance; use solver gram or covariance"
         )
-    if found > total:
-        kept = np.minimum(kept * (total / found), total)
-    before = np.cumsum(np.concatenate([[kept.sum()], beyond]))[:-1]
-    return np.concatenate([kept, np.clip(total - before, 0, beyond)])
+    if explained > total:
+        leading = np.minimum(leading * (total / explained), total)
+    before = np.cumsum(np.concatenate([[leading.sum()], beyond]))[:-1]
+    return np.concatenate([leading, np.clip(total - before, 0, beyond)])
 
 
-GRAM_ROWS = 16_384  # the multiplication grows with the square of the rows, and G in tiles is 512 MiB here
+GRAM_ROWS = 16_384
+"""The most rows of a Gram matrix: its tiles take 512 MiB then, and the multiplication grows with the square of the
+rows."""
 COVARIANCE_COLUMNS = 8_192
+"""The most columns of a covariance matrix: its tiles take 128 MiB then."""
 
 
 @dataclass(frozen=True)
@@ -189,8 +192,8 @@ def choose(n_rows: int, n_columns: int, target: Target) -> Choice:
 
     n_rows : listed rows, so that a damaged file does not change the solver.
     """
-    wanted = f"{target.n} components" if isinstance(target, Components) else f"a variance of {target.share:g}"
-    shape = f"{n_rows:,} rows of {n_columns:,} values, {wanted}"
+    asked_for = f"{target.n} components" if isinstance(target, Components) else f"a variance of {target.share:g}"
+    shape = f"{n_rows:,} rows of {n_columns:,} values, {asked_for}"
     if n_columns <= COVARIANCE_COLUMNS and n_columns < n_rows:
         return Choice("covariance", f"{shape}: the {n_columns:,} x {n_columns:,} covariance is the smaller product")
     if n_rows <= GRAM_ROWS:

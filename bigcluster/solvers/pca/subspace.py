@@ -1,23 +1,22 @@
-"""From a Krylov basis to scores and components that agree with each other.
+"""PCA by streamed block Krylov iteration: for data too tall and too wide for a Gram or covariance matrix.
 
-    by row         components  Z C     scores  W C     of the shadows Z = X_c' V, rounded, and their images W = X_c Z
-    by column      components  U C     scores  S C     of the Ritz vectors U = V C', rounded, and S = X_c U
+With A the covariance operator on the smaller side of X, the basis is V_0, A V_0, A^2 V_0, ...: every block is made
+orthogonal to all before it and then quantized to int8. The quantized vectors are the basis, so quantization costs no
+accuracy, only orthogonality: the Rayleigh-Ritz step is the generalised one, with V'V and V'AV. Applying A reads the
+data once. More blocks extend the basis until the target is reached and the captured variance stops growing.
 
-Either way the components are made of rounded vectors whose products with the data are at hand, so the scores are
-theirs exactly, and a generalised Rayleigh-Ritz step with the inner products of both makes the components orthonormal
-and the scores uncorrelated. By row it chooses among all shadows, which are half an application ahead of the basis, and
-reads no data; by column it costs a read, and its choice is made among the Ritz vectors.
+Scores and components are then combinations C of what the blocks left behind, so that they agree with each other:
 
-PCA by streamed block Krylov iteration: for data too tall and too wide for a Gram or covariance matrix.
+    by row         components  Z C     scores  W C     of the quantized sketches Z = X'V and the products W = X Z
+    by column      components  U C     scores  S C     of the quantized Ritz vectors U = V C', and S = X U
 
-With A the covariance operator on the smaller side of X, the basis is V_0, A V_0, A^2 V_0, ...: every block
-orthogonalised against all before it and then rounded to 8 bits. The rounded vectors are the basis, so rounding costs no
-accuracy, only orthogonality: the Rayleigh-Ritz step is the generalised one, with V'V and V'AV. An application is one
-read of the data, and more blocks extend the basis until the target is reached and captured variance stops growing: new
-columns are all that is paid for. By row, scores and components are then combinations of what the applications left
-behind, and no read of the data is theirs alone; by column there is a last one (bigcluster.solvers.pca.subspace).
+The products of these components with the data are at hand, so the scores are exactly theirs, and a generalised
+Rayleigh-Ritz step with the inner products of both makes the components orthonormal and the scores uncorrelated. By row
+it chooses among all sketches, which are half an application ahead of the basis, and reads no data. By column it reads
+the data once more, and chooses among the Ritz vectors.
 Source: Musco and Musco 2015, "Randomized block Krylov methods for stronger and faster approximate singular value
-decomposition", algorithm 2; Halko, Martinsson and Tropp 2011, section 4.5, for the streamed sketches.
+decomposition", algorithm 2; Halko, Martinsson and Tropp 2011, "Finding structure with randomness", section 4.5, for
+sketches of streamed data.
 """
 
 from __future__ import annotations
@@ -52,18 +51,23 @@ from bigcluster.solvers.progress import OnProgress, StepCounter
 from bigcluster.solvers.spill import SpillBuffer, Tiles
 from bigcluster.store.row_source import RowSource
 
-# Ritz vectors are nearly orthogonal; those that are not are made of rounding alone.
 _DEPENDENT = 1e-3
-# What rounding Ritz vectors to 8 bits may cost of the share that they explain.
+"""Share of the largest direction below which a direction of the quantized vectors counts as dependent: Ritz vectors are
+nearly orthogonal, and those that are not are made of rounding alone."""
 _ROUNDING = 1e-4
-# Of all there is, rounding may take so much.
+"""The most that quantizing Ritz vectors to int8 costs of the share of the variance that they explain."""
 _SHORTFALL = 1e-3
+"""Share of the whole variance that rounding may hide where the target is all of it."""
 
 
 @dataclass(frozen=True)
 class SubspaceScores:
-    """eigenvalues : (n_computed,) of X_c' X_c, descending; scores : a single block, before `signs` (n_components,);
-    components : before their `rotation` (size, n_components)."""
+    """Scores and components of a fit, in blocks.
+
+    eigenvalues : (n_computed,) float64 eigenvalues of X'X of the centered data, descending; step : the grid of the
+    scores; scores : a single block (n_rows, n_components), before `signs` (n_components,); components : blocks before
+    their `rotation` (size, n_components).
+    """
 
     eigenvalues: Float64Array
     n_components: int
@@ -75,6 +79,8 @@ class SubspaceScores:
     runtime: Runtime
 
     def write(self, sink: Sink) -> None:
+        """Write the (n_rows, n_components) float32 scores in row blocks."""
+
         def task(t: int) -> Float32Array:
             return round_to_step(self.scores.get(0, t) * self.signs, self.step)
 
@@ -82,6 +88,8 @@ class SubspaceScores:
             sink.write(self.scores.spans[t][0], block)
 
     def write_components(self, sink: Sink) -> None:
+        """Write the (n_components, n_columns) float32 components in column blocks."""
+
         def task(t: int) -> Float32Array:
             return np.ascontiguousarray(self.components.expand(t, self.rotation).T)
 
@@ -90,13 +98,18 @@ class SubspaceScores:
 
 
 def subspace_scores(krylov: Krylov) -> SubspaceScores:
-    """What the target takes of the basis, which is given up."""
+    """The scores and components that the target asks for; the basis of `krylov` is deleted.
+
+    Raises VarianceNotReachedError where the basis does not hold what the target asks for.
+    """
     return _from_sketch(krylov) if krylov.operator.by_row else _from_ritz_vectors(krylov)
 
 
 def _ritz_vectors(krylov: Krylov) -> tuple[Float64Array, Float64Array]:
-    """All Ritz values (size,) of the basis, descending, and the coefficients (size, n) of the Ritz vectors that are not
-    rounding."""
+    """All Ritz values (size,) float64 of the basis, descending, and coefficients (size, n_vectors) of its Ritz vectors.
+
+    Ritz vectors whose value is rounding are left out.
+    """
     size = krylov.vectors.size
     values, vectors = with_blas_threads(
         size, lambda: ritz_generalised(krylov.inner("projected"), krylov.inner("basis"))
@@ -109,11 +122,11 @@ def _ritz_vectors(krylov: Krylov) -> tuple[Float64Array, Float64Array]:
 def _from_sketch(krylov: Krylov) -> SubspaceScores:
     values, vectors = _ritz_vectors(krylov)
 
-    # Shadows may be far from orthogonal; those of Ritz vectors, at unit length, are nearly orthonormal.
+    # Sketches may be far from orthogonal; those of Ritz vectors, scaled to length 1, are nearly orthonormal.
     def reduced() -> tuple[Float64Array, Float64Array]:
         lengths = vectors.T @ krylov.inner("lengths") @ vectors
-        # The squared length of a shadow is its Ritz value, and what rounding adds. A much shorter one contradicts it:
-        # that value is rounding, as where the data lies far from 128 and hardly varies, and so is all made of it.
+        # The squared length of the sketch of a Ritz vector is its Ritz value plus rounding. Where it is much shorter,
+        # the value is rounding, as where the data lies far from 128 and hardly varies: the vector is dropped.
         squared = np.diag(lengths)
         scale = inverse_root(np.where(squared >= values[: len(squared)] / 2, squared, 0))
         lengths *= scale * scale[:, None]
@@ -128,38 +141,45 @@ def _from_sketch(krylov: Krylov) -> SubspaceScores:
 
 
 def _from_ritz_vectors(krylov: Krylov) -> SubspaceScores:
-    """The Ritz vectors are rounded and the data applied to them; more than enough for a share, since rounding costs."""
+    """Quantize the Ritz vectors U and read the data for X U.
+
+    A share of the variance takes more vectors than it needs, since quantization costs some of the share.
+    """
     operator, runtime, buffer = krylov.operator, krylov.runtime, krylov.buffer
     values, vectors = _ritz_vectors(krylov)
     n_needed = _n_needed(values, krylov)
     if isinstance(krylov.target, Variance):
         safe = n_needed_for(values, krylov.total, Variance(min(1.0, krylov.target.share + _ROUNDING)))
         n_needed = max(n_needed + max(8, n_needed // 16), safe or 2 * n_needed)
-    kept = np.ascontiguousarray(vectors[:, :n_needed])
+    coefficients = np.ascontiguousarray(vectors[:, :n_needed])
     del vectors
-    n_kept, item = kept.shape[1], 1 if operator.exact else 4
-    needed = max(rmatmat_bytes(n_kept, operator.n, runtime.threads, item), rayleigh_ritz_bytes(n_kept), 2 * kept.nbytes)
-    krylov.make_room(needed, f"{n_kept} components at once, as this share of the variance asks for,")
-    units, terms = Blocks("units", operator.tile_spans, buffer), Blocks("terms", operator.k_spans, buffer)
-    V = _quantized(krylov, kept)
-    del kept
+    n_vectors, item = coefficients.shape[1], 1 if operator.exact else 4
+    needed = max(
+        rmatmat_bytes(n_vectors, operator.n, runtime.threads, item),
+        rayleigh_ritz_bytes(n_vectors),
+        2 * coefficients.nbytes,
+    )
+    krylov.make_room(needed, f"{n_vectors} components at once, as this share of the variance asks for,")
+    ritz, scores = Blocks("units", operator.tile_spans, buffer), Blocks("terms", operator.k_spans, buffer)
+    V = _quantized(krylov, coefficients)
+    del coefficients
     krylov.delete()
     krylov.AV.delete_all()
     for t, quantized in enumerate(V):
-        units.put(t, quantized)
-    units.complete()
+        ritz.put(t, quantized)
+    ritz.complete()
     krylov.passes += 1
     for t, block in enumerate(operator.rmatmat(V, runtime)):
-        terms.put(t, quantize(block, to_int8=False))
-    terms.complete()
+        scores.put(t, quantize(block, to_int8=False))
+    scores.complete()
     del V
-    variances, lengths = terms.last_inner(operator.gemm, runtime), units.last_inner(operator.gemm, runtime)
+    variances, lengths = scores.last_inner(operator.gemm, runtime), ritz.last_inner(operator.gemm, runtime)
     exact, rotation = with_blas_threads(len(variances), lambda: ritz_generalised(variances, lengths, _DEPENDENT))
-    return _finished(krylov, exact, values[len(exact) :], rotation, terms, units)
+    return _finished(krylov, exact, values[len(exact) :], rotation, scores, ritz)
 
 
 def _quantized(krylov: Krylov, coefficients: Float64Array) -> list[Quantized]:
-    """Combinations of the basis, rounded: one per unit tile."""
+    """V C quantized, one for each tile. coefficients : C, (size, n_vectors)."""
 
     def task(t: int) -> Quantized:
         return quantize(krylov.vectors.expand(t, coefficients), to_int8=krylov.operator.exact)
@@ -175,9 +195,10 @@ def _finished(
     scores: Blocks,
     components: Blocks,
 ) -> SubspaceScores:
-    """Scores rotated and signs, for as many as the target takes.
+    """Rotate the scores and fix the signs, for as many components as the target asks for.
 
-    values : exact ones of what the columns of `rotation` make; beyond : Ritz values of what was left out.
+    values : (size',) exact eigenvalues of the combinations in the columns of `rotation`; beyond : Ritz values of what
+    was left out.
     """
     runtime = krylov.runtime
     rounding = FLOAT32_NOISE * values[0] if krylov.total > 0 else np.inf
@@ -189,27 +210,28 @@ def _finished(
     # A number of components is that number, even where fewer of them hold any variance.
     values[n_there:n_components] = 0
     values = np.pad(values, (0, max(0, n_components - len(values))))
-    kept = np.zeros((len(rotation), n_components), np.float32)
-    kept[:, :n_there] = rotation[:, :n_there] * (values[:n_there] > 0)
+    final = np.zeros((len(rotation), n_components), np.float32)
+    final[:, :n_there] = rotation[:, :n_there] * (values[:n_there] > 0)
     rotated = Blocks("scores", scores.spans, krylov.buffer)
 
     def rotate(t: int) -> Float32Array:
-        block = scores.expand(t, kept)
+        block = scores.expand(t, final)
         rotated.put(t, quantize(block, to_int8=False))
         return column_extremes(block)
 
     extremes = np.zeros(n_components, np.float32)
-    for found in runtime.map(rotate, scores.tiles):
-        extremes = merge_extremes(extremes, found)
+    for tile_extremes in runtime.map(rotate, scores.tiles):
+        extremes = merge_extremes(extremes, tile_extremes)
     rotated.complete()
     scores.delete_all()
     signs = column_signs(extremes).astype(np.float32)
     step = score_step(scores.spans[-1][1], float(np.sqrt(values[0])))
-    return SubspaceScores(values, n_components, step, rotated, signs, components, kept * signs, runtime)
+    return SubspaceScores(values, n_components, step, rotated, signs, components, final * signs, runtime)
 
 
 def _n_needed(values: Float64Array, krylov: Krylov) -> int:
-    """How many vectors of these values, descending, the target takes."""
+    """How many of these eigenvalues, descending, the target needs. Raises VarianceNotReachedError where all are too
+    few."""
     target, total = krylov.target, krylov.total
     n_needed = n_needed_for(values, total, target)
     if n_needed is not None:
