@@ -19,7 +19,7 @@ from bigcluster.kernels.linalg.moments import refuse_bad_rows
 from bigcluster.kernels.pca import column_extremes, column_signs, inverse_root
 from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.solvers.pca import SOLVERS, Components, PCAFit, Target, Variance, choose, fit_pca
-from bigcluster.solvers.pca.transform import transform
+from bigcluster.solvers.pca.projection import transform
 from bigcluster.solvers.spill import FolderTiles
 from bigcluster.store.row_source import ArrayRows
 from bigcluster.units import GIB

@@ -1,10 +1,10 @@
-"""The dense algebra of PCA on blocks: centering, orthonormal blocks, Rayleigh-Ritz, rank, signs, the score grid.
+"""Dense algebra of PCA on blocks: centering, orthonormal blocks, Rayleigh-Ritz, rank, signs, the grid of scores.
 
-center_gram            G - (r_i + r_j) + g, with the exact means of G
-orthonormal_transform  what makes the columns of a block orthonormal, from their inner products alone
+center_gram            centers a tile of X X', with the exact means of its rows
+orthonormal_transform  the transform that makes the columns of a block orthonormal, from their inner products alone
 ordered_sum, bordered  inner products over tiles, and the matrix that they extend
 ritz                   eigenpairs of the projected matrix, largest first
-choose_rank            how many components a target needs
+choose_rank            the number of components that a target needs
 score_step             the grid that makes float64 sums of scores exact
 """
 
@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 
 from bigcluster.kernels.linalg.types import Float32Array, Float64Array
 
-# A block is orthonormalised twice; directions below this share of its largest are rounding noise of float32.
 _BLOCK_NOISE = 1e-6
-# Above this ratio of its pivots a Cholesky factor of scaled vectors is not trusted.
+"""Share of the largest direction of a block below which a direction is rounding of float32."""
 _WELL_CONDITIONED = 1e2
+"""The largest ratio of the pivots of a Cholesky factor that is trusted; beyond it, eigenvectors are used."""
 
 
 def center_gram(tile: NDArray[Any], row_means: Float64Array, column_means: Float64Array, mean: float) -> Float64Array:
@@ -39,33 +39,37 @@ def center_gram(tile: NDArray[Any], row_means: Float64Array, column_means: Float
 def center_covariance(
     tile: NDArray[Any], row_sums: Float64Array, column_sums: Float64Array, n_rows: int
 ) -> Float64Array:
-    """The tile of (X - mean)'(X - mean) from the tile of X'X and the column sums of X, all of the same shifted X."""
+    """A tile of (X - mean)'(X - mean), float64, from the tile of X'X and the column sums of X.
+
+    tile : (m, n); row_sums : (m,), column_sums : (n,) column sums of X, float64; n_rows : rows of X. X may be shifted
+    by a constant, the same for all arguments.
+    """
     return np.asarray(tile - (row_sums[:, None] * column_sums) / n_rows, np.float64)
 
 
 def orthonormal_transform(inner: Float64Array, floor: float, noise: float = _BLOCK_NOISE) -> Float64Array:
     """T such that the columns of W T are orthonormal, where inner = W'W.
 
-    inner : (b, b) float64; columns of norm up to `floor` are dropped, and so are directions whose share of unit
-    columns is below `noise` (what float32 cannot tell from the others), so T is (b, b') with b' <= b, and b' = 0 where
+    inner : (b, b) float64; columns of norm up to `floor` are dropped, and so are directions whose share of the
+    largest one, after columns are scaled to length 1, is below `noise`. T : (b, b') float64, b' <= b, and 0 where
     nothing is left.
     Source: Stathopoulos and Wu 2002, "A block orthogonalization procedure with constant synchronization requirements",
     algorithm SVQB.
     """
     norms = np.sqrt(np.maximum(np.diag(inner), 0))
-    kept = np.flatnonzero(norms > floor)
-    if len(kept) == 0:
+    long_enough = np.flatnonzero(norms > floor)
+    if len(long_enough) == 0:
         return np.zeros((len(inner), 0))
-    scale = 1 / norms[kept]
-    values, vectors = np.linalg.eigh(inner[np.ix_(kept, kept)] * scale[:, None] * scale)
+    scale = 1 / norms[long_enough]
+    values, vectors = np.linalg.eigh(inner[np.ix_(long_enough, long_enough)] * scale[:, None] * scale)
     good = values > noise * values[-1]
     transform = np.zeros((len(inner), int(good.sum())))
-    transform[kept] = scale[:, None] * vectors[:, good] / np.sqrt(values[good])
+    transform[long_enough] = scale[:, None] * vectors[:, good] / np.sqrt(values[good])
     return transform
 
 
 def ordered_sum(shares: Iterable[NDArray[Any]]) -> Float64Array:
-    """The sum of arrays of one shape, one at least, in their order, in float64."""
+    """The sum of at least one array of one shape, added in their order in float64."""
     rest = iter(shares)
     total: Float64Array = next(rest).astype(np.float64)
     for share in rest:
@@ -74,7 +78,7 @@ def ordered_sum(shares: Iterable[NDArray[Any]]) -> Float64Array:
 
 
 def bordered(matrix: Float64Array, columns: Float64Array) -> Float64Array:
-    """A symmetric (m, m) matrix extended by its new last columns, (m + b, b)."""
+    """A symmetric (m, m) float64 matrix extended to (m + b, m + b) by its new last columns, (m + b, b) float64."""
     size, old = len(columns), len(matrix)
     grown = np.zeros((size, size))
     grown[:old, :old] = matrix
@@ -86,7 +90,8 @@ def bordered(matrix: Float64Array, columns: Float64Array) -> Float64Array:
 
 
 def ritz(projected: Float64Array, n_vectors: int) -> tuple[Float64Array, Float64Array]:
-    """All eigenvalues (m,) and the first n_vectors eigenvectors (m, n_vectors) of a symmetric (m, m), descending."""
+    """All eigenvalues (m,) of a symmetric (m, m) float64 matrix, descending, and its first eigenvectors (m,
+    n_vectors)."""
     values, vectors = np.linalg.eigh(projected)
     return values[::-1].copy(), np.ascontiguousarray(vectors[:, : -n_vectors - 1 : -1])
 
@@ -106,16 +111,16 @@ def ritz_generalised(
 
 
 def ritz_values_generalised(projected: Float64Array, inner: Float64Array) -> Float64Array:
-    """The eigenvalues of ritz_generalised, for a third of its cost."""
+    """The eigenvalues of ritz_generalised, (m,) float64, for a third of its cost."""
     reduced, _ = _orthonormal_form(projected, inner, _BLOCK_NOISE)
     values = np.linalg.eigvalsh(reduced)[::-1]
     return np.pad(values, (0, len(inner) - len(values)))
 
 
 def _orthonormal_form(projected: Float64Array, inner: Float64Array, noise: float) -> tuple[Float64Array, Float64Array]:
-    """T' P T and T such that T' inner T = 1."""
+    """T' P T and T with T' inner T = 1. projected : P, (m, m); inner : (m, m)."""
     try:
-        # A basis that is nearly orthonormal, which is nearly always.
+        # This serves a basis that is nearly orthonormal, and nearly all are.
         transform: Float64Array = np.linalg.inv(np.linalg.cholesky(inner)).T
         if np.abs(np.diag(transform)).max() > _WELL_CONDITIONED * np.abs(np.diag(transform)).min():
             transform = orthonormal_transform(inner, 0.0, noise)
@@ -126,9 +131,9 @@ def _orthonormal_form(projected: Float64Array, inner: Float64Array, noise: float
 
 
 def choose_rank(eigenvalues: Float64Array, total: float, share: float) -> int | None:
-    """The first n whose eigenvalues sum to `share` of `total`; None if all of them do not.
+    """The smallest n whose first n eigenvalues sum to `share` of `total`; None where all of them sum to less.
 
-    A total of zero is explained by any one component.
+    eigenvalues : (m,) descending. A total of zero is explained by any one component.
     """
     if total <= 0:
         return 1
@@ -150,13 +155,13 @@ def column_signs(extremes: NDArray[Any]) -> NDArray[np.int8]:
 
 
 def column_extremes(block: Float32Array) -> Float32Array:
-    """The entry of largest magnitude of every column, the first one of equals: (m, n) -> (n,)."""
-    found: Float32Array = block[np.abs(block).argmax(axis=0), np.arange(block.shape[1])]
-    return found
+    """The entry of largest magnitude of each column, the first of equal ones: (n,) from block (m, n)."""
+    extremes: Float32Array = block[np.abs(block).argmax(axis=0), np.arange(block.shape[1])]
+    return extremes
 
 
 def merge_extremes(first: Float32Array, second: Float32Array) -> Float32Array:
-    """The larger in magnitude, column by column; of equals the first."""
+    """The entry of larger magnitude, column by column, of two (n,) arrays; of equal ones that of `first`."""
     merged: Float32Array = np.where(np.abs(second) > np.abs(first), second, first)
     return merged
 
@@ -175,12 +180,12 @@ def score_step(n_rows: int, largest_norm: float) -> float:
 
 
 def round_to_step(scores: NDArray[Any], step: float) -> Float32Array:
-    """Float32 scores, each a multiple of `step`."""
+    """Scores rounded to multiples of `step`, as float32."""
     return (np.rint(scores.astype(np.float64) / step) * step).astype(np.float32)
 
 
 def inverse_root(values: Float64Array) -> Float64Array:
-    """values^(-1/2), and 0 where a value is 0: a direction without variance has no component."""
+    """values^(-1/2), and 0 where a value is 0, since a direction without variance has no component. values : (m,)."""
     roots = np.zeros(len(values))
     np.divide(1, np.sqrt(values), out=roots, where=values > 0)
     return roots

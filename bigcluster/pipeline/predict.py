@@ -31,7 +31,7 @@ from bigcluster.planning.stages import plan_predict
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
-from bigcluster.solvers.pca.transform import SLAB_COLUMNS, transform
+from bigcluster.solvers.pca.projection import TRANSFORM_COLUMNS, transform
 from bigcluster.stages import cluster, reduce
 from bigcluster.stages.components import STAGE as COMPONENTS
 from bigcluster.stages.components import components
@@ -284,7 +284,7 @@ def _label(pixels: NDArray[np.uint8], model: _Model) -> Iterator[Predicted]:
         return
     rows: NDArray[Any] = pixels
     norm_sq = np.zeros(len(pixels))
-    for start, stop in spans(pixels.shape[1], SLAB_COLUMNS):
+    for start, stop in spans(pixels.shape[1], TRANSFORM_COLUMNS):
         norm_sq += squared_norms(pixels[:, start:stop], model.mean[start:stop])
     residual = np.zeros(len(pixels))
     if model.components is not None:

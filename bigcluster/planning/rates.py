@@ -1,4 +1,4 @@
-"""How fast this machine does what a run consists of, and how long a plan takes at these rates."""
+"""The rates of a machine, and the time that a plan takes at these rates."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ from bigcluster.solvers.pca.schedule import block_width
 
 @dataclass(frozen=True)
 class Rates:
-    """Seconds are of one thread while all cores work; ops are multiplications and additions."""
+    """What a machine does in a second. Times are of one thread while all cores work; an op is a multiplication or an
+    addition."""
 
     measured_on: str
     """The day, YYYY-MM-DD."""
@@ -39,25 +40,25 @@ class Rates:
 
 
 STEPS = 40
-"""Iterations of k-means that an estimate reckons with: its data decides."""
+"""Iterations of k-means in an estimate; the data decides how many there are."""
 MINIBATCH_PASSES = 4
-"""What sampled iterations and the last pass come to, in exact passes."""
+"""Cost of a mini-batch fit, its sampled iterations and its last pass, in exact passes."""
 APPLICATIONS = 8
-"""Blocks that the subspace solver applies the pixels to."""
+"""Blocks of the basis of the subspace solver in an estimate: 800 components of catalog cuts took 8."""
 AROUND_FILES = 3
-"""A file's turn through the interpreter, its record and its mark, in times of reading it."""
+"""Cost of a file beside its decode (interpreter, record, mark), in times of reading a small file."""
 AROUND_PRODUCTS = 1.7
-"""What packing, adding up and reading tiles makes of the time of integer products alone."""
+"""Time of a product of pixels with packing, additions and reads, in times of the product alone."""
 AROUND_LINKS = 4
-"""A row of the tables and what vouches for its link, in times of linking it."""
+"""Cost of a row of the tables and of its link with its record, in times of the link alone."""
 SEEDING_SLOWNESS = 8
-"""Distances to one center at a time run this much below the rate of products."""
+"""How many times slower distances to one center at a time are than products of many centers."""
 REPORT_SECONDS = 2.5
-"""Plots, pages and pictures of the report that every run has."""
+"""Seconds of the plots, pages and pictures that every report has."""
 THUMBNAIL_SECONDS = 4e-4
-"""One thumbnail: shrunk, placed in a sprite and encoded."""
+"""Seconds to shrink one thumbnail, place it in a sprite and encode it."""
 START_SECONDS = 1.2
-"""Two interpreters and their libraries."""
+"""Seconds until two interpreters have loaded their libraries."""
 
 
 def with_seconds(plan: Plan, settings: Settings, target: Target | None, rates: Rates) -> Plan:
@@ -75,13 +76,13 @@ class _Estimate:
     rates: Rates
 
     @property
-    def hands(self) -> float:
-        """Threads that really work at once, on all workers."""
+    def threads_at_work(self) -> float:
+        """Threads that compute at the same time, on all workers."""
         threads = self.plan.threads if self.plan.joined else min(self.plan.threads, self.rates.cores)
         return float(threads * self.plan.workers)
 
     def of(self, stage: StagePlan) -> float:
-        ways: dict[str, Callable[[StagePlan], float]] = {
+        estimates: dict[str, Callable[[StagePlan], float]] = {
             "ingest": self.ingest,
             "reduce": self.reduce,
             "sweep": self.kmeans,
@@ -89,7 +90,7 @@ class _Estimate:
             "output": self.output,
             "report": self.report,
         }
-        return ways[stage.stage](stage)
+        return estimates[stage.stage](stage)
 
     def ingest(self, stage: StagePlan) -> float:
         rates, pictures = self.rates, self.plan.pictures
@@ -100,7 +101,7 @@ class _Estimate:
             + pictures.other_pixels * rates.other_pixel_seconds
         )
         written = stage.bytes_written / rates.write_bytes_per_second / self.plan.workers
-        return START_SECONDS + self.plan.n_images * a_file / self.hands + written
+        return START_SECONDS + self.plan.n_images * a_file / self.threads_at_work + written
 
     def reduce(self, stage: StagePlan) -> float:
         assert self.target is not None
@@ -121,12 +122,12 @@ class _Estimate:
         computed = AROUND_PRODUCTS * integer / self.rates.integer_ops_per_second
         computed += floats / self.rates.float_ops_per_second
         read = stage.bytes_read / self.rates.read_bytes_per_second / self.plan.workers
-        return computed / self.hands + read
+        return computed / self.threads_at_work + read
 
     def eigen_ops(self, n: int) -> float:
         """Of an (n, n) matrix: all of it at once on one thread, or block Lanczos."""
         if n <= DENSE_LIMIT:
-            return 20.0 * n**3 * self.hands
+            return 20.0 * n**3 * self.threads_at_work
         assert self.target is not None
         size, width = lanczos_size(self.target, n), lanczos_width(self.target)
         steps = size / width
@@ -140,7 +141,7 @@ class _Estimate:
         seeding = sum(self.seeding_ops(k, r) for k in self.settings.ks or (1,)) * starts
         if stage.stage == "cluster" and len(self.settings.ks) > 1:  # from the centers that the sweep found
             ops, seeding = 2.0 * n * r * self.settings.ks[-1], 0.0
-        computed = (steps * ops / self.hands + seeding) / self.rates.float_ops_per_second
+        computed = (steps * ops / self.threads_at_work + seeding) / self.rates.float_ops_per_second
         read = 4.0 * n * r / self.rates.read_bytes_per_second / self.plan.workers
         return computed + read
 

@@ -1,7 +1,4 @@
-"""Mean and scatter of blocks of rows, and of blocks together: in float64, and only for what is finite.
-
-NaN and infinity in float data: refused by the number of the row, wherever rows are looked at first.
-"""
+"""Mean and scatter of blocks of rows, in float64, their merge, and the check that refuses NaN and infinity."""
 
 from __future__ import annotations
 

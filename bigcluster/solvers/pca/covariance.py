@@ -2,31 +2,28 @@
 
     C = X'X  ->  centered  ->  C = V L V'  ->  components V'          scores (X - mean) V
 
-One pass for C, exact for uint8 data, and one to project the rows when the scores are written.
+C takes one pass and is exact for uint8 data; the scores take another pass when they are written.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
 import numpy as np
 
-from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.linalg.gemm import Gemm
-from bigcluster.kernels.linalg.types import Float32Array, Float64Array
-from bigcluster.kernels.pca import center_covariance, column_extremes, column_signs, round_to_step, score_step
+from bigcluster.kernels.linalg.types import Float64Array
+from bigcluster.kernels.pca import center_covariance, column_extremes, column_signs, score_step
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.pca.eigen import TiledMatrix, centering_rounding
 from bigcluster.solvers.pca.footprint import eigensolver_bytes
 from bigcluster.solvers.pca.lanczos import lanczos_steps, leading_eigenpairs
-from bigcluster.solvers.pca.moments import block_rows
 from bigcluster.solvers.pca.operands import DENSE_LIMIT, Operands
 from bigcluster.solvers.pca.products import ProductPlan, plan_products, symmetric_products
-from bigcluster.solvers.pca.result import Center, PCAFit, Sink, Target
+from bigcluster.solvers.pca.projection import Projection
+from bigcluster.solvers.pca.result import Center, PCAFit, Target
 from bigcluster.solvers.progress import OnProgress, StepCounter
 from bigcluster.solvers.spill import SpillBuffer, Tiles
-from bigcluster.store.row_source import RowSource, spans
+from bigcluster.store.row_source import RowSource
 
 
 def fit_covariance(
@@ -42,7 +39,7 @@ def fit_covariance(
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore = NO_CHECKPOINTS,
 ) -> PCAFit:
-    """Fit by the covariance matrix; arguments as fit_gram."""
+    """Fit by the covariance matrix; the arguments, errors and guarantees are those of fit_pca, center : of the rows."""
     n_rows, n_columns = rows.shape
     mean = center.mean
     operands = Operands(rows, gemm, mean, by_row=False)
@@ -109,29 +106,3 @@ def _scatter(
     else:
         trace = float(squares)
     return matrix, max(trace, 0.0)
-
-
-@dataclass(frozen=True)
-class Projection:
-    """Components in memory: vectors (n_columns, n_components) float32, signs fixed, zero where there is no variance."""
-
-    rows: RowSource
-    mean: Float64Array
-    vectors: Float32Array
-    step: float
-    runtime: Runtime
-
-    def write_scores(self, sink: Sink) -> None:
-        n_rows, n_columns = self.rows.shape
-
-        def task(span: tuple[int, int]) -> Float32Array:
-            centered = np.subtract(self.rows.read(*span), self.mean, dtype=np.float64).astype(np.float32)
-            return round_to_step(float_product(centered, self.vectors), self.step)
-
-        blocks = list(spans(n_rows, block_rows(n_columns)))
-        for (start, _), block in zip(blocks, self.runtime.map(task, blocks), strict=True):
-            sink.write(start, block)
-
-    def write_components(self, sink: Sink) -> None:
-        for start, stop in spans(len(self.vectors), 1024):
-            sink.write(start, np.ascontiguousarray(self.vectors[start:stop].T))

@@ -10,56 +10,27 @@ Source: Ross, Lim, Lin and Yang 2008, Incremental Learning for Robust Visual Tra
 from __future__ import annotations
 
 import warnings
-from dataclasses import dataclass
 from typing import Any
 
 import dask
 import dask.array as da
 import numpy as np
 
-from bigcluster.kernels.linalg.types import AnyArray, Float32Array, Float64Array
 from bigcluster.kernels.pca import choose_rank
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
-from bigcluster.solvers.pca.moments import block_rows, exact_total_variance
+from bigcluster.solvers.pca.moments import exact_total_variance
+from bigcluster.solvers.pca.projection import Projection
 from bigcluster.solvers.pca.result import (
     ExactSums,
     PCAFit,
-    Sink,
     Target,
     Variance,
     check_target,
     within_total,
 )
 from bigcluster.solvers.progress import OnProgress, StepCounter
-from bigcluster.store.row_source import RowSource, spans
-
-_COMPONENT_COLUMNS = 1024
-
-
-@dataclass(frozen=True)
-class _Basis:
-    """mean (d,) float64, vectors (rank, d) float32."""
-
-    rows: RowSource
-    mean: Float64Array
-    vectors: Float32Array
-    runtime: Runtime
-
-    def write_scores(self, sink: Sink) -> None:
-        """(x - mean) vectors' of all rows, block by block, in float32."""
-        offset = (self.vectors @ self.mean).astype(np.float32)  # (rank,)
-
-        def task(span: tuple[int, int]) -> AnyArray:
-            return self.rows.read(*span).astype(np.float32) @ self.vectors.T - offset
-
-        blocks = list(spans(self.rows.shape[0], block_rows(self.rows.shape[1])))
-        for (start, _), block in zip(blocks, self.runtime.map(task, blocks), strict=True):
-            sink.write(start, block)
-
-    def write_components(self, sink: Sink) -> None:
-        for start, stop in spans(self.vectors.shape[1], _COMPONENT_COLUMNS):
-            sink.write(start, np.ascontiguousarray(self.vectors[:, start:stop]))
+from bigcluster.store.row_source import RowSource
 
 
 def batches(n_rows: int, batch_rows: int, rank: int) -> list[tuple[int, int]]:
@@ -71,14 +42,15 @@ def batches(n_rows: int, batch_rows: int, rank: int) -> list[tuple[int, int]]:
 
 
 def _resume(solver: Any, checkpoints: CheckpointStore, batch_rows: int) -> int:
-    """Give the solver what its attributes were, and return how many batches they have seen; 0 without a state."""
-    found = checkpoints.load()
-    if found is None or found.facts["batch_rows"] != batch_rows:
+    """Restore the attributes of the solver from a checkpoint, and return how many batches it has seen; 0 without
+    one."""
+    checkpoint = checkpoints.load()
+    if checkpoint is None or checkpoint.facts["batch_rows"] != batch_rows:
         return 0
-    for name in found.facts["names"]:
-        value = found.get(name)
+    for name in checkpoint.facts["names"]:
+        value = checkpoint.get(name)
         setattr(solver, name, value if value.ndim else value.item())
-    batches_seen: int = found.facts["batches"]
+    batches_seen: int = checkpoint.facts["batches"]
     return batches_seen
 
 
@@ -95,10 +67,12 @@ def fit_incremental(
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore = NO_CHECKPOINTS,
 ) -> PCAFit:
-    """Fit uint8 rows in one pass at `rank`, in float64 inside; a variance target is cut from its spectrum.
+    """Fit uint8 rows in one pass at `rank`, in float64 inside; a share of the variance is cut from its spectrum.
 
-    Where the rank does not reach the target, all of it is kept: `cumulative_shares` says how far it came. A batch is
-    held about seven times over. Raises TooFewSamplesError.
+    rank : components that the solver computes; batch_rows : rows of one batch, of which about seven copies are in
+    memory; iterated_power : power iterations of its randomized SVD; moments : exact sums of the rows. Where the rank
+    does not reach the target, all of it is returned: `cumulative_shares` says how far it came. Raises
+    TooFewSamplesError.
     """
     from dask_ml.decomposition import IncrementalPCA
 
@@ -111,7 +85,7 @@ def fit_incremental(
     for number, (start, stop) in enumerate(steps[done:], start=done + 1):
         block = da.from_array(rows.read(start, stop).astype(np.float64), chunks=(stop - start, n_columns))
         with warnings.catch_warnings(), dask.config.set(scheduler="threads", num_workers=runtime.threads):
-            # It divides by the zero rows seen before the first batch.
+            # The solver divides by the number of rows before the first batch, which is zero.
             warnings.filterwarnings("ignore", "invalid value encountered in divide", RuntimeWarning)
             solver.partial_fit(block)
         progress.step()
@@ -123,7 +97,7 @@ def fit_incremental(
     mean = np.asarray(moments.column_sums, np.float64) / n_rows
     reached = choose_rank(eigenvalues, total, target.share) if isinstance(target, Variance) else len(eigenvalues)
     n_components = reached or len(eigenvalues)
-    basis = _Basis(rows, mean, np.asarray(solver.components_, np.float32), runtime)
+    projection = Projection(rows, mean, np.ascontiguousarray(solver.components_.T, np.float32), 0.0, runtime)
     progress.finish()
     return PCAFit(
         solver="incremental",
@@ -132,9 +106,9 @@ def fit_incremental(
         total_variance=total,
         eigenvalues=within_total(eigenvalues, n_components, total),
         n_components=n_components,
-        score_step=0.0,
+        score_step=projection.step,
         passes=2,
-        _write_scores=basis.write_scores,
-        _write_components=basis.write_components,
+        _write_scores=projection.write_scores,
+        _write_components=projection.write_components,
         _close=lambda: None,
     )

@@ -1,4 +1,4 @@
-"""Mean, total variance and finiteness: one pass over the data, saved where ingest already knows the sums."""
+"""Mean and total variance of the rows, and a check that all are finite: one pass, or none where the sums are known."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.pca.result import Center, ExactSums
 from bigcluster.store.row_source import RowSource, spans
 
-# One read: at most this many values, in whole rows. Fixed, since float sums depend on it.
 _BLOCK_VALUES = 1 << 21
+"""The most values of one read of whole rows. Fixed, since float sums depend on it."""
 
 
 def block_rows(n_columns: int) -> int:
-    """Rows of one canonical row block: from the row length alone, never from the budget."""
+    """Rows of one row block, at most 1,024. It depends on the length of a row only, never on the budget."""
     return max(1, min(1024, _BLOCK_VALUES // max(1, n_columns)))
 
 
 def exact_sums(rows: RowSource, runtime: Runtime) -> ExactSums:
-    """Moments of uint8 data, in one pass."""
+    """The exact sums of (n_rows, n_columns) uint8 rows, in one pass."""
     total = np.zeros(rows.shape[1], np.int64)
     squares = 0
     blocks = spans(rows.shape[0], block_rows(rows.shape[1]))
@@ -32,19 +32,21 @@ def exact_sums(rows: RowSource, runtime: Runtime) -> ExactSums:
 
 
 def exact_center(moments: ExactSums, n_rows: int) -> Center:
+    """The mean and the total variance of n_rows uint8 rows."""
     return Center(np.asarray(moments.column_sums, np.float64) / n_rows, exact_total_variance(moments, n_rows))
 
 
 def exact_total_variance(moments: ExactSums, n_rows: int) -> float:
-    """The sum of all column variances, ddof = 1, in integers up to the last division."""
+    """The sum of all column variances (ddof = 1) of n_rows uint8 rows, in integers up to the last division."""
     squares_of_sums = sum(int(value) ** 2 for value in moments.column_sums)
     return (n_rows * moments.total_square_sum - squares_of_sums) / (n_rows * (n_rows - 1))
 
 
 def float_center(rows: RowSource, runtime: Runtime) -> Center:
-    """Of float data, in one pass, in float64; InvalidDataError names the first row with NaN or infinity.
+    """The mean and the total variance of float rows, in one pass in float64.
 
-    Seen from the first row, so that a column that is constant has no variance, whatever its mean rounds to.
+    The first row is subtracted first, so that a constant column has no variance, whatever its mean rounds to.
+    Raises InvalidDataError with the first row that holds NaN or infinity.
     """
     first = rows.read(0, 1)
     refuse_bad_rows(first, 0)

@@ -1,4 +1,4 @@
-"""Float data in any unit: where squares would leave float32's range, a power of two brings the data back, exactly."""
+"""Float data in any unit: a power of two rescales data whose squares would leave the range of float32, exactly."""
 
 from __future__ import annotations
 
@@ -13,32 +13,33 @@ from bigcluster.kernels.linalg.types import AnyArray, Float32Array
 from bigcluster.solvers.pca.result import Center, PCAFit, Sink
 from bigcluster.store.row_source import RowSource
 
-# Of the spread, the root of the sum of all squared deviations. The subspace solver sums squares of images, which are
-# fourth powers of the data: within this those of the smallest components, too, have all digits of float32.
 _PLAIN = 1e-4, 1e8
-# No score is larger than the spread: float32 holds them up to here, and down to digits that matter.
-_HELD = 1e-30, 1e30
+"""Spreads that need no rescaling; the spread is the root of the sum of all squared deviations. The subspace solver sums
+squares of A V, which are fourth powers of the data: here those of the smallest components keep all digits of
+float32."""
+_REPRESENTABLE = 1e-30, 1e30
+"""Spreads whose scores float32 holds with the digits that matter; no score is larger than the spread."""
 
 
 def unit_exponent(center: Center, n_rows: int) -> int:
-    """Of the power of two that the data is to be multiplied by, 0 as a rule.
+    """The exponent of the power of two that the data must be multiplied by; usually 0.
 
     Raises InvalidDataError where float32 cannot hold the scores.
     """
     spread = math.sqrt(center.total_variance) * math.sqrt(n_rows - 1)
     if spread == 0 or _PLAIN[0] < spread < _PLAIN[1]:
         return 0
-    if not _HELD[0] < spread < _HELD[1]:
+    if not _REPRESENTABLE[0] < spread < _REPRESENTABLE[1]:
         raise InvalidDataError(
-            f"the rows lie {spread:.1e} from their mean, taken together, and PCA works between {_HELD[0]:g} and "
-            f"{_HELD[1]:g}; use another unit"
+            f"the rows lie {spread:.1e} from their mean, taken together, and PCA works between "
+            f"{_REPRESENTABLE[0]:g} and {_REPRESENTABLE[1]:g}; use another unit"
         )
     return -round(math.log2(spread))
 
 
 @dataclass(frozen=True)
 class RescaledRows:
-    """Float rows times a power of two."""
+    """A RowSource: float rows times 2^exponent."""
 
     rows: RowSource
     exponent: int
@@ -57,12 +58,12 @@ class RescaledRows:
 
 
 def rescaled_center(center: Center, exponent: int) -> Center:
-    """Of the data times 2^exponent."""
+    """The center of the data times 2^exponent."""
     return Center(np.ldexp(center.mean, exponent), math.ldexp(center.total_variance, 2 * exponent))
 
 
 def rescaled_fit(fit: PCAFit, exponent: int) -> PCAFit:
-    """Of the data times 2^exponent; its components are the same."""
+    """The fit of the data times 2^exponent; its components are the same."""
     center = rescaled_center(Center(fit.mean, fit.total_variance), exponent)
 
     def write_scores(sink: Sink) -> None:
@@ -82,7 +83,7 @@ def rescaled_fit(fit: PCAFit, exponent: int) -> PCAFit:
 
 @dataclass(frozen=True)
 class _RescaledSink:
-    """Takes blocks times a power of two."""
+    """Writes blocks times 2^exponent to another sink."""
 
     sink: Sink
     exponent: int
