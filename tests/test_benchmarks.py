@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from browsing import missing
+from PIL import Image
 
-from benchmarks import table
+from benchmarks import report_picture, table
 from benchmarks.cases import CATALOG, FAMILIES, KMEANS, OURS, SCRIPT, SWEEP, Case, Images, RowCase, Rows, choose
 from benchmarks.evaluate import center_inertia, explained_variance, label_inertia
 from benchmarks.limit import Rates, Work, decode_seconds, pca_ways
@@ -185,6 +188,16 @@ def test_every_case_names_a_script_that_is_there() -> None:
     for family in FAMILIES:
         for cases in family.cases.values():
             assert all((folder / f"{case.peer}.py").is_file() for case in cases)
+
+
+@pytest.mark.skipif(bool(missing("chromium")), reason=missing("chromium"))
+def test_the_picture_of_a_page_has_the_size_of_the_window(tmp_path: Path) -> None:
+    page, to = tmp_path / "page.html", tmp_path / "page.png"
+    page.write_text("<body style='margin: 0; background: black'></body>", encoding="utf-8")
+    report_picture.take_picture(shutil.which("chromium") or "", page, tmp_path / "window.png", to)
+    with Image.open(to) as picture:
+        assert picture.size == (report_picture.WIDTH, report_picture.HEIGHT)
+        assert picture.convert("RGB").getpixel((500, 500)) == (0, 0, 0)
 
 
 def test_the_readme_has_its_marks() -> None:

@@ -10,6 +10,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -239,11 +240,55 @@ def test_the_readme_names_every_command_and_no_other() -> None:
 def test_links_inside_the_readme_lead_somewhere() -> None:
     for target in re.findall(r"\]\(([^)#:]+)(?:#[^)]*)?\)", readme()):
         assert (CHECKOUT / target).exists(), f"README.md links to {target}"
+    headings = re.findall(r"^#+ (.+)$", readme(), re.MULTILINE)
+    anchors = {re.sub(r"[^\w -]", "", heading).lower().replace(" ", "-") for heading in headings}
+    for anchor in re.findall(r"\]\(#([^)]+)\)", readme()):
+        assert anchor in anchors, f"README.md links to #{anchor}"
+
+
+MOST_WORDS = 1500
+"""What a newcomer reads in ten minutes; everything else stands in the reference."""
+GOALS = (
+    "What it is for, and what it is not for",
+    "Install",
+    "Three recipes",
+    "The OUT folder",
+    "Python",
+    "A cluster of machines",
+)
+MOST_PICTURE_BYTES = 300_000
+
+
+def test_the_readme_begins_with_what_a_newcomer_wants() -> None:
+    beginning, reference = re.split(r"^# Reference$", readme(), flags=re.MULTILINE)
+    assert len(beginning.split()) <= MOST_WORDS
+    assert tuple(re.findall(r"^## (.+)$", beginning, re.MULTILINE)) == GOALS
+    first = beginning.index("![")
+    assert len(beginning[:first].split()) < 150, "a picture stands near the top"
+    assert "## Settings" in reference
+
+
+def test_the_picture_of_the_readme_is_small_and_drawn_by_a_command() -> None:
+    (picture,) = re.findall(r"!\[[^\]]+\]\(([^)]+)\)", readme())
+    assert (CHECKOUT / picture).stat().st_size <= MOST_PICTURE_BYTES
+    (module,) = re.findall(r"`python -m (benchmarks\.\w+)` drew", readme())
+    assert CHECKOUT / picture == importlib.import_module(module).PICTURE
+
+
+def test_the_readme_says_what_every_dependency_is_for() -> None:
+    project = tomllib.loads((CHECKOUT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    ours = [text for name in extras if name not in ("test", "bench", "lint") for text in extras[name]]
+    reasons = readme()[readme().index("## What it is built on") :].lower()
+    for requirement in [*project["dependencies"], *ours]:
+        library = re.match(r"[\w-]+", requirement)[0]  # type: ignore[index]
+        assert re.search(rf"\b{library.lower()}\b", reasons), f"README.md does not say what {library} is for"
 
 
 def console_lines() -> list[str]:
     """The `$ ...` lines of all console blocks, continued lines joined."""
-    blocks = re.findall(r"```console\n(.*?)```", readme(), re.DOTALL)
+    blocks = re.findall(r"^```console\n(.*?)^```", readme(), re.DOTALL | re.MULTILINE)
+    assert len(blocks) == readme().count("```console"), "a block that is indented would not be run"
     joined = [line for block in blocks for line in block.replace("\\\n", " ").splitlines()]
     return [line[2:].strip() for line in joined if line.startswith("$ ")]
 
