@@ -5,9 +5,9 @@
     count_product(total, a, b)  total += a b of bytes, by our own kernel in float32 arithmetic that is exact
 
 The processor alone decides, so a result never depends on a measurement of time. In our own kernel every entry is one
-chain of fused multiply-adds over each 256 terms of k, and these partial sums are added in order: a row of a product has
-the same bits whatever other rows and columns there are. OpenBLAS promises that for a given shape only, so callers keep
-the shapes of their products independent of the budget.
+chain of fused multiply-adds over each 256 values of k, and these partial sums are added in order: a row of a product
+has the same bits whatever other rows and columns there are. OpenBLAS promises that for a given shape only, so callers
+keep the shapes of their products independent of the budget.
 
 On an EPYC with AVX-512 ours reaches 160 to 225 GFlop/s on one thread at the shapes of PCA and k-means, OpenBLAS 170 to
 230 with its AVX-512 kernels and 92 to 126 with its AVX2 kernels, which is close to the peak of AVX2. OpenBLAS was

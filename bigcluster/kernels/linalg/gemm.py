@@ -95,8 +95,8 @@ class Gemm:
     """The product of uint8 and int8 matrices, exact on every processor.
 
     kernel : "integer" multiplies in 8 bits and fails where the processor saturates; "float32" multiplies blocks of
-    at most 1,024 terms in float32, whose partial sums are all exact; "auto" is "integer" where its self-test passes.
-    Both give the same integers.
+    at most 1,024 values of k in float32, whose partial sums are all exact; "auto" is "integer" where its self-test
+    passes. Both give the same integers.
     in_panels, in_floats : whether "integer", "float32" is our own kernel; None decides by the processor.
     Raises ConfigError for an unknown kernel.
     """
@@ -104,10 +104,10 @@ class Gemm:
     def __init__(self, kernel: str = "auto", *, in_panels: bool | None = None, in_floats: bool | None = None) -> None:
         if kernel not in KERNELS:
             raise ConfigError(f"gemm.kernel is {kernel!r}; use one of {', '.join(KERNELS)}")
-        self._wanted = kernel
+        self._requested = kernel
         self._integer = kernel != "float32"
-        wanted = panels.available() if in_panels is None else in_panels
-        self.in_panels = self._integer and wanted and _panels_are_exact()
+        use_panels = panels.available() if in_panels is None else in_panels
+        self.in_panels = self._integer and use_panels and _panels_are_exact()
         own_floats = floats.available() if in_floats is None else in_floats
         if kernel == "auto" and own_floats and not self.in_panels and not is_exact(_TRIAL):
             self._integer = False  # decided before sides are laid out: ours take fewer layouts
@@ -218,7 +218,7 @@ class Gemm:
             if self._integer and shape not in self._tested:
                 if is_exact(shape):
                     self._tested.add(shape)
-                elif self._wanted == "integer":
+                elif self._requested == "integer":
                     raise BigclusterError(
                         f"8-bit products of shape {shape} are not exact on this processor; use gemm.kernel = 'float32'"
                     )
@@ -253,7 +253,7 @@ def is_exact(shape: tuple[int, int, int]) -> bool:
 @cache
 def _panels_are_exact() -> bool:
     """The same of our own kernel, whose loops do not depend on the shape but at their edges."""
-    a, b, expected = _worst_case((25, 8_199, 35))  # more terms than are summed at once
+    a, b, expected = _worst_case((25, 8_199, 35))  # a longer k than is summed at once
     out = np.empty(expected.shape, np.int32)
     panels.add_product(out, panels.pack(a, by_row=True), panels.pack(b, by_row=False), fresh=True)
     return bool(np.array_equal(out, expected))
@@ -285,9 +285,10 @@ def _float32_product(a: UInt8Array, b: Int8Array, out: Int32Array) -> None:
 def add_float32_products(
     total: NDArray[Any], a: UInt8Array, column_blocks: Sequence[Any], *, lower: bool = False
 ) -> None:
-    """total += (a - 128) [strip, strip, ...], exact in float32; `a` is converted once for all strips, (k, n) int8.
+    """Add (a - 128) [b_1 b_2 ...] to `total`, exactly, by float32 products.
 
-    lower : each strip counts from the row on that is its first column.
+    total : (m, n) int32 or int64; a : (m, k) uint8, converted once for all column blocks; column_blocks : b_i, (k, n_i)
+    int8. lower : each column block counts from the row that is its first column.
     """
     for start in range(0, a.shape[1], EXACT_FLOAT_K):
         k_block = slice(start, start + EXACT_FLOAT_K)

@@ -1,4 +1,4 @@
-"""A symmetric positive matrix that lives in tiles, and what is wanted of it: its leading eigenpairs.
+"""A symmetric positive matrix in tiles, and its leading eigenpairs.
 
 Small ones are solved densely here, large ones by bigcluster.solvers.pca.lanczos.
 """

@@ -1,4 +1,4 @@
-"""The way into every solver: what each needs to know of the data first, and float data in a unit that suits them."""
+"""fit_pca, the way into every solver: it finds the mean, and rescales float data whose unit does not suit float32."""
 
 from __future__ import annotations
 
@@ -38,8 +38,9 @@ def fit_pca(
 ) -> PCAFit:
     """Fit by one of SOLVERS.
 
-    rows : (n_rows, n_columns), uint8 or float; workspace_bytes : what the solver may hold in memory, the rest goes to
-    `tiles`; moments : known sums of uint8 data, which save a pass; checkpoints : where the fit saves
+    rows : (n_rows, n_columns), uint8 or float; workspace_bytes : memory that the solver may use, beyond which its
+    arrays go to `tiles`; gemm : multiplies uint8 data; seed : of random start vectors; on_progress : called after each
+    step; moments : known sums of uint8 data, which save a pass; checkpoints : where the fit saves
     its state, so that a killed fit goes on from there.
     Nothing but n_rows, n_columns, target and seed changes the result.
     Raises TooFewSamplesError; InvalidDataError for NaN, infinity, and a unit in which float32 cannot hold the scores;

@@ -61,9 +61,9 @@ def project_bytes(
     n, k = _sides(solver, shape)
     plan = plan_products(n, k, work_dtype(dtype, n), threads, workspace_bytes)
     # The matrix, Q and G Q fill what the eigensolver leaves of the workspace, at most with all of their bytes.
-    kept = _eigensolver_named_bytes(solver, n, target)
+    named_bytes = _eigensolver_named_bytes(solver, n, target)
     finish = eigensolver_bytes(solver, n, target, threads)
-    return max(plan.projected_bytes, min(finish + kept, max(finish, workspace_bytes)))
+    return max(plan.projected_bytes, min(finish + named_bytes, max(finish, workspace_bytes)))
 
 
 def project_scratch_bytes(solver: str, shape: Shape, target: Target, workspace_bytes: int) -> int:
@@ -72,9 +72,9 @@ def project_scratch_bytes(solver: str, shape: Shape, target: Target, workspace_b
     n_wanted = usual_components(target)
     if solver != "subspace":
         n = _sides(solver, shape)[0]
-        kept = _eigensolver_named_bytes(solver, n, target)
+        named_bytes = _eigensolver_named_bytes(solver, n, target)
         vectors = 2 * 4 * n * n_wanted
-        return max(0, kept + vectors - workspace_bytes)
+        return max(0, named_bytes + vectors - workspace_bytes)
     return _krylov_bytes(shape, target, 1)
 
 
@@ -110,8 +110,8 @@ def _subspace_everything(
 ) -> int:
     """Memory of a fit that never spills."""
     n, item = min(shape), 1 if dtype == np.uint8 else 4
-    _, held = iteration_schedule(target, n, threads, item, workspace_bytes, by_row=shape[0] <= shape[1])
-    return _subspace_least(shape, dtype, target, threads) + held + _krylov_bytes(shape, target, item)
+    _, iteration_bytes = iteration_schedule(target, n, threads, item, workspace_bytes, by_row=shape[0] <= shape[1])
+    return _subspace_least(shape, dtype, target, threads) + iteration_bytes + _krylov_bytes(shape, target, item)
 
 
 def _subspace_least(shape: Shape, dtype: np.dtype[np.generic], target: Target, threads: int) -> int:

@@ -2,7 +2,7 @@
 
 With svd_solver="randomized" its transform fails under scikit-learn 1.9 and with no power iterations its components are
 inaccurate (worst principal-angle cosine .873, .9997 with two): "auto" with `iterated_power` is used. The default batch
-of 5 x n_features rows would be all images at once: the batch comes from the plan. Scores are projected here.
+of 5 x n_features rows would be all rows at once: the batch comes from the plan.
 
 Source: Ross, Lim, Lin and Yang 2008, Incremental Learning for Robust Visual Tracking, section 3.
 """

@@ -60,9 +60,9 @@ def float_center(rows: RowSource, runtime: Runtime) -> Center:
 
     n_rows, n_columns = rows.shape
     total: Moments | None = None
-    for found in runtime.map(task, spans(n_rows, block_rows(n_columns))):
+    for moments_of_block in runtime.map(task, spans(n_rows, block_rows(n_columns))):
         with np.errstate(over="ignore", invalid="ignore"):
-            total = found if total is None else total.merge(found)
+            total = moments_of_block if total is None else total.merge(moments_of_block)
     assert total is not None
     variance = float(total.scatter.sum()) / (n_rows - 1)
     if variance == 0 and total.mean.any():

@@ -26,7 +26,7 @@ class Sink(Protocol):
 
 
 class DualCoefSink(Protocol):
-    """Takes row blocks of what components are made from, in ascending order, from one thread."""
+    """Takes row blocks of dual coefficients, in ascending order, from one thread."""
 
     def write(self, start: int, block: AnyArray) -> None:
         """Rows start .. start + len(block) - 1, (rows, n_components) float32 or float64."""
@@ -63,7 +63,7 @@ def usual_components(target: Target) -> int:
 
 
 def check_target(target: Target, shape: tuple[int, int]) -> None:
-    """Raise TooFewSamplesError where the data cannot have what is asked for."""
+    """Raise TooFewSamplesError where data of shape (n_rows, n_columns) cannot have the components of `target`."""
     n_rows, n_columns = shape
     if n_rows < 2:
         raise TooFewSamplesError(f"PCA needs at least 2 rows, there {'is' if n_rows == 1 else 'are'} {n_rows}")
@@ -90,7 +90,7 @@ class ExactSums:
 
 @dataclass(frozen=True)
 class Center:
-    """Where rows lie, and how far around it.
+    """The center of the rows and their variance.
 
     mean : (n_columns,) float64; total_variance : the sum of all column variances, ddof = 1.
     """
@@ -122,7 +122,7 @@ class PCAFit:
     _close: Callable[[], None] = field(repr=False)
     _write_dual_coef: Callable[[DualCoefSink], None] | None = field(default=None, repr=False)
     dual_coef_dtype: np.dtype[Any] | None = None
-    """Of what `write_dual_coef` hands over, where components cost a read of the data; None where they are at hand."""
+    """The dtype of the dual coefficients; None where the solver has its components without another read of the data."""
 
     @property
     def cumulative_shares(self) -> Float64Array:
@@ -132,18 +132,22 @@ class PCAFit:
         return np.minimum(np.cumsum(self.eigenvalues) / self.total_variance, 1)
 
     def write_scores(self, sink: Sink) -> None:
-        """Hand over the (n_rows, n_components) float32 scores in row blocks. Components without variance score 0."""
+        """Write the (n_rows, n_components) float32 scores to `sink` in row blocks. Components without variance score
+        0."""
         self._write_scores(sink)
 
     def write_components(self, sink: Sink) -> None:
-        """Hand over the (n_components, n_columns) float32 components in column blocks; reads the data where it must.
+        """Write the (n_components, n_columns) float32 components to `sink` in column blocks; a Gram fit reads the data.
 
         Rows are unit vectors; the row of a component without variance is zero.
         """
         self._write_components(sink)
 
     def write_dual_coef(self, sink: DualCoefSink) -> None:
-        """Hand over (n_rows, n_components) F in row blocks, float64 for small data: components are F' (X - mean)."""
+        """Write the dual coefficients F, (n_rows, n_components), to `sink` in row blocks; components are F' (X - mean).
+
+        They are float64 for small data, else float32. Raises ValueError where dual_coef_dtype is None.
+        """
         if self._write_dual_coef is None:
             raise ValueError(f"the {self.solver} solver has its components at hand; use write_components")
         self._write_dual_coef(sink)
@@ -154,10 +158,10 @@ class PCAFit:
 
 
 def within_total(eigenvalues: Float64Array, n_components: int, total: float) -> Float64Array:
-    """Variances that add up to no more than the total, which is exact.
+    """Eigenvalues that add up to no more than the total variance, which is exact: (n_computed,) float64.
 
-    What rounding adds to those of the fit is taken from all alike; those beyond it share what they leave.
-    Raises InvalidDataError where it is too much for rounding: the variances would be wrong.
+    The first n_components, those of the fit, are all scaled down where rounding made their sum too large; those beyond
+    share what the first leave. Raises InvalidDataError where the sum is too large for rounding to explain.
     """
     leading, beyond = eigenvalues[:n_components], eigenvalues[n_components:]
     explained = float(leading.sum())
@@ -181,16 +185,16 @@ COVARIANCE_COLUMNS = 8_192
 
 @dataclass(frozen=True)
 class Choice:
-    """solver : "gram", "covariance" or "subspace"; reason : one clause for a person."""
+    """solver : "gram", "covariance" or "subspace"; reason : one clause that the plan shows."""
 
     solver: str
     reason: str
 
 
 def choose(n_rows: int, n_columns: int, target: Target) -> Choice:
-    """The solver by the shape of the data; `target` breaks no tie today, but is part of what may.
+    """The solver for the shape of the data. `target` appears in the reason only.
 
-    n_rows : listed rows, so that a damaged file does not change the solver.
+    n_rows : the number of listed rows, so that a damaged file does not change the solver.
     """
     asked_for = f"{target.n} components" if isinstance(target, Components) else f"a variance of {target.share:g}"
     shape = f"{n_rows:,} rows of {n_columns:,} values, {asked_for}"
