@@ -12,9 +12,10 @@ from typing import Any
 import bigcluster as bc
 from bigcluster.catalog import list_images
 from bigcluster.outputs.tables import write_images
+from bigcluster.planning.stage_names import INGEST
 from bigcluster.stages.fill import Freshness
 from bigcluster.stages.ingest import load_ingested, records, stored_recipe
-from bigcluster.stages.pixel_blocks import STAGE, Block, mark_of
+from bigcluster.stages.pixel_blocks import Block, mark_of
 from bigcluster.store import Store
 
 MOST_SHARE = 0.05
@@ -77,7 +78,7 @@ def _measure(images: Path, out: Path) -> dict[str, Any]:
 def _write_marks_again(store: Store, n_blocks: int) -> None:
     for index in range(n_blocks):
         block = Block(index, 0, 0)
-        store.marks.write(STAGE, mark_of(store, block), block.name)
+        store.marks.write(INGEST, mark_of(store, block), block.name)
 
 
 def _timed(task: Callable[[], Any]) -> tuple[Any, float]:

@@ -29,7 +29,7 @@ from bigcluster.files.kept import set_aside
 from bigcluster.outdir.claim import HEADING, RUN_TOML, absolute
 from bigcluster.store import Mark, Marks
 
-STAGE = "outputs"
+MARK = "outputs"
 SUMMARY = "summary.json"
 OF_A_RUN = ("labels.csv", "images.csv", "variance.csv", "memory.csv", SUMMARY, RUN_TOML)
 OF_A_SWEEP = ("sweep.csv", "sweep.png")
@@ -45,7 +45,7 @@ class ResultFiles:
     def __init__(self, store_root: Path, out: Path, tell: Callable[[str], None] = lambda _: None) -> None:
         """tell : takes a line for every file of somebody else that had to go to OUT/kept."""
         self._marks, self._out, self._tell = Marks(store_root), out, tell
-        mark = self._marks.read(STAGE)
+        mark = self._marks.read(MARK)
         payload: dict[str, Any] = {} if mark is None else mark.payload
         self._files: dict[str, str] = payload.get("files", {})
         """File -> digest of what was written last."""
@@ -113,7 +113,7 @@ class ResultFiles:
 
     def _save(self) -> None:
         payload = {"files": self._files, "before": self._before, RUN_TOML: self._settings}
-        self._marks.write(STAGE, Mark("", payload=payload))
+        self._marks.write(MARK, Mark("", payload=payload))
 
     @contextmanager
     def settings(self, settings: Settings) -> Iterator[None]:
@@ -151,7 +151,7 @@ def _values_in(path: Path) -> dict[str, Any] | None:
 
 def listed_files(marks: Marks) -> dict[str, str]:
     """File -> digest, of what the last finished run wrote; nothing where none came to its end."""
-    mark = marks.read(STAGE)
+    mark = marks.read(MARK)
     files: dict[str, str] = {} if mark is None else mark.payload.get("files", {})
     return files
 
@@ -163,6 +163,6 @@ def is_finished(marks: Marks) -> bool:
 
 def listed_settings(marks: Marks) -> str:
     """The text of run.toml at the end of the last finished run; empty where it did not come to its end."""
-    mark = marks.read(STAGE)
+    mark = marks.read(MARK)
     text: str = "" if mark is None else mark.payload.get(RUN_TOML, "")
     return text

@@ -11,14 +11,14 @@ from bigcluster.errors import OutError
 from bigcluster.files.durable import digest_of_file, replacing
 from bigcluster.store import Mark, Store
 
-STAGE = "manifest"
+MARK = "manifest"
 """The mark that tells our file from one that somebody put there."""
 
 
 def keep(store: Store, given: Path, kept: Path) -> None:
     """Put the list in its place in OUT. Raises OutError where that is taken by a file that is not ours."""
     wanted = digest_of_file(given)
-    mark = store.mark(STAGE)
+    mark = store.mark(MARK)
     there = digest_of_file(kept) if kept.is_file() and not kept.is_symlink() else None
     if there == wanted:
         return
@@ -26,7 +26,7 @@ def keep(store: Store, given: Path, kept: Path) -> None:
     if (there is not None or kept.is_symlink() or kept.exists()) and there not in ours:
         raise OutError(f"{kept} is not as a run left it: move it away, and the list that was given is kept there anew")
     # Both are ours until the new one is in place.
-    store.marks.write(STAGE, Mark(wanted, payload={"digests": [wanted, *([there] if there else [])]}))
+    store.marks.write(MARK, Mark(wanted, payload={"digests": [wanted, *([there] if there else [])]}))
     with (
         given.open(encoding="utf-8", errors="surrogateescape", newline="") as source,
         replacing(kept) as file,

@@ -7,6 +7,7 @@ from typing import Any
 from bigcluster import outdir
 from bigcluster.config import Settings
 from bigcluster.pipeline.job import naming_damage, open_job
+from bigcluster.planning.stage_names import COMPONENTS
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
@@ -25,6 +26,6 @@ def components(
     job = open_job(settings, resources, listener, caller)
     with job.stages.sampler, outdir.locked(job.out):
         store = Store(job.out / outdir.STORE, create=False)
-        with naming_damage(store), job.stages.measure("components"):
+        with naming_damage(store), job.stages.measure(COMPONENTS):
             found = made_or_stored(job.context(store), load_ingested(store))
     return {"shape": list(found.shape), "stages": job.stages.facts}

@@ -27,16 +27,17 @@ from bigcluster.outputs.summary import folders_of
 from bigcluster.outputs.tables import Predicted, write_predictions
 from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning.plan import check_budget
+from bigcluster.planning.stage_names import CLUSTER, PREDICT, REDUCE
+from bigcluster.planning.stage_names import COMPONENTS as COMPONENTS
+from bigcluster.planning.stage_names import INGEST as INGEST
 from bigcluster.planning.stages import plan_predict
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
 from bigcluster.solvers.pca.projection import TRANSFORM_COLUMNS, transform
-from bigcluster.stages import cluster, reduce
-from bigcluster.stages.components import STAGE as COMPONENTS
+from bigcluster.stages import reduce
 from bigcluster.stages.components import components
 from bigcluster.stages.ingest import RECIPE, load_ingested, stored_recipe
-from bigcluster.stages.ingest import STAGE as INGEST
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading.sample import NATIVE
 from bigcluster.stages.novelty import mean_picture, novelty
@@ -136,13 +137,13 @@ def _label_all(
             )
             check_budget((plan,), resources.budget_bytes, otherwise="fewer --workers")
             spec = replace(spec, max_bytes=plan.choices["decode_bytes"])
-            stack.enter_context(job.stages.measure("predict", plan.projected_bytes))
+            stack.enter_context(job.stages.measure(PREDICT, plan.projected_bytes))
             with naming_damage(store):
                 model = _load_model(job, store)
             version = _version(store)
         with (
             _one_model(store, version),
-            job.progress.stage("predict", len(listing), "images"),
+            job.progress.stage(PREDICT, len(listing), "images"),
             Loader(
                 listing,
                 spec,
@@ -209,7 +210,7 @@ class _Model:
 
 def _version(store: Store) -> list[tuple[int, int] | None]:
     """What tells one model in OUT from another one: a stage that is done anew has new marks."""
-    marks = [store.marks.path(stage) for stage in (RECIPE, INGEST, reduce.STAGE, COMPONENTS, cluster.STAGE)]
+    marks = [store.marks.path(stage) for stage in (RECIPE, INGEST, REDUCE, COMPONENTS, CLUSTER)]
     return [(mark.stat().st_ino, mark.stat().st_mtime_ns) if mark.is_file() else None for mark in marks]
 
 
@@ -236,7 +237,7 @@ def _one_model(store: Store, version: list[tuple[int, int] | None]) -> Iterator[
 def _load_model(job: Job, store: Store) -> _Model:
     """Centers and what leads to them. Raises StoreError where the stages in OUT are not of one finished run."""
     ingested = load_ingested(store)
-    clustered, fit = store.mark(cluster.STAGE), store.mark(reduce.STAGE)
+    clustered, fit = store.mark(CLUSTER), store.mark(REDUCE)
     unfinished = StoreError(f"{job.out} holds no finished run; run the job to its end first")
     if clustered is None or clustered.payload["images"] != ingested.fingerprint:
         raise unfinished

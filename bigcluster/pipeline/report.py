@@ -14,15 +14,13 @@ from bigcluster.outputs.summary import read_summary
 from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning.plan import StagePlan, check_budget
 from bigcluster.planning.report import plan_report
+from bigcluster.planning.stage_names import REDUCE, REPORT
 from bigcluster.report.write import FOLDER, Allowance, is_current, write_report
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
-from bigcluster.stages import reduce
 from bigcluster.stages.ingest import stored_recipe
 from bigcluster.store import Store
-
-STAGE = "report"
 
 
 def report(
@@ -41,7 +39,7 @@ def report(
         store = Store(job.out / outdir.STORE, create=False, most_bytes=job.left_bytes)
         spec, n_images = stored_recipe(store), store.array("pixels").shape[0]
         n_clusters, n_columns = store.array("centers").shape
-        fit = None if settings.reduce == "none" else store.mark(reduce.STAGE)
+        fit = None if settings.reduce == "none" else store.mark(REDUCE)
         components = "none" if fit is None else str(fit.payload["components"])
         size = (spec.width, spec.height)
         plan = plan_report(settings, n_images, size, n_columns, n_clusters, components, resources)
@@ -59,8 +57,8 @@ def write_or_reuse(
     close_account : completes `summary` with seconds and memory, which the last page shows.
     """
     if is_current(job.out, store, job.settings):
-        job.progress.reused(STAGE)
-        with job.stages.measure(STAGE, plan.projected_bytes) as facts:
+        job.progress.reused(REPORT)
+        with job.stages.measure(REPORT, plan.projected_bytes) as facts:
             facts |= {"solver": "pages", "passes": 0, "reused": True}
     else:
         with _naming_writes(job.out):
@@ -71,7 +69,7 @@ def _write(
     job: Job, store: Store, summary: dict[str, Any], plan: StagePlan, close_account: Callable[[], None] | None = None
 ) -> None:
     allowance = Allowance(plan.choices["in_flight"], plan.choices["picture_bytes"])
-    with job.stages.measure(STAGE, plan.projected_bytes) as facts, job.progress.stage(STAGE, 1, "steps"):
+    with job.stages.measure(REPORT, plan.projected_bytes) as facts, job.progress.stage(REPORT, 1, "steps"):
         facts |= {"solver": "pages", "passes": 1, "reused": False}
         facts |= write_report(
             job.out,

@@ -26,6 +26,7 @@ from bigcluster.planning import footprint
 from bigcluster.planning.disk_space import check_room
 from bigcluster.planning.plan import Plan
 from bigcluster.planning.planner import make_plan, replan
+from bigcluster.planning.stage_names import CLUSTER, INGEST, OUTPUT, REDUCE, REPORT, SWEEP
 from bigcluster.planning.stages import baseline_bytes
 from bigcluster.report.scatter import check_kind
 from bigcluster.runtime.events import Listener, silent
@@ -125,7 +126,7 @@ def _run(
         outdir.sweep_unfinished(job.out)
         store = Store(job.out / outdir.STORE, most_bytes=job.left_bytes)
         was_finished = is_finished(store.marks)
-        spec = _decode_spec(settings, plan.image_size, plan.stage("ingest").choices["decode_bytes"])
+        spec = _decode_spec(settings, plan.image_size, plan.stage(INGEST).choices["decode_bytes"])
         check_recipe(store, spec, replace=replace)
         if given is not None:
             keep_given(store, Path(given), Path(settings.images))
@@ -133,19 +134,19 @@ def _run(
         with files.writing((*OF_A_RUN, *OF_A_SWEEP)), files.settings(settings):
             with naming_damage(store):
                 done = _compute(job, listing, plan, spec, store, isolate_rows, rehash)
-                written = done.plan.stage("output").projected_bytes
-                with job.stages.measure("output", written), job.progress.stage("output", len(listing), "images"):
+                written = done.plan.stage(OUTPUT).projected_bytes
+                with job.stages.measure(OUTPUT, written), job.progress.stage(OUTPUT, len(listing), "images"):
                     _write_outputs(job, listing, store, done, files)
                 found = _summarise(job, listing, store, done)
                 _write_account(found, files, job.stages.account())  # as long as there is no other
                 if settings.report.write:  # it shows the account, and has a place in it
-                    job.stages.sampler.enter("report")  # what is loaded for it counts for it
+                    job.stages.sampler.enter(REPORT)  # what is loaded for it counts for it
                     from bigcluster.pipeline.report import write_or_reuse
 
                     def close() -> None:
                         _write_account(found, files, job.stages.close())
 
-                    write_or_reuse(job, store, found, done.plan.stage("report"), close)
+                    write_or_reuse(job, store, found, done.plan.stage(REPORT), close)
                 _write_account(found, files, job.stages.close())
             if not (done.reused and was_finished):
                 tidy(store.root)
@@ -184,15 +185,15 @@ def _compute(
         planned = {planned.stage: planned.projected_bytes for planned in plan.stages}
         return job.stages.measure(name, planned.get(name))
 
-    with stage("ingest") as facts:
+    with stage(INGEST) as facts:
         ingested = ingest(
             context,
             listing,
             spec,
-            block_shape=plan.stage("ingest").block_shape,
-            in_flight=plan.stage("ingest").choices["in_flight"],
+            block_shape=plan.stage(INGEST).block_shape,
+            in_flight=plan.stage(INGEST).choices["in_flight"],
             isolate_rows=isolate_rows,
-            children=plan.stage("ingest").choices["children"],
+            children=plan.stage(INGEST).choices["children"],
             rehash=rehash,
         )
         facts |= {"solver": "decode", "passes": 0 if ingested.reused else 1, "reused": ingested.reused}
@@ -203,24 +204,24 @@ def _compute(
         shown = ", ".join(closed[:FOLDERS_NAMED]) + (" and others" if len(closed) > FOLDERS_NAMED else "")
         progress.warn(f"files could not be looked at ({shown}): what was decoded of them is kept")
     _check_enough(listing, store, ingested, settings)
-    planned = plan.stage("reduce") if settings.reduce == "pca" else None
-    with stage("reduce") as facts:
+    planned = plan.stage(REDUCE) if settings.reduce == "pca" else None
+    with stage(REDUCE) as facts:
         reduced = reduce(context, ingested, planned)
         facts |= {**reduced.facts, "reused": reduced.reused}
     if plan.is_bound:
         plan = replan(plan, settings, reduced.n_components, job.resources)
-        held = show_bytes(plan.stage("cluster").projected_bytes)
+        held = show_bytes(plan.stage(CLUSTER).projected_bytes)
         progress.note(f"{reduced.n_components} components: clustering is planned again, and holds up to {held}")
     swept = None
     if len(settings.ks) > 1:
-        with stage("sweep") as facts:
-            swept = sweep(context, reduced, settings.ks, plan.stage("sweep"), ingested.row_keys)
+        with stage(SWEEP) as facts:
+            swept = sweep(context, reduced, settings.ks, plan.stage(SWEEP), ingested.row_keys)
             facts |= {**swept.facts, "reused": swept.reused}
         for caveat in swept.caveats:
             progress.warn(caveat)
         progress.note(f"{swept.why}: k = {swept.chosen_k} is taken")
-    with stage("cluster") as facts:
-        clustered = cluster(context, reduced, plan.stage("cluster"), listing, ingested, swept=swept)
+    with stage(CLUSTER) as facts:
+        clustered = cluster(context, reduced, plan.stage(CLUSTER), listing, ingested, swept=swept)
         facts |= {**clustered.facts, "reused": clustered.reused}
     return _Done(ingested, reduced, swept, clustered, plan)
 

@@ -14,6 +14,7 @@ from bigcluster.outdir.results import OF_A_SWEEP, ResultFiles
 from bigcluster.outputs import tables
 from bigcluster.pipeline.job import naming_damage, open_job
 from bigcluster.planning.plan import check_budget
+from bigcluster.planning.stage_names import SWEEP
 from bigcluster.planning.stages import plan_reduce, plan_sweep
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
@@ -55,7 +56,7 @@ def sweep(
             reduced = load_reduced(of_the_run, ingested, planned)
             plan = plan_sweep(settings, ks, *reduced.rows.shape, resources)
             check_budget((plan,), resources.budget_bytes, otherwise="fewer values of k")
-            with job.stages.sampler, job.stages.measure("sweep", plan.projected_bytes) as facts:
+            with job.stages.sampler, job.stages.measure(SWEEP, plan.projected_bytes) as facts:
                 found = sweep_stage(context, reduced, ks, plan, ingested.row_keys)
                 facts |= {**found.facts, "reused": found.reused}
         files = ResultFiles(store.root, job.out, job.progress.warn)

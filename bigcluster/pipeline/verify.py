@@ -29,12 +29,12 @@ from bigcluster.pipeline.audit import folders as entries
 from bigcluster.pipeline.audit import model as stages
 from bigcluster.pipeline.audit import tables as files
 from bigcluster.pipeline.job import Job, open_job
+from bigcluster.planning.stage_names import CLUSTER, COMPONENTS, INGEST, NORMS, NOVELTY, OUTPUT, REDUCE, REPORT, SWEEP
 from bigcluster.profiling import publish as profiles
 from bigcluster.report import write as report
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
-from bigcluster.stages import cluster, ingest, reduce
 from bigcluster.stages.reuse import RETIRED
 from bigcluster.store import Damage, Inventory, Marks, Store, check_format, metadata, take_inventory
 from bigcluster.store.inventory import GONE
@@ -45,23 +45,23 @@ QUICK_ENTRIES = 1000
 SETTINGS = "settings"
 _LOST_PAGES = "has lost files, or they have another size; where a run writes none, `bigcluster report OUT` does"
 ORDER = (
-    ingest.STAGE,
-    reduce.STAGE,
-    "components",
-    "norms",
-    "sweep",
-    cluster.STAGE,
-    "novelty",
-    files.STAGE,
-    report.STAGE,
+    INGEST,
+    REDUCE,
+    COMPONENTS,
+    NORMS,
+    SWEEP,
+    CLUSTER,
+    NOVELTY,
+    OUTPUT,
+    REPORT,
     profiles.FOLDER,
 )
 _MADE_BY = {
-    "recipe": ingest.STAGE,
-    RETIRED: ingest.STAGE,
-    results.STAGE: files.STAGE,
-    folders.CREATED: files.STAGE,
-    report.CREATED: report.STAGE,
+    "recipe": INGEST,
+    RETIRED: INGEST,
+    results.MARK: OUTPUT,
+    folders.CREATED: OUTPUT,
+    report.CREATED: REPORT,
     profiles.CREATED: profiles.FOLDER,
 }
 """Marks that are no stage of their own. Metadata and run.toml are put back from their marks, nothing is redone."""
@@ -135,7 +135,7 @@ def _look(job: Job, root: Path, *, quick: bool, writable: bool) -> tuple[Invento
 
 def _is_moving(damage: Damage) -> bool:
     """Rows of pixels that a killed run was moving have two marks, of which one holds: no damage."""
-    return damage.what == GONE and damage.stage in (ingest.STAGE, RETIRED)
+    return damage.what == GONE and damage.stage in (INGEST, RETIRED)
 
 
 def _root(images: str) -> Path:
@@ -179,7 +179,7 @@ def _outside(damage: Damage) -> Damage:
 
 def _mend(root: Path, found: Inventory) -> None:
     """Put metadata back, so that arrays can be opened."""
-    mended = [damage.mark[1] for damage in found.damaged if damage.mark is not None and damage.stage == metadata.STAGE]
+    mended = [damage.mark[1] for damage in found.damaged if damage.mark is not None and damage.stage == metadata.MARK]
     store = Store(root)
     for name in mended:
         store.mend(name)
@@ -192,9 +192,9 @@ def _disown(root: Path, damaged: list[Damage]) -> None:
     By size and time, an entry or a page may still be what was written.
     """
     marks, entries_of = Marks(root), f"{folders.FOLDER}/"
-    if any(damage.stage == report.STAGE for damage in damaged):
-        marks.remove(report.STAGE)
-    for stage in (ingest.STAGE, reduce.STAGE, cluster.STAGE):  # files as they were written that do not fit each other
+    if any(damage.stage == REPORT for damage in damaged):
+        marks.remove(REPORT)
+    for stage in (INGEST, REDUCE, CLUSTER):  # files as they were written that do not fit each other
         if any(damage.stage == stage and damage.mark is None for damage in damaged):
             marks.remove(stage)
     names = [damage.file.removeprefix(entries_of) for damage in damaged if damage.file.startswith(entries_of)]
@@ -219,11 +219,11 @@ def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[s
     stored = stages.load(store)
     finished = results.is_finished(store.marks)
     if finished:
-        wanted = {ingest.STAGE: stored.n_blocks > 0}
+        wanted = {INGEST: stored.n_blocks > 0}
         if stored.n_blocks:
-            wanted[cluster.STAGE] = stored.clustered is not None
+            wanted[CLUSTER] = stored.clustered is not None
         if stored.clustered is not None and stored.clustered.payload["reduction"] != "none":
-            wanted[reduce.STAGE] = stored.fitted is not None
+            wanted[REDUCE] = stored.fitted is not None
         for stage in (stage for stage, there in wanted.items() if not there and stage not in missing):
             missing = missing | {stage}
             yield Damage(f"{outdir.STORE}/marks/{stage}", stage, "does not hold any more")
@@ -232,13 +232,13 @@ def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[s
     for damage in stages.audit(store, stored, missing):
         missing = missing | {damage.stage}
         yield _outside(damage)
-    if finished and not missing & {ingest.STAGE, cluster.STAGE}:
+    if finished and not missing & {INGEST, CLUSTER}:
         # what is damaged is not there to compare with
-        yield from files.audit(job.out, store, replace(stored, fitted=None) if reduce.STAGE in missing else stored)
+        yield from files.audit(job.out, store, replace(stored, fitted=None) if REDUCE in missing else stored)
         images = tomllib.loads(results.listed_settings(store.marks)).get("images")
         yield from _pages(job, store, missing, quick)
         if images is None:
-            yield Damage(f"{outdir.STORE}/marks/{results.STAGE}", files.STAGE, "names no images")
+            yield Damage(f"{outdir.STORE}/marks/{results.MARK}", OUTPUT, "names no images")
             return
         sample = QUICK_ENTRIES if quick else None
         seen = entries.audit(job.out, _root(images), folders.created(store.root), sample=sample)
@@ -248,7 +248,7 @@ def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[s
 
 def _pages(job: Job, store: Store, missing: set[str], quick: bool) -> Iterator[Damage]:
     """The files of the report and of a profile against the lists of what was written: all are read, or looked for."""
-    for stage, created in ((report.STAGE, report.CREATED), (profiles.FOLDER, profiles.CREATED)):
+    for stage, created in ((REPORT, report.CREATED), (profiles.FOLDER, profiles.CREATED)):
         tree = OwnedTree.of(job.out, stage, store.root, created)
         if stage in missing or tree.owned.read() is None:
             continue

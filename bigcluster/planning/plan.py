@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bigcluster.errors import MemoryBudgetError
+from bigcluster.planning.stage_names import CLUSTER, OUTPUT, REDUCE, SWEEP
 from bigcluster.units import MIB, show_bytes
 
 
@@ -116,9 +117,9 @@ class Plan:
         """Raise MemoryBudgetError where a stage does not fit: what it needs, what is allowed, what to change."""
         width, height = self.image_size
         smaller = f"--size {max(1, width // 2)}x{max(1, height // 2)}"
-        otherwise = {"sweep": "fewer values of k", "output": "--link none"}
-        if any(stage.stage == "reduce" for stage in self.stages):  # else clusters are of pixels
-            otherwise["cluster"] = "fewer clusters"
+        otherwise = {SWEEP: "fewer values of k", OUTPUT: "--link none"}
+        if any(stage.stage == REDUCE for stage in self.stages):  # else clusters are of pixels
+            otherwise[CLUSTER] = "fewer clusters"
         worst = max(self.stages, key=lambda stage: stage.projected_bytes).stage
         check_budget(
             self.stages, self.budget_bytes, otherwise=otherwise.get(worst, smaller), floor_bytes=self.floor_bytes

@@ -7,6 +7,7 @@ from dataclasses import replace
 from bigcluster.config import Settings
 from bigcluster.planning.plan import Pictures, Plan, assumed, check_budget
 from bigcluster.planning.report import components_of, plan_report
+from bigcluster.planning.stage_names import REDUCE
 from bigcluster.planning.stages import (
     baseline_bytes,
     plan_cluster,
@@ -70,7 +71,7 @@ def replan(plan: Plan, settings: Settings, n_components: int, resources: Resourc
     known = known.replaced(plan_cluster(settings, plan.n_images, n_components, resources))
     if settings.report.write and not plan.joined:
         n_clusters = max(settings.ks, default=1)
-        components = components_of(plan.stage("reduce").solver)
+        components = components_of(plan.stage(REDUCE).solver)
         known = known.replaced(
             plan_report(settings, plan.n_images, plan.image_size, n_components, n_clusters, components, resources)
         )

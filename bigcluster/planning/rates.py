@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from bigcluster.config import Settings
 from bigcluster.planning.plan import Plan, StagePlan
+from bigcluster.planning.stage_names import CLUSTER, INGEST, OUTPUT, REDUCE, REPORT, SWEEP
 from bigcluster.solvers.kmeans.seeding import sample_size
 from bigcluster.solvers.pca.lanczos import lanczos_size, lanczos_width
 from bigcluster.solvers.pca.operands import DENSE_LIMIT
@@ -83,12 +84,12 @@ class _Estimate:
 
     def of(self, stage: StagePlan) -> float:
         estimates: dict[str, Callable[[StagePlan], float]] = {
-            "ingest": self.ingest,
-            "reduce": self.reduce,
-            "sweep": self.kmeans,
-            "cluster": self.kmeans,
-            "output": self.output,
-            "report": self.report,
+            INGEST: self.ingest,
+            REDUCE: self.reduce,
+            SWEEP: self.kmeans,
+            CLUSTER: self.kmeans,
+            OUTPUT: self.output,
+            REPORT: self.report,
         }
         return estimates[stage.stage](stage)
 
@@ -139,7 +140,7 @@ class _Estimate:
         steps = MINIBATCH_PASSES if stage.solver == "minibatch" else STEPS
         ops = sum(2.0 * n * r * k * starts for k in self.settings.ks or (1,))
         seeding = sum(self.seeding_ops(k, r) for k in self.settings.ks or (1,)) * starts
-        if stage.stage == "cluster" and len(self.settings.ks) > 1:  # from the centers that the sweep found
+        if stage.stage == CLUSTER and len(self.settings.ks) > 1:  # from the centers that the sweep found
             ops, seeding = 2.0 * n * r * self.settings.ks[-1], 0.0
         computed = (steps * ops / self.threads_at_work + seeding) / self.rates.float_ops_per_second
         read = 4.0 * n * r / self.rates.read_bytes_per_second / self.plan.workers

@@ -5,6 +5,7 @@ from __future__ import annotations
 from bigcluster.config import Settings
 from bigcluster.planning import footprint
 from bigcluster.planning.plan import StagePlan
+from bigcluster.planning.stage_names import REPORT
 from bigcluster.planning.stages import clustering_baseline_bytes
 from bigcluster.runtime.resources import Resources
 from bigcluster.store.chunk_grid import pixel_chunks
@@ -72,7 +73,7 @@ def plan_report(
     picture_bytes = max(LEAST_PICTURE_BYTES, min(MOST_PICTURE_BYTES, wanted, affordable))
     n_thumbnails = min(n_images, settings.report.thumbnails)
     return StagePlan(
-        stage="report",
+        stage=REPORT,
         solver="pages",
         why=f"thumbnails of up to {settings.report.thumbnails:,} images, map {settings.report.map}",
         block_shape=(rows, columns),

@@ -8,6 +8,7 @@ from bigcluster.catalog.manifest_rows import parquet_child_bytes
 from bigcluster.config import Settings
 from bigcluster.planning import footprint
 from bigcluster.planning.plan import Pictures, StagePlan
+from bigcluster.planning.stage_names import CLUSTER, INGEST, OUTPUT, PREDICT, REDUCE, SWEEP
 from bigcluster.runtime.resources import Resources
 from bigcluster.solvers.kmeans.blocks import block_rows
 from bigcluster.solvers.kmeans.footprint import (
@@ -104,7 +105,7 @@ def plan_ingest(
     held_by_children = children * footprint.DECODING_CHILD_BYTES
     decode_bytes = max(least, (spare(in_flight) - held_by_children) // resources.threads)
     return StagePlan(
-        stage="ingest",
+        stage=INGEST,
         solver="decode",
         why=f"{settings.features} {settings.size}, fit {settings.image.fit}, normalize {settings.image.normalize}",
         block_shape=(rows, columns),
@@ -155,7 +156,7 @@ def plan_reduce(settings: Settings, n_images: int, n_values: int, resources: Res
     projected = int(held / footprint.WORKSPACE_SHARE)
     rank = min(n_images, n_values, target.n if isinstance(target, Components) else VARIANCE_RANK)
     return StagePlan(
-        stage="reduce",
+        stage=REDUCE,
         solver=solver,
         why=why,
         block_shape=pixel_chunks(n_values),
@@ -192,7 +193,7 @@ def _plan_incremental(settings: Settings, n_images: int, n_values: int, resource
     usable = resources.budget_bytes - baseline
     batch_rows, rank = incremental_batch(n_images, n_values, settings.components, usable)
     return StagePlan(
-        stage="reduce",
+        stage=REDUCE,
         solver="incremental",
         why="asked for by pca.solver",
         block_shape=(batch_rows, n_values),
@@ -233,7 +234,7 @@ def plan_cluster(settings: Settings, n_images: int, n_columns: int, resources: R
         extra += footprint.project_dask_kmeans_bytes(
             n_columns=n_columns, n_clusters=n_clusters, block_rows=block_rows(n_columns), threads=resources.threads
         )
-    return _plan_lloyd(settings, "cluster", solver, why, (n_images, n_columns), settings.ks, extra, resources)
+    return _plan_lloyd(settings, CLUSTER, solver, why, (n_images, n_columns), settings.ks, extra, resources)
 
 
 def plan_sweep(
@@ -251,7 +252,7 @@ def plan_sweep(
     handed = resources.threads * min(n_images, block_rows(n_columns)) * 6 * n_restarts * len(ks)
     why = f"{len(ks)} values of k share passes"
     extra = footprint.CHARTS_BYTES + others + handed
-    return _plan_lloyd(settings, "sweep", "lloyd", why, (n_images, n_columns), ks, extra, resources)
+    return _plan_lloyd(settings, SWEEP, "lloyd", why, (n_images, n_columns), ks, extra, resources)
 
 
 def plan_predict(
@@ -280,7 +281,7 @@ def plan_predict(
     children = decoding_children(spare, threads, SMALL_DECODE_BYTES, isolated=False)
     held_by_children = children * footprint.DECODING_CHILD_BYTES
     return StagePlan(
-        stage="predict",
+        stage=PREDICT,
         solver="stored model",
         why="nothing is fitted",
         block_shape=(rows, n_values),
@@ -299,7 +300,7 @@ def plan_output(
     block_rows = min(n_images, pixel_chunks(n_values)[0])
     copied = int(n_images * pictures.file_bytes) if settings.link == "copy" else 0
     return StagePlan(
-        stage="output",
+        stage=OUTPUT,
         solver="files",
         why=f"link {settings.link}",
         block_shape=(n_images, n_columns),

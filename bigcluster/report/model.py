@@ -17,8 +17,9 @@ from bigcluster.errors import StoreError
 from bigcluster.files.bounded import read_rows
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.outputs.folders import FOLDER as CLUSTERS
+from bigcluster.planning.stage_names import CLUSTER, REDUCE, SWEEP
 from bigcluster.report.texts import Texts, file_name
-from bigcluster.stages import cluster, reduce
+from bigcluster.stages import cluster
 from bigcluster.stages import sweep as sweep_stage
 from bigcluster.stages.ingest import Ingested, load_ingested, stored_recipe
 from bigcluster.store import Store
@@ -99,13 +100,13 @@ class Model:
 def read_model(out: Path, store: Store, summary: dict[str, Any]) -> Model:
     """Raises StoreError where OUT holds no finished run, or files of one run and arrays of another."""
     ingested = load_ingested(store)
-    clustered = store.mark(cluster.STAGE)
+    clustered = store.mark(CLUSTER)
     if clustered is None or clustered.payload["images"] != ingested.fingerprint:
         raise StoreError(f"{out} holds no finished run; run the job to its end first")
     members = _members(store, clustered.payload["n_clusters"])
     listed = _read_listed(out, ingested.ok, members, hard_links=summary["settings"].get("link") == "hardlink")
     ratio = None
-    fit = store.mark(reduce.STAGE)
+    fit = store.mark(REDUCE)
     if clustered.payload["reduction"] == "pca" and fit is not None:
         ratio = store.load("explained_variance") / fit.payload["total_variance"]
     sweep = _sweep(store, clustered.payload["rows"])
@@ -124,7 +125,7 @@ def _members(store: Store, n_clusters: int) -> Members:
 
 def _sweep(store: Store, rows: str) -> sweep_stage.Verdict | None:
     """The stored sweep, where it was made of the scores that are clustered now."""
-    mark = store.mark(sweep_stage.STAGE)
+    mark = store.mark(SWEEP)
     if mark is None or mark.payload.get("of") != rows:
         return None
     return sweep_stage.verdict_of(mark)

@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.planning.footprint import REPORT_PICTURE_PIXELS
+from bigcluster.planning.stage_names import REDUCE
 from bigcluster.report.model import Model
 from bigcluster.report.thumbnails import Block, factor_for, shrink, shrunk_shape
-from bigcluster.stages import reduce
 from bigcluster.store import Store, StoredRows
 from bigcluster.store.row_source import spans
 
@@ -99,7 +99,7 @@ class MixtureOfLeft:
 
 def needs_pass(store: Store, model: Model) -> bool:
     """Whether the pictures are made as the pixels pass by."""
-    fit = store.mark(reduce.STAGE)
+    fit = store.mark(REDUCE)
     return model.variance_ratio is not None and fit is not None and fit.payload["components"] != "stored"
 
 

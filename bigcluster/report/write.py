@@ -16,6 +16,7 @@ from bigcluster.config import Settings
 from bigcluster.files.durable import remove_folder
 from bigcluster.outdir.tree import OwnedTree
 from bigcluster.outputs.folders import cluster_folder
+from bigcluster.planning.stage_names import CLUSTER, REPORT, SWEEP
 from bigcluster.report import lists, pages, pictures, plots, scatter
 from bigcluster.report.cluster_page import Maker
 from bigcluster.report.lists import MONTAGE_CLUSTERS, PAGE_MEMBERS, Selection, select
@@ -25,12 +26,10 @@ from bigcluster.report.scatter import check_kind
 from bigcluster.report.search import write_search
 from bigcluster.report.thumbnails import Thumbnails, draw_thumbnails, write_picture, write_sprite
 from bigcluster.runtime.threads import Runtime
-from bigcluster.stages import cluster, sweep
 from bigcluster.store import Mark, Store, fingerprint
 from bigcluster.store.row_source import spans
 
 FOLDER = "report"
-STAGE = "report"
 CREATED = "report-pages"
 """In the store: the list of what we made."""
 LAYOUT = 2
@@ -48,9 +47,9 @@ class Allowance:
 
 def report_fingerprint(store: Store, settings: Settings) -> str:
     """What the pages depend on. Times and memory are not among it: what is reused keeps the first run's."""
-    clustered, swept = store.mark(cluster.STAGE), store.mark(sweep.STAGE)
+    clustered, swept = store.mark(CLUSTER), store.mark(SWEEP)
     return fingerprint(
-        stage=STAGE,
+        stage=REPORT,
         layout=LAYOUT,
         version=__version__,
         clusters=None if clustered is None else clustered.fingerprint,
@@ -62,7 +61,7 @@ def report_fingerprint(store: Store, settings: Settings) -> str:
 
 def is_current(out: Path, store: Store, settings: Settings) -> bool:
     """Whether OUT/report is what would be written now, whole."""
-    mark = store.mark(STAGE)
+    mark = store.mark(REPORT)
     wanted = report_fingerprint(store, settings)
     return mark is not None and mark.fingerprint == wanted and _tree(out, store).is_whole()
 
@@ -86,7 +85,7 @@ def write_report(
     """
     check_kind(settings.report.map)
     model = read_model(out, store, summary)
-    store.marks.remove(STAGE)
+    store.marks.remove(REPORT)
     tree = _tree(out, store)
     staging = tree.new_staging()
     try:
@@ -96,7 +95,7 @@ def write_report(
         tree.replace_by(staging, tell)
     finally:
         remove_folder(staging)
-    store.marks.write(STAGE, Mark(report_fingerprint(store, settings)))
+    store.marks.write(REPORT, Mark(report_fingerprint(store, settings)))
     return {"files": n_files, "bytes_written": written}
 
 

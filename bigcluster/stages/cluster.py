@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 from bigcluster.catalog import Listing
 from bigcluster.errors import DamagedError
 from bigcluster.planning.plan import StagePlan
+from bigcluster.planning.stage_names import CLUSTER
 from bigcluster.solvers.kmeans import KMeansFit, fit, fit_given, fit_minibatch, fit_two_level
 from bigcluster.stages.context import Context
 from bigcluster.stages.ingest import Ingested
@@ -18,7 +19,6 @@ from bigcluster.stages.reduce import Reduced
 from bigcluster.stages.sweep import Swept, centers_of
 from bigcluster.store import Mark, StageCheckpoints, Store, fingerprint
 
-STAGE = "cluster"
 _ARRAYS = ("centers", "labels", "distance", "runner_up", "runner_up_distance")
 _KEYS = "label_keys"
 """(n_ok,) the row keys of the labels: by them the next fit knows images again when others were added or are gone."""
@@ -66,13 +66,13 @@ def cluster(
     n_clusters = settings.ks[0] if swept is None else swept.chosen_k
     wanted = fingerprint(
         before=reduced.fingerprint if swept is None else swept.fingerprint,
-        stage=STAGE,
+        stage=CLUSTER,
         k=n_clusters,
         seed=settings.seed,
         kmeans=asdict(settings.kmeans),
         **({} if swept is None else {"of": "the swept centers as they are"}),
     )
-    mark, checkpoints = store.mark(STAGE), StageCheckpoints(store, STAGE, wanted)
+    mark, checkpoints = store.mark(CLUSTER), StageCheckpoints(store, CLUSTER, wanted)
     origin = {"images": ingested.fingerprint, "reduction": settings.reduce, "rows": reduced.fingerprint}
     reused = mark is not None and mark.fingerprint == wanted and origin.items() <= mark.payload.items()
     reused = reused and _are_numbers(store.load("labels"), n_clusters)
@@ -83,7 +83,7 @@ def cluster(
         else:
             found = _fit(context, reduced, n_clusters, plan, ingested, checkpoints)
         found, order = _by_size(found, listing, ingested.ok)
-        store.marks.remove(STAGE)
+        store.marks.remove(CLUSTER)
         values = (found.centers, *_columns(found, order))
         digests: dict[str, str] = {}
         for name, value in zip(_ARRAYS, values, strict=True):
@@ -99,9 +99,9 @@ def cluster(
             else _nearest_previous(values[1], ingested.row_keys, previous, found.n_clusters),
             "facts": _facts(found),
         }
-        mark = store.commit(STAGE, wanted, digests, mark_payload)
+        mark = store.commit(CLUSTER, wanted, digests, mark_payload)
     else:
-        context.progress.reused(STAGE)
+        context.progress.reused(CLUSTER)
     checkpoints.clear()
     payload: dict[str, Any] = mark.payload
     return Clustered(
@@ -117,7 +117,7 @@ def cluster(
 
 def _take(context: Context, reduced: Reduced, swept: Swept, plan: StagePlan) -> KMeansFit:
     """The clusters of the row of the sweep that was chosen, just as its table shows them."""
-    with context.progress.stage(STAGE, 1, "passes"):
+    with context.progress.stage(CLUSTER, 1, "passes"):
         found = fit_given(
             reduced.rows,
             centers_of(context.store, swept, swept.chosen_k),
@@ -146,7 +146,7 @@ def _fit(
         "runtime": context.runtime,
         "workspace_bytes": plan.choices["workspace_bytes"],
     }
-    with progress.stage(STAGE, options.max_iter, "iterations"):
+    with progress.stage(CLUSTER, options.max_iter, "iterations"):
         if plan.solver == "dask-ml":
             from bigcluster.solvers.kmeans.dask_ml import fit_dask_ml  # imports scikit-learn
 

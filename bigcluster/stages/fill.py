@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 from bigcluster.catalog import FileRecord, Listing
 from bigcluster.kernels.decode import DecodeSpec, needs_extra
 from bigcluster.kernels.linalg.loops import pixel_sums
+from bigcluster.planning.stage_names import INGEST
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading.files import is_out_of_reach, stat_of
 from bigcluster.stages.loading.sample import check_native
-from bigcluster.stages.pixel_blocks import STAGE, Block, fingerprint_of, mark_of, payload_of, records_in
+from bigcluster.stages.pixel_blocks import Block, fingerprint_of, mark_of, payload_of, records_in
 from bigcluster.stages.reuse import Salvage
 from bigcluster.store import Digests, Mark, Store
 
@@ -93,7 +94,7 @@ class Filling:
 
     def doubtful_rows(self, block: Block) -> list[int] | None:
         """Rows whose files may have changed since the block was filled; None where it holds other files, or nothing."""
-        mark = self._store.mark(STAGE, block.name)
+        mark = self._store.mark(INGEST, block.name)
         if mark is None or mark.fingerprint != fingerprint_of(block, self._listing, self._recipe):
             return None
         records = records_in(mark)
@@ -118,7 +119,7 @@ class Filling:
             ledger[row - block.start] = record
         payload = payload_of(block, self._listing, ledger, mark.payload["square_sum"])
         if payload != mark.payload:
-            self._store.marks.write(STAGE, Mark(mark.fingerprint, mark.digests, payload), block.name)
+            self._store.marks.write(INGEST, Mark(mark.fingerprint, mark.digests, payload), block.name)
         return True
 
     def fill(self, block: Block) -> Filled:
@@ -157,7 +158,7 @@ class Filling:
     def _write(self, block: Block, pixels: NDArray[np.uint8], ledger: list[FileRecord], n_decoded: int) -> Filled:
         # Rows of failed files are zeros: they add nothing to either sum.
         store = self._store
-        store.marks.remove(STAGE, block.name)
+        store.marks.remove(INGEST, block.name)
         digests = store.write_rows("pixels", block.start, pixels)
         sums, square_sum = pixel_sums(pixels)
         digests |= store.write_rows("sums", block.index, sums[np.newaxis])
@@ -167,6 +168,6 @@ class Filling:
         """Sync a filled block and vouch for it; returns how many files were decoded for it."""
         block = filled.block
         print_ = fingerprint_of(block, self._listing, self._recipe)
-        self._store.commit(STAGE, print_, filled.digests, filled.payload, block.name)
+        self._store.commit(INGEST, print_, filled.digests, filled.payload, block.name)
         self.salvage.release(block)
         return filled.n_decoded

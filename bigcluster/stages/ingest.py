@@ -19,7 +19,7 @@ from bigcluster.catalog import FileRecord, Listing
 from bigcluster.errors import ImageSizeError, OutError, StoreError
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.planning.footprint import COMMITS_IN_FLIGHT
-from bigcluster.stages import pixel_blocks
+from bigcluster.planning.stage_names import INGEST
 from bigcluster.stages.context import Context
 from bigcluster.stages.fill import Filling, Freshness
 from bigcluster.stages.loading import Loader
@@ -29,7 +29,6 @@ from bigcluster.stages.reuse import name_keys
 from bigcluster.store import Mark, Store, StoredRows, fingerprint, read_whole
 from bigcluster.store.row_source import spans
 
-STAGE = pixel_blocks.STAGE
 RECIPE = "recipe"
 """The mark that remembers how the stored pixels were decoded."""
 
@@ -100,13 +99,13 @@ def ingest(
     if not any(rows is None or rows for rows in doubtful.values()):
         _make_arrays(store, len(listing), spec, block_shape, recipe)
         filling.salvage.clear()
-        progress.reused(STAGE)
+        progress.reused(INGEST)
         done = _summarise(listing, store, recipe, blocks, len(blocks), 0)
         return replace(done, closed=tuple(freshness.closed))
-    with progress.stage(STAGE, len(listing), "images"), loader:
+    with progress.stage(INGEST, len(listing), "images"), loader:
         missing = [block for block, rows in doubtful.items() if not filling.confirm(block, rows)]
         if missing:
-            store.marks.remove(STAGE)  # nothing made of the old pixels may pass for current from here on
+            store.marks.remove(INGEST)  # nothing made of the old pixels may pass for current from here on
             filling.salvage.prepare(blocks, missing)
         _make_arrays(store, len(listing), spec, block_shape, recipe)
         progress.advance(len(listing) - sum(len(block.rows) for block in missing))
@@ -126,9 +125,9 @@ def ingest(
 def _make_arrays(store: Store, n_listed: int, spec: DecodeSpec, block_shape: tuple[int, int], recipe: str) -> None:
     """Arrays of the listing's length; what lies beyond goes."""
     n_blocks = -(-n_listed // block_shape[0])
-    for name in store.marks.numbers(STAGE):
+    for name in store.marks.numbers(INGEST):
         if int(name) >= n_blocks:
-            store.marks.remove(STAGE, name)
+            store.marks.remove(INGEST, name)
     store.create("pixels", (n_listed, spec.n_values), np.uint8, block_shape)
     store.create("sums", (n_blocks, spec.n_values), np.uint32, (1, spec.n_values))
     store.marks.write(RECIPE, Mark(recipe, payload=_recipe_values(spec)))
@@ -147,7 +146,7 @@ def records(store: Store, n_blocks: int) -> Iterator[FileRecord]:
 
 def decode_recipe(spec: DecodeSpec) -> str:
     """Fingerprint of how pictures become pixels: the budget has no part in it."""
-    return fingerprint(stage=STAGE, **_recipe_values(spec))
+    return fingerprint(stage=INGEST, **_recipe_values(spec))
 
 
 def _recipe_values(spec: DecodeSpec) -> dict[str, Any]:
@@ -198,18 +197,18 @@ def _summarise(
         squares += mark.payload["square_sum"]
         sums += read_whole(store.array("sums"), block.index).astype(np.int64)
         chain = fingerprint(before=chain, block=mark.fingerprint, files=[(r.digest, r.status) for r in ledger])
-    done, payload = store.mark(STAGE), {"square_sum": squares, "n_blocks": len(blocks)}
+    done, payload = store.mark(INGEST), {"square_sum": squares, "n_blocks": len(blocks)}
     if done is None or done.fingerprint != chain or done.payload != payload:
-        store.marks.remove(STAGE)
+        store.marks.remove(INGEST)
         digests = store.save("ok", ok) | store.save("row_keys", _row_keys(listing, ok))
         digests |= store.save("column_sums", sums)
-        done = store.commit(STAGE, chain, digests, payload)
+        done = store.commit(INGEST, chain, digests, payload)
     return replace(_from_mark(store, done), blocks_reused=blocks_reused, n_decoded=n_decoded)
 
 
 def load_ingested(store: Store) -> Ingested:
     """What the last ingest left, without looking at the files. Raises StoreError where it did not finish."""
-    mark = store.mark(STAGE)
+    mark = store.mark(INGEST)
     if mark is None:
         raise StoreError(f"{store.root} holds no finished ingest; run the job to its end first")
     return _from_mark(store, mark)

@@ -11,30 +11,29 @@ from numpy.typing import NDArray
 
 from bigcluster.kernels.linalg.types import Float64Array
 from bigcluster.kernels.novelty import Novelty, Traits, Usual, left_out, residual_of, squared_norms
+from bigcluster.planning.stage_names import NORMS, NOVELTY
 from bigcluster.stages.cluster import load_labels
 from bigcluster.stages.context import Context
 from bigcluster.stages.ingest import Ingested, pixel_rows
 from bigcluster.store import Mark, StoredRows, fingerprint
 from bigcluster.store.row_source import FirstColumns, RowSource, spans
 
-STAGE = "novelty"
-NORMS = "norms"
 _SCORE_ROWS = 4096
 
 
 def novelty(context: Context, ingested: Ingested, clustered: Mark) -> Novelty:
     """clustered : the mark of the present clusters, which are those of the present scores."""
     store = context.store
-    wanted = fingerprint(before=clustered.fingerprint, stage=STAGE, layout=1)
-    mark = store.mark(STAGE)
+    wanted = fingerprint(before=clustered.fingerprint, stage=NOVELTY, layout=1)
+    mark = store.mark(NOVELTY)
     if mark is None or mark.fingerprint != wanted:
         found = _made(context, ingested, clustered)
-        store.marks.remove(STAGE)
+        store.marks.remove(NOVELTY)
         kept = [
             np.column_stack([usual.middle, usual.reach, usual.precision.reshape(-1, 4)])
             for usual in (found.own, found.new)
         ]
-        mark = store.commit(STAGE, wanted, store.save("usual", np.stack(kept)), {"limit": found.limit})
+        mark = store.commit(NOVELTY, wanted, store.save("usual", np.stack(kept)), {"limit": found.limit})
     own, new = (Usual(values[:, :2], values[:, 2], values[:, 3:].reshape(-1, 2, 2)) for values in store.load("usual"))
     return Novelty(own, new, mark.payload["limit"])
 

@@ -8,9 +8,8 @@ from typing import Any
 
 from bigcluster.catalog import FileRecord, Listing
 from bigcluster.errors import StoreError
+from bigcluster.planning.stage_names import INGEST
 from bigcluster.store import Mark, Store, fingerprint
-
-STAGE = "ingest"
 
 
 @dataclass(frozen=True)
@@ -62,7 +61,7 @@ def payload_of(block: Block, listing: Listing, ledger: list[FileRecord], squares
 
 def mark_of(store: Store, block: Block) -> Mark:
     """Raises StoreError where it is gone or damaged."""
-    mark = store.mark(STAGE, block.name)
+    mark = store.mark(INGEST, block.name)
     if mark is None:
         raise StoreError(f"the mark of pixel block {block.index} in {store.root} is damaged; run again")
     return mark

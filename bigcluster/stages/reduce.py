@@ -14,6 +14,7 @@ from bigcluster.errors import InvalidDataError, StoreError, VarianceNotReachedEr
 from bigcluster.files.durable import unfinished_name
 from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.planning.plan import StagePlan
+from bigcluster.planning.stage_names import REDUCE
 from bigcluster.planning.stages import target_of
 from bigcluster.solvers.pca import ExactSums, PCAFit, fit_pca
 from bigcluster.solvers.spill import FolderTiles
@@ -21,8 +22,6 @@ from bigcluster.stages.context import Context
 from bigcluster.stages.ingest import Ingested, pixel_rows
 from bigcluster.store import ColumnWriter, Mark, RowWriter, StageCheckpoints, Store, StoredRows, fingerprint
 from bigcluster.store.row_source import FirstColumns, RowSource
-
-STAGE = "reduce"
 
 
 @dataclass(frozen=True)
@@ -50,13 +49,13 @@ def reduce(context: Context, ingested: Ingested, plan: StagePlan | None) -> Redu
         return _unreduced(store, ingested)
     pixels = pixel_rows(store, ingested.ok)
     wanted = _fit_fingerprint(settings, plan.solver, ingested)
-    mark = store.mark(STAGE)
+    mark = store.mark(REDUCE)
     reused = mark is not None and _is_of(mark, wanted, ingested) and _suffices(store, mark, settings, plan)
-    checkpoints = StageCheckpoints(store, STAGE, fingerprint(before=wanted, rank=plan.choices.get("rank")))
+    checkpoints = StageCheckpoints(store, REDUCE, fingerprint(before=wanted, rank=plan.choices.get("rank")))
     if mark is None or not reused:
         mark = _fit(context, pixels, ingested, plan, wanted, checkpoints)
     else:
-        context.progress.reused(STAGE)
+        context.progress.reused(REDUCE)
     checkpoints.clear()
     return _from_mark(store, mark, wanted, settings, reused=reused)
 
@@ -67,7 +66,7 @@ def load_reduced(context: Context, ingested: Ingested, plan: StagePlan | None) -
     if plan is None:
         return _unreduced(store, ingested)
     wanted = _fit_fingerprint(settings, plan.solver, ingested)
-    mark = store.mark(STAGE)
+    mark = store.mark(REDUCE)
     if mark is None or not _is_of(mark, wanted, ingested):
         raise StoreError(f"{store.root} holds no reduction by these settings; run the job to its end first")
     return _from_mark(store, mark, wanted, settings, reused=True)
@@ -80,7 +79,7 @@ def _is_of(mark: Mark, wanted: str, ingested: Ingested) -> bool:
 
 def _unreduced(store: Store, ingested: Ingested) -> Reduced:
     pixels = pixel_rows(store, ingested.ok)
-    unreduced = fingerprint(before=ingested.fingerprint, stage=STAGE, reduce="none")
+    unreduced = fingerprint(before=ingested.fingerprint, stage=REDUCE, reduce="none")
     return Reduced(unreduced, pixels, pixels.shape[1], None, ingested.reused, {"solver": "none", "passes": 0})
 
 
@@ -111,7 +110,7 @@ def _fit_fingerprint(settings: Settings, solver: str, ingested: Ingested) -> str
     incremental = solver == "incremental"
     return fingerprint(
         before=ingested.fingerprint,
-        stage=STAGE,
+        stage=REDUCE,
         solver=solver,
         components=settings.components,
         variance=None if incremental else settings.variance,
@@ -155,9 +154,9 @@ def _fit(
     checkpoints: StageCheckpoints,
 ) -> Mark:
     store = context.store
-    store.marks.remove(STAGE)
+    store.marks.remove(REDUCE)
     tiles = FolderTiles(store.root / unfinished_name())
-    with context.progress.stage(STAGE, 1, "steps"):
+    with context.progress.stage(REDUCE, 1, "steps"):
         try:
             fit = checkpoints.going_on(
                 lambda: _solve(context, pixels, ingested, plan, tiles, checkpoints), context.progress.warn
@@ -182,7 +181,7 @@ def _fit(
             "components": "stored" if fit.dual_coef_dtype is None else "left",
             **{name: plan.choices[name] for name in ("batch_rows",) if name in plan.choices},
         }
-        return store.commit(STAGE, wanted, digests, payload)
+        return store.commit(REDUCE, wanted, digests, payload)
 
 
 def _solve(

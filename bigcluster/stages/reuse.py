@@ -23,7 +23,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.catalog import FileRecord, Listing, path_key
-from bigcluster.stages.pixel_blocks import STAGE, Block, names_in, records_in
+from bigcluster.planning.stage_names import INGEST
+from bigcluster.stages.pixel_blocks import Block, names_in, records_in
 from bigcluster.store import Mark, Marks, Store, read_whole
 from bigcluster.store.row_source import spans
 
@@ -51,7 +52,7 @@ def name_keys(names: Iterable[str]) -> NDArray[np.uint64]:
 def listed_before(store_root: Path) -> Iterator[str]:
     """Every name that the store has a record of, whatever the pixels are worth; some twice after a run was killed."""
     marks = Marks(store_root)
-    for stage in (STAGE, RETIRED):
+    for stage in (INGEST, RETIRED):
         for block in marks.blocks(stage):
             mark = marks.read(stage, block)
             if mark is not None:
@@ -87,7 +88,7 @@ class Salvage:
         slot = max(slots, default=-1) + 1
         self._make_room(slot + len(replaced))
         for index in replaced:  # one mark in memory at a time: it remembers every file of its block
-            mark = self._store.mark(STAGE, _name(index))
+            mark = self._store.mark(INGEST, _name(index))
             self._keep_if_wanted(useful, slot, mark, wanted)
             if mark is not None and slot in useful:
                 self._retire(index, mark, slot)
@@ -143,7 +144,7 @@ class Salvage:
     def _replaced(self, blocks: Sequence[Block], missing: Sequence[Block]) -> list[int]:
         """The stored blocks that are to be overwritten, or that the listing no longer reaches."""
         missing_indices = {block.index for block in missing}
-        stored = map(int, self._store.marks.numbers(STAGE))
+        stored = map(int, self._store.marks.numbers(INGEST))
         return [index for index in stored if index in missing_indices or index >= len(blocks)]
 
     def _keep_if_wanted(
@@ -167,7 +168,7 @@ class Salvage:
         digests = {after + file.removeprefix(before): d for file, d in mark.digests.items() if file.startswith(before)}
         self._store.marks.write(RETIRED, Mark(mark.fingerprint, digests, mark.payload), _name(slot))
         self._store.move_rows(PIXELS, index, RETIRED, slot)
-        self._store.marks.remove(STAGE, _name(index))
+        self._store.marks.remove(INGEST, _name(index))
 
     def _build_index(self, useful: dict[int, NDArray[np.uint64]]) -> None:
         keys = np.concatenate([self._keys, *useful.values()])

@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.planning.plan import StagePlan
+from bigcluster.planning.stage_names import SWEEP
 from bigcluster.solvers.kmeans import sweep as sweep_rows
 from bigcluster.stages.context import Context
 from bigcluster.stages.reduce import Reduced
 from bigcluster.store import Mark, StageCheckpoints, Store, StoredRows, fingerprint
 
-STAGE = "sweep"
 FEWEST_CLUSTERS = 2
 """Fewer make no clustering: at this end of a range nothing is missed."""
 
@@ -87,17 +87,17 @@ def sweep(context: Context, reduced: Reduced, ks: tuple[int, ...], plan: StagePl
     store, settings, progress = context.store, context.settings, context.progress
     wanted = fingerprint(
         before=reduced.fingerprint,
-        stage=STAGE,
+        stage=SWEEP,
         ks=ks,
         seed=settings.seed,
         kmeans=asdict(settings.kmeans),
         starts="race",
     )
-    mark, checkpoints = store.mark(STAGE), StageCheckpoints(store, STAGE, wanted)
+    mark, checkpoints = store.mark(SWEEP), StageCheckpoints(store, SWEEP, wanted)
     reused = mark is not None and mark.fingerprint == wanted
     if mark is None or not reused:
-        store.marks.remove(STAGE)
-        with progress.stage(STAGE, settings.kmeans.max_iter, "iterations"):
+        store.marks.remove(SWEEP)
+        with progress.stage(SWEEP, settings.kmeans.max_iter, "iterations"):
             solved = checkpoints.going_on(
                 partial(
                     sweep_rows,
@@ -126,9 +126,9 @@ def sweep(context: Context, reduced: Reduced, ks: tuple[int, ...], plan: StagePl
             "reason": solved.suggestion.reason,
             "facts": {"solver": "lloyd", "passes": solved.passes, "bytes_read": solved.bytes_read},
         }
-        mark = store.commit(STAGE, wanted, digests, mark_payload)
+        mark = store.commit(SWEEP, wanted, digests, mark_payload)
     else:
-        progress.reused(STAGE)
+        progress.reused(SWEEP)
     checkpoints.clear()
     found = verdict_of(mark)
     return Swept(found.rows, found.suggested_k, found.reason, wanted, reused, mark.payload["facts"])

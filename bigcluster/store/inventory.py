@@ -129,7 +129,7 @@ class Inventory:
         Those of metadata stay: a file is put back from its mark, and the mark is made anew from its file.
         """
         for damage in self.damaged:
-            if damage.mark is not None and damage.mark[0] != metadata.STAGE:
+            if damage.mark is not None and damage.mark[0] != metadata.MARK:
                 marks.remove(*damage.mark)
 
 
@@ -192,7 +192,7 @@ def _sampled(vouched: dict[str, Any], sample: int) -> set[str]:
 
 def _leftovers(root: Path, marks: Marks, vouched: Container[str]) -> tuple[list[str], int]:
     """Files of ours that nothing vouches for, and how many files of others there are. Links are not followed."""
-    sizes = {name: metadata.chunk_file_bytes(root, name) for name in marks.blocks(metadata.STAGE) if name != "store"}
+    sizes = {name: metadata.chunk_file_bytes(root, name) for name in marks.blocks(metadata.MARK) if name != "store"}
     ours: list[str] = []
     n_foreign = 0
     for path in files_below(root):
@@ -240,10 +240,10 @@ def tidy(root: Path) -> None:
         mark = marks.read(stage, block)
         if mark is None or stage == STATE or not all((root / file).is_file() for file in mark.digests):
             marks.remove(stage, block)
-        elif stage != metadata.STAGE:
+        elif stage != metadata.MARK:
             vouched |= mark.digests.keys()
     arrays = {file.partition("/")[0] for file in vouched} & KINDS.keys()
-    for name in (set(marks.blocks(metadata.STAGE)) & KINDS.keys()) - arrays:
+    for name in (set(marks.blocks(metadata.MARK)) & KINDS.keys()) - arrays:
         remove_array(root, name, metadata.chunk_file_bytes(root, name))
         metadata.forget(marks, name)
     for name in ("", *(name for name in arrays if is_regular(root / name / FILE))):

@@ -19,7 +19,7 @@ from bigcluster.store.marks import Mark, Marks
 from bigcluster.store.payloads import GROUP
 from bigcluster.store.shapes import FILE, LIMIT_BYTES
 
-STAGE = "metadata"
+MARK = "metadata"
 CRC_BYTES = 4
 """At the end of every chunk file: its CRC-32C."""
 
@@ -28,27 +28,27 @@ def vouch(marks: Marks, root: Path, name: str = "") -> None:
     """Sync the metadata of an array (of the group: no name) and mark them. Nothing happens where they are marked."""
     file = root / name / FILE
     text = read_bounded(file, LIMIT_BYTES).decode()
-    known = marks.read(STAGE, name or GROUP)
+    known = marks.read(MARK, name or GROUP)
     if known is None or known.payload["text"] != text:
         sync_all([file])
         digests = {file.relative_to(root).as_posix(): digest_of(text.encode())}
-        marks.write(STAGE, Mark("", digests, {"text": text}), name or GROUP)
+        marks.write(MARK, Mark("", digests, {"text": text}), name or GROUP)
 
 
 def is_vouched(marks: Marks, name: str) -> bool:
     """Whether there is a mark for the metadata of an array, sound or not."""
-    return marks.path(STAGE, name).is_file()
+    return marks.path(MARK, name).is_file()
 
 
 def is_changed(marks: Marks, root: Path, name: str = "") -> bool:
     """Whether the file is there and is not what its mark says."""
-    mark, file = marks.read(STAGE, name or GROUP), root / name / FILE
+    mark, file = marks.read(MARK, name or GROUP), root / name / FILE
     return mark is not None and file.is_file() and _content(file) != mark.payload["text"].encode()
 
 
 def restore(marks: Marks, root: Path, name: str = "") -> None:
     """Where the file is not what its mark says, put it back. Without a mark it stays as it is."""
-    mark = marks.read(STAGE, name or GROUP)
+    mark = marks.read(MARK, name or GROUP)
     file = root / name / FILE
     if mark is None:
         return
@@ -69,7 +69,7 @@ def _content(file: Path) -> bytes:
 
 def forget(marks: Marks, name: str) -> None:
     """The array is about to go."""
-    marks.remove(STAGE, name)
+    marks.remove(MARK, name)
 
 
 def chunk_file_bytes(root: Path, name: str) -> int:

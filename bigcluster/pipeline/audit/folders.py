@@ -16,9 +16,9 @@ from random import Random
 from bigcluster.files.durable import digest_of_file, is_folder, is_regular
 from bigcluster.outdir.owned import Known, Owned, is_ours_by_content, known_file, known_link
 from bigcluster.outputs.folders import FOLDER, LABELS, is_same, labelled_files, looks_equal
+from bigcluster.planning.stage_names import OUTPUT
 from bigcluster.store import Damage
 
-STAGE = "output"
 SHOWN = 3
 
 
@@ -63,8 +63,8 @@ def audit(out: Path, root: Path, made: Owned | None, *, sample: int | None = Non
         if what in _SOURCES:
             found.note(what, path)
         elif what is not None:
-            found.damaged.append(Damage(f"{FOLDER}/{file}", STAGE, what))
-    found.damaged += (Damage(f"{FOLDER}/{folder}", STAGE, _moved(n)) for folder, n in sorted(moved.items()))
+            found.damaged.append(Damage(f"{FOLDER}/{file}", OUTPUT, what))
+    found.damaged += (Damage(f"{FOLDER}/{folder}", OUTPUT, _moved(n)) for folder, n in sorted(moved.items()))
     return found
 
 

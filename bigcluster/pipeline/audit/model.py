@@ -17,7 +17,8 @@ from bigcluster.errors import StoreError
 from bigcluster.kernels.kmeans.assign import two_nearest
 from bigcluster.kernels.kmeans.centers import fit_scaler, prepare
 from bigcluster.kernels.linalg.moments import block_moments
-from bigcluster.stages import cluster, components, ingest, reduce
+from bigcluster.planning.stage_names import CLUSTER, COMPONENTS, INGEST, REDUCE
+from bigcluster.stages import cluster, ingest, reduce
 from bigcluster.store import Damage, Mark, Store, StoredRows, read_whole
 from bigcluster.store.row_source import RowSource, spans
 
@@ -58,11 +59,11 @@ def _sized(store: Store, stage: str) -> Mark | None:
 
 def audit(store: Store, stored: Stored, missing: set[str]) -> Iterator[Damage]:
     """What does not fit. missing : stages already known to be damaged; what depends on them is not looked at."""
-    if stored.n_blocks and ingest.STAGE not in missing:
+    if stored.n_blocks and INGEST not in missing:
         yield from _audit_pixels(store, stored.n_blocks)
-    if stored.fitted is not None and not missing & {ingest.STAGE, reduce.STAGE}:
-        yield from _audit_reduction(store, stored.fitted, made=components.STAGE not in missing)
-    if stored.clustered is not None and not missing & {ingest.STAGE, reduce.STAGE, cluster.STAGE}:
+    if stored.fitted is not None and not missing & {INGEST, REDUCE}:
+        yield from _audit_reduction(store, stored.fitted, made=COMPONENTS not in missing)
+    if stored.clustered is not None and not missing & {INGEST, REDUCE, CLUSTER}:
         yield from _audit_clusters(store, stored.clustered)
 
 
@@ -71,48 +72,48 @@ def _audit_pixels(store: Store, n_blocks: int) -> Iterator[Damage]:
     try:
         recorded = np.fromiter((record.ok for record in ingest.records(store, n_blocks)), bool)
     except StoreError as error:  # a block's mark is gone
-        yield Damage("marks/ingest", ingest.STAGE, f"is not whole: {error}")
+        yield Damage("marks/ingest", INGEST, f"is not whole: {error}")
         return
     if not np.array_equal(ok, recorded) or len(ok) != store.array("pixels").shape[0]:
-        yield Damage("ok", ingest.STAGE, "does not agree with the records of the files")
+        yield Damage("ok", INGEST, "does not agree with the records of the files")
     if len(store.load("row_keys")) != int(ok.sum()):
-        yield Damage("row_keys", ingest.STAGE, f"has not one key for each of {int(ok.sum())} good rows")
+        yield Damage("row_keys", INGEST, f"has not one key for each of {int(ok.sum())} good rows")
 
 
 def _audit_reduction(store: Store, fitted: Mark, *, made: bool) -> Iterator[Damage]:
     """made : whether components that were made later may be looked at."""
     n_ok, values = int(store.load("ok").sum()), store.load("explained_variance")
     if not np.isfinite(values).all() or (values < 0).any() or (np.diff(values) > 0).any():
-        yield Damage("explained_variance", reduce.STAGE, "is not finite and descending")
+        yield Damage("explained_variance", REDUCE, "is not finite and descending")
     if not np.isfinite(store.load("mean")).all():
-        yield Damage("mean", reduce.STAGE, "is not finite")
+        yield Damage("mean", REDUCE, "is not finite")
     if store.array("scores").shape != (n_ok, fitted.payload["n_components"]):
-        yield Damage("scores", reduce.STAGE, f"has the shape {store.array('scores').shape}, {n_ok} rows are good")
+        yield Damage("scores", REDUCE, f"has the shape {store.array('scores').shape}, {n_ok} rows are good")
     kept = "components" if fitted.payload["components"] == "stored" else "left"
-    later = {components.STAGE} if made and store.mark(components.STAGE) is not None else set()
+    later = {COMPONENTS} if made and store.mark(COMPONENTS) is not None else set()
     for name in sorted({"scores", kept} | later):
         if not all(np.isfinite(block).all() for block in _chunks(store.array(name))):
-            yield Damage(name, reduce.STAGE, "is not finite")
+            yield Damage(name, REDUCE, "is not finite")
 
 
 def _audit_clusters(store: Store, clustered: Mark) -> Iterator[Damage]:
     centers, labels, distance = (store.load(name) for name in ("centers", "labels", "distance"))
     n_ok, n_clusters = int(store.load("ok").sum()), clustered.payload["n_clusters"]
     if len(centers) != n_clusters or not np.isfinite(centers).all():
-        yield Damage("centers", cluster.STAGE, f"is not {n_clusters} finite centers")
+        yield Damage("centers", CLUSTER, f"is not {n_clusters} finite centers")
         return
     if len(labels) != n_ok or len(distance) != n_ok:
-        yield Damage("labels", cluster.STAGE, f"has {len(labels)} rows, {n_ok} are good")
+        yield Damage("labels", CLUSTER, f"has {len(labels)} rows, {n_ok} are good")
         return
     sizes = Counter(labels.tolist())
     if set(sizes) != set(range(n_clusters)) or [sizes[c] for c in range(n_clusters)] != sorted(
         sizes.values(), reverse=True
     ):
-        yield Damage("labels", cluster.STAGE, "does not number the clusters by size")
+        yield Damage("labels", CLUSTER, "does not number the clusters by size")
     if not np.isclose(float((distance**2).sum()), clustered.payload["inertia"], rtol=1e-9):
-        yield Damage("distance", cluster.STAGE, "does not add up to the inertia")
+        yield Damage("distance", CLUSTER, "does not add up to the inertia")
     if (_nearest(_rows(store, clustered, centers.shape[1]), centers) != labels[:_LABELLED_ROWS]).any():
-        yield Damage("labels", cluster.STAGE, "does not name the nearest centers")
+        yield Damage("labels", CLUSTER, "does not name the nearest centers")
 
 
 def _rows(store: Store, clustered: Mark, n_columns: int) -> NDArray[Any]:

@@ -24,11 +24,11 @@ from bigcluster.outdir import MANIFEST, RUN_TOML, results
 from bigcluster.outputs import manifest_copy, tables
 from bigcluster.outputs.summary import read_summary
 from bigcluster.pipeline.audit.model import Stored
-from bigcluster.stages import ingest, reduce
+from bigcluster.planning.stage_names import OUTPUT, REDUCE
+from bigcluster.stages import ingest
 from bigcluster.stages.cluster import load_labels, load_membership
 from bigcluster.store import Damage, Store
 
-STAGE = "output"
 Row = list[str]
 
 
@@ -44,14 +44,14 @@ def audit(out: Path, store: Store, stored: Stored) -> Iterator[Damage]:
     for name in sorted(digests.keys() - {RUN_TOML}):
         what = _difference(out / name, compare.get(name), digests[name])
         if what is not None:
-            yield Damage(name, STAGE, what)
+            yield Damage(name, OUTPUT, what)
     if what := _difference_of_list(out, store):
-        yield Damage(MANIFEST, manifest_copy.STAGE, what)
+        yield Damage(MANIFEST, manifest_copy.MARK, what)
 
 
 def _difference_of_list(out: Path, store: Store) -> str | None:
     """What is wrong with the list of images that was given in Python, where the last run was of one."""
-    settings, mark = tomllib.loads(results.listed_settings(store.marks)), store.mark(manifest_copy.STAGE)
+    settings, mark = tomllib.loads(results.listed_settings(store.marks)), store.mark(manifest_copy.MARK)
     if mark is None or settings.get("images") != os.path.join(settings.get("out", ""), MANIFEST):
         return None
     path = out / MANIFEST
@@ -110,7 +110,7 @@ def _compare_images(path: Path, store: Store, stored: Stored) -> str | None:
 
 
 def _compare_variance(path: Path, store: Store, stored: Stored) -> str | None:
-    if stored.fitted is None or store.mark(reduce.STAGE) is None:
+    if stored.fitted is None or store.mark(REDUCE) is None:
         return None
     ratio = store.load("explained_variance") / stored.fitted.payload["total_variance"]
     return _first_difference(_body(path, tables.VARIANCE_COLUMNS), tables.variance_rows(ratio))

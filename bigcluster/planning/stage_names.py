@@ -1,0 +1,19 @@
+"""The names of the stages: plans, completion marks, summary.json, memory.csv and progress all use these.
+
+The store keeps its marks under them, so a changed name is another format.
+"""
+
+from __future__ import annotations
+
+INGEST = "ingest"
+REDUCE = "reduce"
+SWEEP = "sweep"
+CLUSTER = "cluster"
+OUTPUT = "output"
+REPORT = "report"
+
+# What a finished run gets when somebody asks for it.
+PREDICT = "predict"
+COMPONENTS = "components"
+NORMS = "norms"
+NOVELTY = "novelty"
