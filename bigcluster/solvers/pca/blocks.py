@@ -110,6 +110,7 @@ class Blocks:
             self._delete(self._tile(k, t))
 
     def delete_all(self) -> None:
+        """Delete the tiles of all blocks; their columns still count."""
         for k in range(len(self.widths)):
             self.delete(k)
 

@@ -57,12 +57,15 @@ class TiledMatrix:
         self._buffer = buffer
 
     def put(self, j: int, i: int, tile: AnyArray) -> None:
+        """Set tile (j, i), i <= j: (rows of tile j, rows of tile i)."""
         self._buffer.put(f"matrix/{j}/{i}", tile)
 
     def get(self, j: int, i: int) -> AnyArray:
+        """Tile (j, i), i <= j."""
         return self._buffer.get(f"matrix/{j}/{i}")
 
     def pairs(self) -> list[tuple[int, int]]:
+        """(j, i) of every tile, i <= j."""
         return [(j, i) for j in range(len(self.tile_spans)) for i in range(j + 1)]
 
     def apply(self, t: int, block: Callable[[int], Float32Array]) -> Float32Array:
@@ -78,6 +81,7 @@ class TiledMatrix:
         return float_product(self.get(i, t), block(i), transpose_left=True)
 
     def dense(self) -> Float64Array:
+        """The whole (n, n) matrix in float64."""
         full = np.empty((self.n, self.n))
         for j, i in self.pairs():
             tile = self.get(j, i)
@@ -86,6 +90,7 @@ class TiledMatrix:
         return full
 
     def delete(self) -> None:
+        """Delete all tiles."""
         for j, i in self.pairs():
             self._buffer.delete(f"matrix/{j}/{i}")
 

@@ -117,6 +117,7 @@ class GramScores:
         return signed
 
     def write_components(self, rows: RowSource, mean: Float64Array, sink: Sink) -> None:
+        """Write the (n_components, n_columns) float32 components in column blocks; reads `rows` once."""
         components_from_dual_coef(rows, mean, self._dual_coef, self.n_components, self.tile_spans, sink, self.runtime)
 
 

@@ -41,13 +41,16 @@ class Candidate:
         self._buffer, self._runtime = buffer, runtime
 
     def put(self, t: int, block: Float32Array) -> None:
+        """Replace tile t by `block`, (rows_t, b)."""
         self._buffer.put(f"block/{t}", np.ascontiguousarray(block))
 
     def get(self, t: int) -> Float32Array:
+        """Tile t, (rows_t, b)."""
         block: Float32Array = self._buffer.get(f"block/{t}")
         return block
 
     def delete(self, t: int) -> None:
+        """Delete tile t, where there is one."""
         self._buffer.delete(f"block/{t}")
 
     def fill(self, width: int, seed: int) -> None:
@@ -209,6 +212,7 @@ class Krylov:
             self.buffer.delete(f"inner/{name}")
 
     def inner(self, name: str) -> Float64Array:
+        """The (size, size) inner products of this name; see the class."""
         matrix: Float64Array = self.buffer.get(f"inner/{name}")
         return matrix
 

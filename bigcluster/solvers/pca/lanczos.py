@@ -209,6 +209,7 @@ class _Lanczos:
         self._values: dict[int, Float64Array] = {}  # Ritz values by the number of basis vectors
 
     def run(self, seed: int) -> Eigenpairs:
+        """Grow the basis until it has converged, and return the leading eigenpairs."""
         blocks = self._start(seed)
         next_look, end = lanczos_size(self._target, self._matrix.n), math.inf
         restarts = 0

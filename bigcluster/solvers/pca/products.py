@@ -224,10 +224,12 @@ class ProductPlan:
 
     @property
     def tile_spans(self) -> list[tuple[int, int]]:
+        """(start, stop) of the rows of each tile."""
         return list(spans(self.n, TILE))
 
     @property
     def steps(self) -> int:
+        """The number of k blocks of all passes, for the progress of a fit."""
         return len(self.block_columns) * -(-self.k // self.k_block)
 
 

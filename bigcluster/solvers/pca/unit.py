@@ -46,10 +46,12 @@ class RescaledRows:
 
     @property
     def shape(self) -> tuple[int, int]:
+        """(n_rows, n_columns)."""
         return self.rows.shape
 
     @property
     def dtype(self) -> np.dtype[Any]:
+        """The dtype of the rows."""
         return self.rows.dtype
 
     def read(self, start: int, stop: int, columns: slice = slice(None), *, spent: AnyArray | None = None) -> AnyArray:
