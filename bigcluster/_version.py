@@ -1,3 +1,3 @@
-"""The version, for modules that may not import the package itself."""
+"""The version number, in a module that every other module may import."""
 
 __version__ = "0.1.0"

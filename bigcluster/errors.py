@@ -1,52 +1,52 @@
-"""Every error that bigcluster raises on purpose, and the exit code that the command line gives it.
+"""All errors that bigcluster raises on purpose, with the exit codes that the command line gives them.
 
     BigclusterError              exit 1: the run failed
     ├── UsageError               exit 2: wrong usage or configuration
-    │   ├── ConfigError          unknown key, bad value, two settings that exclude each other
-    │   ├── ImagesNotFoundError  there is nothing at IMAGES
-    │   ├── OutError             OUT inside IMAGES, of other images, or a folder that is not ours
+    │   ├── ConfigError          an unknown key, a bad value, or two settings that exclude each other
+    │   ├── ImagesNotFoundError  nothing exists at IMAGES
+    │   ├── OutError             OUT lies inside IMAGES, belongs to other images, or is a folder that is not ours
     │   │   └── RunNotFoundError there is no run in OUT; a StoreError as well
     │   └── MemoryBudgetError    the plan does not fit the budget
-    ├── NoImagesError            nothing listed, or nothing of it could be read
-    ├── TooFewSamplesError       fewer good rows than clusters or components need
-    ├── ImageSizeError           `size = "native"` on images of unequal size
+    ├── NoImagesError            no image is listed, or none of the listed ones can be read
+    ├── TooFewSamplesError       there are fewer good images than clusters or components
+    ├── ImageSizeError           `size = "native"` is used on images of unequal size
     ├── VarianceNotReachedError  the spectrum that was computed ends below the target
-    ├── InputChangedError        a manifest that was changed while it was in use
-    ├── InvalidDataError         NaN or infinity in float input
+    ├── InputChangedError        a manifest was changed while it was in use
+    ├── InvalidDataError         float input holds NaN or infinity
     ├── OutOfMemoryError         the system gave no more memory
     ├── InstallationError        a part of bigcluster itself is missing
     ├── ProfiledRunError         the run that was to be profiled failed; it has that run's exit code
     └── StoreError               OUT cannot be read or written, or is in use
         └── DamagedError         what OUT holds is not what was written
 
-A picture that cannot be read is not an error: it is a row with a status (see kernels/decode.py).
+An image that cannot be read is not an error: it is a row with a status (see kernels/decode/result.py).
 """
 
 from __future__ import annotations
 
 
 class BigclusterError(Exception):
-    """The run failed. The message is one line: what was needed, what there was, what to change."""
+    """The run failed. The message is one line: it says what was needed, what there was, and what to change."""
 
     exit_code = 1
 
 
 class UsageError(BigclusterError, ValueError):
-    """The call itself is wrong: nothing was started, nothing was changed."""
+    """The call itself is wrong. Nothing was started and nothing was changed."""
 
     exit_code = 2
 
 
 class ConfigError(UsageError):
-    """An unknown key, a value out of its range, or two settings that exclude each other."""
+    """A key is unknown, a value is out of its range, or two settings exclude each other."""
 
 
 class OutError(UsageError):
-    """OUT cannot be used for this call."""
+    """The folder OUT cannot be used for this call."""
 
 
 class ImagesNotFoundError(UsageError, FileNotFoundError):
-    """IMAGES names nothing that exists."""
+    """Nothing exists under the path IMAGES."""
 
 
 class MemoryBudgetError(UsageError, MemoryError):
@@ -58,23 +58,23 @@ class NoImagesError(BigclusterError, FileNotFoundError):
 
 
 class TooFewSamplesError(BigclusterError, ValueError):
-    """Fewer good rows than clusters or components were asked for."""
+    """There are fewer good rows than the clusters or components that were asked for."""
 
 
 class ImageSizeError(BigclusterError, ValueError):
-    """`size = "native"` needs images of one size."""
+    """The images have different sizes, and `size = "native"` needs images of one size."""
 
 
 class VarianceNotReachedError(BigclusterError):
-    """The largest rank that could be computed captures less than the variance asked for."""
+    """All components that could be computed explain less than the share of the variance that was asked for."""
 
 
 class InputChangedError(BigclusterError):
-    """A manifest is no longer what was listed: its rows would get the results of others."""
+    """A manifest was changed after it was listed: its rows would get the results of other images."""
 
 
 class InvalidDataError(BigclusterError, ValueError):
-    """Float input holds NaN or infinity; the message names the first such row."""
+    """Float input holds NaN or infinity. The message names the first such row."""
 
 
 class InstallationError(BigclusterError):
@@ -82,13 +82,14 @@ class InstallationError(BigclusterError):
 
 
 class OutOfMemoryError(BigclusterError, MemoryError):
-    """The system gave no more memory while a stage ran: others took it, or a limit is below the budget."""
+    """The system gave no more memory while a stage ran: other programs took it, or a limit is below the budget."""
 
 
 class ProfiledRunError(BigclusterError):
-    """The run under memory-profiler failed, with this exit code."""
+    """The run under memory-profiler failed. The error has the exit code of that run."""
 
     def __init__(self, message: str, exit_code: int) -> None:
+        """exit_code : int, the exit code of the run."""
         super().__init__(message)
         self.exit_code = exit_code
 
@@ -98,8 +99,8 @@ class StoreError(BigclusterError, OSError):
 
 
 class RunNotFoundError(OutError, StoreError):
-    """OUT, which should hold a run, is no folder or was never written by a run."""
+    """OUT should hold a run, but it is not a folder, or no run ever wrote into it."""
 
 
 class DamagedError(StoreError):
-    """What OUT holds is not what was written."""
+    """OUT does not hold what was written there."""

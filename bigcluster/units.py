@@ -1,4 +1,4 @@
-"""Bytes, counts and seconds: reading them from people, showing them to people."""
+"""Sizes in bytes, counts and seconds: how text from people is read, and how values are shown to people."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ _FACTORS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": 
 
 
 MOST_BYTES = 2**63 - 1
-"""Of a size: more than any machine has, and what 64 bits hold."""
+"""The largest size in bytes that is accepted: what a signed 64-bit number holds, and more than any machine has."""
 MOST_COUNT = 10**15
-"""Of a number of images: arithmetic with them stays far from what 64 bits hold."""
+"""The largest number of images that is accepted: sizes computed from it stay within 64 bits."""
 _MOST_SHOWN = 80
-"""Characters of a value in a message."""
+"""Characters of a value that a message quotes: enough to recognise it, and a message stays one line."""
 
 
 def shown(value: object) -> str:
-    """A value as a message quotes it: of a bounded length, whatever somebody gave."""
+    """Return a value as a message quotes it: its repr, shortened to a bounded length."""
     try:
         text = repr(value)
     except (ValueError, RecursionError):  # Python shows no number of thousands of digits
@@ -35,7 +35,7 @@ def shown(value: object) -> str:
 
 
 def as_whole(value: object) -> int | None:
-    """An int of Python or numpy as int; None for anything else, such as True, 2.0 and "2"."""
+    """Return a whole number of Python or numpy as int, and None for anything else, such as True, 2.0 or "2"."""
     if isinstance(value, bool) or not isinstance(value, SupportsIndex):
         return None
     try:
@@ -45,7 +45,7 @@ def as_whole(value: object) -> int | None:
 
 
 def as_real(value: object) -> float | None:
-    """A number of Python or numpy as float; None for anything else, and for what is too large for a float."""
+    """Return a number of Python or numpy as float; None for anything else, or for a number too large for a float."""
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         return None
     try:
@@ -55,18 +55,26 @@ def as_real(value: object) -> float | None:
 
 
 def printable(text: str) -> str:
-    """Text as one line for a terminal: what it would obey, such as an escape sequence in a file's name, is shown."""
+    """Return text as one line for a terminal. Control characters, which file names may hold, are shown as escapes."""
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def counted(number: int, what: str, one: str = "", several: str = "") -> str:
-    """(1, "file") -> '1 file'; (2000, "file", "is", "are") -> '2,000 files are'. The plural of `what` takes an s."""
+    """Return a number with its noun and verb.
+
+    (1, "file") -> '1 file'; (2000, "file", "is", "are") -> '2,000 files are'.
+
+    what : the noun in the singular; its plural is formed with an s. one, several : the verb in the singular and plural.
+    """
     noun, verb = (what, one) if number == 1 else (f"{what}s", several)
     return f"{number:,} {noun} {verb}".rstrip()
 
 
 def parse_bytes(text: Any, name: str = "memory") -> int:
-    """`"512MiB"` -> 536870912. A number without a unit is refused: 512 of what? name : of the setting."""
+    """Read a size with its unit: `"512MiB"` -> 536870912 bytes.
+
+    name : the setting, for the message. Raises ConfigError for anything else, also for a number without a unit.
+    """
     if not isinstance(text, str):
         raise ConfigError(f'{name} must be a size with its unit, such as "512MiB" or "1.5GiB", not {shown(text)}')
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)?\s*", text)
@@ -85,7 +93,7 @@ def parse_bytes(text: Any, name: str = "memory") -> int:
 
 
 def parse_count(text: str) -> int:
-    """`"8190"`, `"1M"`, `"100e6"` -> a whole number of at least 1."""
+    """Read a number of images, such as `"8190"`, `"1M"` or `"100e6"`. Raises ConfigError for anything else."""
     match = re.fullmatch(r"([0-9]{1,20})(?:\.([0-9]{1,20}))?(?:[eE]([0-9]{1,2})|([kMG]))?", text)
     if match is not None:
         whole, decimals, exponent, factor = match.groups()
@@ -97,7 +105,7 @@ def parse_count(text: str) -> int:
 
 
 def show_bytes(n_bytes: float) -> str:
-    """1536 -> '1.5 KiB'; three significant digits are enough for a person."""
+    """Show a size with three significant digits: 1536 -> '1.5 KiB'."""
     value = float(n_bytes)
     for unit in ("B", "KiB", "MiB", "GiB", "TiB"):
         if abs(value) < 1000 or unit == "TiB":
@@ -107,11 +115,12 @@ def show_bytes(n_bytes: float) -> str:
 
 
 def show_count(count: int) -> str:
+    """Show a number with commas: 100000 -> '100,000'."""
     return f"{count:,}"
 
 
 def show_seconds(seconds: float) -> str:
-    """75.2 -> '1 min 15 s'."""
+    """Show a duration: 75.2 -> '1 min 15 s'."""
     if seconds < 10:
         return f"{seconds:.1f} s"
     if seconds < 60:

@@ -230,6 +230,12 @@ def test_every_setting_stands_in_the_readme(name: str) -> None:
     )
 
 
+def test_the_readme_says_of_every_setting_what_the_schema_says() -> None:
+    table = readme().partition("<!-- settings: begin -->")[2].partition("<!-- settings: end -->")[0]
+    rows = dict(re.findall(r"^\| `([\w.]+)` \| [^|]+ \| (.*) \|$", table, re.MULTILINE))
+    assert rows == {name: key.doc for name, key in KEYS.items()}
+
+
 def test_the_readme_names_every_command_and_no_other() -> None:
     used = set(re.findall(r"^\$ bigcluster ([a-z]+)", readme(), re.MULTILINE))
     assert used <= set(COMMANDS)

@@ -1,4 +1,4 @@
-"""The numbers of clusters that `k` may name: one, or a range to sweep."""
+"""The setting `k`: one number of clusters, or a range of numbers to compare."""
 
 from __future__ import annotations
 
@@ -10,16 +10,20 @@ from bigcluster.errors import ConfigError
 from bigcluster.units import as_whole, shown
 
 MOST_CLUSTERS = 2**31 - 1
-"""Labels are 32-bit numbers."""
+"""The largest number of clusters: labels are signed 32-bit numbers."""
 MOST_KS = 10_000
-"""Values of k in one sweep: each is a fit of its own, and a row of a table that somebody reads."""
+"""The most values of k in one sweep: each one is a fit of its own, and a row of a table that somebody reads."""
 _DIGITS = 20
-"""Of a number that is read at all; Python refuses to read numbers of some thousand digits."""
+"""The most digits of a number that is read; Python refuses to read numbers of some thousand digits."""
 _FORMS = "a number (10), a range (5:20 or 10:100:10, ends included) or a list (5,9,17)"
 
 
 def parse_ks(name: str, value: Any) -> tuple[int, ...]:
-    """10 -> (10,); "5:7" -> (5, 6, 7); "10:30:10" -> (10, 20, 30); "5,9,17" -> (5, 9, 17). Ascending, distinct."""
+    """Read a number, a range or a list: 10 -> (10,); "5:7" -> (5, 6, 7); "10:30:10" -> (10, 20, 30); "5,9" -> (5, 9).
+
+    name : str, the setting, for the message. value : int or str. Returns distinct numbers in ascending order.
+    Raises ConfigError for anything else.
+    """
     number = as_whole(value)
     if number is not None:
         if not 1 <= number <= MOST_CLUSTERS:
@@ -47,6 +51,6 @@ def parse_ks(name: str, value: Any) -> tuple[int, ...]:
 
 
 def clusters(name: str, value: Any) -> int | str:
-    """The check of the setting: a number as int, a range or list as the text that was given."""
+    """Check a value of the setting. Returns one number as int, and a range or a list as its text without spaces."""
     ks = parse_ks(name, value)
     return ks[0] if len(ks) == 1 else str(value).replace(" ", "")

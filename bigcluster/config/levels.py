@@ -1,7 +1,7 @@
-"""Which value of a setting counts: flag > --set > --config > what OUT/run.toml kept > default.
+"""Which value of a setting counts where several are given: flag > --set > --config > kept in OUT/run.toml > default.
 
-`--config` replaces the kept values whole. A level that gives `variance` or `components` drops the other one below it;
-both at one level is an error.
+A `--config` replaces all kept values. A level that gives `variance` or `components` removes the other one of the lower
+levels; a level that gives both is an error.
 """
 
 from __future__ import annotations
@@ -22,21 +22,25 @@ Values = dict[str, Any]
 
 _PACKAGE = Path(__file__).parents[1]
 RUN_ONLY = ("memory", "workers", "scheduler")
-"""They schedule a run and are never kept; a --config file or --set may not hold them."""
+"""These arguments only schedule a run. They are never kept, and a --config file or --set may not hold them."""
 
 _OTHER_NAMES = {"random_state": "seed", "n_clusters": "k", "n_components": "components"}
-"""As scikit-learn calls them."""
+"""Names that scikit-learn uses, and what they are called here."""
 
 
 def shipped_configs() -> dict[str, Path]:
-    """Name -> file of the configs that come with the package (beside it in a checkout)."""
+    """Return the configs that come with the package, by name. In a checkout they lie beside the package."""
     installed = _PACKAGE / "configs"
     folder = installed if installed.is_dir() else _PACKAGE.parent / "configs"
     return {path.stem: path for path in sorted(folder.glob("*.toml"))}
 
 
 def resolve(*, flags: Values, sets: Iterable[str], config: str | None, kept: Values | None) -> Settings:
-    """Merge the levels, lowest first, check every value, and build the settings."""
+    """Merge the levels, check every value, and build the settings.
+
+    flags : dict, values by dotted name; None counts as not given. sets : texts KEY=VALUE. config : a TOML file or the
+    name of a shipped config, or None. kept : dict, the values that OUT/run.toml holds, or None. Raises ConfigError.
+    """
     below = read_config(config) if config is not None else dict(kept or {})
     merged: Values = {"variance": KEYS["variance"].default}
     for level in (below, _checked(parse_sets(sets)), _checked({k: v for k, v in flags.items() if v is not None})):
@@ -56,7 +60,7 @@ def _merge(merged: Values, level: Values) -> None:
 
 
 def parse_sets(sets: Iterable[str]) -> Values:
-    """`["kmeans.n_init=8"]` -> {"kmeans.n_init": 8}. Values are read as TOML, or else as plain text."""
+    """Read texts KEY=VALUE: ["kmeans.n_init=8"] -> {"kmeans.n_init": 8}. A value that is not TOML is plain text."""
     values: Values = {}
     for item in sets:
         name, equals, literal = item.partition("=")
@@ -69,13 +73,13 @@ def parse_sets(sets: Iterable[str]) -> Values:
 def _value_of(literal: str) -> Any:
     try:
         read = tomllib.loads(f"value = {literal}")
-    except (ValueError, RecursionError):  # ValueError: no TOML, or a number of thousands of digits
+    except (ValueError, RecursionError):  # ValueError: this is not TOML, or a number of thousands of digits
         return literal.strip()
     return read["value"] if len(read) == 1 else literal.strip()
 
 
 def read_config(name_or_file: str) -> Values:
-    """The checked values of a TOML file, or of a shipped config by its name."""
+    """Read and check the values of a TOML file, or of a shipped config by its name. Raises ConfigError."""
     shipped = shipped_configs()
     path = Path(local_path("--config", name_or_file))
     if path.suffix != ".toml" and not path.is_file():
@@ -88,6 +92,7 @@ def read_config(name_or_file: str) -> Values:
 
 
 def read_toml(path: Path) -> Values:
+    """Read and check the values of a TOML file, by dotted name. Raises ConfigError with the file in its message."""
     try:
         values = _dotted(tomllib.loads(read_bounded(path, SETTINGS_BYTES, follow=True).decode()))
     except OSError as error:
@@ -100,6 +105,7 @@ def read_toml(path: Path) -> Values:
 
 
 def _dotted(tables: Mapping[str, Any], prefix: str = "") -> Values:
+    """Nested tables of TOML as one dict with dotted names."""
     values: Values = {}
     for name, value in tables.items():
         if isinstance(value, dict):
@@ -114,7 +120,7 @@ def _checked(values: Values) -> Values:
 
 
 def known(name: str) -> Any:
-    """The key of that name; an unknown one is refused, with a valid name where one is near."""
+    """Return the key of this name. Raises ConfigError for an unknown name, with a similar name where there is one."""
     if name in KEYS:
         return KEYS[name]
     if name in RUN_ONLY:
@@ -126,7 +132,7 @@ def known(name: str) -> Any:
 
 
 def to_toml(values: Mapping[str, Any]) -> str:
-    """Dotted names and values -> TOML text with one table per section. None is left out."""
+    """Return TOML text for values by dotted name, with one table per section. Values that are None are left out."""
     lines: list[str] = []
     section = ""
     for name, value in values.items():
