@@ -1,4 +1,4 @@
-"""k-means over rows that may be larger than memory.
+"""k-means over rows that may be larger than memory: Lloyd, mini-batches, two levels, dask-ml, and sweeps of k.
 
 It imports `kernels.kmeans`, `runtime` and `store.row_source`. Begin with fit.py, then lloyd.py (the passes), seeding.py
 (the first centers) and sweep.py (many numbers of clusters at once).

@@ -1,7 +1,7 @@
-"""The rows in canonical blocks: what every pass of k-means reads, and the first pass over them.
+"""The rows of a fit in canonical blocks, which every pass of k-means reads, and the first pass, which takes moments.
 
-A canonical block has a number of rows that depends on the number of columns alone. Sums are formed within blocks and
-added in block order, so neither storage chunks nor the budget nor threads show in a result.
+The number of rows of a canonical block depends on the number of columns alone. Sums are formed within blocks and added
+in block order, so no result depends on storage chunks, the budget or the number of threads.
 """
 
 from __future__ import annotations
@@ -23,20 +23,26 @@ from bigcluster.store.row_source import ArrayRows, RowSource
 
 Result = TypeVar("Result")
 
-_BLOCK_BYTES = 8 * 1024**2  # as float32: fewer, longer calls keep two threads apart; it still fits the last-level cache
+_BLOCK_BYTES = 8 * 1024**2
+"""Bytes of a block as float32: long calls keep threads from waiting for the interpreter lock, and the block still fits
+a last-level cache."""
 _MIN_ROWS, _MAX_ROWS = 256, 32_768
+"""Rows of a block: a product of fewer rows is slow; more rows of few columns would leave small data to one thread."""
+_EXTRA_IN_FLIGHT = 2
+"""Blocks in flight beside those that run, so that a slow block leaves no thread waiting."""
 
 
 def block_rows(n_columns: int) -> int:
-    """Rows of a canonical block: a power of two, about 8 MiB of float32, from 256 to 32,768."""
-    wanted = max(1, _BLOCK_BYTES // (4 * max(1, n_columns)))
-    return min(_MAX_ROWS, max(_MIN_ROWS, 1 << (wanted.bit_length() - 1)))
+    """Choose the rows of a canonical block: a power of two, about 8 MiB of float32, from 256 to 32,768."""
+    n_rows = max(1, _BLOCK_BYTES // (4 * max(1, n_columns)))
+    return min(_MAX_ROWS, max(_MIN_ROWS, 1 << (n_rows.bit_length() - 1)))
 
 
 class Blocks:
-    """A row source read block by block; the first `cached_blocks` blocks stay in memory after their first read.
+    """Reads a row source block by block; as many of the first blocks as `cache_bytes` hold stay in memory.
 
-    Rows that are a numpy array already are never copied.
+    Rows that are a numpy array already are not copied. passes : reads of all rows so far. bytes_read : bytes that came
+    from the source, cached blocks not counted.
     """
 
     def __init__(self, rows: RowSource, runtime: Runtime, cache_bytes: int = 0) -> None:
@@ -47,19 +53,20 @@ class Blocks:
         self.count = -(-self.n_rows // self.size)
         self.bytes_read = 0
         self.passes = 0
-        one = self.size * self.n_columns * rows.dtype.itemsize
-        self._cached_blocks = 0 if isinstance(rows, ArrayRows) else cache_bytes // max(1, one)
+        block_bytes = self.size * self.n_columns * rows.dtype.itemsize
+        self._cached_blocks = 0 if isinstance(rows, ArrayRows) else cache_bytes // max(1, block_bytes)
         self._cache: dict[int, NDArray[Any]] = {}
         self._lock = threading.Lock()
 
     def row_slice(self, number: int) -> slice:
+        """The row numbers of block `number`."""
         return slice(number * self.size, min((number + 1) * self.size, self.n_rows))
 
     def read(self, number: int) -> NDArray[Any]:
-        """Block `number`, (rows, n_columns) in the source's dtype; not to be written into."""
-        found = self._cache.get(number)
-        if found is not None:
-            return found
+        """Read block `number`: (block rows, n_columns) in the dtype of the source. Do not write into it."""
+        cached = self._cache.get(number)
+        if cached is not None:
+            return cached
         part = self.row_slice(number)
         block = self.rows.read(part.start, part.stop)
         with self._lock:
@@ -69,18 +76,20 @@ class Blocks:
         return block
 
     def map(self, task: Callable[[int, NDArray[Any]], Result]) -> Iterator[tuple[int, Result]]:
-        """(number, task(number, block)) for every block, in order: one pass."""
+        """Make one pass: yield (number, task(number, block)) for every block, in order; tasks run in threads."""
         self.passes += 1
 
         def run(number: int) -> Result:
             return task(number, self.read(number))
 
-        # two more than run at once, so that a slow block does not leave a thread waiting
-        results = self.runtime.map(run, range(self.count), in_flight=self.runtime.threads + 2)
+        results = self.runtime.map(run, range(self.count), in_flight=self.runtime.threads + _EXTRA_IN_FLIGHT)
         yield from enumerate(results)
 
     def take(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
-        """The rows of those numbers, in the given order: one pass over the blocks that hold them."""
+        """Read the rows of these numbers, (n,) int64, in their order: one pass over the blocks that hold them.
+
+        Returns (n, n_columns) in the dtype of the source.
+        """
         self.passes += 1
         out = np.empty((len(numbers), self.n_columns), self.rows.dtype)
         order = np.argsort(numbers, kind="stable")
@@ -99,38 +108,44 @@ class Blocks:
 
 @dataclass(frozen=True)
 class Summary:
-    """What the first pass finds. scaler : where the float32 filter looks from."""
+    """What the first pass finds: the moments of all rows, and the scaler of the float32 filters that they give."""
 
     moments: Moments
     scaler: Scaler
 
     @property
     def mean_variance(self) -> float:
-        """Mean over columns of the weighted variance: `tol` is relative to it."""
+        """The mean over columns of the weighted variance, to which `tol` is relative."""
         return float(self.moments.scatter.mean() / self.moments.weight)
 
 
 def summarize(blocks: Blocks, sample_weight: Floats | None) -> Summary:
-    """Moments of all rows. Raises InvalidDataError at a row with NaN or infinity, TooFewSamplesError for no rows."""
+    """Compute the moments of all rows in one pass. sample_weight : (n_rows,) float64, or None for equal weights.
+
+    Raises InvalidDataError for a row with NaN or infinity, TooFewSamplesError where there are no rows or no columns.
+    """
     if blocks.n_rows == 0 or blocks.n_columns == 0:
         raise TooFewSamplesError(
             f"k-means needs at least one row and one column; got {blocks.n_rows} x {blocks.n_columns}"
         )
 
-    def look(number: int, block: NDArray[Any]) -> Moments:
+    def moments_of(number: int, block: NDArray[Any]) -> Moments:
         part = blocks.row_slice(number)
         refuse_bad_rows(block, part.start)
         return block_moments(block, None if sample_weight is None else sample_weight[part])
 
     total: Moments | None = None
-    for _, moments in blocks.map(look):
+    for _, moments in blocks.map(moments_of):
         total = moments if total is None else total.merge(moments)
     assert total is not None
     return Summary(total, fit_scaler(total))
 
 
 def check_weights(sample_weight: NDArray[Any] | None, n_rows: int) -> Floats | None:
-    """(n_rows,) float64, or None for weights that are all the same. Raises UsageError for any that cannot be used."""
+    """Check sample weights and return them as (n_rows,) float64; None, for equal weights, stays None.
+
+    Raises UsageError for another shape, for weights that are negative or not finite, and where all are zero.
+    """
     if sample_weight is None:
         return None
     weights = np.asarray(sample_weight, dtype=np.float64)

@@ -1,4 +1,4 @@
-"""dask-ml's KMeans on our rows, with its known faults worked around, and our own final pass."""
+"""k-means by dask-ml on the rows of a row source, with its known faults worked around, and the final pass of `fit`."""
 
 from __future__ import annotations
 
@@ -13,11 +13,13 @@ from bigcluster.errors import UsageError
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.kmeans.blocks import Blocks
 from bigcluster.solvers.kmeans.fit import check_arguments, finish, open_rows
-from bigcluster.solvers.kmeans.lloyd import Lloyd, Restart
+from bigcluster.solvers.kmeans.lloyd import Lloyd
+from bigcluster.solvers.kmeans.restarts import Restart
 from bigcluster.solvers.kmeans.result import KMeansFit, RowSink
 from bigcluster.store.row_source import RowSource
 
-INIT_ROUNDS = 5  # Bahmani et al. 2012, section 5: more rounds gain little
+INIT_ROUNDS = 5
+"""Rounds of k-means||. Source: Bahmani et al. 2012, section 5: more rounds gain little."""
 
 
 def fit_dask_ml(
@@ -33,12 +35,13 @@ def fit_dask_ml(
     workspace_bytes: int | None = None,
     sink: RowSink | None = None,
 ) -> KMeansFit:
-    """Centers by dask-ml; labels, distances and inertia by us. Not bit-equal between machines or chunkings.
+    """Compute centers by dask-ml, and exact labels, distances and inertia as `fit` does, whose arguments these are.
 
-    dask-ml draws 2 candidates in all unless told otherwise (we ask for 2 k a round), takes tol as absolute (we scale
-    it), restarts only the choice of candidates (we repeat whole fits), turns an emptied cluster into the origin (our
-    iteration afterwards reseeds it) and sums unsquared distances as inertia (ours replaces it). Raises UsageError for
-    more clusters than rows.
+    The centers are not bit-equal between machines or chunkings. dask-ml draws 2 candidates in all by default (here: 2 k
+    in each round), takes `tol` as absolute (here it is scaled), restarts only the choice of candidates (here whole
+    fits), puts an emptied cluster at the origin (here further iterations relocate it), and sums distances that are not
+    squared as inertia (here it is computed again). Raises UsageError for more clusters than rows, and what `fit`
+    raises.
     """
     check_arguments(rows, n_clusters, 1, max_iter, tol, "k-means||" if isinstance(init, str) else init)
     if n_clusters > rows.shape[0]:
@@ -46,11 +49,11 @@ def fit_dask_ml(
     blocks, summary, _ = open_rows(rows, None, runtime, workspace_bytes, n_clusters, 1)
     lloyd = Lloyd(blocks, summary, None)
     restarts = []
-    for turn in range(n_init if isinstance(init, str) else 1):
-        centers, n_iter = _centers(blocks, n_clusters, init, max_iter, tol * summary.mean_variance, seed + turn)
+    for number in range(n_init if isinstance(init, str) else 1):
+        centers, n_iter = _centers(blocks, n_clusters, init, max_iter, tol * summary.mean_variance, seed + number)
         restart = Restart(centers, bounded=False)
         lloyd.step([restart])
-        if (restart.counts == 0).any():  # dead centers: reseeded, and on from there
+        if (restart.counts == 0).any():  # empty clusters: iterations from these centers relocate them
             restart = Restart(centers, bounded=False)
             lloyd.run([restart], max_iter=max_iter, tol=tol, finalize=False)
         lloyd.finalize([restart])
@@ -62,9 +65,9 @@ def fit_dask_ml(
 def _centers(
     blocks: Blocks, n_clusters: int, init: str | NDArray[Any], max_iter: int, tol: float, seed: int
 ) -> tuple[NDArray[np.float64], int]:
-    """One fit of dask-ml's: (n_clusters, r) centers, some of them perhaps dead, and its iterations."""
+    """Run one fit of dask-ml: (n_clusters, r) float64 centers, some of which may have no rows, and its iterations."""
     import dask
-    from dask_ml.cluster import KMeans  # 140 MiB and a second: only where it was asked for
+    from dask_ml.cluster import KMeans  # takes 140 MiB and a second: only where it was requested
 
     model = KMeans(
         n_clusters,
@@ -82,7 +85,7 @@ def _centers(
 
 
 def _as_dask(blocks: Blocks) -> Any:
-    """(n_rows, r) float32 dask array; dask-ml would cast centers back to an integer dtype."""
+    """Make a dask array (n_rows, r) of the blocks; float32, because dask-ml casts centers to the dtype of the rows."""
     import dask
     import dask.array as da
 
@@ -91,7 +94,7 @@ def _as_dask(blocks: Blocks) -> Any:
 
     parts = []
     for number in range(blocks.count):
-        span = blocks.row_slice(number)
-        shape = (span.stop - span.start, blocks.n_columns)
+        rows = blocks.row_slice(number)
+        shape = (rows.stop - rows.start, blocks.n_columns)
         parts.append(da.from_delayed(dask.delayed(part, pure=False)(number), shape, np.float32))
     return da.concatenate(parts)

@@ -18,14 +18,17 @@ from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.kmeans.blocks import Blocks, Summary, check_weights, summarize
 from bigcluster.solvers.kmeans.footprint import share_workspace
-from bigcluster.solvers.kmeans.lloyd import Lloyd, Restart
-from bigcluster.solvers.kmeans.restarts import SavedRestarts, load_restarts
+from bigcluster.solvers.kmeans.lloyd import Lloyd
+from bigcluster.solvers.kmeans.restarts import Restart, SavedRestarts, load_restarts
 from bigcluster.solvers.kmeans.result import ArraySink, KMeansFit, RowSink
 from bigcluster.solvers.kmeans.seeding import PARALLEL_FROM, Keys, initial_centers
 from bigcluster.solvers.progress import OnProgress
 from bigcluster.store.row_source import RowSource
 
-N_INIT = 4  # restarts; they share passes over the data
+N_INIT = 4
+"""Default number of restarts. They share passes over the data: four of them read it as often as the slowest one."""
+SEED_STEP = 7919
+"""Difference between the seeds of two restarts: a prime, so that the restarts of neighbouring seeds are other ones."""
 INITS = ("auto", "k-means++", "k-means||", "random")
 
 
@@ -46,16 +49,22 @@ def fit(
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore = NO_CHECKPOINTS,
 ) -> KMeansFit:
-    """Cluster rows by Lloyd's algorithm.
+    """Cluster rows by Lloyd's algorithm, and label them by the best of `n_init` restarts.
 
-    rows : (n_rows, n_columns) of any real dtype. row_keys : (n_rows,) uint64, what randomness is keyed by, such as a
-    hash of the path; the row number by default. init : "k-means++", "k-means||", "auto" (by n_clusters), "random"
-    (rows) or centers, (n_clusters, n_columns) for one restart, (n_restarts, n_clusters, n_columns) for several. tol :
-    relative to the mean variance of the columns. workspace_bytes : what rows, bounds and labels may hold between
-    passes; it decides speed, never a result; no limit by default. sink : takes the final pass; arrays in the result by
-    default. checkpoints : where the fit saves its state, so that a killed fit goes on from there.
+    rows : (n_rows, n_columns) of any real dtype.
+    row_keys : (n_rows,) uint64, the keys of randomness, such as a hash of the path; by default the row number.
+    init : "k-means++", "k-means||", "random" (rows), "auto" (by n_clusters), or centers: (n_clusters, n_columns) for
+    one restart, (n_restarts, n_clusters, n_columns) for several.
+    max_iter : most iterations. tol : the sum of squared center shifts at which a restart has converged, relative to the
+    mean variance of the columns.
+    sample_weight : (n_rows,), none negative; None for equal weights.
+    workspace_bytes : bytes that cached rows, bounds and labels may take between passes, None for no limit. It decides
+    speed, never a result.
+    sink : takes the final pass; by default the result holds its arrays.
+    checkpoints : where the fit saves its state, so that a killed fit goes on from there.
 
-    Raises UsageError for arguments out of range, InvalidDataError for NaN or infinity, TooFewSamplesError for no rows.
+    Raises UsageError for arguments out of range, ConfigError for an unknown init, InvalidDataError for NaN or infinity,
+    TooFewSamplesError where there are no rows.
     """
     n_restarts = check_arguments(rows, n_clusters, n_init, max_iter, tol, init)
     blocks, summary, weights = open_rows(rows, sample_weight, runtime, workspace_bytes, n_clusters, n_restarts)
@@ -70,7 +79,7 @@ def fit(
     elif isinstance(init, str):
         method = init if init != "auto" else ("k-means||" if n_clusters >= PARALLEL_FROM else "k-means++")
         keys = check_keys(row_keys, blocks.n_rows)
-        seeds = [seed + 7919 * turn for turn in range(n_restarts)]
+        seeds = [seed + SEED_STEP * number for number in range(n_restarts)]
         centers, short = initial_centers(
             blocks, summary.scaler, method, n_clusters, seeds=seeds, keys=keys, sample_weight=weights
         )
@@ -83,7 +92,7 @@ def fit(
         restarts = [Restart(centers, bounded=bounded(n_clusters)) for centers in init_centers]
     lloyd = Lloyd(blocks, summary, weights)
     save = SavedRestarts(checkpoints, blocks, {"reason": reason}).save
-    # one restart is finalized by the final pass itself
+    # A single restart needs no finalizing to be the best one: the final pass computes the same.
     finalize = len(restarts) > 1
     lloyd.run(restarts, max_iter=max_iter, tol=tol, on_progress=on_progress, finalize=finalize, done=done, save=save)
     return finish(lloyd, restarts, n_requested=n_clusters, algorithm="lloyd", reason=reason, sink=sink)
@@ -97,9 +106,10 @@ def fit_given(
     runtime: Runtime | None = None,
     workspace_bytes: int | None = None,
 ) -> KMeansFit:
-    """The clusters of centers that another fit of the same rows ended with: the final pass alone.
+    """Label rows by the centers that another fit of the same rows ended with: the final pass alone.
 
-    centers : (k, n_columns) float64. n_iter : the iterations that led to them, for the record.
+    rows : (n_rows, n_columns) of any real dtype. centers : (k, n_columns) float64. n_iter : the iterations that led to
+    them, for the result. Raises UsageError, InvalidDataError and TooFewSamplesError as `fit` does.
     """
     blocks, summary, _ = open_rows(rows, None, runtime, workspace_bytes, len(centers), 1)
     restart = Restart(np.array(centers, dtype=np.float64), bounded=False)
@@ -108,7 +118,7 @@ def fit_given(
 
 
 def fewer_than(n_clusters: int, distinct: int) -> str:
-    """Why there are fewer clusters than were asked for."""
+    """Say why there are fewer clusters than requested."""
     return f"the rows hold only {distinct} distinct values, {n_clusters} clusters were asked for"
 
 
@@ -120,7 +130,10 @@ def open_rows(
     n_clusters: int,
     n_restarts: int,
 ) -> tuple[Blocks, Summary, Floats | None]:
-    """The rows as blocks, with as many kept in memory as the workspace leaves room for, and their summary."""
+    """Make the blocks of the rows and take their summary, one pass; return both, and the checked weights.
+
+    As many blocks stay in memory as the workspace leaves room for. Raises as `check_weights` and `summarize` do.
+    """
     weights = check_weights(sample_weight, rows.shape[0])
     _, cache = share_workspace(workspace_bytes, *rows.shape, n_clusters, n_restarts)
     blocks = Blocks(rows, runtime or EmbeddedRuntime(), cache)
@@ -128,13 +141,14 @@ def open_rows(
 
 
 def keeps_bounds(blocks: Blocks, n_clusters: int, n_restarts: int, workspace_bytes: int | None) -> bool:
+    """Whether the restarts keep distance bounds in this workspace."""
     return share_workspace(workspace_bytes, blocks.n_rows, blocks.n_columns, n_clusters, n_restarts)[0]
 
 
 def check_arguments(
     rows: RowSource, n_clusters: int, n_init: int, max_iter: int, tol: float, init: str | NDArray[Any]
 ) -> int:
-    """How many restarts there will be. Raises UsageError or ConfigError."""
+    """Check the arguments of a fit, and return the number of its restarts. Raises UsageError or ConfigError."""
     if n_clusters < 1:
         raise UsageError(f"n_clusters must be at least 1, not {n_clusters}")
     if n_init < 1 or max_iter < 1 or tol < 0:
@@ -152,6 +166,7 @@ def check_arguments(
 
 
 def check_keys(row_keys: NDArray[np.uint64] | None, n_rows: int) -> Keys:
+    """Return row_keys, (n_rows,) uint64, or the row numbers for None. Raises UsageError for another shape or dtype."""
     if row_keys is None:
         return np.arange(n_rows, dtype=np.uint64)
     if row_keys.shape != (n_rows,) or row_keys.dtype != np.uint64:
@@ -169,9 +184,10 @@ def finish(
     sink: RowSink | None = None,
     notes: tuple[str, ...] = (),
 ) -> KMeansFit:
-    """The pass that labels every row by the centers of the best restart; those that no row is nearest to are left out.
+    """Make the final pass, which labels every row by the centers of the best restart, and return the result of the fit.
 
-    restarts : one, or several that are finalized.
+    restarts : a single one, or several that are finalized. n_requested : clusters that the caller requested; `reason`
+    says why there are fewer. Centers that are nearest to no row are left out, which needs another pass.
     """
     blocks, summary = lloyd.blocks, lloyd.summary
     best = min(restarts, key=lambda restart: restart.inertia)
@@ -202,7 +218,11 @@ def finish(
 
 @dataclass(frozen=True)
 class Written:
-    """counts : (k,) int64, rows of each cluster. filled : each holds a row of positive weight. inertia : weighted."""
+    """What the final pass has counted.
+
+    counts : (k,) int64, rows of each cluster. filled : whether each cluster holds a row of positive weight. inertia :
+    the weighted sum of squared distances.
+    """
 
     counts: NDArray[np.int64]
     filled: bool
@@ -210,9 +230,9 @@ class Written:
 
 
 def write_rows(blocks: Blocks, centers: Centers, sink: RowSink, sample_weight: Floats | None = None) -> Written:
-    """One pass: label, distance, runner-up and its distance of every row, in order."""
+    """Make one pass that writes the labels, distances and runners-up of all rows to `sink`, in order."""
 
-    def look(number: int, x: NDArray[Any]) -> tuple[TwoNearest, Floats, Floats]:
+    def two_nearest_of(number: int, x: NDArray[Any]) -> tuple[TwoNearest, Floats, Floats]:
         two = two_nearest(x, centers)
         weights = np.ones(len(x)) if sample_weight is None else sample_weight[blocks.row_slice(number)]
         weight = np.bincount(two.labels, weights, minlength=centers.count).astype(np.float64)
@@ -220,7 +240,7 @@ def write_rows(blocks: Blocks, centers: Centers, sink: RowSink, sample_weight: F
         return two, weight, sq
 
     counts, weights, scatter = np.zeros(centers.count, np.int64), np.zeros(centers.count), np.zeros(centers.count)
-    for number, (two, weight, sq) in blocks.map(look):
+    for number, (two, weight, sq) in blocks.map(two_nearest_of):
         first_row = blocks.row_slice(number).start
         sink.write(first_row, two.labels, np.sqrt(two.sq), two.runner_up, np.sqrt(two.runner_up_sq))
         counts += np.bincount(two.labels, minlength=centers.count)
@@ -232,10 +252,10 @@ def write_rows(blocks: Blocks, centers: Centers, sink: RowSink, sample_weight: F
 def predict(
     rows: RowSource, centers: Floats, *, sink: RowSink | None = None, runtime: Runtime | None = None
 ) -> ArraySink | None:
-    """Label rows by given centers, as the final pass of `fit` does: the rows of a fit get their labels back.
+    """Label rows by centers, as the final pass of `fit` does: the rows of a fit get the labels of that fit.
 
-    centers : (k, r) float64. Returns the arrays where no sink is given. Raises UsageError for other columns,
-    InvalidDataError for NaN or infinity.
+    rows : (n_rows, r) of any real dtype. centers : (k, r) float64. Returns the labels and distances, or None where a
+    sink takes them. Raises UsageError where the numbers of columns differ, InvalidDataError for NaN or infinity.
     """
     if centers.ndim != 2 or centers.shape[1] != rows.shape[1]:
         raise UsageError(f"the centers have shape {centers.shape}, the rows {rows.shape}: their columns differ")
@@ -249,5 +269,5 @@ def predict(
 
 
 def _scaler_for(summary: Summary, centers: Floats) -> Scaler:
-    """New rows may lie far from old centers: the scaler spans both."""
+    """Choose a scaler for rows and centers together: new rows may lie far from the centers of a fit."""
     return fit_scaler(summary.moments.merge(block_moments(centers)))

@@ -1,6 +1,8 @@
-"""Bytes that k-means will hold: pure integer arithmetic, so that a plan can say it before a byte is read.
+"""Projects the bytes that k-means will hold, by integer arithmetic alone: a plan needs them before it reads a byte.
 
-between passes                              during a pass, per thread
+All results are in bytes. n_rows, n_columns : shape of the data. itemsize : bytes of one of its values.
+
+between passes                              during a pass, in each thread
 ├── labels      n_rows x starts             ├── the block, and its float32 copy where it is not float32
 ├── bounds      n_rows x starts (k >= 192)  ├── gathered rows and differences
 └── cached rows what the workspace leaves   └── tiles of scores, sums of the clusters touched
@@ -14,25 +16,28 @@ from bigcluster.solvers.kmeans.blocks import block_rows
 from bigcluster.solvers.kmeans.lloyd import PRUNE_FROM
 from bigcluster.solvers.kmeans.seeding import PARALLEL_FROM, sample_size
 
+UNLIMITED = 1 << 62
+"""Bytes that stand for no limit: more than any machine has."""
+
 
 def project_bounds_bytes(n_rows: int, n_clusters: int) -> int:
-    """A label, a norm, an upper bound and a lower one per group, 4 bytes each."""
+    """Project the bounds of one restart: label, norm, upper bound and a lower bound for each group, 4 bytes each."""
     return 4 * n_rows * (3 + group_count(n_clusters))
 
 
 def project_labels_bytes(n_rows: int, n_clusters: int, n_restarts: int) -> int:
-    """Labels are kept in 1, 2 or 4 bytes; bounds hold another int32."""
-    small = 1 if n_clusters <= 256 else 2 if n_clusters <= 65_536 else 4
-    return n_rows * n_restarts * small
+    """Project the labels of all restarts, in the dtype of `lloyd.labels_dtype`; bounds hold another int32."""
+    label_bytes = 1 if n_clusters <= 256 else 2 if n_clusters <= 65_536 else 4
+    return n_rows * n_restarts * label_bytes
 
 
 def project_centers_bytes(n_columns: int, n_clusters: int, n_restarts: int) -> int:
-    """Per start: centers, those before, sums (float64), and three float32 layouts padded by up to a half."""
+    """Project the centers of all restarts: new and old ones and sums in float64, three float32 layouts with padding."""
     return n_restarts * n_clusters * n_columns * (3 * 8 + 5 * 4)
 
 
 def project_block_bytes(n_rows: int, n_columns: int, n_clusters: int, itemsize: int) -> int:
-    """One thread at work on one block: the block, two float32 and one float64 copy of its rows, tiles, partial sums."""
+    """Project one thread at work on one block: the block, two float32 and one float64 copy of its rows, tiles, sums."""
     rows = min(n_rows, block_rows(n_columns))
     values = rows * n_columns
     touched = min(rows, n_clusters) * n_columns
@@ -41,38 +46,42 @@ def project_block_bytes(n_rows: int, n_columns: int, n_clusters: int, itemsize: 
 
 
 def project_seeding_bytes(n_rows: int, n_columns: int, n_clusters: int, itemsize: int, n_restarts: int) -> int:
-    """Keys and luck of every row, the sample, and the trial distances of k-means++ on it or on the candidates."""
+    """Project seeding: keys and random numbers of all rows, the sample, and the trial distances of k-means++."""
     sample = min(n_rows, sample_size(n_clusters, n_columns))
     trials = 2 + n_clusters.bit_length()
-    walked = min(sample, 12 * n_clusters + 64) if n_clusters >= PARALLEL_FROM else sample * n_restarts
-    return 32 * n_rows + sample * (n_columns * (itemsize + 4) + 40) + walked * (trials * 12 + 4 * n_columns)
+    # k-means|| runs k-means++ on its candidates (5 rounds of 2 k, and some more), one restart after the other.
+    seen = min(sample, 12 * n_clusters + 64) if n_clusters >= PARALLEL_FROM else sample * n_restarts
+    return 32 * n_rows + sample * (n_columns * (itemsize + 4) + 40) + seen * (trials * 12 + 4 * n_columns)
 
 
 def project_lloyd_bytes(
     n_rows: int, n_columns: int, n_clusters: int, *, itemsize: int = 4, n_restarts: int = 4, threads: int = 1
 ) -> int:
-    """Least that a fit holds at once: nothing cached, no bounds. Sinks are the caller's."""
+    """Project the least memory of a whole fit: no cached rows, no bounds. What a sink holds is not included."""
     steady = project_labels_bytes(n_rows, n_clusters, n_restarts) + project_centers_bytes(
         n_columns, n_clusters, n_restarts
     )
-    # Starts share a pass over the block until bounds take over; never less than just before that.
+    # Restarts share a product until bounds take over; the result never falls where that happens.
     together = n_clusters * n_restarts if n_clusters < PRUNE_FROM else max(n_clusters, (PRUNE_FROM - 1) * n_restarts)
     work = threads * project_block_bytes(n_rows, n_columns, together, itemsize)
-    # Many clusters are seeded another way, that holds less; never less than just before that.
-    ways = (n_clusters, min(n_clusters, PARALLEL_FROM - 1))
-    seeding = max(project_seeding_bytes(n_rows, n_columns, k, itemsize, n_restarts) for k in ways)
+    # k-means|| holds less than k-means++; the result never falls where the method changes.
+    sizes = (n_clusters, min(n_clusters, PARALLEL_FROM - 1))
+    seeding = max(project_seeding_bytes(n_rows, n_columns, k, itemsize, n_restarts) for k in sizes)
     return steady + max(work, seeding)
 
 
 def share_workspace(
     workspace_bytes: int | None, n_rows: int, n_columns: int, n_clusters: int, n_restarts: int
 ) -> tuple[bool, int]:
-    """(keep bounds?, bytes for cached rows). Bounds come first: they save more time a byte than rows do."""
-    wants = n_clusters >= PRUNE_FROM
+    """Divide the workspace: return whether restarts keep bounds, and the bytes left for cached rows.
+
+    Bounds come first, because a byte of them saves more time than a byte of rows. None for no limit.
+    """
+    bounds_pay = n_clusters >= PRUNE_FROM
     if workspace_bytes is None:
-        return wants, 1 << 62
-    left = workspace_bytes - project_labels_bytes(n_rows, n_clusters, n_restarts)
+        return bounds_pay, UNLIMITED
+    spare = workspace_bytes - project_labels_bytes(n_rows, n_clusters, n_restarts)
     bounds = project_bounds_bytes(n_rows, n_clusters) * n_restarts
-    if wants and bounds <= left:
-        return True, max(0, left - bounds)
-    return False, max(0, left)
+    if bounds_pay and bounds <= spare:
+        return True, max(0, spare - bounds)
+    return False, max(0, spare)

@@ -1,6 +1,7 @@
-"""What a fit returns, and where its rows go.
+"""What a fit of k-means returns, where the labels of its rows go, and which algorithm is chosen for a given size.
 
-Which k-means: chosen by the numbers of rows, columns and clusters, never by the budget.
+The algorithm is chosen by the numbers of rows, columns and clusters, never by the budget, so the budget changes no
+result.
 """
 
 from __future__ import annotations
@@ -16,19 +17,23 @@ from bigcluster.kernels.kmeans.sums import Floats, Labels
 
 
 class RowSink(Protocol):
-    """Takes the final pass, block after block, in row order; anew from row 0 where it leaves a cluster empty."""
+    """Takes the labels and distances of the final pass, block after block, in row order.
+
+    The pass starts again at row 0 where it has left a cluster empty.
+    """
 
     def write(
         self, start: int, labels: Labels, distance: Floats, runner_up: Labels, runner_up_distance: Floats
     ) -> None:
-        """Rows start .. start + len(labels) - 1. Distances are Euclidean, in the units of the rows.
+        """Take rows start .. start + n - 1. labels, runner_up : (n,) int32, the nearest and the second nearest center.
 
-        With one cluster, runner_up is -1 and runner_up_distance infinite.
+        distance, runner_up_distance : (n,) float64, Euclidean distances to them, in the units of the rows. With a
+        single cluster, runner_up is -1 and runner_up_distance is infinite.
         """
 
 
 class ArraySink:
-    """Keeps the final pass in four arrays of n_rows: 24 bytes a row."""
+    """Keeps the final pass in memory: four arrays (n_rows,), 24 bytes for each row."""
 
     def __init__(self, n_rows: int) -> None:
         self.labels = np.empty(n_rows, np.int32)
@@ -79,12 +84,14 @@ class KMeansFit:
 
 ALGORITHMS = ("lloyd", "minibatch", "two-level", "dask-ml")
 
-TWO_LEVEL_FROM = 10_000  # clusters
-MINIBATCH_FROM = 10**14  # multiply-adds of one exact pass: a quarter of an hour on two cores
+TWO_LEVEL_FROM = 10_000
+"""Clusters from which on two levels are chosen: flat iterations grow with their number, two levels with its root."""
+MINIBATCH_FROM = 10**14
+"""Multiply-adds of one exact pass from which on mini-batches are chosen: a quarter of an hour on two cores."""
 
 
 def choose(n_rows: int, n_columns: int, n_clusters: int) -> tuple[str, str]:
-    """(algorithm, reason). Never "dask-ml": that one is chosen by name only."""
+    """Choose the algorithm for this size; return its name and the reason, one line. "dask-ml" is never chosen."""
     if n_clusters >= TWO_LEVEL_FROM:
         return "two-level", f"{n_clusters:,} clusters: flat iterations grow with their number, two levels with its root"
     work = n_rows * n_columns * n_clusters
@@ -94,6 +101,7 @@ def choose(n_rows: int, n_columns: int, n_clusters: int) -> tuple[str, str]:
 
 
 def check_algorithm(name: str) -> str:
+    """Return `name` if it is "auto" or one of ALGORITHMS. Raises ConfigError otherwise."""
     if name not in ("auto", *ALGORITHMS):
         raise ConfigError(f"algorithm must be one of auto, {', '.join(ALGORITHMS)}, not {name!r}")
     return name

@@ -1,6 +1,7 @@
-"""Initial centers: k-means++ on a sample for small k, k-means|| for large.
+"""Chooses initial centers: k-means++ on a sample for few clusters, k-means|| for many, or random rows.
 
-Randomness is a hash of (seed, purpose, row key): a row's luck does not depend on where it is stored or who reads it.
+Random numbers are hashes of (seed, purpose, row key), so those of a row depend neither on its place nor on its
+neighbours.
 """
 
 from __future__ import annotations
@@ -20,13 +21,24 @@ from bigcluster.store.row_source import ArrayRows
 
 Keys = NDArray[np.uint64]
 
-PARALLEL_FROM = 256  # clusters: k-means|| from here on; k-means++ walks the sample once per cluster
+PARALLEL_FROM = 256
+"""Clusters from which on k-means|| is chosen: k-means++ reads the whole sample once for each cluster."""
 ROUNDS = 5
+"""Rounds of k-means||. Source: Bahmani et al. 2012, section 5: more rounds gain little."""
+_OVERSAMPLING = 2
+"""Rows that a round of k-means|| draws, as a multiple of n_clusters. Source: Bahmani et al. 2012, section 5."""
 SAMPLE_MIN, SAMPLE_BYTES = 16_384, 128 * 1024**2
+"""Rows that a sample has at least, and bytes of float32 that limit it where rows are wide."""
+_SAMPLE_PER_CLUSTER, _LEAST_PER_CLUSTER = 64, 8
+"""Rows of the sample for each cluster, and fewest where rows are wide: fewer would miss clusters of average size."""
 
 
 def uniforms(keys: Keys, seed: int, purpose: str) -> Floats:
-    """(n,) float64 in (0, 1), one per key: splitmix64 (Steele, Lea and Flood 2014) of key, seed and purpose."""
+    """Return one random number in (0, 1) for each key, (n,) float64: a hash of key, seed and purpose.
+
+    purpose : of its UTF-8 bytes the first 8 count. Source: splitmix64, Steele, Lea and Flood 2014, "Fast splittable
+    pseudorandom number generators".
+    """
     salt = np.uint64(int.from_bytes(purpose.encode().ljust(8, b".")[:8], "little"))
     with np.errstate(over="ignore"):
         mixed = _mix(keys ^ _mix(np.array([seed & (2**64 - 1)], np.uint64) ^ _mix(salt + np.zeros(1, np.uint64))))
@@ -42,42 +54,48 @@ def _mix(z: Keys) -> Keys:
 
 
 def sample_rows(keys: Keys, sample_weight: Floats | None, size: int, seed: int) -> NDArray[np.int64]:
-    """Numbers of `size` rows of positive weight (or all there are), drawn without regard to weight, in hash order."""
-    luck = uniforms(keys, seed, "sample")
-    able = np.arange(len(keys)) if sample_weight is None else np.flatnonzero(sample_weight > 0)
-    if len(able) > size:
-        able = able[np.argpartition(luck[able], size - 1)[:size]]
-    return able[np.lexsort((able, luck[able]))].astype(np.int64)
+    """Draw `size` rows of positive weight, or all of them if there are fewer, each with the same probability.
+
+    keys : (n_rows,) uint64. sample_weight : (n_rows,) or None. Returns row numbers, (n_drawn,) int64, in random order.
+    """
+    priority = uniforms(keys, seed, "sample")
+    rows = np.arange(len(keys)) if sample_weight is None else np.flatnonzero(sample_weight > 0)
+    if len(rows) > size:
+        rows = rows[np.argpartition(priority[rows], size - 1)[:size]]
+    return rows[np.lexsort((rows, priority[rows]))].astype(np.int64)
 
 
 def random_rows(keys: Keys, sample_weight: Floats | None, size: int, seed: int) -> NDArray[np.int64]:
-    """Numbers of `size` rows (or all of positive weight), drawn by weight without putting back.
+    """Draw `size` rows by weight without replacement, or all rows of positive weight if there are fewer.
 
+    keys : (n_rows,) uint64. sample_weight : (n_rows,) or None. Returns row numbers, (n_drawn,) int64, in random order.
     Source: Efraimidis and Spirakis 2006, "Weighted random sampling with a reservoir", algorithm A-ES.
     """
-    race = -np.log(uniforms(keys, seed, "random"))
-    able = np.arange(len(keys))
+    arrival = -np.log(uniforms(keys, seed, "random"))  # exponential times, whose rates are the weights
+    rows = np.arange(len(keys))
     if sample_weight is not None:
-        able = np.flatnonzero(sample_weight > 0)
-        race[able] /= sample_weight[able]
-    if len(able) > size:
-        able = able[np.argpartition(race[able], size - 1)[:size]]
-    return able[np.lexsort((able, race[able]))].astype(np.int64)
+        rows = np.flatnonzero(sample_weight > 0)
+        arrival[rows] /= sample_weight[rows]
+    if len(rows) > size:
+        rows = rows[np.argpartition(arrival[rows], size - 1)[:size]]
+    return rows[np.lexsort((rows, arrival[rows]))].astype(np.int64)
 
 
 def sample_size(n_clusters: int, n_columns: int) -> int:
-    """Rows to seed from: 64 per cluster, fewer (never below 8) where they would pass 128 MiB of float32."""
+    """Choose the rows of the sample: 64 for each cluster; fewer, but at least 8, where those exceed SAMPLE_BYTES."""
     affordable = SAMPLE_BYTES // (4 * n_columns)
-    return max(SAMPLE_MIN, min(64 * n_clusters, max(8 * n_clusters, affordable)))
+    return max(SAMPLE_MIN, min(_SAMPLE_PER_CLUSTER * n_clusters, max(_LEAST_PER_CLUSTER * n_clusters, affordable)))
 
 
 def plus_plus(
     x: NDArray[Any], weights: Floats | None, n_clusters: int, scaler: Scaler, rng: np.random.Generator
 ) -> NDArray[np.int64]:
-    """Greedy k-means++: numbers of the rows chosen, in order; fewer than asked where no distinct row is left.
+    """Choose rows as initial centers by greedy k-means++.
 
-    x : (n_rows, n_columns) in memory. weights : (n_rows,) or None. Each step draws 2 + log k rows by weighted squared
-    distance and keeps the one that lowers the sum most. Source: Arthur and Vassilvitskii 2007, section 5.
+    x : (n_rows, n_columns) in memory. weights : (n_rows,) or None. Returns row numbers, (n_chosen,) int64, in the order
+    in which they were chosen; fewer than n_clusters where no distinct row is left. Each step draws 2 + log k rows with
+    a probability in proportion to weight times squared distance, and keeps the one that lowers the sum of squared
+    distances most. Source: Arthur and Vassilvitskii 2007, "k-means++: the advantages of careful seeding", section 5.
     """
     scaled = scaler.transform(x)
     x_sq = row_sq(scaled)
@@ -104,14 +122,18 @@ def plus_plus(
 
 
 def _sq_to(scaled: NDArray[np.float32], x_sq: NDArray[np.float32], picks: NDArray[np.int64]) -> NDArray[np.float32]:
-    """(n_picks, n_rows) squared distances, float32; exactly 0 for rows equal to the pick."""
+    """Compute squared distances of all rows to some of them: (n_picks, n_rows) float32; exactly 0 for equal rows.
+
+    scaled : (n_rows, r), x_sq : (n_rows,) their squared norms, picks : (n_picks,) row numbers.
+    """
     r = scaled.shape[1]
     out = scaled[picks] @ scaled.T
     out *= -2
     out += x_sq
     out += x_sq[picks, None]
     np.maximum(out, 0, out=out)
-    # Where cancellation ate the digits, from differences: a row equal to a center must have no chance left.
+    # Where cancellation leaves no digits, differences are taken: a row that equals a center must never be drawn again.
+    # (r + 8) roundings of the squares bound the error of a product of r terms; 8 times that is on the safe side.
     noise = np.float32(8 * (r + 8) * ROUNDING) * (x_sq + x_sq[picks, None])
     for t, row in zip(*np.nonzero(out <= noise), strict=True):
         difference = scaled[row] - scaled[picks[t]]
@@ -122,15 +144,18 @@ def _sq_to(scaled: NDArray[np.float32], x_sq: NDArray[np.float32], picks: NDArra
 def fill_up(
     blocks: Blocks, centers: Floats, n_clusters: int, scaler: Scaler, sample_weight: Floats | None
 ) -> tuple[Floats, bool]:
-    """Add farthest distinct rows until there are enough. Returns the centers and whether rows ran out.
+    """Add the farthest distinct rows to the centers until there are `n_clusters`.
 
-    A sample can hold fewer distinct rows than the data. Each pass adds all that it can: (k, r) float64.
+    A sample may hold fewer distinct rows than the data. Each pass adds as many rows as it finds.
+    centers : (k, r) float64. Returns (k', r) float64, and whether the data has fewer distinct rows than n_clusters.
     """
     while len(centers) < n_clusters:
         missing = n_clusters - len(centers)
         known = prepare(centers, scaler)
 
-        def far(number: int, x: NDArray[Any], known: Centers = known, missing: int = missing) -> tuple[Floats, Floats]:
+        def farthest_of(
+            number: int, x: NDArray[Any], known: Centers = known, missing: int = missing
+        ) -> tuple[Floats, Floats]:
             sq = exact_sq(x, known.exact, nearest(x, [known])[0])
             if sample_weight is not None:
                 sq = np.where(sample_weight[blocks.row_slice(number)] > 0, sq, 0.0)
@@ -139,9 +164,9 @@ def fill_up(
             order = np.argsort(-sq[rows[first]], kind="stable")[:missing]
             return sq[rows[first[order]]], np.asarray(distinct[order], dtype=np.float64)
 
-        found = [result for _, result in blocks.map(far)]
-        sq = np.concatenate([part[0] for part in found])
-        rows = np.concatenate([part[1] for part in found])
+        of_blocks = [result for _, result in blocks.map(farthest_of)]
+        sq = np.concatenate([sq for sq, _ in of_blocks])
+        rows = np.concatenate([rows for _, rows in of_blocks])
         if not len(sq):
             return centers, True
         distinct, first = np.unique(rows, axis=0, return_index=True)
@@ -159,45 +184,52 @@ def parallel(
     seed: int,
     runtime: Runtime,
 ) -> NDArray[np.int64]:
-    """k-means||: numbers of the rows chosen, fewer than asked where distinct rows run out.
+    """Choose rows as initial centers by k-means||.
 
-    x : (n_rows, n_columns) in memory. keys, weights : (n_rows,). Five rounds draw about 2 k rows each by squared
-    distance; the candidates, weighted by the rows nearest to them, are reclustered by k-means++.
-    Source: Bahmani et al. 2012, algorithm 2.
+    x : (n_rows, n_columns) in memory. keys : (n_rows,) uint64. weights : (n_rows,) or None. Returns row numbers,
+    (n_chosen,) int64; fewer than n_clusters where there are fewer distinct rows.
+    Five rounds draw about 2 k candidates each, in proportion to weight times squared distance. The candidates, weighted
+    by the rows nearest to them, are reduced to k by k-means++. Source: Bahmani et al. 2012, "Scalable k-means++",
+    algorithm 2.
     """
     blocks = Blocks(ArrayRows(x), runtime)
     w = np.ones(len(x)) if weights is None else weights
     chosen = np.array([int(np.argmin(uniforms(keys, seed, "first")))])
     sq = np.full(len(x), np.inf)
-    owner = np.zeros(len(x), np.int64)  # place of the nearest candidate in `chosen`
-    fresh = 0
+    owner = np.zeros(len(x), np.int64)  # index of the nearest candidate in `chosen`
+    n_known = 0  # candidates whose distances are in `sq` already
     for turn in range(ROUNDS + 1):
-        _come_closer(blocks, prepare(np.asarray(x[chosen[fresh:]], dtype=np.float64), scaler), fresh, sq, owner)
+        new = prepare(np.asarray(x[chosen[n_known:]], dtype=np.float64), scaler)
+        _update_nearest(blocks, new, n_known, sq, owner)
         mass = sq * w
         total = mass.sum()
         if turn == ROUNDS or total <= 0:
             break
-        draw = np.flatnonzero(uniforms(keys, seed, f"round{turn}") < 2 * n_clusters * mass / total)
-        fresh = len(chosen)
-        chosen = np.concatenate([chosen, draw])
-    crowd = np.bincount(owner, w, minlength=len(chosen)).astype(np.float64)
+        drawn = np.flatnonzero(uniforms(keys, seed, f"round{turn}") < _OVERSAMPLING * n_clusters * mass / total)
+        n_known = len(chosen)
+        chosen = np.concatenate([chosen, drawn])
+    candidate_weights = np.bincount(owner, w, minlength=len(chosen)).astype(np.float64)
     rng = np.random.default_rng([seed & (2**63 - 1), 1])
-    return chosen[plus_plus(x[chosen], crowd, n_clusters, scaler, rng)]
+    return chosen[plus_plus(x[chosen], candidate_weights, n_clusters, scaler, rng)]
 
 
-def _come_closer(blocks: Blocks, fresh: Centers, offset: int, sq: Floats, owner: NDArray[np.int64]) -> None:
-    """Lower sq and owner where a fresh candidate is nearer: one pass. Both are changed in place."""
+def _update_nearest(blocks: Blocks, new: Centers, first: int, sq: Floats, owner: NDArray[np.int64]) -> None:
+    """Update each row's nearest candidate after `new` ones were added, in one pass.
 
-    def look(number: int, x: NDArray[Any]) -> None:
+    first : the index of the first new candidate. sq : (n_rows,) squared distances to the nearest candidate, and owner :
+    (n_rows,) its index; both are changed in place.
+    """
+
+    def update(number: int, x: NDArray[Any]) -> None:
         part = blocks.row_slice(number)
-        labels = nearest(x, [fresh])[0]
-        near = exact_sq(x, fresh.exact, labels)
+        labels = nearest(x, [new])[0]
+        near = exact_sq(x, new.exact, labels)
         closer = near < sq[part]
         sq[part][closer] = near[closer]
-        owner[part][closer] = labels[closer] + offset
+        owner[part][closer] = labels[closer] + first
 
-    if fresh.count:
-        for _ in blocks.map(look):
+    if new.count:
+        for _ in blocks.map(update):
             pass
 
 
@@ -211,27 +243,29 @@ def initial_centers(
     keys: Keys,
     sample_weight: Floats | None,
 ) -> tuple[list[Floats], bool]:
-    """One set of centers per seed, from one sample that all share, and whether distinct rows ran out.
+    """Choose one set of initial centers for each seed, all from one sample.
 
-    method : "k-means++" or "k-means||", which read the rows once, or "random", rows drawn by weight.
+    method : "k-means++" or "k-means||", which read the rows once, or "random", which draws rows by weight.
+    keys : (n_rows,) uint64. sample_weight : (n_rows,) or None.
+    Returns the sets, each (k, r) float64, and whether the data has fewer distinct rows than n_clusters.
     """
 
-    def enough(centers: NDArray[Any]) -> tuple[Floats, bool]:
+    def filled_up(centers: NDArray[Any]) -> tuple[Floats, bool]:
         return fill_up(blocks, np.asarray(centers, dtype=np.float64), n_clusters, scaler, sample_weight)
 
     if method == "random":
-        drawn = [enough(blocks.take(random_rows(keys, sample_weight, n_clusters, seed))) for seed in seeds]
+        drawn = [filled_up(blocks.take(random_rows(keys, sample_weight, n_clusters, seed))) for seed in seeds]
         return [centers for centers, _ in drawn], any(short for _, short in drawn)
     numbers = sample_rows(keys, sample_weight, sample_size(n_clusters, blocks.n_columns), seeds[0])
     x = blocks.take(numbers)
     weights = None if sample_weight is None else sample_weight[numbers]
 
-    def walk(seed: int) -> NDArray[np.int64]:
+    def plus_plus_of(seed: int) -> NDArray[np.int64]:
         return plus_plus(x, weights, n_clusters, scaler, np.random.default_rng(seed & (2**63 - 1)))
 
     if method == "k-means||":
         chosen = [parallel(x, keys[numbers], weights, n_clusters, scaler, seed, blocks.runtime) for seed in seeds]
     else:
-        chosen = list(blocks.runtime.map(walk, seeds))
-    filled = [enough(x[rows]) for rows in chosen]
+        chosen = list(blocks.runtime.map(plus_plus_of, seeds))
+    filled = [filled_up(x[rows]) for rows in chosen]
     return [centers for centers, _ in filled], any(short for _, short in filled)

@@ -1,10 +1,9 @@
-"""Where an elbow curve bends, if it does: named only when nothing contradicts it.
+"""Fits every k of a range in shared passes, scores each k, and suggests one where the elbow curve has a clear knee.
 
-Every k of a range in shared passes: inertia, two silhouettes, sizes, stability, and a knee if there is one.
-
-The restarts of a k race: all of them run a few passes, then the two best of each k go on. Where the rows do form
-clusters the few passes tell a bad restart from a good one (the winner of four was kept for 15 of 16 k, the loss 0.01 %
-at most); where they do not, restarts differ little (0.5 % at most, over seeds, on scores of catalog cuts).
+All restarts run for a few iterations, then the two best of each k go on (successive halving, Jamieson and Talwalkar
+2016, with one round). Where the rows form clusters, the few iterations tell a bad restart from a good one: of four
+restarts the best one went on for 15 of 16 k, and the loss was 0.01 % of the inertia at most. Where they do not,
+restarts differ little: 0.5 % at most, over seeds, on scores of catalog cuts.
 """
 
 from __future__ import annotations
@@ -27,53 +26,67 @@ from bigcluster.runtime.blas import blas_threads
 from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.kmeans.blocks import Blocks, summarize
-from bigcluster.solvers.kmeans.fit import check_keys
-from bigcluster.solvers.kmeans.footprint import project_labels_bytes
-from bigcluster.solvers.kmeans.lloyd import PRUNE_FROM, Lloyd, Restart
-from bigcluster.solvers.kmeans.restarts import SavedRestarts, load_restarts
+from bigcluster.solvers.kmeans.fit import SEED_STEP, check_keys
+from bigcluster.solvers.kmeans.footprint import UNLIMITED, project_labels_bytes
+from bigcluster.solvers.kmeans.lloyd import PRUNE_FROM, Lloyd
+from bigcluster.solvers.kmeans.restarts import Restart, SavedRestarts, load_restarts
 from bigcluster.solvers.kmeans.seeding import Keys, initial_centers, sample_rows, sample_size, uniforms
 from bigcluster.solvers.progress import OnProgress
 from bigcluster.store.row_source import ArrayRows, RowSource
 
 SENSITIVITIES = (1.0, 3.0, 5.0)
-FEWEST = 7  # values of k; of fewer, nothing is left when the ends are cut
+"""Values of Kneedle's S, from its default of 1 to a conservative one; a clear knee is the same for all of them."""
+FEWEST = 7
+"""Values of k that a knee takes: of fewer, too few are left when the ends of the range are cut."""
+_TRIAL_ITERATIONS = 5
+"""Iterations after which the two best restarts of each k go on."""
+_FINALISTS = 2
+"""Restarts of each k that go on: two, because `stability` compares them."""
+_HALF_ROWS = 4_096
+"""Rows of the sample of each half of the data: an elbow that needs more rows to show is not a clear one."""
 
 
 @dataclass(frozen=True)
 class Suggestion:
-    """k : the number of clusters suggested, or None. reason : one line for a person."""
+    """k : the suggested number of clusters, or None. reason : one sentence for a person."""
 
     k: int | None
     reason: str
 
 
 def find_knee(ks: Sequence[int], inertia: Sequence[float], sensitivity: float) -> int | None:
-    """The knee of a falling convex curve. Source: Satopaa et al. 2011, "Finding a Kneedle in a Haystack"."""
+    """Find the knee of a falling convex curve, or return None.
+
+    ks, inertia : of equal length. sensitivity : Kneedle's S. Source: Satopaa et al. 2011, "Finding a 'Kneedle' in a
+    haystack: detecting knee points in system behavior".
+    """
     # Only where a sweep is reported: the import brings a plotting library along where one is installed.
     from kneed import KneeLocator  # type: ignore[import-not-found, import-untyped, unused-ignore]
 
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # "no knee found" is an answer here
-        found = KneeLocator(list(ks), list(inertia), S=sensitivity, curve="convex", direction="decreasing").knee
-    return None if found is None else int(found)
+        knee = KneeLocator(list(ks), list(inertia), S=sensitivity, curve="convex", direction="decreasing").knee
+    return None if knee is None else int(knee)
 
 
 def suggest(ks: Sequence[int], inertia: Sequence[float], halves: Sequence[Sequence[float]]) -> Suggestion:
-    """The knee that holds for all sensitivities, with either end of the range cut and on both halves, or none.
+    """Suggest the knee that is found at all sensitivities, with either end of the range cut, and on both halves.
 
-    ks : ascending. inertia : of all rows. halves : the curves of both halves; an empty one could not be fitted.
+    Without such a knee there is no suggestion.
+    ks : ascending. inertia : of all rows, one for each k. halves : the curves of both halves of the rows; an empty
+    curve could not be fitted.
     """
     if len(ks) < FEWEST:
         return Suggestion(None, f"no clear elbow: {len(ks)} values of k are too few to bend; sweep at least {FEWEST}")
     if max(inertia) <= 0:
         return Suggestion(None, "no clear elbow: every k has inertia 0")
-    found = {s: find_knee(ks, inertia, s) for s in SENSITIVITIES}
-    if None in found.values():
+    knees = {s: find_knee(ks, inertia, s) for s in SENSITIVITIES}
+    if None in knees.values():
         return Suggestion(None, "no clear elbow: the curve bends too evenly for a knee at every sensitivity")
-    if len(set(found.values())) > 1:
-        names = ", ".join(f"k = {k} at {s:g}" for s, k in found.items())
+    if len(set(knees.values())) > 1:
+        names = ", ".join(f"k = {k} at {s:g}" for s, k in knees.items())
         return Suggestion(None, f"no clear elbow: the knee moves with the sensitivity ({names})")
-    k = found[SENSITIVITIES[0]]
+    k = knees[SENSITIVITIES[0]]
     assert k is not None
     for cut in (slice(max(2, len(ks) // 6), None), slice(0, -max(2, len(ks) // 4))):
         other = find_knee(ks[cut], inertia[cut], SENSITIVITIES[0])
@@ -90,18 +103,14 @@ def suggest(ks: Sequence[int], inertia: Sequence[float], halves: Sequence[Sequen
     return Suggestion(k, f"elbow at k = {k}: at sensitivities 1, 3 and 5, on a shorter range and on both halves")
 
 
-_HEAT = 5  # passes, after which a restart is judged
-_FINALISTS = 2
-_HALF_ROWS = 4_096  # of each half, for its curve: an elbow that needs more rows to show is none
-
-
 @dataclass(frozen=True)
 class SweepRow:
-    """One k. inertia : squared. Both silhouettes are means over the rows.
+    """The best clustering into k clusters. The stored table of a sweep has these names as its columns.
 
-    simplified_silhouette : from the distances to the two nearest centers. silhouette_sq : exact, on squared distances.
-
-    stability : adjusted Rand index of the two restarts that went on. start : the number of the restart that won.
+    inertia : the sum of squared distances. simplified_silhouette, silhouette_sq : means over the rows, from the
+    distances to the two nearest centers, and exact on squared distances. smallest, largest : rows of a cluster.
+    stability : adjusted Rand index of the two restarts that went on. n_iter : iterations. start : the number of the
+    best restart.
     centers : (k, r) float64.
     """
 
@@ -119,7 +128,12 @@ class SweepRow:
 
 @dataclass(frozen=True)
 class Sweep:
-    """rows : in ascending k. orders : per restart, (max k, r) initial centers; k clusters start from the first k."""
+    """The result of a sweep.
+
+    rows : one for each k, ascending. orders : for each restart, (max k, r) float64 initial centers; k clusters start
+    from the first k. passes : reads of all rows. bytes_read : from the row source. reason : which k were left out and
+    why.
+    """
 
     rows: tuple[SweepRow, ...]
     suggestion: Suggestion
@@ -143,54 +157,55 @@ def sweep(
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore = NO_CHECKPOINTS,
 ) -> Sweep:
-    """Cluster for every k at once; a pass reads each block once for all of them.
+    """Cluster rows for every k at once; a pass reads each block once for all of them.
 
-    ks : distinct numbers of clusters, in any order. Other arguments as in `fit`. k above the number of distinct rows
-    is left out and named in `reason`. Raises UsageError for an empty range, a k below 1 or n_init below 1.
+    rows : (n_rows, r) of any real dtype. ks : numbers of clusters, in any order. The other arguments are those of
+    `fit`. A k above the number of distinct rows is left out and named in `reason`. Raises UsageError for an empty
+    range, a k below 1 or n_init below 1, and what `fit` raises.
     """
-    wanted = sorted(set(ks))
-    if not wanted:
+    ks = sorted(set(ks))
+    if not ks:
         raise UsageError("the range of k is empty; write the smaller number first, such as 5:20")
-    if wanted[0] < 1 or n_init < 1:
-        raise UsageError(f"every k and n_init must be at least 1; got k = {wanted[0]}, n_init = {n_init}")
+    if ks[0] < 1 or n_init < 1:
+        raise UsageError(f"every k and n_init must be at least 1; got k = {ks[0]}, n_init = {n_init}")
     keys = check_keys(row_keys, rows.shape[0])
-    blocks = Blocks(rows, runtime or EmbeddedRuntime(), _room(workspace_bytes, rows.shape[0], wanted, n_init))
-    fits, orders, lloyd = _fit_all(blocks, wanted, seed, keys, n_init, max_iter, tol, on_progress, checkpoints)
-    best = {k: min(runners, key=lambda runner: runner.restart.inertia) for k, runners in fits.items()}
-    scores = _score(lloyd, [runner.restart for runner in best.values()])
+    blocks = Blocks(rows, runtime or EmbeddedRuntime(), _cache_bytes(workspace_bytes, rows.shape[0], ks, n_init))
+    fits, orders, lloyd = _fit_all(blocks, ks, seed, keys, n_init, max_iter, tol, on_progress, checkpoints)
+    best = {k: min(candidates, key=lambda candidate: candidate.restart.inertia) for k, candidates in fits.items()}
+    scores = _score(lloyd, [candidate.restart for candidate in best.values()])
     table = tuple(
         SweepRow(
             k=k,
-            inertia=runner.restart.inertia,
+            inertia=candidate.restart.inertia,
             simplified_silhouette=simple,
             silhouette_sq=exact,
-            smallest=int(runner.restart.counts.min()),
-            largest=int(runner.restart.counts.max()),
+            smallest=int(candidate.restart.counts.min()),
+            largest=int(candidate.restart.counts.max()),
             stability=_stability(fits[k]),
-            n_iter=runner.restart.n_iter,
-            start=runner.turn,
-            centers=runner.restart.centers,
+            n_iter=candidate.restart.n_iter,
+            start=candidate.number,
+            centers=candidate.restart.centers,
         )
-        for (k, runner), (simple, exact) in zip(best.items(), scores, strict=True)
+        for (k, candidate), (simple, exact) in zip(best.items(), scores, strict=True)
     )
     halves = [_half_curve(blocks, list(fits), seed, keys, which, max_iter, tol) for which in (0, 1)]
-    left_out = [k for k in wanted if k not in fits]
+    left_out = [k for k in ks if k not in fits]
     reason = f"k = {', '.join(map(str, left_out))}: fewer distinct rows than clusters" if left_out else ""
     suggestion = suggest([row.k for row in table], [row.inertia for row in table], halves)
     return Sweep(table, suggestion, tuple(orders), blocks.passes, blocks.bytes_read, reason)
 
 
-def _room(workspace_bytes: int | None, n_rows: int, ks: Sequence[int], n_init: int) -> int:
+def _cache_bytes(workspace_bytes: int | None, n_rows: int, ks: Sequence[int], n_init: int) -> int:
     if workspace_bytes is None:
-        return 1 << 62
+        return UNLIMITED
     return max(0, workspace_bytes - sum(project_labels_bytes(n_rows, k, n_init) for k in ks))
 
 
 @dataclass(frozen=True, eq=False)
-class _Runner:
-    """One restart of one k. turn : which of the seeds it had."""
+class _Candidate:
+    """One restart of one k. number : the number of its seed."""
 
-    turn: int
+    number: int
     restart: Restart
 
 
@@ -204,58 +219,62 @@ def _fit_all(
     tol: float,
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore = NO_CHECKPOINTS,
-) -> tuple[dict[int, list[_Runner]], list[Floats], Lloyd]:
-    """The finalists of every k that the distinct rows allow; seeds are prefixes of one order per turn."""
+) -> tuple[dict[int, list[_Candidate]], list[Floats], Lloyd]:
+    """Fit every k that the number of distinct rows allows: the finalists of each k, the initial orders, and the passes.
+
+    The initial centers of k clusters are the first k of one order for each seed, so the sample is seeded once for all
+    k.
+    """
     summary = summarize(blocks, None)
-    seeds = [seed + 7919 * turn for turn in range(n_init)]
+    seeds = [seed + SEED_STEP * number for number in range(n_init)]
     resumed, done = load_restarts(checkpoints, blocks, lambda k: k >= PRUNE_FROM), 0
     if resumed is not None:
-        orders = [resumed.state.get(f"order/{turn}") for turn in range(n_init)]
-        runners = [_Runner(*pair) for pair in zip(resumed.state.facts["turns"], resumed.restarts, strict=True)]
+        orders = [resumed.state.get(f"order/{number}") for number in range(n_init)]
+        candidates = [_Candidate(*pair) for pair in zip(resumed.state.facts["turns"], resumed.restarts, strict=True)]
         done = resumed.iterations
     else:
         orders, _ = initial_centers(
             blocks, summary.scaler, "k-means++", ks[-1], seeds=seeds, keys=keys, sample_weight=None
         )
         allowed = [k for k in ks if k <= min(len(order) for order in orders)]
-        runners = [
-            _Runner(turn, Restart(order[:k].copy(), bounded=k >= PRUNE_FROM))
+        candidates = [
+            _Candidate(number, Restart(order[:k].copy(), bounded=k >= PRUNE_FROM))
             for k in allowed
-            for turn, order in enumerate(orders)
+            for number, order in enumerate(orders)
         ]
     lloyd = Lloyd(blocks, summary, None)
 
-    def run(racing: list[_Runner], done: int, passes: int, *, finalize: bool) -> None:
-        facts = {"turns": [runner.turn for runner in racing]}
+    def run(running: list[_Candidate], done: int, passes: int, *, finalize: bool) -> None:
+        facts = {"turns": [candidate.number for candidate in running]}
         save = SavedRestarts(
-            checkpoints, blocks, facts, [(f"order/{turn}", order) for turn, order in enumerate(orders)]
+            checkpoints, blocks, facts, [(f"order/{number}", order) for number, order in enumerate(orders)]
         ).save
-        restarts = [runner.restart for runner in racing]
+        restarts = [candidate.restart for candidate in running]
         lloyd.run(restarts, max_iter=passes, tol=tol, on_progress=on_progress, finalize=finalize, done=done, save=save)
 
-    heat = min(_HEAT, max_iter)
-    if done < heat:
-        run(runners, done, heat, finalize=False)
-        runners, done = _finalists(runners), heat
-    run(runners, done, max_iter, finalize=True)
-    fits: dict[int, list[_Runner]] = {}
-    for runner in runners:
-        fits.setdefault(len(runner.restart.centers), []).append(runner)
+    trial = min(_TRIAL_ITERATIONS, max_iter)
+    if done < trial:
+        run(candidates, done, trial, finalize=False)
+        candidates, done = _finalists(candidates), trial
+    run(candidates, done, max_iter, finalize=True)
+    fits: dict[int, list[_Candidate]] = {}
+    for candidate in candidates:
+        fits.setdefault(len(candidate.restart.centers), []).append(candidate)
     return fits, orders, lloyd
 
 
-def _finalists(runners: Sequence[_Runner]) -> list[_Runner]:
-    """The best of each k so far, in the order in which they are given."""
-    out: list[_Runner] = []
-    for _, group in groupby(runners, key=lambda runner: len(runner.restart.centers)):
+def _finalists(candidates: Sequence[_Candidate]) -> list[_Candidate]:
+    """Choose the best candidates of each k by their inertia so far, and keep their order."""
+    out: list[_Candidate] = []
+    for _, group in groupby(candidates, key=lambda candidate: len(candidate.restart.centers)):
         same_k = list(group)
-        best = sorted(same_k, key=lambda runner: runner.restart.inertia_path[-1])[:_FINALISTS]
-        out += [runner for runner in same_k if runner in best]
+        best = sorted(same_k, key=lambda candidate: candidate.restart.inertia_path[-1])[:_FINALISTS]
+        out += [candidate for candidate in same_k if candidate in best]
     return out
 
 
 def _score(lloyd: Lloyd, restarts: Sequence[Restart]) -> list[tuple[float, float]]:
-    """One pass: (mean simplified silhouette, mean exact silhouette on squared distances) of every restart."""
+    """Score every restart in one pass: (mean simplified silhouette, mean silhouette on squared distances)."""
     blocks, scaler = lloyd.blocks, lloyd.summary.scaler
     prepared = [prepare(restart.centers, scaler) for restart in restarts]
     means = [restart.sums / np.maximum(restart.counts, 1)[:, None] for restart in restarts]
@@ -265,26 +284,26 @@ def _score(lloyd: Lloyd, restarts: Sequence[Restart]) -> list[tuple[float, float
         for restart, mean in zip(restarts, means, strict=True)
     ]
 
-    def look(_number: int, x: NDArray[Any]) -> NDArray[np.float64]:
+    def silhouettes_of(_number: int, x: NDArray[Any]) -> NDArray[np.float64]:
         out = np.zeros((len(restarts), 2))
-        for place, restart in enumerate(restarts):
-            two = two_nearest(x, prepared[place])
-            if prepared[place].count > 1:
-                out[place, 0] = simplified_silhouette(np.sqrt(two.sq), np.sqrt(two.runner_up_sq)).sum()
-            out[place, 1] = silhouette_sq(x, two.labels, means[place], restart.counts, scatter[place]).sum()
+        for index, restart in enumerate(restarts):
+            two = two_nearest(x, prepared[index])
+            if prepared[index].count > 1:
+                out[index, 0] = simplified_silhouette(np.sqrt(two.sq), np.sqrt(two.runner_up_sq)).sum()
+            out[index, 1] = silhouette_sq(x, two.labels, means[index], restart.counts, scatter[index]).sum()
         return out
 
     total = np.zeros((len(restarts), 2))
-    for _, part in blocks.map(look):
+    for _, part in blocks.map(silhouettes_of):
         total += part
     return [(float(a), float(b)) for a, b in total / blocks.n_rows]
 
 
-def _stability(runners: Sequence[_Runner]) -> float:
-    """Agreement of the two finalists; 1 where there is one restart only."""
-    if len(runners) < 2:
+def _stability(candidates: Sequence[_Candidate]) -> float:
+    """Compute the adjusted Rand index of the two finalists; it is 1 where there is a single restart."""
+    if len(candidates) < 2:
         return 1.0
-    one, other = (runner.restart for runner in runners)
+    one, other = (candidate.restart for candidate in candidates)
     k = len(one.centers)
     table = np.zeros((k, k), np.int64)
     for a, b in zip(one.labels, other.labels, strict=True):
@@ -295,13 +314,16 @@ def _stability(runners: Sequence[_Runner]) -> float:
 def _half_curve(
     blocks: Blocks, ks: Sequence[int], seed: int, keys: Keys, which: int, max_iter: int, tol: float
 ) -> list[float]:
-    """Inertia for every k, fitted anew on a sample of one half of the rows: a knee must show there too."""
+    """Compute the inertia of every k, fitted anew on a sample of one half of the rows, on which a knee must show, too.
+
+    which : 0 or 1, the half. Returns one value for each k, or none where the half has too few distinct rows.
+    """
     half = np.flatnonzero((uniforms(keys, seed, "halves") < 0.5) == (which == 0))
     if not ks or len(half) <= ks[-1]:
         return []
     n_rows = min(sample_size(ks[-1], blocks.n_columns), max(_HALF_ROWS, 64 * ks[-1]))
     numbers = half[sample_rows(keys[half], None, n_rows, seed)]
     with blas_threads(1):
-        mine = Blocks(ArrayRows(blocks.take(numbers)), blocks.runtime)
-        fits, _, _ = _fit_all(mine, ks, seed, keys[numbers], 2, max_iter, tol)
-    return [min(runner.restart.inertia for runner in fits[k]) for k in ks] if len(fits) == len(ks) else []
+        sample = Blocks(ArrayRows(blocks.take(numbers)), blocks.runtime)
+        fits, _, _ = _fit_all(sample, ks, seed, keys[numbers], 2, max_iter, tol)
+    return [min(candidate.restart.inertia for candidate in fits[k]) for k in ks] if len(fits) == len(ks) else []

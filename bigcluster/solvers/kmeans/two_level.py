@@ -11,14 +11,17 @@ from bigcluster.kernels.kmeans.sums import Floats
 from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.kmeans.fit import check_arguments, check_keys, fewer_than, finish, fit, keeps_bounds, open_rows
-from bigcluster.solvers.kmeans.lloyd import Lloyd, Restart
-from bigcluster.solvers.kmeans.restarts import SavedRestarts, load_restarts
+from bigcluster.solvers.kmeans.lloyd import Lloyd
+from bigcluster.solvers.kmeans.restarts import Restart, SavedRestarts, load_restarts
 from bigcluster.solvers.kmeans.result import KMeansFit, RowSink
 from bigcluster.solvers.kmeans.seeding import fill_up, sample_rows, sample_size
 from bigcluster.solvers.progress import OnProgress
 from bigcluster.store.row_source import ArrayRows, RowSource
 
-FLAT_ITERATIONS = 2  # over all rows and centers, after the split; they measure what the split cost
+FLAT_ITERATIONS = 2
+"""Iterations over all rows and centers after the split: two, so that the second one's gain says what the split cost."""
+_COARSE_ITERATIONS = 20
+"""Most iterations of the fits on the sample: its centers are only a start for the iterations over all rows."""
 
 
 def fit_two_level(
@@ -36,10 +39,11 @@ def fit_two_level(
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore = NO_CHECKPOINTS,
 ) -> KMeansFit:
-    """About sqrt(k) coarse clusters of a sample, each split in proportion to its rows, then two flat iterations.
+    """Cluster a sample into about sqrt(k) coarse clusters, split each of them, and iterate twice over all rows.
 
     Labels, distances and inertia are exact for the final centers, as in `fit`, whose arguments and errors these are.
-    `notes` says by how much the last flat iteration still lowered the inertia: what a flat fit would go on gaining.
+    The `notes` of the result say by how much the last iteration still lowered the inertia, which a flat fit would
+    continue.
     """
     check_arguments(rows, n_clusters, 1, max_iter, tol, "k-means||")
     blocks, summary, weights = open_rows(rows, sample_weight, runtime, workspace_bytes, n_clusters, 1)
@@ -70,42 +74,49 @@ def fit_two_level(
 
 
 def shares(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:
-    """Split `total` in proportion to `counts`, at least 1 and at most the count each; what cannot be placed is left.
+    """Divide `total` in proportion to `counts`, (n,) int64: each share is at least 1 and at most its count.
 
-    (3, 1, 96), 10 -> (1, 1, 8). The result sums to min(total, sum of counts), provided total >= len(counts).
+    (3, 1, 96), 10 -> (1, 1, 8). The shares add up to min(total, sum of counts), provided that total >= len(counts).
     """
     out = np.ones(len(counts), np.int64)
     while True:
         room = counts - out
-        left = min(total - int(out.sum()), int(room.sum()))
-        if left <= 0:
+        remaining = min(total - int(out.sum()), int(room.sum()))
+        if remaining <= 0:
             return out
         weight = np.where(room > 0, counts, 0)
-        exact = left * weight / weight.sum()
+        exact = remaining * weight / weight.sum()
         whole = np.minimum(np.floor(exact).astype(np.int64), room)
         if not whole.any():
             # less than one each: the largest remainders, ties to the first
-            whole[np.argsort(-np.where(room > 0, exact, -1), kind="stable")[:left]] = 1
+            whole[np.argsort(-np.where(room > 0, exact, -1), kind="stable")[:remaining]] = 1
             whole = np.minimum(whole, room)
         out += whole
 
 
 def _split(x: NDArray[Any], n_clusters: int, seed: int, weights: Floats | None, runtime: Runtime, tol: float) -> Floats:
-    """(at most n_clusters, r) centers of a sample in memory."""
+    """Compute (at most n_clusters, r) float64 centers of a sample in memory, x : (n_sample, r)."""
     n_coarse = max(1, round(n_clusters**0.5))
     coarse = fit(
-        ArrayRows(x), n_coarse, seed=seed, n_init=1, max_iter=20, tol=tol, sample_weight=weights, runtime=runtime
+        ArrayRows(x),
+        n_coarse,
+        seed=seed,
+        n_init=1,
+        max_iter=_COARSE_ITERATIONS,
+        tol=tol,
+        sample_weight=weights,
+        runtime=runtime,
     )
     assert coarse.rows is not None
     labels = coarse.rows.labels
-    wanted = shares(coarse.counts, n_clusters)
+    ks = shares(coarse.counts, n_clusters)
 
     def part(number: int) -> Floats:
         mine = np.flatnonzero(labels == number)
         own = None if weights is None else weights[mine]
         split = fit(
-            ArrayRows(x[mine]), int(wanted[number]), seed=seed, n_init=1, max_iter=20, tol=tol, sample_weight=own,
-            runtime=EmbeddedRuntime(1),
+            ArrayRows(x[mine]), int(ks[number]), seed=seed, n_init=1, max_iter=_COARSE_ITERATIONS, tol=tol,
+            sample_weight=own, runtime=EmbeddedRuntime(1),
         )  # fmt: skip
         return split.centers
 
