@@ -18,7 +18,7 @@ from bigcluster.kernels.kmeans.assign import two_nearest
 from bigcluster.kernels.kmeans.centers import fit_scaler, prepare
 from bigcluster.kernels.linalg.moments import block_moments
 from bigcluster.planning.stage_names import CLUSTER, COMPONENTS, INGEST, REDUCE
-from bigcluster.stages import cluster, ingest, reduce
+from bigcluster.stages import ingest, reduce
 from bigcluster.store import Damage, Mark, Store, StoredRows, read_whole
 from bigcluster.store.row_source import RowSource, spans
 
@@ -38,7 +38,7 @@ class Stored:
 
 def load(store: Store) -> Stored:
     """The marks of the stages, as far as they are of one state: an interrupted run leaves later ones behind."""
-    ingested, fitted, clustered = (_sized(store, stage.STAGE) for stage in (ingest, reduce, cluster))
+    ingested, fitted, clustered = (_sized(store, stage) for stage in (INGEST, REDUCE, CLUSTER))
     if ingested is None:
         return Stored(0, None, None)
     if fitted is not None and fitted.payload["images"] != ingested.fingerprint:
