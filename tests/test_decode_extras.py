@@ -19,7 +19,7 @@ from PIL import Image
 from test_decode import COLOR, GREY, H, W, near, turned
 
 from bigcluster.catalog import FileRecord, image_suffixes, left_out, list_images
-from bigcluster.catalog.wanted import EXTRAS, IMAGE_SUFFIXES
+from bigcluster.catalog.file_filter import EXTRAS, IMAGE_SUFFIXES
 from bigcluster.kernels.decode import DecodeSpec, decode, extras, needs_extra, prepare_codecs, read_header
 from bigcluster.kernels.decode.ifd import read_directory
 from bigcluster.stages.fill import Freshness

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigcluster.catalog import Listing, list_images, natural_key, root_of
-from bigcluster.catalog.wanted import IMAGE_SUFFIXES, left_out
+from bigcluster.catalog.file_filter import IMAGE_SUFFIXES, left_out
 from bigcluster.config import Settings
 from bigcluster.errors import ImagesNotFoundError, NoImagesError, OutError, UsageError
 from bigcluster.kernels.decode import DecodeSpec

@@ -13,8 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bigcluster.catalog import list_images
-from bigcluster.catalog.walk import Ignored, Room, fits_glob, match
-from bigcluster.catalog.wanted import Wanted
+from bigcluster.catalog.file_filter import FileFilter
+from bigcluster.catalog.walk import Ignored, NameBudget, fits_glob, match
 
 pytestmark = pytest.mark.usefixtures("permissions")
 LINE = ("-k", 2, "--size", 8, "--components", 3, "--set", "report.write=false", "--json")
@@ -216,5 +216,5 @@ def test_a_pattern_fits_the_paths_that_it_lists(
     path.touch()
     pattern, listed = "/".join(parts), "/".join(names)
     ignored = Ignored()
-    found = match(root, pattern, ignored, Wanted((), ignored), Room(None))
+    found = match(root, pattern, ignored, FileFilter((), ignored), NameBudget(None))
     assert found == ([listed] if fits_glob(listed, pattern) else [])

@@ -1,4 +1,4 @@
-"""Which images there are: a folder walked in natural order, a glob, or a manifest. Nothing is decoded here."""
+"""The list of the images: of a folder walked in natural order, of a glob, or of a manifest. Nothing is decoded here."""
 
 from __future__ import annotations
 
@@ -7,64 +7,64 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from bigcluster.catalog.file_filter import FileFilter, left_out
 from bigcluster.catalog.manifest import MANIFEST_SUFFIXES, Manifest
 from bigcluster.catalog.manifest_rows import AUTO, parquet_bytes
 from bigcluster.catalog.names import Names
 from bigcluster.catalog.roots import first_wildcard, is_glob, root_of
-from bigcluster.catalog.walk import Ignored, Room, fits_glob, folders_of, match, walk
-from bigcluster.catalog.wanted import Wanted, left_out
+from bigcluster.catalog.walk import Ignored, NameBudget, fits_glob, folders_of, match, walk
 from bigcluster.errors import ImagesNotFoundError, NoImagesError, OutError, UsageError
 from bigcluster.files.paths import is_url
 from bigcluster.units import counted
 
 FOLDERS_NAMED = 5
-"""Folders that a line names; summary.json names a hundred."""
+"""The most folders that one message names. summary.json names a hundred."""
 
 
 @dataclass(frozen=True)
 class Listing:
-    """The listed files in listing order: row i of everything is `names[i]`, a path relative to `root` with `/`."""
+    """The listed files. Row i of every array and table is the file `names[i]`, a path relative to `root` with `/`."""
 
     root: Path
     names: Names
     ignored: dict[str, int] = field(default_factory=dict)
-    """Files that are not images, counted by suffix; in brackets, what else is passed over."""
+    """The number of files that are not images, by suffix; entries in brackets count other things that are skipped."""
     manifest: Manifest | None = None
     unreadable: tuple[str, ...] = ()
-    """Folders below the root that could not be read; "" is the root itself."""
+    """Folders below the root that could not be read, relative to it; "" is the root itself."""
     n_kept: int = 0
-    """Rows below them, which the last run listed: for all that is known, their files are there."""
+    """The number of rows in such folders. The last run listed them, and their files may still exist."""
     confined: bool = False
-    """Whether files outside `root` are refused: a manifest may come from a stranger."""
+    """Whether files outside of `root` are refused, because a manifest may come from a stranger."""
 
     def __len__(self) -> int:
         return len(self.names)
 
     def path(self, row: int) -> str:
-        """The file of a row, absolute."""
+        """The absolute path of the file of a row."""
         return os.path.join(self.root, self.names[row])
 
     @property
     def confined_to(self) -> Path | None:
-        """The folder that no file may leave, links followed; None where files may lie anywhere."""
+        """The folder in which all files must lie, after links are followed; None where they may lie anywhere."""
         return self.root if self.confined else None
 
     def may_read(self, row: int) -> bool:
-        """Whether the row's file lies under the root, links followed, where that is asked for."""
+        """Whether the file of a row may be read: it lies under the root, or need not lie there."""
         return is_confined(self.path(row), self.confined_to)
 
     def is_readable_file(self, row: int) -> bool:
-        """Whether opening it can neither block (a FIFO) nor leave the root."""
+        """Whether the file of a row may be read and is a regular file: opening a FIFO could block."""
         return self.may_read(row) and os.path.isfile(self.path(row))
 
 
 def is_confined(path: str, to: Path | None) -> bool:
-    """Whether a file lies under the folder `to`, links followed; everything does where that is None."""
+    """Whether a file lies under the folder `to`, after links are followed. True where `to` is None."""
     if to is None:
         return True
     try:
         return Path(path).resolve().is_relative_to(to)
-    except (OSError, RuntimeError, ValueError):  # a loop of links, a NUL in the name
+    except (OSError, RuntimeError, ValueError):  # a loop of links, or a NUL in the name
         return False
 
 
@@ -78,26 +78,28 @@ def list_images(
     most_bytes: int | None = None,
     listed_before: Callable[[], Iterable[str]] = tuple,
 ) -> Listing:
-    """List a folder, a glob or a manifest, to which alone `allow_outside` and `encoding` apply.
+    """List the images of a folder, a glob or a manifest.
 
-    exclude : patterns of names, or of paths from IMAGES on, that are not listed; not of a manifest.
-    most_bytes : what the names may take in memory.
-    listed_before : gives the names that the last run listed; those below folders that cannot be read are listed again.
+    images : the path, glob or manifest. out : the folder for the results, which is not listed; None for none.
+    allow_outside, encoding : for a manifest only, see the settings manifest.*.
+    exclude : patterns of names, or of paths relative to IMAGES, that are not listed; not for a manifest.
+    most_bytes : the memory that the names may take, in bytes; None for no limit.
+    listed_before : returns the names that the last run listed. Those in folders that cannot be read are listed again.
     Raises UsageError where IMAGES is none of these, ImagesNotFoundError where nothing is there, OutError where `out`
     and the images overlap, NoImagesError where there is no image, MemoryBudgetError where there are too many for
     `most_bytes`.
     """
-    source, room = Path(images), Room(most_bytes)
-    if os.path.isdir(images):  # unlike pathlib's, it is no error where a folder above may not be looked into
-        listing = _list_folder(root_of(images), out, exclude, Ignored(listed_before), room)
+    source, name_budget = Path(images), NameBudget(most_bytes)
+    if os.path.isdir(images):  # unlike pathlib's, it raises nothing where a folder above is closed
+        listing = _list_folder(root_of(images), out, exclude, Ignored(listed_before), name_budget)
     elif os.path.isfile(images) and source.suffix.lower() in MANIFEST_SUFFIXES:
         manifest = Manifest(source.resolve(), encoding, parquet_bytes(most_bytes))
-        names = Names(room.taken_by(manifest.paths()))
+        names = Names(name_budget.taken_by(manifest.paths()))
         listing = Listing(root_of(images), names, manifest=manifest, confined=not allow_outside)
     elif os.path.isfile(images):
         raise UsageError(f"IMAGES must be a folder, a glob or a manifest (.csv, .parquet), not the file {images}")
     elif is_glob(images):
-        listing = _list_glob(images, out, exclude, listed_before, room)
+        listing = _list_glob(images, out, exclude, listed_before, name_budget)
     else:
         _check_there(images)
         raise UsageError(f"IMAGES must be a folder, a glob or a manifest (.csv, .parquet), which {images} is not")
@@ -113,7 +115,7 @@ def list_images(
 
 
 def unread_folders(listing: Listing) -> str:
-    """Which folders could not be read, in a line; empty where all could."""
+    """Name the folders that could not be read, in one line; empty where all could be read."""
     if not listing.unreadable:
         return ""
     names = [name or str(listing.root) for name in listing.unreadable[:FOLDERS_NAMED]]
@@ -126,19 +128,23 @@ def unread_folders(listing: Listing) -> str:
 
 
 def _check_there(images: str, folder: Path | None = None) -> None:
-    """Raises ImagesNotFoundError where there is nothing, UsageError where nobody may look; folder : that of a glob."""
+    """Raise ImagesNotFoundError where nothing exists, and UsageError where access is denied.
+
+    folder : of a glob, the folder before its first wildcard.
+    """
     try:
         os.stat(folder or images)
     except PermissionError as error:
         if folder is None:
             raise UsageError(f"IMAGES cannot be read: {images}: {error.strerror}") from error
-        # The walk names it as a folder that cannot be read, and keeps what the last run listed there.
+        # For a glob, the walk reports the folder as unreadable and keeps what the last run listed there.
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         of_glob = f": there is no folder {folder}" if folder is not None else ""
         raise ImagesNotFoundError(f"IMAGES does not exist: {images}{of_glob}") from error
 
 
 def _check_apart(listing: Listing, out: Path) -> None:
+    """Raise OutError where an image lies inside OUT."""
     prefix, root = os.path.join(out.resolve(), ""), os.path.join(listing.root, "")
     if listing.manifest is None and not prefix.startswith(root) and not root.startswith(prefix):
         return  # a manifest may list what lies outside its root, a folder and a glob do not
@@ -148,29 +154,35 @@ def _check_apart(listing: Listing, out: Path) -> None:
 
 
 def _joined(root: Path, name: str) -> str:
-    """The file of a name; `../` leads out of the root."""
+    """The path of a listed name. A name that begins with `../` leads out of the root."""
     if is_url(name):
         return name
     path = os.path.join(root, name)
     return os.path.normpath(path) if name.startswith("../") else path
 
 
-def _list_folder(root: Path, out: Path | None, exclude: tuple[str, ...], ignored: Ignored, room: Room) -> Listing:
+def _list_folder(
+    root: Path, out: Path | None, exclude: tuple[str, ...], ignored: Ignored, name_budget: NameBudget
+) -> Listing:
     if out is not None and out.resolve().is_relative_to(root):
         raise OutError(f"OUT lies inside IMAGES ({out} in {root}): its pictures would be clustered again; move OUT")
     passed_over = folders_of(None if out is None or root.is_relative_to(out.resolve()) else out)
-    return _listing(root, Names(walk(root, ignored, Wanted(exclude, ignored), room, passed_over)), ignored)
+    return _listing(root, Names(walk(root, ignored, FileFilter(exclude, ignored), name_budget, passed_over)), ignored)
 
 
 def _list_glob(
-    pattern: str, out: Path | None, exclude: tuple[str, ...], listed_before: Callable[[], Iterable[str]], room: Room
+    pattern: str,
+    out: Path | None,
+    exclude: tuple[str, ...],
+    listed_before: Callable[[], Iterable[str]],
+    name_budget: NameBudget,
 ) -> Listing:
-    """Matches of a glob; its root is the folder before the first wildcard."""
+    """List the matches of a glob. Its root is the part of the path before the first wildcard."""
     root = root_of(pattern)
     _check_there(pattern, root)
     wild = os.path.join(*Path(pattern).parts[first_wildcard(Path(pattern)) :])
     ignored = Ignored(listed_before, lambda name: fits_glob(name, wild))
-    return _listing(root, Names(match(root, wild, ignored, Wanted(exclude, ignored), room, out)), ignored)
+    return _listing(root, Names(match(root, wild, ignored, FileFilter(exclude, ignored), name_budget, out)), ignored)
 
 
 def _listing(root: Path, names: Names, ignored: Ignored) -> Listing:

@@ -1,4 +1,4 @@
-"""A CSV or Parquet file that lists the images; its other columns pass through to labels.csv."""
+"""The manifest: a CSV or Parquet file that lists the images. Its other columns are copied to labels.csv."""
 
 from __future__ import annotations
 
@@ -25,19 +25,18 @@ from bigcluster.units import printable
 
 MANIFEST_SUFFIXES = (".csv", PARQUET_SUFFIX)
 _ROWS_COMPARED = 256
-"""Rows that are read again at a time: held until they are known to be those that were listed."""
+"""Rows that are held at a time when the file is read again, until they are known to be unchanged."""
 _MOST_COLUMNS = 4096
 _MOST_EQUAL_NAMES = 100
-"""Columns of one name: each one gets a longer prefix than the one before."""
+"""The most columns of one name: each of them gets a longer prefix in labels.csv than the one before."""
 
 
 class Manifest:
-    """Rows are read again whenever they are needed and never held: a manifest may be as long as the images are many.
+    """A manifest whose rows are read again whenever they are needed, because it may have a row for each of many images.
 
-    encoding : of a CSV file; auto knows UTF-8 and byte order marks, and lets paths be any bytes.
-    parquet_bytes : what reading a Parquet file may take beyond Python and pyarrow.
-    Raises UsageError where the file cannot be read, has not one column named `path`, or far more columns than a table
-    has.
+    encoding : str, of a CSV file; "auto" knows UTF-8 and byte order marks, and accepts any bytes in paths.
+    parquet_bytes : the memory for reading a Parquet file, in bytes, beyond what Python and pyarrow take.
+    Raises UsageError where the file cannot be read, has no or several columns named `path`, or has too many columns.
     """
 
     def __init__(self, path: Path, encoding: str = AUTO, parquet_bytes: int = PARQUET_BYTES) -> None:
@@ -58,13 +57,13 @@ class Manifest:
             raise UsageError(f"the manifest {path.name} needs a column named 'path'; it has {shown:.200}")
         self._at = self._header.index(PATH_COLUMN)
         self.columns = self._others(self._header)
-        """The columns that pass through, in file order."""
+        """The other columns, which are copied to labels.csv, in the order of the file."""
         self._check_text(line, self._header)
         self._prints: list[bytes] = []
-        """Digests of all rows up to each 256th and to the last one, as `paths` read them."""
+        """Digests of the rows up to every 256th row and up to the last one, as `paths` read them."""
 
     def paths(self) -> Iterator[str]:
-        """The paths as names of a listing, see `_name`. Every row is checked: nothing is left to be found out later.
+        """Yield the paths as names of a listing (see `_name`). Every row is checked, for no later pass may fail.
 
         Raises UsageError with the line of a row that has too few or too many cells, or text that is not UTF-8.
         """
@@ -79,9 +78,9 @@ class Manifest:
         self._prints = [*prints, digest.digest()]
 
     def passed_through(self) -> Iterator[tuple[str, ...]]:
-        """The other cells of every row that `paths` read, in the order of `columns`.
+        """Yield the other cells of every row that `paths` read, in the order of `columns`.
 
-        Raises InputChangedError before the first row that is not as `paths` read it.
+        Raises InputChangedError before the first row that has changed since `paths` read it.
         """
         try:
             yield from self._read_again()
@@ -136,9 +135,9 @@ class Manifest:
             raise UsageError(f"the manifest {name} has {equal} columns named {column[:40]!r}; give them other names")
 
     def _check_text(self, line: int, cells: list[str]) -> None:
-        """Refuse what labels.csv cannot hold: text that is not UTF-8, and NUL, where many readers of CSV end a cell.
+        """Refuse text that labels.csv cannot hold: text that is not UTF-8, and the NUL character.
 
-        The path may be any bytes but NUL; they are escaped.
+        Many CSV readers end a cell at NUL. A path may hold any bytes but NUL, because paths are escaped.
         """
         whole = "".join(cells)
         if "\0" in whole:
@@ -159,10 +158,10 @@ class Manifest:
                 ) from None
 
     def _name(self, cell: str) -> str:
-        """Relative to the manifest's folder, normalised, with `/`.
+        """Return the path of a cell, normalised, with `/`, and relative to the folder of the manifest.
 
-        An absolute path elsewhere stays absolute, so that it is the same wherever the manifest lies. A URL stays as it
-        is: nothing is read of it.
+        An absolute path outside of that folder stays absolute, so that it does not depend on where the manifest lies. A
+        URL is returned unchanged: its file is not read.
         """
         if is_url(cell):
             return cell
@@ -173,7 +172,7 @@ class Manifest:
         return (whole if leaves and os.path.isabs(cell) else relative).replace(os.sep, "/")
 
     def _on_disk(self, cell: str, folder: str) -> str:
-        """The name itself; where an encoding was given and a file has the very bytes of the cell, that one's."""
+        """Return the cell itself, or, with an encoding, the name of a file that has the very bytes of the cell."""
         if self._encoding == AUTO or cell.isascii():
             return cell
         with suppress(UnicodeError, ValueError):  # ValueError: a NUL, as of UTF-16

@@ -1,7 +1,7 @@
-"""The cells of a CSV or Parquet manifest, row by row. What does not parse is refused, with its line.
+"""The rows of a CSV or Parquet manifest. A row that cannot be parsed is refused, and the error names its line.
 
-A manifest may come from a stranger: one row is held at a time, and no row may be longer than a person would write one.
-What a Parquet file takes to read cannot be told from outside, so a child of limited memory reads it (parquet.py).
+A manifest may come from a stranger. So one row at a time is held, and the length of a row is limited. Nobody can tell
+from outside how much memory a Parquet file needs, so a child process with limited memory reads it (parquet.py).
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bigcluster.units import MIB, show_bytes
 PATH_COLUMN = "path"
 PARQUET_SUFFIX = ".parquet"
 AUTO = "auto"
-"""The encoding of a file that says itself: by a byte order mark, or by being UTF-8."""
+"""The encoding setting for files that show their encoding themselves: by a byte order mark, or by being UTF-8."""
 _DELIMITERS = (",", ";", "\t")
 _MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),
@@ -34,29 +34,31 @@ _MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 MOST_ROW_CHARACTERS = 1 * MIB
-"""Of a row, its line ends included. csv itself takes 131,072 characters for a cell at most."""
+"""The most characters of a row, with its line ends. Python's csv module accepts 131,072 characters in a cell."""
 PARQUET_BYTES = 64 * MIB
-"""What the child that reads Parquet may take where nobody says otherwise, beyond Python and pyarrow."""
+"""Bytes that the child which reads Parquet may use by default, beyond what Python and pyarrow take."""
 _LEAST_PARQUET_BYTES = 16 * MIB
-"""Pages of a dozen columns."""
+"""Bytes that the child may use in any case: enough for the pages of a dozen columns."""
 TOO_LARGE = "out of memory"
 NO_PYARROW = "a Parquet manifest needs pyarrow: pip install 'bigcluster[parquet]', or use CSV"
-"""What the child says where it has no more memory, and where there is no pyarrow."""
+"""What the child writes to stderr where it has no more memory, and where pyarrow is not installed."""
 _UNFOLDED_CHARACTERS = 64 * MIB
 _UNFOLDED_TIMES = 1000
-"""What rows of Parquet may come to, and beyond that for each byte of the file: equal cells take next to none."""
+"""The most characters of all rows of a Parquet file: so many, and so many times the bytes of the file. Equal cells are
+stored once, so that a small file may unfold to very much."""
 _MOST_SAID = 64 << 10
-"""Bytes of what the child says that are read."""
+"""The most bytes that are read of the child's error message."""
 _NEITHER_CLOSED_NOR_DOUBLED = "a quote in a quoted cell is neither doubled nor followed by a delimiter"
 
 Row = tuple[int, list[str]]
-"""The line (of Parquet, the row) on which it begins, counted from 1 with the header; and its cells."""
+"""The number of the line where a row begins (in Parquet: of the row), counted from 1 with the header; and its cells."""
 
 
 def parquet_bytes(most_bytes: int | None) -> int:
-    """What reading Parquet may take in its child, where names and all else may take most_bytes.
+    """Return the bytes that the child which reads Parquet may use, where the run has most_bytes for data.
 
-    Rows are read again as labels.csv is written: beside what the solvers have loaded and what is kept by then.
+    The rows are read once more while labels.csv is written. By then the solvers' libraries are loaded, and their memory
+    is subtracted here.
     """
     if most_bytes is None:
         return PARQUET_BYTES
@@ -75,10 +77,10 @@ def parquet_child_bytes(images: str | None, most_bytes: int) -> int:
 
 
 def csv_rows(path: Path, encoding: str) -> Iterator[Row]:
-    """The header, then the rows; blank lines do not count.
+    """Yield the header, then the rows. Blank lines are skipped.
 
-    Cells of a file that is not UTF-8 hold surrogate escapes, where `encoding` is auto. Raises UsageError with the line
-    for a quote that is not closed and for bytes that are not of the encoding.
+    Where `encoding` is auto, cells that are not UTF-8 hold surrogate escapes. Raises UsageError with the line for a
+    quote that is not closed and for bytes that are not valid in the encoding.
     """
     begins = 1
     try:
@@ -122,12 +124,12 @@ def _open(path: Path, encoding: str) -> IO[str]:
 
 
 def _is_utf16(start: bytes) -> bool:
-    """Without a mark: the header is ASCII, so that every other byte is zero."""
+    """Whether a file without a byte order mark is UTF-16: its header is ASCII, so every second byte is zero."""
     return len(start) >= 2 and (start[0] == 0) != (start[1] == 0)
 
 
 def _delimiter_of(file: IO[str], path: Path) -> str:
-    """The one that makes a header with a path column; a comma where none does, so that the header can be shown."""
+    """Return the delimiter with which the header has a path column; a comma where none does, to show the header."""
     for delimiter in _DELIMITERS:
         file.seek(0)
         header = next(
@@ -139,7 +141,7 @@ def _delimiter_of(file: IO[str], path: Path) -> str:
 
 
 def _fault(error: csv.Error) -> str:
-    """What Python's parser found, in words that say where to look."""
+    """Return an error of Python's CSV parser in words that say where to look."""
     said = str(error)
     if "unexpected end" in said:
         return "a quote is opened and not closed"
@@ -151,9 +153,9 @@ def _fault(error: csv.Error) -> str:
 
 
 def parquet_rows(path: Path, encoding: str, limit_bytes: int = PARQUET_BYTES) -> Iterator[Row]:
-    """The header, then the rows, from a child that may allocate limit_bytes beyond Python and pyarrow.
+    """Yield the header, then the rows. A child reads them, which may allocate limit_bytes beyond Python and pyarrow.
 
-    Raises UsageError where pyarrow is missing, cannot read the file, or takes more memory than that.
+    Raises UsageError where pyarrow is missing, cannot read the file, or needs more memory.
     """
     child = start_python(
         "bigcluster.catalog.parquet",

@@ -1,7 +1,7 @@
 """The child that reads a Parquet manifest: `python -m bigcluster.catalog.parquet FILE ENCODING BYTES` writes it as CSV.
 
-A Parquet file of some KB may unfold to GB, and neither its size nor what its metadata say tells beforehand. So the
-system limits what this process may allocate. Cells that share a value (dictionaries) are unfolded row by row.
+A Parquet file of some KB may unfold to GB, and neither its size nor its metadata say so beforehand. Therefore the
+system limits the memory of this process. Cells that share a value (dictionaries) are unfolded row by row.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _BATCH_ROWS = 1024
 
 
 def main() -> int:
-    """What goes wrong is one line on stderr, and exit status 1."""
+    """Write the rows to stdout. An error is one line on stderr and exit status 1."""
     path, encoding, limit_bytes = sys.argv[1], sys.argv[2], int(sys.argv[3])
     os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # others reserve memory ahead
     try:
@@ -33,7 +33,7 @@ def main() -> int:
     try:
         with open(1, "w", encoding="utf-8", errors="surrogateescape", newline="") as out:
             csv.writer(out).writerows(_rows(pq, path, encoding))
-    except BrokenPipeError:  # nobody wants the rest
+    except BrokenPipeError:  # the reader needs no more rows
         return 0
     except MemoryError:
         return _say(TOO_LARGE)
@@ -46,7 +46,7 @@ def main() -> int:
 
 
 def _rows(pq: Any, path: str, encoding: str) -> Iterator[list[str]]:
-    """The header, then the rows."""
+    """Yield the header, then the rows, as texts."""
     with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 16) as plain:
         names = list(plain.schema_arrow.names)
     yield names

@@ -1,4 +1,4 @@
-"""What became of every listed file: one record per row, whatever happened to it."""
+"""The ledger: one record for every listed file, whatever happened to the file."""
 
 from __future__ import annotations
 
@@ -8,22 +8,22 @@ from typing import Any
 
 @dataclass(frozen=True)
 class FileRecord:
-    """One row of images.csv."""
+    """What is known of one listed file, as images.csv shows it."""
 
     n_bytes: int | None
     mtime_ns: int | None
     width: int | None
-    """As seen, EXIF orientation applied; pixels. None where no header could be read."""
+    """Width in pixels after the EXIF orientation is applied. None where no header could be read; so is `height`."""
     height: int | None
     digest: str
-    """First 32 hex digits of the content's SHA-256; empty where the file could not be read."""
+    """The first 32 hex digits of the SHA-256 of the content; empty where the file could not be read."""
     status: str
-    """`ok`, or why there are no pixels: one of kernels.decode.STATUSES."""
+    """`ok`, or the reason why there are no pixels: one of kernels.decode.STATUSES."""
     reason: str
     needed_bytes: int | None = None
-    """Where the memory budget was too small for this file: what it takes. A larger budget retries it."""
+    """The bytes that decoding needs, where the memory budget was too small. A run with a larger budget tries again."""
     tried_seconds: float | None = None
-    """Where image.timeout was too short for this file: what it was. A longer one retries it."""
+    """The value of image.timeout, in seconds, where it was too short. A run with a longer one tries again."""
 
     @property
     def ok(self) -> bool:

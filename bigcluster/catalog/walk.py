@@ -1,8 +1,9 @@
-"""The image files below a folder, or those that a glob matches; every folder once, whatever links lead to it.
+"""The image files below a folder, or those that match a glob. Every folder is listed once, whatever links lead to it.
 
-Links can make more paths than there are atoms: ninety of them are enough for 2^29. So a folder is known by its device
-and inode number, and its first way counts: one without links where there is one, else the first in natural order.
-Nothing here takes memory for a file that is no image, and a listing of more names than there is room for is given up.
+With links, a few folders can have a huge number of paths: ninety links are enough for 2^29. So a folder is identified
+by its device and inode number, and is listed under its first path: one without links where there is one, else the first
+in natural order. Files that are not images take no memory, and a listing with more names than the budget allows is
+given up.
 """
 
 from __future__ import annotations
@@ -18,29 +19,30 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
+from bigcluster.catalog.file_filter import FileFilter
 from bigcluster.catalog.names import Names, natural_key
-from bigcluster.catalog.wanted import Wanted
 from bigcluster.errors import MemoryBudgetError
 from bigcluster.planning.footprint import NAME_BYTES
 from bigcluster.units import show_bytes, show_count
 
 LOOP, SEEN, UNREADABLE, OTHER = "(link loop)", "(folder listed already)", "(unreadable folder)", "(other suffixes)"
-"""Among what is ignored: a link to a folder above it, another way to a folder, a folder that cannot be read."""
+"""Reasons among the ignored entries: a link to a folder above it, another path to a folder, a folder that cannot be
+read, and all suffixes beyond the first thousand."""
 MOST_SUFFIXES = 1000
-"""Suffixes of files that are not images that are counted one by one; all further ones are counted together."""
+"""Suffixes of other files that are counted one by one. All further suffixes are counted together."""
 _OUT_LEVELS = 2
 """Levels of folders in OUT that hold pictures: `clusters`, and `clusters/00` in it."""
 _END = "\0"
-"""Between the key and the name: in neither, and before every other character."""
+"""Separates the sort key from the name: it is in neither, and sorts before every other character."""
 
 Identity = tuple[int, int]
 
 
 class Ignored(Counter[str]):
-    """What is passed over, counted; and the folders that cannot be read, by name.
+    """Counts what is skipped, by suffix or reason, and collects the folders that cannot be read.
 
-    listed_before : the names that the last run listed. Those below a folder that cannot be read are listed again: for
-    all that is known, the files are there.
+    listed_before : returns the names that the last run listed. Those below a folder that cannot be read are listed
+    again, because their files may still exist.
     """
 
     def __init__(
@@ -48,53 +50,56 @@ class Ignored(Counter[str]):
     ) -> None:
         super().__init__()
         self.unreadable: dict[str, None] = {}
-        """Relative to the root, in the order in which they were met."""
+        """The folders that cannot be read, relative to the root, in the order in which they were found."""
         self.n_kept = 0
-        """Names that were listed again."""
+        """The number of names of the last run that were listed again."""
         self._listed_before, self._fits = listed_before, fits
         self._before: Names | None = None
-        """Ascending, so that those below a folder stand side by side."""
+        """The names of the last run in ascending order, so that those below a folder are neighbours."""
 
-    def unreadable_folder(self, folder: str, room: Room, wanted: Wanted) -> list[str]:
-        """Note a folder, relative to the root; returns the names that are listed all the same, in natural order."""
+    def unreadable_folder(self, folder: str, name_budget: NameBudget, file_filter: FileFilter) -> list[str]:
+        """Note a folder that cannot be read, relative to the root.
+
+        Returns the names of the last run in it, in natural order.
+        """
         if folder in self.unreadable:
             return []
         self.unreadable[folder] = None
         self[UNREADABLE] += 1
         if self._before is None:
-            self._before = Names(sorted({*room.taken_by(self._listed_before())}))
+            self._before = Names(sorted({*name_budget.taken_by(self._listed_before())}))
         below = f"{folder}/" if folder else ""
         kept = []
         for index in range(bisect.bisect_left(self._before, below), len(self._before)):
             name = self._before[index]
             if not name.startswith(below):
                 break
-            if self._may_list(name, wanted):
+            if self._may_list(name, file_filter):
                 kept.append(name)
-        room.take(len(kept))
+        name_budget.take(len(kept))
         self.n_kept += len(kept)
         return sorted(kept, key=_path_key)
 
-    def _may_list(self, name: str, wanted: Wanted) -> bool:
-        """The last run may have had a manifest, which names what it likes, or other patterns to exclude."""
+    def _may_list(self, name: str, file_filter: FileFilter) -> bool:
+        """Whether this run may list a name of the last run, which may have had other patterns, or a manifest."""
         parts = name.split("/")
         if os.path.isabs(name) or any(part.startswith(".") for part in parts):
             return False
         above = ("/".join(parts[:n]) for n in range(1, len(parts)))
-        skipped = wanted.is_skipped(name, False, counted=False) or any(
-            wanted.is_skipped(folder, True, counted=False) for folder in above
+        skipped = file_filter.is_skipped(name, False, counted=False) or any(
+            file_filter.is_skipped(folder, True, counted=False) for folder in above
         )
-        return not skipped and wanted.is_image(name) and self._fits(name)
+        return not skipped and file_filter.is_image(name) and self._fits(name)
 
 
-class Room:
-    """How many names and folders may be held."""
+class NameBudget:
+    """Limits the memory of the names and folders that a listing holds."""
 
     def __init__(self, most_bytes: int | None) -> None:
         self._most_bytes, self._n_names = most_bytes, 0
 
     def take(self, n_names: int = 1) -> None:
-        """Raises MemoryBudgetError where they are too many."""
+        """Count further names. Raises MemoryBudgetError where there are too many."""
         self._n_names += n_names
         if self._most_bytes is not None and self._n_names * NAME_BYTES > self._most_bytes:
             raise MemoryBudgetError(
@@ -103,19 +108,22 @@ class Room:
             )
 
     def taken_by(self, names: Iterable[str]) -> Iterator[str]:
-        """The same names, each with its place."""
+        """Yield the same names, and count each of them."""
         for name in names:
             self.take()
             yield name
 
 
 def count_ignored(ignored: Counter[str], suffix: str) -> None:
-    """One more file of that suffix."""
+    """Count one more file with this suffix."""
     ignored[suffix if suffix in ignored or len(ignored) < MOST_SUFFIXES else OTHER] += 1
 
 
 def folders_of(out: Path | None) -> set[Identity]:
-    """OUT and the folders that a run makes in it, two levels deep: a link among the images may lead there."""
+    """Return OUT and the folders in it, two levels deep.
+
+    They are not listed, though a link among the images leads there.
+    """
     found: set[Identity] = set()
     level = [] if out is None else [os.fspath(out)]
     for depth in range(_OUT_LEVELS + 1):
@@ -132,14 +140,16 @@ def folders_of(out: Path | None) -> set[Identity]:
     return found
 
 
-def walk(root: Path, ignored: Ignored, wanted: Wanted, room: Room, but: Iterable[Identity] = ()) -> Iterator[str]:
-    """Image paths relative to root, each folder in natural order, hidden files and folders skipped.
+def walk(
+    root: Path, ignored: Ignored, file_filter: FileFilter, name_budget: NameBudget, but: Iterable[Identity] = ()
+) -> Iterator[str]:
+    """Yield the paths of the images relative to root, each folder in natural order. Hidden entries are skipped.
 
-    but : folders that are passed over, as if they had been listed already.
+    but : folders that are skipped, as if they had been listed already.
     """
-    links = _Links(root, wanted, room)
+    links = _Links(root, file_filter, name_budget)
     known: set[Identity] = set(but)
-    stack = [_inside(root, "", known, ignored, wanted, room)]
+    stack = [_inside(root, "", known, ignored, file_filter, name_budget)]
     while stack:
         found = next(stack[-1], None)
         if found is None:
@@ -149,14 +159,14 @@ def walk(root: Path, ignored: Ignored, wanted: Wanted, room: Room, but: Iterable
         if not is_folder:
             yield path
         elif links.may_follow(path, ignored):
-            stack.append(_inside(root, path, known, ignored, wanted, room))
+            stack.append(_inside(root, path, known, ignored, file_filter, name_budget))
 
 
 def _inside(
-    root: Path, folder: str, known: set[Identity], ignored: Ignored, wanted: Wanted, room: Room
+    root: Path, folder: str, known: set[Identity], ignored: Ignored, file_filter: FileFilter, name_budget: NameBudget
 ) -> Iterator[tuple[str, bool]]:
-    """(path, is it a folder) of the images and folders directly in a folder, in natural order."""
-    entries: list[str] = []  # one string each: a tuple with its key and its name takes three times as much
+    """Yield (path, is it a folder) for the images and folders directly in a folder, in natural order."""
+    entries: list[str] = []  # one string per entry: a tuple of key and name takes three times the memory
     try:
         where = os.path.join(root, folder)
         identity = _identity(where)
@@ -164,22 +174,22 @@ def _inside(
             ignored[SEEN] += 1
             return
         known.add(identity)
-        room.take()
+        name_budget.take()
         with os.scandir(where) as scanned:
             for entry in scanned:
                 name = entry.name
                 if name.startswith("."):
                     continue
-                is_folder = _is_folder(entry, wanted)
-                if wanted.is_skipped(f"{folder}/{name}" if folder else name, is_folder):
+                is_folder = _is_folder(entry, file_filter)
+                if file_filter.is_skipped(f"{folder}/{name}" if folder else name, is_folder):
                     continue
-                if is_folder or wanted.is_image(name):
-                    room.take()
+                if is_folder or file_filter.is_image(name):
+                    name_budget.take()
                     entries.append(natural_key(name)[0] + _END + name + ("/" if is_folder else ""))
                 else:
                     count_ignored(ignored, os.path.splitext(name)[1].lower())
-    except OSError:  # not permitted, gone meanwhile, or on a disk that fails
-        for path in ignored.unreadable_folder(folder, room, wanted):
+    except OSError:  # not permitted, removed meanwhile, or on a failing disk
+        for path in ignored.unreadable_folder(folder, name_budget, file_filter):
             yield path, False
         return
     entries.sort()
@@ -190,10 +200,10 @@ def _inside(
 
 
 class _Links:
-    """Which linked folders are followed. All of them are looked for when the first one is met, and not before."""
+    """Decides which links to folders are followed. It looks for all of them when the first one is found, not before."""
 
-    def __init__(self, root: Path, wanted: Wanted, room: Room) -> None:
-        self._root, self._wanted, self._room = root, wanted, room
+    def __init__(self, root: Path, file_filter: FileFilter, name_budget: NameBudget) -> None:
+        self._root, self._file_filter, self._name_budget = root, file_filter, name_budget
         self._followed: set[str] | None = None
         self._reached: set[Identity] = set()
 
@@ -219,12 +229,12 @@ class _Links:
                 new = True  # the walk counts it as unreadable
             if new:
                 followed.add(path)
-                self._room.take()
+                self._name_budget.take()
                 waiting += self._reach(path)
         return followed
 
     def _reach(self, start: str) -> list[str]:
-        """Note every folder that is reached from `start` without links; returns the linked folders on the way."""
+        """Note every folder that is reached from `start` without links; returns the links to folders."""
         links: list[str] = []
         folders = [start]
         while folders:
@@ -235,24 +245,31 @@ class _Links:
                 if identity in self._reached:
                     continue
                 self._reached.add(identity)
-                self._room.take()
+                self._name_budget.take()
                 with os.scandir(where) as scanned:
                     for entry in scanned:
-                        if entry.name.startswith(".") or not _is_folder(entry, self._wanted):
+                        if entry.name.startswith(".") or not _is_folder(entry, self._file_filter):
                             continue
                         path = f"{folder}/{entry.name}" if folder else entry.name
-                        if not self._wanted.is_skipped(path, True, counted=False):
+                        if not self._file_filter.is_skipped(path, True, counted=False):
                             (links if entry.is_symlink() else folders).append(path)
             except OSError:  # the walk counts it
                 continue
         return links
 
 
-def match(root: Path, pattern: str, ignored: Ignored, wanted: Wanted, room: Room, out: Path | None = None) -> list[str]:
-    """Image paths relative to root that a glob matches, in natural order. `**` is any number of folders.
+def match(
+    root: Path,
+    pattern: str,
+    ignored: Ignored,
+    file_filter: FileFilter,
+    name_budget: NameBudget,
+    out: Path | None = None,
+) -> list[str]:
+    """Return the paths, relative to root, of the images that match a glob, in natural order.
 
-    A folder is looked into once for each part of the pattern; ways without links come first.
-    out : a folder that is passed over where another way than its own leads to it, such as a link or a mount.
+    `**` is any number of folders. A folder is looked into once for each part of the pattern; paths without links come
+    first. out : a folder that is skipped where another path than its own leads to it, such as a link or a mount.
     """
     passed_over, own = folders_of(out), None if out is None else out.resolve()
     parts = list(Path(pattern).parts)
@@ -273,36 +290,36 @@ def match(root: Path, pattern: str, ignored: Ignored, wanted: Wanted, room: Room
                 ignored[SEEN] += 1
                 continue
             seen.add((identity, at))
-            room.take()
+            name_budget.take()
             if parts[at] == "**":
                 folders.append((folder, at + 1))
-            for path, is_folder, is_link in _matching(root, folder, parts[at], wanted):
-                if glob.has_magic(parts[at]) and wanted.is_skipped(path, is_folder):
+            for path, is_folder, is_link in _matching(root, folder, parts[at], file_filter):
+                if glob.has_magic(parts[at]) and file_filter.is_skipped(path, is_folder):
                     continue  # what the pattern names itself is wanted
                 if is_folder and is_link and _leads_above(root, path):
                     ignored[LOOP] += 1
                 elif is_folder and at + 1 < len(parts):
-                    room.take()
+                    name_budget.take()
                     (links if is_link else folders).append((path, at if parts[at] == "**" else at + 1))
                 elif not is_folder and at + 1 == len(parts):
-                    if wanted.is_image(path):
-                        room.take()
+                    if file_filter.is_image(path):
+                        name_budget.take()
                         found.append(path)
                     else:
                         count_ignored(ignored, os.path.splitext(path)[1].lower())
         except OSError:
-            found += ignored.unreadable_folder(folder, room, wanted)
+            found += ignored.unreadable_folder(folder, name_budget, file_filter)
     found.sort(key=_path_key)
     return found
 
 
-def _matching(root: Path, folder: str, part: str, wanted: Wanted) -> Iterator[tuple[str, bool, bool]]:
-    """(path, is it a folder, is it a link) of what one part of a pattern matches in a folder."""
+def _matching(root: Path, folder: str, part: str, file_filter: FileFilter) -> Iterator[tuple[str, bool, bool]]:
+    """Yield (path, is it a folder, is it a link) for the entries of a folder that match one part of a pattern."""
     before = f"{folder}/" if folder else ""
     if part != "**" and not glob.has_magic(part):
         where = os.path.join(root, folder, part)
         try:
-            is_link = stat.S_ISLNK(os.lstat(where).st_mode)  # which says where a folder is closed
+            is_link = stat.S_ISLNK(os.lstat(where).st_mode)  # raises PermissionError where the folder is closed
         except (FileNotFoundError, NotADirectoryError):
             return
         yield before + part, os.path.isdir(where), is_link
@@ -313,11 +330,11 @@ def _matching(root: Path, folder: str, part: str, wanted: Wanted) -> Iterator[tu
             if entry.name.startswith(".") and not part.startswith("."):
                 continue
             if fits(entry.name):
-                yield before + entry.name, _is_folder(entry, wanted), entry.is_symlink()
+                yield before + entry.name, _is_folder(entry, file_filter), entry.is_symlink()
 
 
 def fits_glob(path: str, pattern: str) -> bool:
-    """Whether `match` with this pattern lists the path, as far as the path itself tells."""
+    """Whether the glob matches the path. Only the text of the path is looked at."""
     parts = list(Path(pattern).parts)
     if parts[-1] == "**":
         parts.append("*")
@@ -345,7 +362,7 @@ def _identity(folder: str) -> Identity:
 
 
 def _leads_above(root: Path, link: str) -> bool:
-    """Whether a linked folder is one of those that it lies in."""
+    """Whether a link leads to one of the folders in which the link lies."""
     try:
         to = _identity(os.path.join(root, link))
         above = os.path.dirname(link)
@@ -358,9 +375,9 @@ def _leads_above(root: Path, link: str) -> bool:
     return True
 
 
-def _is_folder(entry: os.DirEntry[str], wanted: Wanted) -> bool:
+def _is_folder(entry: os.DirEntry[str], file_filter: FileFilter) -> bool:
     try:
         return entry.is_dir()
     except OSError as error:
         # A link to itself is a file that cannot be read. One into a closed folder is what its name says that it is.
-        return error.errno != errno.ELOOP and not wanted.is_image(entry.name)
+        return error.errno != errno.ELOOP and not file_filter.is_image(entry.name)

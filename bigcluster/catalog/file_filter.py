@@ -1,4 +1,4 @@
-"""Which files of a folder are listed, by their names; what is passed over, and what would read it."""
+"""Which files of a folder are listed, according to their names; and a line about those that are not."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ IMAGE_SUFFIXES = frozenset(
         *("bmp", "dib", "tif", "tiff", "pbm", "pgm", "ppm", "pnm"),
     )
 )
-"""Of files that are always read."""
+"""Suffixes of files that every installation reads."""
 _HEIF = ("heic", "heif", "hif", "heics", "heifs")
 _RAW = (
     *("3fr", "arw", "cr2", "cr3", "dcr", "dng", "erf", "fff", "iiq", "kdc", "mef", "mos", "mrw", "nef", "nrw"),
@@ -28,36 +28,40 @@ EXTRAS = {
     "jxl": ("pylibjxl", frozenset((".jxl",))),
     "raw": ("rawpy", frozenset(f".{suffix}" for suffix in _RAW)),
 }
-"""Extra of this package -> the module that it brings, and the suffixes of files that are read then."""
+"""Extra of this package -> the module that it installs, and the suffixes of the files that this module reads."""
 KNOWN_SUFFIXES = IMAGE_SUFFIXES.union(*(suffixes for _, suffixes in EXTRAS.values()))
 _SKIPPED_FOLDERS = frozenset(
     ("@eaDir", "#recycle", "@Recycle", "#snapshot", "$RECYCLE.BIN", "System Volume Information")
 )
-"""Thumbnails, deleted files and copies that storage systems and Windows keep beside the originals."""
+"""Folders in which storage systems and Windows keep thumbnails, deleted files and copies of the originals."""
 _LIBRARY, _ORIGINALS = ".photoslibrary", ("originals", "Masters")
-"""Of a library of Apple Photos only the originals are listed: everything else in it is made of them."""
+"""In a library of Apple Photos only the originals are listed: all other pictures in it are made from them."""
 EXCLUDED = "(excluded)"
 _MOST_SHOWN = 8
-"""Suffixes that a line names."""
+"""The most suffixes that one line names."""
 
 
 def is_installed(extra: str) -> bool:
+    """Whether the module of an extra can be imported."""
     return importlib.util.find_spec(EXTRAS[extra][0]) is not None
 
 
 def image_suffixes() -> frozenset[str]:
-    """Suffixes of files that this installation reads."""
+    """Return the suffixes of the files that this installation reads."""
     return IMAGE_SUFFIXES.union(*(suffixes for extra, (_, suffixes) in EXTRAS.items() if is_installed(extra)))
 
 
 @dataclass(frozen=True)
 class Exclusion:
-    """Patterns as of a shell: of a name, or, where there is a slash in it, of the path from IMAGES on."""
+    """Patterns as in a shell. A pattern is for names; one with a slash is for whole paths, relative to IMAGES."""
 
     patterns: tuple[str, ...]
 
     def excludes(self, path: str, is_folder: bool) -> bool:
-        """`path`: relative, with slashes. A pattern that ends with a slash is one of folders."""
+        """Whether a pattern matches. path : relative, with slashes.
+
+        A pattern that ends with a slash matches folders only.
+        """
         for pattern in self.patterns:
             bare = pattern.rstrip("/")
             whole = path if "/" in bare else path.rpartition("/")[2]
@@ -66,17 +70,18 @@ class Exclusion:
         return False
 
 
-class Wanted:
-    """What a walk lists. `ignored` counts what it passes over."""
+class FileFilter:
+    """Says which files a walk lists. It counts the skipped ones in `ignored`, by suffix or by reason."""
 
     def __init__(self, exclude: tuple[str, ...], ignored: Counter[str]) -> None:
         self._suffixes, self._exclusion, self._ignored = image_suffixes(), Exclusion(exclude), ignored
 
     def is_image(self, name: str) -> bool:
+        """Whether a name has the suffix of an image."""
         return os.path.splitext(name)[1].lower() in self._suffixes
 
     def is_skipped(self, path: str, is_folder: bool, *, counted: bool = True) -> bool:
-        """Whether a file or folder is passed over for its name."""
+        """Whether a file or folder is skipped because of its name. counted : whether to count it as ignored."""
         folder, _, name = path.rpartition("/")
         why = ""
         if self._exclusion.excludes(path, is_folder):
@@ -91,7 +96,7 @@ class Wanted:
 
 
 def left_out(ignored: Mapping[str, int]) -> str:
-    """One line on what is not listed, and on what would read it; '' where there is nothing to say."""
+    """Return one line about the files that are not listed, and what would read them; '' where all are listed."""
     suffixes = {kind: n for kind, n in ignored.items() if not kind.startswith("(")}
     folders = {kind: n for kind, n in ignored.items() if re.match(r"\(folder (?!listed)", kind)}
     readable = [(kind, n) for kind, n in suffixes.items() if _extra_of(kind) is not None]
@@ -109,7 +114,7 @@ def left_out(ignored: Mapping[str, int]) -> str:
 
 
 def _by_extra(extra: str, readable: list[tuple[str, int]]) -> str:
-    """`3 .heic, 1 .hif (pip install 'bigcluster[heif]' reads them)`."""
+    """Return `3 .heic, 1 .hif (pip install 'bigcluster[heif]' reads them)`, or '' where there are no such files."""
     mine = ", ".join(f"{n} {kind}" for kind, n in sorted(readable) if _extra_of(kind) == extra)
     return f"{mine} (pip install 'bigcluster[{extra}]' reads them)" if mine else ""
 
