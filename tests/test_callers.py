@@ -11,7 +11,7 @@ import pytest
 from conftest import environment
 
 from bigcluster.demo import generate
-from bigcluster.runtime.sampler import Caller, Held, MemorySampler
+from bigcluster.runtime.sampler import Caller, MemorySampler, ProcessMemory
 from bigcluster.units import MIB
 
 HELD = 300 * MIB
@@ -99,7 +99,7 @@ def test_a_spike_from_before_the_job_is_not_the_jobs() -> None:
     with MemorySampler(caller, interval_seconds=3600) as sampler:
         sampler.enter("job")
     assert sampler.unseen_bytes == 0
-    less = {pid: Held(held.n_bytes, 0) for pid, held in caller.before.items()}
+    less = {pid: ProcessMemory(held.n_bytes, 0) for pid, held in caller.before.items()}
     with MemorySampler(Caller(caller.pid, less)) as sampler:
         sampler.enter("job")
     assert sampler.unseen_bytes > 50 * MIB, "one that the job made would have been seen"

@@ -29,7 +29,7 @@ from bigcluster.runtime.events import Progress
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading import files as files_module
 from bigcluster.stages.loading import loader as loader_module
-from bigcluster.stages.loading.captured_stderr import ROOM_BYTES, CodecWords
+from bigcluster.stages.loading.captured_stderr import ROOM_BYTES, CapturedStderr
 
 POSSESSED = """
 import ctypes, os, resource, signal, sys, time
@@ -276,10 +276,10 @@ def test_filling_before_the_end_of_a_jpeg_is_no_damage(tmp_path: Path) -> None:
 def test_harmless_remarks_cost_no_second_look(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Many a folder holds nothing but pictures with an odd colour profile."""
     monkeypatch.setattr(loader_module, "load_alone", None)
-    monkeypatch.setattr(loader_module, "_MOST_WORDS", 100)
+    monkeypatch.setattr(loader_module, "_MOST_STDERR_BYTES", 100)
     seen: list[int] = []
     monkeypatch.setattr(
-        CodecWords, "take", lambda words, take=CodecWords.take: seen.append(words.n_bytes()) or take(words)
+        CapturedStderr, "take", lambda words, take=CapturedStderr.take: seen.append(words.n_bytes()) or take(words)
     )
     for i in range(20):
         buffer = io.BytesIO()
@@ -356,8 +356,8 @@ def test_no_word_is_lost_that_was_not_about_pictures(tmp_path: Path) -> None:
     """What others print meanwhile comes out when decoding ends."""
     write_pictures(tmp_path / "images", 3)
     code = (
-        "import os, sys\nfrom bigcluster.stages.loading.captured_stderr import CodecWords\n"
-        "with CodecWords() as words:\n    os.write(2, b'one')\n    assert words.take() == 'one'\n"
+        "import os, sys\nfrom bigcluster.stages.loading.captured_stderr import CapturedStderr\n"
+        "with CapturedStderr() as words:\n    os.write(2, b'one')\n    assert words.take() == 'one'\n"
         "    os.write(2, b'two')\n    assert words.n_bytes() == 3\nos.write(2, b' three')\n"
     )
     done = subprocess.run([sys.executable, "-c", code], env=environment(), capture_output=True, text=True, check=True)

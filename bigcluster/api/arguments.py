@@ -74,7 +74,7 @@ def resolve_settings(
         kept=kept,
     )
     if of_paths:
-        resolved = image_list.keeping_list(resolved)
+        resolved = image_list.settings_for_list(resolved)
     for name in needs:
         if getattr(resolved, name) is None:
             raise ConfigError(

@@ -218,7 +218,7 @@ def predict(
     target = targets.named("--to", to)
     if image_list.is_list(images):
         with image_list.as_manifest(images) as source:
-            return _start("predict", image_list.keeping_list(settings), limits, listener, images=source, to=target)
+            return _start("predict", image_list.settings_for_list(settings), limits, listener, images=source, to=target)
     return _start("predict", settings, limits, listener, images=local_path("IMAGES", images), to=target)
 
 

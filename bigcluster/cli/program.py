@@ -15,7 +15,7 @@ import typer
 from bigcluster.cli import answers, streams
 from bigcluster.cli.commands import app
 from bigcluster.errors import BigclusterError, ConfigError
-from bigcluster.runtime.failures import plainly
+from bigcluster.runtime.failures import as_known_error
 from bigcluster.runtime.processes import set_for_us
 from bigcluster.runtime.sampler import count_whole_process
 from bigcluster.runtime.signals import end_as_interrupted
@@ -57,7 +57,7 @@ def _run() -> int:
 
 def _failed(error: Exception) -> int:
     """Print an error as one line and return its exit code. An error without a known cause keeps its traceback."""
-    known = error if isinstance(error, BigclusterError) else _usage_error(error) or plainly(error)
+    known = error if isinstance(error, BigclusterError) else _usage_error(error) or as_known_error(error)
     if known is None:
         answers.tell_error("InternalError", f"{type(error).__name__}: {error}", EXIT_FAILED)
         traceback.print_exception(error)

@@ -27,5 +27,5 @@ def components(
     with job.stages.sampler, outdir.locked(job.out):
         store = Store(job.out / outdir.STORE, create=False)
         with naming_damage(store), job.stages.measure(COMPONENTS):
-            found = made_or_stored(job.context(store), load_ingested(store))
-    return {"shape": list(found.shape), "stages": job.stages.facts}
+            array = made_or_stored(job.context(store), load_ingested(store))
+    return {"shape": list(array.shape), "stages": job.stages.facts}

@@ -25,13 +25,13 @@ def is_list(images: Any) -> bool:
     return not isinstance(images, str | bytes | os.PathLike) and isinstance(images, Iterable)
 
 
-def keeping_list(settings: Settings) -> Settings:
+def settings_for_list(settings: Settings) -> Settings:
     """The settings under which OUT keeps the list, so that `bigcluster run --out OUT` finds it again.
 
     Its paths are absolute and the caller's own: they may lie anywhere.
     """
-    kept = os.path.join(settings.out or "", MANIFEST)
-    return replace(settings, images=kept, manifest=replace(settings.manifest, allow_outside=True, encoding=AUTO))
+    manifest = os.path.join(settings.out or "", MANIFEST)
+    return replace(settings, images=manifest, manifest=replace(settings.manifest, allow_outside=True, encoding=AUTO))
 
 
 @contextmanager
@@ -71,8 +71,8 @@ def _table(images: Any) -> tuple[list[str], Iterator[list[str]]]:
     )
 
 
-def _path(number: int, given: Any) -> str:
-    if not isinstance(given, str | bytes | os.PathLike):
-        raise UsageError(f"image {number} of the list must be a path, not {shown(given)}")
-    path = os.fsdecode(given)
+def _path(number: int, value: Any) -> str:
+    if not isinstance(value, str | bytes | os.PathLike):
+        raise UsageError(f"image {number} of the list must be a path, not {shown(value)}")
+    path = os.fsdecode(value)
     return path if is_url(path) else absolute(path)  # a URL gets its row, as in any manifest

@@ -33,10 +33,10 @@ def plan(
     Raises what the listing refuses; whether the plan fits is for who reads it.
     """
     del caller  # nothing is measured
-    listing, found = prepare(settings, resources, given)
+    listing, planned = prepare(settings, resources, given)
     if listing.unreadable:
         listener(Note(unread_folders(listing), "warning"))
-    return estimated(found, settings).to_json()
+    return estimated(planned, settings).to_json()
 
 
 def plan_absent(settings: Settings, n_images: int, resources: Resources) -> Plan:

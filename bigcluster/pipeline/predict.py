@@ -254,9 +254,9 @@ def _load_model(job: Job, store: Store) -> _Model:
         return _Model(centers, usual(), mean_picture(ingested), None, n_components, 0.0)
     if fit is None or clustered.payload["rows"] != reduce.rows_fingerprint(fit.fingerprint, n_components):
         raise unfinished
-    found = usual()
+    novelty_of_model = usual()
     vectors = StoredRows(components(job.context(store), ingested))
-    return _Model(centers, found, store.load("mean"), vectors, n_components, fit.payload["score_step"])
+    return _Model(centers, novelty_of_model, store.load("mean"), vectors, n_components, fit.payload["score_step"])
 
 
 def _predicted(
@@ -270,10 +270,10 @@ def _predicted(
             record.ok and (record.width, record.height) != (spec.width, spec.height) for record in ledger
         )
         good = np.array([record.ok for record in ledger])
-        found = iter(_label(pixels[good], model))
+        predictions = iter(_label(pixels[good], model))
         for record in ledger:
             counted[record.status] += 1
-            row = next(found) if record.ok else None
+            row = next(predictions) if record.ok else None
             if row is not None:
                 counted["beyond"] += row.novelty is not None and row.novelty > 1
                 counted["close"] += row.runner_up is not None and row.margin <= 1e-4 * row.distance

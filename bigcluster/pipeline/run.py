@@ -137,20 +137,20 @@ def _run(
                 written = done.plan.stage(OUTPUT).projected_bytes
                 with job.stages.measure(OUTPUT, written), job.progress.stage(OUTPUT, len(listing), "images"):
                     _write_outputs(job, listing, store, done, files)
-                found = _summarise(job, listing, store, done)
-                _write_account(found, files, job.stages.account())  # as long as there is no other
+                result = _summarise(job, listing, store, done)
+                _write_account(result, files, job.stages.account())  # as long as there is no other
                 if settings.report.write:  # it shows the account, and has a place in it
                     job.stages.sampler.enter(REPORT)  # what is loaded for it counts for it
                     from bigcluster.pipeline.report import write_or_reuse
 
                     def close() -> None:
-                        _write_account(found, files, job.stages.close())
+                        _write_account(result, files, job.stages.close())
 
-                    write_or_reuse(job, store, found, done.plan.stage(REPORT), close)
-                _write_account(found, files, job.stages.close())
+                    write_or_reuse(job, store, result, done.plan.stage(REPORT), close)
+                _write_account(result, files, job.stages.close())
             if not (done.reused and was_finished):
                 tidy(store.root)
-    return found
+    return result
 
 
 @dataclass(frozen=True)
@@ -201,8 +201,8 @@ def _compute(
         facts |= {"images_decoded": ingested.n_decoded, "images_reused": len(listing) - ingested.n_decoded}
     closed = summary.folders_of(listing, ingested.closed)["unreadable_folders"][len(listing.unreadable) :]
     if closed:
-        shown = ", ".join(closed[:FOLDERS_NAMED]) + (" and others" if len(closed) > FOLDERS_NAMED else "")
-        progress.warn(f"files could not be looked at ({shown}): what was decoded of them is kept")
+        named = ", ".join(closed[:FOLDERS_NAMED]) + (" and others" if len(closed) > FOLDERS_NAMED else "")
+        progress.warn(f"files could not be looked at ({named}): what was decoded of them is kept")
     _check_enough(listing, store, ingested, settings)
     planned = plan.stage(REDUCE) if settings.reduce == "pca" else None
     with stage(REDUCE) as facts:
@@ -210,8 +210,8 @@ def _compute(
         facts |= {**reduced.facts, "reused": reduced.reused}
     if plan.is_bound:
         plan = replan(plan, settings, reduced.n_components, job.resources)
-        held = show_bytes(plan.stage(CLUSTER).projected_bytes)
-        progress.note(f"{reduced.n_components} components: clustering is planned again, and holds up to {held}")
+        projected = show_bytes(plan.stage(CLUSTER).projected_bytes)
+        progress.note(f"{reduced.n_components} components: clustering is planned again, and holds up to {projected}")
     swept = None
     if len(settings.ks) > 1:
         with stage(SWEEP) as facts:
@@ -230,12 +230,13 @@ def _check_enough(listing: Listing, store: Store, ingested: Ingested, settings: 
     n_ok = int(ingested.ok.sum())
     if n_ok == 0:
         bad = list(islice(records(store, ingested.n_blocks), 3))
-        shown = "; ".join(f"{listing.names[i]}: {record.status}, {record.reason}" for i, record in enumerate(bad))
-        raise NoImagesError(f"not one of {counted(len(listing), 'listed image')} could be read ({shown})")
+        reasons = "; ".join(f"{listing.names[i]}: {record.status}, {record.reason}" for i, record in enumerate(bad))
+        raise NoImagesError(f"not one of {counted(len(listing), 'listed image')} could be read ({reasons})")
     if n_ok == 1 and settings.reduce == "pca":
         others = ""
         if len(listing) > 1:
-            row, first = next((r, found) for r, found in enumerate(records(store, ingested.n_blocks)) if not found.ok)
+            ledger = enumerate(records(store, ingested.n_blocks))
+            row, first = next((row, record) for row, record in ledger if not record.ok)
             others = (
                 f" ({len(listing) - 1} more could not be read; {listing.names[row]}: {first.status}, {first.reason})"
             )
@@ -296,12 +297,12 @@ def _write_outputs(job: Job, listing: Listing, store: Store, done: _Done, files:
         job.progress.warn(f"{last} of images that are gone: see {job.out / KEPT}, which no command empties")
 
 
-def _write_account(found: dict[str, Any], files: ResultFiles, account: Account) -> None:
+def _write_account(result: dict[str, Any], files: ResultFiles, account: Account) -> None:
     """Seconds and memory into summary.json and memory.csv, where the report finds them."""
-    found["seconds"] = account.seconds
-    found["memory"] |= {"measured_peak_bytes": account.peak_bytes, "unseen_bytes": account.unseen_bytes}
+    result["seconds"] = account.seconds
+    result["memory"] |= {"measured_peak_bytes": account.peak_bytes, "unseen_bytes": account.unseen_bytes}
     tables.write_memory(files.text("memory.csv"), account.timeline)
-    files.write("summary.json", summary.summary_text(found).encode())
+    files.write("summary.json", summary.summary_text(result).encode())
 
 
 def _summarise(job: Job, listing: Listing, store: Store, done: _Done) -> dict[str, Any]:

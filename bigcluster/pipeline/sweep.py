@@ -57,22 +57,22 @@ def sweep(
             plan = plan_sweep(settings, ks, *reduced.rows.shape, resources)
             check_budget((plan,), resources.budget_bytes, otherwise="fewer values of k")
             with job.stages.sampler, job.stages.measure(SWEEP, plan.projected_bytes) as facts:
-                found = sweep_stage(context, reduced, ks, plan, ingested.row_keys)
-                facts |= {**found.facts, "reused": found.reused}
+                swept = sweep_stage(context, reduced, ks, plan, ingested.row_keys)
+                facts |= {**swept.facts, "reused": swept.reused}
         files = ResultFiles(store.root, job.out, job.progress.warn)
         with files.writing(OF_A_SWEEP):
-            tables.write(files, found.rows, found.suggested_k, found.why)
+            tables.write(files, swept.rows, swept.suggested_k, swept.why)
     return {
-        "rows": found.rows,
-        "suggested_k": found.suggested_k,
-        "best_silhouette_sq_k": found.best_silhouette_sq_k,
-        "reason": found.why,
-        "caveats": found.caveats,
+        "rows": swept.rows,
+        "suggested_k": swept.suggested_k,
+        "best_silhouette_sq_k": swept.best_silhouette_sq_k,
+        "reason": swept.why,
+        "caveats": swept.caveats,
         "stages": job.stages.facts,
     }
 
 
 def _of_the_run(settings: Settings, out: Path) -> Settings:
     """The settings with the seed that the stored scores were made with: a sweep may have another one."""
-    kept = outdir.kept_values(str(out)) or {}
-    return replace(settings, seed=kept.get("seed", Settings().seed))
+    stored = outdir.kept_values(str(out)) or {}
+    return replace(settings, seed=stored.get("seed", Settings().seed))

@@ -35,7 +35,7 @@ from bigcluster.report import write as report
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
-from bigcluster.stages.reuse import RETIRED
+from bigcluster.stages.reuse import PREVIOUS
 from bigcluster.store import Damage, Inventory, Marks, Store, check_format, metadata, take_inventory
 from bigcluster.store.inventory import GONE
 
@@ -58,7 +58,7 @@ ORDER = (
 )
 _MADE_BY = {
     "recipe": INGEST,
-    RETIRED: INGEST,
+    PREVIOUS: INGEST,
     results.MARK: OUTPUT,
     folders.CREATED: OUTPUT,
     report.CREATED: REPORT,
@@ -94,48 +94,48 @@ def verify(
             check_format(root)
         with job.stages.measure("verify"):
             try:
-                found, damaged, notes = _look(job, root, quick=quick, writable=writable)
+                inventory, damaged, notes = _look(job, root, quick=quick, writable=writable)
             except DamagedError:  # in a chunk beyond the sample: which one, digests tell
-                found, damaged, notes = _look(job, root, quick=False, writable=writable)
+                inventory, damaged, notes = _look(job, root, quick=False, writable=writable)
             if writable:
-                found.drop(Marks(root))
-                _disown(root, damaged)
-    if found.leftovers:
-        notes.append(f"{len(found.leftovers)} leftover files of an interrupted run; the next run removes them")
-    if found.n_foreign:
-        notes.append(f"{found.n_foreign} files in {outdir.STORE} are not of bigcluster; they are left alone")
+                inventory.drop(Marks(root))
+                _unregister(root, damaged)
+    if inventory.leftovers:
+        notes.append(f"{len(inventory.leftovers)} leftover files of an interrupted run; the next run removes them")
+    if inventory.n_foreign:
+        notes.append(f"{inventory.n_foreign} files in {outdir.STORE} are not of bigcluster; they are left alone")
     return {
         "ok": not damaged,
         "damaged": [{"file": damage.file, "stage": damage.stage, "what": damage.what} for damage in damaged],
         "redo": [stage for stage in ORDER if any(damage.stage == stage for damage in damaged)],
         "notes": notes,
         "sampled": quick,
-        "files": found.n_files,
-        "bytes_read": found.n_bytes,
+        "files": inventory.n_files,
+        "bytes_read": inventory.n_bytes,
         "stages": job.stages.facts,
     }
 
 
 def _look(job: Job, root: Path, *, quick: bool, writable: bool) -> tuple[Inventory, list[Damage], list[str]]:
     """The files of the store, what is damaged anywhere, and notes. Raises DamagedError where a sample missed damage."""
-    found, notes = _take(job, root, quick), list[str]()
+    inventory, notes = _take_inventory(job, root, quick), list[str]()
     if not results.is_finished(Marks(root)):
-        found = replace(found, damaged=[damage for damage in found.damaged if not _is_moving(damage)])
-    damaged = [_outside(damage) for damage in found.damaged]
+        inventory = replace(inventory, damaged=[damage for damage in inventory.damaged if not _is_moving(damage)])
+    damaged = [_outside(damage) for damage in inventory.damaged]
     if writable:
-        _mend(root, found)
-    if writable or not found.damaged:
+        _repair_metadata(root, inventory)
+    if writable or not inventory.damaged:
         damaged += _settings(job.out, put_back=writable)
         store = Store(root, create=False, most_bytes=job.left_bytes)
         damaged += _audit(job, store, {damage.stage for damage in damaged}, quick, notes)
     else:
         notes.append("OUT cannot be written: what depends on the damaged files was not looked at")
-    return found, damaged, notes
+    return inventory, damaged, notes
 
 
 def _is_moving(damage: Damage) -> bool:
     """Rows of pixels that a killed run was moving have two marks, of which one holds: no damage."""
-    return damage.what == GONE and damage.stage in (INGEST, RETIRED)
+    return damage.what == GONE and damage.stage in (INGEST, PREVIOUS)
 
 
 def _root(images: str) -> Path:
@@ -158,7 +158,7 @@ def _lock(stack: ExitStack, out: Path) -> bool:
     return True
 
 
-def _take(job: Job, root: Path, quick: bool) -> Inventory:
+def _take_inventory(job: Job, root: Path, quick: bool) -> Inventory:
     def spread(task: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         waiting = list(items)
         job.progress.at(0, len(waiting))
@@ -177,15 +177,15 @@ def _outside(damage: Damage) -> Damage:
     return replace(damage, file=f"{outdir.STORE}/{damage.file}", stage=_MADE_BY.get(damage.stage, damage.stage))
 
 
-def _mend(root: Path, found: Inventory) -> None:
+def _repair_metadata(root: Path, inventory: Inventory) -> None:
     """Put metadata back, so that arrays can be opened."""
-    mended = [damage.mark[1] for damage in found.damaged if damage.mark is not None and damage.stage == metadata.MARK]
     store = Store(root)
-    for name in mended:
-        store.mend(name)
+    for damage in inventory.damaged:
+        if damage.mark is not None and damage.stage == metadata.MARK:
+            store.mend(damage.mark[1])
 
 
-def _disown(root: Path, damaged: list[Damage]) -> None:
+def _unregister(root: Path, damaged: list[Damage]) -> None:
     """What is damaged beside the store is not ours any more: the next run makes it anew, and leaves what is there.
     Stages whose arrays do not fit together lose their marks.
 
@@ -219,12 +219,12 @@ def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[s
     stored = stages.load(store)
     finished = results.is_finished(store.marks)
     if finished:
-        wanted = {INGEST: stored.n_blocks > 0}
+        is_there = {INGEST: stored.n_blocks > 0}
         if stored.n_blocks:
-            wanted[CLUSTER] = stored.clustered is not None
+            is_there[CLUSTER] = stored.clustered is not None
         if stored.clustered is not None and stored.clustered.payload["reduction"] != "none":
-            wanted[REDUCE] = stored.fitted is not None
-        for stage in (stage for stage, there in wanted.items() if not there and stage not in missing):
+            is_there[REDUCE] = stored.fitted is not None
+        for stage in (stage for stage, there in is_there.items() if not there and stage not in missing):
             missing = missing | {stage}
             yield Damage(f"{outdir.STORE}/marks/{stage}", stage, "does not hold any more")
     else:

@@ -17,7 +17,7 @@ from typing import IO, Any
 from bigcluster.config import KEYS, settings_from
 from bigcluster.errors import BigclusterError
 from bigcluster.runtime.events import Event, to_json
-from bigcluster.runtime.failures import plainly
+from bigcluster.runtime.failures import as_known_error
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
 from bigcluster.runtime.signals import end_on_sigterm_alone
@@ -54,7 +54,7 @@ def serve(request: dict[str, Any], send: Any) -> int:
         if name not in TASKS:
             raise ValueError(f"there is no task {name!r}; there are {', '.join(TASKS)}")
         task = getattr(import_module(f"bigcluster.pipeline.{name}"), name)
-        found = task(
+        result = task(
             settings,
             Resources(**request["resources"]),
             **request["arguments"],
@@ -71,13 +71,13 @@ def serve(request: dict[str, Any], send: Any) -> int:
     except Exception as error:
         send(_message_of(error))
         return 1
-    send({"result": found})
+    send({"result": result})
     return 0
 
 
 def _message_of(error: Exception) -> dict[str, str]:
     """An error that nobody raised on purpose, as one line where its cause is known, else with its traceback."""
-    known = plainly(error)
+    known = as_known_error(error)
     if known is not None:
         return {"error": type(known).__name__, "text": str(known)}
     text = f"{type(error).__name__}: {error}"

@@ -22,12 +22,12 @@ def check_room(out: Path, plan: Plan) -> None:
     `--link copy` is checked when the copies are made, whose size is known then.
     """
     written = plan.peak_disk_bytes + _state_bytes(plan) + plan.n_images * RECORD_BYTES + MARGIN_BYTES
-    held = _held_bytes(out)
-    need = max(0, written - held)
+    reusable = _held_bytes(out)
+    need = max(0, written - reusable)
     free = shutil.disk_usage(_existing(out)).free
     if need > free:
         width, height = plan.image_size
-        beside = f" beside the {show_bytes(held)} that it holds" if held else ""
+        beside = f" beside the {show_bytes(reusable)} that it holds" if reusable else ""
         raise StoreError(
             f"OUT needs {show_bytes(need)} on disk{beside}, {show_bytes(free)} are free in {_existing(out)}; free "
             f"some, give another --out, or use --size {max(1, width // 2)}x{max(1, height // 2)}"

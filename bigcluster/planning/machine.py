@@ -57,8 +57,8 @@ def machine_rates() -> Rates:
 
 def _cache_folder() -> Path:
     """Source: XDG Base Directory Specification 0.8: a relative path there is to be ignored."""
-    given = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(given) if os.path.isabs(given) else Path.home() / ".cache") / "bigcluster"
+    configured = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(configured) if os.path.isabs(configured) else Path.home() / ".cache") / "bigcluster"
 
 
 def _machine() -> str:

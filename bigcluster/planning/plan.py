@@ -102,10 +102,10 @@ class Plan:
     @property
     def peak_disk_bytes(self) -> int:
         """What OUT will take at most on the way there."""
-        kept, peak = 0, 0
+        written, peak = 0, 0
         for stage in self.stages:
-            peak = max(peak, kept + stage.bytes_written + stage.scratch_bytes)
-            kept += stage.bytes_written
+            peak = max(peak, written + stage.bytes_written + stage.scratch_bytes)
+            written += stage.bytes_written
         return peak
 
     @property
@@ -132,11 +132,11 @@ class Plan:
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Plan:
         """Of what `to_json` gave; the totals in it are not looked at."""
-        kept = {name: values[name] for name in cls.__dataclass_fields__}
-        stages = (StagePlan(**{**stage, "block_shape": tuple(stage["block_shape"])}) for stage in kept["stages"])
-        pictures = Pictures(**{**kept["pictures"], "working_bytes": tuple(kept["pictures"]["working_bytes"])})
-        size = (kept["image_size"][0], kept["image_size"][1])
-        return cls(**{**kept, "stages": tuple(stages), "pictures": pictures, "image_size": size})
+        fields = {name: values[name] for name in cls.__dataclass_fields__}
+        stages = (StagePlan(**{**stage, "block_shape": tuple(stage["block_shape"])}) for stage in fields["stages"])
+        pictures = Pictures(**{**fields["pictures"], "working_bytes": tuple(fields["pictures"]["working_bytes"])})
+        size = (fields["image_size"][0], fields["image_size"][1])
+        return cls(**{**fields, "stages": tuple(stages), "pictures": pictures, "image_size": size})
 
     def to_json(self) -> dict[str, Any]:
         totals = {

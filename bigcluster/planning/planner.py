@@ -37,13 +37,13 @@ def make_plan(
     if len(settings.ks) > 1:
         stages.append(plan_sweep(settings, settings.ks, n_images, n_columns, resources))
     stages.append(plan_cluster(settings, n_images, n_columns, resources))
-    told = [plan_output(settings, n_images, n_values, n_columns, resources, pictures)]
+    client_stages = [plan_output(settings, n_images, n_values, n_columns, resources, pictures)]
     if settings.report.write:
         n_clusters = max(settings.ks, default=1)
         components = components_of(stages[1].solver if settings.reduce == "pca" else None)
-        told.append(plan_report(settings, n_images, image_size, n_columns, n_clusters, components, resources))
+        client_stages.append(plan_report(settings, n_images, image_size, n_columns, n_clusters, components, resources))
     # On a cluster the workers write neither folders nor pages: that is the client's.
-    stages += [replace(stage, projected_bytes=0) if resources.joined else stage for stage in told]
+    stages += [replace(stage, projected_bytes=0) if resources.joined else stage for stage in client_stages]
     return Plan(
         n_images,
         image_size,
@@ -56,7 +56,7 @@ def make_plan(
         is_bound=settings.reduce == "pca" and settings.variance is not None,
         workers=resources.workers,
         joined=resources.joined,
-        client_bytes=max(stage.projected_bytes for stage in told) if resources.joined else 0,
+        client_bytes=max(stage.projected_bytes for stage in client_stages) if resources.joined else 0,
     )
 
 

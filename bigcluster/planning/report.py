@@ -46,12 +46,12 @@ def plan_report(
     n_values = image_size[0] * image_size[1] * n_channels
     rows, columns = pixel_chunks(n_values)
     values = footprint.report_picture_values(image_size, n_channels)
-    held = clustering_baseline_bytes(settings, resources)
+    baseline = clustering_baseline_bytes(settings, resources)
     if settings.report.map in ("tsne", "umap"):
-        held += footprint.EMBEDDING_BYTES
+        baseline += footprint.EMBEDDING_BYTES
 
     def projected(in_flight: int, picture_bytes: int) -> int:
-        return held + footprint.project_report_bytes(
+        return baseline + footprint.project_report_bytes(
             n_images=n_images,
             n_values=n_values,
             block_rows=min(rows, n_images),
@@ -68,9 +68,9 @@ def plan_report(
         in_flight -= 1
     # All pictures at their full size, or what the budget leaves: they shrink to fit.
     spare = resources.budget_bytes - projected(in_flight, LEAST_PICTURE_BYTES)
-    wanted = footprint.FLOAT32 * (n_clusters + footprint.REPORT_ROWS) * values
+    full_size = footprint.FLOAT32 * (n_clusters + footprint.REPORT_ROWS) * values
     affordable = LEAST_PICTURE_BYTES + spare // footprint.REPORT_PICTURE_COPIES
-    picture_bytes = max(LEAST_PICTURE_BYTES, min(MOST_PICTURE_BYTES, wanted, affordable))
+    picture_bytes = max(LEAST_PICTURE_BYTES, min(MOST_PICTURE_BYTES, full_size, affordable))
     n_thumbnails = min(n_images, settings.report.thumbnails)
     return StagePlan(
         stage=REPORT,

@@ -42,18 +42,18 @@ def baseline_bytes(settings: Settings, resources: Resources, *, products: bool =
         settings.reduce == "pca" and settings.pca.solver == "incremental"
     )
     if resources.joined:
-        held = footprint.WORKER_BYTES + footprint.DISTRIBUTED_BYTES
+        n_bytes = footprint.WORKER_BYTES + footprint.DISTRIBUTED_BYTES
     else:
-        held = footprint.SUPERVISOR_BYTES + footprint.WORKER_BYTES
-    held += footprint.PRODUCTS_BYTES if products else 0
-    return held + (footprint.DASK_ML_BYTES if dask_ml and products else 0)
+        n_bytes = footprint.SUPERVISOR_BYTES + footprint.WORKER_BYTES
+    n_bytes += footprint.PRODUCTS_BYTES if products else 0
+    return n_bytes + (footprint.DASK_ML_BYTES if dask_ml and products else 0)
 
 
 def clustering_baseline_bytes(settings: Settings, resources: Resources) -> int:
     """As `baseline_bytes`, from clustering on: ONNX Runtime is there only where PCA has loaded it."""
     products = settings.reduce == "pca"
-    held = baseline_bytes(settings, resources, products=products)
-    return held if products or settings.kmeans.algorithm != "dask-ml" else held + footprint.DASK_ML_BYTES
+    n_bytes = baseline_bytes(settings, resources, products=products)
+    return n_bytes if products or settings.kmeans.algorithm != "dask-ml" else n_bytes + footprint.DASK_ML_BYTES
 
 
 def charts_bytes(settings: Settings) -> int:
@@ -152,8 +152,8 @@ def plan_reduce(settings: Settings, n_images: int, n_values: int, resources: Res
         solver, why = settings.pca.solver, "asked for by pca.solver"
     baseline = baseline_bytes(settings, resources) + footprint.NAME_BYTES * share_of(n_images, resources)
     workspace = int(max(0, resources.budget_bytes - baseline) * footprint.WORKSPACE_SHARE)
-    held = project_bytes(solver, (n_images, n_values), _PIXEL, target, resources.threads, workspace)
-    projected = int(held / footprint.WORKSPACE_SHARE)
+    solver_bytes = project_bytes(solver, (n_images, n_values), _PIXEL, target, resources.threads, workspace)
+    projected = int(solver_bytes / footprint.WORKSPACE_SHARE)
     rank = min(n_images, n_values, target.n if isinstance(target, Components) else VARIANCE_RANK)
     return StagePlan(
         stage=REDUCE,
@@ -340,7 +340,7 @@ def _plan_lloyd(
     )
     workspace = int(max(0, resources.budget_bytes - least) * footprint.WORKSPACE_SHARE)
     rows_bytes = n_rows * n_columns * itemsize
-    kept = int(min(workspace, rows_bytes) / footprint.WORKSPACE_SHARE)
+    row_bytes_in_memory = int(min(workspace, rows_bytes) / footprint.WORKSPACE_SHARE)
     return StagePlan(
         stage=stage,
         solver=solver,
@@ -349,6 +349,6 @@ def _plan_lloyd(
         passes="until the centers rest",
         bytes_read=n_images * n_columns * itemsize,
         bytes_written=n_images * 24 + n_clusters * n_columns * footprint.FLOAT64,
-        projected_bytes=least + kept,
+        projected_bytes=least + row_bytes_in_memory,
         choices={"workspace_bytes": workspace},
     )

@@ -37,9 +37,9 @@ class _Libraries:
         self._limits: list[Any] = []
 
     def enter(self, threads: int) -> None:
-        held = getattr(self._mine, "held", 0)
+        depth = getattr(self._mine, "depth", 0)
         with self._free:
-            if held and threads != self._threads:
+            if depth and threads != self._threads:
                 raise RuntimeError(
                     f"this thread holds BLAS to {self._threads} threads and {threads} would wait forever"
                 )
@@ -54,10 +54,10 @@ class _Libraries:
                 self._limits.append(self._controller.limit(limits=threads))
             self._users += 1
             self._threads = threads
-        self._mine.held = held + 1
+        self._mine.depth = depth + 1
 
     def leave(self) -> None:
-        self._mine.held -= 1
+        self._mine.depth -= 1
         with self._free:
             self._users -= 1
             if not self._users:

@@ -13,14 +13,14 @@ OUT_OF_MEMORY = (
     "what is done is kept: run again to resume, with a smaller --memory where this comes back"
 )
 _NO_ROOM = {errno.ENOSPC: "free some space", errno.EDQUOT: "free some space"}
-_WORDS_OF_MEMORY = (
+_MEMORY_PHRASES = (
     *("bad_alloc", "bad allocation", "Insufficient memory", "failed to map segment", "allocate memory"),
     *("Memory allocation", "MemoryError"),
 )
 """C++ libraries, OpenBLAS and the loader of shared libraries say it in words alone."""
 
 
-def plainly(error: BaseException) -> BigclusterError | None:
+def as_known_error(error: BaseException) -> BigclusterError | None:
     """What ran out, or what the system refused, as an error of ours; None where it is a fault of the program."""
     if _any_of(error, lambda one: "start new thread" in str(one)):
         return OutOfMemoryError(NO_THREADS)
@@ -43,15 +43,15 @@ def plainly(error: BaseException) -> BigclusterError | None:
     return StoreError(f"{error.strerror or error}{where}; {f'{first} and run' if first else 'run'} again to resume")
 
 
-def speaks_of_memory(words: str) -> bool:
+def mentions_memory(text: str) -> bool:
     """Whether these are words of somebody who found none."""
-    return any(known in words for known in _WORDS_OF_MEMORY)
+    return any(known in text for known in _MEMORY_PHRASES)
 
 
 def _is_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError) or (isinstance(error, OSError) and error.errno == errno.ENOMEM):
         return True
-    return speaks_of_memory(str(error))
+    return mentions_memory(str(error))
 
 
 def _any_of(error: BaseException | None, applies: Callable[[BaseException], bool]) -> bool:

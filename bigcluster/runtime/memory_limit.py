@@ -20,8 +20,8 @@ def limit_memory(n_bytes: int) -> bool:
         return False
     now = next(int(line.split()[1]) * 1024 for line in text.splitlines() if line.startswith("VmData:"))
     _, hard = resource.getrlimit(resource.RLIMIT_DATA)
-    wanted = now + n_bytes
+    limit = now + n_bytes
     if hard != resource.RLIM_INFINITY:
-        wanted = min(wanted, hard)
-    resource.setrlimit(resource.RLIMIT_DATA, (wanted, wanted))
+        limit = min(limit, hard)
+    resource.setrlimit(resource.RLIMIT_DATA, (limit, limit))
     return True

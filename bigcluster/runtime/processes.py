@@ -72,16 +72,16 @@ def _environment() -> dict[str, str]:
     path = _absolute_entries()
     if PACKAGE_PARENT not in path and PACKAGE_PARENT not in _site_folders():
         path.insert(0, PACKAGE_PARENT)
-    kept = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", *_OURS)}
+    inherited = {name: value for name, value in os.environ.items() if name not in ("PYTHONPATH", *_OURS)}
     # PYTHONSAFEPATH is for processes that libraries start from ours.
-    return kept | {"PYTHONSAFEPATH": "1"} | ({"PYTHONPATH": os.pathsep.join(path)} if path else {})
+    return inherited | {"PYTHONSAFEPATH": "1"} | ({"PYTHONPATH": os.pathsep.join(path)} if path else {})
 
 
 def _absolute_entries() -> list[str]:
     """Of PYTHONPATH: an empty entry means the current folder, as `.` does. Python itself may have been told (-E, -I)
     to ignore that variable."""
-    given = "" if sys.flags.ignore_environment else os.environ.get("PYTHONPATH", "")
-    return [entry for entry in given.split(os.pathsep) if os.path.isabs(entry)]
+    search_path = "" if sys.flags.ignore_environment else os.environ.get("PYTHONPATH", "")
+    return [entry for entry in search_path.split(os.pathsep) if os.path.isabs(entry)]
 
 
 def _site_folders() -> list[str]:

@@ -45,7 +45,7 @@ def has_ended(pid: int) -> bool:
         return True
 
 
-class Held(NamedTuple):
+class ProcessMemory(NamedTuple):
     """What one process held at a time."""
 
     n_bytes: int
@@ -68,7 +68,7 @@ class Caller:
     """The process tree whose memory a budget covers, and what of it does not count: what it held before the job."""
 
     pid: int
-    before: Mapping[int, Held] = field(default_factory=dict)
+    before: Mapping[int, ProcessMemory] = field(default_factory=dict)
     """By process id. Empty where the process was started for the job, as by the command line: all of it counts."""
 
     @classmethod
@@ -81,15 +81,15 @@ class Caller:
         for process in _tree_of(os.getpid()):
             with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
                 n_bytes = getattr(process.memory_full_info(), metric)
-                before[process.pid] = Held(n_bytes, highest_rss_bytes(process.pid))
+                before[process.pid] = ProcessMemory(n_bytes, highest_rss_bytes(process.pid))
         return cls(os.getpid(), before)
 
     def to_json(self) -> dict[str, Any]:
-        return {"pid": self.pid, "before": {str(pid): list(held) for pid, held in self.before.items()}}
+        return {"pid": self.pid, "before": {str(pid): list(memory) for pid, memory in self.before.items()}}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Caller:
-        return cls(values["pid"], {int(pid): Held(*held) for pid, held in values["before"].items()})
+        return cls(values["pid"], {int(pid): ProcessMemory(*memory) for pid, memory in values["before"].items()})
 
 
 def _tree_of(pid: int) -> list[psutil.Process]:
@@ -203,7 +203,7 @@ class MemorySampler:
     @property
     def held_before_bytes(self) -> int:
         """What the tree held before the job; it does not count."""
-        return sum(held.n_bytes for held in self.caller.before.values())
+        return sum(memory.n_bytes for memory in self.caller.before.values())
 
     @property
     def peak_bytes(self) -> int:

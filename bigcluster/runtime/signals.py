@@ -20,13 +20,13 @@ def end_as_interrupted() -> None:
 
     A SIGHUP that comes after another one of them is no second request: a terminal that closes sends several.
     """
-    asked = False
+    is_ending = False
 
     def interrupt(number: int, frame: FrameType | None) -> None:
-        nonlocal asked
-        if asked and number not in (signal.SIGTERM, signal.SIGINT):
+        nonlocal is_ending
+        if is_ending and number not in (signal.SIGTERM, signal.SIGINT):
             return
-        asked = True
+        is_ending = True
         raise KeyboardInterrupt
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:

@@ -21,14 +21,14 @@ from typing import IO, Any
 from bigcluster import errors
 from bigcluster.config import Settings, flatten
 from bigcluster.runtime.events import SEND_SECONDS, DecodingEnded, DecodingStarted, Listener, Note, from_json
-from bigcluster.runtime.failures import OUT_OF_MEMORY, speaks_of_memory
+from bigcluster.runtime.failures import OUT_OF_MEMORY, mentions_memory
 from bigcluster.runtime.processes import absolute, start_python
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
 
 _PATHS = ("images", "to")
 """Arguments of tasks that are paths: the worker has another current folder than we have."""
-LAST_WORDS = 40
+STDERR_LINES = 40
 """Lines of the worker's stderr that are kept, for the case that it dies."""
 CHILD_SECONDS = 10.0
 """What the child that decodes alone may take to start and to end, on a busy machine."""
@@ -45,7 +45,7 @@ class _LostError(Exception):
     how: str
     decoding: list[tuple[int, int]]
     """(start, stop) of listed rows whose files were in codecs' hands."""
-    last_words: str
+    stderr_tail: str
 
 
 def supervise(
@@ -83,11 +83,11 @@ def supervise(
             return _work(request, worker_variables(resources.threads), settings.image.timeout, listener)
         except _LostError as lost:
             suspects = [span for span in lost.decoding if span not in isolate_rows]
-            if not suspects and speaks_of_memory(lost.last_words):  # OpenBLAS leaves by itself then
+            if not suspects and mentions_memory(lost.stderr_tail):  # OpenBLAS leaves by itself then
                 raise errors.OutOfMemoryError(OUT_OF_MEMORY) from None
             if not suspects:
                 error = InternalError(f"the working process {lost.how}; run again to resume")
-                error.add_note(lost.last_words)
+                error.add_note(lost.stderr_tail)
                 raise error from None
             isolate_rows += suspects
             number = sum(stop - start for start, stop in suspects)
@@ -118,8 +118,8 @@ def _work(
     assert worker.stdin is not None
     assert worker.stdout is not None
     assert worker.stderr is not None
-    last_words: deque[str] = deque(maxlen=LAST_WORDS)
-    listening = threading.Thread(target=last_words.extend, args=(worker.stderr,), daemon=True)
+    stderr_lines: deque[str] = deque(maxlen=STDERR_LINES)
+    listening = threading.Thread(target=stderr_lines.extend, args=(worker.stderr,), daemon=True)
     listening.start()
     messages = _Messages(worker.stdout)
     try:
@@ -130,7 +130,7 @@ def _work(
         return _listen(worker, messages, listener, isolate_rows, timeout_seconds)
     except _LostError as lost:
         listening.join(timeout=5)
-        lost.last_words = "".join(last_words)
+        lost.stderr_tail = "".join(stderr_lines)
         raise
     finally:
         if worker.poll() is None:

@@ -64,7 +64,7 @@ def cluster(
     """Bring the clusters up to date with the scores and the settings: k of them, or what a sweep chose."""
     store, settings = context.store, context.settings
     n_clusters = settings.ks[0] if swept is None else swept.chosen_k
-    wanted = fingerprint(
+    expected = fingerprint(
         before=reduced.fingerprint if swept is None else swept.fingerprint,
         stage=CLUSTER,
         k=n_clusters,
@@ -72,40 +72,40 @@ def cluster(
         kmeans=asdict(settings.kmeans),
         **({} if swept is None else {"of": "the swept centers as they are"}),
     )
-    mark, checkpoints = store.mark(CLUSTER), StageCheckpoints(store, CLUSTER, wanted)
+    mark, checkpoints = store.mark(CLUSTER), StageCheckpoints(store, CLUSTER, expected)
     origin = {"images": ingested.fingerprint, "reduction": settings.reduce, "rows": reduced.fingerprint}
-    reused = mark is not None and mark.fingerprint == wanted and origin.items() <= mark.payload.items()
+    reused = mark is not None and mark.fingerprint == expected and origin.items() <= mark.payload.items()
     reused = reused and _are_numbers(store.load("labels"), n_clusters)
     if mark is None or not reused:
         previous = _previous(store, mark, ingested, n_clusters)
         if swept is not None and settings.kmeans.algorithm in ("auto", "lloyd"):
-            found = _take(context, reduced, swept, plan)
+            fitted = _from_sweep(context, reduced, swept, plan)
         else:
-            found = _fit(context, reduced, n_clusters, plan, ingested, checkpoints)
-        found, order = _by_size(found, listing, ingested.ok)
+            fitted = _fit(context, reduced, n_clusters, plan, ingested, checkpoints)
+        fitted, order = _by_size(fitted, listing, ingested.ok)
         store.marks.remove(CLUSTER)
-        values = (found.centers, *_columns(found, order))
+        values = (fitted.centers, *_columns(fitted, order))
         digests: dict[str, str] = {}
         for name, value in zip(_ARRAYS, values, strict=True):
             digests |= store.save(name, value)
         digests |= store.save(_KEYS, ingested.row_keys)
         mark_payload = {
             **origin,
-            "n_clusters": found.n_clusters,
-            "n_columns": found.centers.shape[1],
-            "inertia": found.inertia,
+            "n_clusters": fitted.n_clusters,
+            "n_columns": fitted.centers.shape[1],
+            "inertia": fitted.inertia,
             "nearest_previous": None
             if previous is None
-            else _nearest_previous(values[1], ingested.row_keys, previous, found.n_clusters),
-            "facts": _facts(found),
+            else _nearest_previous(values[1], ingested.row_keys, previous, fitted.n_clusters),
+            "facts": _facts(fitted),
         }
-        mark = store.commit(CLUSTER, wanted, digests, mark_payload)
+        mark = store.commit(CLUSTER, expected, digests, mark_payload)
     else:
         context.progress.reused(CLUSTER)
     checkpoints.clear()
     payload: dict[str, Any] = mark.payload
     return Clustered(
-        wanted,
+        expected,
         load_membership(store, payload["n_clusters"]),
         payload["n_clusters"],
         payload["inertia"],
@@ -115,10 +115,10 @@ def cluster(
     )
 
 
-def _take(context: Context, reduced: Reduced, swept: Swept, plan: StagePlan) -> KMeansFit:
+def _from_sweep(context: Context, reduced: Reduced, swept: Swept, plan: StagePlan) -> KMeansFit:
     """The clusters of the row of the sweep that was chosen, just as its table shows them."""
     with context.progress.stage(CLUSTER, 1, "passes"):
-        found = fit_given(
+        fitted = fit_given(
             reduced.rows,
             centers_of(context.store, swept, swept.chosen_k),
             n_iter=swept.chosen["n_iter"],
@@ -126,7 +126,7 @@ def _take(context: Context, reduced: Reduced, swept: Swept, plan: StagePlan) -> 
             workspace_bytes=plan.choices["workspace_bytes"],
         )
         context.progress.at(1)
-    return found
+    return fitted
 
 
 def _fit(
@@ -150,7 +150,7 @@ def _fit(
         if plan.solver == "dask-ml":
             from bigcluster.solvers.kmeans.dask_ml import fit_dask_ml  # imports scikit-learn
 
-            found = fit_dask_ml(reduced.rows, n_clusters, n_init=options.n_init, **common)
+            fitted = fit_dask_ml(reduced.rows, n_clusters, n_init=options.n_init, **common)
         else:
             common |= {
                 "checkpoints": checkpoints,
@@ -159,43 +159,43 @@ def _fit(
             }
             if plan.solver == "lloyd":
                 common |= {"n_init": options.n_init}
-            found = checkpoints.going_on(
+            fitted = checkpoints.going_on(
                 lambda: _SOLVERS[plan.solver](reduced.rows, n_clusters, **common), progress.warn
             )
-    if found.reason:
-        progress.warn(found.reason)
-    for note in found.notes:
+    if fitted.reason:
+        progress.warn(fitted.reason)
+    for note in fitted.notes:
         progress.note(note)
-    return found
+    return fitted
 
 
 _SOLVERS = {"lloyd": fit, "minibatch": fit_minibatch, "two-level": fit_two_level}
 
 
-def _by_size(found: KMeansFit, listing: Listing, ok: NDArray[np.bool_]) -> tuple[KMeansFit, NDArray[np.int64]]:
+def _by_size(fitted: KMeansFit, listing: Listing, ok: NDArray[np.bool_]) -> tuple[KMeansFit, NDArray[np.int64]]:
     """Centers and counts renumbered; the order is new number -> old number."""
-    counts = found.counts
+    counts = fitted.counts
     tied = {size for size, times in zip(*np.unique(counts, return_counts=True), strict=True) if times > 1}
-    smallest = dict.fromkeys(range(found.n_clusters), "")
+    smallest = dict.fromkeys(range(fitted.n_clusters), "")
     if tied:
-        assert found.rows is not None
-        in_tie = np.isin(counts, list(tied))[found.rows.labels]
+        assert fitted.rows is not None
+        in_tie = np.isin(counts, list(tied))[fitted.rows.labels]
         physical = np.flatnonzero(ok)
         for row in np.flatnonzero(in_tie).tolist():
-            old, name = int(found.rows.labels[row]), listing.names[int(physical[row])]
+            old, name = int(fitted.rows.labels[row]), listing.names[int(physical[row])]
             if not smallest[old] or name < smallest[old]:
                 smallest[old] = name
     order = np.array(sorted(smallest, key=lambda old: (-int(counts[old]), smallest[old])))
-    return replace(found, centers=found.centers[order], counts=counts[order]), order
+    return replace(fitted, centers=fitted.centers[order], counts=counts[order]), order
 
 
-def _columns(found: KMeansFit, order: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
+def _columns(fitted: KMeansFit, order: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
     """labels, distance, runner_up, runner_up_distance in the new numbering; -1, no runner-up, stays -1."""
-    assert found.rows is not None
+    assert fitted.rows is not None
     new_number = np.empty(len(order) + 1, np.int32)
     new_number[order] = np.arange(len(order), dtype=np.int32)
     new_number[-1] = -1  # what -1 indexes
-    rows = found.rows
+    rows = fitted.rows
     return new_number[rows.labels], rows.distance, new_number[rows.runner_up], rows.runner_up_distance
 
 
@@ -219,8 +219,8 @@ def _previous(store: Store, mark: Mark | None, ingested: Ingested, n_clusters: i
     if not of_its_own and mark.payload["images"] != ingested.fingerprint:  # earlier versions kept no keys of their own
         return None
     n_before, (n_rows,) = mark.payload["n_clusters"], store.array("labels").shape
-    held = _COMPARED_BYTES * n_rows + 8 * n_clusters * n_before
-    if store.most_bytes is not None and 2 * held > store.most_bytes:
+    compared_bytes = _COMPARED_BYTES * n_rows + 8 * n_clusters * n_before
+    if store.most_bytes is not None and 2 * compared_bytes > store.most_bytes:
         return None
     labels, keys = store.load("labels"), store.load(_KEYS) if of_its_own else ingested.row_keys
     return _Previous(labels, keys) if _are_numbers(labels, n_before) and len(keys) == len(labels) else None
@@ -236,16 +236,16 @@ def _nearest_previous(
     return [int(row.argmax()) if row.any() else None for row in shared]
 
 
-def _facts(found: KMeansFit) -> dict[str, Any]:
+def _facts(fitted: KMeansFit) -> dict[str, Any]:
     return {
-        "solver": found.algorithm,
-        "n_iter": found.n_iter,
-        "converged": found.converged,
-        "passes": found.passes,
-        "bytes_read": found.bytes_read,
-        "asked": found.n_requested,
-        "reason": found.reason,
-        "inertias": list(found.inertias),
+        "solver": fitted.algorithm,
+        "n_iter": fitted.n_iter,
+        "converged": fitted.converged,
+        "passes": fitted.passes,
+        "bytes_read": fitted.bytes_read,
+        "asked": fitted.n_requested,
+        "reason": fitted.reason,
+        "inertias": list(fitted.inertias),
     }
 
 

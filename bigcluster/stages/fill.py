@@ -20,7 +20,7 @@ from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading.files import is_out_of_reach, stat_of
 from bigcluster.stages.loading.sample import check_native
 from bigcluster.stages.pixel_blocks import Block, fingerprint_of, mark_of, payload_of, records_in
-from bigcluster.stages.reuse import Salvage
+from bigcluster.stages.reuse import PreviousBlocks
 from bigcluster.store import Digests, Mark, Store
 
 
@@ -42,11 +42,11 @@ class Freshness:
         A file that cannot be looked at stands as far as anybody can tell: what was decoded of it is not thrown away.
         """
         path = self.listing.path(row)
-        found = stat_of(path)
-        if found == (None, None) and record.digest and is_out_of_reach(path):
+        size_and_time = stat_of(path)
+        if size_and_time == (None, None) and record.digest and is_out_of_reach(path):
             self.closed[os.path.dirname(self.listing.names[row])] = None
             return self.is_final(record)
-        if self.rehash or found != (record.n_bytes, record.mtime_ns):
+        if self.rehash or size_and_time != (record.n_bytes, record.mtime_ns):
             return False
         if record.status == "missing":
             return True
@@ -90,9 +90,9 @@ class Filling:
         self._listing, self._store, self._recipe = listing, store, recipe
         self._loader, self._freshness, self._native_size = loader, freshness, native_size
         self._spare: list[NDArray[np.uint8]] = []
-        self.salvage = Salvage(store, listing, recipe)
+        self.previous = PreviousBlocks(store, listing, recipe)
 
-    def doubtful_rows(self, block: Block) -> list[int] | None:
+    def stale_rows(self, block: Block) -> list[int] | None:
         """Rows whose files may have changed since the block was filled; None where it holds other files, or nothing."""
         mark = self._store.mark(INGEST, block.name)
         if mark is None or mark.fingerprint != fingerprint_of(block, self._listing, self._recipe):
@@ -103,13 +103,13 @@ class Filling:
         ledger = zip(block.rows, records, strict=True)
         return [row for row, record in ledger if not self._freshness.holds(row, record)]
 
-    def confirm(self, block: Block, doubtful: list[int] | None) -> bool:
+    def confirm(self, block: Block, stale: list[int] | None) -> bool:
         """Whether the block's files have the content that they had; a new time of theirs is noted then."""
-        if not doubtful:
-            return doubtful is not None
+        if not stale:
+            return stale is not None
         mark = mark_of(self._store, block)
         ledger = records_in(mark)
-        known = {row: ledger[row - block.start] for row in doubtful}
+        known = {row: ledger[row - block.start] for row in stale}
         if not all(map(self._freshness.is_final, known.values())):
             return False
         now = self._loader.compare(known)
@@ -128,13 +128,13 @@ class Filling:
         pixels = buffer[: len(block.rows)]  # every row is filled below: copied, decoded, or zeros where that failed
         ledger: dict[int, FileRecord] = {}
         known: dict[int, FileRecord] = {}
-        for source in self.salvage.sources(block):
+        for source in self.previous.sources(block):
             final = [i for i, record in enumerate(source.records) if self._freshness.is_final(record)]
             for i in final:
                 row, record = source.to[i], source.records[i]
                 (ledger if self._freshness.holds(row, record) else known)[row] = record
             at = np.array(source.rows, np.int64)[final]
-            self.salvage.copy(source.slot, at, pixels, np.array(source.to, np.int64)[final] - block.start)
+            self.previous.copy(source.slot, at, pixels, np.array(source.to, np.int64)[final] - block.start)
         rest = [row for row in block.rows if row not in ledger]
         self._loader.skip(len(ledger))
         loaded = self._loader.load(rest, pixels, block.start, known)
@@ -169,5 +169,5 @@ class Filling:
         block = filled.block
         print_ = fingerprint_of(block, self._listing, self._recipe)
         self._store.commit(INGEST, print_, filled.digests, filled.payload, block.name)
-        self.salvage.release(block)
+        self.previous.release(block)
         return filled.n_decoded

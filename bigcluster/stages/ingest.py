@@ -95,18 +95,18 @@ def ingest(
     filling = Filling(listing, store, recipe, loader, freshness, (spec.width, spec.height) if native else None)
     if not store.fits("pixels", (spec.n_values,), np.uint8, block_shape):
         store.create("pixels", (len(listing), spec.n_values), np.uint8, block_shape)  # whatever was there goes
-    doubtful = {block: filling.doubtful_rows(block) for block in blocks}
-    if not any(rows is None or rows for rows in doubtful.values()):
+    stale = {block: filling.stale_rows(block) for block in blocks}
+    if not any(rows is None or rows for rows in stale.values()):
         _make_arrays(store, len(listing), spec, block_shape, recipe)
-        filling.salvage.clear()
+        filling.previous.clear()
         progress.reused(INGEST)
         done = _summarise(listing, store, recipe, blocks, len(blocks), 0)
         return replace(done, closed=tuple(freshness.closed))
     with progress.stage(INGEST, len(listing), "images"), loader:
-        missing = [block for block, rows in doubtful.items() if not filling.confirm(block, rows)]
+        missing = [block for block, rows in stale.items() if not filling.confirm(block, rows)]
         if missing:
             store.marks.remove(INGEST)  # nothing made of the old pixels may pass for current from here on
-            filling.salvage.prepare(blocks, missing)
+            filling.previous.prepare(blocks, missing)
         _make_arrays(store, len(listing), spec, block_shape, recipe)
         progress.advance(len(listing) - sum(len(block.rows) for block in missing))
         try:
@@ -118,7 +118,7 @@ def ingest(
     if n_decoded < len(listing):
         progress.note(f"{n_decoded} decoded, {len(listing) - n_decoded} reused from earlier runs")
     done = _summarise(listing, store, recipe, blocks, len(blocks) - len(missing), n_decoded)
-    filling.salvage.clear()
+    filling.previous.clear()
     return replace(done, closed=tuple(freshness.closed))
 
 
@@ -166,9 +166,9 @@ def check_recipe(store: Store, spec: DecodeSpec, *, replace: bool) -> None:
     mark = store.mark(RECIPE)
     if mark is None or replace or mark.fingerprint == decode_recipe(spec):
         return
-    before, wanted = _as_settings(mark.payload), _as_settings(_recipe_values(spec))
+    before, now = _as_settings(mark.payload), _as_settings(_recipe_values(spec))
     differing = ", ".join(
-        f"{name} {before.get(name)} -> {value}" for name, value in wanted.items() if before.get(name) != value
+        f"{name} {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value
     )
     raise OutError(
         f"OUT holds pixels decoded in another way ({differing}); --replace discards them, or give another OUT"

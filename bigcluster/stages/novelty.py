@@ -24,16 +24,16 @@ _SCORE_ROWS = 4096
 def novelty(context: Context, ingested: Ingested, clustered: Mark) -> Novelty:
     """clustered : the mark of the present clusters, which are those of the present scores."""
     store = context.store
-    wanted = fingerprint(before=clustered.fingerprint, stage=NOVELTY, layout=1)
+    expected = fingerprint(before=clustered.fingerprint, stage=NOVELTY, layout=1)
     mark = store.mark(NOVELTY)
-    if mark is None or mark.fingerprint != wanted:
-        found = _made(context, ingested, clustered)
+    if mark is None or mark.fingerprint != expected:
+        measured = _made(context, ingested, clustered)
         store.marks.remove(NOVELTY)
-        kept = [
+        tables = [
             np.column_stack([usual.middle, usual.reach, usual.precision.reshape(-1, 4)])
-            for usual in (found.own, found.new)
+            for usual in (measured.own, measured.new)
         ]
-        mark = store.commit(NOVELTY, wanted, store.save("usual", np.stack(kept)), {"limit": found.limit})
+        mark = store.commit(NOVELTY, expected, store.save("usual", np.stack(tables)), {"limit": measured.limit})
     own, new = (Usual(values[:, :2], values[:, 2], values[:, 3:].reshape(-1, 2, 2)) for values in store.load("usual"))
     return Novelty(own, new, mark.payload["limit"])
 
@@ -78,23 +78,23 @@ def _of_scores(scores: RowSource) -> tuple[Float64Array, Float64Array]:
 def _norms(context: Context, ingested: Ingested) -> NDArray[np.float64]:
     """(n_ok,) |x - mean|^2, in one pass over the pixels unless an earlier one left them."""
     store, progress = context.store, context.progress
-    wanted = fingerprint(before=ingested.fingerprint, stage=NORMS)
+    expected = fingerprint(before=ingested.fingerprint, stage=NORMS)
     mark = store.mark(NORMS)
-    if mark is None or mark.fingerprint != wanted:
+    if mark is None or mark.fingerprint != expected:
         pixels, mean = pixel_rows(store, ingested.ok), mean_picture(ingested)
         block_rows, slab_columns = store.array("pixels").chunks
         blocks = list(spans(pixels.shape[0], block_rows))
 
         def lengths(block: tuple[int, int]) -> Float64Array:
-            found = np.zeros(block[1] - block[0])
+            norms = np.zeros(block[1] - block[0])
             for start, stop in spans(pixels.shape[1], slab_columns):
-                found += squared_norms(pixels.read(*block, slice(start, stop)), mean[start:stop])
-            progress.advance(len(found))
-            return found
+                norms += squared_norms(pixels.read(*block, slice(start, stop)), mean[start:stop])
+            progress.advance(len(norms))
+            return norms
 
         store.marks.remove(NORMS)
         with progress.stage(NORMS, pixels.shape[0], "images"):
-            found = np.concatenate(list(context.runtime.map(lengths, blocks)))
-        store.commit(NORMS, wanted, store.save(NORMS, found), {})
-    kept: NDArray[np.float64] = store.load(NORMS)
-    return kept
+            all_norms = np.concatenate(list(context.runtime.map(lengths, blocks)))
+        store.commit(NORMS, expected, store.save(NORMS, all_norms), {})
+    stored: NDArray[np.float64] = store.load(NORMS)
+    return stored

@@ -48,16 +48,16 @@ def reduce(context: Context, ingested: Ingested, plan: StagePlan | None) -> Redu
     if plan is None:
         return _unreduced(store, ingested)
     pixels = pixel_rows(store, ingested.ok)
-    wanted = _fit_fingerprint(settings, plan.solver, ingested)
+    expected = _fit_fingerprint(settings, plan.solver, ingested)
     mark = store.mark(REDUCE)
-    reused = mark is not None and _is_of(mark, wanted, ingested) and _suffices(store, mark, settings, plan)
-    checkpoints = StageCheckpoints(store, REDUCE, fingerprint(before=wanted, rank=plan.choices.get("rank")))
+    reused = mark is not None and _is_of(mark, expected, ingested) and _suffices(store, mark, settings, plan)
+    checkpoints = StageCheckpoints(store, REDUCE, fingerprint(before=expected, rank=plan.choices.get("rank")))
     if mark is None or not reused:
-        mark = _fit(context, pixels, ingested, plan, wanted, checkpoints)
+        mark = _fit(context, pixels, ingested, plan, expected, checkpoints)
     else:
         context.progress.reused(REDUCE)
     checkpoints.clear()
-    return _from_mark(store, mark, wanted, settings, reused=reused)
+    return _from_mark(store, mark, expected, settings, reused=reused)
 
 
 def load_reduced(context: Context, ingested: Ingested, plan: StagePlan | None) -> Reduced:
@@ -65,16 +65,16 @@ def load_reduced(context: Context, ingested: Ingested, plan: StagePlan | None) -
     store, settings = context.store, context.settings
     if plan is None:
         return _unreduced(store, ingested)
-    wanted = _fit_fingerprint(settings, plan.solver, ingested)
+    expected = _fit_fingerprint(settings, plan.solver, ingested)
     mark = store.mark(REDUCE)
-    if mark is None or not _is_of(mark, wanted, ingested):
+    if mark is None or not _is_of(mark, expected, ingested):
         raise StoreError(f"{store.root} holds no reduction by these settings; run the job to its end first")
-    return _from_mark(store, mark, wanted, settings, reused=True)
+    return _from_mark(store, mark, expected, settings, reused=True)
 
 
-def _is_of(mark: Mark, wanted: str, ingested: Ingested) -> bool:
+def _is_of(mark: Mark, expected: str, ingested: Ingested) -> bool:
     """Whether a fit is the wanted one, and of these images."""
-    return mark.fingerprint == wanted and mark.payload["images"] == ingested.fingerprint
+    return mark.fingerprint == expected and mark.payload["images"] == ingested.fingerprint
 
 
 def _unreduced(store: Store, ingested: Ingested) -> Reduced:
@@ -83,11 +83,11 @@ def _unreduced(store: Store, ingested: Ingested) -> Reduced:
     return Reduced(unreduced, pixels, pixels.shape[1], None, ingested.reused, {"solver": "none", "passes": 0})
 
 
-def _from_mark(store: Store, mark: Mark, wanted: str, settings: Settings, *, reused: bool) -> Reduced:
+def _from_mark(store: Store, mark: Mark, fit_fingerprint: str, settings: Settings, *, reused: bool) -> Reduced:
     ratio = store.load("explained_variance") / mark.payload["total_variance"]
     n_components = _components_for(ratio, settings, mark.payload)
     return Reduced(
-        fingerprint=rows_fingerprint(wanted, n_components),
+        fingerprint=rows_fingerprint(fit_fingerprint, n_components),
         rows=FirstColumns(StoredRows(store.array("scores")), n_components),
         n_components=n_components,
         explained_variance_ratio=ratio,
@@ -150,7 +150,7 @@ def _fit(
     pixels: StoredRows,
     ingested: Ingested,
     plan: StagePlan,
-    wanted: str,
+    fit_fingerprint: str,
     checkpoints: StageCheckpoints,
 ) -> Mark:
     store = context.store
@@ -181,7 +181,7 @@ def _fit(
             "components": "stored" if fit.dual_coef_dtype is None else "left",
             **{name: plan.choices[name] for name in ("batch_rows",) if name in plan.choices},
         }
-        return store.commit(REDUCE, wanted, digests, payload)
+        return store.commit(REDUCE, fit_fingerprint, digests, payload)
 
 
 def _solve(

@@ -29,7 +29,7 @@ from bigcluster.store import Mark, Marks, Store, read_whole
 from bigcluster.store.row_source import spans
 
 PIXELS = "pixels"
-RETIRED = "retired"
+PREVIOUS = "retired"
 
 
 @dataclass(frozen=True)
@@ -52,14 +52,14 @@ def name_keys(names: Iterable[str]) -> NDArray[np.uint64]:
 def listed_before(store_root: Path) -> Iterator[str]:
     """Every name that the store has a record of, whatever the pixels are worth; some twice after a run was killed."""
     marks = Marks(store_root)
-    for stage in (INGEST, RETIRED):
+    for stage in (INGEST, PREVIOUS):
         for block in marks.blocks(stage):
             mark = marks.read(stage, block)
             if mark is not None:
                 yield from mark.payload.get("names", [])
 
 
-class Salvage:
+class PreviousBlocks:
     """The retired blocks of a store, and which of their rows go where."""
 
     def __init__(self, store: Store, listing: Listing, recipe: str) -> None:
@@ -75,23 +75,23 @@ class Salvage:
 
         Call it before the pixel array is resized. After a kill it goes on from wherever it stopped.
         """
-        slots = [int(name) for name in self._store.marks.numbers(RETIRED)]
+        slots = [int(name) for name in self._store.marks.numbers(PREVIOUS)]
         replaced = self._replaced(blocks, missing)
         if not slots and not replaced:
             return
-        wanted = np.sort(np.concatenate([self._keys_of(block) for block in missing]))
+        missing_keys = np.sort(np.concatenate([self._keys_of(block) for block in missing]))
         useful: dict[int, NDArray[np.uint64]] = {}
         for slot in slots:
-            self._keep_if_wanted(useful, slot, self._store.mark(RETIRED, _name(slot)), wanted)
+            self._keep_if_wanted(useful, slot, self._store.mark(PREVIOUS, _name(slot)), missing_keys)
             if slot not in useful:
                 self._drop(slot)
         slot = max(slots, default=-1) + 1
         self._make_room(slot + len(replaced))
         for index in replaced:  # one mark in memory at a time: it remembers every file of its block
             mark = self._store.mark(INGEST, _name(index))
-            self._keep_if_wanted(useful, slot, mark, wanted)
+            self._keep_if_wanted(useful, slot, mark, missing_keys)
             if mark is not None and slot in useful:
-                self._retire(index, mark, slot)
+                self._set_aside(index, mark, slot)
                 slot += 1
         self._build_index(useful)
         for block in missing:
@@ -99,10 +99,10 @@ class Salvage:
 
     def sources(self, block: Block) -> list[Source]:
         """The rows of a block that were decoded before, by the retired block that holds them."""
-        found = []
+        sources = []
         at, places = self._find(block)
         for slot in np.unique(places[:, 0]).tolist():
-            mark = self._store.mark(RETIRED, _name(slot))
+            mark = self._store.mark(PREVIOUS, _name(slot))
             if mark is None:
                 continue  # its files are gone: the rows are decoded again
             names, ledger = names_in(mark, self._recipe), records_in(mark)
@@ -112,14 +112,14 @@ class Salvage:
                 for to, row in zip(at[here].tolist(), places[here, 1].tolist(), strict=True)
                 if names[row] == self._listing.names[block.start + to]  # and not merely of the same hash
             ]
-            found.append(Source(slot, [to for to, _ in pairs], [r for _, r in pairs], [ledger[r] for _, r in pairs]))
-        return found
+            sources.append(Source(slot, [to for to, _ in pairs], [r for _, r in pairs], [ledger[r] for _, r in pairs]))
+        return sources
 
     def copy(self, slot: int, rows: NDArray[np.int64], pixels: NDArray[np.uint8], to: NDArray[np.int64]) -> None:
         """Rows of a retired block into pixels[to], one chunk's width at a time."""
         if len(rows) == 0:
             return
-        array = self._store.array(RETIRED)
+        array = self._store.array(PREVIOUS)
         block_rows, width = array.chunks
         low, high = int(rows.min()), int(rows.max()) + 1
         here = slice(slot * block_rows + low, slot * block_rows + high)
@@ -136,10 +136,10 @@ class Salvage:
 
     def clear(self) -> None:
         """Nothing retired is needed any more."""
-        for name in self._store.marks.numbers(RETIRED):
-            self._store.marks.remove(RETIRED, name)
-        if self._store.has(RETIRED):
-            self._store.remove(RETIRED)
+        for name in self._store.marks.numbers(PREVIOUS):
+            self._store.marks.remove(PREVIOUS, name)
+        if self._store.has(PREVIOUS):
+            self._store.remove(PREVIOUS)
 
     def _replaced(self, blocks: Sequence[Block], missing: Sequence[Block]) -> list[int]:
         """The stored blocks that are to be overwritten, or that the listing no longer reaches."""
@@ -148,26 +148,26 @@ class Salvage:
         return [index for index in stored if index in missing_indices or index >= len(blocks)]
 
     def _keep_if_wanted(
-        self, useful: dict[int, NDArray[np.uint64]], slot: int, mark: Mark | None, wanted: NDArray[np.uint64]
+        self, useful: dict[int, NDArray[np.uint64]], slot: int, mark: Mark | None, missing_keys: NDArray[np.uint64]
     ) -> None:
         """Note the keys of a block that holds any of the `wanted` ones, ascending."""
         if mark is not None:
             keys = name_keys(names_in(mark, self._recipe))
-            at = np.minimum(np.searchsorted(wanted, keys), len(wanted) - 1)
-            if (wanted[at] == keys).any():
+            at = np.minimum(np.searchsorted(missing_keys, keys), len(missing_keys) - 1)
+            if (missing_keys[at] == keys).any():
                 useful[slot] = keys
 
     def _make_room(self, n_slots: int) -> None:
         pixels = self._store.array(PIXELS)
         rows, width = pixels.chunks
-        self._store.create(RETIRED, (n_slots * rows, pixels.shape[1]), pixels.dtype, (rows, width))
+        self._store.create(PREVIOUS, (n_slots * rows, pixels.shape[1]), pixels.dtype, (rows, width))
 
-    def _retire(self, index: int, mark: Mark, slot: int) -> None:
+    def _set_aside(self, index: int, mark: Mark, slot: int) -> None:
         """First the mark, which counts as absent while its files are; then the files; then the old mark goes."""
-        before, after = f"{PIXELS}/c/{index}/", f"{RETIRED}/c/{slot}/"
+        before, after = f"{PIXELS}/c/{index}/", f"{PREVIOUS}/c/{slot}/"
         digests = {after + file.removeprefix(before): d for file, d in mark.digests.items() if file.startswith(before)}
-        self._store.marks.write(RETIRED, Mark(mark.fingerprint, digests, mark.payload), _name(slot))
-        self._store.move_rows(PIXELS, index, RETIRED, slot)
+        self._store.marks.write(PREVIOUS, Mark(mark.fingerprint, digests, mark.payload), _name(slot))
+        self._store.move_rows(PIXELS, index, PREVIOUS, slot)
         self._store.marks.remove(INGEST, _name(index))
 
     def _build_index(self, useful: dict[int, NDArray[np.uint64]]) -> None:
@@ -184,8 +184,8 @@ class Salvage:
         keys = self._keys_of(block)
         # Of several generations the last one counts: it is behind the others.
         at = np.maximum(np.searchsorted(self._keys, keys, side="right") - 1, 0)
-        found = np.flatnonzero(self._keys[at] == keys)
-        return found, self._places[at[found]]
+        matches = np.flatnonzero(self._keys[at] == keys)
+        return matches, self._places[at[matches]]
 
     def _slots_of(self, block: Block) -> list[int]:
         slots: list[int] = np.unique(self._find(block)[1][:, 0]).tolist()
@@ -195,8 +195,8 @@ class Salvage:
         return name_keys(self._listing.names[row] for row in block.rows)
 
     def _drop(self, slot: int) -> None:
-        self._store.marks.remove(RETIRED, _name(slot))
-        self._store.drop_rows(RETIRED, slot)
+        self._store.marks.remove(PREVIOUS, _name(slot))
+        self._store.drop_rows(PREVIOUS, slot)
 
 
 def _name(index: int) -> str:

@@ -57,13 +57,13 @@ class Verdict:
     def caveats(self) -> list[str]:
         """What to know of that k before it is taken: an end of the range, a cluster of one image."""
         row, ks = self.chosen, [row["k"] for row in self.rows]
-        k, found = row["k"], []
+        k, caveats = row["k"], []
         if len(ks) > 1 and (k == ks[-1] or (k == ks[0] and k > FEWEST_CLUSTERS)):
             end, other = ("largest", "larger") if k == ks[-1] else ("smallest", "smaller")
-            found.append(f"k = {k} is the {end} of the range: a {other} one, outside of it, may do better")
+            caveats.append(f"k = {k} is the {end} of the range: a {other} one, outside of it, may do better")
         if row["smallest"] == 1 and k > 1:
-            found.append(f"with k = {k} there is a cluster of a single image: an outlier, or k is too large")
-        return found
+            caveats.append(f"with k = {k} there is a cluster of a single image: an outlier, or k is too large")
+        return caveats
 
 
 def verdict_of(mark: Mark) -> Verdict:
@@ -85,7 +85,7 @@ class Swept(Verdict):
 def sweep(context: Context, reduced: Reduced, ks: tuple[int, ...], plan: StagePlan, keys: NDArray[np.uint64]) -> Swept:
     """Bring the sweep of these k up to date. keys : (n_ok,) what randomness is keyed by."""
     store, settings, progress = context.store, context.settings, context.progress
-    wanted = fingerprint(
+    expected = fingerprint(
         before=reduced.fingerprint,
         stage=SWEEP,
         ks=ks,
@@ -93,8 +93,8 @@ def sweep(context: Context, reduced: Reduced, ks: tuple[int, ...], plan: StagePl
         kmeans=asdict(settings.kmeans),
         starts="race",
     )
-    mark, checkpoints = store.mark(SWEEP), StageCheckpoints(store, SWEEP, wanted)
-    reused = mark is not None and mark.fingerprint == wanted
+    mark, checkpoints = store.mark(SWEEP), StageCheckpoints(store, SWEEP, expected)
+    reused = mark is not None and mark.fingerprint == expected
     if mark is None or not reused:
         store.marks.remove(SWEEP)
         with progress.stage(SWEEP, settings.kmeans.max_iter, "iterations"):
@@ -126,12 +126,12 @@ def sweep(context: Context, reduced: Reduced, ks: tuple[int, ...], plan: StagePl
             "reason": solved.suggestion.reason,
             "facts": {"solver": "lloyd", "passes": solved.passes, "bytes_read": solved.bytes_read},
         }
-        mark = store.commit(SWEEP, wanted, digests, mark_payload)
+        mark = store.commit(SWEEP, expected, digests, mark_payload)
     else:
         progress.reused(SWEEP)
     checkpoints.clear()
-    found = verdict_of(mark)
-    return Swept(found.rows, found.suggested_k, found.reason, wanted, reused, mark.payload["facts"])
+    verdict = verdict_of(mark)
+    return Swept(verdict.rows, verdict.suggested_k, verdict.reason, expected, reused, mark.payload["facts"])
 
 
 def centers_of(store: Store, swept: Swept, k: int) -> NDArray[np.float64]:

@@ -38,8 +38,8 @@ class FolderAudit:
 
     def notes(self) -> Iterator[str]:
         for kind, number in sorted(self.sources.items()):
-            shown = ", ".join(self.examples[kind]) + (", ..." if number > SHOWN else "")
-            yield f"{number} image{'s' * (number > 1)} {kind} since the run: {shown}"
+            examples = ", ".join(self.examples[kind]) + (", ..." if number > SHOWN else "")
+            yield f"{number} image{'s' * (number > 1)} {kind} since the run: {examples}"
 
 
 def audit(out: Path, root: Path, made: Owned | None, *, sample: int | None = None) -> FolderAudit:
@@ -47,9 +47,9 @@ def audit(out: Path, root: Path, made: Owned | None, *, sample: int | None = Non
 
     root : the folder of the images; made : our list of what was made, None where it is lost.
     """
-    found = FolderAudit(sum(1 for _ in labelled_files(out / LABELS)))
-    chosen = range(found.n_entries)
-    if sample is not None and sample < found.n_entries:
+    result = FolderAudit(sum(1 for _ in labelled_files(out / LABELS)))
+    chosen = range(result.n_entries)
+    if sample is not None and sample < result.n_entries:
         chosen = set(Random().sample(chosen, sample))  # type: ignore[assignment]
     moved: Counter[str] = Counter()
     for number, (path, file) in enumerate(labelled_files(out / LABELS)):
@@ -61,11 +61,11 @@ def audit(out: Path, root: Path, made: Owned | None, *, sample: int | None = Non
             continue
         what = _entry(out / FOLDER / file, root / path, [] if made is None else made.get(file))
         if what in _SOURCES:
-            found.note(what, path)
+            result.note(what, path)
         elif what is not None:
-            found.damaged.append(Damage(f"{FOLDER}/{file}", OUTPUT, what))
-    found.damaged += (Damage(f"{FOLDER}/{folder}", OUTPUT, _moved(n)) for folder, n in sorted(moved.items()))
-    return found
+            result.damaged.append(Damage(f"{FOLDER}/{file}", OUTPUT, what))
+    result.damaged += (Damage(f"{FOLDER}/{folder}", OUTPUT, _moved(n)) for folder, n in sorted(moved.items()))
+    return result
 
 
 def _moved(n_entries: int) -> str:
@@ -111,8 +111,8 @@ def _has_content_of(entry: Path, source: Path) -> bool:
 
 def _is_untouched(source: Path, knowns: list[Known]) -> bool:
     """Whether an image has the size and the time that it had, links followed: it may be a link itself."""
-    found = source.stat()
-    return any(known[1:3] == known_file(found, "0", own=True)[1:3] for known in knowns) or not any(
+    status = source.stat()
+    return any(known[1:3] == known_file(status, "0", own=True)[1:3] for known in knowns) or not any(
         known.n_bytes or known.mtime_ns for known in knowns
     )
 

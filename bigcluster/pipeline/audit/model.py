@@ -89,9 +89,9 @@ def _audit_reduction(store: Store, fitted: Mark, *, made: bool) -> Iterator[Dama
         yield Damage("mean", REDUCE, "is not finite")
     if store.array("scores").shape != (n_ok, fitted.payload["n_components"]):
         yield Damage("scores", REDUCE, f"has the shape {store.array('scores').shape}, {n_ok} rows are good")
-    kept = "components" if fitted.payload["components"] == "stored" else "left"
+    basis = "components" if fitted.payload["components"] == "stored" else "left"
     later = {COMPONENTS} if made and store.mark(COMPONENTS) is not None else set()
-    for name in sorted({"scores", kept} | later):
+    for name in sorted({"scores", basis} | later):
         if not all(np.isfinite(block).all() for block in _chunks(store.array(name))):
             yield Damage(name, REDUCE, "is not finite")
 

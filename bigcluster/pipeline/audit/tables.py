@@ -92,21 +92,21 @@ def _compare_labels(path: Path, store: Store, stored: Stored) -> str | None:
     membership = load_membership(store, stored.clustered.payload["n_clusters"])
     records = ingest.records(store, stored.n_blocks)
     width = len(tables.LABEL_COLUMNS) - 2  # without path and file
-    found = ((row[0], row[1 : 1 + width]) for row in _body(path, tables.LABEL_COLUMNS))
+    written = ((row[0], row[1 : 1 + width]) for row in _body(path, tables.LABEL_COLUMNS))
     keys = (key.tobytes() for key in store.load("row_keys").astype("<u8"))
-    for number, (row, wanted) in enumerate(zip_longest(found, tables.label_cells(records, membership)), start=1):
-        if row is None or wanted is None:
+    for number, (row, expected) in enumerate(zip_longest(written, tables.label_cells(records, membership)), start=1):
+        if row is None or expected is None:
             return f"has {'fewer' if row is None else 'more'} rows than images were listed"
-        if row[1] != wanted:
-            return f"row {number} says {','.join(row[1])}, the store {','.join(wanted)}"
-        if wanted[-1] == "ok" and path_key(from_csv_path(row[0])) != next(keys):
+        if row[1] != expected:
+            return f"row {number} says {','.join(row[1])}, the store {','.join(expected)}"
+        if expected[-1] == "ok" and path_key(from_csv_path(row[0])) != next(keys):
             return f"row {number} names another image than the store"
     return None
 
 
 def _compare_images(path: Path, store: Store, stored: Stored) -> str | None:
-    wanted = map(tables.file_cells, ingest.records(store, stored.n_blocks))
-    return _first_difference((row[2:] for row in _body(path, tables.IMAGE_COLUMNS)), wanted)
+    expected = map(tables.file_cells, ingest.records(store, stored.n_blocks))
+    return _first_difference((row[2:] for row in _body(path, tables.IMAGE_COLUMNS)), expected)
 
 
 def _compare_variance(path: Path, store: Store, stored: Stored) -> str | None:
@@ -124,8 +124,8 @@ def _body(path: Path, header: Iterable[str]) -> Iterator[Row]:
     return rows
 
 
-def _first_difference(found: Iterable[Row], wanted: Iterable[Row]) -> str | None:
-    for number, (row, other) in enumerate(zip_longest(found, wanted), start=1):
+def _first_difference(written: Iterable[Row], expected: Iterable[Row]) -> str | None:
+    for number, (row, other) in enumerate(zip_longest(written, expected), start=1):
         if row != other:
             return f"row {number} is not what the store says"
     return None

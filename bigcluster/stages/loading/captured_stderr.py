@@ -16,7 +16,7 @@ _LONGEST_LINE_BYTES = 8 << 10
 """Of what a codec writes in one go: a line that finds less room than it needs is not written at all."""
 
 
-class CodecWords:
+class CapturedStderr:
     """While it is open, fd 2 leads into a piece of memory of our own, whose room is allocated beforehand.
 
     Memory and not a file: a disk can be full, and a picture whose damage could not be written down would pass for a
@@ -24,7 +24,7 @@ class CodecWords:
     returns, and its length is known at the cost of one system call. What nobody took goes to the old fd 2 at the end.
     """
 
-    def __enter__(self) -> CodecWords:
+    def __enter__(self) -> CapturedStderr:
         self._file = _allocated(ROOM_BYTES)
         sys.stderr.flush()
         self._outer = os.dup(2)

@@ -14,7 +14,7 @@ import numpy as np
 
 from bigcluster.kernels.decode import DecodeSpec, look, prepare_codecs, read_header
 from bigcluster.runtime.memory_limit import limit_memory
-from bigcluster.stages.loading.captured_stderr import CodecWords
+from bigcluster.stages.loading.captured_stderr import CapturedStderr
 from bigcluster.stages.loading.files import load_alone, opened
 from bigcluster.stages.loading.isolation import NO_MEMORY, READY, from_wire
 
@@ -31,7 +31,7 @@ def main() -> None:
     spec = DecodeSpec(**start["spec"])
     prepare_codecs()
     pixels = np.zeros(spec.n_values, np.uint8)
-    with CodecWords() as words:
+    with CapturedStderr() as captured:
         _send(answers, READY)
         if start["limit_bytes"] is not None:
             limit_memory(start["limit_bytes"])
@@ -42,7 +42,7 @@ def main() -> None:
             answer: Any
             try:
                 if task == "load":
-                    record = load_alone(from_wire(path), folder, spec, pixels, words)
+                    record = load_alone(from_wire(path), folder, spec, pixels, captured)
                     answer, data = record.to_json(), pixels.data if record.ok else b""
                 else:
                     answer, data = _header(from_wire(path), folder, seen_as), b""

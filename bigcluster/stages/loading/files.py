@@ -19,12 +19,12 @@ from bigcluster.files.bounded import UnfitFileError, open_regular
 from bigcluster.files.durable import digest_of
 from bigcluster.kernels.decode import FILLED, DecodeSpec, damage_in, decode, is_plain, may_lie, without_what_was_filled
 from bigcluster.kernels.decode.plain import SNIFFED_BYTES
-from bigcluster.stages.loading.captured_stderr import ROOM_BYTES, CodecWords
+from bigcluster.stages.loading.captured_stderr import ROOM_BYTES, CapturedStderr
 from bigcluster.units import show_bytes
 
 _OUTSIDE = "outside the manifest's folder; manifest.allow_outside = true permits it"
 
-_TOO_MANY_WORDS = f"its codec complained in more than {show_bytes(ROOM_BYTES)}, which is too much to read"
+_TOO_MUCH_OUTPUT = f"its codec complained in more than {show_bytes(ROOM_BYTES)}, which is too much to read"
 
 
 @dataclass(frozen=True)
@@ -73,7 +73,7 @@ def same_content(path: str, confined_to: Path | None, max_bytes: int | None, kno
 
 
 def load_alone(
-    path: str, confined_to: Path | None, spec: DecodeSpec, into: NDArray[np.uint8], words: CodecWords
+    path: str, confined_to: Path | None, spec: DecodeSpec, into: NDArray[np.uint8], captured: CapturedStderr
 ) -> FileRecord:
     """As `load_picture`, while nobody else decodes in this process: what codecs say is about this file."""
     content = _read(path, confined_to, spec.max_bytes)
@@ -81,32 +81,32 @@ def load_alone(
         assert content is not None
         into[:] = 0
         return content
-    words.take()
+    captured.take()
     record = _decode(content, spec, into)
-    damage = _damage(words, content.data)
+    damage = _damage(captured, content.data)
     if record.ok and damage:
         for data in without_what_was_filled(damage, content.data):
             again = _decode(replace(content, data=data), spec, into)
-            if again.ok and not _damage(words, data):
+            if again.ok and not _damage(captured, data):
                 return replace(again, n_bytes=len(content.data), reason=FILLED)
         into[:] = 0
         return replace(record, status="damaged", reason=damage)
     return record
 
 
-def _damage(words: CodecWords, data: bytes) -> str:
+def _damage(captured: CapturedStderr, data: bytes) -> str:
     """What was said of damage since the last time; '' where nothing was."""
-    lost = words.are_lost()
-    return damage_in(words.take(), data) or (_TOO_MANY_WORDS if lost else "")
+    lost = captured.are_lost()
+    return damage_in(captured.take(), data) or (_TOO_MUCH_OUTPUT if lost else "")
 
 
 def stat_of(path: str) -> tuple[int, int] | tuple[None, None]:
     """(size in bytes, modification time in ns), or a pair of None where there is no such file."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except (OSError, ValueError):  # ValueError: a NUL in the name
         return None, None
-    return found.st_size, found.st_mtime_ns
+    return status.st_size, status.st_mtime_ns
 
 
 def is_out_of_reach(path: str) -> bool:
@@ -149,11 +149,11 @@ def _read(
     """The content, or the record of a file that has none to decode. passing : None for a file that is not plain."""
     n_bytes = mtime_ns = None
     try:
-        found = os.stat(path)
-        n_bytes, mtime_ns = found.st_size, found.st_mtime_ns
+        before = os.stat(path)
+        n_bytes, mtime_ns = before.st_size, before.st_mtime_ns
         if not is_confined(path, confined_to):
             return _failed("unreadable", _OUTSIDE, n_bytes, mtime_ns)
-        if not stat.S_ISREG(found.st_mode):
+        if not stat.S_ISREG(before.st_mode):
             return _failed("unreadable", "not a regular file", n_bytes, mtime_ns)
         if max_bytes is not None and n_bytes > max_bytes:
             reason = f"reading it needs {show_bytes(n_bytes)}, the memory budget leaves {show_bytes(max_bytes)}"

@@ -21,13 +21,13 @@ from numpy.typing import NDArray
 from bigcluster.catalog import FileRecord, Listing
 from bigcluster.kernels.decode import DecodeSpec, may_mean_damage, prepare_codecs
 from bigcluster.runtime.events import Progress
-from bigcluster.stages.loading.captured_stderr import CodecWords
+from bigcluster.stages.loading.captured_stderr import CapturedStderr
 from bigcluster.stages.loading.files import announce, load_alone, load_picture, same_content
 from bigcluster.stages.loading.isolation import IsolatedDecoders
 from bigcluster.store.row_source import spans
 
 
-class Gate:
+class SharedLock:
     """A lock that is either shared by any number of threads or held by one."""
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ FILES_PER_TASK = 8
 """Files that a decode thread takes at a time: enough to make handing over cheap, few enough to balance."""
 FILES_AHEAD = 8 * FILES_PER_TASK
 """How far ahead of the decodes the system is told what will be read: disks wait for nobody then."""
-_MOST_WORDS = 128 << 10
+_MOST_STDERR_BYTES = 128 << 10
 """Remarks on frills of pictures that are kept before they are thrown away, in bytes: there is room for several times
 as many, which those that decode at the same time may need."""
 
@@ -94,15 +94,15 @@ class Loader:
         """
         self._listing, self._spec, self._threads = listing, spec, threads
         self._progress = progress
-        self._careful = [range(start, stop) for start, stop in isolate_rows]
-        self._words = CodecWords()
-        self._gate = Gate()
+        self._isolated_rows = [range(start, stop) for start, stop in isolate_rows]
+        self._stderr = CapturedStderr()
+        self._lock = SharedLock()
         self._isolated = IsolatedDecoders(children, spec, timeout_seconds, spec.max_bytes)
 
     def __enter__(self) -> Loader:
         prepare_codecs()
         with ExitStack() as stack:
-            stack.enter_context(self._words)
+            stack.enter_context(self._stderr)
             stack.enter_context(self._isolated)
             self._decoders = stack.enter_context(ThreadPoolExecutor(self._threads))
             self._stack = stack.pop_all()
@@ -123,7 +123,7 @@ class Loader:
         if not rows:
             return []
         with self._progress.decoding(rows[0], rows[-1] + 1):
-            if any(row in span for span in self._careful for row in rows):
+            if any(row in span for span in self._isolated_rows for row in rows):
                 return self._load_isolated(rows, pixels, first)
             return self._load_together(rows, pixels, first, known or {})
 
@@ -154,16 +154,16 @@ class Loader:
 
         def load_one(row: int) -> tuple[FileRecord, bool]:
             """The record, and whether damage was spoken of meanwhile, by this codec or by one beside it."""
-            with self._gate.shared():
-                before = self._words.n_bytes()
+            with self._lock.shared():
+                before = self._stderr.n_bytes()
                 record = load_picture(
                     listing.path(row), confined_to, self._spec, pixels[row - first], self._isolated.load, known.get(row)
                 )
-                said_more = self._words.n_bytes() > before
-                suspect = said_more and (self._words.are_lost() or may_mean_damage(self._words.since(before)))
-            if said_more and self._words.n_bytes() > _MOST_WORDS:
-                with self._gate.alone():
-                    self._words.take()
+                said_more = self._stderr.n_bytes() > before
+                suspect = said_more and (self._stderr.are_lost() or may_mean_damage(self._stderr.since(before)))
+            if said_more and self._stderr.n_bytes() > _MOST_STDERR_BYTES:
+                with self._lock.alone():
+                    self._stderr.take()
             self._progress.advance()
             return record, suspect
 
@@ -175,15 +175,15 @@ class Loader:
         ]
 
     def _look_again(self, row: int, into: NDArray[np.uint8]) -> FileRecord:
-        with self._gate.alone():
-            record = load_alone(self._listing.path(row), self._listing.confined_to, self._spec, into, self._words)
+        with self._lock.alone():
+            record = load_alone(self._listing.path(row), self._listing.confined_to, self._spec, into, self._stderr)
         self._progress.advance(0)  # a sign of life
         return record
 
     def _load_isolated(self, rows: Sequence[int], pixels: NDArray[np.uint8], first: int) -> list[FileRecord]:
         """One by one in a child, with nobody beside it: its memory takes the place of the other decodes'."""
         records = []
-        with self._gate.alone(), self._isolated.one() as child:
+        with self._lock.alone(), self._isolated.one() as child:
             for row in rows:
                 path, confined_to = self._listing.path(row), self._listing.confined_to
                 records.append(child.load(path, confined_to, pixels[row - first]))

@@ -81,9 +81,9 @@ def image_size(listing: Listing, size: str, headers: Headers) -> tuple[int, int]
     if size != NATIVE:
         return image_size_of(size)
     for row in range(len(listing)):
-        found = headers.size(row)
-        if found is not None:
-            return found
+        size_in_header = headers.size(row)
+        if size_in_header is not None:
+            return size_in_header
     raise NoImagesError(f"none of the {len(listing)} listed images has a readable header")
 
 
@@ -147,12 +147,12 @@ def _spread(n: int, most: int) -> list[int]:
 def _size(listing: Listing, row: int) -> int:
     """Bytes of a regular file; 0 for whatever else is listed."""
     try:
-        found = os.stat(listing.path(row))
+        status = os.stat(listing.path(row))
     except (OSError, ValueError):  # ingest says what is wrong with it
         return 0
-    return found.st_size if stat.S_ISREG(found.st_mode) else 0
+    return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
 def _look_each(headers: Headers, rows: Iterable[int], spec: DecodeSpec) -> list[tuple[Look, bool]]:
-    found = (headers.look(row, spec) for row in rows)
-    return [seen for seen in found if seen is not None]
+    looks = (headers.look(row, spec) for row in rows)
+    return [seen for seen in looks if seen is not None]
