@@ -96,7 +96,9 @@ def test_one_cluster_has_no_runner_up(tmp_path: Path) -> None:
 def test_images_csv_to_the_letter(tmp_path: Path) -> None:
     listing = Listing(tmp_path, Names(["a.jpg", "-b.jpg", "c.jpg"]))
     gone = FileRecord(None, None, None, None, "", "missing", "no such file")
-    tables.write_images(tmp_path / "images.csv", listing, [record(), record("damaged", "=cmd|' /C calc'!A0"), gone])
+    records = [record(), record("damaged", "=cmd|' /C calc'!A0"), gone]
+    with tables.images_csv(tmp_path / "images.csv", listing, records) as rows:
+        assert list(rows) == records
     assert (tmp_path / "images.csv").read_bytes().decode() == (
         "id,path,bytes,mtime_ns,width,height,digest,status,reason\r\n"
         f"0,a.jpg,11,1700000000123456789,430,300,{'ab' * 16},ok,\r\n"
@@ -115,8 +117,8 @@ def test_odd_names_come_back_and_no_cell_is_run(
     listing = Listing(root, Names(names))
     found = membership(statuses.count("ok"))
     files = [f"00/{name}" if status == "ok" else "" for name, status in zip(names, statuses, strict=True)]
-    tables.write_labels(root / "labels.csv", listing, ledger, found, files)
-    tables.write_images(root / "images.csv", listing, ledger)
+    with tables.images_csv(root / "images.csv", listing, ledger) as rows:
+        tables.write_labels(root / "labels.csv", listing, rows, found, files)
     labels, images = read_csv(root / "labels.csv"), read_csv(root / "images.csv")
     assert [from_csv_path(row[0]) for row in labels[1:]] == names == [from_csv_path(row[1]) for row in images[1:]]
     assert [row[5] for row in labels[1:]] == statuses == [row[7] for row in images[1:]]

@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -105,13 +105,22 @@ def _membership_cells(membership: Membership, row: int) -> list[str]:
     return [*cells, str(membership.runner_up[row]), f"{membership.margin[row]:.6g}"]
 
 
-def write_images(target: Target, listing: Listing, ledger: Iterable[FileRecord]) -> None:
-    """images.csv, the ledger: what became of every listed file."""
-    rows = (
-        [row, to_csv_path(name), *file_cells(record)]
-        for row, (name, record) in enumerate(zip(listing.names, ledger, strict=True))
-    )
-    write_csv(target, IMAGE_COLUMNS, rows)
+@contextmanager
+def images_csv(target: Target, listing: Listing, ledger: Iterable[FileRecord]) -> Iterator[Iterator[FileRecord]]:
+    """images.csv: what became of every listed file. Yields the records; a record has its row once it is taken.
+
+    So labels.csv is written in the same pass: the records are read from the marks once for both tables.
+    """
+    with replacing(target) if isinstance(target, Path) else target as file:
+        writer = csv.writer(file, lineterminator="\r\n")
+        writer.writerow(IMAGE_COLUMNS)
+
+        def records() -> Iterator[FileRecord]:
+            for row, (name, record) in enumerate(zip(listing.names, ledger, strict=True)):
+                writer.writerow([row, to_csv_path(name), *file_cells(record)])
+                yield record
+
+        yield records()
 
 
 def file_cells(record: FileRecord) -> list[str]:

@@ -274,8 +274,8 @@ def _write_outputs(job: Job, listing: Listing, store: Store, done: _Done, files:
         job.settings.link,
         job.progress.advance,
     )
-    tables.write_labels(files.text("labels.csv"), listing, ledger(), clustered.membership, linked.files)
-    tables.write_images(files.text("images.csv"), listing, ledger())
+    with tables.images_csv(files.text("images.csv"), listing, ledger()) as rows:
+        tables.write_labels(files.text("labels.csv"), listing, rows, clustered.membership, linked.files)
     if done.reduced.explained_variance_ratio is not None:
         tables.write_variance(files.text("variance.csv"), done.reduced.explained_variance_ratio)
     else:
