@@ -1,4 +1,4 @@
-"""One page per cluster: its pictures, and what the page says of it."""
+"""The pages of single clusters: their sprites, their lists of members, and the values of their template."""
 
 from __future__ import annotations
 
@@ -20,50 +20,59 @@ from bigcluster.report.thumbnails import Sprite, Thumbnails, write_picture, writ
 from bigcluster.store.row_source import spans
 
 CLOSE = 0.05
-"""A runner-up less than this share farther is a close call."""
+"""A member is a close call where the runner-up is farther by less than this share. Chosen, not measured; the template
+cluster.html.j2 says it as 5 %."""
 
 
 @dataclass(frozen=True)
 class Tile:
-    """One picture on the page."""
+    """One picture on the page, with its caption."""
 
     sprite: Sprite
     index: int
+    """Place of the picture in the sprite, counted from 0."""
     name: str
     link: str | None
+    """URL of the image, relative to the page. None where clusters/ has no entry for it."""
     note: str | None = None
+    """The distance to the center."""
     other: str | None = None
-    """The runner-up, where that is the point."""
+    """Name of the runner-up's cluster. Only tiles of the section "Borderline" have it."""
     margin: str | None = None
+    """How much farther the runner-up is, as text."""
 
     @property
     def other_href(self) -> str:
+        """Return the URL of the runner-up's page, relative to this page."""
         return f"{self.other}.html"
 
 
 @dataclass(frozen=True)
-class Maker:
-    """Makes the pages of single clusters; they do not depend on each other."""
+class ClusterPageWriter:
+    """Writes the pages of single clusters. The pages do not depend on each other, and may be written in parallel."""
 
     folder: Path
     model: Model
     selection: Selection
     thumbnails: Thumbnails
     centers: NDArray[np.uint8]
+    """(k, h, w) or (k, h, w, 3), the pictures of the centers."""
     center_scores: NDArray[np.float64]
+    """(k, r), the centers in the space of the scores."""
     pages: Pages
 
     def name(self, cluster: int) -> str:
+        """Return the name of the cluster's folder and page."""
         return cluster_folder(cluster, self.model.members.n_clusters)
 
     def make(self, cluster: int) -> Column:
-        """Sprites, list and page of one cluster."""
+        """Write sprites, list of members and page of one cluster; return its column of the montage."""
         name, rows = self.name(cluster), self.model.members.of(cluster)
         write_members(self.folder, self.model, cluster, name)
-        shown = rows[: self.selection.n_paged]
+        listed_rows = rows[: self.selection.n_paged]
         lists = [
-            write_sprite(self.folder, f"sprites/{name}/{page}.webp", self.thumbnails.read(shown[start:stop]))
-            for page, (start, stop) in enumerate(spans(len(shown), PAGE_MEMBERS))
+            write_sprite(self.folder, f"sprites/{name}/{page}.webp", self.thumbnails.read(listed_rows[start:stop]))
+            for page, (start, stop) in enumerate(spans(len(listed_rows), PAGE_MEMBERS))
         ]
         strip = write_strip(self.folder, f"sprites/{name}/strip.webp", self.thumbnails.read(rows[:MONTAGE_ROWS]))
         center = self.centers[cluster]
@@ -113,32 +122,37 @@ class Maker:
 
 
 class _Tiles:
-    """The tiles of one cluster's page: those on the first page of its list are in that page's sprite already."""
+    """The tiles of one cluster's page.
 
-    def __init__(self, maker: Maker, cluster: int, first: Sprite | None, picks: Picks) -> None:
-        self._maker, self._cluster = maker, cluster
-        self._rows = maker.model.members.of(cluster)
-        self._first, self._n_first = first, min(maker.selection.n_paged, PAGE_MEMBERS, len(self._rows))
+    Members on the first page of the list are cut out of that page's sprite. The others get a sprite of their own.
+    """
+
+    def __init__(self, writer: ClusterPageWriter, cluster: int, first: Sprite | None, picks: Picks) -> None:
+        self._writer, self._cluster = writer, cluster
+        self._rows = writer.model.members.of(cluster)
+        self._first, self._n_first = first, min(writer.selection.n_paged, PAGE_MEMBERS, len(self._rows))
         self._others = picks.all[picks.all >= self._n_first]
         if len(self._others):
-            tiles = maker.thumbnails.read(self._rows[self._others])
-            self._sprite = write_sprite(maker.folder, f"sprites/{maker.name(cluster)}/picks.webp", tiles)
+            tiles = writer.thumbnails.read(self._rows[self._others])
+            self._sprite = write_sprite(writer.folder, f"sprites/{writer.name(cluster)}/picks.webp", tiles)
 
     def at(self, position: int, *, runner_up: bool = False) -> Tile:
-        maker, row = self._maker, int(self._rows[position])
-        members, listed = maker.model.members, maker.model.listed
+        """Return the tile of the member at a position; its caption names the distance, or with `runner_up` that one."""
+        writer, row = self._writer, int(self._rows[position])
+        members, listed = writer.model.members, writer.model.listed
         if self._first is not None and position < self._n_first:
             sprite, index = self._first, position
         else:
             sprite, index = self._sprite, int(np.searchsorted(self._others, position))
-        name, link = visible(listed.paths[row]), _href(maker.model, row, maker.name(self._cluster))
+        name, link = visible(listed.paths[row]), _href(writer.model, row, writer.name(self._cluster))
         if runner_up and members.runner_up is not None and members.margin is not None:
-            other = maker.name(int(members.runner_up[row]))
+            other = writer.name(int(members.runner_up[row]))
             return Tile(sprite, index, name, link, other=other, margin=number(members.margin[row]))
         return Tile(sprite, index, name, link, note=number(members.distance[row]))
 
     def sections(self, picks: Picks) -> list[dict[str, Any]]:
-        found = [
+        """Return the sections that have any tiles, as values of the template."""
+        sections = [
             _section(
                 "nearest", "Nearest", "The most typical ones, by distance to the center.", self._all(picks.nearest)
             ),
@@ -151,7 +165,7 @@ class _Tiles:
             _section("farthest", "Farthest", "The least typical ones: outliers come first.", self._all(picks.farthest)),
             _section("sample", "Random sample", "Drawn by chance, the nearest first.", self._all(picks.sample)),
         ]
-        return [section for section in found if section["tiles"]]
+        return [section for section in sections if section["tiles"]]
 
     def _all(self, positions: Positions) -> list[Tile]:
         return [self.at(position) for position in positions.tolist()]
@@ -162,7 +176,7 @@ def _section(name: str, title: str, what: str, tiles: list[Tile]) -> dict[str, A
 
 
 def _href(model: Model, row: int, folder: str) -> str | None:
-    """From clusters/<name>.html to the image under OUT/clusters/."""
+    """The URL of an image under OUT/clusters/, relative to a page report/clusters/<name>.html."""
     link = link_of(model, row)
     if link == NO_LINK:
         return None

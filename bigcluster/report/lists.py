@@ -1,9 +1,11 @@
-"""Which images get a small picture: some of every cluster, members while there is room, the sample of the map.
+"""The images that the report shows: which of them get a thumbnail, and the lists that are too long for one page.
 
-Lists that are too long for a page: JSON in script files, loaded piece by piece.
+A thumbnail is made for some images of every cluster, for the members nearest to their centers while the setting
+`report.thumbnails` allows it, and for the sample of the map.
 
-A page opened from disk may not fetch, but it may add a script. Each file calls one function with its name and plain
-JSON, in ASCII and without `<`: whatever a file name holds, it stays a string.
+Long lists are JSON in script files, and a page loads them piece by piece. A page that is opened from disk may not
+fetch a file, but it may add a script. Each script calls one function with its own name and plain JSON in ASCII without
+`<`, so that a file name stays a string, whatever characters it has.
 """
 
 from __future__ import annotations
@@ -20,13 +22,20 @@ from numpy.typing import NDArray
 from bigcluster.report.model import LINK_OF_ITS_NAME, NO_LINK, Members, Model
 from bigcluster.store.row_source import spans
 
+DATA = "data"
+"""Folder below report/ that holds the script files."""
 PAGE_MEMBERS = 200
-"""Members on one page of a cluster's list, pictures in one sprite."""
+"""Members on one page of a cluster's list, and pictures in one sprite. Chosen, not measured."""
+PAGE_FAILED = 500
+"""Failed files on one page of their list, which has no pictures. Chosen, not measured."""
 MONTAGE_ROWS = 8
+"""Images of each cluster in the montage, its nearest ones. Chosen, not measured."""
 MONTAGE_CLUSTERS = 1000
 """Columns of the montage: with more, the page itself would grow past a megabyte."""
 MAP_ROWS = 10_000
+"""Images on the map; more than these are sampled. Chosen, not measured."""
 _FEWEST, _MOST = 4, 24
+"""Limits of the number of images in one section of a cluster's page. Chosen, not measured."""
 
 Positions = NDArray[np.int64]
 """Places in a cluster's order of distance: 0 is the nearest to the center."""
@@ -34,8 +43,11 @@ Positions = NDArray[np.int64]
 
 @dataclass(frozen=True)
 class Picks:
-    """What a cluster's page shows of it. The nearest one is also the medoid: the member whose squared distances to all
-    others have the smallest sum is the one nearest to their mean."""
+    """The images that a cluster's page shows in its sections.
+
+    The nearest one is also the medoid: the member whose squared distances to all others have the smallest sum is the
+    one nearest to their mean.
+    """
 
     nearest: Positions
     borderline: Positions
@@ -45,29 +57,33 @@ class Picks:
 
     @property
     def all(self) -> Positions:
+        """Return the distinct positions of all sections in ascending order."""
         return np.unique(np.concatenate([self.nearest, self.borderline, self.farthest, self.sample]))
 
 
 @dataclass(frozen=True)
 class Selection:
-    """Rows are good rows."""
+    """The images that get a thumbnail. Row numbers count the good rows only."""
 
     picks: Sequence[Picks]
+    """(k,), by cluster."""
     n_paged: int
-    """Members of every cluster, nearest first, whose pictures its list shows."""
+    """The list of each cluster shows the pictures of this number of members, the nearest ones."""
     map_rows: NDArray[np.int64]
     rows: NDArray[np.int64]
     """All rows that need a picture, ascending."""
 
     def shows_all(self, members: Members) -> bool:
-        """Whether every image has its picture."""
+        """Whether every image has a thumbnail."""
         return self.n_paged >= int(members.sizes.max())
 
 
 def select(members: Members, row_keys: NDArray[np.uint64], most: int, *, with_map: bool) -> Selection:
-    """Choose by distance, margin and row_keys alone. most : of the pictures that members' lists show.
+    """Choose the images that get a thumbnail. The choice depends on distances, margins and `row_keys` alone.
 
-    row_keys : (n_ok,) hashes of the paths. The smallest make a random sample that neither order nor seed changes.
+    row_keys : (n_ok,) uint64, hashes of the paths. The images with the smallest ones are a random sample, which depends
+    neither on the order of the files nor on the seed. most : the most thumbnails that the lists of members show
+    together. with_map : whether the report has a map.
     """
     n_rows, n_clusters = len(members.labels), members.n_clusters
     n_paged = n_rows if n_rows <= most else most // n_clusters
@@ -93,7 +109,7 @@ def _pick(members: Members, number: int, row_keys: NDArray[np.uint64], n_each: i
 
 
 def _smallest(values: NDArray[np.float64] | NDArray[np.uint64], number: int) -> NDArray[np.int64]:
-    """Where the smallest values are, smallest first; of equal ones the first."""
+    """Return the indices of the `number` smallest values, the smallest first; of equal values the first one."""
     if number < len(values):
         candidates = np.flatnonzero(values <= np.partition(values, number - 1)[number - 1])
     else:
@@ -101,12 +117,8 @@ def _smallest(values: NDArray[np.float64] | NDArray[np.uint64], number: int) -> 
     return candidates[np.argsort(values[candidates], kind="stable")][:number].astype(np.int64)
 
 
-DATA = "data"
-PAGE_FAILED = 500
-
-
 def write_piece(folder: Path, name: str, value: Any) -> None:
-    """report/data/<name>.js."""
+    """Write a JSON value to <folder>/data/<name>.js."""
     path = folder / DATA / f"{name}.js"
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
@@ -114,10 +126,9 @@ def write_piece(folder: Path, name: str, value: Any) -> None:
 
 
 def write_members(folder: Path, model: Model, number: int, name: str) -> int:
-    """All members of a cluster, nearest first, PAGE_MEMBERS to a file; returns how many files.
+    """Write all members of a cluster, the nearest first, PAGE_MEMBERS to a file; return the number of files.
 
-    A row: path, distance, runner-up, margin, width, height, link. The link is 1 where the entry under clusters/ has the
-    file's own name, 0 where there is none, else its URL below clusters/.
+    name : the name of the cluster's folder. A row is what `member` returns.
     """
     rows = model.members.of(number)
     pages = list(spans(len(rows), PAGE_MEMBERS))
@@ -127,6 +138,10 @@ def write_members(folder: Path, model: Model, number: int, name: str) -> int:
 
 
 def member(model: Model, row: int) -> list[Any]:
+    """Return path, distance, runner-up, margin, width, height and link of an image, as JSON values.
+
+    Runner-up and margin are None where there is one cluster only. `link_of` says what the link is.
+    """
     members, listed = model.members, model.listed
     one = members.runner_up is None or members.margin is None
     return [
@@ -140,17 +155,21 @@ def member(model: Model, row: int) -> list[Any]:
 
 
 def link_of(model: Model, row: int) -> int | str:
+    """Return 1 where the entry under clusters/ has the file's own name, 0 where there is none, else its URL there."""
     kind = model.listed.link_kinds[row]
     return kind if kind in (NO_LINK, LINK_OF_ITS_NAME) else model.listed.links[row]
 
 
 def short(number: float) -> float:
-    """As labels.csv has it: six significant digits."""
+    """Round to six significant digits, as labels.csv does."""
     return float(f"{number:.6g}")
 
 
 def places_of(model: Model) -> NDArray[np.int32]:
-    """(n_listed,) the place of every row in the list that shows it: good rows first, then failed ones."""
+    """Return (n_listed,) int32: the place of every file in the list that shows it. Good files come first, then failed.
+
+    The list of a good file is that of its cluster; failed files have one list of their own.
+    """
     members = model.members
     places = np.empty(model.n_good + model.listed.n_failed, np.int32)
     places[members.order] = np.arange(model.n_good) - np.repeat(members.starts[:-1], members.sizes)
@@ -159,7 +178,7 @@ def places_of(model: Model) -> NDArray[np.int32]:
 
 
 def write_failed(folder: Path, model: Model) -> int:
-    """path, status and reason of every failed file; returns how many files."""
+    """Write path, status and reason of every failed file, PAGE_FAILED to a file; return the number of files."""
     paths, statuses, reasons = model.listed.failed
     pages = list(spans(model.listed.n_failed, PAGE_FAILED))
     for page, (start, stop) in enumerate(pages):

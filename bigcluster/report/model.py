@@ -1,4 +1,4 @@
-"""What a finished run left, as plain arrays: the pages are made of this and of the stored pictures, of nothing else."""
+"""The results of a finished run as plain arrays. The pages are made of these and of the stored pixels only."""
 
 from __future__ import annotations
 
@@ -25,17 +25,22 @@ from bigcluster.stages.ingest import Ingested, load_ingested, stored_recipe
 from bigcluster.store import Store
 
 NO_LINK, LINK_OF_ITS_NAME, OTHER_LINK = 0, 1, 2
+"""Kinds of an image's entry under clusters/: none, one with the file's own name, or one with another name. report.js
+reads the first two as numbers."""
 
 
 @dataclass(frozen=True)
 class Members:
-    """Where every good row belongs, and the rows of each cluster in order of distance."""
+    """The cluster of every good row, and the rows of each cluster in order of distance."""
 
     labels: NDArray[np.int32]
+    """(n_ok,)"""
     distance: NDArray[np.float64]
+    """(n_ok,), from each row to the center of its cluster, in units of the scores."""
     runner_up: NDArray[np.int32] | None
-    """None where there is one cluster only; so is `margin`."""
+    """(n_ok,), the cluster whose center is the second nearest. None where there is one cluster only; so is `margin`."""
     margin: NDArray[np.float64] | None
+    """(n_ok,), how much farther the center of the runner-up is."""
     order: NDArray[np.int64]
     """(n_ok,) good rows by cluster, nearest to its center first, ties in listing order."""
     starts: NDArray[np.int64]
@@ -43,42 +48,47 @@ class Members:
 
     @property
     def n_clusters(self) -> int:
+        """Return k."""
         return len(self.starts) - 1
 
     @property
     def sizes(self) -> NDArray[np.int64]:
+        """Return (k,), the number of rows of each cluster."""
         return np.diff(self.starts)
 
     def of(self, number: int) -> NDArray[np.int64]:
-        """The rows of one cluster."""
+        """Return the rows of one cluster, nearest to its center first."""
         return self.order[self.starts[number] : self.starts[number + 1]]
 
 
 @dataclass
 class Listed:
-    """The listed files, from labels.csv and images.csv. Columns are by good row, failures apart."""
+    """The listed files, from labels.csv and images.csv. Columns have one value per good row; `failed` has the rest."""
 
     paths: Texts = field(default_factory=Texts)
-    """As labels.csv shows them."""
+    """The paths as labels.csv shows them."""
     links: Texts = field(default_factory=Texts)
-    """URL below clusters/, percent-encoded, of those whose entry there is not named as the file itself."""
+    """Percent-encoded URL below clusters/ where the entry has another name than the file; else the empty text."""
     link_kinds: bytearray = field(default_factory=bytearray)
+    """NO_LINK, LINK_OF_ITS_NAME or OTHER_LINK."""
     sizes: list[tuple[int, int]] | NDArray[np.int32] = field(default_factory=list)
+    """(n_ok, 2), width and height of the files in pixels."""
     failed: list[Texts] = field(default_factory=lambda: [Texts(), Texts(), Texts()])
     """path, status and reason of every file that could not be read."""
     n_gone: int = 0
-    """Entries under clusters/ that lead nowhere any more."""
+    """The number of entries under clusters/ that no longer lead to a file."""
     n_alone: int = 0
-    """Hard links whose other name, the original's, is gone or names another file now."""
+    """The number of hard links whose original was removed, or is another file now."""
 
     @property
     def n_failed(self) -> int:
+        """Return the number of files that could not be read."""
         return len(self.failed[0])
 
 
 @dataclass(frozen=True)
 class Model:
-    """Everything but pictures."""
+    """The results of a run without any pictures."""
 
     out: Path
     summary: dict[str, Any]
@@ -87,18 +97,23 @@ class Model:
     members: Members
     listed: Listed
     variance_ratio: NDArray[np.float64] | None
-    """Share of the total variance of every component that was computed; None where nothing was reduced."""
+    """(n_computed,), the share of the total variance of each component. None where nothing was reduced."""
     sweep: sweep_stage.Verdict | None
+    """The sweep over k on these scores. None where there is none."""
     fingerprint: str
-    """Of the clusters."""
+    """The fingerprint of the clusters."""
 
     @property
     def n_good(self) -> int:
+        """Return the number of images that could be read."""
         return len(self.members.labels)
 
 
 def read_model(out: Path, store: Store, summary: dict[str, Any]) -> Model:
-    """Raises StoreError where OUT holds no finished run, or files of one run and arrays of another."""
+    """Read the results of the run in OUT. summary : summary.json of that run.
+
+    Raises StoreError where OUT holds no finished run, or tables of one run and arrays of another.
+    """
     ingested = load_ingested(store)
     clustered = store.mark(CLUSTER)
     if clustered is None or clustered.payload["images"] != ingested.fingerprint:
@@ -124,7 +139,7 @@ def _members(store: Store, n_clusters: int) -> Members:
 
 
 def _sweep(store: Store, rows: str) -> sweep_stage.Verdict | None:
-    """The stored sweep, where it was made of the scores that are clustered now."""
+    """The stored sweep, where it was made from the scores that are clustered now; else None."""
     mark = store.mark(SWEEP)
     if mark is None or mark.payload.get("of") != rows:
         return None
@@ -132,7 +147,7 @@ def _sweep(store: Store, rows: str) -> sweep_stage.Verdict | None:
 
 
 def _read_listed(out: Path, ok: NDArray[np.bool_], members: Members, *, hard_links: bool) -> Listed:
-    """Both tables side by side, streamed; checked against the stored labels."""
+    """Read both tables at once, row by row, and check them against the stored labels."""
     listed = Listed()
     sizes = np.zeros((int(ok.sum()), 2), np.int32)
     differs = StoreError(f"{out}: labels.csv and images.csv are not those of the stored clusters; run the job again")
@@ -153,7 +168,7 @@ def _read_listed(out: Path, ok: NDArray[np.bool_], members: Members, *, hard_lin
             sizes[good] = int(image_row["width"]), int(image_row["height"])
             _note_file(listed, out, label_row[0], label_row[6], hard_links=hard_links)
             good += 1
-    except (ValueError, KeyError, IndexError, OverflowError) as error:  # a line that is not ours
+    except (ValueError, KeyError, IndexError, OverflowError) as error:  # bigcluster did not write this line
         raise differs from error
     if good != len(sizes):
         raise differs
@@ -173,18 +188,21 @@ def _side_by_side(labels: Path, images: Path) -> Iterator[tuple[list[str], dict[
 
 
 def _note_file(listed: Listed, out: Path, path: str, cell: str, *, hard_links: bool) -> None:
-    """Take down a good file: its path, and where its entry under clusters/ is, if it still leads somewhere."""
+    """Add a good file to the columns: its path, and its entry under clusters/ if that still leads to a file.
+
+    cell : the path of the entry as labels.csv has it; empty where the file has no entry.
+    """
     listed.paths.append(path)
     kind, link = NO_LINK, ""
     if cell:
         file = from_csv_path(cell)
         entry = os.path.join(out, CLUSTERS, file)
         try:
-            found = os.stat(entry)
+            status = os.stat(entry)
         except OSError:
             listed.n_gone += 1
         else:
-            listed.n_alone += hard_links and found.st_nlink == 1 and not os.path.islink(entry)
+            listed.n_alone += hard_links and status.st_nlink == 1 and not os.path.islink(entry)
             plain = file_name(file) == file_name(path) and "\\" not in path
             kind, link = (LINK_OF_ITS_NAME, "") if plain else (OTHER_LINK, quote(os.fsencode(file)))
     listed.link_kinds.append(kind)

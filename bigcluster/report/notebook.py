@@ -1,7 +1,7 @@
-"""A finished run in a notebook: counts, sizes and a small montage in one piece of HTML, without a report.
+"""A finished run as a notebook shows it: counts, sizes and a small montage in one piece of HTML, without a report.
 
-OUT may come from a stranger, and a notebook is handed on with what it shows: everything is escaped, and pictures are
-those of the store. No file is opened that a table in OUT names.
+OUT may come from a stranger, and people pass a notebook on with everything that it shows. Therefore all text is
+escaped, and pictures are drawn from the stored pixels: no file is opened because a table in OUT names it.
 """
 
 from __future__ import annotations
@@ -25,16 +25,21 @@ from bigcluster.store import Store
 from bigcluster.units import show_count
 
 COLUMNS = 12
+"""Clusters in the montage, the largest ones. Chosen, not measured."""
 ROWS = 4
+"""Images of each cluster in the montage. Chosen, not measured."""
 TILE_PIXELS = 64
+"""The longer side of a picture is at most this many pixels. Chosen, not measured."""
 _EMPTY = 225
-"""Grey where a cluster has fewer images than there are rows."""
+"""Grey value, 0 to 255, where a cluster has fewer images than there are rows."""
+_QUALITY = 70
+"""WebP quality, 0 to 100. Chosen, not measured."""
 
 Pixels = NDArray[np.uint8]
 
 
 def run_html(out: Path, summary: dict[str, Any], store: Store) -> str:
-    """What a notebook shows of a run. Raises StoreError where summary.json is not one of a finished run."""
+    """Return the HTML that a notebook shows for a run. Raises StoreError where `summary` is not of a finished run."""
     try:
         lines, heads, more = _texts(out, summary)
         n_clusters = len(heads)
@@ -48,7 +53,7 @@ def run_html(out: Path, summary: dict[str, Any], store: Store) -> str:
 
 
 def _texts(out: Path, summary: dict[str, Any]) -> tuple[list[str], list[str], list[str]]:
-    """Lines above the montage, its column heads, lines below it; nothing of them is escaped yet."""
+    """Return the lines above the montage, its column heads, and the lines below it. No text is escaped yet."""
     counts, sizes = summary["counts"], summary["cluster_sizes"]
     lines = [f"{show_count(counts['ok'])} images in {summary['n_clusters']} clusters", str(out)]
     if counts["failed"]:
@@ -65,7 +70,7 @@ def _texts(out: Path, summary: dict[str, Any]) -> tuple[list[str], list[str], li
 
 
 def _montage(store: Store, n_clusters: int) -> Iterator[str]:
-    """A strip of the nearest images of each cluster, as they were clustered."""
+    """Yield one HTML image per cluster: the images nearest to its center, below each other, from the stored pixels."""
     spec = stored_recipe(store)
     factor = factor_for(spec, TILE_PIXELS)
     labels, distance, ok = store.load("labels"), store.load("distance"), store.load("ok")
@@ -77,6 +82,6 @@ def _montage(store: Store, n_clusters: int) -> Iterator[str]:
         empty = np.full_like(tiles[0], _EMPTY) if tiles else np.full((TILE_PIXELS, TILE_PIXELS), _EMPTY, np.uint8)
         strip = np.concatenate(tiles + [empty] * (ROWS - len(tiles)))
         data = io.BytesIO()
-        Image.fromarray(strip).save(data, "WEBP", quality=70)
+        Image.fromarray(strip).save(data, "WEBP", quality=_QUALITY)
         text = base64.b64encode(data.getvalue()).decode()
         yield f'<img alt="nearest images of cluster {number}" src="data:image/webp;base64,{text}">'

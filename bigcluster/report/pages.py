@@ -1,4 +1,7 @@
-"""Templates -> pages. Everything that comes from names or settings is escaped by the template engine."""
+"""The pages: what each one shows, and the writer that fills its template.
+
+The template engine escapes all text that comes from file names or settings.
+"""
 
 from __future__ import annotations
 
@@ -28,49 +31,60 @@ _TABLES = {
     "sweep.csv": "every k that was swept",
     "run.toml": "the settings, to run it again",
 }
+# Numbers of components for which the page on PCA has a row. Chosen, not measured.
 _SHARES_SHOWN = (1, 2, 5, 10, 20, 50, 100, 150, 200, 300, 500, 750, 800, 1000, 2000, 5000)
 
 
 @dataclass(frozen=True)
 class Column:
-    """One cluster in the montage and in the chart of sizes."""
+    """One cluster in the montage and in the chart of sizes. URLs are relative to report/."""
 
     name: str
     size: int
+    """Number of images."""
     strip_size: tuple[int, int]
+    """(width, height) in pixels"""
     center_size: tuple[int, int]
+    """(width, height) in pixels"""
 
     @property
     def href(self) -> str:
+        """Return the URL of the cluster's page."""
         return f"clusters/{self.name}.html"
 
     @property
     def center(self) -> str:
+        """Return the URL of the center's picture."""
         return f"sprites/{self.name}/center.webp"
 
     @property
     def strip(self) -> str:
+        """Return the URL of the strip of nearest images."""
         return f"sprites/{self.name}/strip.webp"
 
 
 @dataclass(frozen=True)
 class Site:
-    """What every page knows."""
+    """The values that every page shows."""
 
     version: str
     n_good: int
     n_clusters: int
     n_gone: int
+    """As in `model.Listed`; so is `n_alone`."""
     n_alone: int
     digits: int
-    """Of a cluster's name."""
+    """The number of digits of a cluster's name."""
     tile: tuple[int, int]
+    """(width, height) of a thumbnail in pixels"""
     pixels: str
+    """How the images were decoded, as text."""
     nav: tuple[tuple[str, str], ...]
+    """(title, URL relative to report/) of the pages in the navigation."""
 
 
 class Pages:
-    """Writes pages into a folder."""
+    """Fills templates and writes the pages into the folder of the report."""
 
     def __init__(self, folder: Path, site: Site) -> None:
         self._folder, self._site = folder, site
@@ -89,7 +103,7 @@ class Pages:
         }
 
     def write(self, template: str, page: str, values: dict[str, Any]) -> None:
-        """Fill templates/<template>.html.j2 into <page>, a path relative to the report."""
+        """Fill templates/<template>.html.j2 with the values and write <page>, a path relative to the report."""
         path = self._folder / page
         path.parent.mkdir(parents=True, exist_ok=True)
         root = "../" * page.count("/")
@@ -100,7 +114,7 @@ class Pages:
 
 
 def overview(model: Model, columns: list[Column], *, has_memory_plot: bool) -> dict[str, Any]:
-    """What index.html shows. columns : of the largest clusters."""
+    """Return the values of index.html. columns : those of the largest clusters, the largest first."""
     summary = model.summary
     stages = _stages(summary)
     sizes = model.members.sizes
@@ -165,7 +179,10 @@ def _size_chart(columns: list[Column], sizes: Any) -> dict[str, Any]:
 
 
 def pca_page(model: Model, pictures: Pictures, eigen: Sprite, rebuilt: Sprite, names: list[str]) -> dict[str, Any]:
-    """What pca.html shows. names : of the rebuilt images."""
+    """Return the values of pca.html.
+
+    eigen, rebuilt : the sprites of the eigen-images and of the reconstructions. names : paths of the rebuilt images.
+    """
     assert model.variance_ratio is not None
     summary, cumulative = model.summary, np.cumsum(model.variance_ratio)
     n_components = int(summary["n_components"])
@@ -187,6 +204,7 @@ def pca_page(model: Model, pictures: Pictures, eigen: Sprite, rebuilt: Sprite, n
 
 
 def k_page(model: Model) -> dict[str, Any]:
+    """Return the values of k.html."""
     in_use, inertia = model.members.n_clusters, float(model.summary["inertia"])
     rows = [] if model.sweep is None else model.sweep.rows
     same_k = next((row for row in rows if row["k"] == in_use), None)
@@ -202,11 +220,16 @@ def k_page(model: Model) -> dict[str, Any]:
 
 
 def failures_page(model: Model) -> dict[str, Any]:
+    """Return the values of failures.html."""
     return {"counts": model.summary["counts"], "meanings": STATUSES, "page_failed": PAGE_FAILED}
 
 
 def map_page(model: Model, kind: str, n_rows: int, *, of_members: bool) -> dict[str, Any]:
-    """of_members : whether the pictures are those of the members' lists."""
+    """Return the values of map.html.
+
+    kind : the setting `report.map`. n_rows : the number of points. of_members : whether the map takes its thumbnails
+    from the sprites of the clusters' lists; else it has sprites of its own.
+    """
     return {
         "n_rows": n_rows,
         "explained": EXPLAINED[kind],

@@ -1,9 +1,9 @@
-"""Pictures of what PCA and k-means found: mean, centers, eigen-images, reconstructions.
+"""Pictures of the results of PCA and k-means: the mean, the centers, the eigen-images and the reconstructions.
 
-All of them are mixtures of components, A V with V : (r, d). Where the components are stored, that is a product by slabs
-of columns. Where the fit left F : (n_ok, r) with V = F' (X - mean) instead, the same pictures are (A F') (X - mean),
-summed block by block as the pixels pass by for the thumbnails: the components themselves, the costly part, are never
-made.
+All of them are mixtures of components, A V with V : (r, d). Where the components are stored, A V is computed in blocks
+of columns. Else the store holds the dual coefficients F : (n_ok, r) with V = F' (X - mean). The same pictures are then
+(A F') (X - mean), which is summed over the blocks of pixels that are read for the thumbnails. The components
+themselves, which cost most, are not computed.
 """
 
 from __future__ import annotations
@@ -23,40 +23,52 @@ from bigcluster.store import Store, StoredRows
 from bigcluster.store.row_source import spans
 
 EIGEN_IMAGES = 32
+"""The most eigen-images that the page on PCA shows. Chosen, not measured."""
 REBUILT_ROWS = 4
+"""The most images that are rebuilt, the medoids of the largest clusters. Chosen, not measured."""
 REBUILT_STEPS = (1, 3, 10, 30, 100, 300, 1000)
-_SLAB_COLUMNS = 8192
+"""Numbers of components from which they are rebuilt, besides all: two for every power of ten. Chosen, not measured."""
+_COLUMN_BLOCK = 8192
+"""Columns of the components that are read at once; 32 KiB for each component. Chosen, not measured."""
 
 Pixels = NDArray[np.uint8]
 
 
 @dataclass(frozen=True)
 class Pictures:
-    """Each of (h, w) or (h, w, 3); the eigen-images and reconstructions are empty where nothing was reduced."""
+    """The pictures, each (h, w) or (h, w, 3) uint8. Where nothing was reduced, `eigen` and `rebuilt` are empty."""
 
     mean: Pixels
     centers: Pixels
-    """(k, ...): the picture whose scores are the center's."""
+    """(k, ...): the pictures whose scores are those of the centers."""
     eigen: Pixels
-    """(n, ...): grey is zero, scaled so that the strongest value of each is black or white."""
+    """(n, ...): grey is zero; each is scaled so that its strongest value is black or white."""
     rebuilt: Pixels
     """(rows, steps, ...): pictures rebuilt from their first 1, 3, 10 ... components."""
     steps: tuple[int, ...]
+    """The numbers of components of `rebuilt`."""
 
 
 @dataclass(frozen=True)
 class Mixture:
-    """What is asked for: rows of A, (m, r) float64, centers first, then eigen-images, then reconstructions."""
+    """The coefficients A of the pictures: of the centers first, then the eigen-images, then the reconstructions."""
 
     coefficients: NDArray[np.float64]
+    """(m, r), one row per picture."""
     n_centers: int
     n_eigen: int
     steps: tuple[int, ...]
+    """As in `Pictures`."""
     factor: int
+    """The pictures are shrunk by this whole factor."""
 
     @classmethod
     def of(cls, store: Store, model: Model, rows: list[int], picture_bytes: int) -> Mixture:
-        """rows : good rows to rebuild. picture_bytes : what all pictures may take as float32; they shrink to fit."""
+        """Choose the pictures.
+
+        rows : the good rows to rebuild. picture_bytes : the most bytes of all pictures together as float32; the factor
+        is made large enough for that.
+        """
         centers = store.load("centers")
         n_clusters, rank = centers.shape
         if model.variance_ratio is None:
@@ -81,76 +93,83 @@ def _factor(spec: DecodeSpec, n_pictures: int, picture_bytes: int) -> int:
     return factor
 
 
-class MixtureOfLeft:
-    """Sums (A F') (X - mean) over blocks of shrunk pictures, in float32: for pictures that is plenty."""
+class DualMixture:
+    """Sums (A F') (X - mean) over blocks of shrunk pictures, in float32, which is precise enough for 8-bit pixels."""
 
     def __init__(self, store: Store, model: Model, mixture: Mixture) -> None:
-        self._left = StoredRows(store.array("left"))
+        self._dual_coef = StoredRows(store.array("left"))
         self._coefficients = mixture.coefficients
         self._mean = _mean(model, mixture.factor).reshape(-1)
-        self.found = np.zeros((len(mixture.coefficients), len(self._mean)), np.float32)
+        self.sums = np.zeros((len(mixture.coefficients), len(self._mean)), np.float32)
 
     def take(self, block: Block, pictures: Pixels) -> None:
+        """Add a block of shrunk pictures, (rows, h, w) or (rows, h, w, 3) uint8, to `sums`."""
         rank = self._coefficients.shape[1]
-        left = self._left.read(block.start, block.stop, slice(0, rank))  # (rows, r)
-        weights = (self._coefficients @ left.T.astype(np.float64)).astype(np.float32)  # (m, rows)
-        self.found += weights @ np.subtract(pictures.reshape(len(pictures), -1), self._mean, dtype=np.float32)
+        dual_coef = self._dual_coef.read(block.start, block.stop, slice(0, rank))  # (rows, r)
+        weights = (self._coefficients @ dual_coef.T.astype(np.float64)).astype(np.float32)  # (m, rows)
+        self.sums += weights @ np.subtract(pictures.reshape(len(pictures), -1), self._mean, dtype=np.float32)
 
 
 def needs_pass(store: Store, model: Model) -> bool:
-    """Whether the pictures are made as the pixels pass by."""
+    """Whether the pictures are summed from the pixels, because no components are stored."""
     fit = store.mark(REDUCE)
     return model.variance_ratio is not None and fit is not None and fit.payload["components"] != "stored"
 
 
-def pictures_of(store: Store, model: Model, mixture: Mixture, left: MixtureOfLeft | None, batch_bytes: int) -> Pictures:
-    """left : after the pass, where one was needed. batch_bytes : of pictures in full size at a time."""
+def pictures_of(
+    store: Store, model: Model, mixture: Mixture, dual_mixture: DualMixture | None, batch_bytes: int
+) -> Pictures:
+    """Return the pictures.
+
+    dual_mixture : the sums over all blocks of pixels; None where `needs_pass` is false. batch_bytes : the most bytes of
+    mixtures of full size that are held at a time.
+    """
     mean = _mean(model, mixture.factor)
     if model.variance_ratio is None:
-        found = shrink(mixture.coefficients.astype(np.float32), model.spec, mixture.factor)
+        mixtures = shrink(mixture.coefficients.astype(np.float32), model.spec, mixture.factor)
         none = np.empty((0, *mean.shape), np.uint8)
-        return Pictures(_shown(mean), _shown(found), none, none, ())
-    if left is not None:
-        found = left.found.reshape(-1, *mean.shape)
+        return Pictures(_as_pixels(mean), _as_pixels(mixtures), none, none, ())
+    if dual_mixture is not None:
+        mixtures = dual_mixture.sums.reshape(-1, *mean.shape)
     else:
-        found = _mixed(StoredRows(store.array("components")), mixture, model.spec, batch_bytes)
+        mixtures = _mixed(StoredRows(store.array("components")), mixture, model.spec, batch_bytes)
     n_centers, n_eigen = mixture.n_centers, mixture.n_eigen
-    centers, eigen, rebuilt = np.split(found, [n_centers, n_centers + n_eigen])
+    centers, eigen, rebuilt = np.split(mixtures, [n_centers, n_centers + n_eigen])
     return Pictures(
-        _shown(mean),
-        _shown(centers + mean),
-        _signed(eigen),
-        _shown(rebuilt + mean).reshape(-1, len(mixture.steps), *mean.shape),
+        _as_pixels(mean),
+        _as_pixels(centers + mean),
+        _as_signed_pixels(eigen),
+        _as_pixels(rebuilt + mean).reshape(-1, len(mixture.steps), *mean.shape),
         mixture.steps,
     )
 
 
 def _mean(model: Model, factor: int) -> NDArray[np.float32]:
-    """The mean of all good pictures, shrunk: from the exact sums that the ingest took."""
+    """The mean of all good images, shrunk. It is computed from the exact sums that the ingest stored."""
     mean = (model.ingested.column_sums / model.n_good).astype(np.float32)
     shrunk: NDArray[np.float32] = shrink(mean[np.newaxis], model.spec, factor)[0]
     return shrunk
 
 
 def _mixed(components: StoredRows, mixture: Mixture, spec: DecodeSpec, batch_bytes: int) -> NDArray[Any]:
-    """A V by slabs of columns, some rows of A at a time, shrunk before the next ones."""
+    """Return A V, shrunk. Some rows of A are multiplied at a time, block of columns by block of columns."""
     coefficients = mixture.coefficients.astype(np.float32)
     rank, n_values = coefficients.shape[1], components.shape[1]
-    found = np.empty((len(coefficients), *shrunk_shape(spec, mixture.factor)), np.float32)
+    mixtures = np.empty((len(coefficients), *shrunk_shape(spec, mixture.factor)), np.float32)
     for first, last in spans(len(coefficients), max(1, batch_bytes // (4 * n_values))):
         full = np.empty((last - first, n_values), np.float32)
-        for start, stop in spans(n_values, _SLAB_COLUMNS):
+        for start, stop in spans(n_values, _COLUMN_BLOCK):
             full[:, start:stop] = coefficients[first:last] @ components.read(0, rank, slice(start, stop))
-        found[first:last] = shrink(full, spec, mixture.factor)
-    return found
+        mixtures[first:last] = shrink(full, spec, mixture.factor)
+    return mixtures
 
 
-def _shown(values: NDArray[np.floating[Any]]) -> Pixels:
+def _as_pixels(values: NDArray[np.floating[Any]]) -> Pixels:
     pixels: Pixels = np.rint(values).clip(0, 255).astype(np.uint8)
     return pixels
 
 
-def _signed(values: NDArray[np.float32]) -> Pixels:
+def _as_signed_pixels(values: NDArray[np.float32]) -> Pixels:
     axes = tuple(range(1, values.ndim))
     strongest = np.abs(values).max(axis=axes, keepdims=True, initial=0)
-    return _shown(128 + 127 * values / np.where(strongest > 0, strongest, 1))
+    return _as_pixels(128 + 127 * values / np.where(strongest > 0, strongest, 1))

@@ -1,4 +1,4 @@
-"""Curves as SVG by matplotlib: text stays text, and the colours of ink follow the light or dark of the page."""
+"""Curves as SVG by matplotlib. Text stays text, and colours follow the light or dark theme of the page."""
 
 from __future__ import annotations
 
@@ -25,13 +25,14 @@ _LIGHT = {_INK: "#26292c", _FAINT: "#c9ced3", _FIRST: "#1f5f8b", _SECOND: "#b354
 _DARK = {_INK: "#dfe3e6", _FAINT: "#454b52", _FIRST: "#7db8e0", _SECOND: "#eaa06f", _THIRD: "#9aa5ae"}
 
 _BUDGET_IN_SIGHT = 3
-"""A budget that is more than so many times the peak would leave the curve at the bottom: it is not drawn."""
+"""The budget is drawn where it is at most this many times the peak. With a larger one the curve would be too low."""
 _ROOM_FOR_NAME = 0.06
+"""The name of a stage is drawn where the stage took more than this share of the time. Chosen, not measured."""
 
 
 @contextmanager
 def _figure(path: Path, rows: int = 1, height: float = 3.2) -> Iterator[Any]:
-    """Axes to draw on, one or several below each other; the SVG is written at the end."""
+    """Yield axes to draw on, `rows` of them below each other, each `height` inches high; then write the SVG."""
     import matplotlib  # half a second and 40 MiB: only where something is drawn
     from matplotlib.backends.backend_svg import FigureCanvasSVG
     from matplotlib.figure import Figure
@@ -63,7 +64,7 @@ def _figure(path: Path, rows: int = 1, height: float = 3.2) -> Iterator[Any]:
 
 
 def _themed(svg: str) -> str:
-    """The same SVG with a colour for light and one for dark; printed pages are light."""
+    """Return the same SVG with a colour for the light theme and one for the dark theme. Printed pages are light."""
     names = {stand_in: f"--c{number}" for number, stand_in in enumerate(_LIGHT)}
     for stand_in, name in names.items():
         svg = svg.replace(stand_in, f"var({name})")
@@ -76,7 +77,10 @@ def _themed(svg: str) -> str:
 
 
 def draw_variance(path: Path, ratio: NDArray[np.float64], n_components: int, target: float | None) -> None:
-    """Cumulative share of the variance over the number of components, the chosen one marked."""
+    """Draw the cumulative share of the variance over the number of components, and mark the number that was chosen.
+
+    ratio : (n_computed,), the share of each component. target : the setting `variance`, or None.
+    """
     shares = np.cumsum(ratio)
     numbers = np.arange(1, len(shares) + 1)
     with _figure(path) as axes:
@@ -85,13 +89,13 @@ def draw_variance(path: Path, ratio: NDArray[np.float64], n_components: int, tar
         if target is not None:
             axes.axhline(target, color=_THIRD, linewidth=1, linestyle=(0, (4, 3)))
         axes.plot([n_components], [shares[n_components - 1]], "o", color=_SECOND, markersize=7)
-        left = n_components > len(shares) / 2
+        label_on_left = n_components > len(shares) / 2
         axes.annotate(
             f"{n_components} components: {shares[n_components - 1]:.1%}",
             (n_components, shares[n_components - 1]),
-            xytext=(-12 if left else 12, -30),
+            xytext=(-12 if label_on_left else 12, -30),
             textcoords="offset points",
-            ha="right" if left else "left",
+            ha="right" if label_on_left else "left",
             color=_INK,
         )
         axes.set(xlabel="components", ylabel="share of the variance", ylim=(0, 1.02), xlim=(0, len(shares) * 1.02 + 1))
@@ -99,7 +103,7 @@ def draw_variance(path: Path, ratio: NDArray[np.float64], n_components: int, tar
 
 
 def draw_elbow(path: Path, sweep: Verdict) -> None:
-    """Inertia over k, the suggestion marked where there is one."""
+    """Draw the inertia over k, and mark the suggestion where there is one."""
     ks = [row["k"] for row in sweep.rows]
     with _figure(path) as axes:
         axes.plot(ks, [row["inertia"] for row in sweep.rows], color=_FIRST, marker="o", markersize=4)
@@ -109,7 +113,7 @@ def draw_elbow(path: Path, sweep: Verdict) -> None:
 
 
 def draw_quality(path: Path, sweep: Verdict) -> None:
-    """Silhouettes and stability over k."""
+    """Draw the silhouettes and the stability over k, and mark the suggestion where there is one."""
     ks = [row["k"] for row in sweep.rows]
     with _figure(path) as axes:
         for name, label, color, line in (
@@ -132,7 +136,10 @@ def _mark_suggestion(axes: Any, sweep: Verdict) -> None:
 
 
 def draw_memory(path: Path, table: Path, budget_bytes: int) -> bool:
-    """Memory over time from memory.csv, stage by stage; returns whether there was such a table."""
+    """Draw the memory over time, stage by stage. Return False where there is nothing to draw.
+
+    table : memory.csv. Raises StoreError where the table is not as bigcluster writes it.
+    """
     if not table.is_file():
         return False
     try:
@@ -142,13 +149,13 @@ def draw_memory(path: Path, table: Path, budget_bytes: int) -> bool:
         raise StoreError(f"{table} is not as it was written ({type(error).__name__}); run the job again") from error
     if not rows:
         return False
-    seconds, stages, held = zip(*rows, strict=True)
-    unit, name = (GIB, "GiB") if max(held) >= 2 * GIB else (MIB, "MiB")
+    seconds, stages, n_bytes = zip(*rows, strict=True)
+    unit, name = (GIB, "GiB") if max(n_bytes) >= 2 * GIB else (MIB, "MiB")
     with _figure(path, height=2.4) as axes:
-        axes.fill_between(seconds, np.array(held) / unit, color=_FIRST, alpha=0.15, linewidth=0)
-        axes.plot(seconds, np.array(held) / unit, color=_FIRST, linewidth=1.4)
+        axes.fill_between(seconds, np.array(n_bytes) / unit, color=_FIRST, alpha=0.15, linewidth=0)
+        axes.plot(seconds, np.array(n_bytes) / unit, color=_FIRST, linewidth=1.4)
         axes.set(xlabel="seconds", ylabel=name, xlim=(0, max(seconds[-1], 0.1)))
-        if budget_bytes <= _BUDGET_IN_SIGHT * max(held):
+        if budget_bytes <= _BUDGET_IN_SIGHT * max(n_bytes):
             axes.axhline(budget_bytes / unit, color=_SECOND, linewidth=1, linestyle=(0, (4, 3)))
         axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
         _name_stages(axes, seconds, stages)
@@ -156,7 +163,7 @@ def draw_memory(path: Path, table: Path, budget_bytes: int) -> bool:
 
 
 def _name_stages(axes: Any, seconds: tuple[float, ...], stages: tuple[str, ...]) -> None:
-    """A line where a stage begins, and its name where there is room."""
+    """Draw a line where each stage begins, and its name where there is room."""
     begins = [i for i, stage in enumerate(stages) if i == 0 or stage != stages[i - 1]]
     for first, last in zip(begins, [*begins[1:], len(stages) - 1], strict=True):
         axes.axvline(seconds[first], color=_FAINT, linewidth=0.8)

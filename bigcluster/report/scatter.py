@@ -1,6 +1,6 @@
-"""The optional libraries behind `report.map`, looked for without loading what makes pages.
+"""The map of the report: the places of a sample of the images in two dimensions, and the libraries that compute them.
 
-The map: where a sample of the images lies in two dimensions.
+The libraries for t-SNE and UMAP are optional. They are imported only where the setting `report.map` names them.
 """
 
 from __future__ import annotations
@@ -22,13 +22,13 @@ _LIBRARIES = {"tsne": "openTSNE", "umap": "umap"}
 
 
 def check_kind(kind: str) -> None:
-    """Raise ConfigError where the library that `kind` needs is not installed: before anything is done."""
+    """Raise ConfigError where the library that `kind` needs is not installed. This is called before a run begins."""
     if kind in _LIBRARIES and importlib.util.find_spec(_LIBRARIES[kind]) is None:
         raise ConfigError(f"report.map = {kind} needs {_LIBRARIES[kind]}; {_remedy(kind)}")
 
 
 def import_for(kind: str) -> Any:
-    """The library of a kind. Raises ConfigError where it cannot be imported."""
+    """Import and return the library of a kind of map. Raises ConfigError where it cannot be imported."""
     try:
         return importlib.import_module(_LIBRARIES[kind])
     except ImportError as error:  # a part of it is missing
@@ -42,11 +42,17 @@ def _remedy(kind: str) -> str:
 
 
 GRID = 10_000
-"""Places are whole numbers of 0 .. GRID: finer than any screen."""
+"""Places are whole numbers from 0 to GRID, which is finer than any screen."""
 _FEWEST_EMBEDDED = 10
+"""With fewer images than this, t-SNE and UMAP have too few neighbours; the principal axes are shown instead."""
 _EMBEDDED_COLUMNS = 50
-"""Of the scores: neighbours hardly change with more, the time does."""
+"""Columns of the scores that are embedded. With more, neighbours hardly change, but the time grows."""
 _TINY = 16
+"""Where there are no scores, a picture is a grid of at most this many values a side. Chosen, not measured."""
+_SCORE_ROWS = 8192
+"""Rows of the scores that are read at once: a chunk holds many rows. Chosen, not measured."""
+_TINY_ROWS = 256
+"""Thumbnails that are read at once, at most 10 MiB in color. Chosen, not measured."""
 
 Points = NDArray[np.float64]
 
@@ -60,15 +66,16 @@ EXPLAINED = {
 def place(
     kind: str, store: Store, model: Model, thumbnails: Thumbnails, rows: NDArray[np.int64], threads: int
 ) -> Points:
-    """(n, 2) whole numbers of 0 .. GRID, one scale on both axes. rows : ascending good rows.
+    """Return (n, 2) float64, the places of the images: whole numbers from 0 to GRID, with one scale on both axes.
 
-    Raises ConfigError where `kind` needs a library that is not there.
+    kind : pca, tsne or umap. rows : (n,), ascending good rows. threads : for t-SNE.
+    Raises ConfigError where `kind` needs a library that is not installed.
     """
     if model.variance_ratio is None:
         vectors = _tiny_pictures(thumbnails, rows)
     else:
-        wanted = 2 if kind == "pca" else min(_EMBEDDED_COLUMNS, int(model.summary["n_components"]))
-        vectors = _read_rows(StoredRows(store.array("scores")), rows, wanted)
+        n_columns = 2 if kind == "pca" else min(_EMBEDDED_COLUMNS, int(model.summary["n_components"]))
+        vectors = _read_rows(StoredRows(store.array("scores")), rows, n_columns)
     if kind == "pca" or len(rows) < _FEWEST_EMBEDDED:
         points = _first_axes(vectors)
     else:
@@ -81,26 +88,26 @@ def place(
 
 
 def _read_rows(source: StoredRows, rows: NDArray[np.int64], n_columns: int) -> NDArray[np.float32]:
-    """Some rows of the scores, read block by block: a chunk holds many rows."""
+    """Return the first columns of some rows of the scores, (len(rows), n_columns)."""
     n_columns = min(n_columns, source.shape[1])
-    found = np.empty((len(rows), n_columns), np.float32)
-    for start, stop in spans(source.shape[0], 8192):
+    selected = np.empty((len(rows), n_columns), np.float32)
+    for start, stop in spans(source.shape[0], _SCORE_ROWS):
         first, last = np.searchsorted(rows, [start, stop]).tolist()
         if last > first:
-            found[first:last] = source.read(start, stop, slice(0, n_columns))[rows[first:last] - start]
-    return found
+            selected[first:last] = source.read(start, stop, slice(0, n_columns))[rows[first:last] - start]
+    return selected
 
 
 def _tiny_pictures(thumbnails: Thumbnails, rows: NDArray[np.int64]) -> NDArray[np.float32]:
-    """Where no scores are: every picture as a grid of at most 16 x 16 of its values."""
+    """Return (n, n_values) for a run without scores: every thumbnail as a grid of at most 16 x 16 of its pixels."""
     height, width = thumbnails.shape[:2]
     down, across = -(-height // _TINY), -(-width // _TINY)
-    parts = (thumbnails.read(rows[a:b])[:, ::down, ::across] for a, b in spans(len(rows), 256))
+    parts = (thumbnails.read(rows[a:b])[:, ::down, ::across] for a, b in spans(len(rows), _TINY_ROWS))
     return np.concatenate([part.reshape(len(part), -1) for part in parts]).astype(np.float32)
 
 
 def _first_axes(vectors: NDArray[np.float32]) -> Points:
-    """The first two columns where these are scores already; else the first two principal axes of the sample."""
+    """Return vectors of at most two columns as they are, and others on the two principal axes of the sample."""
     points = np.zeros((len(vectors), 2))
     if vectors.shape[1] <= 2:
         points[:, : vectors.shape[1]] = vectors
@@ -125,7 +132,7 @@ def _tsne(vectors: NDArray[np.float32], seed: int, threads: int) -> Points:
 
 
 def _umap(vectors: NDArray[np.float32], seed: int, threads: int) -> Points:
-    del threads  # one, for the same seed gives the same map only then
+    del threads  # the same seed gives the same map with one thread only
     embed = import_for("umap").UMAP(n_neighbors=min(15, len(vectors) - 1), random_state=seed, n_jobs=1)
     return np.asarray(embed.fit_transform(vectors), np.float64)
 

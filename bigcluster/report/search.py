@@ -1,7 +1,7 @@
-"""Search by the beginning of a file's name, over all listed files, without loading more than a few pieces.
+"""The search for files by the beginning of their names, over all listed files.
 
-Names are sorted and cut into pieces; a small index holds the first name of each. A page loads the index, then the one
-or two pieces where the names that begin so must be.
+Names are sorted and cut into pieces; a small index holds the first name of each piece. A page loads the index, then the
+one or two pieces that can hold names with the given beginning.
 """
 
 from __future__ import annotations
@@ -19,22 +19,28 @@ from bigcluster.report.model import Model
 from bigcluster.report.texts import file_name
 
 PIECE_ROWS = 1500
+"""Names in one piece, about. Chosen, not measured."""
 _SAMPLES_PER_PIECE = 32
+"""Names per piece that the sample sort draws: pieces get nearly equal lengths. Chosen, not measured."""
 FAILED = -1
+"""The label of a file that could not be read, as in labels.csv."""
 
 
 def folded(name: str) -> str:
-    """What is compared: case and composition of letters do not count. report.js has the same rule."""
+    """Return a name in the form that is compared: in lower case, with composed letters. report.js has the same rule."""
     return unicodedata.normalize("NFC", name.lower())
 
 
 def _key(path: str) -> tuple[bytes, str]:
-    """Orders as JavaScript compares strings, by UTF-16 units; equal names by their path."""
+    """The sort key of a path: its name in UTF-16 units, as JavaScript compares strings; equal names by their path."""
     return folded(file_name(path)).encode("utf-16-be"), path
 
 
 def write_search(folder: Path, model: Model) -> int:
-    """The pieces and their index; returns how many pieces. A row: path, cluster (-1: failed), place in its list."""
+    """Write the pieces and their index; return the number of pieces.
+
+    A row of a piece is the path, the label of its cluster (FAILED for a failed file), and its place in its list.
+    """
     paths, failed = model.listed.paths, model.listed.failed[0]
     n_good, n_rows = len(paths), len(paths) + len(failed)
 
@@ -53,7 +59,10 @@ def write_search(folder: Path, model: Model) -> int:
 
 
 def _sorted_pieces(n_rows: int, path_of: Callable[[int], str]) -> Iterator[list[int]]:
-    """Rows in order of their names, in pieces of about PIECE_ROWS: a sample sort, one piece at a time as strings."""
+    """Yield the rows in order of their names, in pieces of about PIECE_ROWS.
+
+    This is a sample sort: only one piece at a time is held as strings.
+    """
     n_pieces = -(-n_rows // PIECE_ROWS)
     step = max(1, n_rows // (n_pieces * _SAMPLES_PER_PIECE))
     sample = sorted(_key(path_of(row)) for row in range(0, n_rows, step))

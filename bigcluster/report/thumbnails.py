@@ -1,9 +1,8 @@
-"""Small pictures from the stored pixels: one pass in row order, every stored block read once.
+"""Thumbnails, drawn from the stored pixels, and the WebP files (sprites) that hold many of them.
 
-The pixels in the store are what was clustered, and they are there when the files are gone. Pictures are shrunk by whole
-factors: a block average, and so linear, which `pictures` relies on.
-
-Many pictures in one WebP file. A page cuts its tiles out of it with a nested SVG: no style, no script.
+The stored pixels are what was clustered, and they remain when the files are gone. One pass in row order reads every
+stored block once. Pictures are shrunk by whole factors, by averages of blocks: this is linear, on which `pictures`
+relies. A page shows one picture of a sprite by a nested SVG, without style or script.
 """
 
 from __future__ import annotations
@@ -24,23 +23,37 @@ from bigcluster.runtime.threads import Runtime
 from bigcluster.store import read_whole
 
 THUMBNAIL_PIXELS = 112
-"""Neither side of a thumbnail is longer: sharp at its usual size on screens of high density."""
+"""Neither side of a thumbnail is longer, in pixels: it is sharp at its usual size on screens of high density."""
+COLUMNS = 20
+"""Pictures in one row of a sprite. Chosen, not measured."""
+QUALITY = 60
+"""WebP quality, 0 to 100. Chosen, not measured."""
+_EFFORT = 0
+"""WebP method, 0 to 6. The slower ones save 8 % of the bytes and take three times as long."""
+STRIP_GAP = 3
+"""Transparent pixels between two pictures of a strip. Chosen, not measured."""
+
+Pixels = NDArray[np.uint8]
 
 
 def factor_for(spec: DecodeSpec, most_pixels: int) -> int:
-    """The whole factor by which a picture is shrunk so that neither side is longer than `most_pixels`."""
+    """Return the least whole factor by which a picture must be shrunk so that no side is longer than `most_pixels`."""
     return -(-max(spec.width, spec.height) // most_pixels)
 
 
 def shrunk_shape(spec: DecodeSpec, factor: int) -> tuple[int, ...]:
-    """(height, width) or (height, width, 3) of a picture shrunk by that factor."""
+    """Return the shape of a picture that is shrunk by a factor: (height, width) or (height, width, 3)."""
     size = (max(1, spec.height // factor), max(1, spec.width // factor))
     return (*size, 3) if spec.color else size
 
 
 def shrink(pixels: NDArray[Any], spec: DecodeSpec, factor: int, rows: NDArray[np.int64] | None = None) -> NDArray[Any]:
-    """(n, d) uint8 or float32 -> (n, *shrunk_shape): averages of factor x factor pixels, the odd rest at the far edges
-    left out. rows : which of the rows, ascending; all of them by default."""
+    """Shrink pictures: every pixel becomes the average of factor x factor pixels.
+
+    pixels : (n, d) uint8 or float32. rows : the rows to shrink, ascending; by default all of them. Returns
+    (len(rows), *shrunk_shape) of the same dtype. Pixels at the right and lower edges that fill no whole square are left
+    out.
+    """
     chosen = range(len(pixels)) if rows is None else rows
     shape = shrunk_shape(spec, factor)
     full = (spec.height, spec.width, 3) if spec.color else (spec.height, spec.width)
@@ -56,24 +69,24 @@ def shrink(pixels: NDArray[Any], spec: DecodeSpec, factor: int, rows: NDArray[np
 
 
 class Thumbnails:
-    """The small pictures of chosen rows, in a scratch file: pages of it belong to the system, not to the budget."""
+    """The thumbnails of chosen rows, in a scratch file. Its pages in memory belong to the system, not to the budget."""
 
     def __init__(self, path: Path, rows: NDArray[np.int64], spec: DecodeSpec) -> None:
-        """rows : ascending."""
+        """Create the scratch file. rows : (n,), ascending good rows."""
         self.rows = rows
         self.factor = factor_for(spec, THUMBNAIL_PIXELS)
         self.shape = shrunk_shape(spec, self.factor)
         self._bytes = int(np.prod(self.shape))
         self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_TRUNC, 0o666)
-        path.unlink()  # it lasts as long as it is open: a kill leaves nothing
+        path.unlink()  # the file exists as long as it is open: a killed process leaves nothing behind
 
     @property
     def size(self) -> tuple[int, int]:
-        """(width, height)"""
+        """Return (width, height) in pixels."""
         return self.shape[1], self.shape[0]
 
     def write(self, first: int, pictures: NDArray[np.uint8]) -> None:
-        """Pictures of rows[first], rows[first + 1], ..."""
+        """Write the pictures of rows[first], rows[first + 1], ... pictures : (n, *shape)."""
         data = memoryview(pictures.tobytes())
         at = first * self._bytes
         while data:
@@ -81,7 +94,7 @@ class Thumbnails:
             data, at = data[written:], at + written
 
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """(n, *shape) of some of the rows, in any order."""
+        """Return the pictures of some of the rows, in any order: (n, *shape). Raises ValueError for any other row."""
         slots = np.searchsorted(self.rows, rows)
         if not np.array_equal(self.rows[slots], rows):
             raise ValueError("a picture was not selected")
@@ -89,21 +102,22 @@ class Thumbnails:
         return np.frombuffer(data, np.uint8).reshape(-1, *self.shape)
 
     def close(self) -> None:
+        """Close the scratch file, which removes it."""
         os.close(self._file)
 
 
 @dataclass(frozen=True)
 class Block:
-    """One stored block of rows: good rows start .. stop - 1."""
+    """The good rows start .. stop - 1, which lie in one stored block."""
 
     start: int
     stop: int
     physical: NDArray[np.int64]
-    """Where these rows are in the stored array."""
+    """(stop - start,), the places of these rows in the stored array."""
 
 
 def row_blocks(ok: NDArray[np.bool_], chunk_rows: int) -> Iterator[Block]:
-    """The good rows of every stored block, in order."""
+    """Yield the good rows of every stored block that has any, in order. ok : (n_listed,). chunk_rows : of the store."""
     physical = np.flatnonzero(ok)
     edges = np.searchsorted(physical, np.arange(0, len(ok) + chunk_rows, chunk_rows))
     for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
@@ -112,7 +126,7 @@ def row_blocks(ok: NDArray[np.bool_], chunk_rows: int) -> Iterator[Block]:
 
 
 TakeAll = Callable[[Block, NDArray[Any]], None]
-"""Takes a block's pictures of all good rows, shrunk by the factor that was asked for; called in row order."""
+"""A function of a block and the pictures of all its good rows, shrunk by `factor`. It is called in row order."""
 
 
 def draw_thumbnails(
@@ -120,19 +134,21 @@ def draw_thumbnails(
     ok: NDArray[np.bool_],
     spec: DecodeSpec,
     thumbnails: Thumbnails,
-    keep: NDArray[np.int64],
+    original_rows: NDArray[np.int64],
     factor: int,
     runtime: Runtime,
     in_flight: int,
     advance: Callable[[], None],
     take_all: TakeAll | None = None,
 ) -> NDArray[np.uint8]:
-    """Fill the thumbnails from the stored array; with `take_all`, hand over all rows on the way.
+    """Fill the thumbnails from the stored pixels, and pass the pictures of all rows to `take_all` where it is given.
 
-    keep : some of the thumbnails' rows, ascending, that are returned shrunk by `factor` only. Blocks of which nothing
-    is wanted are not read. `advance` counts blocks.
+    pixels : (n_listed, d) uint8 of the store. ok : (n_listed,). original_rows : some of the thumbnails' rows, in
+    ascending order. factor : of the pictures that are returned and passed to `take_all`. advance : called after each
+    block.
+    Returns (len(original_rows), *shrunk_shape) uint8. Blocks of which no row is needed are not read.
     """
-    kept = np.empty((len(keep), *shrunk_shape(spec, factor)), np.uint8)
+    originals = np.empty((len(original_rows), *shrunk_shape(spec, factor)), np.uint8)
 
     def load(block: Block) -> tuple[Block, NDArray[np.uint8] | None]:
         first, last = np.searchsorted(thumbnails.rows, [block.start, block.stop]).tolist()
@@ -144,46 +160,41 @@ def draw_thumbnails(
         thumbnails.write(
             first, shrink(stored, spec, thumbnails.factor, places[thumbnails.rows[first:last] - block.start])
         )
-        a, b = np.searchsorted(keep, [block.start, block.stop]).tolist()
-        kept[a:b] = shrink(stored, spec, factor, places[keep[a:b] - block.start])
+        a, b = np.searchsorted(original_rows, [block.start, block.stop]).tolist()
+        originals[a:b] = shrink(stored, spec, factor, places[original_rows[a:b] - block.start])
         return block, None if take_all is None else shrink(stored, spec, factor, places)
 
     for block, every in runtime.map(load, row_blocks(ok, pixels.chunks[0]), in_flight=in_flight):
         if take_all is not None and every is not None:
             take_all(block, every)
         advance()
-    return kept
-
-
-COLUMNS = 20
-QUALITY = 60
-_EFFORT = 0
-"""The slower ones save 8 % of the bytes and take three times as long."""
-STRIP_GAP = 3
-
-Pixels = NDArray[np.uint8]
+    return originals
 
 
 @dataclass(frozen=True)
 class Sprite:
-    """A file of tiles of one size, row by row."""
+    """A WebP file of pictures (tiles) of one size, row by row."""
 
     href: str
-    """Relative to report/."""
+    """URL relative to report/."""
     tile: tuple[int, int]
-    """(width, height)"""
+    """(width, height) of one picture in pixels"""
     width: int
+    """Of the whole file in pixels; so is `height`."""
     height: int
 
     def view_box(self, index: int) -> str:
-        """Where tile `index` is, as SVG says it."""
+        """Return the viewBox attribute of SVG that shows the tile `index`."""
         width, height = self.tile
         row, column = divmod(index, self.width // width)
         return f"{column * width} {row * height} {width} {height}"
 
 
 def write_sprite(folder: Path, href: str, tiles: Pixels, columns: int = COLUMNS) -> Sprite:
-    """tiles : (n, h, w) or (n, h, w, 3), n at least 1."""
+    """Write pictures into one WebP file, `columns` of them in a row.
+
+    tiles : (n, h, w) or (n, h, w, 3), n at least 1. href : the path below `folder`.
+    """
     n_tiles, height, width = tiles.shape[:3]
     columns = min(columns, n_tiles)
     n_rows = -(-n_tiles // columns)
@@ -196,7 +207,10 @@ def write_sprite(folder: Path, href: str, tiles: Pixels, columns: int = COLUMNS)
 
 
 def write_strip(folder: Path, href: str, tiles: Pixels) -> tuple[int, int]:
-    """Tiles below each other with clear gaps; returns (width, height)."""
+    """Write pictures below each other with transparent gaps into one WebP file; return its (width, height).
+
+    tiles : (n, h, w) or (n, h, w, 3), n at least 1. href : the path below `folder`.
+    """
     n_tiles, height, width = tiles.shape[:3]
     strip = np.zeros((n_tiles, height + STRIP_GAP, width, 4), np.uint8)
     strip[:, :height, :, :3] = tiles if tiles.ndim == 4 else tiles[..., np.newaxis]
@@ -207,7 +221,7 @@ def write_strip(folder: Path, href: str, tiles: Pixels) -> tuple[int, int]:
 
 
 def write_picture(folder: Path, href: str, picture: Pixels) -> None:
-    """One picture of its own."""
+    """Write one picture, (h, w) or (h, w, 3), as a WebP file. href : the path below `folder`."""
     _save(Image.fromarray(picture), folder / href)
 
 

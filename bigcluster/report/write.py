@@ -1,4 +1,4 @@
-"""Everything in its place: made aside, then put in place file by file."""
+"""The folder OUT/report: all its files are made in a staging folder, which then replaces the old ones file by file."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from bigcluster.outdir.tree import OwnedTree
 from bigcluster.outputs.folders import cluster_folder
 from bigcluster.planning.stage_names import CLUSTER, REPORT, SWEEP
 from bigcluster.report import lists, pages, pictures, plots, scatter
-from bigcluster.report.cluster_page import Maker
+from bigcluster.report.cluster_page import ClusterPageWriter
 from bigcluster.report.lists import MONTAGE_CLUSTERS, PAGE_MEMBERS, Selection, select
 from bigcluster.report.model import Model, read_model
 from bigcluster.report.pages import Pages, Site
@@ -31,22 +31,27 @@ from bigcluster.store.row_source import spans
 
 FOLDER = "report"
 CREATED = "report-pages"
-"""In the store: the list of what we made."""
+"""Name of the stored list of the files that bigcluster made in OUT/report."""
 LAYOUT = 2
-"""Of the pages: another number, and a run writes them anew."""
+"""Version of the pages: where it differs from that of OUT/report, the next run writes the report again."""
 _ASSETS = Path(__file__).parent / "assets"
 
 
 @dataclass(frozen=True)
 class Allowance:
-    """What the plan grants. in_flight : row blocks read at once; picture_bytes : of the mixtures, see `pictures`."""
+    """The memory that the plan grants to the report."""
 
     in_flight: int
+    """Row blocks that are read at once."""
     picture_bytes: int
+    """The most bytes of the mixtures as float32; see `pictures.Mixture`."""
 
 
 def report_fingerprint(store: Store, settings: Settings) -> str:
-    """What the pages depend on. Times and memory are not among it: what is reused keeps the first run's."""
+    """Return the fingerprint of everything that the pages depend on.
+
+    Times and memory do not count: a report that is reused shows those of the run that made it.
+    """
     clustered, swept = store.mark(CLUSTER), store.mark(SWEEP)
     return fingerprint(
         stage=REPORT,
@@ -60,10 +65,10 @@ def report_fingerprint(store: Store, settings: Settings) -> str:
 
 
 def is_current(out: Path, store: Store, settings: Settings) -> bool:
-    """Whether OUT/report is what would be written now, whole."""
+    """Whether OUT/report is complete and would be written in the same way now."""
     mark = store.mark(REPORT)
-    wanted = report_fingerprint(store, settings)
-    return mark is not None and mark.fingerprint == wanted and _tree(out, store).is_whole()
+    expected = report_fingerprint(store, settings)
+    return mark is not None and mark.fingerprint == expected and _tree(out, store).is_whole()
 
 
 def write_report(
@@ -75,13 +80,15 @@ def write_report(
     runtime: Runtime,
     on_progress: Callable[[int, int], None],
     tell: Callable[[str], None],
-    close_account: Callable[[], None] | None = None,
+    complete_summary: Callable[[], None] | None = None,
 ) -> dict[str, Any]:
-    """Make OUT/report; returns facts for summary.json. Files of others in it stay.
+    """Write OUT/report; return its entry for summary.json. Files in it that bigcluster did not make stay.
 
-    tell : takes a line where one of them stood in the place of a page and had to go to OUT/kept.
-    close_account : completes `summary` and memory.csv, just before the page that shows them; None where they are whole.
-    Raises StoreError where OUT holds no finished run, DamagedError, ConfigError where the map's library is missing.
+    on_progress : called with the steps done and their total. tell : called with one line for each such file that had
+    the name of a page and was moved to OUT/kept. complete_summary : completes `summary` and memory.csv just before the
+    page that shows them is written; None where they are complete already.
+    Raises StoreError where OUT holds no finished run, DamagedError where arrays are damaged, and ConfigError where the
+    library of the map is missing.
     """
     check_kind(settings.report.map)
     model = read_model(out, store, summary)
@@ -89,7 +96,7 @@ def write_report(
     tree = _tree(out, store)
     staging = tree.new_staging()
     try:
-        _Report(staging, store, model, settings, allowance, runtime, on_progress, close_account).make()
+        _Report(staging, store, model, settings, allowance, runtime, on_progress, complete_summary).make()
         files = [path for path in staging.rglob("*") if path.is_file()]
         n_files, written = len(files), sum(path.stat().st_size for path in files)
         tree.replace_by(staging, tell)
@@ -104,7 +111,7 @@ def _tree(out: Path, store: Store) -> OwnedTree:
 
 
 class _Report:
-    """One report in the making."""
+    """Makes the files of one report in a folder."""
 
     def __init__(
         self,
@@ -115,15 +122,16 @@ class _Report:
         allowance: Allowance,
         runtime: Runtime,
         on_progress: Callable[[int, int], None],
-        close_account: Callable[[], None] | None,
+        complete_summary: Callable[[], None] | None,
     ) -> None:
-        self._close_account = close_account
+        self._complete_summary = complete_summary
         self._folder, self._store, self._model = folder, store, model
         self._settings, self._allowance, self._runtime = settings, allowance, runtime
         n_blocks = -(-len(model.ingested.ok) // store.array("pixels").chunks[0])
         self._done, self._total, self._on_progress = 0, n_blocks + model.members.n_clusters + 3, on_progress
 
     def make(self) -> None:
+        """Write all files."""
         kind = self._settings.report.map
         selection = select(
             self._model.members,
@@ -133,26 +141,26 @@ class _Report:
         )
         assets = self._folder / "assets"
         assets.mkdir()
-        for asset in sorted(_ASSETS.iterdir()):  # contents alone: how we were installed decides no permissions
+        for asset in sorted(_ASSETS.iterdir()):  # contents only: the permissions of the installation do not matter here
             shutil.copyfile(asset, assets / asset.name)
         thumbnails = Thumbnails(self._folder / ".thumbnails", selection.rows, self._model.spec)
         try:
-            found, originals, rebuilt_rows = self._draw(thumbnails)
+            model_pictures, originals, rebuilt_rows = self._draw(thumbnails)
             site = self._site(thumbnails)
             writer = Pages(self._folder, site)
-            columns = self._write_clusters(writer, selection, thumbnails, found)
+            columns = self._write_clusters(writer, selection, thumbnails, model_pictures)
             self._write_map(writer, selection, thumbnails)
         finally:
             thumbnails.close()
-        self._write_pca(writer, found, originals, rebuilt_rows)
+        self._write_pca(writer, model_pictures, originals, rebuilt_rows)
         self._write_k(writer)
         self._step()
         write_search(self._folder, self._model)
         lists.write_failed(self._folder, self._model)
         writer.write("failures", "failures.html", pages.failures_page(self._model))
         self._step()
-        if self._close_account is not None:
-            self._close_account()
+        if self._complete_summary is not None:
+            self._complete_summary()
         has_plot = self._plot_memory()
         writer.write("index", "index.html", pages.overview(self._model, columns, has_memory_plot=has_plot))
         self._step()
@@ -182,58 +190,72 @@ class _Report:
         )
 
     def _draw(self, thumbnails: Thumbnails) -> tuple[pictures.Pictures, NDArray[np.uint8], list[int]]:
-        """The one pass over the pixels, and the pictures of centers and components."""
+        """Make the thumbnails and the pictures of centers and components in one pass over the pixels.
+
+        Returns the pictures, (n, h, w[, 3]) the images that are rebuilt as they are stored, and their rows.
+        """
         model, store, allowance = self._model, self._store, self._allowance
         largest = range(min(pictures.REBUILT_ROWS, model.members.n_clusters))
         rows = [int(model.members.of(number)[0]) for number in largest]
         mixture = pictures.Mixture.of(store, model, rows, allowance.picture_bytes)
-        left = pictures.MixtureOfLeft(store, model, mixture) if pictures.needs_pass(store, model) else None
-        keep = np.array(sorted(rows))
-        kept = draw_thumbnails(
+        dual_mixture = pictures.DualMixture(store, model, mixture) if pictures.needs_pass(store, model) else None
+        original_rows = np.array(sorted(rows))
+        originals = draw_thumbnails(
             store.array("pixels"),
             model.ingested.ok,
             model.spec,
             thumbnails,
-            keep,
+            original_rows,
             mixture.factor,
             self._runtime,
             allowance.in_flight,
             self._step,
-            None if left is None else left.take,
+            None if dual_mixture is None else dual_mixture.take,
         )
-        found = pictures.pictures_of(store, model, mixture, left, allowance.picture_bytes)
-        return found, kept[np.searchsorted(keep, rows)], rows
+        model_pictures = pictures.pictures_of(store, model, mixture, dual_mixture, allowance.picture_bytes)
+        return model_pictures, originals[np.searchsorted(original_rows, rows)], rows
 
     def _write_clusters(
-        self, writer: Pages, selection: Selection, thumbnails: Thumbnails, found: pictures.Pictures
+        self, writer: Pages, selection: Selection, thumbnails: Thumbnails, model_pictures: pictures.Pictures
     ) -> list[pages.Column]:
-        maker = Maker(
-            self._folder, self._model, selection, thumbnails, found.centers, self._store.load("centers"), writer
+        cluster_pages = ClusterPageWriter(
+            self._folder,
+            self._model,
+            selection,
+            thumbnails,
+            model_pictures.centers,
+            self._store.load("centers"),
+            writer,
         )
         columns: list[pages.Column] = []
-        for column in self._runtime.map(maker.make, range(self._model.members.n_clusters)):
+        for column in self._runtime.map(cluster_pages.make, range(self._model.members.n_clusters)):
             if len(columns) < MONTAGE_CLUSTERS:
                 columns.append(column)
             self._step()
         return columns
 
     def _write_pca(
-        self, writer: Pages, found: pictures.Pictures, originals: NDArray[np.uint8], rows: list[int]
+        self, writer: Pages, model_pictures: pictures.Pictures, originals: NDArray[np.uint8], rows: list[int]
     ) -> None:
         model = self._model
         if model.variance_ratio is None:
             return
-        write_picture(self._folder, "pictures/mean.webp", found.mean)
-        eigen = write_sprite(self._folder, "pictures/eigen.webp", found.eigen, columns=8)
-        shown = np.concatenate([found.rebuilt, originals[:, np.newaxis]], axis=1)  # (rows, steps + 1, ...)
+        write_picture(self._folder, "pictures/mean.webp", model_pictures.mean)
+        eigen = write_sprite(self._folder, "pictures/eigen.webp", model_pictures.eigen, columns=8)
+        rebuilt_tiles = np.concatenate(
+            [model_pictures.rebuilt, originals[:, np.newaxis]], axis=1
+        )  # (rows, steps + 1, ...)
         rebuilt = write_sprite(
-            self._folder, "pictures/rebuilt.webp", shown.reshape(-1, *shown.shape[2:]), columns=shown.shape[1]
+            self._folder,
+            "pictures/rebuilt.webp",
+            rebuilt_tiles.reshape(-1, *rebuilt_tiles.shape[2:]),
+            columns=rebuilt_tiles.shape[1],
         )
         n_components = int(model.summary["n_components"])
         target = None if self._settings.components else self._settings.variance
         plots.draw_variance(self._plot("variance"), model.variance_ratio, n_components, target)
         names = [model.listed.paths[row] for row in rows]
-        writer.write("pca", "pca.html", pages.pca_page(model, found, eigen, rebuilt, names))
+        writer.write("pca", "pca.html", pages.pca_page(model, model_pictures, eigen, rebuilt, names))
 
     def _write_k(self, writer: Pages) -> None:
         if self._model.sweep is not None:
