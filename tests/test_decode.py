@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigcluster.kernels.decode import STATUSES, Decoded, DecodeSpec, decode, prepare_codecs, read_header
-from bigcluster.kernels.decode.fit import fit_to, normalize_each
+from bigcluster.kernels.decode.resize import normalize_each, resize_to
 
 W, H = 36, 48
 GREY = picture(1, W, H)
@@ -267,10 +267,10 @@ def test_the_first_frame_counts(kind: str) -> None:
 def test_every_fit_gives_the_target_and_keeps_flat_tones(w: int, h: int, width: int, height: int, color: bool) -> None:
     array = np.full((h, w, 3) if color else (h, w), 77, np.uint8)
     for fit in ("stretch", "crop"):
-        found = fit_to(array, width, height, fit)
+        found = resize_to(array, width, height, fit)
         assert found.shape == (height, width, *array.shape[2:])
         assert (found == 77).all()
-    padded = fit_to(array, width, height, "pad")
+    padded = resize_to(array, width, height, "pad")
     assert padded.shape == (height, width, *array.shape[2:])
     inside = padded == 77
     assert (inside | (padded == 255)).all()
@@ -287,12 +287,12 @@ def test_every_fit_gives_the_target_and_keeps_flat_tones(w: int, h: int, width: 
 def test_crop_shows_the_middle_and_pad_the_whole() -> None:
     wide = np.zeros((10, 30), np.uint8)
     wide[:, 10:20] = 200
-    assert (fit_to(wide, 20, 20, "crop") == 200).all()
-    padded = fit_to(wide, 30, 30, "pad")
+    assert (resize_to(wide, 20, 20, "crop") == 200).all()
+    padded = resize_to(wide, 30, 30, "pad")
     assert (padded[10:20] == wide).all()
     assert (padded[:10] == 255).all()
     assert (padded[20:] == 255).all()
-    stretched = fit_to(wide, 3, 10, "stretch")
+    stretched = resize_to(wide, 3, 10, "stretch")
     assert (stretched == [0, 200, 0]).all()
 
 

@@ -25,7 +25,7 @@ from PIL import Image
 from test_decode import COLOR, GREY, H, W, luma, near, pixels, status, turned
 
 from bigcluster.catalog import FileRecord, list_images
-from bigcluster.kernels.decode import DecodeSpec, decode, look, prepare_codecs, read_header
+from bigcluster.kernels.decode import DecodeSpec, decode, prepare_codecs, read_header, read_workload
 from bigcluster.runtime.events import Progress
 from bigcluster.stages.loading.loader import Loader
 
@@ -456,7 +456,7 @@ def test_a_header_that_ends_or_lies_anywhere_is_no_error() -> None:
 
 def test_a_look_at_a_file_agrees_with_its_decode() -> None:
     for data in (JPEG, encoded(COLOR), pillow_bytes(Image.fromarray(COLOR), "TIFF", tiffinfo={274: 6})):
-        seen = look(io.BytesIO(data), len(data), DecodeSpec(W, H))
+        seen = read_workload(io.BytesIO(data), len(data), DecodeSpec(W, H))
         assert seen is not None
         need = seen.working_bytes
         assert status(data, max_bytes=need) == "ok"

@@ -26,7 +26,7 @@ from bigcluster.catalog.manifest import Manifest
 from bigcluster.config import read_toml, resolve
 from bigcluster.errors import ConfigError, DamagedError, MemoryBudgetError, StoreError, UsageError
 from bigcluster.files.bounded import UnfitFileError, parse_json, read_bounded
-from bigcluster.kernels.decode import DecodeSpec, decode, is_plain
+from bigcluster.kernels.decode import DecodeSpec, decode, has_bounded_memory
 from bigcluster.outputs.tables import passed_columns
 from bigcluster.pipeline.run import run
 from bigcluster.planning.footprint import NAME_BYTES
@@ -318,7 +318,7 @@ def test_a_child_that_has_no_memory_left_is_started_anew_before_a_picture_is_giv
 @given(st.binary(max_size=64), st.sampled_from([b"", b"\xff\xd8\xff", b"\x89PNG\r\n\x1a\n", b"II*\0", b"GIF89a"]))
 def test_every_start_of_a_file_is_plain_or_not(data: bytes, start: bytes) -> None:
     for whole in (False, True):
-        assert is_plain(io.BytesIO(start + data), whole=whole) in (True, False)
+        assert has_bounded_memory(io.BytesIO(start + data), whole=whole) in (True, False)
 
 
 @pytest.mark.parametrize(
@@ -333,7 +333,7 @@ def test_every_start_of_a_file_is_plain_or_not(data: bytes, start: bytes) -> Non
 def test_metadata_without_end_is_not_plain(tmp_path: Path, maker: Callable[[Path], None], name: str) -> None:
     maker(tmp_path)
     with (tmp_path / name).open("rb") as file:
-        assert not is_plain(file, whole=True)
+        assert not has_bounded_memory(file, whole=True)
 
 
 def test_headers_are_read_within_bounds(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""One decode for every kind of file. It returns a status and never raises for what is wrong with a file.
+"""Decodes every kind of file to pixels of one size; what is wrong with a file is a status and never an exception.
 
 - EXIF orientation is applied, by ourselves, whoever decodes.
 - Grey of a JPEG is its own luma plane, of anything else BT.601 luma: the same formula.
@@ -7,7 +7,7 @@
 - What samples mean (depth, white, transparency) is decided in samples.py.
 - Floating-point, signed and 32-bit samples have no agreed black and white: status `unsupported`.
 
-Pillow's decode of the kinds of pictures that OpenCV does not read, or not as they are meant: to samples.
+OpenCV decodes what it gets right, and Pillow all other kinds of pictures, to samples.
 """
 
 from __future__ import annotations
@@ -25,14 +25,14 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from bigcluster.kernels.decode.extras import decode_jxl
-from bigcluster.kernels.decode.fit import fit_to, normalize_each, orient
 from bigcluster.kernels.decode.header import FORMATS, Header, parse_header
 from bigcluster.kernels.decode.ifd import ORIENTATION
 from bigcluster.kernels.decode.jpeg import END_OF_IMAGE, JpegHead, lacks_end, without_gaps
 from bigcluster.kernels.decode.limits import check_limits, reduction_of
 from bigcluster.kernels.decode.png import PngHead, fault_of_metadata, picture_only
+from bigcluster.kernels.decode.resize import normalize_each, orient, resize_to
 from bigcluster.kernels.decode.result import Decoded, DecodeSpec, RejectedError, verdict
-from bigcluster.kernels.decode.samples import Samples, shown, with_key
+from bigcluster.kernels.decode.samples import Samples, to_uint8, with_key
 from bigcluster.kernels.decode.tiff import TiffHead
 
 _REDUCED_GREY = {
@@ -50,7 +50,7 @@ _REDUCED_COLOR = {
 
 
 def prepare_codecs() -> None:
-    """Settings of the whole process: one thread per decode, our own size limits, no codec chatter. Call it once."""
+    """Set up the codecs of this process: one thread for each decode, our own size limits, no messages. Call it once."""
     cv2.setNumThreads(1)
     cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
     Image.MAX_IMAGE_PIXELS = None  # read_header has its own limit, as a status and not as a warning
@@ -58,11 +58,15 @@ def prepare_codecs() -> None:
 
 
 def decode(data: bytes, spec: DecodeSpec) -> Decoded:
-    """Decode one file's bytes into `spec`'s shape."""
+    """Decode the bytes of one file into the shape of `spec`.
+
+    The result has status "ok" and (d,) uint8 pixels, or another status and the reason. Raises MemoryError where the
+    system gives no memory.
+    """
     width = height = None
     try:
         header = parse_header(io.BytesIO(data), len(data))
-        width, height = header.seen
+        width, height = header.display_size
         check_limits(header, spec, len(data))
         if header.preview is not None:
             data = header.preview
@@ -78,8 +82,8 @@ def decode(data: bytes, spec: DecodeSpec) -> Decoded:
                 header = replace(header, note="its end marker is missing; the picture is whole")
                 array = _decode_direct(data, header, spec) if header.direct else None
             if array is None:
-                array = _decode_carefully(data, header, spec)
-        array = fit_to(orient(array, header.orientation), spec.width, spec.height, spec.fit)
+                array = _decode_samples(data, header, spec)
+        array = resize_to(orient(array, header.orientation), spec.width, spec.height, spec.fit)
         if spec.normalize == "image":
             array = normalize_each(array)
     except RejectedError as rejected:
@@ -88,13 +92,13 @@ def decode(data: bytes, spec: DecodeSpec) -> Decoded:
 
 
 _TAILS = (b"\x00", b"\xa5", b"\x5a")
-"""Bytes that may have followed: each bit is 0 in one and 1 in another."""
+"""Bytes that stand for the missing end of a file: each bit is 0 in one of them and 1 in another."""
 _TAIL_BYTES = 256
 """More than a block of 64 coefficients takes: each has at most 16 bits of code and 10 of value. Source: T.81, F.1.2."""
 
 
 def _lacks_its_end_alone(data: bytes, head: JpegHead) -> bool:
-    """Whether all that a JPEG lacks is its end marker: no pixel depends on what might have stood before it.
+    """Whether a JPEG lacks nothing but its end marker: no pixel depends on the bytes that may have stood before it.
 
     libjpeg does not tell a file that ends behind its last pixel from one that ends before: it fills up with grey.
     """
@@ -114,20 +118,20 @@ def _lacks_its_end_alone(data: bytes, head: JpegHead) -> bool:
 
 
 def _decode_direct(data: bytes, header: Header, spec: DecodeSpec) -> NDArray[np.uint8] | None:
-    """OpenCV, straight to grey or colour. None where it refuses."""
+    """Decode by OpenCV, straight to grey (h, w) or RGB (h, w, 3); None where OpenCV refuses."""
     # libpng makes grey in linear light where a file says its gamma: grey of a colour PNG goes through colour.
-    by_hand = header.format == "PNG" and header.mode == "RGB" and not spec.color
-    flags = (_REDUCED_COLOR if spec.color or by_hand else _REDUCED_GREY)[reduction_of(header, spec)]
+    from_color = header.format == "PNG" and header.mode == "RGB" and not spec.color
+    flags = (_REDUCED_COLOR if spec.color or from_color else _REDUCED_GREY)[reduction_of(header, spec)]
     array = _opencv(data, flags | cv2.IMREAD_IGNORE_ORIENTATION)
     if array is None:
         return None
-    if by_hand:
+    if from_color:
         return cast("NDArray[np.uint8]", cv2.cvtColor(array, cv2.COLOR_BGR2GRAY))
     return cast("NDArray[np.uint8]", cv2.cvtColor(array, cv2.COLOR_BGR2RGB) if spec.color else array)
 
 
 def _opencv(data: bytes, flags: int) -> Any:
-    """What OpenCV makes of the bytes, or None where it refuses. Raises MemoryError where the system gives no more."""
+    """Decode by OpenCV; None where it refuses. Raises MemoryError where the system gives no memory."""
     try:
         return cv2.imdecode(np.frombuffer(data, np.uint8), flags)
     except cv2.error as error:
@@ -136,23 +140,25 @@ def _opencv(data: bytes, flags: int) -> Any:
         return None
 
 
-def _decode_carefully(data: bytes, header: Header, spec: DecodeSpec) -> NDArray[np.uint8]:
-    samples = _samples(data, header)
+def _decode_samples(data: bytes, header: Header, spec: DecodeSpec) -> NDArray[np.uint8]:
+    """Decode by way of samples to grey (h, w) or RGB (h, w, 3). Raises RejectedError."""
+    samples = _load_samples(data, header)
     if samples.array.shape[:2] != (header.height, header.width):
-        found = f"{samples.array.shape[1]} x {samples.array.shape[0]}"
-        raise RejectedError("damaged", f"its header says {header.width} x {header.height} pixels, its data {found}")
-    array = shown(samples)
+        size = f"{samples.array.shape[1]} x {samples.array.shape[0]}"
+        raise RejectedError("damaged", f"its header says {header.width} x {header.height} pixels, its data {size}")
+    array = to_uint8(samples)
     if array.ndim == 2:
         return cast("NDArray[np.uint8]", cv2.cvtColor(array, cv2.COLOR_GRAY2RGB) if spec.color else array)
     return cast("NDArray[np.uint8]", array if spec.color else cv2.cvtColor(array, cv2.COLOR_RGB2GRAY))
 
 
-def _samples(data: bytes, header: Header) -> Samples:
+def _load_samples(data: bytes, header: Header) -> Samples:
+    """Decode to samples, by the library that gets this kind of picture right. Raises RejectedError."""
     if header.png is not None:
-        return _samples_of_png(picture_only(data), header, header.png)
+        return _load_png(picture_only(data), header, header.png)
     if header.tiff is not None:
         try:
-            return _samples_of_tiff(header.tiff.upright(data), header, header.tiff)
+            return _load_tiff(header.tiff.upright(data), header, header.tiff)
         except RejectedError as rejected:
             if rejected.status == "damaged" and header.tiff.ends_early(len(data)):
                 raise RejectedError("truncated", "the file ends before the last pixels") from rejected
@@ -163,25 +169,27 @@ def _samples(data: bytes, header: Header) -> Samples:
         return Samples(decode_jxl(data))
     if header.deep:
         return Samples(_load_deep(data), header.white)
-    found = load_pillow(data)
-    if header.format in ("BMP", "DIB") and found.has_alpha and not found.array[..., -1].any():
-        return found.without_alpha()  # as in browsers: many programs leave zeros where the format has an alpha channel
-    return found
+    samples = load_pillow(data)
+    if header.format in ("BMP", "DIB") and samples.has_alpha and not samples.array[..., -1].any():
+        return (
+            samples.without_alpha()
+        )  # as in browsers: many programs leave zeros where the format has an alpha channel
+    return samples
 
 
-def _samples_of_png(data: bytes, header: Header, head: PngHead) -> Samples:
+def _load_png(data: bytes, header: Header, head: PngHead) -> Samples:
     array = None if header.direct else _in_rgb_order(_opencv(data, cv2.IMREAD_UNCHANGED))
     if array is None:
-        found = load_pillow(data)
+        samples = load_pillow(data)
         if header.deep:
             raise RejectedError("damaged", "the 16-bit data cannot be decoded")
-        array = found.array
+        array = samples.array
     if head.key is not None and array.ndim == 2:
         array = with_key(array, head.key if header.deep else head.key * 255 // ((1 << head.depth) - 1))
     return Samples(array)
 
 
-def _samples_of_tiff(data: bytes, header: Header, head: TiffHead) -> Samples:
+def _load_tiff(data: bytes, header: Header, head: TiffHead) -> Samples:
     if not head.deep:
         return load_pillow(data, turned_by_tag=ORIENTATION in head.directory.places, palette=head.palette)
     array = _load_deep(data)
@@ -191,7 +199,7 @@ def _samples_of_tiff(data: bytes, header: Header, head: TiffHead) -> Samples:
 
 
 def _load_deep(data: bytes) -> NDArray[np.uint16]:
-    """Samples of more than 8 bits by OpenCV: (h, w[, 3 or 4])."""
+    """Decode samples of more than 8 bits by OpenCV: (h, w[, 3 or 4]) uint16. Raises RejectedError."""
     if data[:2] in (b"P2", b"P3"):
         return plain_samples(data)
     array = _in_rgb_order(_opencv(data, cv2.IMREAD_UNCHANGED))
@@ -215,9 +223,10 @@ _WEBP_WITH_ALPHA = 0x10
 
 
 def load_pillow(data: bytes, *, turned_by_tag: bool = True, palette: tuple[int, ...] | None = None) -> Samples:
-    """Decode, without applying an orientation; a fault becomes a status.
+    """Decode by Pillow, without applying an orientation. Raises RejectedError for what is wrong with the file.
 
-    turned_by_tag : whether a TIFF file has the tag of the orientation; where it has none Pillow would take XMP's.
+    turned_by_tag : whether a TIFF file has the tag of the orientation; where it has none, Pillow would take that of
+    XMP.
     palette : the palette of a TIFF file.
     """
     heif = ("HEIF",) if "HEIF" in Image.OPEN else ()  # since a header asked for it
@@ -249,7 +258,10 @@ def load_pillow(data: bytes, *, turned_by_tag: bool = True, palette: tuple[int, 
 
 
 def plain_samples(data: bytes) -> NDArray[np.uint16]:
-    """(h, w[, 3]) of a PGM or PPM file in plain numbers, which neither library reads with more than 8 bits."""
+    """Read a PGM or PPM file in its plain (text) form: (h, w[, 3]) uint16. Raises RejectedError.
+
+    Neither library reads that form with more than 8 bits.
+    """
     image = Image.open(io.BytesIO(data), formats=("PPM",))
     n_values = image.width * image.height * (3 if image.mode == "RGB" else 1)
     numbers = re.sub(rb"#[^\r\n]*", b"", data[image.tile[0].offset :])
@@ -263,12 +275,13 @@ def plain_samples(data: bytes) -> NDArray[np.uint16]:
 
 
 def _of_mode(image: Image.Image) -> Samples:
-    see_through = "transparency" in image.info
+    """The samples of a picture that Pillow has loaded, in one of the layouts of `Samples`."""
+    transparent = "transparency" in image.info
     if image.mode in ("1", "L"):
-        return Samples(np.asarray(image.convert("LA" if see_through else "L")))
+        return Samples(np.asarray(image.convert("LA" if transparent else "L")))
     if image.mode in ("LA", "La"):
         return Samples(np.asarray(image), premultiplied=image.mode == "La")
-    if image.mode in ("PA", "RGBA") or (image.mode in ("P", "RGB") and see_through):
+    if image.mode in ("PA", "RGBA") or (image.mode in ("P", "RGB") and transparent):
         return Samples(np.asarray(image.convert("RGBA")))
     if image.mode.startswith("I;16"):
         return Samples(np.asarray(image).astype(np.uint16))
@@ -289,7 +302,7 @@ def _by_palette(indices: NDArray[np.uint8], palette: tuple[int, ...]) -> NDArray
 
 
 def _on_canvas(samples: Samples, frame: tuple[int, int, int, int]) -> Samples:
-    """A first frame that is smaller than its canvas: nothing was drawn around it."""
+    """Put a first frame that is smaller than its canvas onto it; the canvas around it is transparent."""
     array: NDArray[Any] = samples.array
     left, top, right, bottom = frame
     if (left, top, right, bottom) == (0, 0, array.shape[1], array.shape[0]):
@@ -301,6 +314,6 @@ def _on_canvas(samples: Samples, frame: tuple[int, int, int, int]) -> Samples:
 
 
 def _with_canvas(data: bytes) -> bytes:
-    """An animated WebP said to have an alpha channel: around a first frame that is smaller nothing is drawn."""
+    """Mark an animated WebP as one with an alpha channel, so that the canvas around a smaller frame is transparent."""
     animated = data[:4] == b"RIFF" and data[12:16] == b"VP8X" and len(data) > 20 and data[20] & _ANIMATED_WEBP
     return data[:20] + bytes([data[20] | _WEBP_WITH_ALPHA]) + data[21:] if animated else data

@@ -1,6 +1,6 @@
-"""Pictures that a library reads which comes with an extra of this package: HEIC, JPEG XL, and previews in camera RAW.
+"""Decodes the formats whose libraries come with an extra of this package: HEIC, JPEG XL, previews in camera RAW.
 
-Each library is imported when the first file of its kind is met, and not before: they take memory.
+Each library is imported when the first file of its kind is read, because it takes memory.
 """
 
 from __future__ import annotations
@@ -30,15 +30,17 @@ _FLIPS = {0: 1, 3: 3, 5: 8, 6: 6}
 
 
 def is_heif(start: bytes) -> bool:
+    """Whether a file begins as HEIF."""
     return start[4:8] == b"ftyp" and start[8:12] in _HEIF_BRANDS
 
 
 def is_jxl(start: bytes) -> bool:
+    """Whether a file begins as JPEG XL."""
     return start.startswith(_JXL)
 
 
 def is_raw(file: Any, start: bytes) -> bool:
-    """Whether a file is one of a camera's sensor data. Many of them have the form of TIFF, and say no word of it."""
+    """Whether an open file holds the sensor data of a camera (RAW). Many of those look like TIFF files."""
     if start.startswith(_RAW_STARTS) or start[4:12] == b"ftypcrx " or start[:10] == b"II*\0\x10\0\0\0CR":
         return True
     if not start.startswith((b"II*\0", b"MM\0*")):
@@ -51,7 +53,7 @@ def is_raw(file: Any, start: bytes) -> bool:
 
 
 def needs_extra(reason: str) -> str | None:
-    """The extra that was missing where a file was `unsupported` for that reason, and is there now."""
+    """The extra that was missing where a file was `unsupported` for this reason, and is installed now; else None."""
     for extra, (module, what) in _LIBRARIES.items():
         if reason == _missing(extra, what) and find_spec(module) is not None:
             return extra
@@ -61,7 +63,7 @@ def needs_extra(reason: str) -> str | None:
 
 
 def heif_formats() -> tuple[str, ...]:
-    """Have Pillow know HEIF; the name that it has there. Raises RejectedError where the library is missing."""
+    """Register HEIF with Pillow, and return its name there. Raises RejectedError where the library is missing."""
     library = _library("heif")
     if "HEIF" not in Image.OPEN:
         library.register_heif_opener(decode_threads=1, thumbnails=False, depth_images=False, aux_images=False)
@@ -69,7 +71,7 @@ def heif_formats() -> tuple[str, ...]:
 
 
 def probe_jxl(data: bytes) -> tuple[int, int]:
-    """(width, height) as seen. Raises RejectedError."""
+    """Read (width, height) of a JPEG XL file, orientation applied. Raises RejectedError."""
     library = _library("jxl")
     try:
         found = library.probe(data)
@@ -81,7 +83,7 @@ def probe_jxl(data: bytes) -> tuple[int, int]:
 
 
 def decode_jxl(data: bytes) -> NDArray[np.uint8]:
-    """(h, w[, 2, 3 or 4]) uint8. Raises RejectedError."""
+    """Decode a JPEG XL file to (h, w[, 2, 3 or 4]) uint8. Raises RejectedError."""
     try:
         array: NDArray[np.uint8] = _library("jxl").decode(data)
     except MemoryError:
@@ -92,7 +94,7 @@ def decode_jxl(data: bytes) -> NDArray[np.uint8]:
 
 
 def raw_preview(data: bytes) -> tuple[bytes, int]:
-    """The largest preview in a camera's file, as JPEG or PPM, and the orientation that it is to be seen in.
+    """Extract the largest preview of a RAW file, as the bytes of a JPEG or PPM file, and its orientation.
 
     Raises RejectedError where there is none.
     """

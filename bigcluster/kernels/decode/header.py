@@ -1,9 +1,8 @@
-"""Headers of pictures, read before anything is decoded: format, size, orientation, depth, what samples mean.
+"""Reads the header of a picture before it is decoded: format, size, orientation, depth, what its samples mean.
 
-JPEG, PNG and TIFF are read by ourselves, and so is EXIF: a library would turn by XMP as well, or refuse a file for its
-text.
-
-JPEG 2000 by its boxes: depth, sign and colours of its components. Source: ITU-T T.800, annexes A.5.1 and I.
+JPEG, PNG, TIFF and EXIF are read by modules of this package, because a library would apply an orientation of XMP as
+well, or refuse a file for its text. JPEG 2000 is read here, by its boxes: depth, sign and colours of its components
+(source: ITU-T T.800, annexes A.5.1 and I). Pillow reads the headers of all other formats.
 """
 
 from __future__ import annotations
@@ -44,11 +43,12 @@ FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "AVIF", "BMP", "DIB", "TIFF", "PPM", "J
 assert set(FORMATS) <= set(Image.OPEN), "a plugin is missing from _PLUGINS"  # MPO comes by way of JPEG
 _TIFF = (b"II*\x00", b"MM\x00*", b"II+\x00", b"MM\x00+")
 _DEEP_PPM = 65_535
+"""The largest sample that a PPM file may declare: it may as well mean fewer bits in 16."""
 
 
 @dataclass(frozen=True)
 class Header:
-    """What the first bytes of a file say of the picture."""
+    """What the header of a file says of the picture. Sizes are in pixels."""
 
     format: str
     mode: str
@@ -79,7 +79,7 @@ class Header:
 
     @property
     def n_copies(self) -> int:
-        """How often the file is held: some decoders get it without what would mislead them, LibRaw has its own copy."""
+        """Copies of the file in memory: some decoders get one without misleading parts, and LibRaw has its own."""
         if self.preview is not None:
             return 3
         ended = self.jpeg is not None and not self.direct  # with an end marker, where it lacks one
@@ -89,21 +89,21 @@ class Header:
         return 2 if ended or turned or filled or plain_numbers or (self.png is not None and not self.direct) else 1
 
     @property
-    def seen(self) -> tuple[int, int]:
-        """(width, height) as a person sees them."""
+    def display_size(self) -> tuple[int, int]:
+        """(width, height) after the orientation is applied."""
         return (self.height, self.width) if self.orientation >= 5 else (self.width, self.height)
 
 
 def read_header(file: Any) -> tuple[int, int] | None:
-    """(width, height) as seen, of an open binary file; None where there is no readable header."""
+    """Read (width, height), orientation applied, of an open binary file; None where the header cannot be read."""
     try:
-        return parse_header(file, 1).seen
+        return parse_header(file, 1).display_size
     except RejectedError:
         return None
 
 
 def parse_header(file: Any, n_bytes: int) -> Header:
-    """Of an open binary file of n_bytes. Raises RejectedError where it is no picture of a kind that is decoded."""
+    """Read the header of an open binary file of n_bytes. Raises RejectedError where it cannot be decoded."""
     if n_bytes == 0:
         raise RejectedError("empty", "the file has no bytes")
     file.seek(0)
@@ -155,7 +155,7 @@ def _of_tiff(head: TiffHead) -> Header:
 
 
 def _of_raw(file: Any) -> Header:
-    """The header of the preview, which is turned as the sensor was where it does not say itself."""
+    """Read the header of the preview, which has the orientation of the sensor where it has none of its own."""
     file.seek(0)
     preview, orientation = extras.raw_preview(file.read())
     header = parse_header(io.BytesIO(preview), len(preview))
@@ -170,7 +170,7 @@ def _of_jxl(file: Any) -> Header:
 
 
 def _of_other(file: Any, start: bytes) -> Header:
-    """By Pillow."""
+    """Read the header of a JPEG XL or JPEG 2000 file here, of all other formats by Pillow."""
     if extras.is_jxl(start):
         return _of_jxl(file)
     # Before Pillow, which takes a file of a kind that it does not decode for a broken one.
@@ -251,6 +251,7 @@ _COLORS = {12: (4,), 16: (3, 4), 17: (1, 2), 18: (3,)}
 """Enumerated colour space -> numbers of components: CMYK, sRGB, grey, sYCC."""
 _CMYK, _SYCC = 12, 18
 _MOST_BOXES = 1000
+"""Boxes of a JPEG 2000 file that are read; real files have about ten."""
 _FARTHEST = 1 << 61
 """Bytes from where on nothing is looked for: no file is that long, and none can be asked for what lies beyond 2^63."""
 _MOST_HEADER = 16 << 20
@@ -258,7 +259,10 @@ _MOST_HEADER = 16 << 20
 
 
 def jp2_bits(file: Any) -> int:
-    """Bits a sample, of an open file. Raises RejectedError where the samples mean what no reader gets right."""
+    """Read the bits of a sample of an open JPEG 2000 file.
+
+    Raises RejectedError for samples that no library decodes right.
+    """
     file.seek(0)
     colors, has_palette, start = None, False, 0
     if file.read(len(CONTAINER)) == CONTAINER:
@@ -299,7 +303,7 @@ def jp2_bits(file: Any) -> int:
 
 
 def _boxes(file: Any, at: int, stop: int | None) -> Iterator[tuple[bytes, int, int]]:
-    """(kind, where its content begins, bytes of it) of the boxes from `at`; the last one may reach to the end."""
+    """Yield (kind, offset of the content, its bytes) of the boxes from `at`; the last one may reach to the end."""
     for _ in range(_MOST_BOXES):
         if at > _FARTHEST or (stop is not None and at + 8 > stop):
             return

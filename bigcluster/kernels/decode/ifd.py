@@ -1,7 +1,7 @@
-"""Tags of an image file directory: the first one of a TIFF file, or that of EXIF data, which has the same form.
+"""Reads the tags of an image file directory: the first one of a TIFF file, or that of EXIF data, of the same form.
 
-Read by ourselves and within bounds, so that size, orientation and the meaning of samples have one source, whichever
-library decodes. Source: TIFF 6.0, section 2; BigTIFF as in libtiff.
+It reads within bounds, so that size, orientation and the meaning of samples have one source, whichever library decodes.
+Source: TIFF 6.0, section 2; BigTIFF as in libtiff.
 """
 
 from __future__ import annotations
@@ -25,21 +25,25 @@ _EXIF = b"Exif\0\0"
 
 @dataclass
 class Directory:
-    """What was found: values of the wanted tags, and where the entries of all tags lie."""
+    """A directory: values of the requested tags, and the offsets of the entries of all tags."""
 
     order: str
-    """'<' or '>', as struct wants it."""
+    """Byte order as of `struct`: '<' or '>'."""
     values: dict[int, tuple[int, ...]] = field(default_factory=dict)
     places: dict[int, int] = field(default_factory=dict)
     """Tag -> offset of its entry in the file, in bytes."""
     is_big: bool = False
 
     def one(self, tag: int, default: int | None = None) -> int | None:
+        """The first value of a tag, or `default` where it is not there."""
         return next(iter(self.values.get(tag, ())), default)
 
 
-def read_directory(file: Any, wanted: Collection[int]) -> Directory | None:
-    """The first directory of an open TIFF file; None where there is none. Values outside of the file are left out."""
+def read_directory(file: Any, tags: Collection[int]) -> Directory | None:
+    """Read the first directory of an open TIFF file; None where there is none. Values outside the file are left out.
+
+    tags : the tags whose values are read.
+    """
     head = _at(file, 0, 16)
     order = {b"II": "<", b"MM": ">"}.get(head[:2])
     if order is None or len(head) < 8:
@@ -51,8 +55,8 @@ def read_directory(file: Any, wanted: Collection[int]) -> Directory | None:
         count_code, entry_code, start = "H", "HHI", struct.unpack_from(order + "I", head, 4)[0]
     else:
         return None
-    found = Directory(order, is_big=magic == 43)
-    count_bytes, room = struct.calcsize("=" + count_code), 8 if found.is_big else 4
+    directory = Directory(order, is_big=magic == 43)
+    count_bytes, room = struct.calcsize("=" + count_code), 8 if directory.is_big else 4
     entry_bytes = struct.calcsize("=" + entry_code) + room
     counted = _at(file, start, count_bytes)
     if len(counted) < count_bytes:
@@ -61,39 +65,40 @@ def read_directory(file: Any, wanted: Collection[int]) -> Directory | None:
     table = _at(file, start + count_bytes, n_entries * entry_bytes)
     for at in range(0, len(table) - entry_bytes + 1, entry_bytes):
         tag, kind, count = struct.unpack_from(order + entry_code, table, at)
-        if tag in found.places:
+        if tag in directory.places:
             continue
-        found.places[tag] = start + count_bytes + at
-        if tag in wanted and kind in _CODES and 0 < count <= _MOST_VALUES:
+        directory.places[tag] = start + count_bytes + at
+        if tag in tags and kind in _CODES and 0 < count <= _MOST_VALUES:
             n_bytes = count * struct.calcsize("=" + _CODES[kind])
             inline = table[at + entry_bytes - room : at + entry_bytes]
             if n_bytes > room:
-                inline = _at(file, struct.unpack(order + ("Q" if found.is_big else "I"), inline)[0], n_bytes)
+                inline = _at(file, struct.unpack(order + ("Q" if directory.is_big else "I"), inline)[0], n_bytes)
             if len(inline) >= n_bytes:
                 n, code = (2 * count, "I") if kind == _RATIONAL else (count, _CODES[kind])
-                found.values[tag] = struct.unpack(f"{order}{n}{code}", inline[:n_bytes])
-    return found
+                directory.values[tag] = struct.unpack(f"{order}{n}{code}", inline[:n_bytes])
+    return directory
 
 
 def directory_start(file: Any) -> int:
-    """Where the first directory of an open TIFF file should lie, in bytes."""
+    """The offset of the first directory of an open TIFF file, in bytes, as its header says."""
     head = _at(file, 0, 16)
     order = "<" if head[:2] == b"II" else ">"
     code, at = ("Q", 8) if struct.unpack_from(order + "H", head.ljust(4), 2)[0] == 43 else ("I", 4)
-    found: int = struct.unpack_from(order + code, head.ljust(16, b"\xff"), at)[0]
-    return found
+    start: int = struct.unpack_from(order + code, head.ljust(16, b"\xff"), at)[0]
+    return start
 
 
 def orientation_in(exif: bytes) -> int:
-    """The orientation (1 to 8) that EXIF data asks for, of any integer type; 1 where it asks for none.
+    """Read the orientation (1 to 8) in EXIF data, of any integer type; 1 where there is none.
 
-    XMP is not looked at: browsers do not, either.
+    An orientation in XMP does not count, as in browsers.
     """
-    found = read_directory(io.BytesIO(exif.removeprefix(_EXIF)), (ORIENTATION,))
-    return 1 if found is None else valid_orientation(found.one(ORIENTATION))
+    directory = read_directory(io.BytesIO(exif.removeprefix(_EXIF)), (ORIENTATION,))
+    return 1 if directory is None else valid_orientation(directory.one(ORIENTATION))
 
 
 def valid_orientation(value: int | None) -> int:
+    """The orientation, or 1 where it is not one of 1 to 8."""
     return value if value is not None and 1 <= value <= 8 else 1
 
 
@@ -101,5 +106,5 @@ def _at(file: Any, start: int, n_bytes: int) -> bytes:
     if start >= 1 << 63:  # no file has such an offset
         return b""
     file.seek(start)
-    found: bytes = file.read(n_bytes)
-    return found
+    data: bytes = file.read(n_bytes)
+    return data

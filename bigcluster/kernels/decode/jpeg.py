@@ -1,4 +1,4 @@
-"""JPEG by its segments: size, kind and EXIF before anything is decoded; bytes that belong to no segment taken out.
+"""Reads JPEG files by segments: size, kind and EXIF; and removes the bytes that belong to no segment.
 
 Source: ITU-T T.81, annex B. Encoders and repair tools leave filling between segments, and before restart markers:
 libjpeg decodes on and says "extraneous bytes". As it tells of one fault of a file only, a file is decoded without its
@@ -25,6 +25,7 @@ _ALONE = (0x01, *range(0xD0, 0xD8))
 _MOST_FILLING = 1 << 16
 """Bytes between segments that are passed over before the file counts as damaged."""
 _MOST_SEGMENTS = 10_000
+"""Segments before the picture that are read; real files have a few dozen."""
 _EXIF = b"Exif\0\0"
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _FILLED = re.compile(rb"(?<!\xff)\x00+(?=\xff[\xd0-\xd7])")
@@ -33,7 +34,7 @@ _FILLED = re.compile(rb"(?<!\xff)\x00+(?=\xff[\xd0-\xd7])")
 
 @dataclass(frozen=True)
 class JpegHead:
-    """What stands before the first scan."""
+    """The header of a JPEG file: what stands before the first scan."""
 
     width: int
     height: int
@@ -47,7 +48,7 @@ class JpegHead:
 
 
 def parse_jpeg(file: Any) -> JpegHead:
-    """Of an open file. Raises RejectedError where there is no picture, or one of a kind that is not decoded."""
+    """Read the header of an open JPEG file. Raises RejectedError where it is damaged, or of a kind not decoded."""
     file.seek(2)
     at, filling, exif, frame = 2, list[tuple[int, int]](), b"", None
     for _ in range(_MOST_SEGMENTS):
@@ -86,7 +87,7 @@ def parse_jpeg(file: Any) -> JpegHead:
 
 
 def without_gaps(data: bytes, head: JpegHead) -> bytes:
-    """The file without the bytes between segments of its header."""
+    """Remove the bytes between the segments of the header."""
     parts, at = [], 0
     for start, stop in head.filling:
         parts.append(data[at:start])
@@ -95,9 +96,10 @@ def without_gaps(data: bytes, head: JpegHead) -> bytes:
 
 
 def without_filling(data: bytes, head: JpegHead) -> list[bytes]:
-    """The file without zeros before its restart markers: as it may have been meant, likelier first.
+    """Remove zeros before restart markers: one or two files that may have been meant, the likelier one first.
 
-    A scan may end with a zero byte of its own. So the number of zeros that all have in common is taken out first.
+    A scan may end with a zero byte of its own, so the first file lacks only as many zeros as all markers have before
+    them.
     """
     start, scans = data[: head.scans_start], data[head.scans_start :]
     runs = [found.end() - found.start() for found in _FILLED.finditer(scans)]
@@ -111,6 +113,7 @@ def without_filling(data: bytes, head: JpegHead) -> list[bytes]:
 _NEXT = re.compile(rb"\xff+[\x01-\xcf\xd8-\xfe]")
 """A marker that ends a scan: neither a stuffed zero nor a restart."""
 _ALL_COEFFICIENTS = 64
+"""Coefficients of a block of 8 x 8 samples."""
 
 
 def lacks_end(data: bytes, head: JpegHead) -> bool:
@@ -146,7 +149,7 @@ def lacks_end(data: bytes, head: JpegHead) -> bool:
 
 
 def _next_marker(file: Any, at: int) -> tuple[int, int]:
-    """(code, where it begins) of the next marker; filling with 0xFF before it is part of it (B.1.1.2)."""
+    """Find the next marker: (code, offset); bytes 0xFF before it are part of it. Source: T.81, B.1.1.2."""
     stop = at + _MOST_FILLING
     while at < stop:
         start, byte = at, file.read(1)

@@ -1,9 +1,8 @@
-"""What a decode may take, checked against the header: pixels, and working memory.
+"""Projects the working memory of a decode from the header, and refuses pictures that take too many pixels or bytes.
 
-Working memory of one decode: upper bounds in bytes per pixel, measured for every kind of picture that is read.
-
-Direct pictures go through OpenCV, at a reduced scale where a JPEG allows it; all others through Pillow and conversions,
-where the picture, its RGB or RGBA form and the array of it exist at once.
+The bounds are in bytes for each pixel and were measured for every kind of picture. Direct pictures (`Header.direct`) go
+through OpenCV, at a reduced scale where a JPEG allows it. All others go through Pillow and conversions, where the
+picture, its RGB or RGBA form and its array exist at once.
 """
 
 from __future__ import annotations
@@ -17,6 +16,7 @@ from bigcluster.units import show_bytes
 
 
 def check_limits(header: Header, spec: DecodeSpec, n_bytes: int) -> None:
+    """Raise RejectedError ("too_large") where a file of n_bytes exceeds `spec.max_pixels` or `spec.max_bytes`."""
     n_pixels = header.width * header.height
     if n_pixels > spec.max_pixels:
         raise RejectedError(
@@ -33,19 +33,20 @@ def check_limits(header: Header, spec: DecodeSpec, n_bytes: int) -> None:
 
 
 @dataclass(frozen=True)
-class Look:
-    """What a header says of the work that a file makes."""
+class Workload:
+    """The work of decoding one file, as its header says."""
 
     n_pixels: int
     n_bytes: int
     is_jpeg: bool
     reduction: int
-    """Of a JPEG that is decoded at a reduced scale: 2, 4 or 8."""
+    """Divisor of the scale at which a JPEG is decoded: 1, 2, 4 or 8."""
     working_bytes: int
+    """Upper bound of the memory of the decode, in bytes."""
 
 
-def look(file: Any, n_bytes: int, spec: DecodeSpec) -> Look | None:
-    """At an open binary file of n_bytes; None where there is no readable header, or more pixels than are decoded."""
+def read_workload(file: Any, n_bytes: int, spec: DecodeSpec) -> Workload | None:
+    """Read the header of an open binary file of n_bytes; None where it cannot be read, or exceeds `spec.max_pixels`."""
     try:
         header = parse_header(file, n_bytes)
     except RejectedError:
@@ -53,11 +54,11 @@ def look(file: Any, n_bytes: int, spec: DecodeSpec) -> Look | None:
     n_pixels = header.width * header.height
     if n_pixels > spec.max_pixels:
         return None
-    return Look(n_pixels, n_bytes, header.is_jpeg, reduction_of(header, spec), working_bytes(header, spec, n_bytes))
+    return Workload(n_pixels, n_bytes, header.is_jpeg, reduction_of(header, spec), working_bytes(header, spec, n_bytes))
 
 
 def working_bytes(header: Header, spec: DecodeSpec, n_bytes: int) -> int:
-    """Upper bound of what the decode holds: the file's bytes, the picture, and the result before it is handed over."""
+    """Project the bytes that a decode holds at most: those of the file, the picture, and the result."""
     if header.direct:
         picture = direct_bytes(
             header.width,
@@ -67,37 +68,45 @@ def working_bytes(header: Header, spec: DecodeSpec, n_bytes: int) -> int:
             coefficients_of=header.mode if header.progressive else None,
         )
     else:
-        picture = careful_bytes(header.width * header.height, image_format=header.format, deep=header.deep)
+        picture = indirect_bytes(header.width * header.height, image_format=header.format, deep=header.deep)
     return n_bytes * header.n_copies + picture + 2 * spec.n_values
 
 
 def reduction_of(header: Header, spec: DecodeSpec) -> int:
+    """Choose the divisor of the scale of a JPEG: the largest at which it still has the target size. 1 for others."""
     if not header.is_jpeg:
         return 1
-    width, height = header.seen
+    width, height = header.display_size
     return next((by for by in (8, 4, 2) if width >= by * spec.width and height >= by * spec.height), 1)
 
 
+# Measured bytes for each pixel of the picture.
 DIRECT_GREY = 3
+"""OpenCV's grey picture, the rows of the codec, and what turning and resizing hold beside it."""
 DIRECT_COLOR = 7
-"""The picture in colour, its grey, and the codec's rows."""
+"""OpenCV's picture in colour, its grey, and the rows of the codec."""
 JPEG_COEFFICIENTS = {"L": 2, "RGB": 6}
-"""A progressive file keeps those of the whole picture, 2 bytes a sample, while its scans come in. By mode."""
-CAREFUL = 17
+"""By mode: a progressive JPEG keeps all coefficients, 2 bytes for each sample, until all of its scans are read."""
+INDIRECT = 17
+"""Samples of 8 bits by Pillow, and the conversions after it."""
 DEEP = 20
-CAREFUL_OF_FORMAT = {"WEBP": 26, "AVIF": 21, "JPEG2000": 26, "HEIF": 26, "JXL": 40}
-"""Their codecs hold pictures of their own."""
+"""Samples of more than 8 bits."""
+INDIRECT_OF_FORMAT = {"WEBP": 26, "AVIF": 21, "JPEG2000": 26, "HEIF": 26, "JXL": 40}
+"""Formats whose codecs hold a picture of their own."""
 
 
 def direct_bytes(
     width: int, height: int, *, color: bool, reduction: int = 1, coefficients_of: str | None = None
 ) -> int:
-    """OpenCV's decode. color : of the file or of what is asked; coefficients_of : the mode of a progressive JPEG."""
+    """Project a decode by OpenCV, in bytes.
+
+    color : whether the file or the result is in colour. coefficients_of : the mode of a progressive JPEG, else None.
+    """
     coefficients = 0 if coefficients_of is None else JPEG_COEFFICIENTS[coefficients_of] * width * height
     reduced = -(-width // reduction) * -(-height // reduction)
     return coefficients + (DIRECT_COLOR if color else DIRECT_GREY) * reduced
 
 
-def careful_bytes(n_pixels: int, *, image_format: str, deep: bool) -> int:
-    """Pillow's decode, or OpenCV's of 16-bit samples, and what follows."""
-    return n_pixels * CAREFUL_OF_FORMAT.get(image_format, DEEP if deep else CAREFUL)
+def indirect_bytes(n_pixels: int, *, image_format: str, deep: bool) -> int:
+    """Project a decode to samples and their conversion to pixels, in bytes."""
+    return n_pixels * INDIRECT_OF_FORMAT.get(image_format, DEEP if deep else INDIRECT)

@@ -1,4 +1,4 @@
-"""What codecs print, told apart: damage of the picture, or a remark on its frills.
+"""Tells from what codecs print whether a picture is damaged, or only something beside it.
 
 libjpeg, libpng and libtiff decode on after many a fault and only say so, on fd 2. These are the texts of their sources
 (jerror.h, pngerror.c, tif_*.c); a word in angle brackets stands for a number or a name:
@@ -35,26 +35,27 @@ _FILLING = re.compile(r"Corrupt JPEG data: \d+ extraneous bytes before marker 0x
 FILLED = "filling stands before its restart markers; the picture is whole"
 _END_OF_IMAGE = b"\xff\xd9"
 _MOST_SHOWN = 200
+"""Characters of a line that are quoted."""
 
 
-def may_mean_damage(words: str) -> bool:
-    """Whether there is damage among the words of several codecs, whose lines may stand within each other."""
-    return _DAMAGE.search(words) is not None
+def may_mean_damage(output: str) -> bool:
+    """Whether the output of several codecs may speak of damage; their lines may be mixed with each other."""
+    return _DAMAGE.search(output) is not None
 
 
-def damage_in(words: str, data: bytes) -> str:
-    """The first line of a codec's `words` on the file `data` that means damage, cleaned; '' where none does."""
-    for line in words.splitlines():
-        shown = "".join(c for c in " ".join(line.split()) if c.isprintable())
-        if _DAMAGE.fullmatch(shown) and not _is_padding(shown, data):
-            return shown[:_MOST_SHOWN]
+def damage_in(output: str, data: bytes) -> str:
+    """The first line of a codec's output on the file `data` that means damage, printable; '' where none does."""
+    for line in output.splitlines():
+        text = "".join(c for c in " ".join(line.split()) if c.isprintable())
+        if _DAMAGE.fullmatch(text) and not _is_padding(text, data):
+            return text[:_MOST_SHOWN]
     return ""
 
 
 def without_what_was_filled(damage: str, data: bytes) -> list[bytes]:
-    """The files, likelier first, that `data` may have been before it was filled up, if that is all that was said.
+    """Files without the filling bytes of `data`, the likelier one first; none where `damage` says more than filling.
 
-    libjpeg speaks of a file's first fault only: what it says of these decides whether there are others.
+    libjpeg reports only the first fault of a file, so what it says about these files decides whether there are others.
     """
     if _FILLING.fullmatch(damage) is None:
         return []
@@ -65,7 +66,7 @@ def without_what_was_filled(damage: str, data: bytes) -> list[bytes]:
 
 
 def _is_padding(line: str, data: bytes) -> bool:
-    """Some cameras fill up with zeros or ones before the end marker: nothing of the picture is lost."""
+    """Whether a line speaks of zeros or ones before the end marker, which some cameras write: no pixel is lost."""
     found = _TRAILING.fullmatch(line)
     if found is None:
         return False

@@ -1,7 +1,7 @@
-"""PNG by its chunks: what decides over the picture, told apart from metadata. Source: PNG, third edition, section 5.
+"""Reads PNG files by chunks, and separates the picture from its metadata. Source: PNG, third edition, section 5.
 
-Libraries refuse a file for faults of its text, and for profiles that are larger than their guards allow. The picture is
-in IHDR, PLTE, tRNS and IDAT, which carry checksums of their own.
+Libraries refuse a file for faults of its text, and for profiles that are larger than their limits. The picture is in
+IHDR, PLTE, tRNS and IDAT, which have checksums of their own.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _MOST_CHUNKS = 10_000
 
 @dataclass(frozen=True)
 class PngHead:
-    """What stands before the pixels."""
+    """The header of a PNG file: what stands before the pixels."""
 
     width: int
     height: int
@@ -44,14 +44,14 @@ class PngHead:
 
     @property
     def key(self) -> int | None:
-        """The grey that is transparent, in samples as they are stored."""
+        """The grey sample that is transparent, in the depth of the file; None where there is none."""
         if self.color_type != 0 or self.transparency is None or len(self.transparency) < 2:
             return None
         return int.from_bytes(self.transparency[:2], "big") & ((1 << self.depth) - 1)
 
 
 def parse_png(file: Any) -> PngHead:
-    """Of an open file. Raises RejectedError where there is no picture, or a checksum of what decides over it fails."""
+    """Read the header of an open PNG file. Raises RejectedError where a chunk of the picture is missing or damaged."""
     file.seek(len(SIGNATURE))
     head: tuple[int, ...] | None = None
     transparency: bytes | None = None
@@ -95,16 +95,16 @@ def parse_png(file: Any) -> PngHead:
 
 
 def picture_only(data: bytes) -> bytes:
-    """The file without everything that is not the picture: what a decoder's guards for metadata cannot refuse.
+    """Remove all metadata from a file, so that no decoder refuses it for them.
 
-    Raises RejectedError where a checksum is wrong: not every decoder looks.
+    Raises RejectedError where a checksum of the picture is wrong, because not every decoder checks it.
     """
     parts = [SIGNATURE, *_picture_chunks(data), b"\0\0\0\0IEND\xaeB`\x82"]
     return b"".join(parts)
 
 
 def fault_of_metadata(data: bytes) -> str:
-    """What is wrong with the chunks that are not the picture, wherever they stand; '' where nothing is."""
+    """Say what is wrong with the chunks of metadata, anywhere in the file; '' where nothing is."""
     at = len(SIGNATURE)
     for _ in range(_MOST_CHUNKS):
         if at + 12 > len(data):
@@ -125,7 +125,7 @@ def fault_of_metadata(data: bytes) -> str:
 
 
 def _picture_chunks(data: bytes) -> Iterator[bytes]:
-    """Whole chunks; of a file that ends early the last one is cut, and the decoder says so."""
+    """Yield the chunks of the picture; in a file that ends early the last one is cut, which the decoder reports."""
     at = len(SIGNATURE)
     while at + 8 <= len(data):
         n_bytes, kind = struct.unpack_from(">I4s", data, at)

@@ -1,4 +1,4 @@
-"""What is asked of a decode, and what comes out of it: pixels, or a status that says why not."""
+"""The target of a decode (`DecodeSpec`) and its outcome (`Decoded`): pixels, or a status that says why not."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ STATUSES = {
 
 @dataclass(frozen=True)
 class DecodeSpec:
-    """What every picture is turned into."""
+    """The target of every decode.
+
+    width, height : pixels. fit : "stretch", "pad" or "crop". normalize : "none" or "image". max_pixels : most of a
+    file.
+    """
 
     width: int
     height: int
@@ -34,7 +38,7 @@ class DecodeSpec:
     normalize: str = "none"
     max_pixels: int = 250_000_000
     max_bytes: int | None = None
-    """Working memory that one decode may take; larger ones are `too_large`."""
+    """Bytes of working memory that one decode may take; a picture that needs more is `too_large`."""
 
     @property
     def n_channels(self) -> int:
@@ -42,15 +46,17 @@ class DecodeSpec:
 
     @property
     def n_values(self) -> int:
-        """d: values per image."""
+        """Number of values of a picture, d."""
         return self.width * self.height * self.n_channels
 
 
 @dataclass(frozen=True)
 class Decoded:
-    """`pixels` is uint8 of shape (d,): row by row, RGB interleaved where colour is asked; None unless ok.
+    """The outcome of one decode.
 
-    `reason` says why there are none, or what is wrong with an `ok` file beside its picture.
+    status : a key of STATUSES. reason : why there are no pixels, or what is wrong with an "ok" file beside its picture.
+    width, height : of the file, as a person sees it. pixels : (d,) uint8, row by row, RGB interleaved; None unless
+    "ok".
     """
 
     status: str
@@ -59,11 +65,11 @@ class Decoded:
     height: int | None = None
     pixels: NDArray[np.uint8] | None = None
     needed_bytes: int | None = None
-    """Working memory that it takes, where `max_bytes` was less."""
+    """Bytes of working memory that the decode takes, where `max_bytes` allowed less."""
 
 
 class RejectedError(Exception):
-    """A picture that is not decoded: how `decode` hears of it from within."""
+    """Raised inside this package for a picture that cannot be decoded; `decode` turns it into a `Decoded`."""
 
     def __init__(self, status: str, reason: str, needed_bytes: int | None = None) -> None:
         super().__init__(reason)
@@ -73,6 +79,7 @@ class RejectedError(Exception):
 
 
 def one_line(error: Exception) -> str:
+    """The text of an error as one line of at most 200 characters; its type where it has no text."""
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
@@ -91,11 +98,11 @@ _WORDS = (
         "its header is broken, or the file ends early",
     ),
 )
-"""What Pillow and its codecs say -> a status, and a sentence for those who took the picture."""
+"""(pattern of what Pillow and its codecs say, status, a sentence for the owner of the picture)."""
 
 
 def verdict(error: Exception) -> RejectedError:
-    """The status and reason that a decoder's error means; words that we do not know are quoted."""
+    """Make a RejectedError of a decoder's error: its status, and a reason; unknown texts are quoted."""
     said = one_line(error)
     for pattern, status, reason in _WORDS:
         if re.fullmatch(pattern, said, re.IGNORECASE):
@@ -107,7 +114,7 @@ _NOT_DECODED = ("unsupported", "not support", "unknown raw mode", "not available
 
 
 def status_of(error: Exception) -> str:
-    """What Pillow's words mean: its plugins raise OSError, SyntaxError, ValueError, struct.error, zlib.error, ..."""
+    """Choose the status of an error by its text: Pillow's plugins raise OSError, SyntaxError, ValueError and others."""
     said = one_line(error).lower()
     if any(words in said for words in _NOT_DECODED):
         return "unsupported"

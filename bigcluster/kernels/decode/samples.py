@@ -1,4 +1,4 @@
-"""What samples mean, decided once for every format, mode and depth: from decoded samples to grey or RGB of 8 bits.
+"""Turns decoded samples of any format, mode and depth into grey or RGB of 8 bits.
 
 | samples | become |
 |---|---|
@@ -20,19 +20,20 @@ from numpy.typing import NDArray
 Pixels: TypeAlias = NDArray[np.uint8]
 
 WHITE = 255
-_COUNTED = 1 << 16
-"""Pixels at a time where work needs wider copies of them."""
+_BAND_PIXELS = 1 << 16
+"""Pixels that are blended at once: the 16-bit intermediates of a whole picture would be most of what a decode holds."""
 _USUAL_BITS = (8, 10, 12, 14, 16)
+"""Bits of a sample that cameras and scanners use."""
 
 
 @dataclass(frozen=True)
 class Samples:
-    """Decoded, and not yet shown."""
+    """The decoded samples of a picture, with what is known of their meaning."""
 
     array: NDArray[Any]
     """uint8 or uint16 of shape (h, w) grey, (h, w, 2) grey and alpha, (h, w, 3) RGB, or (h, w, 4) RGB and alpha."""
     white: int | None = None
-    """The sample that is white, of uint16; None where the file does not say."""
+    """The value of white, of uint16 samples; None where the file does not say."""
     white_is_zero: bool = False
     premultiplied: bool = False
     """Whether colours are multiplied by their alpha."""
@@ -42,25 +43,25 @@ class Samples:
         return self.array.ndim == 3 and self.array.shape[2] in (2, 4)
 
     def without_alpha(self) -> Samples:
-        """The same, opaque."""
+        """The same samples without their alpha channel."""
         return Samples(self.colors, self.white, self.white_is_zero)
 
     @property
     def colors(self) -> NDArray[Any]:
-        """(h, w) or (h, w, 3)."""
+        """The samples without alpha: (h, w) or (h, w, 3)."""
         if not self.has_alpha:
             return self.array
         return self.array[..., 0] if self.array.shape[2] == 2 else self.array[..., :3]
 
 
 def with_key(array: NDArray[Any], key: int) -> NDArray[Any]:
-    """(h, w) grey -> (h, w, 2): transparent where a sample is `key`."""
+    """Add an alpha channel to grey samples, (h, w) -> (h, w, 2): transparent where a sample equals `key`."""
     opaque = np.iinfo(array.dtype).max
     return np.dstack([array, np.where(array == key, 0, opaque).astype(array.dtype)])
 
 
-def shown(samples: Samples) -> Pixels:
-    """(h, w) or (h, w, 3) uint8, as a page shows it."""
+def to_uint8(samples: Samples) -> Pixels:
+    """Convert samples to 8 bits over white: (h, w) grey or (h, w, 3) RGB, uint8."""
     colors = samples.colors
     alpha = samples.array[..., -1] if samples.has_alpha else None
     if colors.dtype != np.uint8:
@@ -75,25 +76,22 @@ def shown(samples: Samples) -> Pixels:
 
 
 def _used_white(colors: NDArray[Any]) -> int:
-    """The largest value of as many bits as the picture uses: 12-bit data in 16 bits does not come out nearly black."""
-    most = int(colors.max(initial=0))
-    return next((1 << bits) - 1 for bits in _USUAL_BITS if most < 1 << bits)
+    """The largest value of as many bits as the picture uses: 12-bit data in 16 bits must not become nearly black."""
+    largest = int(colors.max(initial=0))
+    return next((1 << bits) - 1 for bits in _USUAL_BITS if largest < 1 << bits)
 
 
 def _to_8_bits(values: NDArray[Any], white: int) -> Pixels:
-    """Whole bits are shifted; other whites (a PGM may say 1000) are scaled to the nearest."""
+    """Shift where white is all bits set; scale and round where it is another value (a PGM may say 1000)."""
     if white & (white + 1) == 0:
         return (values >> (white.bit_length() - 8)).astype(np.uint8)
     return ((values.astype(np.uint32) * WHITE + white // 2) // white).clip(0, WHITE).astype(np.uint8)
 
 
 def _over_white(colors: NDArray[Any], alpha: Pixels, *, premultiplied: bool) -> Pixels:
-    """(h, w[, 3]) over white by (h, w) alpha, rounded to nearest.
-
-    A band of rows at a time: the 16-bit intermediates of a whole picture were most of what its decode held.
-    """
+    """Blend colors (h, w[, 3]) with white by alpha (h, w), rounded to nearest, one band of rows at a time."""
     out: Pixels = np.empty(colors.shape, np.uint8)
-    band_rows = max(1, _COUNTED // max(1, colors.shape[1]))
+    band_rows = max(1, _BAND_PIXELS // max(1, colors.shape[1]))
     for start in range(0, len(colors), band_rows):
         band = slice(start, start + band_rows)
         share = alpha[band].astype(np.uint16).reshape(alpha[band].shape + (1,) * (colors.ndim - 2))

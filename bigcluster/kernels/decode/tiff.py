@@ -1,9 +1,8 @@
-"""TIFF by its tags: which files are read, by whom, and what their samples mean. Everything else is `unsupported`.
+"""Reads TIFF files by tags: decides which of them are decoded, by which library, and what their samples mean.
 
-Both libraries decode more than they get right: OpenCV passes over the photometric interpretation and over planes that
-are stored apart, Pillow over the sign of samples. So this table admits what was compared with files that were written
-sample by sample.
-Source of names and numbers: TIFF 6.0.
+Both libraries decode more than they get right: OpenCV ignores the photometric interpretation and planes that are stored
+apart, Pillow ignores the sign of samples. So only those kinds are admitted that were compared with files written sample
+by sample; all others are `unsupported`. Source of names and numbers: TIFF 6.0.
 """
 
 from __future__ import annotations
@@ -78,7 +77,7 @@ _OTHER_COMPRESSIONS = {
 
 @dataclass(frozen=True)
 class TiffHead:
-    """What the tags say of the picture."""
+    """The header of a TIFF file: what its tags say of the picture."""
 
     width: int
     """Before orientation."""
@@ -99,7 +98,7 @@ class TiffHead:
     directory: Directory
 
     def upright(self, data: bytes) -> bytes:
-        """The file as if it had no orientation: both libraries would apply it, each in its own way."""
+        """Set the orientation of a file to 1, because both libraries would apply it, each in its own way."""
         if self.orientation_entry is None or self.orientation == 1:
             return data
         order = "little" if self.directory.order == "<" else "big"
@@ -122,7 +121,7 @@ class TiffHead:
 
 
 def parse_tiff(file: Any) -> TiffHead:
-    """Of an open file. Raises RejectedError where there is no picture, or one whose meaning is not known."""
+    """Read the header of an open TIFF file. Raises RejectedError where it is damaged, or cannot be decoded right."""
     tags = read_directory(file, _WANTED)
     if tags is None or not tags.places:
         if directory_start(file) >= file.seek(0, 2):
@@ -173,7 +172,7 @@ def parse_tiff(file: Any) -> TiffHead:
 
 
 def _bits(tags: Directory) -> int:
-    """Bits a sample: whole, unsigned, and the same of all samples."""
+    """Read the bits of a sample. Raises RejectedError for signed and floating-point samples and for several depths."""
     bits = tags.values.get(_BITS, (1,))
     kinds = tags.values.get(_FORMAT, (1,))
     if set(kinds) != {1}:
@@ -184,7 +183,7 @@ def _bits(tags: Directory) -> int:
 
 
 def _alpha(photometric: int, n_samples: int, extra: tuple[int, ...]) -> str:
-    """What the first sample behind the colours is. A fourth one of RGB without a word of it is alpha to all readers."""
+    """Read what the first sample behind the colours is; an undeclared fourth one of RGB is alpha, as in all readers."""
     n_extra = n_samples - _N_COLORS[photometric]
     if n_extra < 0 or (n_extra != len(extra) and not (photometric == _RGB and n_extra == 1 and not extra)):
         raise _unknown(
@@ -204,7 +203,7 @@ def _alpha(photometric: int, n_samples: int, extra: tuple[int, ...]) -> str:
 def _check_reader(
     photometric: int, bits: int, n_samples: int, extra: tuple[int, ...], *, planar: bool, flipped: bool
 ) -> None:
-    """Whether a library gets these samples right."""
+    """Raise RejectedError for samples that neither library decodes right."""
     of_a_kind = f"{_MEANINGS[photometric]} in {n_samples} sample{'s' * (n_samples > 1)} of {bits} bits"
     of_a_kind += ", whose colours are stored apart (planar)" if planar else ""
     of_a_kind += ", whose bits are in reverse order" if flipped else ""
@@ -253,7 +252,7 @@ def _check_inks(tags: Directory, photometric: int, compression: int | None) -> N
 
 
 def _says(tags: Directory, tag: int, usual: tuple[float, ...]) -> bool:
-    """Whether a tag of fractions is missing, or says what is usual."""
+    """Whether a tag of fractions is missing, or has the usual values."""
     parts = tags.values.get(tag, ())
     said = [n / d for n, d in zip(parts[::2], parts[1::2], strict=True) if d]
     return tag not in tags.places or (

@@ -12,7 +12,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from bigcluster.kernels.decode import DecodeSpec, look, prepare_codecs, read_header
+from bigcluster.kernels.decode import DecodeSpec, prepare_codecs, read_header, read_workload
 from bigcluster.runtime.memory_limit import limit_memory
 from bigcluster.stages.loading.captured_stderr import CapturedStderr
 from bigcluster.stages.loading.files import load_alone, opened
@@ -58,7 +58,7 @@ def _header(path: str, folder: Path | None, spec: dict[str, Any] | None) -> Any:
         with opened(path, folder) as file:
             if spec is None:
                 return read_header(file)
-            seen = look(file, os.fstat(file.fileno()).st_size, DecodeSpec(**spec))
+            seen = read_workload(file, os.fstat(file.fileno()).st_size, DecodeSpec(**spec))
             return None if seen is None else asdict(seen)
     except OSError:
         return None

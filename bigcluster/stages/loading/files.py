@@ -17,8 +17,16 @@ from numpy.typing import NDArray
 from bigcluster.catalog import FileRecord, is_confined
 from bigcluster.files.bounded import UnfitFileError, open_regular
 from bigcluster.files.durable import digest_of
-from bigcluster.kernels.decode import FILLED, DecodeSpec, damage_in, decode, is_plain, may_lie, without_what_was_filled
-from bigcluster.kernels.decode.plain import SNIFFED_BYTES
+from bigcluster.kernels.decode import (
+    FILLED,
+    DecodeSpec,
+    damage_in,
+    decode,
+    has_bounded_memory,
+    header_may_lie,
+    without_what_was_filled,
+)
+from bigcluster.kernels.decode.bounded_memory import SNIFFED_BYTES
 from bigcluster.stages.loading.captured_stderr import ROOM_BYTES, CapturedStderr
 from bigcluster.units import show_bytes
 
@@ -56,7 +64,7 @@ def load_picture(
         return content
     if content is not None and known is not None and known.digest == content.digest:
         return replace(known, mtime_ns=content.mtime_ns)
-    if content is None or not is_plain(io.BytesIO(content.data), whole=True):
+    if content is None or not has_bounded_memory(io.BytesIO(content.data), whole=True):
         del content  # the child reads it itself
         return isolated(path, confined_to, into)
     return _decode(content, spec, into)
@@ -159,7 +167,7 @@ def _read(
             reason = f"reading it needs {show_bytes(n_bytes)}, the memory budget leaves {show_bytes(max_bytes)}"
             return _failed("too_large", reason, n_bytes, mtime_ns, n_bytes)
         with open_regular(path, follow=True) as file:
-            if passing and may_lie(file.peek(SNIFFED_BYTES)):
+            if passing and header_may_lie(file.peek(SNIFFED_BYTES)):
                 return None
             data = file.read(n_bytes + 1)  # a file may grow while it is read
         after = os.stat(path)

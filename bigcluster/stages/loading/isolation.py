@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.catalog import FileRecord
-from bigcluster.kernels.decode import DecodeSpec, Look
+from bigcluster.kernels.decode import DecodeSpec, Workload
 from bigcluster.runtime.processes import start_python
 from bigcluster.stages.loading.files import stat_of
 from bigcluster.units import MIB, show_bytes
@@ -76,10 +76,10 @@ class IsolatedDecoder:
         into[:] = 0
         return self._too_large(path) if answer == NO_MEMORY else self._what_happened(path)
 
-    def look(self, path: str, confined_to: Path | None, spec: DecodeSpec) -> Look | None:
+    def look(self, path: str, confined_to: Path | None, spec: DecodeSpec) -> Workload | None:
         """What the header says of the work that the file makes; None where it cannot be read."""
         answer = self._ask("look", path, confined_to, asdict(spec))
-        return None if not answer or answer == NO_MEMORY else Look(**answer)
+        return None if not answer or answer == NO_MEMORY else Workload(**answer)
 
     def size(self, path: str, confined_to: Path | None) -> tuple[int, int] | None:
         """(width, height) as the header says, as seen; None where it cannot be read."""

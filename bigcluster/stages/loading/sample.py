@@ -18,7 +18,14 @@ from types import TracebackType
 from bigcluster.catalog import FileRecord, Listing
 from bigcluster.errors import ImageSizeError, NoImagesError
 from bigcluster.files.bounded import BoundedFile
-from bigcluster.kernels.decode import DecodeSpec, Look, is_plain, look, prepare_codecs, read_header
+from bigcluster.kernels.decode import (
+    DecodeSpec,
+    Workload,
+    has_bounded_memory,
+    prepare_codecs,
+    read_header,
+    read_workload,
+)
 from bigcluster.planning.plan import Pictures
 from bigcluster.stages.loading.files import opened
 from bigcluster.stages.loading.isolation import IsolatedDecoder
@@ -52,19 +59,19 @@ class Headers:
         path, confined_to = self._listing.path(row), self._listing.confined_to
         try:
             with opened(path, confined_to) as file:
-                if is_plain(file, whole=False):
+                if has_bounded_memory(file, whole=False):
                     return read_header(BoundedFile(file, HEADER_BYTES))
         except OSError:
             return None
         return self._child.size(path, confined_to) if self._child.n_lost < MOST_LOST else None
 
-    def look(self, row: int, spec: DecodeSpec) -> tuple[Look, bool] | None:
+    def look(self, row: int, spec: DecodeSpec) -> tuple[Workload, bool] | None:
         """What work a file makes that is to become as `spec` says, and whether a child decodes it."""
         path, confined_to = self._listing.path(row), self._listing.confined_to
         try:
             with opened(path, confined_to) as file:
-                if is_plain(file, whole=False):
-                    seen = look(BoundedFile(file, HEADER_BYTES), os.fstat(file.fileno()).st_size, spec)
+                if has_bounded_memory(file, whole=False):
+                    seen = read_workload(BoundedFile(file, HEADER_BYTES), os.fstat(file.fileno()).st_size, spec)
                     return None if seen is None else (seen, False)
         except OSError:
             return None
@@ -122,7 +129,7 @@ def look_at(listing: Listing, headers: Headers, spec: DecodeSpec) -> Pictures | 
     every, spread = [each for each, _ in both], [each for each, _ in seen]
     typical = spread or every
 
-    def pixels(kind: Callable[[Look], bool]) -> float:
+    def pixels(kind: Callable[[Workload], bool]) -> float:
         """Of this kind, per file of any kind."""
         return sum(each.n_pixels for each in typical if kind(each)) / len(typical)
 
@@ -153,6 +160,6 @@ def _size(listing: Listing, row: int) -> int:
     return status.st_size if stat.S_ISREG(status.st_mode) else 0
 
 
-def _look_each(headers: Headers, rows: Iterable[int], spec: DecodeSpec) -> list[tuple[Look, bool]]:
+def _look_each(headers: Headers, rows: Iterable[int], spec: DecodeSpec) -> list[tuple[Workload, bool]]:
     looks = (headers.look(row, spec) for row in rows)
     return [seen for seen in looks if seen is not None]

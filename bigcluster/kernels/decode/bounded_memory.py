@@ -1,9 +1,9 @@
-"""Which files are decoded beside others, and which ones by themselves in a child whose memory the system limits.
+"""Decides which files have a header that bounds the memory of their decode; all others are decoded in a limited child.
 
-The memory that a decode takes follows from the header, if the header tells the truth. In TIFF, WebP, AVIF, HEIF and
-JPEG 2000 it need not: a tile may be larger than the picture, a frame larger than its container says, and a library may
-hold the whole file several times to find out. JPEG and PNG have one size, in one place; but metadata may come in
-millions of segments, or unfold to a thousand times their length. Files where all of that is small are plain.
+The memory of a decode follows from the header, if the header tells the truth. In TIFF, WebP, AVIF, HEIF and JPEG 2000
+it need not: a tile may be larger than the picture, a frame larger than its container says, and a library may hold the
+whole file several times to find out. JPEG and PNG have one size, in one place; but their metadata may come in millions
+of segments, or unfold to a thousand times their length. Files whose metadata are small have bounded memory.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ _LIARS = (
 _BOX = b"ftyp"
 """From the fifth byte on: AVIF and HEIF."""
 SNIFFED_BYTES = 16
+"""First bytes of a file, in which every format can be recognized."""
 
 _MOST_HEADER_BYTES = 1 << 20
 """Of metadata, to which the decode may add copies: colour profiles and previews of cameras have some hundred KB."""
@@ -37,29 +38,30 @@ _SEQUENTIAL = (0xC0, 0xC1, 0xC9)
 _FRAMES = tuple(code for code in range(0xC0, 0xD0) if code not in (0xC4, 0xC8, 0xCC))
 
 
-def may_lie(start: bytes) -> bool:
-    """Whether the first bytes of a file, SNIFFED_BYTES or more, are of a format whose header may lie about its size."""
+def header_may_lie(start: bytes) -> bool:
+    """Whether a file is of a format whose header may be wrong about the size. start : SNIFFED_BYTES or more of it."""
     return start.startswith(_LIARS) or start[4:8] == _BOX
 
 
-def is_plain(file: Any, *, whole: bool) -> bool:
-    """Whether an open file is decoded (whole), or its header read, within what its header says.
+def has_bounded_memory(file: Any, *, whole: bool) -> bool:
+    """Whether the header of an open binary file bounds the memory that it takes to decode it, or to read its header.
 
-    A few hundred bytes are read, as a rule; never more than some hundred KB.
+    whole : True for decoding, False for reading the header. As a rule a few hundred bytes are read, and never more than
+    some hundred KB.
     """
     file.seek(0)
     start = file.read(SNIFFED_BYTES)
     if start.startswith(_JPEG):
-        return _is_plain_jpeg(file)
+        return _is_bounded_jpeg(file)
     if start.startswith(_PNG):
-        return _is_plain_png(file, whole)
+        return _is_bounded_png(file, whole)
     if start.startswith(_GIF):
-        return _is_plain_gif(file)
-    return not may_lie(start)
+        return _is_bounded_gif(file)
+    return not header_may_lie(start)
 
 
-def _is_plain_jpeg(file: Any) -> bool:
-    """Source: ITU-T T.81, annex B. Whatever is unusual about the segments is left to the child."""
+def _is_bounded_jpeg(file: Any) -> bool:
+    """A JPEG with unusual segments is left to the child. Source: ITU-T T.81, annex B."""
     at, frame, n_components = 2, 0, 0
     for _ in range(_MOST_SEGMENTS):
         file.seek(at)
@@ -87,7 +89,7 @@ def _is_plain_jpeg(file: Any) -> bool:
     return False
 
 
-def _is_plain_png(file: Any, whole: bool) -> bool:
+def _is_bounded_png(file: Any, whole: bool) -> bool:
     """Source: PNG, third edition, section 5."""
     at, other_bytes, compressed_bytes = len(_PNG), 0, 0
     for _ in range(_MOST_CHUNKS):
@@ -107,7 +109,7 @@ def _is_plain_png(file: Any, whole: bool) -> bool:
     return False
 
 
-def _is_plain_gif(file: Any) -> bool:
+def _is_bounded_gif(file: Any) -> bool:
     """Source: GIF89a, sections 18 to 26: comments and other extensions may stand before the first frame."""
     file.seek(0)
     data = file.read(_MOST_EXTENSION_BYTES)
