@@ -109,8 +109,8 @@ def left_out(ignored: Mapping[str, int]) -> str:
     parts += [f"{n} folder{'s' * (n > 1)} {kind[len('(folder ') : -1]}" for kind, n in sorted(folders.items())]
     if EXCLUDED in ignored:
         parts.append(f"{ignored[EXCLUDED]} excluded")
-    shown = ", ".join(part for part in parts if part)
-    return f"left out: {shown}" if shown else ""
+    text = ", ".join(part for part in parts if part)
+    return f"left out: {text}" if text else ""
 
 
 def _by_extra(extra: str, readable: list[tuple[str, int]]) -> str:

@@ -120,11 +120,11 @@ def unread_folders(listing: Listing) -> str:
         return ""
     names = [name or str(listing.root) for name in listing.unreadable[:FOLDERS_NAMED]]
     more = len(listing.unreadable) - len(names)
-    shown = ", ".join(names) + (f" and {more} more" if more else "")
-    kept = (
+    folders = ", ".join(names) + (f" and {more} more" if more else "")
+    consequence = (
         f"{counted(listing.n_kept, 'image')} of the last run stay" if listing.n_kept else "what is there is not listed"
     )
-    return f"{'a folder' if len(listing.unreadable) == 1 else 'folders'} could not be read ({shown}): {kept}"
+    return f"{'a folder' if len(listing.unreadable) == 1 else 'folders'} could not be read ({folders}): {consequence}"
 
 
 def _check_there(images: str, folder: Path | None = None) -> None:

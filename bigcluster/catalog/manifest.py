@@ -53,8 +53,8 @@ class Manifest:
                     f"the manifest {path.name} has a column named {spaced!r}: take the spaces around it and "
                     "around all cells away"
                 )
-            shown = ", ".join(self._header)
-            raise UsageError(f"the manifest {path.name} needs a column named 'path'; it has {shown:.200}")
+            columns = ", ".join(self._header)
+            raise UsageError(f"the manifest {path.name} needs a column named 'path'; it has {columns:.200}")
         self._at = self._header.index(PATH_COLUMN)
         self.columns = self._others(self._header)
         """The other columns, which are copied to labels.csv, in the order of the file."""

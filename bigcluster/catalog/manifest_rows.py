@@ -62,8 +62,8 @@ def parquet_bytes(most_bytes: int | None) -> int:
     """
     if most_bytes is None:
         return PARQUET_BYTES
-    left = most_bytes - PRODUCTS_BYTES - KEPT_BYTES - PARQUET_CHILD_BYTES
-    return max(_LEAST_PARQUET_BYTES, min(PARQUET_BYTES, left))
+    spare = most_bytes - PRODUCTS_BYTES - KEPT_BYTES - PARQUET_CHILD_BYTES
+    return max(_LEAST_PARQUET_BYTES, min(PARQUET_BYTES, spare))
 
 
 def parquet_child_bytes(images: str | None, most_bytes: int) -> int:
@@ -99,9 +99,9 @@ def csv_rows(path: Path, encoding: str) -> Iterator[Row]:
             if empty:
                 raise UsageError(f"the manifest {path.name} is empty; it needs a column named 'path'")
     except UnicodeError as error:
-        shown = "UTF-16" if encoding == AUTO else encoding
+        encoding_name = "UTF-16" if encoding == AUTO else encoding
         raise UsageError(
-            f"cannot read the manifest {path}: line {begins} or one that follows is not {shown}; "
+            f"cannot read the manifest {path}: line {begins} or one that follows is not {encoding_name}; "
             "set manifest.encoding to the encoding of the file"
         ) from error
     except csv.Error as error:
@@ -171,10 +171,10 @@ def parquet_rows(path: Path, encoding: str, limit_bytes: int = PARQUET_BYTES) ->
     number = 0
     try:
         with child.stdout as rows:
-            lines, left = _lines(rows, path), _UNFOLDED_CHARACTERS + _UNFOLDED_TIMES * path.stat().st_size
+            lines, characters_left = _lines(rows, path), _UNFOLDED_CHARACTERS + _UNFOLDED_TIMES * path.stat().st_size
             for number, cells in enumerate(csv.reader(lines, strict=True), start=1):
-                left -= lines.taken
-                if left < 0:
+                characters_left -= lines.taken
+                if characters_left < 0:
                     raise UsageError(
                         f"the manifest {path.name} unfolds to more than {_UNFOLDED_TIMES} times its size; leave out "
                         "columns of long texts"

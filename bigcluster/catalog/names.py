@@ -37,9 +37,9 @@ def _length_first(run: re.Match[str]) -> str:
 
 def to_csv_path(path: str) -> str:
     """Return a path as it is written in a CSV cell: valid UTF-8, which `from_csv_path` turns back into the path."""
-    shown = path.replace("\\", "\\\\")
-    shown = _NOT_UTF8.sub(lambda found: f"\\x{ord(found[0]) - 0xDC00:02x}", shown)
-    return "./" + shown if shown.startswith(_FORMULA_STARTS) else shown
+    cell = path.replace("\\", "\\\\")
+    cell = _NOT_UTF8.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", cell)
+    return "./" + cell if cell.startswith(_FORMULA_STARTS) else cell
 
 
 def from_csv_path(cell: str) -> str:

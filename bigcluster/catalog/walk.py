@@ -69,16 +69,16 @@ class Ignored(Counter[str]):
         if self._before is None:
             self._before = Names(sorted({*name_budget.taken_by(self._listed_before())}))
         below = f"{folder}/" if folder else ""
-        kept = []
+        names = []
         for index in range(bisect.bisect_left(self._before, below), len(self._before)):
             name = self._before[index]
             if not name.startswith(below):
                 break
             if self._may_list(name, file_filter):
-                kept.append(name)
-        name_budget.take(len(kept))
-        self.n_kept += len(kept)
-        return sorted(kept, key=_path_key)
+                names.append(name)
+        name_budget.take(len(names))
+        self.n_kept += len(names)
+        return sorted(names, key=_path_key)
 
     def _may_list(self, name: str, file_filter: FileFilter) -> bool:
         """Whether this run may list a name of the last run, which may have had other patterns, or a manifest."""
@@ -124,20 +124,20 @@ def folders_of(out: Path | None) -> set[Identity]:
 
     They are not listed, though a link among the images leads there.
     """
-    found: set[Identity] = set()
+    identities: set[Identity] = set()
     level = [] if out is None else [os.fspath(out)]
     for depth in range(_OUT_LEVELS + 1):
         inside: list[str] = []
         for folder in level:
             try:
-                found.add(_identity(folder))
+                identities.add(_identity(folder))
                 if depth < _OUT_LEVELS:  # the last ones hold an entry for every image
                     with os.scandir(folder) as entries:
                         inside += (entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
             except OSError:  # there is no such folder yet, or it is closed: then nobody lists it either
                 continue
         level = inside
-    return found
+    return identities
 
 
 def walk(
@@ -151,11 +151,11 @@ def walk(
     known: set[Identity] = set(but)
     stack = [_inside(root, "", known, ignored, file_filter, name_budget)]
     while stack:
-        found = next(stack[-1], None)
-        if found is None:
+        entry = next(stack[-1], None)
+        if entry is None:
             stack.pop()
             continue
-        path, is_folder = found
+        path, is_folder = entry
         if not is_folder:
             yield path
         elif links.may_follow(path, ignored):
@@ -275,7 +275,7 @@ def match(
     parts = list(Path(pattern).parts)
     if parts[-1] == "**":
         parts.append("*")
-    found: list[str] = []
+    paths: list[str] = []
     seen: set[tuple[Identity, int]] = set()
     folders, links = [("", 0)], list[tuple[str, int]]()
     while folders or links:
@@ -304,13 +304,13 @@ def match(
                 elif not is_folder and at + 1 == len(parts):
                     if file_filter.is_image(path):
                         name_budget.take()
-                        found.append(path)
+                        paths.append(path)
                     else:
                         count_ignored(ignored, os.path.splitext(path)[1].lower())
         except OSError:
-            found += ignored.unreadable_folder(folder, name_budget, file_filter)
-    found.sort(key=_path_key)
-    return found
+            paths += ignored.unreadable_folder(folder, name_budget, file_filter)
+    paths.sort(key=_path_key)
+    return paths
 
 
 def _matching(root: Path, folder: str, part: str, file_filter: FileFilter) -> Iterator[tuple[str, bool, bool]]:
@@ -345,10 +345,10 @@ def _fits(names: list[str], parts: list[str]) -> bool:
     if not parts or not names:
         return not parts and not names
     name, part = names[0], parts[0]
-    shown = part.startswith(".") or not name.startswith(".")
+    is_visible = part.startswith(".") or not name.startswith(".")
     if part == "**":
-        return _fits(names, parts[1:]) or (len(names) > 1 and shown and _fits(names[1:], parts))
-    fits = shown and fnmatch.fnmatchcase(name, part) if glob.has_magic(part) else name == part
+        return _fits(names, parts[1:]) or (len(names) > 1 and is_visible and _fits(names[1:], parts))
+    fits = is_visible and fnmatch.fnmatchcase(name, part) if glob.has_magic(part) else name == part
     return fits and _fits(names[1:], parts[1:])
 
 
@@ -357,8 +357,8 @@ def _path_key(path: str) -> list[tuple[str, str]]:
 
 
 def _identity(folder: str) -> Identity:
-    found = os.stat(folder)
-    return found.st_dev, found.st_ino
+    status = os.stat(folder)
+    return status.st_dev, status.st_ino
 
 
 def _leads_above(root: Path, link: str) -> bool:

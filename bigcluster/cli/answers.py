@@ -22,7 +22,7 @@ class _Saying:
     """The output state of this process, which runs one command."""
 
     log: LogFile | None = None
-    told: bool = False
+    is_printed: bool = False
     """Whether the result has been printed on stdout."""
     on_stdout_alone: bool = True
     """Whether stdout is the only place that holds the result."""
@@ -36,16 +36,16 @@ def log_to(file: str | None) -> str | None:
 
 
 def tell(
-    found: dict[str, Any], as_json: bool, show: Callable[[], None], *, quiet: bool = False, kept: bool = True
+    result: dict[str, Any], as_json: bool, show: Callable[[], None], *, quiet: bool = False, in_files: bool = True
 ) -> None:
     """Print the result.
 
-    found : the result, as JSON values, printed where `as_json` is true. show : prints the result for a person, unless
-    `quiet` is true. kept : whether files in OUT hold the result too.
+    result : the result, as JSON values, printed where `as_json` is true. show : prints the result for a person, unless
+    `quiet` is true. in_files : whether files in OUT hold the result too.
     """
-    _Saying.on_stdout_alone, _Saying.told = as_json or not kept, True
+    _Saying.on_stdout_alone, _Saying.is_printed = as_json or not in_files, True
     if as_json:
-        print(json.dumps(found, indent=2))
+        print(json.dumps(result, indent=2))
     elif not quiet:
         show()
 
@@ -80,7 +80,7 @@ def tell_error(kind: str, message: str, exit_code: int) -> None:
     kind : the name of the error class. exit_code : the exit code that the process will end with.
     """
     say(f"bigcluster: {message}")
-    if "--json" in sys.argv[1:] and not _Saying.told:  # also where the command line itself is wrong
+    if "--json" in sys.argv[1:] and not _Saying.is_printed:  # also where the command line itself is wrong
         print(json.dumps({"error": {"kind": kind, "message": message, "exit_code": exit_code}}, indent=2))
 
 
@@ -89,14 +89,14 @@ def listening(*, quiet: bool) -> Iterator[Listener]:
     """Yield the listener that shows events on stderr and writes them to the log."""
     from bigcluster.cli import display
 
-    with display.listening(quiet=quiet) as shown:
+    with display.listening(quiet=quiet) as listener:
         if _Saying.log is None:
-            yield shown
+            yield listener
             return
         logged = display.Plain(_Saying.log.line)
 
         def both(event: Event) -> None:
             logged(event)
-            shown(event)
+            listener(event)
 
         yield both

@@ -56,8 +56,8 @@ app = typer.Typer(
 )
 
 
-def _version(wanted: bool) -> None:
-    if wanted:
+def _version(is_asked: bool) -> None:
+    if is_asked:
         from bigcluster._version import __version__
 
         print(f"bigcluster {__version__}")
@@ -399,5 +399,5 @@ def _show_plan(planned: Plan, as_json: bool) -> None:
     """Print it; a plan that does not fit its budget is an error after that."""
     from bigcluster.cli import display
 
-    tell(planned.to_json(), as_json, lambda: display.print_plan(planned, stdout()), kept=False)
+    tell(planned.to_json(), as_json, lambda: display.print_plan(planned, stdout()), in_files=False)
     planned.check()

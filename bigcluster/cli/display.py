@@ -201,77 +201,76 @@ def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:
     lines += summary["advice"]
     lines.append(f"time: {show_seconds(summary['seconds'])}")
     lines += memory_lines(summary["memory"])
-    shown = f"{out}/report/index.html  " if "report" in summary["stages"] else ""
-    lines.append(f"look at: {shown}{out}/clusters/  {out}/labels.csv")
+    report = f"{out}/report/index.html  " if "report" in summary["stages"] else ""
+    lines.append(f"look at: {report}{out}/clusters/  {out}/labels.csv")
     for line in lines:
         _show(console, line)
 
 
-def print_sweep(found: dict[str, Any], out: str, console: Console) -> None:
+def print_sweep(sweep: dict[str, Any], out: str, console: Console) -> None:
     """Print the table of a sweep with one line per k, and the suggestion."""
     columns = ("k", "inertia", "simplified_silhouette", "silhouette_sq", "smallest", "largest", "stability")
     table = Table(*columns, "")
-    remarks = {found["best_silhouette_sq_k"]: "largest silhouette_sq"}
-    if found["suggested_k"] is not None:
-        remarks[found["suggested_k"]] = "suggested"
-    for row in found["rows"]:
+    remarks = {sweep["best_silhouette_sq_k"]: "largest silhouette_sq"}
+    if sweep["suggested_k"] is not None:
+        remarks[sweep["suggested_k"]] = "suggested"
+    for row in sweep["rows"]:
         cells = (f"{row[c]:.5g}" if isinstance(row[c], float) else str(row[c]) for c in columns)
         table.add_row(*cells, remarks.get(row["k"], ""))
     console.print(table)
-    for line in (found["reason"], *found["caveats"]):
+    for line in (sweep["reason"], *sweep["caveats"]):
         _show(console, line)
     _show(console, f"look at: {out}/sweep.png  {out}/sweep.csv")
     _show(console, f"`bigcluster report {out}` puts it into the report")
 
 
-def print_profile(found: Any, console: Console) -> None:
+def print_profile(profile: Any, console: Console) -> None:
     """Print the memory of the run, that of the naive ways where they were asked for, and the files to look at."""
     table = Table("", "peak memory", "allowed", "time", "ended")
-    for way in found.ways:
+    for way in profile.ways:
         seconds, ended = show_seconds(way.seconds), Text(printable(way.ended))
         table.add_row(way.name, show_bytes(way.peak_bytes), show_bytes(way.limit_bytes), seconds, ended)
     console.print(table)
-    for line in memory_lines(found.summary["memory"]):
+    for line in memory_lines(profile.summary["memory"]):
         _show(console, line)
-    folder = found.folder
-    if found.summary["counts"]["failed"]:
-        _show(console, unread(found.summary["counts"], f"{folder}/images.csv"))
+    folder = profile.folder
+    if profile.summary["counts"]["failed"]:
+        _show(console, unread(profile.summary["counts"], f"{folder}/images.csv"))
     _show(console, f"look at: {folder}/timeline.png  {folder}/timeline.csv")
     _show(console, f"`mprof plot {folder}/mprofile.dat` draws it too")
 
 
-def print_prediction(found: dict[str, Any], to: str, console: Console) -> None:
+def print_prediction(prediction: dict[str, Any], to: str, console: Console) -> None:
     """Print how many images were labelled, and whether they resemble the images of the model."""
-    counts = found["counts"]
+    counts = prediction["counts"]
     lines = [f"{show_count(counts['ok'])} of {counted(counts['listed'], 'image')} labelled: {to}"]
-    if found["unlike"] is not None:
-        share = f"{found['beyond_share']:.1%}"
+    if prediction["unlike"] is not None:
+        share = f"{prediction['beyond_share']:.1%}"
         lines.append(f"{share} are more unusual than 95% of the model's own images (novelty above 1)")
     if counts["failed"]:
         lines.insert(1, unread(counts, to))
-    if found["unlike"]:
+    if prediction["unlike"]:
         lines.append("these images are unlike those of the model: their labels say little; see novelty")
-    if found["close_calls"]:
-        close = f"{show_count(found['close_calls'])} {'is' if found['close_calls'] == 1 else 'are'}"
+    if prediction["close_calls"]:
+        n_close = prediction["close_calls"]
+        close = f"{show_count(n_close)} {'is' if n_close == 1 else 'are'}"
         lines.append(f"{close} equally near to two clusters (margin below 1e-4 of the distance)")
     for line in lines:
         _show(console, line)
 
 
-def print_verified(found: dict[str, Any], out: str, console: Console) -> None:
+def print_verified(report: dict[str, Any], out: str, console: Console) -> None:
     """Print each damaged file with the stage that writes it, the notes, and what to do."""
-    lines = [f"damaged: {damage['file']} {damage['what']} (stage {damage['stage']})" for damage in found["damaged"]]
-    lines += [f"note: {note}" for note in found["notes"]]
-    read = (
-        f"{counted(found['files'], 'file')}, {show_bytes(found['bytes_read'])} read{' (a sample)' * found['sampled']}"
-    )
-    if found["ok"]:
+    lines = [f"damaged: {damage['file']} {damage['what']} (stage {damage['stage']})" for damage in report["damaged"]]
+    lines += [f"note: {note}" for note in report["notes"]]
+    read = f"{counted(report['files'], 'file')}, {show_bytes(report['bytes_read'])} read{' (a sample)' * report['sampled']}"
+    if report["ok"]:
         lines.append(f"{read}: all as they were written")
     else:
-        redone = f"; it redoes {', '.join(found['redo'])}" if found["redo"] else ""
-        n_damaged = len(found["damaged"])
+        redone = f"; it redoes {', '.join(report['redo'])}" if report["redo"] else ""
+        n_damaged = len(report["damaged"])
         # A list of images that was given in Python is all that a run cannot make.
-        n_made = sum(damage["file"] != MANIFEST for damage in found["damaged"])
+        n_made = sum(damage["file"] != MANIFEST for damage in report["damaged"])
         which = "it" if n_damaged == 1 else "them" if n_made == n_damaged else "the others"
         anew = f"; `bigcluster run --out {out}` makes {which} anew{redone}" if n_made else ""
         lines.append(f"{read}: {n_damaged} damaged{anew}")
@@ -280,5 +279,5 @@ def print_verified(found: dict[str, Any], out: str, console: Console) -> None:
 
 
 def _shown_sizes(sizes: list[int], most: int = 20) -> str:
-    shown = " ".join(str(size) for size in sizes[:most])
-    return shown if len(sizes) <= most else f"{shown} ... {sizes[-1]}"
+    sizes_text = " ".join(str(size) for size in sizes[:most])
+    return sizes_text if len(sizes) <= most else f"{sizes_text} ... {sizes[-1]}"

@@ -29,9 +29,9 @@ _FIRST_LINE = re.compile(rf"\d{{4}}-\d\d-\d\dT\d\d:\d\d:\d\d\S* {_STARTED} ".enc
 class LogFile:
     """A log to which lines are appended. When it can no longer be written, one warning says so, and the run goes on."""
 
-    def __init__(self, given: str) -> None:
+    def __init__(self, file: str) -> None:
         """Raises UsageError where the file cannot be opened for writing, or exists and is not a log of bigcluster."""
-        path = Path(local_path(OPTION, given))
+        path = Path(local_path(OPTION, file))
         if targets.check(OPTION, str(path)) and path.exists() and not _is_log(path):
             raise UsageError(f"{OPTION} {path} exists and is not a log of bigcluster; give another file")
         try:

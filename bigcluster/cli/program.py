@@ -71,8 +71,8 @@ def _failed(error: Exception) -> int:
 
 def _usage_error(error: Exception) -> ConfigError | None:
     """Turn an error of the library that reads the command line into a ConfigError; None for any other error."""
-    shown = getattr(error, "format_message", None)
-    if shown is None:
+    message = getattr(error, "format_message", None)
+    if message is None:
         return None
     option = getattr(error, "option_name", "")
     context = getattr(error, "ctx", None)
@@ -80,7 +80,7 @@ def _usage_error(error: Exception) -> ConfigError | None:
     known = [name for parameter in context.command.params for name in parameter.opts] if context else []
     if option.startswith("--") and short in known:
         return ConfigError(f"No such option: {option}; did you mean {short}? (see bigcluster --help)")
-    return ConfigError(f"{shown()} (see bigcluster --help)")
+    return ConfigError(f"{message()} (see bigcluster --help)")
 
 
 def _finish(out: streams.Outlet, code: int) -> int:

@@ -53,8 +53,8 @@ def _merge(merged: Values, level: Values) -> None:
         raise ConfigError(
             f"variance = {level['variance']} and components = {level['components']} exclude each other; give one"
         )
-    for given, dropped in (("variance", "components"), ("components", "variance")):
-        if level.get(given) is not None:
+    for name, dropped in (("variance", "components"), ("components", "variance")):
+        if level.get(name) is not None:
             merged[dropped] = None
     merged.update({name: value for name, value in level.items() if value is not None})
 

@@ -104,14 +104,14 @@ def path(name: str, value: Any) -> str:
 def encoding(name: str, value: Any) -> str:
     """Accept auto or a text encoding, under Python's name for it: "CP1252" -> 'cp1252'."""
     try:
-        found = None if isinstance(value, str) and value == "auto" else codecs.lookup(value)
-        if found is not None and not isinstance("".encode(value), bytes):
+        codec = None if isinstance(value, str) and value == "auto" else codecs.lookup(value)
+        if codec is not None and not isinstance("".encode(value), bytes):
             raise LookupError
     except (LookupError, TypeError, ValueError, UnicodeError) as error:
         raise ConfigError(
             f"{name} must be auto or a text encoding, such as windows-1252 or utf-8, not {shown(value)}"
         ) from error
-    return "auto" if found is None else found.name
+    return "auto" if codec is None else codec.name
 
 
 def patterns(name: str, value: Any) -> tuple[str, ...]:
@@ -315,14 +315,14 @@ class Key:
 
 
 def _keys(section: type, prefix: str = "") -> dict[str, Key]:
-    found: dict[str, Key] = {}
+    keys: dict[str, Key] = {}
     for item in fields(section):
         if "check" in item.metadata:
             name = prefix + item.name
-            found[name] = Key(name, item.default, item.metadata["check"], item.metadata["doc"])
+            keys[name] = Key(name, item.default, item.metadata["check"], item.metadata["doc"])
         else:
-            found |= _keys(item.default_factory, item.name + ".")  # type: ignore[arg-type]
-    return found
+            keys |= _keys(item.default_factory, item.name + ".")  # type: ignore[arg-type]
+    return keys
 
 
 KEYS: dict[str, Key] = _keys(Settings)
