@@ -25,7 +25,7 @@ _MOST_SHOWN = 80
 """Characters of a value that a message quotes: enough to recognise it, and a message stays one line."""
 
 
-def shown(value: object) -> str:
+def quoted(value: object) -> str:
     """Return a value as a message quotes it: its repr, shortened to a bounded length."""
     try:
         text = repr(value)
@@ -76,19 +76,19 @@ def parse_bytes(text: Any, name: str = "memory") -> int:
     name : the setting, for the message. Raises ConfigError for anything else, also for a number without a unit.
     """
     if not isinstance(text, str):
-        raise ConfigError(f'{name} must be a size with its unit, such as "512MiB" or "1.5GiB", not {shown(text)}')
+        raise ConfigError(f'{name} must be a size with its unit, such as "512MiB" or "1.5GiB", not {quoted(text)}')
     match = re.fullmatch(r"\s*([0-9]+(?:\.[0-9]+)?)\s*([A-Za-z]+)?\s*", text)
     if match is None:
-        raise ConfigError(f"{name} must be a size such as 512MiB or 1.5GiB, not {shown(text)}")
+        raise ConfigError(f"{name} must be a size such as 512MiB or 1.5GiB, not {quoted(text)}")
     number, unit = match.groups()
     if unit is None:
-        raise ConfigError(f"{name} needs a unit, such as 512MiB or 1.5GiB; got {shown(text)}")
+        raise ConfigError(f"{name} needs a unit, such as 512MiB or 1.5GiB; got {quoted(text)}")
     factor = _FACTORS.get(unit.upper())
     if factor is None:
-        raise ConfigError(f"{name} has the unknown unit {shown(unit)}; use one of KiB, MiB, GiB, TiB, KB, MB, GB, TB")
+        raise ConfigError(f"{name} has the unknown unit {quoted(unit)}; use one of KiB, MiB, GiB, TiB, KB, MB, GB, TB")
     n_bytes = float(number) * factor
     if n_bytes > MOST_BYTES:
-        raise ConfigError(f"{name} must be a size that a machine can have, such as 512MiB, not {shown(text)}")
+        raise ConfigError(f"{name} must be a size that a machine can have, such as 512MiB, not {quoted(text)}")
     return int(n_bytes)
 
 
@@ -101,7 +101,7 @@ def parse_count(text: str) -> int:
         digits = int(whole + (decimals or ""))
         if places >= 0 and 0 < digits * 10**places <= MOST_COUNT:
             return digits * int(10**places)
-    raise ConfigError(f"a number of images is a whole number such as 8190, 1M or 100e6, not {shown(text)}")
+    raise ConfigError(f"a number of images is a whole number such as 8190, 1M or 100e6, not {quoted(text)}")
 
 
 def show_bytes(n_bytes: float) -> str:

@@ -13,7 +13,7 @@ from bigcluster.errors import ConfigError
 from bigcluster.files.paths import local_path
 from bigcluster.pipeline import image_list
 from bigcluster.runtime.events import Note
-from bigcluster.units import as_whole, parse_bytes, show_bytes, shown
+from bigcluster.units import as_whole, parse_bytes, quoted, show_bytes
 
 if TYPE_CHECKING:
     from bigcluster.runtime.resources import Resources
@@ -33,7 +33,7 @@ def dotted(sets: Sets) -> tuple[dict[str, Any], tuple[str, ...]]:
         return dict(sets), ()
     if isinstance(sets, list | tuple) and all(isinstance(text, str) for text in sets):
         return {}, tuple(sets)
-    raise ConfigError(f'set must be a dict of settings, such as {{"kmeans.n_init": 8}}, not {shown(sets)}')
+    raise ConfigError(f'set must be a dict of settings, such as {{"kmeans.n_init": 8}}, not {quoted(sets)}')
 
 
 def texts(sets: Sets) -> tuple[str, ...]:
@@ -46,7 +46,7 @@ def names(option: str, value: Any) -> tuple[str, ...]:
     """Some words, or a single one. Raises ConfigError for anything else."""
     words = (value,) if isinstance(value, str) else value
     if not (isinstance(words, Sequence) and all(isinstance(word, str) for word in words)):
-        raise ConfigError(f"{option} must be a list of names, not {shown(value)}")
+        raise ConfigError(f"{option} must be a list of names, not {quoted(value)}")
     return tuple(words)
 
 
@@ -149,7 +149,7 @@ def cluster_resources(memory: str | None, workers: int | None) -> Resources:
 def _workers(workers: Any) -> int:
     number = as_whole(workers)
     if number is None or number < 1:
-        raise ConfigError(f"workers must be a whole number of at least 1, not {shown(workers)}")
+        raise ConfigError(f"workers must be a whole number of at least 1, not {quoted(workers)}")
     return number
 
 

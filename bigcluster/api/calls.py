@@ -37,7 +37,7 @@ from bigcluster.runtime.events import RESULT, Event, Listener, Note
 from bigcluster.runtime.processes import absolute
 from bigcluster.runtime.sampler import Caller
 from bigcluster.runtime.supervisor import supervise
-from bigcluster.units import parse_bytes, parse_count, shown
+from bigcluster.units import parse_bytes, parse_count, quoted
 
 if TYPE_CHECKING:
     from bigcluster.planning.plan import Plan
@@ -79,7 +79,7 @@ def run(
     Raises the errors of bigcluster.errors.
     """
     if not callable(listener):
-        raise ConfigError(f"listener must be a function that takes an event, not {shown(listener)}")
+        raise ConfigError(f"listener must be a function that takes an event, not {quoted(listener)}")
     values, sets = dotted(set)
     flags = {"k": n_clusters, **settings, **values}
     resolved = resolve_settings(images, out, flags=flags, sets=sets, config=config, fresh=fresh)
@@ -125,7 +125,7 @@ def plan(
     """
     if n_images is not None and images is not None:
         raise ConfigError(
-            f"--images {n_images} plans for images that need not exist; leave out {shown(images)}, or --images"
+            f"--images {n_images} plans for images that need not exist; leave out {quoted(images)}, or --images"
         )
     values, sets = dotted(set)
     needs = ("images",) if n_images is None else ()

@@ -263,7 +263,8 @@ def print_verified(report: dict[str, Any], out: str, console: Console) -> None:
     """Print each damaged file with the stage that writes it, the notes, and what to do."""
     lines = [f"damaged: {damage['file']} {damage['what']} (stage {damage['stage']})" for damage in report["damaged"]]
     lines += [f"note: {note}" for note in report["notes"]]
-    read = f"{counted(report['files'], 'file')}, {show_bytes(report['bytes_read'])} read{' (a sample)' * report['sampled']}"
+    read = f"{counted(report['files'], 'file')}, {show_bytes(report['bytes_read'])} read"
+    read += " (a sample)" if report["sampled"] else ""
     if report["ok"]:
         lines.append(f"{read}: all as they were written")
     else:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from bigcluster.errors import ConfigError
-from bigcluster.units import as_whole, shown
+from bigcluster.units import as_whole, quoted
 
 MOST_CLUSTERS = 2**31 - 1
 """The largest number of clusters: labels are signed 32-bit numbers."""
@@ -27,14 +27,14 @@ def parse_ks(name: str, value: Any) -> tuple[int, ...]:
     number = as_whole(value)
     if number is not None:
         if not 1 <= number <= MOST_CLUSTERS:
-            raise ConfigError(f"{name} must be from 1 to {MOST_CLUSTERS}, not {shown(value)}")
+            raise ConfigError(f"{name} must be from 1 to {MOST_CLUSTERS}, not {quoted(value)}")
         return (number,)
     if not isinstance(value, str) or not re.fullmatch(r"\d+(:\d+){0,2}|\d+(,\d+)+", value.replace(" ", "")):
-        raise ConfigError(f"{name} must be {_FORMS}, not {shown(value)}")
+        raise ConfigError(f"{name} must be {_FORMS}, not {quoted(value)}")
     parts = re.split("[:,]", value.replace(" ", ""))
     numbers: Sequence[int] = [int(part) if len(part) <= _DIGITS else MOST_CLUSTERS + 1 for part in parts]
     if max(numbers) > MOST_CLUSTERS:
-        raise ConfigError(f"{name} must be from 1 to {MOST_CLUSTERS}, not {shown(value)}")
+        raise ConfigError(f"{name} must be from 1 to {MOST_CLUSTERS}, not {quoted(value)}")
     if ":" in value:
         first, last, step = (*numbers, 1)[:3]
         if last < first or step < 1:
@@ -42,7 +42,7 @@ def parse_ks(name: str, value: Any) -> tuple[int, ...]:
         numbers = range(first, last + 1, step)
     if len(numbers) > MOST_KS:
         raise ConfigError(
-            f"{name} = {shown(value)} names {len(numbers)} numbers of clusters, {MOST_KS} are the most; "
+            f"{name} = {quoted(value)} names {len(numbers)} numbers of clusters, {MOST_KS} are the most; "
             "use a larger step, such as 10:1000:10"
         )
     if min(numbers) < 1:

@@ -16,7 +16,7 @@ from bigcluster.config.schema import KEYS, Settings, settings_from
 from bigcluster.errors import ConfigError
 from bigcluster.files.bounded import SETTINGS_BYTES, read_bounded
 from bigcluster.files.paths import local_path
-from bigcluster.units import shown
+from bigcluster.units import quoted
 
 Values = dict[str, Any]
 
@@ -128,7 +128,7 @@ def known(name: str) -> Any:
     names = _OTHER_NAMES | {key.rpartition(".")[2]: key for key in KEYS} | {key: key for key in KEYS}
     near = difflib.get_close_matches(name, names, n=1)
     hint = f"did you mean {names[near[0]]!r}?" if near else "README.md has a table of all keys"
-    raise ConfigError(f"unknown key {shown(name)}; {hint}")
+    raise ConfigError(f"unknown key {quoted(name)}; {hint}")
 
 
 def to_toml(values: Mapping[str, Any]) -> str:

@@ -16,7 +16,7 @@ from typing import Any
 from bigcluster.config.ks import clusters, parse_ks
 from bigcluster.errors import ConfigError, UsageError
 from bigcluster.files.paths import local_path
-from bigcluster.units import as_real, as_whole, shown
+from bigcluster.units import as_real, as_whole, quoted
 
 Check = Callable[[str, Any], Any]
 MOST = 2**63 - 1
@@ -38,7 +38,7 @@ def one_of(*choices: str, also: Mapping[str, str] | None = None) -> Check:
     def check(name: str, value: Any) -> str:
         value = (also or {}).get(value, value) if isinstance(value, str) else value
         if not isinstance(value, str) or value not in choices:
-            raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {shown(value)}")
+            raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {quoted(value)}")
         return str(value)
 
     return check
@@ -53,9 +53,9 @@ def whole_number(at_least: int, **words: int) -> Check:
         number = as_whole(value)
         if number is None or number < at_least:
             or_word = "".join(f" or {word}" for word in words)
-            raise ConfigError(f"{name} must be a whole number of at least {at_least}{or_word}, not {shown(value)}")
+            raise ConfigError(f"{name} must be a whole number of at least {at_least}{or_word}, not {quoted(value)}")
         if number > MOST:
-            raise ConfigError(f"{name} must be a whole number of at most {MOST}, not {shown(value)}")
+            raise ConfigError(f"{name} must be a whole number of at most {MOST}, not {quoted(value)}")
         return number
 
     return check
@@ -65,7 +65,7 @@ def fraction(name: str, value: Any) -> float:
     """Accept a number above 0 and at most 1."""
     number = as_real(value)
     if number is None or not 0 < number <= 1:
-        raise ConfigError(f"{name} must be a share above 0 and at most 1, such as 0.8, not {shown(value)}")
+        raise ConfigError(f"{name} must be a share above 0 and at most 1, such as 0.8, not {quoted(value)}")
     return number
 
 
@@ -73,7 +73,7 @@ def positive(name: str, value: Any) -> float:
     """Accept a finite number of at least 0."""
     number = as_real(value)
     if number is None or not 0 <= number <= sys.float_info.max:
-        raise ConfigError(f"{name} must be a number of at least 0, not {shown(value)}")
+        raise ConfigError(f"{name} must be a number of at least 0, not {quoted(value)}")
     return number
 
 
@@ -81,7 +81,7 @@ def seconds(name: str, value: Any) -> float:
     """Accept a duration from a tenth of a second to a day."""
     number = as_real(value)
     if number is None or not 0.1 <= number <= 86_400:
-        raise ConfigError(f"{name} must be a number of seconds from 0.1 to 86400, not {shown(value)}")
+        raise ConfigError(f"{name} must be a number of seconds from 0.1 to 86400, not {quoted(value)}")
     return number
 
 
@@ -90,7 +90,7 @@ def yes_or_no(name: str, value: Any) -> bool:
     # bool_ of numpy is not a bool of Python, and this module may not import numpy.
     if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
         return bool(value)
-    raise ConfigError(f"{name} must be true or false, not {shown(value)}")
+    raise ConfigError(f"{name} must be true or false, not {quoted(value)}")
 
 
 def path(name: str, value: Any) -> str:
@@ -109,7 +109,7 @@ def encoding(name: str, value: Any) -> str:
             raise LookupError
     except (LookupError, TypeError, ValueError, UnicodeError) as error:
         raise ConfigError(
-            f"{name} must be auto or a text encoding, such as windows-1252 or utf-8, not {shown(value)}"
+            f"{name} must be auto or a text encoding, such as windows-1252 or utf-8, not {quoted(value)}"
         ) from error
     return "auto" if codec is None else codec.name
 
@@ -135,7 +135,7 @@ def image_size(name: str, value: Any) -> str:
         return "native"
     if match is None:
         raise ConfigError(
-            f"{name} must be a number of pixels (64), WIDTHxHEIGHT (300x430) or native, not {shown(value)}"
+            f"{name} must be a number of pixels (64), WIDTHxHEIGHT (300x430) or native, not {quoted(value)}"
         )
     width, height = match.groups()
     return f"{width}x{height or width}"

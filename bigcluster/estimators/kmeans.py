@@ -25,7 +25,7 @@ from bigcluster.solvers.kmeans.blocks import check_weights
 from bigcluster.solvers.kmeans.fit import N_INIT, check_arguments
 from bigcluster.solvers.kmeans.result import check_algorithm, choose
 from bigcluster.store.row_source import RowSource
-from bigcluster.units import shown
+from bigcluster.units import quoted
 
 # Kept as they are; anything else, lists among it, becomes the first.
 _KINDS = (np.float64, np.float32, np.uint8, np.int8, np.uint16, np.int16)
@@ -150,7 +150,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         positive("tol", self.tol)
         optional(whole_number(0))("workspace_bytes", self.workspace_bytes)
         if not isinstance(self.algorithm, str):
-            raise ConfigError(f"algorithm must be a name, such as 'lloyd', not {shown(self.algorithm)}")
+            raise ConfigError(f"algorithm must be a name, such as 'lloyd', not {quoted(self.algorithm)}")
 
     def _solve(self, X: Any, rows: RowSource, weights: NDArray[np.float64] | None) -> KMeansFit:
         name = check_algorithm(_OTHER_NAMES.get(self.algorithm, self.algorithm))

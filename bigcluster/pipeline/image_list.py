@@ -17,7 +17,7 @@ from bigcluster.errors import UsageError
 from bigcluster.files.paths import is_url
 from bigcluster.outdir import MANIFEST
 from bigcluster.runtime.processes import absolute
-from bigcluster.units import shown
+from bigcluster.units import quoted
 
 
 def is_list(images: Any) -> bool:
@@ -73,6 +73,6 @@ def _table(images: Any) -> tuple[list[str], Iterator[list[str]]]:
 
 def _path(number: int, value: Any) -> str:
     if not isinstance(value, str | bytes | os.PathLike):
-        raise UsageError(f"image {number} of the list must be a path, not {shown(value)}")
+        raise UsageError(f"image {number} of the list must be a path, not {quoted(value)}")
     path = os.fsdecode(value)
     return path if is_url(path) else absolute(path)  # a URL gets its row, as in any manifest
