@@ -21,7 +21,7 @@ from PIL import Image
 
 import bigcluster as bc
 from benchmarks.stress import hostile_files, hostile_outs
-from bigcluster.catalog import Listing, Names, list_images
+from bigcluster.catalog import Listing, StringArray, list_images
 from bigcluster.catalog.manifest import Manifest
 from bigcluster.config import read_toml, resolve
 from bigcluster.errors import ConfigError, DamagedError, MemoryBudgetError, StoreError, UsageError
@@ -209,7 +209,7 @@ def test_equal_column_names_get_names_of_their_own_in_linear_time(tmp_path: Path
     columns = ["c"] * 100 + ["label"] * 50 + ["in_c"] * 3 + ["path"]
     (tmp_path / "list.csv").write_text(",".join(columns) + "\n")
     manifest = Manifest(tmp_path / "list.csv")
-    names = passed_columns(Listing(tmp_path, Names([]), manifest=manifest))
+    names = passed_columns(Listing(tmp_path, StringArray([]), manifest=manifest))
     assert len(set(names)) == len(names) == 153
     assert names[:3] == ["c", "in_c", "in_in_c"]
     assert names[100] == "in_label"
@@ -427,7 +427,7 @@ def test_metadata_that_none_of_our_arrays_has_is_refused(tmp_path: Path, change:
     if change != {"shape": [1 << 62]}:
         with pytest.raises(ValueError):  # noqa: PT011
             check_array(store.root, "values")
-    metadata.vouch(store.marks, store.root, "values")
+    metadata.register(store.marks, store.root, "values")
     with pytest.raises((StoreError, MemoryBudgetError)):
         Store(store.root, create=False, most_bytes=1 << 20).load("values")
 

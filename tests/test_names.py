@@ -12,7 +12,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from bigcluster.catalog import Names, from_csv_path, guard_cell, natural_key, to_csv_path
+from bigcluster.catalog import StringArray, from_csv_path, guard_cell, natural_key, to_csv_path
 from bigcluster.files.kept import NAME_BYTES
 from bigcluster.outputs.folders import EntryNames, cluster_folder
 
@@ -108,12 +108,15 @@ def test_natural_order_as_people_see_it() -> None:
     assert sorted(shuffled, key=natural_key) == wanted
 
 
-@given(st.lists(paths, max_size=20))
-def test_packed_names_give_back_every_name(names: list[str]) -> None:
-    packed = Names(names)
-    assert len(packed) == len(names)
-    assert list(packed) == names
-    assert [packed[i] for i in range(len(names))] == names
+@given(st.lists(paths | st.text(st.characters()), max_size=20))
+def test_a_string_array_gives_back_every_string(strings: list[str]) -> None:
+    built, appended = StringArray(strings), StringArray()
+    for string in strings:
+        appended.append(string)
+    for packed in (built, appended):
+        assert len(packed) == len(strings)
+        assert list(packed) == strings
+        assert [packed[i] for i in range(len(strings))] == strings
 
 
 same_names = st.sampled_from(["a.jpg", "A.JPG", "a (2).jpg", "A (2).jpg", "a (3).jpg", "ß.png", "SS.png", ".jpg"])

@@ -32,7 +32,7 @@ from bigcluster.errors import NoImagesError, OutError, StoreError, UsageError
 from bigcluster.files.durable import TOKEN, digest_of, unlink_below
 from bigcluster.files.kept import KEPT, save, set_aside
 from bigcluster.outdir import last_copies
-from bigcluster.outdir.last_copies import Elsewhere
+from bigcluster.outdir.last_copies import OtherCopies
 from bigcluster.outdir.owned import known_file, short_digest
 from bigcluster.pipeline.run import run as run_pipeline
 from bigcluster.pipeline.verify import verify as verify_pipeline
@@ -194,12 +194,12 @@ def test_inode_size_and_time_of_ours_do_not_make_a_file_ours(tmp_path: Path) -> 
     entry.parent.mkdir(parents=True)
     entry.write_text("mine!")
     known = known_file(entry.stat(), digest_of(b"ours!"), own=False)
-    elsewhere = Elsewhere(out, lambda row: str(tmp_path / "images" / f"{row}.png"))
-    elsewhere.remove(str(entry), [known])
-    elsewhere.remove(str(entry), [known._replace(inode=0)])
-    elsewhere.close()
+    other_copies = OtherCopies(out, lambda row: str(tmp_path / "images" / f"{row}.png"))
+    other_copies.remove(str(entry), [known])
+    other_copies.remove(str(entry), [known._replace(inode=0)])
+    other_copies.close()
     assert entry.read_text() == "mine!"
-    assert elsewhere.n_kept == 0
+    assert other_copies.n_kept == 0
 
 
 def test_an_edited_copy_of_equal_size_and_time_is_the_person_s(images: Path, tmp_path: Path) -> None:
@@ -528,11 +528,11 @@ def test_an_image_is_read_once_for_all_copies_of_its_content(tmp_path: Path, mon
         return digest_of(Path(path).read_bytes())
 
     monkeypatch.setattr(last_copies, "digest_of_file", reading)
-    elsewhere = Elsewhere(out, lambda _: str(image))
-    elsewhere.add(0, short_digest(digest), found.st_size, found.st_mtime_ns)
+    other_copies = OtherCopies(out, lambda _: str(image))
+    other_copies.add(0, short_digest(digest), found.st_size, found.st_mtime_ns)
     for entry in entries:
-        elsewhere.remove(str(entry), [known_file(found, digest, own=True)])
-    elsewhere.close()
+        other_copies.remove(str(entry), [known_file(found, digest, own=True)])
+    other_copies.close()
     assert not any(entry.exists() for entry in entries)
     assert read == [str(image)]
 

@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigcluster.catalog import FileRecord, Listing, Names, from_csv_path, list_images
+from bigcluster.catalog import FileRecord, Listing, StringArray, from_csv_path, list_images
 from bigcluster.errors import StoreError
 from bigcluster.files.durable import digest_of
 from bigcluster.outdir import tree
@@ -69,7 +69,7 @@ def read_csv(path: Path) -> list[list[str]]:
 
 
 def test_labels_csv_to_the_letter(tmp_path: Path) -> None:
-    listing = Listing(tmp_path, Names(["a/1.jpg", "=x.jpg", "bad.jpg", 'q"u,o.jpg']))
+    listing = Listing(tmp_path, StringArray(["a/1.jpg", "=x.jpg", "bad.jpg", 'q"u,o.jpg']))
     ledger = [record(), record(), record("truncated", "ends early"), record()]
     found = Membership(
         np.array([1, 0, 0], np.int32),
@@ -88,13 +88,13 @@ def test_labels_csv_to_the_letter(tmp_path: Path) -> None:
 
 
 def test_one_cluster_has_no_runner_up(tmp_path: Path) -> None:
-    listing = Listing(tmp_path, Names(["a.jpg"]))
+    listing = Listing(tmp_path, StringArray(["a.jpg"]))
     tables.write_labels(tmp_path / "labels.csv", listing, [record()], membership(1, 1), [""])
     assert read_csv(tmp_path / "labels.csv")[1] == ["a.jpg", "0", "0", "", "", "ok", ""]
 
 
 def test_images_csv_to_the_letter(tmp_path: Path) -> None:
-    listing = Listing(tmp_path, Names(["a.jpg", "-b.jpg", "c.jpg"]))
+    listing = Listing(tmp_path, StringArray(["a.jpg", "-b.jpg", "c.jpg"]))
     gone = FileRecord(None, None, None, None, "", "missing", "no such file")
     records = [record(), record("damaged", "=cmd|' /C calc'!A0"), gone]
     with tables.images_csv(tmp_path / "images.csv", listing, records) as rows:
@@ -114,7 +114,7 @@ def test_odd_names_come_back_and_no_cell_is_run(
     root = tmp_path_factory.mktemp("odd")
     statuses = [data.draw(st.sampled_from(["ok", "empty"])) for _ in names]
     ledger = [record(status, "" if status == "ok" else "=reason") for status in statuses]
-    listing = Listing(root, Names(names))
+    listing = Listing(root, StringArray(names))
     found = membership(statuses.count("ok"))
     files = [f"00/{name}" if status == "ok" else "" for name, status in zip(names, statuses, strict=True)]
     with tables.images_csv(root / "images.csv", listing, ledger) as rows:
@@ -161,7 +161,7 @@ def test_variance_csv_is_cumulative(tmp_path: Path) -> None:
 
 
 def test_summary_is_strict_json(tmp_path: Path) -> None:
-    listing = Listing(tmp_path, Names(["a.jpg", "b.jpg", "c.jpg"]), ignored={".txt": 2, ".\udce9": 1})
+    listing = Listing(tmp_path, StringArray(["a.jpg", "b.jpg", "c.jpg"]), ignored={".txt": 2, ".\udce9": 1})
     found = counts(listing, [record(), record("empty", "x"), record("empty", "x")])
     (tmp_path / "s.json").write_text(summary_text({"counts": found}), encoding="utf-8")
     assert json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))["counts"] == {
@@ -193,7 +193,7 @@ class Job:
             path = self.images / name
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(name.encode("utf-8", "surrogateescape"))
-        self.listing = Listing(self.images, Names(self.names))
+        self.listing = Listing(self.images, StringArray(self.names))
         self.ledger = [self.record_of(name) for name in self.names]
         self.ledger[1] = record("damaged")
         self.ok = np.array([record.ok for record in self.ledger])
@@ -456,7 +456,7 @@ ROWS = 20_000
 
 def test_tables_and_folders_hold_what_their_plan_says(tmp_path: Path) -> None:
     """Of every row, and no less than half of it; folders that are replaced, so that two lists count."""
-    names = Names(f"shop-{row % 97:03d}/item-{row:07d}.jpg" for row in range(ROWS))
+    names = StringArray(f"shop-{row % 97:03d}/item-{row:07d}.jpg" for row in range(ROWS))
     listing, found = Listing(tmp_path / "images", names), membership(ROWS, 50)
     for row in range(ROWS):
         path = Path(listing.path(row))

@@ -30,7 +30,7 @@ def _declare(out: Path, name: str, change: Callable[[dict[str, Any]], None]) -> 
     told = json.loads(file.read_text(encoding="utf-8"))
     change(told)
     file.write_text(json.dumps(told), encoding="utf-8")
-    metadata.vouch(Marks(root), root, name)
+    metadata.register(Marks(root), root, name)
 
 
 def codec(out: Path) -> None:

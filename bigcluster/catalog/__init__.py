@@ -6,16 +6,17 @@ It imports `files`, `runtime` and `planning.footprint`; nothing is decoded here.
 
 from bigcluster.catalog.file_filter import KNOWN_SUFFIXES, image_suffixes, left_out
 from bigcluster.catalog.listing import FOLDERS_NAMED, Listing, is_confined, list_images, unread_folders
-from bigcluster.catalog.names import Names, from_csv_path, guard_cell, natural_key, path_key, to_csv_path
+from bigcluster.catalog.names import from_csv_path, guard_cell, natural_key, path_key, to_csv_path
 from bigcluster.catalog.records import FileRecord
 from bigcluster.catalog.roots import root_of
+from bigcluster.catalog.string_array import StringArray
 
 __all__ = [
     "FOLDERS_NAMED",
     "KNOWN_SUFFIXES",
     "FileRecord",
     "Listing",
-    "Names",
+    "StringArray",
     "from_csv_path",
     "guard_cell",
     "image_suffixes",

@@ -10,8 +10,8 @@ from pathlib import Path
 from bigcluster.catalog.file_filter import FileFilter, left_out
 from bigcluster.catalog.manifest import MANIFEST_SUFFIXES, Manifest
 from bigcluster.catalog.manifest_rows import AUTO, parquet_bytes
-from bigcluster.catalog.names import Names
 from bigcluster.catalog.roots import first_wildcard, is_glob, root_of
+from bigcluster.catalog.string_array import StringArray
 from bigcluster.catalog.walk import Ignored, NameBudget, fits_glob, folders_of, match, walk
 from bigcluster.errors import ImagesNotFoundError, NoImagesError, OutError, UsageError
 from bigcluster.files.paths import is_url
@@ -26,7 +26,7 @@ class Listing:
     """The listed files. Row i of every array and table is the file `names[i]`, a path relative to `root` with `/`."""
 
     root: Path
-    names: Names
+    names: StringArray
     ignored: dict[str, int] = field(default_factory=dict)
     """The number of files that are not images, by suffix; entries in brackets count other things that are skipped."""
     manifest: Manifest | None = None
@@ -94,7 +94,7 @@ def list_images(
         listing = _list_folder(root_of(images), out, exclude, Ignored(listed_before), name_budget)
     elif os.path.isfile(images) and source.suffix.lower() in MANIFEST_SUFFIXES:
         manifest = Manifest(source.resolve(), encoding, parquet_bytes(most_bytes))
-        names = Names(name_budget.taken_by(manifest.paths()))
+        names = StringArray(name_budget.taken_by(manifest.paths()))
         listing = Listing(root_of(images), names, manifest=manifest, confined=not allow_outside)
     elif os.path.isfile(images):
         raise UsageError(f"IMAGES must be a folder, a glob or a manifest (.csv, .parquet), not the file {images}")
@@ -167,7 +167,8 @@ def _list_folder(
     if out is not None and out.resolve().is_relative_to(root):
         raise OutError(f"OUT lies inside IMAGES ({out} in {root}): its pictures would be clustered again; move OUT")
     passed_over = folders_of(None if out is None or root.is_relative_to(out.resolve()) else out)
-    return _listing(root, Names(walk(root, ignored, FileFilter(exclude, ignored), name_budget, passed_over)), ignored)
+    names = walk(root, ignored, FileFilter(exclude, ignored), name_budget, passed_over)
+    return _listing(root, StringArray(names), ignored)
 
 
 def _list_glob(
@@ -182,9 +183,10 @@ def _list_glob(
     _check_there(pattern, root)
     wild = os.path.join(*Path(pattern).parts[first_wildcard(Path(pattern)) :])
     ignored = Ignored(listed_before, lambda name: fits_glob(name, wild))
-    return _listing(root, Names(match(root, wild, ignored, FileFilter(exclude, ignored), name_budget, out)), ignored)
+    names = match(root, wild, ignored, FileFilter(exclude, ignored), name_budget, out)
+    return _listing(root, StringArray(names), ignored)
 
 
-def _listing(root: Path, names: Names, ignored: Ignored) -> Listing:
+def _listing(root: Path, names: StringArray, ignored: Ignored) -> Listing:
     counts = dict(sorted(ignored.items()))
     return Listing(root, names, counts, unreadable=tuple(ignored.unreadable), n_kept=ignored.n_kept)

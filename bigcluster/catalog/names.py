@@ -10,8 +10,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from array import array
-from collections.abc import Iterable, Iterator
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """Cells with such a beginning are formulas for a spreadsheet, which also drops white space and reads full-width signs
@@ -59,23 +57,3 @@ def guard_cell(cell: str) -> str:
 def path_key(path: str) -> bytes:
     """Return a hash of 8 bytes for a path. Random choices that concern a file are seeded with it."""
     return hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
-
-
-class Names:
-    """A sequence of many paths in one block of bytes. Each takes its text and about 10 bytes, in a list of str 60."""
-
-    def __init__(self, names: Iterable[str] = ()) -> None:
-        self._blob = bytearray()
-        self._ends = array("q", [0])  # (n + 1,)
-        for name in names:
-            self._blob += os.fsencode(name)
-            self._ends.append(len(self._blob))
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: int) -> str:
-        return os.fsdecode(bytes(self._blob[self._ends[index] : self._ends[index + 1]]))
-
-    def __iter__(self) -> Iterator[str]:
-        return (self[index] for index in range(len(self)))

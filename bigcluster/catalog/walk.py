@@ -20,7 +20,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from bigcluster.catalog.file_filter import FileFilter
-from bigcluster.catalog.names import Names, natural_key
+from bigcluster.catalog.names import natural_key
+from bigcluster.catalog.string_array import StringArray
 from bigcluster.errors import MemoryBudgetError
 from bigcluster.planning.footprint import NAME_BYTES
 from bigcluster.units import show_bytes, show_count
@@ -54,7 +55,7 @@ class Ignored(Counter[str]):
         self.n_kept = 0
         """The number of names of the last run that were listed again."""
         self._listed_before, self._fits = listed_before, fits
-        self._before: Names | None = None
+        self._before: StringArray | None = None
         """The names of the last run in ascending order, so that those below a folder are neighbours."""
 
     def unreadable_folder(self, folder: str, name_budget: NameBudget, file_filter: FileFilter) -> list[str]:
@@ -67,7 +68,7 @@ class Ignored(Counter[str]):
         self.unreadable[folder] = None
         self[UNREADABLE] += 1
         if self._before is None:
-            self._before = Names(sorted({*name_budget.taken_by(self._listed_before())}))
+            self._before = StringArray(sorted({*name_budget.taken_by(self._listed_before())}))
         below = f"{folder}/" if folder else ""
         names = []
         for index in range(bisect.bisect_left(self._before, below), len(self._before)):

@@ -56,9 +56,9 @@ def open_regular(path: str | Path, *, follow: bool = False) -> io.BufferedReader
         raise
 
 
-def _check_regular(path: str | Path, found: os.stat_result) -> None:
-    if not stat.S_ISREG(found.st_mode):
-        what = "a link" if stat.S_ISLNK(found.st_mode) else "not a regular file"
+def _check_regular(path: str | Path, status: os.stat_result) -> None:
+    if not stat.S_ISREG(status.st_mode):
+        what = "a link" if stat.S_ISLNK(status.st_mode) else "not a regular file"
         raise UnfitFileError(errno.EINVAL, f"it is {what}", str(path))
 
 
@@ -143,8 +143,8 @@ class BoundedFile:
         self.seek, self.tell = file.seek, file.tell
 
     def read(self, n_bytes: int = -1) -> bytes:
-        wanted = self._left + 1 if n_bytes is None or n_bytes < 0 else min(n_bytes, self._left + 1)
-        data = self._file.read(wanted)
+        n_most = self._left + 1 if n_bytes is None or n_bytes < 0 else min(n_bytes, self._left + 1)
+        data = self._file.read(n_most)
         self._left -= max(len(data), 16)
         if self._left < 0:
             raise OSError(f"more than {show_bytes(self._limit_bytes)} of it would have to be read")

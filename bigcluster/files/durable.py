@@ -119,7 +119,7 @@ def open_folder(folder: Path, root: Path | None = None, *, create: bool = False,
         os.close(descriptor)
 
 
-def _open_inner(outer: int, name: str, shown: Path, create: bool, synced: bool) -> int:
+def _open_inner(outer: int, name: str, path: Path, create: bool, synced: bool) -> int:
     if create:
         with contextlib.suppress(FileExistsError):
             os.mkdir(name, dir_fd=outer)
@@ -129,10 +129,10 @@ def _open_inner(outer: int, name: str, shown: Path, create: bool, synced: bool) 
         return os.open(name, _FOLDER_FLAGS | os.O_NOFOLLOW, dir_fd=outer)
     except OSError as error:
         if error.errno not in (errno.ELOOP, errno.ENOTDIR):
-            error.filename = str(shown)
+            error.filename = str(path)
             raise
         raise OutError(
-            f"{shown}: {name!r} is a link or a file, where bigcluster keeps a folder of its own; move it away"
+            f"{path}: {name!r} is a link or a file, where bigcluster keeps a folder of its own; move it away"
         ) from None
 
 
@@ -148,13 +148,13 @@ class OpenFolders:
 
     def get(self, folder: str) -> int:
         """The descriptor of a folder below the root, which is there. See `open_folder`."""
-        found = self._open.get(folder)
-        if found is None:
+        known = self._open.get(folder)
+        if known is None:
             if len(self._open) >= self.MOST:
                 self.close()
             with open_folder(Path(folder), self._root) as descriptor:
-                found = self._open[folder] = os.dup(descriptor)
-        return found
+                known = self._open[folder] = os.dup(descriptor)
+        return known
 
     def close(self) -> None:
         for descriptor in self._open.values():

@@ -12,7 +12,7 @@ from typing import Any
 Check = Callable[[Any], bool]
 END_OF_WHOLE = 1 << 63
 """No whole number of ours is as large: they go into 64 bits."""
-_MOST_WORDS = 10_000
+_MOST_LINE_CHARACTERS = 10_000
 """Characters of a sentence that is shown."""
 
 
@@ -42,9 +42,9 @@ def text(value: Any) -> bool:
     return type(value) is str
 
 
-def words(value: Any) -> bool:
+def printable_line(value: Any) -> bool:
     """Text that can be shown in a line."""
-    return type(value) is str and len(value) <= _MOST_WORDS and value.isprintable()
+    return type(value) is str and len(value) <= _MOST_LINE_CHARACTERS and value.isprintable()
 
 
 def one_of(*values: str) -> Check:

@@ -63,11 +63,11 @@ def _copy(file: IO[bytes], to: int, name: str, *, owned: bool) -> str:
     file.seek(0)
     with unfinished(to) as new:
         shutil.copyfileobj(file, new.file, _COPY_BYTES)
-        found, descriptor = os.fstat(file.fileno()), new.file.fileno()
+        status, descriptor = os.fstat(file.fileno()), new.file.fileno()
         if owned:
-            os.fchown(descriptor, found.st_uid, found.st_gid)
-        os.fchmod(descriptor, stat.S_IMODE(found.st_mode))
-        os.utime(descriptor, ns=(found.st_atime_ns, found.st_mtime_ns))
+            os.fchown(descriptor, status.st_uid, status.st_gid)
+        os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
+        os.utime(descriptor, ns=(status.st_atime_ns, status.st_mtime_ns))
         os.fsync(descriptor)
         new.place(name)
     os.fsync(to)

@@ -20,14 +20,14 @@ def is_url(path: str) -> bool:
     return _URL.match(path) is not None
 
 
-def local_path(name: str, given: Any) -> str:
+def local_path(name: str, value: Any) -> str:
     """A path on a disk of this machine, as str; `name` says in an error what it is for: IMAGES, --out.
 
     Raises UsageError for a URL, for what is no path, and for a name that no file can have.
     """
-    if not isinstance(given, str | bytes | os.PathLike):
-        raise UsageError(f"{name} must be a path, not {given!r:.80}")
-    path = os.fsdecode(given)
+    if not isinstance(value, str | bytes | os.PathLike):
+        raise UsageError(f"{name} must be a path, not {value!r:.80}")
+    path = os.fsdecode(value)
     if not path:
         raise UsageError(f"{name} must be a path, not an empty text")
     if "\0" in path:

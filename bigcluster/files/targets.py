@@ -25,13 +25,13 @@ _NO_UNNAMED_FILES = {errno.EOPNOTSUPP, errno.EISDIR, errno.ENOENT, errno.EINVAL}
 """What a file system without O_TMPFILE answers."""
 
 
-def named(option: str, given: str | os.PathLike[str]) -> str:
+def named(option: str, value: str | os.PathLike[str]) -> str:
     """The path under which every process of this job can open what `given` names here.
 
     It is absolute, and a descriptor of this process (`/dev/stdout`, `/dev/fd/63`) is named by its process.
     Raises UsageError where it is no path.
     """
-    path = local_path(option, given)
+    path = local_path(option, value)
     number = _STREAMS.get(path)
     match = _DESCRIPTOR.fullmatch(path)
     if match is not None and not path.startswith(f"/proc/{os.getpid()}/"):
@@ -47,15 +47,15 @@ def check(option: str, path: str) -> bool:
     Raises UsageError for a folder, a block device, a socket, a file or folder without write permission (root's too),
     and for a place in a folder that does not exist.
     """
-    found = _stat(option, path)
-    if found is None or stat.S_ISREG(found.st_mode):
+    status = _stat(option, path)
+    if status is None or stat.S_ISREG(status.st_mode):
         if _DESCRIPTOR.fullmatch(path):
-            what = "that is not open" if found is None else "of a file; give the name of that file"
+            what = "that is not open" if status is None else "of a file; give the name of that file"
             raise UsageError(f"{option} is a descriptor ({path}) {what}")
-        _check_file(option, _destination(path), found)
+        _check_file(option, _destination(path), status)
         return True
-    if not (stat.S_ISCHR(found.st_mode) or stat.S_ISFIFO(found.st_mode)):
-        raise UsageError(f"{option} must be a file, a pipe or a character device; {path} is {_kind(found.st_mode)}")
+    if not (stat.S_ISCHR(status.st_mode) or stat.S_ISFIFO(status.st_mode)):
+        raise UsageError(f"{option} must be a file, a pipe or a character device; {path} is {_kind(status.st_mode)}")
     if not os.access(path, os.W_OK):
         raise UsageError(f"{option} {path} may not be written to")
     return False
@@ -97,7 +97,7 @@ def _kind(mode: int) -> str:
     return "a block device" if stat.S_ISBLK(mode) else "a socket"
 
 
-def _check_file(option: str, path: str, found: os.stat_result | None) -> None:
+def _check_file(option: str, path: str, status: os.stat_result | None) -> None:
     folder = os.path.dirname(path)
     try:
         above = os.stat(folder)
@@ -105,11 +105,11 @@ def _check_file(option: str, path: str, found: os.stat_result | None) -> None:
         raise UsageError(f"{option} {path} must name a file in a folder that exists") from None
     if not stat.S_ISDIR(above.st_mode):
         raise UsageError(f"{option} {path} must name a file in a folder that exists")
-    if found is not None and not (found.st_mode & 0o222 and os.access(path, os.W_OK)):
+    if status is not None and not (status.st_mode & 0o222 and os.access(path, os.W_OK)):
         raise UsageError(f"{option} {path} is write-protected; permit writing (chmod u+w), or name another file")
     if not os.access(folder, os.W_OK | os.X_OK):
         raise UsageError(f"{option} {path} cannot be replaced: its folder may not be written to; name another file")
-    if found is not None and above.st_mode & stat.S_ISVTX and os.geteuid() not in (0, found.st_uid, above.st_uid):
+    if status is not None and above.st_mode & stat.S_ISVTX and os.geteuid() not in (0, status.st_uid, above.st_uid):
         raise UsageError(f"{option} {path} belongs to somebody else, in a folder where only owners replace files")
 
 
@@ -122,12 +122,12 @@ def _replacing(option: str, path: str) -> Iterator[IO[str]]:
             with open(descriptor, "w", encoding="utf-8", newline="") as file:
                 yield file
                 file.flush()
-                found = _stat(option, path)  # as it is now: somebody may have made or changed it meanwhile
-                _check_file(option, path, found)
-                if found is not None:
-                    _take_over(descriptor, path, found)
+                status = _stat(option, path)  # as it is now: somebody may have made or changed it meanwhile
+                _check_file(option, path, status)
+                if status is not None:
+                    _take_over(descriptor, path, status)
                 os.fsync(descriptor)
-                if not name and found is not None:  # a link replaces nothing, a rename does
+                if not name and status is not None:  # a link replaces nothing, a rename does
                     name = _random_name()
                     os.link(f"/proc/self/fd/{descriptor}", name, dst_dir_fd=folder, follow_symlinks=True)
                 _place(folder, descriptor, name, path)
@@ -157,16 +157,16 @@ def _random_name() -> str:
     return f".bigcluster-{secrets.token_hex(8)}"
 
 
-def _take_over(descriptor: int, path: str, found: os.stat_result) -> None:
+def _take_over(descriptor: int, path: str, status: os.stat_result) -> None:
     """Owner, extended attributes (access lists among them) and mode of the file that is replaced."""
     with contextlib.suppress(PermissionError):  # only root gives files away
-        os.chown(descriptor, found.st_uid, found.st_gid)
+        os.chown(descriptor, status.st_uid, status.st_gid)
     if hasattr(os, "listxattr"):
         with contextlib.suppress(OSError):  # a file system without them
             for name in os.listxattr(path):
                 with contextlib.suppress(OSError):  # those of the system belong to it
                     os.setxattr(descriptor, name, os.getxattr(path, name))
-    os.chmod(descriptor, stat.S_IMODE(found.st_mode))
+    os.chmod(descriptor, stat.S_IMODE(status.st_mode))
 
 
 def _place(folder: int, descriptor: int, name: str, path: str) -> None:

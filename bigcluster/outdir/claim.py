@@ -29,11 +29,11 @@ def kept_values(out: str) -> dict[str, Any] | None:
     path = Path(out) / RUN_TOML
     if not path.is_file():
         return None
-    kept = read_toml(path)
-    folder = kept.pop("out", None)
-    if folder is not None and kept.get("images") == os.path.join(folder, MANIFEST):
-        kept["images"] = os.path.join(out, MANIFEST)  # it moves with OUT
-    return kept
+    values = read_toml(path)
+    folder = values.pop("out", None)
+    if folder is not None and values.get("images") == os.path.join(folder, MANIFEST):
+        values["images"] = os.path.join(out, MANIFEST)  # it moves with OUT
+    return values
 
 
 def absolute(settings: Settings) -> dict[str, Any]:
@@ -108,9 +108,9 @@ def claim(out: Path, images: str) -> None:
             raise OutError(
                 f"OUT holds files that are not ours ({inside[0]}, {len(inside)} in all): {out}; give another"
             )
-        kept = kept_values(str(out)) or {}
-        if "images" in kept:
-            _check_root(out, kept["images"], root_of(images))
+        previous = kept_values(str(out)) or {}
+        if "images" in previous:
+            _check_root(out, previous["images"], root_of(images))
         out.mkdir(parents=True, exist_ok=True)
         if not os.access(out, os.W_OK):
             raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))

@@ -33,7 +33,7 @@ _MOST_FOLDERS = 1024
 """Folders of images of which it is remembered whether they lie in OUT: images are listed folder by folder."""
 
 
-class Elsewhere:
+class OtherCopies:
     """What is known to exist outside of OUT, and what became of the entries that are the last of their kind."""
 
     def __init__(self, out: Path, path_of: Callable[[int], str]) -> None:
@@ -55,20 +55,20 @@ class Elsewhere:
         links followed. Raises FileNotFoundError where it is gone.
         """
         path = self._path_of(row)
-        found = os.lstat(path)
-        if stat.S_ISLNK(found.st_mode):
-            found, led_to = os.stat(path), os.path.realpath(path)
+        status = os.lstat(path)
+        if stat.S_ISLNK(status.st_mode):
+            status, led_to = os.stat(path), os.path.realpath(path)
             if led_to.startswith(self._prefix):
                 self._led_to.add(led_to)
             stays = True
         else:
             stays = self._is_folder_outside(os.path.dirname(path))
         if stays:
-            self._files.append(_file_key(found))
-            if (found.st_size, found.st_mtime_ns) == (n_bytes, mtime_ns):
+            self._files.append(_file_key(status))
+            if (status.st_size, status.st_mtime_ns) == (n_bytes, mtime_ns):
                 self._contents.append(digest)
                 self._rows.append(row)
-        return found
+        return status
 
     def _is_folder_outside(self, folder: str) -> bool:
         known = self._folders.get(folder)
@@ -88,14 +88,14 @@ class Elsewhere:
         """
         if path in self._led_to:
             return
-        found = os.lstat(path)
-        if stat.S_ISREG(found.st_mode) and found.st_nlink > 1 and _holds(self._sorted_files, _file_key(found)):
-            self._unlink_file(path, found, None)
+        status = os.lstat(path)
+        if stat.S_ISREG(status.st_mode) and status.st_nlink > 1 and _holds(self._sorted_files, _file_key(status)):
+            self._unlink_file(path, status, None)
         elif (known := known_as(path, knowns, trusting=False)) is not None:
-            if stat.S_ISLNK(found.st_mode):
+            if stat.S_ISLNK(status.st_mode):
                 self._unlink(path)
-            elif self._is_elsewhere(found, known):
-                self._unlink_file(path, found, known.digest)
+            elif self._is_elsewhere(status, known):
+                self._unlink_file(path, status, known.digest)
             else:
                 self.keep(path)
 
@@ -108,7 +108,7 @@ class Elsewhere:
         folder, name = os.path.split(path)
         os.unlink(name, dir_fd=self._open.get(folder))
 
-    def _unlink_file(self, path: str, found: os.stat_result, digest: int | None) -> None:
+    def _unlink_file(self, path: str, status: os.stat_result, digest: int | None) -> None:
         """Remove an entry whose content is elsewhere; where its last name is gone then, look again.
 
         digest : of its content, where it was read. One that we may not read is removed while it has another name.
@@ -122,9 +122,9 @@ class Elsewhere:
             return
         try:
             os.unlink(name, dir_fd=at)
-            left = os.fstat(descriptor)
-            if left.st_nlink == 0:
-                self._save(descriptor, path, digest if _file_key(left) == _file_key(found) else None)
+            status_now = os.fstat(descriptor)
+            if status_now.st_nlink == 0:
+                self._save(descriptor, path, digest if _file_key(status_now) == _file_key(status) else None)
         finally:
             os.close(descriptor)
 
@@ -138,24 +138,24 @@ class Elsewhere:
     def close(self) -> None:
         self._open.close()
 
-    def _is_elsewhere(self, found: os.stat_result, known: Known) -> bool:
+    def _is_elsewhere(self, status: os.stat_result, known: Known) -> bool:
         if self._is_an_image(known.digest):
             return True
-        if found.st_nlink == 1:
+        if status.st_nlink == 1:
             return False
         inside = self._inside
-        key = np.uint64(_file_key(found))
+        key = np.uint64(_file_key(status))
         first, last = np.searchsorted(inside, key, "left"), np.searchsorted(inside, key, "right")
-        return found.st_nlink > int(last - first)
+        return status.st_nlink > int(last - first)
 
     def _is_an_image(self, digest: int) -> bool:
         """Whether a listed image holds this content: it is read, once."""
-        contents, rows, found = self._by_content
+        contents, rows, states = self._by_content
         first, last = (int(np.searchsorted(contents, np.uint64(digest), side)) for side in ("left", "right"))
         for at in range(first, last):
-            if found[at] == _UNREAD:
-                found[at] = _HOLDS if self._holds_still(int(rows[at]), digest) else _OTHER
-            if found[at] == _HOLDS:
+            if states[at] == _UNREAD:
+                states[at] = _HOLDS if self._holds_still(int(rows[at]), digest) else _OTHER
+            if states[at] == _HOLDS:
                 return True
         return False
 
@@ -181,15 +181,15 @@ class Elsewhere:
         """Every file of OUT that has more than one name, once for each of its names here, ascending."""
         keys = array("Q")
         for entry in entries_below(self._out):
-            found = entry.stat(follow_symlinks=False)
-            if stat.S_ISREG(found.st_mode) and found.st_nlink > 1:
-                keys.append(_file_key(found))
+            status = entry.stat(follow_symlinks=False)
+            if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
+                keys.append(_file_key(status))
         return np.sort(np.frombuffer(keys, np.uint64))
 
 
-def _file_key(found: os.stat_result) -> int:
+def _file_key(status: os.stat_result) -> int:
     """64 bits for a file: its inode, with the number of its device mixed in."""
-    return (found.st_ino ^ (found.st_dev * 0x9E3779B97F4A7C15)) & _WORD
+    return (status.st_ino ^ (status.st_dev * 0x9E3779B97F4A7C15)) & _WORD
 
 
 def _holds(ordered: NDArray[np.uint64], value: int) -> bool:

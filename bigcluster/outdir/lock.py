@@ -109,8 +109,8 @@ def _open(folder: int, out: Path) -> int:
         if error.errno not in (errno.ELOOP, errno.EISDIR, errno.ENXIO):
             raise
         raise _not_ours(out) from None
-    found = os.fstat(file)
-    if not stat.S_ISREG(found.st_mode) or found.st_nlink > 1:  # another name of a file of somebody else
+    status = os.fstat(file)
+    if not stat.S_ISREG(status.st_mode) or status.st_nlink > 1:  # another name of a file of somebody else
         os.close(file)
         raise _not_ours(out)
     return file

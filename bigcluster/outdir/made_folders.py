@@ -29,10 +29,10 @@ _NS = 10**9
 
 def made_folder(descriptor: int, name: str = "") -> Known:
     """What the list says of a folder that we made: an open one, or the one of that name in it. No link is followed."""
-    found = os.stat(name, dir_fd=descriptor, follow_symlinks=False) if name else os.fstat(descriptor)
-    born = getattr(found, "st_birthtime", None)  # in seconds; on macOS and BSD
+    status = os.stat(name, dir_fd=descriptor, follow_symlinks=False) if name else os.fstat(descriptor)
+    born = getattr(status, "st_birthtime", None)  # in seconds; on macOS and BSD
     birth_ns = _birth_ns(descriptor, name) if born is None else int(born * _NS)
-    return Known(found.st_ino & _WORD, 0, birth_ns & _WORD, _MADE)
+    return Known(status.st_ino & _WORD, 0, birth_ns & _WORD, _MADE)
 
 
 def made_folders(owned: Owned) -> set[Known]:
@@ -55,15 +55,15 @@ def _birth_ns(descriptor: int, name: str) -> int:
     statx = getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
     if statx is None:
         return 0
-    found = ctypes.create_string_buffer(_STATX_BYTES)
+    buffer = ctypes.create_string_buffer(_STATX_BYTES)
     flags = _AT_SYMLINK_NOFOLLOW | (0 if name else _AT_EMPTY_PATH)
-    if statx(descriptor, os.fsencode(name), flags, _STATX_BTIME, found) != 0:
+    if statx(descriptor, os.fsencode(name), flags, _STATX_BTIME, buffer) != 0:
         return 0
-    said = memoryview(found.raw)
-    if not said[:4].cast("I")[0] & _STATX_BTIME:
+    fields = memoryview(buffer.raw)
+    if not fields[:4].cast("I")[0] & _STATX_BTIME:
         return 0
     seconds, nanoseconds = (
-        said[_BTIME_AT : _BTIME_AT + 8].cast("q")[0],
-        said[_BTIME_AT + 8 : _BTIME_AT + 12].cast("I")[0],
+        fields[_BTIME_AT : _BTIME_AT + 8].cast("q")[0],
+        fields[_BTIME_AT + 8 : _BTIME_AT + 12].cast("I")[0],
     )
     return int(seconds) * _NS + int(nanoseconds)

@@ -59,10 +59,10 @@ def known_link(text: str) -> Known:
     return Known(digest=short_digest(hashlib.sha256(os.fsencode(text)).hexdigest()))
 
 
-def known_file(found: os.stat_result, digest: str, *, own: bool) -> Known:
+def known_file(status: os.stat_result, digest: str, *, own: bool) -> Known:
     """A regular file. own : it has a content of its own, and is not another name of an image."""
     return Known(
-        0 if own else found.st_ino & _WORD, found.st_size & _WORD, found.st_mtime_ns & _WORD, short_digest(digest)
+        0 if own else status.st_ino & _WORD, status.st_size & _WORD, status.st_mtime_ns & _WORD, short_digest(digest)
     )
 
 
@@ -164,23 +164,23 @@ def known_as(path: str, knowns: Iterable[Known], *, trusting: bool = True) -> Kn
     knowns = list(knowns)
     if not knowns:
         return None
-    found = os.lstat(path)
-    if stat.S_ISLNK(found.st_mode):
+    status = os.lstat(path)
+    if stat.S_ISLNK(status.st_mode):
         link = known_link(str(Path(path).readlink()))
         return link if link in knowns else None
-    if not stat.S_ISREG(found.st_mode):
+    if not stat.S_ISREG(status.st_mode):
         return None
-    untouched = [known for known in knowns if trusting and _is_untouched(found, known)]
+    untouched = [known for known in knowns if trusting and _is_untouched(status, known)]
     if len({known.digest for known in untouched}) == 1:  # else two images of one size and one time
         return untouched[0]
-    knowns = [known for known in knowns if known.n_bytes == found.st_size & _WORD]
+    knowns = [known for known in knowns if known.n_bytes == status.st_size & _WORD]
     digest = short_digest(digest_of_file(path)) if knowns else None
     return next((known for known in knowns if known.digest == digest), None)
 
 
-def _is_untouched(found: os.stat_result, known: Known) -> bool:
-    return (known.n_bytes, known.mtime_ns) == (found.st_size & _WORD, found.st_mtime_ns & _WORD) and (
-        known.inode in (0, found.st_ino & _WORD)
+def _is_untouched(status: os.stat_result, known: Known) -> bool:
+    return (known.n_bytes, known.mtime_ns) == (status.st_size & _WORD, status.st_mtime_ns & _WORD) and (
+        known.inode in (0, status.st_ino & _WORD)
     )
 
 

@@ -46,11 +46,11 @@ def _mode(path: Path) -> int | None:
         return None
 
 
-def _check(path: Path, mode: int | None, is_right: object, wanted: str) -> None:
+def _check(path: Path, mode: int | None, is_right: object, expected: str) -> None:
     assert callable(is_right)
     if mode is None or is_right(mode):
         return
-    raise OutError(f"{path} is {_kind(mode)}, where bigcluster keeps {wanted} of its own; move it away")
+    raise OutError(f"{path} is {_kind(mode)}, where bigcluster keeps {expected} of its own; move it away")
 
 
 def _kind(mode: int) -> str:

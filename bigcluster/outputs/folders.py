@@ -27,12 +27,12 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.catalog import FileRecord, Listing, Names, from_csv_path, path_key
+from bigcluster.catalog import FileRecord, Listing, StringArray, from_csv_path, path_key
 from bigcluster.errors import StoreError
 from bigcluster.files.bounded import read_dicts
 from bigcluster.files.durable import OpenFolders, digest_of_file, sync_file_system, unfinished
 from bigcluster.files.kept import numbered
-from bigcluster.outdir.last_copies import Elsewhere
+from bigcluster.outdir.last_copies import OtherCopies
 from bigcluster.outdir.made_folders import FOUND_FOLDER, is_made, n_folders
 from bigcluster.outdir.owned import Known, Owned, OwnedBuilder, OwnedList, is_ours, known_file, known_link, short_digest
 from bigcluster.outdir.tree import OwnedTree
@@ -60,9 +60,9 @@ def _recognised(folder: Path, listing: Listing) -> Iterator[tuple[str, Known]]:
             continue
         entry, source = folder / file, Path(listing.root, path)
         if is_same(entry, source):
-            found = entry.lstat()
-            is_link = stat.S_ISLNK(found.st_mode)
-            yield file, known_link(str(entry.readlink())) if is_link else known_file(found, _UNKNOWN, own=False)
+            status = entry.lstat()
+            is_link = stat.S_ISLNK(status.st_mode)
+            yield file, known_link(str(entry.readlink())) if is_link else known_file(status, _UNKNOWN, own=False)
         elif looks_equal(entry, source) and (digest := digest_of_file(entry)) == digest_of_file(source):
             yield file, known_file(entry.lstat(), digest, own=True)
         else:
@@ -114,7 +114,7 @@ _COPY_BYTES = 1 << 20
 class Linked:
     """What became of the links."""
 
-    files: Names = field(default_factory=Names)
+    files: StringArray = field(default_factory=StringArray)
     """Per listed row: the name inside clusters/, '' where there is none."""
     n_symlinks: int = 0
     """Where hard links are not possible (another file system): relative symlinks."""
@@ -128,10 +128,10 @@ class Linked:
 
 def renamed_line(renamed: list[tuple[str, str]]) -> str:
     """One line on folders of clusters that somebody renamed, pairs of former and present names: whose they are now."""
-    shown = ", ".join(f"{FOLDER}/{former} to {FOLDER}/{now}" for former, now in renamed[:_RENAMED_SHOWN])
+    pairs = ", ".join(f"{FOLDER}/{former} to {FOLDER}/{now}" for former, now in renamed[:_RENAMED_SHOWN])
     more = len(renamed) - _RENAMED_SHOWN
     return (
-        f"renamed since the last run: {shown}{f' and {more} more' if more > 0 else ''}; a folder that you renamed is "
+        f"renamed since the last run: {pairs}{f' and {more} more' if more > 0 else ''}; a folder that you renamed is "
         f"yours and stays as it is, and the clusters of this run are in {FOLDER}/{cluster_folder(0, 1)} and the "
         "numbers after it"
     )
@@ -196,7 +196,7 @@ class _Writing:
         self._root = str(self._tree.root)
         before = self._tree.owned.read()
         self._before = recognised(self._tree.root, listing) if before is None else before
-        self._elsewhere = Elsewhere(out, listing.path)
+        self._other_copies = OtherCopies(out, listing.path)
         self._was_there = os.path.lexists(self._root)
         self._became_links: OwnedBuilder | None = None
         """Entries that had to become symlinks, once one had to."""
@@ -208,16 +208,16 @@ class _Writing:
 
     def __exit__(self, *_: object) -> None:
         self._open.close()
-        self._elsewhere.close()
+        self._other_copies.close()
 
     def write(
         self, ledger: Iterable[FileRecord], labels: NDArray[np.int32], n_clusters: int, advance: Callable[[int], None]
     ) -> Linked:
         builder = OwnedBuilder()
         if self._link == "none":
-            self._linked.files = Names(self._no_entries(ledger))
+            self._linked.files = StringArray(self._no_entries(ledger))
         else:
-            self._linked.files = Names(self._plan(ledger, labels, n_clusters, builder))
+            self._linked.files = StringArray(self._plan(ledger, labels, n_clusters, builder))
         if self._link == "copy":
             self._check_space()
         self._linked.renamed = list(self._renamed())
@@ -231,8 +231,8 @@ class _Writing:
             if self._became_links is not None:
                 made = made | self._became_links.build()
             sync_file_system(self._tree.root)
-        self._tree.remove_others(self._before, made, self._elsewhere.remove)
-        self._linked.n_kept = self._elsewhere.n_kept
+        self._tree.remove_others(self._before, made, self._other_copies.remove)
+        self._linked.n_kept = self._other_copies.n_kept
         self._tree.owned.write(made)
         return self._linked
 
@@ -244,13 +244,13 @@ class _Writing:
     @cached_property
     def _folders_before(self) -> dict[Known, str]:
         """Folders of clusters that we made before, with their names: the list itself holds hashes of names."""
-        before, found = self._before, dict[Known, str]()
+        before, names = self._before, dict[Known, str]()
         most = n_folders(before)
         for width in range(2, len(str(most)) + 1):
             for label in range(min(most, 10**width)):
                 name = f"{label:0{width}d}"
-                found |= {known: name for known in before.get(f"{name}/") if is_made(known)}
-        return found
+                names |= {known: name for known in before.get(f"{name}/") if is_made(known)}
+        return names
 
     def _plan(
         self, ledger: Iterable[FileRecord], labels: NDArray[np.int32], n_clusters: int, builder: OwnedBuilder
@@ -263,12 +263,12 @@ class _Writing:
                 label, source = int(labels[good]), self._listing.path(row)
                 good += 1
                 try:
-                    found = self._found(row, record)
+                    status = self._found(row, record)
                 except (FileNotFoundError, NotADirectoryError, PermissionError):
                     self._linked.n_gone += 1
                 else:
-                    name = names.of(label, self._listing.names[row], partial(self._is_taken, found))
-                    builder.add(name, self._known(source, name, found, record.digest))
+                    name = names.of(label, self._listing.names[row], partial(self._is_taken, status))
+                    builder.add(name, self._known(source, name, status, record.digest))
             yield name
 
     def _no_entries(self, ledger: Iterable[FileRecord]) -> Iterator[str]:
@@ -282,7 +282,7 @@ class _Writing:
     def _found(self, row: int, record: FileRecord) -> os.stat_result:
         """The file of a listed image. Raises OSError where it is gone, or out of reach."""
         digest = short_digest(record.digest)
-        return self._elsewhere.add(row, digest, record.n_bytes, record.mtime_ns)
+        return self._other_copies.add(row, digest, record.n_bytes, record.mtime_ns)
 
     def _is_taken(self, source: os.stat_result, name: str) -> bool:
         """Whether something of others stands there, which is neither ours nor the image itself."""
@@ -290,15 +290,15 @@ class _Writing:
             return False
         path = f"{self._root}/{name}"
         try:
-            found = os.lstat(path)
+            status = os.lstat(path)
         except FileNotFoundError:
             return False
-        return not (_is_same(found, source) or is_ours(path, self._before.get(name)))
+        return not (_is_same(status, source) or is_ours(path, self._before.get(name)))
 
-    def _known(self, source: str, name: str, found: os.stat_result, digest: str) -> Known:
-        if self._link == "symlink" or (self._link == "hardlink" and found.st_dev != self._device):
+    def _known(self, source: str, name: str, status: os.stat_result, digest: str) -> Known:
+        if self._link == "symlink" or (self._link == "hardlink" and status.st_dev != self._device):
             return known_link(self._link_text(source, name))
-        return known_file(found, digest, own=self._link == "copy")
+        return known_file(status, digest, own=self._link == "copy")
 
     @cached_property
     def _device(self) -> int:
@@ -316,7 +316,7 @@ class _Writing:
                 gone = not self._place(self._listing.path(row), name, made) or gone
         if gone:  # since it was planned: rare
             files = self._linked.files
-            self._linked.files = Names(n if n and os.path.lexists(f"{self._root}/{n}") else "" for n in files)
+            self._linked.files = StringArray(n if n and os.path.lexists(f"{self._root}/{n}") else "" for n in files)
 
     def _place(self, source: str, name: str, made: Owned) -> bool:
         """Make one entry, unless it is there already; False where its image is gone."""
@@ -395,9 +395,9 @@ class _Writing:
         except FileExistsError:
             path = f"{self._root}/{name}"
             if not is_there(path):
-                self._elsewhere.remove(path, self._before.get(name))
+                self._other_copies.remove(path, self._before.get(name))
                 if os.path.lexists(path):  # its size and time were those of ours, its content is not
-                    self._elsewhere.keep(path)
+                    self._other_copies.keep(path)
                 make()
 
     def _check_space(self) -> None:
@@ -413,8 +413,8 @@ class _Writing:
             )
 
 
-def _is_same(found: os.stat_result, other: os.stat_result) -> bool:
-    return (found.st_dev, found.st_ino) == (other.st_dev, other.st_ino)
+def _is_same(status: os.stat_result, other: os.stat_result) -> bool:
+    return (status.st_dev, status.st_ino) == (other.st_dev, other.st_ino)
 
 
 def created(store_root: Path) -> Owned | None:

@@ -15,21 +15,27 @@ MARK = "manifest"
 """The mark that tells our file from one that somebody put there."""
 
 
-def keep(store: Store, given: Path, kept: Path) -> None:
-    """Put the list in its place in OUT. Raises OutError where that is taken by a file that is not ours."""
-    wanted = digest_of_file(given)
+def write_manifest_copy(store: Store, new_list: Path, target: Path) -> None:
+    """Copy a list of images to its place in OUT; the file stays as it is where it has the same content already.
+
+    new_list : the CSV file to copy. target : OUT/manifest.csv, which is replaced whole.
+    Raises OutError where `target` is a file that no run wrote.
+    """
+    digest = digest_of_file(new_list)
     mark = store.mark(MARK)
-    there = digest_of_file(kept) if kept.is_file() and not kept.is_symlink() else None
-    if there == wanted:
+    old_digest = digest_of_file(target) if target.is_file() and not target.is_symlink() else None
+    if old_digest == digest:
         return
     ours = () if mark is None else mark.payload["digests"]
-    if (there is not None or kept.is_symlink() or kept.exists()) and there not in ours:
-        raise OutError(f"{kept} is not as a run left it: move it away, and the list that was given is kept there anew")
+    if (old_digest is not None or target.is_symlink() or target.exists()) and old_digest not in ours:
+        raise OutError(
+            f"{target} is not as a run left it: move it away, and the list that was given is kept there anew"
+        )
     # Both are ours until the new one is in place.
-    store.marks.write(MARK, Mark(wanted, payload={"digests": [wanted, *([there] if there else [])]}))
+    store.marks.write(MARK, Mark(digest, payload={"digests": [digest, *([old_digest] if old_digest else [])]}))
     with (
-        given.open(encoding="utf-8", errors="surrogateescape", newline="") as source,
-        replacing(kept) as file,
+        new_list.open(encoding="utf-8", errors="surrogateescape", newline="") as source,
+        replacing(target) as file,
     ):
         cast(TextIOWrapper, file).reconfigure(errors="surrogateescape")  # paths may be any bytes
         shutil.copyfileobj(source, file)

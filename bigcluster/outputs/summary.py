@@ -20,7 +20,7 @@ from bigcluster.files.bounded import (
     parse_json,
     read_bounded,
 )
-from bigcluster.files.forms import dict_of, keys, list_of, number, optional, text, whole, words
+from bigcluster.files.forms import dict_of, keys, list_of, number, optional, printable_line, text, whole
 from bigcluster.units import MIB, show_bytes
 
 if TYPE_CHECKING:
@@ -96,13 +96,13 @@ def memory_lines(memory: Mapping[str, Any]) -> Iterator[str]:
 
 
 def versions() -> dict[str, str]:
-    found = {"python": platform.python_version()}
+    versions_by_name = {"python": platform.python_version()}
     for name in _VERSIONED:
         try:
-            found[name] = version(name)
+            versions_by_name[name] = version(name)
         except PackageNotFoundError:  # run from a checkout that was never installed
-            found[name] = "unknown"
-    return found
+            versions_by_name[name] = "unknown"
+    return versions_by_name
 
 
 def summary_text(summary: Mapping[str, Any]) -> str:
@@ -119,26 +119,31 @@ _is_summary = keys(
         "cluster_sizes": list_of(whole()),
         "inertia": number,
         "explained_variance_ratio": optional(number),
-        "advice": list_of(words),
+        "advice": list_of(printable_line),
         "memory": keys(
-            {**dict.fromkeys(("budget_bytes", "measured_peak_bytes", "unseen_bytes"), whole()), "metric": words},
+            {
+                **dict.fromkeys(("budget_bytes", "measured_peak_bytes", "unseen_bytes"), whole()),
+                "metric": printable_line,
+            },
             {"held_before_bytes": whole()},
             others=True,
         ),
         "stages": dict_of(
             keys(
                 {"seconds": number, "projected_peak_bytes": optional(whole()), "measured_peak_bytes": whole()},
-                {"solver": words, "reused": lambda value: type(value) is bool},
+                {"solver": printable_line, "reused": lambda value: type(value) is bool},
                 others=True,
             )
         ),
         "settings": keys({"reduce": text}, {"seed": whole(), "link": text}, others=True),
-        "versions": dict_of(words),
+        "versions": dict_of(printable_line),
     },
     {
         "seconds": number,
         "nearest_previous": optional(list_of(optional(whole()))),
-        "sweep": optional(keys({"k": whole(1), "reason": words, "caveats": list_of(words)}, others=True)),
+        "sweep": optional(
+            keys({"k": whole(1), "reason": printable_line, "caveats": list_of(printable_line)}, others=True)
+        ),
     },
     others=True,
 )
@@ -158,13 +163,13 @@ def read_summary(path: Path, n_clusters: int | None = None) -> dict[str, Any]:
         if raw.count(b'"') > _MOST_QUOTES or raw.count(b"[") + raw.count(b"{") > _MOST_QUOTES:
             raise ValueError("its values are not those of a summary")
         check_room(path, json_bytes(len(raw), min(most_values, count_values(raw))), "or run the job again")
-        found = parse_json(raw, most_values)
+        values = parse_json(raw, most_values)
     except MemoryBudgetError:
         raise
     except (OSError, ValueError) as error:
         reason = error.strerror if isinstance(error, OSError) else error
         raise StoreError(f"{path} cannot be read: {reason}; run the job again") from error
-    if not _is_summary(found):
+    if not _is_summary(values):
         raise StoreError(f"{path} is not a summary; run the job again")
-    summary: dict[str, Any] = found
+    summary: dict[str, Any] = values
     return summary

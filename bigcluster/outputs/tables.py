@@ -69,13 +69,13 @@ def passed_cells(listing: Listing) -> Iterator[list[str]]:
 
 
 def _free_names(columns: Iterable[str], used: Iterable[str]) -> Iterator[str]:
-    taken, given = set(used), dict[str, str]()
+    taken, last_names = set(used), dict[str, str]()
     for column in columns:
-        name = given.get(column, column)  # of equal columns each goes on where the one before it found a free name
+        name = last_names.get(column, column)  # of equal columns each goes on where the one before it found a free name
         while name in taken:
             name = f"in_{name}"
         taken.add(name)
-        given[column] = name
+        last_names[column] = name
         yield guard_cell(name)
 
 
@@ -155,8 +155,8 @@ def write(files: ResultFiles, rows: list[dict[str, Any]], suggested_k: int | Non
 
 def write_sweep(target: Target, rows: list[dict[str, Any]]) -> None:
     """sweep.csv: one row per k."""
-    shown = ([f"{row[c]:.6g}" if isinstance(row[c], float) else row[c] for c in COLUMNS] for row in rows)
-    write_csv(target, COLUMNS, shown)
+    cells = ([f"{row[c]:.6g}" if isinstance(row[c], float) else row[c] for c in COLUMNS] for row in rows)
+    write_csv(target, COLUMNS, cells)
 
 
 def draw_sweep(rows: list[dict[str, Any]], suggested_k: int | None, reason: str) -> bytes:
@@ -209,16 +209,16 @@ class Predicted:
 def write_predictions(file: IO[str], listing: Listing, rows: Iterable[tuple[FileRecord, Predicted | None]]) -> None:
     """One row per listed file in listing order; a failed one has the label -1. `file` is empty: nothing is linked."""
     columns = (*LABEL_COLUMNS, "novelty")
-    shown = (
-        _cells(name, record, found) + cells
-        for name, (record, found), cells in zip(listing.names, rows, passed_cells(listing), strict=True)
+    table = (
+        _cells(name, record, prediction) + cells
+        for name, (record, prediction), cells in zip(listing.names, rows, passed_cells(listing), strict=True)
     )
-    write_rows(file, (*columns, *passed_columns(listing, columns)), shown)
+    write_rows(file, (*columns, *passed_columns(listing, columns)), table)
 
 
-def _cells(name: str, record: FileRecord, found: Predicted | None) -> list[str]:
-    if found is None:
+def _cells(name: str, record: FileRecord, prediction: Predicted | None) -> list[str]:
+    if prediction is None:
         return [to_csv_path(name), "-1", "", "", "", record.status, "", ""]
-    cells = [to_csv_path(name), str(found.label), f"{found.distance:.6g}"]
-    cells += ["", ""] if found.runner_up is None else [str(found.runner_up), f"{found.margin:.6g}"]
-    return [*cells, record.status, "", "" if found.novelty is None else f"{found.novelty:.6g}"]
+    cells = [to_csv_path(name), str(prediction.label), f"{prediction.distance:.6g}"]
+    cells += ["", ""] if prediction.runner_up is None else [str(prediction.runner_up), f"{prediction.margin:.6g}"]
+    return [*cells, record.status, "", "" if prediction.novelty is None else f"{prediction.novelty:.6g}"]

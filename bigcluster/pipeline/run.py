@@ -20,7 +20,7 @@ from bigcluster.files.kept import KEPT
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.outdir.results import OF_A_RUN, OF_A_SWEEP, ResultFiles, is_finished
 from bigcluster.outputs import folders, summary, tables
-from bigcluster.outputs.manifest_copy import keep as keep_given
+from bigcluster.outputs.manifest_copy import write_manifest_copy
 from bigcluster.pipeline.job import LEAST_LISTING_BYTES, Account, Job, naming_damage, open_job
 from bigcluster.planning import footprint
 from bigcluster.planning.disk_space import check_room
@@ -129,7 +129,7 @@ def _run(
         spec = _decode_spec(settings, plan.image_size, plan.stage(INGEST).choices["decode_bytes"])
         check_recipe(store, spec, replace=replace)
         if given is not None:
-            keep_given(store, Path(given), Path(settings.images))
+            write_manifest_copy(store, Path(given), Path(settings.images))
         files = ResultFiles(store.root, job.out, job.progress.warn)
         with files.writing((*OF_A_RUN, *OF_A_SWEEP)), files.settings(settings):
             with naming_damage(store):

@@ -182,7 +182,7 @@ def _repair_metadata(root: Path, inventory: Inventory) -> None:
     store = Store(root)
     for damage in inventory.damaged:
         if damage.mark is not None and damage.stage == metadata.MARK:
-            store.mend(damage.mark[1])
+            store.repair_metadata(damage.mark[1])
 
 
 def _unregister(root: Path, damaged: list[Damage]) -> None:

@@ -12,13 +12,13 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.catalog import from_csv_path
+from bigcluster.catalog import StringArray, from_csv_path
 from bigcluster.errors import StoreError
 from bigcluster.files.bounded import read_rows
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.outputs.folders import FOLDER as CLUSTERS
 from bigcluster.planning.stage_names import CLUSTER, REDUCE, SWEEP
-from bigcluster.report.texts import Texts, file_name
+from bigcluster.report.texts import file_name
 from bigcluster.stages import cluster
 from bigcluster.stages import sweep as sweep_stage
 from bigcluster.stages.ingest import Ingested, load_ingested, stored_recipe
@@ -65,15 +65,15 @@ class Members:
 class Listed:
     """The listed files, from labels.csv and images.csv. Columns have one value per good row; `failed` has the rest."""
 
-    paths: Texts = field(default_factory=Texts)
+    paths: StringArray = field(default_factory=StringArray)
     """The paths as labels.csv shows them."""
-    links: Texts = field(default_factory=Texts)
+    links: StringArray = field(default_factory=StringArray)
     """Percent-encoded URL below clusters/ where the entry has another name than the file; else the empty text."""
     link_kinds: bytearray = field(default_factory=bytearray)
     """NO_LINK, LINK_OF_ITS_NAME or OTHER_LINK."""
     sizes: list[tuple[int, int]] | NDArray[np.int32] = field(default_factory=list)
     """(n_ok, 2), width and height of the files in pixels."""
-    failed: list[Texts] = field(default_factory=lambda: [Texts(), Texts(), Texts()])
+    failed: list[StringArray] = field(default_factory=lambda: [StringArray(), StringArray(), StringArray()])
     """path, status and reason of every file that could not be read."""
     n_gone: int = 0
     """The number of entries under clusters/ that no longer lead to a file."""

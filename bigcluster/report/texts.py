@@ -1,29 +1,9 @@
-"""Many texts in one block of bytes, and how a name is shown to a person."""
+"""How a name and a number are shown to a person."""
 
 from __future__ import annotations
 
-from array import array
-
 _CONTROL_PICTURES = {code: 0x2400 + code for code in range(0x20)} | {0x7F: 0x2421}
 """Control characters are shown as their pictures: a name with a line break stays one line, and looks it."""
-
-
-class Texts:
-    """A column of text, eight bytes a row beyond the text itself: a list of str would take sixty."""
-
-    def __init__(self) -> None:
-        self._blob = bytearray()
-        self._ends = array("q", [0])
-
-    def append(self, text: str) -> None:
-        self._blob += text.encode()
-        self._ends.append(len(self._blob))
-
-    def __len__(self) -> int:
-        return len(self._ends) - 1
-
-    def __getitem__(self, index: int) -> str:
-        return self._blob[self._ends[index] : self._ends[index + 1]].decode()
 
 
 def visible(text: str) -> str:

@@ -159,7 +159,7 @@ def _fit(
             }
             if plan.solver == "lloyd":
                 common |= {"n_init": options.n_init}
-            fitted = checkpoints.going_on(
+            fitted = checkpoints.resume_or_restart(
                 lambda: _SOLVERS[plan.solver](reduced.rows, n_clusters, **common), progress.warn
             )
     if fitted.reason:

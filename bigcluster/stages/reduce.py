@@ -158,7 +158,7 @@ def _fit(
     tiles = FolderTiles(store.root / unfinished_name())
     with context.progress.stage(REDUCE, 1, "steps"):
         try:
-            fit = checkpoints.going_on(
+            fit = checkpoints.resume_or_restart(
                 lambda: _solve(context, pixels, ingested, plan, tiles, checkpoints), context.progress.warn
             )
             if fit.total_variance == 0:

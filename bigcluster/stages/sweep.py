@@ -98,7 +98,7 @@ def sweep(context: Context, reduced: Reduced, ks: tuple[int, ...], plan: StagePl
     if mark is None or not reused:
         store.marks.remove(SWEEP)
         with progress.stage(SWEEP, settings.kmeans.max_iter, "iterations"):
-            solved = checkpoints.going_on(
+            solved = checkpoints.resume_or_restart(
                 partial(
                     sweep_rows,
                     reduced.rows,

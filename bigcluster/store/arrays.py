@@ -70,7 +70,7 @@ class Store:
             if FORMAT_KEY not in self._group.attrs:
                 raise ValueError("a group of somebody else")
             if create:
-                metadata.vouch(self.marks, root)
+                metadata.register(self.marks, root)
         except BigclusterError:
             raise
         except OSError as error:
@@ -87,18 +87,18 @@ class Store:
         """A new array, or the old one where it has this shape, type and chunking; same-width arrays are resized."""
         array = self._existing(name)
         if array is not None and not self.fits(name, shape[1:], dtype, chunks):
-            self._disown(name, 0)
+            self._remove_marks_of(name, 0)
             self.remove(name)
             array = None
         if array is None:
             array = self._create(name, shape, dtype, chunks)
         elif array.shape != shape:
             if shape[0] < array.shape[0]:
-                self._disown(name, -(-shape[0] // chunks[0]))
+                self._remove_marks_of(name, -(-shape[0] // chunks[0]))
                 self._drop_beyond(name, -(-shape[0] // chunks[0]))
             # Chunks that are there went above; zarr would list all that the old shape may have.
             sync(array.async_array.resize(shape, delete_outside_chunks=False))
-        metadata.vouch(self.marks, self.root, name)
+        metadata.register(self.marks, self.root, name)
         self._open[name] = array
         self._expect(name)
         return array
@@ -132,7 +132,7 @@ class Store:
             codecs=[BytesCodec(), Crc32cCodec()],
         )
 
-    def _disown(self, name: str, first: int) -> None:
+    def _remove_marks_of(self, name: str, first: int) -> None:
         """Remove the marks that vouch for chunks of rows first, first + 1, ... of an array: they are about to go."""
         for stage, block, mark in self.marks.all():
             chunks = (file.split("/") for file in mark.digests if file.startswith(f"{name}/c/"))
@@ -159,7 +159,7 @@ class Store:
 
     def _is_ours(self, name: str) -> bool:
         """Whether a mark vouches for an array of that name; an array of somebody else counts as absent."""
-        if metadata.is_vouched(self.marks, name):
+        if metadata.is_registered(self.marks, name):
             return True
         if not (self.root / name / METADATA).exists():
             return False
@@ -168,10 +168,10 @@ class Store:
     def _expect(self, name: str) -> None:
         self._files.expect(name, chunk_file_bytes(self._open[name]))
 
-    def mend(self, block: str) -> None:
+    def repair_metadata(self, block: str) -> None:
         """Put the metadata of a `metadata` mark's array back, or vouch for them again where the mark was damaged."""
         if (self.root / block).is_dir() and self._existing(block) is not None:
-            metadata.vouch(self.marks, self.root, block)
+            metadata.register(self.marks, self.root, block)
 
     def array(self, name: str) -> Any:
         """The zarr array of that name."""
@@ -193,7 +193,7 @@ class Store:
         with self._lock:
             self._open.pop(name, None)
             remove_array(self.root, name, chunk_file_bytes(array))
-            metadata.forget(self.marks, name)
+            metadata.unregister(self.marks, name)
 
     def write_rows(self, name: str, start: int, block: NDArray[Any]) -> Digests:
         """Write whole rows that begin at a chunk boundary; returns the chunk files they went to."""
@@ -275,17 +275,17 @@ class Store:
         n_bytes = math.prod(array.shape) * array.dtype.itemsize
         with self._lock:
             self._loaded = [loaded for loaded in self._loaded if loaded() is not None]
-            held = sum(found.nbytes for loaded in self._loaded if (found := loaded()) is not None)
-        if self.most_bytes is not None and held + n_bytes > self.most_bytes:
-            beside = f" beside the {show_bytes(held)} of others" if held else ""
+            loaded_bytes = sum(array_loaded.nbytes for loaded in self._loaded if (array_loaded := loaded()) is not None)
+        if self.most_bytes is not None and loaded_bytes + n_bytes > self.most_bytes:
+            beside = f" beside the {show_bytes(loaded_bytes)} of others" if loaded_bytes else ""
             raise MemoryBudgetError(
                 f"the stored array {name!r} in {self.root} takes {show_bytes(n_bytes)}{beside}, the memory budget "
                 f"leaves {show_bytes(self.most_bytes)}; use a larger --memory, or delete the array to have it made anew"
             )
-        found = read_at_once(array)
+        array_loaded = read_at_once(array)
         with self._lock:
-            self._loaded.append(weakref.ref(found))
-        return found
+            self._loaded.append(weakref.ref(array_loaded))
+        return array_loaded
 
     def mark(self, stage: str, block: str = DONE) -> Mark | None:
         """The mark where it still holds: zarr reads a chunk whose file is gone as zeros, without a word.
@@ -304,9 +304,9 @@ class Store:
 
     def drop_damaged(self) -> list[str]:
         """Remove every mark one of whose files is not what it was; returns these files. The next run redoes them."""
-        found = take_inventory(self.root, most_bytes=self.most_bytes)
-        found.drop(self.marks)
-        return [damage.file for damage in found.damaged]
+        inventory = take_inventory(self.root, most_bytes=self.most_bytes)
+        inventory.drop(self.marks)
+        return [damage.file for damage in inventory.damaged]
 
     def commit(
         self, stage: str, fingerprint: str, digests: Mapping[str, str], payload: dict[str, Any], block: str = DONE
@@ -339,8 +339,8 @@ def _filled_up(part: NDArray[Any], shape: tuple[int, ...], dtype: DTypeLike) -> 
 
 def _identity(folder: Path) -> tuple[int, int]:
     """A disk that is unmounted leaves another folder in its place, or none."""
-    found = folder.stat()
-    return found.st_dev, found.st_ino
+    status = folder.stat()
+    return status.st_dev, status.st_ino
 
 
 def is_store(root: Path) -> bool:
@@ -359,9 +359,9 @@ def is_store(root: Path) -> bool:
 def check_format(root: Path) -> None:
     """Raise OutError where the store says that it has another format: nothing of it may be changed."""
     try:
-        told = parse_json(read_bounded(root / METADATA, shapes.LIMIT_BYTES), 1000)
-        found = told["attributes"].get(FORMAT_KEY, FORMAT)
+        values = parse_json(read_bounded(root / METADATA, shapes.LIMIT_BYTES), 1000)
+        version = values["attributes"].get(FORMAT_KEY, FORMAT)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no store, or a damaged one: dealt with later
         return
-    if found != FORMAT:
-        raise OutError(f"{root} has the format {found}, this version reads {FORMAT}; use the version that wrote it")
+    if version != FORMAT:
+        raise OutError(f"{root} has the format {version}, this version reads {FORMAT}; use the version that wrote it")

@@ -92,7 +92,7 @@ class StageCheckpoints:
         sizes = ((self._store.root / file).lstat().st_size for file in mark.digests)
         return most_bytes is None or all(_HELD_TWICE * size <= most_bytes for size in sizes)
 
-    def going_on(self, fit: Callable[[], Fit], tell: Callable[[str], None]) -> Fit:
+    def resume_or_restart(self, fit: Callable[[], Fit], tell: Callable[[str], None]) -> Fit:
         """What `fit` returns, which goes on from what was saved; where that cannot be of this fit, from the beginning.
 
         Anybody can write a state with a right seal: what the solver makes of a wrong one shows only as it goes on.

@@ -64,8 +64,8 @@ def stored_digest(stream: IO[bytes], n_bytes: int) -> str:
     crc, left = 0, n_bytes - CRC_BYTES
     while left > 0 and (piece := stream.read(min(left, _READ_BYTES))):
         crc, left = google_crc32c.extend(crc, piece), left - len(piece)
-    told = int.from_bytes(stream.read(CRC_BYTES), "little")
-    return _show_crc(crc) if left == 0 and crc == told else ""
+    expected = int.from_bytes(stream.read(CRC_BYTES), "little")
+    return _show_crc(crc) if left == 0 and crc == expected else ""
 
 
 def chunk_digest(data: bytes | memoryview) -> str:
@@ -99,8 +99,8 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
         name, _, inside = key.partition("/c/")
         if inside and name in self._chunk_bytes:
             with suppress(FileNotFoundError, NotADirectoryError):  # told below
-                found = (self.root / key).lstat()
-                if not stat.S_ISREG(found.st_mode) or found.st_size != self._chunk_bytes[name]:
+                status = (self.root / key).lstat()
+                if not stat.S_ISREG(status.st_mode) or status.st_size != self._chunk_bytes[name]:
                     raise ValueError(f"{self.root / key} is not a file of {self._chunk_bytes[name]} bytes")
 
     async def get(self, key: str, *args: Any, **options: Any) -> Any:
@@ -176,10 +176,10 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
         """File -> digest of chunks that were just written. KeyError for a chunk that was not."""
         return {key: self._digests.pop(key) for key in keys}
 
-    def _there(self, key: str, found: Any) -> Any:
-        if found is None and _is_chunk(key):
+    def _there(self, key: str, value: Any) -> Any:
+        if value is None and _is_chunk(key):
             raise LostChunkError(f"{self.root / key} is gone")
-        return found
+        return value
 
 
 def _is_chunk(key: str) -> bool:
@@ -199,7 +199,7 @@ def _pieces(data: memoryview) -> Iterator[memoryview]:
 
 def _is_free_or_of_size(name: str, folder: int, n_bytes: int) -> bool:
     try:
-        found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+        status = os.stat(name, dir_fd=folder, follow_symlinks=False)
     except FileNotFoundError:
         return True
-    return stat.S_ISREG(found.st_mode) and found.st_size == n_bytes
+    return stat.S_ISREG(status.st_mode) and status.st_size == n_bytes

@@ -62,12 +62,12 @@ def remove_chunks(root: Path, inside: str, chunk_bytes: int, goes: Callable[[str
         for name in sorted(os.listdir(folder)):
             if not _NUMBER.fullmatch(name):
                 continue
-            found = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            if stat.S_ISDIR(found.st_mode) and inside.count("/") <= _MOST_AXES:
+            status = os.stat(name, dir_fd=folder, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode) and inside.count("/") <= _MOST_AXES:
                 removed |= remove_chunks(root, f"{inside}/{name}", chunk_bytes, goes)
             elif (
-                stat.S_ISREG(found.st_mode)
-                and found.st_size == chunk_bytes
+                stat.S_ISREG(status.st_mode)
+                and status.st_size == chunk_bytes
                 and goes(f"{inside}/{name}")
                 and _is_chunk(name, folder, chunk_bytes)
             ):
@@ -245,9 +245,9 @@ def tidy(root: Path) -> None:
     arrays = {file.partition("/")[0] for file in vouched} & KINDS.keys()
     for name in (set(marks.blocks(metadata.MARK)) & KINDS.keys()) - arrays:
         remove_array(root, name, metadata.chunk_file_bytes(root, name))
-        metadata.forget(marks, name)
+        metadata.unregister(marks, name)
     for name in ("", *(name for name in arrays if is_regular(root / name / FILE))):
-        metadata.vouch(marks, root, name)
+        metadata.register(marks, root, name)
     for name in arrays:
         remove_chunks(root, f"{name}/c", metadata.chunk_file_bytes(root, name), lambda file: file not in vouched)
     for path in [*files_below(root / MADE), *files_below(root / STATE)]:

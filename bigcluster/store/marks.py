@@ -61,9 +61,9 @@ class Marks:
         path, limit_bytes = self.path(stage, block), _METADATA_BYTES if stage == "metadata" else LIMIT_BYTES
         share = 1 if block != DONE else _TOGETHER
         try:
-            found = path.lstat()
-            if stat.S_ISREG(found.st_mode) and found.st_size <= limit_bytes:
-                check_room(path, json_bytes(found.st_size, 0) * share, _OTHERWISE)
+            status = path.lstat()
+            if stat.S_ISREG(status.st_mode) and status.st_size <= limit_bytes:
+                check_room(path, json_bytes(status.st_size, 0) * share, _OTHERWISE)
             raw = read_bounded(path, limit_bytes)
         except (FileNotFoundError, NotADirectoryError, UnfitFileError):
             return None
@@ -132,8 +132,8 @@ class Marks:
 
     def blocks(self, stage: str) -> list[str]:
         """The blocks of a stage that have a mark, sound or not."""
-        found = (self._root / stage).glob("*.json")
-        return sorted(path.stem for path in found if path.stem != DONE and not path.name.startswith("."))
+        paths = (self._root / stage).glob("*.json")
+        return sorted(path.stem for path in paths if path.stem != DONE and not path.name.startswith("."))
 
     def numbers(self, stage: str) -> list[str]:
         """Those of the blocks that are called by their numbers; a file of another name there is not of us."""

@@ -24,7 +24,7 @@ CRC_BYTES = 4
 """At the end of every chunk file: its CRC-32C."""
 
 
-def vouch(marks: Marks, root: Path, name: str = "") -> None:
+def register(marks: Marks, root: Path, name: str = "") -> None:
     """Sync the metadata of an array (of the group: no name) and mark them. Nothing happens where they are marked."""
     file = root / name / FILE
     text = read_bounded(file, LIMIT_BYTES).decode()
@@ -35,7 +35,7 @@ def vouch(marks: Marks, root: Path, name: str = "") -> None:
         marks.write(MARK, Mark("", digests, {"text": text}), name or GROUP)
 
 
-def is_vouched(marks: Marks, name: str) -> bool:
+def is_registered(marks: Marks, name: str) -> bool:
     """Whether there is a mark for the metadata of an array, sound or not."""
     return marks.path(MARK, name).is_file()
 
@@ -67,7 +67,7 @@ def _content(file: Path) -> bytes:
         return b""
 
 
-def forget(marks: Marks, name: str) -> None:
+def unregister(marks: Marks, name: str) -> None:
     """The array is about to go."""
     marks.remove(MARK, name)
 

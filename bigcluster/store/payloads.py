@@ -21,11 +21,11 @@ from bigcluster.files.forms import (
     one_of,
     optional,
     positive,
+    printable_line,
     score,
     text,
     truth,
     whole,
-    words,
 )
 from bigcluster.store import shapes
 from bigcluster.store.fingerprints import fingerprint
@@ -58,7 +58,7 @@ def _is_name(value: Any) -> bool:
 def _fact(value: Any) -> bool:
     if type(value) is list:
         return len(value) <= _MOST_NUMBERS and all(map(number, value))
-    return value is None or type(value) is bool or number(value) or words(value)
+    return value is None or type(value) is bool or number(value) or printable_line(value)
 
 
 _FACTS = keys(
@@ -122,7 +122,7 @@ _SWEEP_KEYS = keys(
     {
         "rows": list_of(_SWEEP_ROW),
         "suggested_k": optional(whole(1)),
-        "reason": words,
+        "reason": printable_line,
         "facts": _FACTS,
     },
     {"of": text},
@@ -173,8 +173,8 @@ _FORMS: dict[str, Check] = {
         {"width": whole(1), "height": whole(1)},
         {
             "color": truth,
-            "fit": words,
-            "normalize": words,
+            "fit": printable_line,
+            "normalize": printable_line,
             "max_pixels": whole(1),
         },
     ),
@@ -183,7 +183,7 @@ _FORMS: dict[str, Check] = {
         {
             **dict.fromkeys(("rank", "n_components"), whole(1)),
             **dict.fromkeys(("passes", "bytes_read", "score_step"), number),
-            "solver": words,
+            "solver": printable_line,
             "images": text,
             "total_variance": positive,
             "components": one_of("stored", "left"),

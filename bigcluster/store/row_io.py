@@ -50,13 +50,13 @@ def read_rectangle(
     height, width = array.chunks
     shape = rows[1] - rows[0], columns[1] - columns[0]
     fits = spent is not None and spent.shape == shape and spent.dtype == array.dtype and spent.flags.c_contiguous
-    found = spent if spent is not None and fits else np.empty(shape, array.dtype)
+    values = spent if spent is not None and fits else np.empty(shape, array.dtype)
     chunk: NDArray[Any] | None = None
     for i in range(rows[0] // height, -(-rows[1] // height)):
         for j in range(columns[0] // width, -(-columns[1] // width)):
             down = slice(max(i * height, rows[0]), min((i + 1) * height, rows[1]))
             across = slice(max(j * width, columns[0]), min((j + 1) * width, columns[1]))
-            place = found[_shifted(down, rows[0]), _shifted(across, columns[0])]
+            place = values[_shifted(down, rows[0]), _shifted(across, columns[0])]
             whole = place.shape == (height, width) and place.flags.c_contiguous
             if not whole and chunk is None:
                 chunk = np.empty((height, width), array.dtype)
@@ -68,7 +68,7 @@ def read_rectangle(
                 raise DamagedError(f"the stored array {array.path!r} is damaged ({error})") from error
             if not whole:
                 place[...] = into[_shifted(down, i * height), _shifted(across, j * width)]
-    return found
+    return values
 
 
 def _shifted(span: slice, by: int) -> slice:

@@ -49,10 +49,10 @@ def check_group(root: Path) -> None:
 
 def check_group_text(text: bytes | str) -> None:
     """Raises ValueError where the text is not the metadata of a group of ours, of this format."""
-    found = _parse(text)
-    if found.get("node_type") != "group" or not found.keys() <= _GROUP_KEYS:
+    metadata = _parse(text)
+    if metadata.get("node_type") != "group" or not metadata.keys() <= _GROUP_KEYS:
         raise ValueError("it is not the metadata of our group")
-    attributes = found.get("attributes")
+    attributes = metadata.get("attributes")
     if not isinstance(attributes, dict) or attributes.get(FORMAT_KEY) != FORMAT:
         raise ValueError("its attributes are not those of our group")
 
@@ -64,9 +64,9 @@ def check_array(root: Path, name: str) -> None:
 
 def check_array_text(text: bytes | str) -> None:
     """Raises ValueError where the text is not the metadata of an array of ours."""
-    found = _parse(text)
+    metadata = _parse(text)
     try:
-        _check(found)
+        _check(metadata)
     except (KeyError, TypeError, AttributeError, IndexError) as error:
         raise ValueError(f"it is not the metadata of an array of ours ({type(error).__name__})") from error
 
@@ -74,29 +74,29 @@ def check_array_text(text: bytes | str) -> None:
 def _parse(text: bytes | str) -> dict[str, Any]:
     if len(text) > LIMIT_BYTES:
         raise ValueError("it is larger than any of ours")
-    found = parse_json(text, _LIMIT_VALUES)
-    if not isinstance(found, dict) or found.get("zarr_format") != 3:
+    metadata = parse_json(text, _LIMIT_VALUES)
+    if not isinstance(metadata, dict) or metadata.get("zarr_format") != 3:
         raise ValueError("it is not zarr's metadata")
-    return found
+    return metadata
 
 
-def _check(found: dict[str, Any]) -> None:
-    if found["node_type"] != "array" or not found.keys() <= _ARRAY_KEYS or found.get("storage_transformers"):
+def _check(values: dict[str, Any]) -> None:
+    if values["node_type"] != "array" or not values.keys() <= _ARRAY_KEYS or values.get("storage_transformers"):
         raise ValueError("it is not the metadata of an array of ours")
-    if found["fill_value"] not in (0, False) or found.get("attributes") or any(found.get("dimension_names") or ()):
+    if values["fill_value"] not in (0, False) or values.get("attributes") or any(values.get("dimension_names") or ()):
         raise ValueError("its fill value, attributes or names are not as ours are")
-    if not _are_ours(found["codecs"]):
+    if not _are_ours(values["codecs"]):
         raise ValueError("its codecs are not bytes and crc32c")
-    if _named(found["chunk_grid"]) != ("regular", {"chunk_shape"}):
+    if _named(values["chunk_grid"]) != ("regular", {"chunk_shape"}):
         raise ValueError("its chunks are not cut as ours are")
-    if found["chunk_key_encoding"] not in _KEY_ENCODINGS:
+    if values["chunk_key_encoding"] not in _KEY_ENCODINGS:
         raise ValueError("its chunks are not named as ours are")
-    shape, chunks = found["shape"], found["chunk_grid"]["configuration"]["chunk_shape"]
+    shape, chunks = values["shape"], values["chunk_grid"]["configuration"]["chunk_shape"]
     whole_numbers = all(type(n) is int and n >= least for sizes, least in ((shape, 0), (chunks, 1)) for n in sizes)
     if not whole_numbers or len(shape) != len(chunks) or not 1 <= len(shape) <= _MOST_AXES:
         raise ValueError(f"its shape is {shape} in chunks of {chunks}")
-    dtype = np.dtype(str(found["data_type"]))
-    if dtype.kind not in _KINDS or dtype.name != found["data_type"]:
+    dtype = np.dtype(str(values["data_type"]))
+    if dtype.kind not in _KINDS or dtype.name != values["data_type"]:
         raise ValueError(f"its values are of the type {dtype}")
     chunk_bytes = math.prod(chunks) * dtype.itemsize
     n_chunks = math.prod(-(-size // chunk) for size, chunk in zip(shape, chunks, strict=True))
