@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import doctest
+import inspect
+import re
 from typing import Any
 
 import dask.array as da
@@ -14,6 +17,7 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from bigcluster.errors import ConfigError, InvalidDataError, UsageError
 from bigcluster.estimators.kmeans import KMeans
+from bigcluster.estimators.pca import PCA
 from bigcluster.solvers.kmeans.seeding import random_rows
 
 EXPECTED_FAILURES = {
@@ -199,3 +203,20 @@ def test_iterations_are_printed_where_that_is_asked_for(
     assert end in lines[-1]
     KMeans(8, random_state=0, max_iter=1, n_init=1, verbose=1).fit(blobs(500))
     assert capsys.readouterr().out.splitlines()[-1] == "Stopped after 1 iterations."
+
+
+@pytest.mark.parametrize("estimator", [KMeans, PCA])
+def test_the_examples_of_an_estimator_run(estimator: type) -> None:
+    (found,) = [test for test in doctest.DocTestFinder(recurse=False).find(estimator) if test.examples]
+    assert doctest.DocTestRunner().run(found).failed == 0
+
+
+@pytest.mark.parametrize("estimator", [KMeans, PCA])
+def test_an_estimator_describes_its_parameters_and_attributes_in_numpydoc_form(estimator: type) -> None:
+    sections = dict(re.findall(r"^(\w+)\n-+\n(.*?)(?=^\w+\n-+\n|\Z)", inspect.getdoc(estimator) or "", re.M | re.S))
+    assert list(sections) == ["Parameters", "Attributes", "Notes", "Examples"]
+    parameters = [name for name in inspect.signature(estimator).parameters if name != "self"]
+    assert re.findall(r"^(\w+) : ", sections["Parameters"], re.M) == parameters
+    model = estimator(2).fit(np.random.default_rng(0).random((9, 3)))
+    fitted = {name for name in vars(model) if name.endswith("_") and not name.startswith("_")}
+    assert fitted <= set(re.findall(r"^(\w+) : ", sections["Attributes"], re.M))

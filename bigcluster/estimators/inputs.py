@@ -1,4 +1,4 @@
-"""What the estimators take: numpy arrays, whatever becomes one, and dask arrays."""
+"""Reads the inputs of the estimators as row sources: numpy arrays, whatever becomes one, and dask arrays."""
 
 from __future__ import annotations
 
@@ -16,16 +16,25 @@ from bigcluster.errors import UsageError
 from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.store.row_source import ArrayRows, DaskRows, RowSource, spans
 
+_LEAST_ROWS, _MOST_ROWS = 1024, 8192
+"""Rows of a block that `each_block` works on."""
+_BLOCK_VALUES = 1 << 23
+"""Values of such a block, between these numbers of rows: 32 MiB of float32."""
+
 BlockWork = Callable[[NDArray[Any], int], NDArray[Any]]
-"""Of rows (m, n_features) and the number of the first of them."""
+"""A function of rows, (m, n_features), and the number of the first one."""
 
 
 def is_dask(X: Any) -> bool:
+    """Whether X is a dask array; this does not import dask."""
     return hasattr(X, "__dask_graph__") and hasattr(X, "chunks")
 
 
 def of_known_length(X: Any) -> Any:
-    """A dask array, computed once to count its rows where that is needed; another object then."""
+    """Return a dask array whose number of rows is known; where it is not, X is computed once and a copy is returned.
+
+    Raises UsageError where the number of features is not known.
+    """
     if X.ndim == 2 and np.isnan(X.shape[1]):
         raise UsageError(f"X has {X.shape[1]} features; their number must be known")
     if not np.isnan(X.shape[0]):
@@ -36,7 +45,7 @@ def of_known_length(X: Any) -> Any:
 
 
 def seed_of(random_state: Any) -> int:
-    """An int as it is, anything else by scikit-learn's rules. Raises UsageError for a negative one."""
+    """Return a seed: an int as it is, anything else by scikit-learn's rules. Raises UsageError for a negative one."""
     if not isinstance(random_state, numbers.Integral):
         return int(check_random_state(random_state).randint(2**31 - 1))
     if random_state < 0:
@@ -47,10 +56,11 @@ def seed_of(random_state: Any) -> int:
 def rows_of(
     estimator: BaseEstimator, X: Any, kinds: tuple[type, ...], *, reset: bool, min_samples: int = 1, order: Any = None
 ) -> RowSource:
-    """X, (n_samples, n_features), as rows, checked as scikit-learn checks it.
+    """Check X, (n_samples, n_features), as scikit-learn does, and return it as a row source.
 
-    NaN and infinity are left to who reads the rows, which says in which of them they are. kinds : dtypes that stay as
-    they are; any other becomes the first. reset : whether X is what the estimator is fitted to.
+    kinds : dtypes that are taken as they are; any other becomes the first one. reset : whether the estimator is fitted
+    to X. order : memory order of a numpy array, as of `validate_data`. NaN and infinity are found later, when the rows
+    are read, so that the error names the row. Raises UsageError for other shapes and for data that is not numeric.
     """
     if not is_dask(X):
         checked = validate_data(
@@ -86,9 +96,10 @@ def each_block(
     dtype_for: Callable[[np.dtype[Any]], np.dtype[Any]],
     n_columns: int | None,
 ) -> Any:
-    """`work` of all rows of X: (n_samples, n_columns), or (n_samples,) for None; lazy for a dask array.
+    """Apply `work` to all rows of X: (n_samples, n_columns), or (n_samples,) for n_columns=None.
 
-    work : gives the same for a row whatever rows stand beside it. dtype_for : of the result, by that of the rows.
+    work : must give the same result for a row whatever other rows are in the block. dtype_for : gives the dtype of the
+    result for that of the rows. A dask array gives a lazy dask array.
     """
     if is_dask(X):
         X = of_known_length(X)
@@ -115,5 +126,5 @@ def each_block(
 
 
 def _block_rows(n_features: int) -> int:
-    """Enough to be worth what `work` gets ready for each block, few enough to need little memory."""
-    return min(8192, max(1024, (1 << 23) // n_features))
+    """Choose the rows of a block: enough to pay for the preparation of each block, few enough to need little memory."""
+    return min(_MOST_ROWS, max(_LEAST_ROWS, _BLOCK_VALUES // n_features))

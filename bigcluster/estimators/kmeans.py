@@ -1,4 +1,4 @@
-"""k-means for arrays, with scikit-learn's names and conventions."""
+"""k-means of arrays in memory or of dask, with the names and conventions of scikit-learn."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sklearn.utils.validation import check_is_fitted
 from bigcluster.config.schema import optional, positive, whole_number
 from bigcluster.errors import ConfigError, TooFewSamplesError, UsageError
 from bigcluster.estimators.inputs import each_block, is_dask, rows_of, seed_of
-from bigcluster.estimators.verbose import Told
+from bigcluster.estimators.verbose import Reporter
 from bigcluster.kernels.kmeans.assign import nearest
 from bigcluster.kernels.kmeans.centers import fit_scaler, prepare
 from bigcluster.kernels.kmeans.sums import exact_sq
@@ -27,10 +27,12 @@ from bigcluster.solvers.kmeans.result import check_algorithm, choose
 from bigcluster.store.row_source import RowSource
 from bigcluster.units import quoted
 
-# Kept as they are; anything else, lists among it, becomes the first.
 _KINDS = (np.float64, np.float32, np.uint8, np.int8, np.uint16, np.int16)
+"""Dtypes that are taken as they are; all other data, lists included, becomes the first one."""
+_SCORE_ROWS = 8192
+"""Rows that `score` reads at once: some megabytes of a few hundred features."""
 _OTHER_NAMES = {"elkan": "lloyd"}
-"""As scikit-learn calls an algorithm that gives the same. Our Lloyd keeps bounds from as many clusters as they pay."""
+"""A name of scikit-learn -> the algorithm that gives the same result. Lloyd keeps distance bounds wherever they pay."""
 
 
 class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, BaseEstimator):  # type: ignore[misc]
@@ -38,32 +40,71 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
 
     Parameters
     ----------
-    n_clusters : int, default 8
-    init : "auto", "k-means++", "k-means||", "random" (rows), array of shape (n_clusters, n_features), or a callable
-        that makes one of (X, n_clusters, random_state=RandomState). "auto" goes by n_clusters.
-    n_init : int or "auto", default 4, which is "auto". Starts, which share passes over the data; the best is kept.
-        1 where init is an array.
-    max_iter : int, default 300. Lloyd iterations.
-    tol : float, default 1e-4. Relative to the mean variance of the features; compared with the squared center shift.
-    random_state : int, RandomState or None. The same int gives the same labels for any chunking, budget and threads.
-    algorithm : "auto", "lloyd", "minibatch", "two-level" or "dask-ml". "auto" goes by the shape and n_clusters alone.
-        "elkan" is another name of "lloyd", which has its bounds: both give what Lloyd's iterations give.
-    workspace_bytes : int or None. What a dask array's rows and our state may hold in memory between passes; None for
-        no limit. Never changes a result.
-    verbose : int, default 0. Whether iterations are printed.
-    copy_x : bool, default True. Changes nothing: what X holds is never written to.
+    n_clusters : int, default=8
+        Number of clusters.
+    init : {"auto", "k-means++", "k-means||", "random"}, array or callable, default="auto"
+        How the initial centers are chosen. "auto" takes k-means++ for few clusters and k-means|| for many; "random"
+        takes rows. An array has the shape (n_clusters, n_features). A callable is called as ``init(X, n_clusters,
+        random_state=RandomState)`` and returns such an array.
+    n_init : int or "auto", default=4
+        Number of restarts, of which the best one is kept; they share passes over the data. "auto" is 4. An array of
+        initial centers makes one restart.
+    max_iter : int, default=300
+        Most iterations of Lloyd's algorithm.
+    tol : float, default=1e-4
+        A restart has converged when the squared shift of its centers is at most `tol` times the mean variance of the
+        features.
+    random_state : int, RandomState or None, default=None
+        The same int gives the same labels for every chunking, workspace and number of threads.
+    algorithm : {"auto", "lloyd", "elkan", "minibatch", "two-level", "dask-ml"}, default="auto"
+        "auto" chooses by the shape of the data and n_clusters alone. "elkan" is another name of "lloyd", which keeps
+        distance bounds wherever they save time.
+    workspace_bytes : int or None, default=None
+        Bytes that rows of a dask array and the state of the fit may take in memory between passes; None for no limit.
+        It never changes a result.
+    verbose : int, default=0
+        Whether iterations are printed.
+    copy_x : bool, default=True
+        Without effect: the data of X is never changed.
 
     Attributes
     ----------
-    cluster_centers_ : (n_clusters, n_features) float64. Fewer than asked for, with a ConvergenceWarning that says so,
-        where the data has fewer distinct rows.
-    labels_ : (n_samples,) int32, nearest center of every row; ties go to the lower number.
-    inertia_ : float, sum of squared distances (weighted, if weights were given) to the nearest center.
-    n_iter_ : int. algorithm_ : the one that ran. distances_ : (n_samples,) float64, Euclidean, to the nearest center.
-    n_features_in_ : int.
+    cluster_centers_ : ndarray of shape (n_clusters, n_features), float64
+        Centers. There are fewer than n_clusters where the data has fewer distinct rows; a ConvergenceWarning says so.
+    labels_ : ndarray of shape (n_samples,), int32
+        Nearest center of each row; of equal distances, the lower number.
+    distances_ : ndarray of shape (n_samples,), float64
+        Euclidean distance of each row to its center.
+    inertia_ : float
+        Sum of squared distances of the rows to their centers, weighted where sample weights were given.
+    n_iter_ : int
+        Iterations of the best restart.
+    algorithm_ : str
+        The algorithm that ran.
+    n_features_in_ : int
+        Number of features of the data.
+    feature_names_in_ : ndarray of str
+        Names of the features, where X has names that are all strings.
 
-    Raises InvalidDataError (a ValueError) naming the row that holds NaN or infinity, UsageError for bad arguments,
-    TooFewSamplesError (a ValueError) for fewer rows than n_clusters.
+    Notes
+    -----
+    Labels are exact: every row has the label of the center whose float64 distance is least. Integers of 8 and 16 bits,
+    float32 and float64 are taken as they are; other data becomes float64. `fit` raises InvalidDataError (a ValueError)
+    that names a row with NaN or infinity, TooFewSamplesError (a ValueError) for fewer rows than clusters, and
+    UsageError (a ValueError) for other arguments that cannot be used.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bigcluster import KMeans
+    >>> X = np.array([[1, 2], [1, 4], [1, 0], [10, 2], [10, 4], [10, 0]])
+    >>> model = KMeans(n_clusters=2, random_state=0).fit(X)
+    >>> bool(model.labels_[0] == model.labels_[2] != model.labels_[3])
+    True
+    >>> np.sort(model.cluster_centers_, axis=0).tolist()
+    [[1.0, 2.0], [10.0, 2.0]]
+    >>> float(model.inertia_)
+    16.0
     """
 
     def __init__(
@@ -92,7 +133,20 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         self.copy_x = copy_x
 
     def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> KMeans:
-        """Cluster X, a numpy or dask array of shape (n_samples, n_features). sample_weight : (n_samples,)."""
+        """Cluster the rows of X.
+
+        Parameters
+        ----------
+        X : array-like or dask array of shape (n_samples, n_features)
+            Rows to cluster.
+        y : ignored
+        sample_weight : array-like of shape (n_samples,) or None, default=None
+            Weights of the rows, none negative; None for equal weights.
+
+        Returns
+        -------
+        self : KMeans
+        """
         self._check_arguments()
         rows = self._rows(X, reset=True)
         if rows.shape[0] < self.n_clusters:
@@ -112,32 +166,38 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         return self
 
     def fit_predict(self, X: Any, y: Any = None, sample_weight: Any = None) -> NDArray[np.int32]:
-        """Labels of X after fitting to it: (n_samples,) int32."""
+        """Fit to X as `fit` does, and return the labels of its rows: (n_samples,) int32."""
         labels: NDArray[np.int32] = self.fit(X, sample_weight=sample_weight).labels_
         return labels
 
     def predict(self, X: Any) -> Any:
-        """Label of each row: (n_samples,) int32; a lazy dask array for a dask array."""
+        """Label the rows of X, (n_samples, n_features), by the nearest center: (n_samples,) int32.
+
+        A dask array gives a lazy dask array. Raises InvalidDataError for NaN or infinity, NotFittedError before `fit`.
+        """
         check_is_fitted(self)
         return each_block(self, X, _KINDS, self._labels, lambda _: np.dtype(np.int32), None)
 
     def transform(self, X: Any) -> Any:
-        """Euclidean distance of each row to each center: (n_samples, n_clusters), float32 for float32 input."""
+        """Compute the Euclidean distance of each row of X to each center: (n_samples, n_clusters).
+
+        The result is float32 for float32 data, else float64; a dask array gives a lazy dask array.
+        """
         check_is_fitted(self)
         return each_block(self, X, _KINDS, self._distances, _float_of, len(self.cluster_centers_))
 
     def fit_transform(self, X: Any, y: Any = None, sample_weight: Any = None) -> Any:
-        """`transform` of X after fitting to it."""
+        """Fit to X as `fit` does, and return `transform` of it: (n_samples, n_clusters)."""
         return self.fit(X, sample_weight=sample_weight).transform(X)
 
     def score(self, X: Any, y: Any = None, sample_weight: Any = None) -> float:
-        """Minus the (weighted) sum of squared distances of X to the nearest center."""
+        """Return minus the (weighted) sum of squared distances of the rows of X to their nearest centers."""
         check_is_fitted(self)
         rows = self._rows(X, reset=False)
         weights = _weights(sample_weight, rows.shape[0])
         total = 0.0
-        for start in range(0, rows.shape[0], 8192):
-            x = rows.read(start, min(start + 8192, rows.shape[0]))
+        for start in range(0, rows.shape[0], _SCORE_ROWS):
+            x = rows.read(start, min(start + _SCORE_ROWS, rows.shape[0]))
             sq = exact_sq(x, self.cluster_centers_, self._labels(x, start))
             total += float((sq if weights is None else sq * weights[start : start + len(sq)]).sum())
         return -total
@@ -170,33 +230,36 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
             from bigcluster.solvers.kmeans.dask_ml import fit_dask_ml
 
             return fit_dask_ml(rows, self.n_clusters, init=self.init, **common)
-        told = Told() if self.verbose else None
-        common |= {"sample_weight": weights, "on_progress": told}
+        reporter = Reporter() if self.verbose else None
+        common |= {"sample_weight": weights, "on_progress": reporter}
         if name == "lloyd":
             n_init = whole_number(1, auto=N_INIT)("n_init", self.n_init)
-            init = self._called(X, rows, n_init, common["seed"]) if callable(self.init) else self.init
+            init = self._call_init(X, rows, n_init, common["seed"]) if callable(self.init) else self.init
             result = fit(rows, self.n_clusters, init=init, n_init=n_init, **common)
         elif not isinstance(self.init, str) or self.init == "random":
             raise UsageError(f"algorithm {name} chooses its own centers; use lloyd with this init")
         else:
             solve = fit_minibatch if name == "minibatch" else fit_two_level
             result = solve(rows, self.n_clusters, **common)
-        if told is not None:
-            told.end(result, self.tol)
+        if reporter is not None:
+            reporter.end(result, self.tol)
         return result
 
-    def _called(self, X: Any, rows: RowSource, n_init: Any, seed: int) -> NDArray[np.float64]:
-        """What the callable makes, once for each start: (n_starts, n_clusters, n_features)."""
+    def _call_init(self, X: Any, rows: RowSource, n_init: Any, seed: int) -> NDArray[np.float64]:
+        """Call `init` once for each restart, and return the centers: (n_init, n_clusters, n_features) float64.
+
+        Raises UsageError for centers of another shape.
+        """
         assert callable(self.init)
         check_arguments(rows, self.n_clusters, n_init, self.max_iter, self.tol, "random")
-        given = X if is_dask(X) else rows.read(0, rows.shape[0])
+        data = X if is_dask(X) else rows.read(0, rows.shape[0])
         random_state, shape = np.random.RandomState(seed % 2**32), (self.n_clusters, rows.shape[1])
-        made = []
+        sets = []
         for _ in range(n_init):
-            made.append(np.asarray(self.init(given, self.n_clusters, random_state=random_state), np.float64))
-            if made[-1].shape != shape:
-                raise UsageError(f"init made centers of shape {made[-1].shape}, {shape} are needed")
-        return np.stack(made)
+            sets.append(np.asarray(self.init(data, self.n_clusters, random_state=random_state), np.float64))
+            if sets[-1].shape != shape:
+                raise UsageError(f"init made centers of shape {sets[-1].shape}, {shape} are needed")
+        return np.stack(sets)
 
     def _rows(self, X: Any, *, reset: bool) -> RowSource:
         return rows_of(self, X, _KINDS, reset=reset, order="C")

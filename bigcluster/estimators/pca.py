@@ -1,4 +1,4 @@
-"""PCA for arrays, with scikit-learn's names and conventions."""
+"""PCA of arrays in memory or of dask, with the names and conventions of scikit-learn."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from bigcluster.solvers.spill import FolderTiles
 from bigcluster.store.row_source import ArrayRows
 from bigcluster.units import GIB
 
-# Kept as they are; anything else becomes the first.
 _KINDS = (np.float64, np.float32, np.uint8)
+"""Dtypes that are taken as they are; all other data becomes the first one."""
 
 
 class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # type: ignore[misc]
@@ -33,33 +33,70 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
 
     Parameters
     ----------
-    n_components : int, float or None, default None
-        How many components; or, between 0 and 1, the share of variance that they must explain; None for all there are.
-        A share is reached at >=, where scikit-learn's is passed at >. There is no "mle": it needs every variance.
-    solver : "auto", "gram", "covariance" or "subspace". "auto" goes by the shape of the data alone.
-    random_state : int, RandomState or None. The same int gives the same bits for any chunking, workspace and threads.
-    workspace_bytes : int, default 1 GiB. What the solver may hold beside the results; tiles go to a temporary folder
-        where that is not enough. Never changes a result.
-    gemm : "auto", "integer" or "float32". How 8-bit data is multiplied; the results are the same.
-    whiten : bool, default False. Scores of unit variance; those of a component without variance stay 0.
-    copy : bool, default True. Changes nothing: what X holds is never written to.
+    n_components : int, float or None, default=None
+        Number of components; or, between 0 and 1, the share of the variance that they must explain; None for all. A
+        share counts as reached at >=, in scikit-learn at >. There is no "mle", which needs every variance.
+    solver : {"auto", "gram", "covariance", "subspace"}, default="auto"
+        "auto" chooses by the shape of the data alone.
+    random_state : int, RandomState or None, default=None
+        The same int gives the same bits for every chunking, workspace and number of threads.
+    workspace_bytes : int, default=1 GiB
+        Bytes that the solver may hold beside the results; where they are not enough, tiles go to a temporary folder. It
+        never changes a result.
+    gemm : {"auto", "integer", "float32"}, default="auto"
+        How 8-bit data is multiplied; the results are the same.
+    whiten : bool, default=False
+        Whether scores are scaled to unit variance; those of a component without variance stay 0.
+    copy : bool, default=True
+        Without effect: the data of X is never changed.
 
     Attributes
     ----------
-    components_ : (n_components, n_features), unit rows, zero for a component without variance, whose largest
-        entry is positive. Of the type of the scores; float32 numbers in either.
-    mean_ : (n_features,) float64.
-    explained_variance_, explained_variance_ratio_, singular_values_ : (n_components,) float64, ddof = 1.
-    noise_variance_ : float, the mean of the min(n_samples, n_features) - n_components variances that are left out.
-    n_components_, n_samples_, n_features_in_ : int. solver_ : the one that ran.
+    components_ : ndarray of shape (n_components, n_features)
+        Orthonormal rows whose largest entry is positive; zero for a component without variance. float64 where the
+        scores are, else float32, with the precision of float32 in either case.
+    mean_ : ndarray of shape (n_features,), float64
+        Mean of each feature.
+    explained_variance_ : ndarray of shape (n_components,), float64
+        Variance of each score, with n_samples - 1 degrees of freedom.
+    explained_variance_ratio_ : ndarray of shape (n_components,), float64
+        Share of each component in the total variance.
+    singular_values_ : ndarray of shape (n_components,), float64
+        Norms of the columns of the scores.
+    noise_variance_ : float
+        Mean of the min(n_samples, n_features) - n_components variances that are left out.
+    n_components_ : int
+        Number of components.
+    n_samples_ : int
+        Number of rows of the data.
+    n_features_in_ : int
+        Number of features of the data.
+    feature_names_in_ : ndarray of str
+        Names of the features, where X has names that are all strings.
+    solver_ : str
+        The solver that ran.
 
-    8-bit data stays 8-bit and is multiplied exactly; all other data is multiplied in float32. Scores are float64 where
-    data that is not 8-bit or float32 goes in, else float32.
-    Variances below a millionth of the first one count as none where the smaller side of the data has more than 1,536
-    rows or columns, and with solver "subspace", whose shares are exact to 1e-4: float32 cannot tell them from rounding.
-    A dask array of unknown length is computed once more, to count its rows.
-    Raises InvalidDataError (a ValueError) naming a row with NaN or infinity, TooFewSamplesError (a ValueError)
-    for more components than the data can have, UsageError (a ValueError) for other bad arguments.
+    Notes
+    -----
+    8-bit data stays 8-bit and is multiplied exactly; all other data is multiplied in float32. Scores are float32 for
+    8-bit and float32 data, else float64. Variances below a millionth of the first one count as 0 where the smaller side
+    of the data has more than 1,536 rows or columns, and with solver "subspace", whose shares are exact to 1e-4: float32
+    cannot tell them from rounding. A dask array of unknown length is computed once more, to count its rows.
+
+    `fit` raises InvalidDataError (a ValueError) that names a row with NaN or infinity, TooFewSamplesError (a
+    ValueError) for more components than the data can have, and UsageError or ConfigError (ValueErrors) for arguments
+    that cannot be used.
+
+    Examples
+    --------
+    >>> import numpy as np
+    >>> from bigcluster import PCA
+    >>> X = np.array([[-1, -1], [-2, -1], [-3, -2], [1, 1], [2, 1], [3, 2]], dtype=np.float64)
+    >>> model = PCA(n_components=2, random_state=0).fit(X)
+    >>> model.explained_variance_ratio_.round(4).tolist()
+    [0.9924, 0.0076]
+    >>> model.transform(X).shape
+    (6, 2)
     """
 
     def __init__(
@@ -82,12 +119,23 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         self.copy = copy
 
     def fit(self, X: Any, y: Any = None) -> PCA:
-        """Fit to X, a numpy or dask array of shape (n_samples, n_features)."""
+        """Fit the components to the rows of X.
+
+        Parameters
+        ----------
+        X : array-like or dask array of shape (n_samples, n_features)
+            At least two rows.
+        y : ignored
+
+        Returns
+        -------
+        self : PCA
+        """
         self._fit(X, scores=None)
         return self
 
     def fit_transform(self, X: Any, y: Any = None) -> Any:
-        """Fit, and return the scores: (n_samples, n_components), as a dask array where X is one."""
+        """Fit to X as `fit` does, and return its scores: (n_samples, n_components); a dask array where X is one."""
         if is_dask(X):
             X = of_known_length(X)
         scores = _ScoreSink()
@@ -100,12 +148,19 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         return da.from_array(array, chunks=(X.chunks[0], array.shape[1]))
 
     def transform(self, X: Any) -> Any:
-        """Scores of new rows, (n_samples, n_components): lazy where X is a dask array."""
+        """Compute the scores of rows, (n_samples, n_features) -> (n_samples, n_components).
+
+        A dask array gives a lazy dask array. Raises InvalidDataError for NaN or infinity, NotFittedError before `fit`.
+        """
         check_is_fitted(self)
         return each_block(self, X, _KINDS, self._scores, _float_of, self.n_components_)
 
     def inverse_transform(self, X: Any) -> Any:
-        """Rows (n_samples, n_features) whose scores are X, whitened ones if `whiten`: lazy where X is a dask array."""
+        """Compute the rows whose scores are X, (n_samples, n_components) -> (n_samples, n_features).
+
+        With `whiten`, X holds whitened scores. A dask array gives a lazy dask array. Raises UsageError for another
+        number of components.
+        """
         check_is_fitted(self)
         scores = X if is_dask(X) else np.asarray(X)
         if scores.ndim != 2 or scores.shape[1] != self.n_components_:
@@ -117,17 +172,21 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         )
 
     def get_covariance(self) -> NDArray[np.float64]:
-        """(n_features, n_features) float64: that of the components, and noise_variance_ in every other direction."""
+        """Compute the covariance of the model: (n_features, n_features) float64.
+
+        It is that of the components, and noise_variance_ in every other direction.
+        """
         return self._gaussian().covariance
 
     def get_precision(self) -> NDArray[np.float64]:
-        """(n_features, n_features) float64, the inverse of get_covariance. Raises UsageError where there is none."""
+        """Compute the inverse of `get_covariance`, of its shape and dtype. Raises UsageError where there is none."""
         return self._gaussian().precision
 
     def score_samples(self, X: Any) -> Any:
-        """Log-likelihood of each row in the normal distribution of get_covariance: (n_samples,) float64.
+        """Compute the log-likelihood of each row in the normal distribution of `get_covariance`: (n_samples,) float64.
 
-        Lazy where X is a dask array. Raises UsageError where the components leave no variance to other directions.
+        A dask array gives a lazy dask array. Raises UsageError where the components leave no variance to other
+        directions.
         """
         gaussian = self._gaussian()
 
@@ -138,7 +197,7 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         return each_block(self, X, _KINDS, work, lambda _: np.dtype(np.float64), None)
 
     def score(self, X: Any, y: Any = None) -> float:
-        """The mean of `score_samples`."""
+        """Return the mean of `score_samples` over the rows of X."""
         return float(self.score_samples(X).mean())
 
     def _gaussian(self) -> Gaussian:
@@ -229,20 +288,20 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
             raise ConfigError(f"workspace_bytes must be a whole number of bytes, at least 1, not {workspace!r}")
 
     def _target(self, shape: tuple[int, int]) -> Target:
-        wanted = self.n_components
-        if wanted is None:
+        n_components = self.n_components
+        if n_components is None:
             return Components(min(shape))
-        if isinstance(wanted, int | np.integer) and not isinstance(wanted, bool) and wanted > 0:
-            return Components(int(wanted))
-        if isinstance(wanted, float | np.floating) and 0 < wanted < 1:
-            return Variance(float(wanted))
-        if isinstance(wanted, str) and wanted == "mle":
+        if isinstance(n_components, int | np.integer) and not isinstance(n_components, bool) and n_components > 0:
+            return Components(int(n_components))
+        if isinstance(n_components, float | np.floating) and 0 < n_components < 1:
+            return Variance(float(n_components))
+        if isinstance(n_components, str) and n_components == "mle":
             raise ConfigError(
                 'n_components="mle" needs every variance of the data, which only a fit of all components has; '
                 "use a share between 0 and 1, such as 0.95"
             )
         raise ConfigError(
-            f"n_components must be a whole number from 1 on, a share between 0 and 1, or None, not {wanted!r}"
+            f"n_components must be a whole number from 1 on, a share between 0 and 1, or None, not {n_components!r}"
         )
 
     @property

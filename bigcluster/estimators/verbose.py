@@ -1,4 +1,4 @@
-"""What `verbose` prints, the one place of the library that prints: the caller asks for it, as of scikit-learn."""
+"""Prints the iterations of a fit where `verbose` is set; no other module of the library prints."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from bigcluster.solvers.kmeans import KMeansFit
 from bigcluster.solvers.progress import FitProgress
 
 
-class Told:
-    """Prints what a fit does."""
+class Reporter:
+    """A progress listener that prints each iteration, as scikit-learn does with `verbose`."""
 
     def __init__(self) -> None:
         self._last: FitProgress | None = None
@@ -19,6 +19,7 @@ class Told:
         self._last = progress
 
     def end(self, result: KMeansFit, tol: float) -> None:
+        """Print how the fit ended. tol : as the caller gave it."""
         if not result.converged:
             print(f"Stopped after {result.n_iter} iterations.")
         elif self._last is not None and self._last.moved_rows == 0:
