@@ -241,7 +241,7 @@ def test_a_parquet_manifest_says_the_same_as_a_csv(images: Path, out: Path) -> N
         ("file,label\na.jpg,1\n", "'path'"),
         ("path,label\na.jpg\n", "line 2"),
         ("path,path,x\na.jpg,b,c\n", "has 2 columns named 'path'; give all but one another name"),
-        ("title; path\nx; a.jpg\n", "has a column named ' path': take the spaces around it"),
+        ("title; path\nx; a.jpg\n", "has a column named ' path': remove the spaces around it"),
         ("path\n" + '"' + "a" * 200_000 + '"\n', "cannot read"),
     ],
 )

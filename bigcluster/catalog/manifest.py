@@ -21,7 +21,7 @@ from bigcluster.catalog.manifest_rows import (
 )
 from bigcluster.errors import InputChangedError, UsageError
 from bigcluster.files.paths import is_url
-from bigcluster.units import printable
+from bigcluster.units import counted, printable
 
 MANIFEST_SUFFIXES = (".csv", PARQUET_SUFFIX)
 _ROWS_COMPARED = 256
@@ -50,8 +50,8 @@ class Manifest:
             spaced = next((cell for cell in self._header if cell.strip() == PATH_COLUMN), None)
             if spaced is not None:
                 raise UsageError(
-                    f"the manifest {path.name} has a column named {spaced!r}: take the spaces around it and "
-                    "around all cells away"
+                    f"the manifest {path.name} has a column named {spaced!r}: remove the spaces around it and "
+                    "around all cells"
                 )
             columns = ", ".join(self._header)
             raise UsageError(f"the manifest {path.name} needs a column named 'path'; it has {columns:.200}")
@@ -114,17 +114,20 @@ class Manifest:
     def _rows(self) -> Iterator[Row]:
         rows = self._reader(self.path, self._encoding)
         if next(rows)[1] != self._header:
-            raise UsageError(f"the manifest {self.path} has another header than it had")
+            raise UsageError(f"the manifest {self.path} has another header than when its images were listed")
         for line, cells in rows:
             if len(cells) != len(self._header):
-                have = f"has {len(cells)} cells, not {len(self._header)}"
-                raise UsageError(f"line {line} of the manifest {self.path.name} {have}, as its header does")
+                cells_here = counted(len(cells), "cell")
+                raise UsageError(
+                    f"line {line} of the manifest {self.path.name} has {cells_here}, and its header has "
+                    f"{len(self._header)}; give every row as many cells as the header"
+                )
             yield line, cells
 
     def _check_columns(self) -> None:
         name, number = self.path.name, len(self._header)
         if number > _MOST_COLUMNS:
-            raise UsageError(f"the manifest {name} has {number} columns, {_MOST_COLUMNS} are the most; drop some")
+            raise UsageError(f"the manifest {name} has {number} columns, {_MOST_COLUMNS} are the most; remove some")
         if self._header.count(PATH_COLUMN) > 1:
             raise UsageError(
                 f"the manifest {name} has {self._header.count(PATH_COLUMN)} columns named 'path'; give all but one "
