@@ -1,7 +1,7 @@
-"""The only way in: what the command line and a Python program call. `import bigcluster` shows the public part of it.
+"""The functions that the command line and Python programs call. `import bigcluster` shows the public ones.
 
-It imports `pipeline`, `runtime` and `config`; it does no work itself, but starts a working process for it. Begin with
-calls.py.
+They import `pipeline`, `runtime` and `config`. They do no work themselves, but start a working process for it. Begin
+with calls.py; arguments.py turns what a caller gives into settings, and finished_run.py reads what a run left in OUT.
 """
 
 from bigcluster.api.arguments import cluster_resources, resolve_settings, resources, stored_settings

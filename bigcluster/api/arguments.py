@@ -1,4 +1,4 @@
-"""What a call gives -- flags, settings by dotted name, a config, a budget -- resolved into Settings and Resources."""
+"""The arguments of a call (flags, settings by dotted name, a config, a budget), turned into Settings and Resources."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ Sets = Mapping[str, Any] | Sequence[str] | None
 
 
 def dotted(sets: Sets) -> tuple[dict[str, Any], tuple[str, ...]]:
-    """(values by name, texts "KEY=VALUE") of what `set` was given. Raises ConfigError for anything else."""
+    """Split the argument `set` into values by dotted name and texts "KEY=VALUE". One of the two is empty.
+
+    Raises ConfigError for anything that is neither a dict with names nor a list of texts.
+    """
     if sets is None:
         return {}, ()
     if isinstance(sets, Mapping) and all(isinstance(name, str) for name in sets):
@@ -36,18 +39,21 @@ def dotted(sets: Sets) -> tuple[dict[str, Any], tuple[str, ...]]:
     raise ConfigError(f'set must be a dict of settings, such as {{"kmeans.n_init": 8}}, not {quoted(sets)}')
 
 
-def texts(sets: Sets) -> tuple[str, ...]:
-    """The same as texts "KEY=VALUE" alone."""
-    values, given = dotted(sets)
-    return tuple(f"{name}={value}" for name, value in values.items() if value is not None) + given
+def as_texts(sets: Sets) -> tuple[str, ...]:
+    """Return the argument `set` as texts "KEY=VALUE". Values that are None are left out. Raises ConfigError."""
+    values, pairs = dotted(sets)
+    return tuple(f"{name}={value}" for name, value in values.items() if value is not None) + pairs
 
 
-def names(option: str, value: Any) -> tuple[str, ...]:
-    """Some words, or a single one. Raises ConfigError for anything else."""
-    words = (value,) if isinstance(value, str) else value
-    if not (isinstance(words, Sequence) and all(isinstance(word, str) for word in words)):
+def as_names(option: str, value: Any) -> tuple[str, ...]:
+    """Return a name, or a list of names, as a tuple. Raises ConfigError for anything else.
+
+    option : the argument, for the message.
+    """
+    items = (value,) if isinstance(value, str) else value
+    if not (isinstance(items, Sequence) and all(isinstance(item, str) for item in items)):
         raise ConfigError(f"{option} must be a list of names, not {quoted(value)}")
-    return tuple(words)
+    return tuple(items)
 
 
 def resolve_settings(
@@ -60,18 +66,23 @@ def resolve_settings(
     fresh: bool = False,
     needs: tuple[str, ...] = ("images", "out", "k"),
 ) -> Settings:
-    """Merge what was given with a config or with what OUT kept. Raises ConfigError where one of `needs` is missing."""
+    """Merge the arguments of a call with a config, or with the settings that OUT/run.toml holds.
+
+    flags : dict, values by dotted name; None counts as not given. sets : texts KEY=VALUE. config : a TOML file or the
+    name of a shipped config. fresh : ignore OUT/run.toml. needs : settings that must have a value.
+    Raises ConfigError for a bad value, and where one of `needs` is missing.
+    """
     of_paths = image_list.is_list(images)
     paths = {
         name: None if path is None else local_path(name.upper(), path)
         for name, path in (("images", None if of_paths else images), ("out", out))
     }
-    kept = None if fresh or paths["out"] is None else outdir.kept_values(paths["out"])
+    stored = None if fresh or paths["out"] is None else outdir.kept_values(paths["out"])
     resolved = resolve(
         flags={**paths, **flags},
         sets=sets,
         config=None if config is None else local_path("--config", config),
-        kept=kept,
+        kept=stored,
     )
     if of_paths:
         resolved = image_list.settings_for_list(resolved)
@@ -83,10 +94,13 @@ def resolve_settings(
     return resolved
 
 
-def kept_notes(
+def reused_settings_notes(
     out: PathLike, settings: Settings, flags: Mapping[str, Any], sets: tuple[str, ...], *, config: Any, fresh: bool
 ) -> list[Note]:
-    """A note that names the settings which are in force because the last run in OUT had them."""
+    """Return one note that names the settings which have their values from the last run in OUT; else an empty list.
+
+    settings : the result of `resolve_settings` with the other arguments.
+    """
     earlier = None if fresh or config is not None else outdir.kept_values(local_path("OUT", out))
     of_this_call = {name for name, value in flags.items() if value is not None} | set(parse_sets(sets))
     now = flatten(settings)
@@ -101,7 +115,10 @@ def kept_notes(
 
 
 def resolve_sweep(out: PathLike, k: int | str, *, sets: tuple[str, ...] = ()) -> tuple[Settings, tuple[int, ...]]:
-    """The settings that OUT kept, and the numbers of clusters to sweep. `sets` may name seed and kmeans.* alone."""
+    """Return the settings of the run in OUT, and the numbers of clusters to sweep in ascending order.
+
+    sets : texts KEY=VALUE, of seed and kmeans.* only. Raises ConfigError for other keys, RunNotFoundError.
+    """
     for name in parse_sets(sets):
         if name != "seed" and not name.startswith("kmeans."):
             raise ConfigError(f"a sweep takes the stored scores: --set may name seed and kmeans.*, not {name}")
@@ -109,7 +126,10 @@ def resolve_sweep(out: PathLike, k: int | str, *, sets: tuple[str, ...] = ()) ->
 
 
 def resolve_report(out: PathLike, *, sets: tuple[str, ...] = ()) -> Settings:
-    """The settings that OUT kept; `sets` may name report.* alone."""
+    """Return the settings of the run in OUT.
+
+    sets : texts KEY=VALUE, of report.* only. Raises ConfigError for other keys, RunNotFoundError.
+    """
     for name in parse_sets(sets):
         if not name.startswith("report."):
             raise ConfigError(f"a report shows what OUT holds: --set may name report.*, not {name}")
@@ -119,16 +139,24 @@ def resolve_report(out: PathLike, *, sets: tuple[str, ...] = ()) -> Settings:
 def stored_settings(
     out: PathLike, *, sets: tuple[str, ...] = (), exclude: Sequence[str] | str | None = None
 ) -> Settings:
-    """The settings that OUT kept, with another `exclude` where one is given. Raises RunNotFoundError."""
+    """Return the settings of the run in OUT, as OUT/run.toml holds them.
+
+    sets : texts KEY=VALUE that replace some of them. exclude : patterns that replace its `exclude`, or None.
+    Raises RunNotFoundError where OUT holds no run, ConfigError for a bad value.
+    """
     out = local_path("OUT", out)
-    kept = outdir.kept_values(out)
-    if kept is None:
+    stored = outdir.kept_values(out)
+    if stored is None:
         raise outdir.no_run(out)
-    return resolve(flags={"out": out, "exclude": exclude}, sets=sets, config=None, kept=kept)
+    return resolve(flags={"out": out, "exclude": exclude}, sets=sets, config=None, kept=stored)
 
 
 def resources(memory: str | None, workers: int | None) -> Resources:
-    """The budget and threads of one call. Without `memory`, half of what the process may use."""
+    """Return the memory budget and the threads of one call.
+
+    memory : a size with its unit, such as "1GiB"; None is half of the memory that this process may use. workers : the
+    number of threads; None is the number of cores. Raises ConfigError for other values.
+    """
     from bigcluster.runtime.blas import available_cores
     from bigcluster.runtime.resources import Resources, allowed_memory
 
@@ -138,7 +166,10 @@ def resources(memory: str | None, workers: int | None) -> Resources:
 
 
 def cluster_resources(memory: str | None, workers: int | None) -> Resources:
-    """What the joined workers of a cluster would have, for a plan: one thread and the budget each."""
+    """Return the resources of a dask cluster, for a plan: each of its workers has one thread and the budget.
+
+    memory : a size with its unit, of each worker. workers : their number. Raises ConfigError where one is missing.
+    """
     from bigcluster.runtime.resources import Resources
 
     if workers is None or memory is None:
@@ -154,7 +185,7 @@ def _workers(workers: Any) -> int:
 
 
 def budget_notes(resources: Resources) -> list[Note]:
-    """What a person should know of the budget before a run."""
+    """Return what a person should know about the memory budget before a run: at most one note."""
     from bigcluster.runtime.resources import allowed_memory
 
     allowed = allowed_memory()

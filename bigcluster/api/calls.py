@@ -1,6 +1,6 @@
-"""The calls: each resolves its arguments, has a working process do the job, and returns what came of it.
+"""The public functions. Each resolves its arguments, starts a working process for the job, and returns the result.
 
-The command line calls these functions, so that every argument is written once.
+The command line calls these functions too, so that every argument is written once.
 """
 
 from __future__ import annotations
@@ -15,17 +15,17 @@ from bigcluster.api.arguments import (
     Images,
     PathLike,
     Sets,
+    as_names,
+    as_texts,
     budget_notes,
     cluster_resources,
     dotted,
-    kept_notes,
-    names,
     resolve_report,
     resolve_settings,
     resolve_sweep,
     resources,
+    reused_settings_notes,
     stored_settings,
-    texts,
 )
 from bigcluster.api.finished_run import Run
 from bigcluster.config import Settings
@@ -46,7 +46,7 @@ if TYPE_CHECKING:
 
 
 def log_events(event: Event) -> None:
-    """The listener of Python calls: what the command line would print goes to the logger "bigcluster"."""
+    """Write notes to the logger "bigcluster". This is the default listener; the command line prints notes instead."""
     if isinstance(event, Note):
         logging.getLogger("bigcluster").log(logging.WARNING if event.level == "warning" else logging.INFO, event.text)
 
@@ -66,16 +66,26 @@ def run(
     listener: Listener = log_events,
     **settings: Any,
 ) -> Run:
-    """Cluster a folder of images; the same call again resumes or reuses what OUT holds.
+    """Cluster the images. The same call again continues an interrupted run and reuses results that are still valid.
 
-    images : a folder, glob or manifest; or a list of paths, or a DataFrame with a column `path`, whose other columns
-    pass through. A list is kept as OUT/manifest.csv, so that the same call resumes, and one without images too.
-    out : the folder of results. memory : such as "1GiB", for all processes that the job starts and for what it adds to
-    the calling one; what that one held before does not count and is told. workers : decode and compute threads.
-    `settings` are keys such as size="64" or variance=0.8, `set` takes the dotted ones ({"kmeans.n_init": 8}).
-    Precedence is that of the command line. `rehash` reads every image again, whatever its size and time say. The work
-    is done in a process of its own, started as a module, so that a script needs no main guard.
+    images : a folder, a glob or a manifest; or a list of paths, or a DataFrame with a column `path`, whose other
+    columns are copied to the results. A list is stored as OUT/manifest.csv, so that the same call, also one without
+    `images`, can continue the run.
+    out : the folder for the results.
+    n_clusters : the number of clusters, or a range to try, such as "5:20".
+    memory : the most memory, such as "1GiB". It counts all processes that the job starts, and what the job adds to the
+    calling process. What the calling process held before does not count; the summary shows it. Default: half of the
+    memory that this process may use.
+    workers : the number of threads that decode and compute. Default: all cores.
+    config : a TOML file with settings, or the name of a shipped one.
+    set : settings by dotted name, such as {"kmeans.n_init": 8}. settings : those without a dot, such as size="64" or
+    variance=0.8. Where several give a value, the order is that of the command line.
+    fresh : ignore the settings of the last run in OUT.
+    replace : allow the run to discard pixels that were decoded with other settings.
+    rehash : read every image again, also where size and time of the file are unchanged.
+    listener : called with every event of the run.
 
+    The work is done in another process, which is started as a module: a script needs no main guard.
     Raises the errors of bigcluster.errors.
     """
     if not callable(listener):
@@ -83,17 +93,17 @@ def run(
     values, sets = dotted(set)
     flags = {"k": n_clusters, **settings, **values}
     resolved = resolve_settings(images, out, flags=flags, sets=sets, config=config, fresh=fresh)
-    # The listener may go to another folder.
+    # The listener may change the current folder.
     resolved = replace_in(resolved, images=absolute(resolved.images or ""), out=absolute(resolved.out or ""))
     limits = resources(memory, workers)
     for note in [
-        *kept_notes(resolved.out or "", resolved, flags, sets, config=config, fresh=fresh),
+        *reused_settings_notes(resolved.out or "", resolved, flags, sets, config=config, fresh=fresh),
         *budget_notes(limits),
     ]:
         listener(note)
     how = {"replace": bool(replace), "rehash": bool(rehash)}
-    with _listed(images) as source:
-        summary = _start("run", resolved, limits, listener, **how, **source)
+    with _list_argument(images) as source:
+        summary = _run_task("run", resolved, limits, listener, **how, **source)
     from bigcluster.outputs.summary import memory_lines
 
     for line in memory_lines(summary["memory"]):
@@ -116,12 +126,13 @@ def plan(
     listener: Listener = log_events,
     **settings: Any,
 ) -> Plan:
-    """What `run` with these arguments would do; nothing is decoded or written.
+    """Return the plan of what `run` with these arguments would do. Nothing is decoded or written.
 
-    n_images : plan for so many pictures that are not there, such as "1M"; images is left out then. scheduler : plan
-    for the workers of a dask cluster, of which `workers` says how many there are and `memory` what each may hold.
+    n_images : plan for this number of images, which need not exist, such as "1M"; `images` is left out then.
+    scheduler : plan for a dask cluster; `workers` is the number of its workers, and `memory` is for each of them.
 
-    Its seconds are estimates at the rates of this machine, which the first call measures (one to two seconds).
+    The other arguments are those of `run`. The seconds of the plan are estimates from the speed of this machine, which
+    the first call measures; that takes one to two seconds. Raises the errors of bigcluster.errors.
     """
     if n_images is not None and images is not None:
         raise ConfigError(
@@ -136,8 +147,8 @@ def plan(
         from bigcluster.pipeline.plan import estimated, plan_absent
 
         return estimated(plan_absent(resolved, parse_count(str(n_images)), limits), resolved)
-    with _listed(images) as source:
-        values = _start("plan", resolved, limits, listener, **source)
+    with _list_argument(images) as source:
+        values = _run_task("plan", resolved, limits, listener, **source)
     from bigcluster.planning.plan import Plan
 
     return Plan.from_json(values)
@@ -160,11 +171,15 @@ def profile(
     listener: Listener = log_events,
     **settings: Any,
 ) -> Profile:
-    """`run` under memory-profiler, children included: OUT/profile with a .dat for mprof, timeline.csv and timeline.png.
+    """Do `run` under memory-profiler, which measures its child processes too.
 
-    compare : "numpy" and "naive-dask" are done too, each in a process of its own that may allocate `limit`, such as
-    "8GiB" (default: nine tenths of the memory that is free), so that its MemoryError is a result.
-    Raises ProfiledRunError where the run fails; the other arguments are those of `run`.
+    OUT/profile gets a .dat file for mprof, timeline.csv and timeline.png.
+
+    compare : naive ways that do the same job after it, "numpy" or "naive-dask" or both. Each runs in a process of its
+    own, so that running out of memory is a result and not an error.
+    limit : the most memory that a naive way may allocate, such as "8GiB". Default: 0.9 of the free memory.
+    quiet : whether the run prints only warnings and errors.
+    The other arguments are those of `run`. Raises ProfiledRunError where the run fails.
     """
     from bigcluster import profiling
 
@@ -176,7 +191,7 @@ def profile(
     return profiling.profile(
         resolved,
         resources(memory, workers),
-        compare=names("compare", compare),
+        compare=as_names("compare", compare),
         limit_bytes=None if limit is None else parse_bytes(limit, "limit"),
         replace=replace,
         quiet=quiet,
@@ -185,7 +200,7 @@ def profile(
 
 
 def open(out: PathLike) -> Run:
-    """The finished run in OUT. Raises RunNotFoundError where there is none."""
+    """Return the finished run in OUT. Raises StoreError where there is none."""
     return Run(out)
 
 
@@ -198,9 +213,13 @@ def sweep(
     set: Sets = None,
     listener: Listener = log_events,
 ) -> dict[str, Any]:
-    """Cluster the stored scores for every k; returns the rows of OUT/sweep.csv and which k they suggest, and why."""
-    settings, ks = resolve_sweep(out, k, sets=texts(set))
-    return _start("sweep", settings, resources(memory, workers), listener, ks=ks)
+    """Cluster the stored scores for every k, and write OUT/sweep.csv and OUT/sweep.png.
+
+    k : one number, or several such as "5:20", "10:100:10" or "5,9,17". set : seed and kmeans.* keys only.
+    Returns a dict: `rows` are those of OUT/sweep.csv, `suggested_k` may be None, and `reason` says why.
+    """
+    settings, ks = resolve_sweep(out, k, sets=as_texts(set))
+    return _run_task("sweep", settings, resources(memory, workers), listener, ks=ks)
 
 
 def predict(
@@ -213,13 +232,20 @@ def predict(
     workers: int | None = None,
     listener: Listener = log_events,
 ) -> dict[str, Any]:
-    """Label new images by the model in OUT into the CSV `to`, a file or a stream; returns the counts."""
+    """Label new images by the model in OUT, and write the labels to a CSV file or a stream.
+
+    images : as in `run`. to : the file or stream. exclude : patterns of files that are not listed; default: those of
+    the run. Returns a dict: `counts` of the images, and `beyond_share` and `unlike`, which say whether they
+    resemble the images of the run (None where the model has too few images to tell).
+    """
     settings, limits = stored_settings(out, exclude=exclude), resources(memory, workers)
     target = targets.named("--to", to)
     if image_list.is_list(images):
         with image_list.as_manifest(images) as source:
-            return _start("predict", image_list.settings_for_list(settings), limits, listener, images=source, to=target)
-    return _start("predict", settings, limits, listener, images=local_path("IMAGES", images), to=target)
+            return _run_task(
+                "predict", image_list.settings_for_list(settings), limits, listener, images=source, to=target
+            )
+    return _run_task("predict", settings, limits, listener, images=local_path("IMAGES", images), to=target)
 
 
 def verify(
@@ -230,8 +256,12 @@ def verify(
     workers: int | None = None,
     listener: Listener = log_events,
 ) -> dict[str, Any]:
-    """Check everything in OUT; returns `ok`, and what is damaged and which stages the next run makes anew."""
-    return _start("verify", Settings(out=local_path("OUT", out)), resources(memory, workers), listener, quick=quick)
+    """Check all files of OUT for damage.
+
+    quick : read only a sample. Returns a dict: `ok`, the files that are `damaged`, and in `redo` the stages that the
+    next run does again.
+    """
+    return _run_task("verify", Settings(out=local_path("OUT", out)), resources(memory, workers), listener, quick=quick)
 
 
 def report(
@@ -242,23 +272,26 @@ def report(
     set: Sets = None,
     listener: Listener = log_events,
 ) -> dict[str, Any]:
-    """Write the report anew from what OUT holds; returns where its first page is."""
-    return _start("report", resolve_report(out, sets=texts(set)), resources(memory, workers), listener)
+    """Write the report again from the results in OUT. set : report.* keys only.
+
+    Returns a dict: `report` is the path of its first page.
+    """
+    return _run_task("report", resolve_report(out, sets=as_texts(set)), resources(memory, workers), listener)
 
 
 def make_components(out: PathLike) -> None:
-    """Have the components computed and stored, which most fits leave for later."""
-    _start("components", stored_settings(out), resources(None, None), log_events)
+    """Compute the components of the run in OUT and store them there. Most fits do not compute them."""
+    _run_task("components", stored_settings(out), resources(None, None), log_events)
 
 
-def _start(task: str, settings: Settings, limits: Resources, listener: Listener, **arguments: Any) -> dict[str, Any]:
-    """A task of bigcluster.pipeline in a working process, on behalf of this one."""
+def _run_task(task: str, settings: Settings, limits: Resources, listener: Listener, **arguments: Any) -> dict[str, Any]:
+    """Do a task of bigcluster.pipeline in a working process, and return its result."""
     return supervise(task, settings, limits, listener=listener, caller=Caller.now(), **arguments)
 
 
 @contextlib.contextmanager
-def _listed(images: Any) -> Iterator[dict[str, str]]:
-    """The argument of a job that lists the images which the caller gave one by one; none for others."""
+def _list_argument(images: Any) -> Iterator[dict[str, str]]:
+    """Yield the argument that names the images which the caller gave as a list; no argument for a folder or a glob."""
     if image_list.is_list(images):
         with image_list.as_manifest(images) as manifest:
             yield {"given": manifest}

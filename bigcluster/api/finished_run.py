@@ -1,4 +1,4 @@
-"""What a finished run left in OUT, for Python: tables, arrays, and the commands that go on from there."""
+"""A finished run in Python: its tables and arrays, and the calls that continue from it."""
 
 from __future__ import annotations
 
@@ -21,11 +21,11 @@ if TYPE_CHECKING:
 
 
 class Run:
-    """What a finished run left in OUT. Everything is read when asked for."""
+    """The results of a finished run in OUT. Every table and array is read when its property is used."""
 
     def __init__(self, out: PathLike) -> None:
-        """Raises StoreError where `out` holds no finished run."""
-        self.out = Path(local_path("OUT", out)).absolute()  # it holds when the current folder changes
+        """Open the run. Raises StoreError where `out` holds no finished run."""
+        self.out = Path(local_path("OUT", out)).absolute()  # the path stays right when the current folder changes
         if not (self.out / "summary.json").is_file():
             raise StoreError(
                 f"{self.out} holds no finished run; run `bigcluster run IMAGES --out {self.out} -k 10` first"
@@ -33,14 +33,14 @@ class Run:
 
     @property
     def summary(self) -> dict[str, Any]:
-        """summary.json."""
+        """Return the content of summary.json: counts, settings, sizes, times and memory of the run."""
         from bigcluster.outputs.summary import read_summary
 
         return read_summary(self.out / "summary.json")
 
     @property
     def labels(self) -> pd.DataFrame:
-        """labels.csv: one row per listed file, in listing order. A failed file has the label -1."""
+        """Return labels.csv: one row per listed file, in listing order. A failed file has the label -1."""
         path = self._table("labels.csv")
         from bigcluster.outputs.frames import NUMBERS_OF_LABELS, read_table
 
@@ -48,14 +48,17 @@ class Run:
 
     @property
     def images(self) -> pd.DataFrame:
-        """images.csv, the ledger: one row per listed file, with its status and the reason."""
+        """Return images.csv, the ledger: one row per listed file, with its status and the reason."""
         path = self._table("images.csv")
         from bigcluster.outputs.frames import NUMBERS_OF_IMAGES, read_table
 
         return read_table(path, NUMBERS_OF_IMAGES)
 
     def _table(self, name: str) -> Path:
-        """A table with a row for every listed file. Raises StoreError where it is not one of ours."""
+        """Return the path of a table that has a row for every listed file.
+
+        Raises StoreError where the table cannot be read, or is not as bigcluster writes it.
+        """
         path, n_rows = self.out / name, int(self.summary["counts"]["listed"])
         try:
             check_table(path, n_rows)
@@ -64,19 +67,19 @@ class Run:
         return path
 
     def _store(self) -> Store:
-        """Raises DamagedError where the arrays of the model are not of the sizes that summary.json says."""
+        """Open the store. Raises DamagedError where arrays of the model have other shapes than summary.json says."""
         from bigcluster.store import Store
 
-        store, found = Store(self.out / outdir.STORE, create=False), self.summary
+        store, summary = Store(self.out / outdir.STORE, create=False), self.summary
         try:
-            n_ok, shape = found["counts"]["ok"], (found["n_clusters"], found["n_components"])
-            wanted = {"centers": shape, "ok": (found["counts"]["listed"],)}
-            rows = {} if found["settings"]["reduce"] == "none" else {"scores": n_ok, "labels": n_ok}
+            n_ok, center_shape = summary["counts"]["ok"], (summary["n_clusters"], summary["n_components"])
+            shapes = {"centers": center_shape, "ok": (summary["counts"]["listed"],)}
+            row_counts = {} if summary["settings"]["reduce"] == "none" else {"scores": n_ok, "labels": n_ok}
         except (KeyError, TypeError) as error:
             raise StoreError(f"{self.out / 'summary.json'} is not a summary; run the job again") from error
-        sizes = {name: store.array(name).shape for name in (*wanted, *rows)}
-        others = [name for name, size in wanted.items() if sizes[name] != tuple(size)]
-        if others or any(sizes[name][0] != n for name, n in rows.items()):
+        sizes = {name: store.array(name).shape for name in (*shapes, *row_counts)}
+        mismatched = [name for name, size in shapes.items() if sizes[name] != tuple(size)]
+        if mismatched or any(sizes[name][0] != n for name, n in row_counts.items()):
             raise DamagedError(
                 f"{store.root} holds other arrays than summary.json says: `bigcluster verify {self.out}`"
             )
@@ -84,42 +87,45 @@ class Run:
 
     @property
     def scores(self) -> da.Array:
-        """(n_samples, n_components) float32: the rows that were clustered, good images only, in listing order."""
+        """Return (n_ok, n_components) float32, the rows that were clustered: good images only, in listing order.
+
+        Where nothing was reduced (reduce = none), these are the pixels, (n_ok, n_values).
+        """
         store = self._store()
         import numpy as np
 
-        found = self.summary
-        if found["settings"]["reduce"] == "none":
+        summary = self.summary
+        if summary["settings"]["reduce"] == "none":
             return store.dask("pixels")[store.load("ok")].astype(np.float32)
-        return store.dask("scores")[:, : found["n_components"]]
+        return store.dask("scores")[:, : summary["n_components"]]
 
     @property
     def centers(self) -> Any:
-        """(n_clusters, n_components) float64, in the order of the labels."""
+        """Return (n_clusters, n_components) float64, the centers in the order of the labels."""
         return self._store().load("centers")
 
     @property
     def components(self) -> da.Array:
-        """(n_components, n_values) float32, one picture a row, orthonormal: scores = (pixels - mean) components'.
+        """Return (n_components, n_values) float32, orthonormal rows: scores = (pixels - mean) @ components.T.
 
-        Most fits leave them for later: the first call makes them, in one pass over the stored pixels, and keeps them.
-        Raises StoreError where nothing was reduced (reduce = none).
+        Most fits do not compute them. Then the first use of this property computes them, in one pass over the stored
+        pixels, and stores them in OUT. Raises StoreError where nothing was reduced (reduce = none).
         """
         from bigcluster.stages.components import are_stored
         from bigcluster.store import Store
 
-        found = self.summary
-        if found["settings"]["reduce"] == "none":
+        summary = self.summary
+        if summary["settings"]["reduce"] == "none":
             raise StoreError(f"{self.out} was clustered without a reduction (reduce = none): there are no components")
         if not are_stored(Store(self.out / outdir.STORE, create=False)):
             from bigcluster.api.calls import make_components
 
             make_components(self.out)
-        return Store(self.out / outdir.STORE, create=False).dask("components")[: found["n_components"]]
+        return Store(self.out / outdir.STORE, create=False).dask("components")[: summary["n_components"]]
 
     @property
     def mean(self) -> Any:
-        """(n_values,) float64: the mean picture of all good images, row by row as the pixels are."""
+        """Return (n_values,) float64, the mean picture of all good images, row by row, as the pixels are stored."""
         from bigcluster.stages.ingest import load_ingested
         from bigcluster.stages.novelty import mean_picture
         from bigcluster.store import Store
@@ -132,9 +138,10 @@ class Run:
     def sweep(
         self, k: int | str, *, memory: str | None = None, workers: int | None = None, set: Sets = None
     ) -> pd.DataFrame:
-        """sweep.csv: inertia, both silhouettes and stability for every k, such as "5:20", on the stored scores.
+        """Try several numbers of clusters on the stored scores; return inertia, silhouettes and stability of every k.
 
-        set : seed and kmeans.* keys.
+        k : one number, or several such as "5:20". memory, workers : as in `run`. set : seed and kmeans.* keys only.
+        The table is also written to OUT/sweep.csv.
         """
         from bigcluster.api.calls import sweep
         from bigcluster.outputs.frames import read_table
@@ -151,10 +158,11 @@ class Run:
         memory: str | None = None,
         workers: int | None = None,
     ) -> pd.DataFrame:
-        """Labels of new images by the stored model, also written to `to`: the columns of labels.csv and `novelty`.
+        """Label new images with the stored model; return the columns of labels.csv and `novelty`.
 
-        images : as in `run`; to : a CSV file, replaced where it exists; exclude : patterns of what is not listed, by
-        default those of the run.
+        images : as in `run`. to : the CSV file that the table is written to; an existing one is replaced.
+        exclude : patterns of files that are not listed; default: those of the run. memory, workers : as in `run`.
+        Raises UsageError where `to` is a stream.
         """
         from bigcluster.api.calls import predict
         from bigcluster.outputs.frames import NUMBERS_OF_PREDICTIONS, read_table
@@ -166,27 +174,31 @@ class Run:
         return read_table(Path(target), NUMBERS_OF_PREDICTIONS)
 
     def verify(self, *, quick: bool = False, memory: str | None = None, workers: int | None = None) -> dict[str, Any]:
-        """Check digests, counts, labels, folders and model: `ok`, and what is damaged and which stages are redone.
+        """Check checksums, counts, labels, folders and model; the next run repairs what is damaged.
 
-        quick : read a sample only. What is damaged is made anew by the next run.
+        quick : read only a sample. memory, workers : as in `run`. Returns a dict: `ok`, the files that are `damaged`,
+        and in `redo` the stages that the next run does again.
         """
         from bigcluster.api.calls import verify
 
         return verify(self.out, quick=quick, memory=memory, workers=workers)
 
     def report(self, *, memory: str | None = None, workers: int | None = None, set: Sets = None) -> Path:
-        """Write the report anew; returns its index.html. `set` takes report.* keys, such as {"report.map": "tsne"}."""
+        """Write the report again; return the path of its index.html.
+
+        memory, workers : as in `run`. set : report.* keys only, such as {"report.map": "tsne"}.
+        """
         from bigcluster.api.calls import report
 
         return Path(report(self.out, memory=memory, workers=workers, set=set)["report"])
 
     def _repr_html_(self) -> str:
-        """What a notebook shows: counts, sizes and a small montage."""
+        """Return the HTML that a notebook shows: counts, sizes and a small montage."""
         store = self._store()
         from bigcluster.report.notebook import run_html
 
         return run_html(self.out, self.summary, store)
 
     def __repr__(self) -> str:
-        found = self.summary
-        return f"<bigcluster run {self.out}: {found['counts']['ok']} images in {found['n_clusters']} clusters>"
+        summary = self.summary
+        return f"<bigcluster run {self.out}: {summary['counts']['ok']} images in {summary['n_clusters']} clusters>"
