@@ -1,7 +1,7 @@
 """The functions that the command line and Python programs call. `import bigcluster` shows the public ones.
 
-They import `pipeline`, `runtime` and `config`. They do no work themselves, but start a working process for it. Begin
-with calls.py; arguments.py turns what a caller gives into settings, and finished_run.py reads what a run left in OUT.
+It imports `pipeline`, `runtime` and `config`. The functions do no work themselves, but start a working process for it.
+Begin with calls.py; arguments.py makes settings from arguments, and finished_run.py reads the results of a run.
 """
 
 from bigcluster.api.arguments import cluster_resources, resolve_settings, resources, stored_settings
