@@ -1,10 +1,10 @@
-"""The ways that hold everything, to be measured beside ours: `python -m bigcluster.profiling.naive`.
+"""The naive ways to do the job, which hold all images in memory: `python -m bigcluster.profiling.naive`.
 
-    numpy         every image in one matrix, scikit-learn's PCA and KMeans: what a script does
-    naive-dask    one dask array per image, concatenated, dask-ml's PCA and KMeans
+    numpy         all images in one matrix, then PCA and KMeans of scikit-learn, as a script would do it
+    naive-dask    one dask array per image, concatenated, then PCA and KMeans of dask-ml
 
-One JSON request on stdin, one JSON line on stdout. The limit is set here, so that running out of memory is this
-process's MemoryError and nobody else's.
+The process reads one JSON request from stdin, and writes one JSON line to stdout. It limits its own memory: when memory
+runs out, only this process gets a MemoryError.
 """
 
 from __future__ import annotations
@@ -21,29 +21,29 @@ Pictures = list[Any]
 
 
 def main() -> int:
-    """The exit status is 0 also where memory ran out: that is a result."""
+    """Do the job of the request. The exit status is 0 also where memory ran out, because that is a result."""
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_leave_with_stdin, daemon=True).start()
-    for library in LIBRARIES[request["way"]]:  # a library that cannot be loaded does not say that memory ran out
+    for library in LIBRARIES[request["way"]]:  # before the limit: an import that fails is no sign of too little memory
         import_module(library)
     _limit(request["limit_bytes"])
     try:
-        found = WAYS[request["way"]](request)
-    except Exception as error:  # MemoryError above all, and what libraries make of it
-        found = {"ended": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
-    sys.stdout.write(json.dumps(found) + "\n")
+        result = WAYS[request["way"]](request)
+    except Exception as error:  # usually a MemoryError, or what a library raises instead of it
+        result = {"ended": " ".join(f"{type(error).__name__}: {error}".split())[:200]}
+    sys.stdout.write(json.dumps(result) + "\n")
     return 0
 
 
 def _leave_with_stdin() -> None:
-    """Who asked is gone when it closes."""
+    """End this process when stdin closes: then the process that asked has ended."""
     while sys.stdin.readline():
         pass
     os._exit(1)
 
 
 def _limit(n_bytes: int) -> None:
-    """Of what the process may allocate; and where the system itself runs out, this process goes first."""
+    """Limit what this process may allocate. Where the system runs out of memory, it ends this process first."""
     import resource
 
     resource.setrlimit(resource.RLIMIT_DATA, (n_bytes, n_bytes))
@@ -55,20 +55,20 @@ def _limit(n_bytes: int) -> None:
 
 
 def _read(request: dict[str, Any]) -> Pictures:
-    """Every image that cv2.imread reads, at the target size, flat uint8."""
+    """Return every image that cv2.imread can read, resized, as a flat uint8 array."""
     import cv2
 
     width, height = request["image_size"]
     flag = cv2.IMREAD_COLOR if request["color"] else cv2.IMREAD_GRAYSCALE
-    found = []
+    pictures = []
     for file in request["files"]:
         picture = cv2.imread(os.fsdecode(bytes.fromhex(file)), flag)
         if picture is None:
             continue
         if picture.shape[:2] != (height, width):
             picture = cv2.resize(picture, (width, height), interpolation=cv2.INTER_AREA)
-        found.append(picture.ravel())
-    return found
+        pictures.append(picture.ravel())
+    return pictures
 
 
 def _numpy(request: dict[str, Any]) -> dict[str, Any]:
@@ -92,7 +92,7 @@ def _naive_dask(request: dict[str, Any]) -> dict[str, Any]:
 
     x = da.concatenate([da.from_array(picture[np.newaxis]) for picture in _read(request)])
     if request["n_components"] is not None:
-        # One chunk per image is less than its tall-and-skinny QR can take: rows are put together as little as it needs.
+        # The tall-and-skinny QR of dask needs chunks of at least as many rows as components, so rows are joined.
         rows = x.astype(np.float32).rechunk((max(1024, request["n_components"]), -1))
         pca = PCA(request["n_components"], svd_solver="randomized", iterated_power=1, random_state=request["seed"])
         (x,) = dask.persist(pca.fit_transform(rows))

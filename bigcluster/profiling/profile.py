@@ -1,4 +1,4 @@
-"""The same job under memory-profiler, and what it held when; on request the naive ways beside it."""
+"""A run under memory-profiler, and on request the naive ways to do the same job."""
 
 from __future__ import annotations
 
@@ -30,41 +30,47 @@ from bigcluster.runtime.resources import Resources
 from bigcluster.units import MIB
 
 COMPARISONS = ("numpy", "naive-dask")
+"""Names of the naive ways."""
 SOME_UNREAD = 3
+"""Exit code of a run that is done, but could not read some inputs."""
 AVAILABLE_SHARE = 0.9
-"""Of the memory that is free, what a naive way may take where no limit is given."""
+"""Share of the free memory that a naive way may allocate where no limit is given. Chosen, not measured."""
 
 
 @dataclass(frozen=True)
 class Way:
-    """One way to do the job, as it went."""
+    """One way to do the job, with its measurements."""
 
     name: str
     peak_bytes: int
+    """The most memory of its processes together, by memory-profiler."""
     seconds: float
     limit_bytes: int
-    """The budget; of a naive way, what it was allowed."""
+    """The memory budget of the run; of a naive way, the most that it could allocate."""
     ended: str
-    """done, or why not."""
+    """The text "done", or the reason why the job was not done."""
     dat: str
+    """Name of its .dat file in OUT/profile."""
 
 
 @dataclass(frozen=True)
 class Profile:
-    """What a profile found; `folder` holds the files."""
+    """The result of a profile."""
 
     folder: Path
+    """OUT/profile, which holds the files."""
     ways: tuple[Way, ...]
-    """Ours first."""
+    """The run of bigcluster first."""
     summary: dict[str, Any]
     """summary.json of the run."""
 
     @property
     def peak_bytes(self) -> int:
-        """Of our run, by memory-profiler."""
+        """Return the most memory of the run in bytes, by memory-profiler."""
         return self.ways[0].peak_bytes
 
     def to_json(self) -> dict[str, Any]:
+        """Return the profile as JSON values."""
         return {"folder": str(self.folder), "ways": [asdict(way) for way in self.ways], "run": self.summary}
 
 
@@ -79,13 +85,15 @@ def profile(
     interval_seconds: float = INTERVAL_SECONDS,
     listener: Listener = silent,
 ) -> Profile:
-    """Run the job as `bigcluster run` in a process of its own and watch it; then the ways to compare with.
+    """Do the job as `bigcluster run` in a process of its own and measure its memory; then do the naive ways.
 
-    Where OUT holds a run already, nothing of it is reused or changed: the job is done anew in a folder of its own in
-    OUT, which is removed afterwards. Writes OUT/profile: mprofile.dat (for mprof), timeline.csv, timeline.png and
-    images.csv, what became of every file; with `compare` also a .dat of each way, comparison.csv and comparison.json.
-    limit_bytes : what a naive way may allocate.
-    Raises ConfigError for an unknown way, ProfiledRunError with the run's exit code where the run fails.
+    Where OUT already holds a run, that run is neither reused nor changed: the job is done in a temporary folder in OUT.
+    OUT/profile gets mprofile.dat (for mprof), timeline.csv, timeline.png, and images.csv with the status of every file.
+    With `compare` it also gets a .dat file of each way, comparison.csv and comparison.json.
+
+    compare : names from COMPARISONS. limit_bytes : the most that a naive way may allocate; by default AVAILABLE_SHARE
+    of the free memory. replace, quiet : passed to the run. interval_seconds : the time between two samples.
+    Raises ConfigError for an unknown way, and ProfiledRunError with the exit code of the run where the run fails.
     """
     unknown = [name for name in compare if name not in COMPARISONS]
     if unknown:
@@ -93,10 +101,10 @@ def profile(
     assert settings.out is not None
     with tempfile.TemporaryDirectory(prefix="bigcluster-") as temporary:
         folder = Path(temporary)
-        with _place(Path(settings.out), listener) as place:
-            job = dataclasses.replace(settings, out=str(place))
+        with _job_folder(Path(settings.out), listener) as job_folder:
+            job = dataclasses.replace(settings, out=str(job_folder))
             seconds, summary = _run(job, resources, folder, replace, quiet, interval_seconds)
-            shutil.copyfile(place / "images.csv", folder / "images.csv")
+            shutil.copyfile(job_folder / "images.csv", folder / "images.csv")
         samples = read_samples(folder / "mprofile.dat")
         spans = _stages(summary)
         mark_stages(folder / "mprofile.dat", spans, samples)
@@ -115,40 +123,43 @@ def profile(
 
 
 @contextmanager
-def _place(out: Path, listener: Listener) -> Iterator[Path]:
-    """Where the job is done: OUT, or where that holds one already, a folder of its own on the same disk."""
+def _job_folder(out: Path, listener: Listener) -> Iterator[Path]:
+    """Yield the folder in which the job is done: OUT, or where OUT already holds a run, a temporary folder in it."""
     if not (out / outdir.STORE).exists():
-        yield out  # the run refuses a folder of somebody else
+        yield out  # the run itself refuses a folder that is not a folder of results
         return
     outdir.check_is_out(out)
     with outdir.locked(out):
-        place = out / unfinished_name()  # one that is left by a kill is removed by the next run
+        folder = out / unfinished_name()  # where this process is killed, the next run removes the folder
         listener(
-            Note(f"{out} holds a run, which stays as it is: the job is done anew in {place}, which goes afterwards")
+            Note(f"{out} holds a run, which stays as it is: the job is done anew in {folder}, which goes afterwards")
         )
         try:
-            yield place
+            yield folder
         finally:
-            remove_folder(place)
+            remove_folder(folder)
 
 
 def _run(
     settings: Settings, resources: Resources, folder: Path, replace: bool, quiet: bool, interval_seconds: float
 ) -> tuple[float, dict[str, Any]]:
-    """`bigcluster run` with these settings, watched; its progress goes where ours does."""
+    """Do `bigcluster run` with these settings, and measure it. Its progress goes to the stderr of this process.
+
+    folder : for its .dat file. Returns the seconds, and summary.json.
+    """
     config = folder / "run.toml"
     write_text(config, to_toml(outdir.absolute(settings)))
     command = ["bigcluster.cli.watched", "run", "--config", str(config), "--json"]
     command += ["--memory", f"{resources.budget_bytes}B", "--workers", str(resources.threads)]
     command += ["--replace"] * replace + ["--quiet"] * quiet
-    with (folder / "summary.json").open("w+", encoding="utf-8") as said:
+    with (folder / "summary.json").open("w+", encoding="utf-8") as output:
         dat = folder / "mprofile.dat"
         title = f"bigcluster run {settings.images} --out {settings.out} --memory {resources.budget_bytes / MIB:g}MiB"
-        seconds, code = watch(command, dat, interval_seconds, title, stdout=said)
+        seconds, code = watch(command, dat, interval_seconds, title, stdout=output)
         if code not in (0, SOME_UNREAD):
             raise ProfiledRunError(f"the profiled run ended with exit code {code}, as it said above", code)
-        said.seek(0)
-        summary: dict[str, Any] = json.load(said)
+        output.seek(0)
+        summary: dict[str, Any] = json.load(output)
     config.unlink()
     (folder / "summary.json").unlink()
     return seconds, summary
@@ -167,19 +178,19 @@ def _naive(
     limit_bytes: int | None,
     interval_seconds: float,
 ) -> tuple[Way, list[Sample]]:
-    """A naive way in a process of its own: that it runs out of memory, or is killed for it, is its result."""
+    """Do a naive way in a process of its own. That it runs out of memory, or is killed for it, is a result."""
     limit = limit_bytes or int(psutil.virtual_memory().available * AVAILABLE_SHARE)
     dat = folder / f"mprofile-{name}.dat"
     with (
-        tempfile.TemporaryFile("w+") as said,
-        tempfile.TemporaryFile("w+", errors="replace") as complained,
+        tempfile.TemporaryFile("w+") as output,
+        tempfile.TemporaryFile("w+", errors="replace") as errors,
     ):
         request = _request(name, settings, summary, limit)
         command = ["bigcluster.profiling.naive"]
-        seconds, code = watch(command, dat, interval_seconds, name, request, stdout=said, stderr=complained)
-        result, last_words = _last_line(said), _last_line(complained)
+        seconds, code = watch(command, dat, interval_seconds, name, request, stdout=output, stderr=errors)
+        result, last_error = _last_line(output), _last_line(errors)
     samples = read_samples(dat)
-    ended = json.loads(result)["ended"] if result else f"{_death(code)} {last_words}".strip()
+    ended = json.loads(result)["ended"] if result else f"{_exit_reason(code)} {last_error}".strip()
     return _way(name, samples, seconds, limit, ended, dat.name), samples
 
 
@@ -205,7 +216,7 @@ def _last_line(file: IO[str]) -> str:
     return next(iter(reversed(file.read().splitlines())), "")
 
 
-def _death(code: int) -> str:
+def _exit_reason(code: int) -> str:
     if code == -signal.SIGKILL:
         return "killed (SIGKILL), as systems do when memory runs out"
     return f"ended by {signal.Signals(-code).name}" if code < 0 else f"failed with exit status {code}"

@@ -1,4 +1,4 @@
-"""OUT/profile: the files of a profile, in place of those of an earlier one. Files of others in it stay."""
+"""The folder OUT/profile. New files replace those of an earlier profile; files that bigcluster did not make stay."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from bigcluster.runtime.events import Listener, Note
 
 FOLDER = "profile"
 CREATED = "profile-files"
-"""In the store: the list of what we made."""
+"""Name of the stored list of the files that bigcluster made in OUT/profile."""
 
 
-def publish(made: Path, out: Path, listener: Listener) -> Path:
-    """Put the files of the folder `made` into OUT/profile. Raises StoreError where another process has OUT."""
+def publish(folder: Path, out: Path, listener: Listener) -> Path:
+    """Copy the files of a folder into OUT/profile; return that path.
+
+    listener : gets a warning for each file of OUT/profile that had to be moved. Raises StoreError where another process
+    uses OUT.
+    """
     root = Path(out).resolve()
     outdir.check_is_out(root)
     with outdir.locked(root):
         tree = OwnedTree.of(root, FOLDER, root / outdir.STORE, CREATED)
         staging = tree.new_staging()
         try:
-            for file in sorted(made.iterdir()):
+            for file in sorted(folder.iterdir()):
                 shutil.copyfile(file, staging / file.name)
             tree.replace_by(staging, lambda line: listener(Note(line, "warning")))
         finally:

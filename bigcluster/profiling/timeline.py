@@ -1,7 +1,7 @@
-"""A profile as a table and as a picture: time, stage, bytes; the budget as a line.
+"""A profile as a table and as a picture: memory and stages over time, with the budget as a line.
 
-The picture is drawn by a process of its own: matplotlib reads settings from the current folder of the process that
-imports it, and that of the caller may be a folder of pictures.
+Another process draws the picture. The reason: matplotlib reads settings from the current folder of the process that
+imports it, and the current folder of the caller may be a folder of pictures.
 """
 
 from __future__ import annotations
@@ -21,18 +21,20 @@ from bigcluster.runtime.processes import absolute, start_python
 from bigcluster.units import MIB, show_bytes
 
 LINE_SHARE = 0.05
-"""Of the height of the axes: a line of names."""
+"""Height of a line of stage names, as a share of the height of the axes. Chosen, not measured."""
+_GAP_SHARE = 0.006
+"""Least gap between two names, as a share of the width of the axes. Chosen, not measured."""
 _OTHERS = ("#d35400", "#1e8449")
-"""Colours of the ways that are compared with."""
+"""Colours of the naive ways."""
 
 
 def stage_at(time: float, spans: Sequence[Span]) -> str:
-    """The stage that ran at a time; empty between stages, and while the processes start and end."""
+    """Return the stage that ran at a time, in Unix seconds. The name is empty where no stage ran."""
     return next((span.name for span in spans if span.start <= time <= span.stop), "")
 
 
 def write_timeline(path: Path, samples: Sequence[Sample], spans: Sequence[Span]) -> None:
-    """CSV: seconds since the first sample, stage, bytes."""
+    """Write a CSV file with seconds since the first sample, stage, and bytes of all processes."""
     first = samples[0].time
     rows = ((f"{s.time - first:.3f}", stage_at(s.time, spans), round(s.n_bytes)) for s in samples)
     write_csv(path, ("seconds", "stage", "bytes"), rows)
@@ -45,36 +47,37 @@ def draw_timeline(
     budget_bytes: int,
     others: Mapping[str, Sequence[Sample]],
 ) -> None:
-    """PNG: what the run held, its stages as bands, the budget as a dashed line; other ways as thin lines.
+    """Draw a PNG file: the memory of the run, its stages as bands, the budget as a dashed line.
 
-    Raises BigclusterError where the process that draws it fails.
+    others : the samples of the naive ways by name, drawn as thin lines. Raises BigclusterError where the process that
+    draws fails.
     """
     request = {
         "path": absolute(path),
         "samples": [astuple(sample) for sample in samples],
         "spans": [astuple(span) for span in spans],
         "budget_bytes": budget_bytes,
-        "others": {name: [astuple(sample) for sample in theirs] for name, theirs in others.items()},
+        "others": {name: [astuple(sample) for sample in other_samples] for name, other_samples in others.items()},
     }
     pipe = subprocess.PIPE
     with start_python(
         "bigcluster.profiling.timeline", stdin=pipe, stdout=pipe, stderr=pipe, text=True, errors="replace"
     ) as process:
-        _, said = process.communicate(json.dumps(request))
+        _, errors = process.communicate(json.dumps(request))
     if process.returncode != 0:
-        last = next(iter(reversed(said.splitlines())), f"exit status {process.returncode}")
+        last = next(iter(reversed(errors.splitlines())), f"exit status {process.returncode}")
         raise BigclusterError(f"{path.name} could not be drawn: {last}")
 
 
 def main() -> None:
-    """The process that draws: one JSON request on stdin."""
+    """Draw the picture of the JSON request on stdin. This is the main program of the process that draws."""
     request = json.load(sys.stdin)
     _draw(
         Path(request["path"]),
         [Sample(*sample) for sample in request["samples"]],
         [Span(*span) for span in request["spans"]],
         request["budget_bytes"],
-        {name: [Sample(*sample) for sample in theirs] for name, theirs in request["others"].items()},
+        {name: [Sample(*sample) for sample in other_samples] for name, other_samples in request["others"].items()},
     )
 
 
@@ -95,10 +98,14 @@ def _draw(
     axes.plot(
         [s.time - first for s in samples], [s.n_bytes / MIB for s in samples], color="#1f4e79", label="bigcluster"
     )
-    for color, (name, theirs) in zip(_OTHERS, others.items(), strict=False):
-        start = theirs[0].time
+    for color, (name, other_samples) in zip(_OTHERS, others.items(), strict=False):
+        start = other_samples[0].time
         axes.plot(
-            [s.time - start for s in theirs], [s.n_bytes / MIB for s in theirs], linewidth=1, color=color, label=name
+            [s.time - start for s in other_samples],
+            [s.n_bytes / MIB for s in other_samples],
+            linewidth=1,
+            color=color,
+            label=name,
         )
     axes.axhline(budget_bytes / MIB, color="#b03a2e", linestyle="--", linewidth=1)
     axes.annotate(
@@ -118,8 +125,8 @@ def _draw(
     ends = [s.time - series[0].time for series in (samples, *others.values()) for s in (series[-1],)]
     axes.set_xlim(0, max(*ends, *(span.stop - first for span in spans), 0.1) * 1.02)
     if others:
-        figure.legend(loc="outside lower center", ncols=len(others) + 1)  # within the axes it would lie on a curve
-    figure.draw_without_rendering()  # places the axes: how wide a name is there depends on it
+        figure.legend(loc="outside lower center", ncols=len(others) + 1)  # within the axes it would hide a curve
+    figure.draw_without_rendering()  # this places the axes, on which the widths of names in data units depend
     n_lines = name_spans(axes, spans, first)
     highest = max(budget_bytes, *(s.n_bytes for series in (samples, *others.values()) for s in series)) / MIB
     axes.set_ylim(0, highest / (1 - LINE_SHARE * (n_lines + 1.5)))
@@ -127,13 +134,13 @@ def _draw(
 
 
 def name_spans(axes: Any, spans: Sequence[Span], first: float) -> int:
-    """Write the names of the stages above the curves, in as many lines as it takes that none lies on another.
+    """Write the names of the stages above the curves, in as many lines as are needed so that no two names overlap.
 
-    first : the time of the left edge. Returns the number of lines.
+    first : the time of the left edge, in Unix seconds. Returns the number of lines.
     """
     box = axes.get_window_extent()
-    gap = box.width * 0.006
-    ends: list[float] = []  # where each line is free again, in pixels
+    gap = box.width * _GAP_SHARE
+    ends: list[float] = []  # the right end of the last name in each line, in pixels
     for span in sorted(spans, key=lambda span: span.start):
         middle = (span.start + span.stop) / 2 - first
         name = axes.text(middle, 1, span.name, transform=axes.get_xaxis_transform(), ha="center", va="top")

@@ -1,4 +1,4 @@
-"""One process and its children under memory-profiler."""
+"""The memory of one process and its children over time, measured by memory-profiler."""
 
 from __future__ import annotations
 
@@ -18,12 +18,13 @@ from bigcluster.runtime.sampler import memory_metric
 from bigcluster.units import MIB
 
 INTERVAL_SECONDS = 0.1
+"""Seconds between two samples: the default of memory-profiler."""
 _BACKENDS = {"pss": "psutil_pss", "uss": "psutil_uss", "rss": "psutil"}
 
 
 @dataclass(frozen=True)
 class Span:
-    """When a stage ran: Unix seconds."""
+    """A stage with its start and end, in Unix seconds."""
 
     name: str
     start: float
@@ -32,7 +33,7 @@ class Span:
 
 @dataclass(frozen=True)
 class Sample:
-    """What the tree held at a time, in Unix seconds."""
+    """The memory of a process and its children at a time, in Unix seconds."""
 
     time: float
     n_bytes: float
@@ -41,21 +42,23 @@ class Sample:
 def watch(
     command: Sequence[str], dat: Path, interval_seconds: float, title: str, request: str = "", **streams: Any
 ) -> tuple[float, int]:
-    """Run a module with arguments and write the memory of its processes to `dat` until it ends: seconds, exit code.
+    """Run a module with arguments, and write the memory of its processes to the file `dat` until it ends.
 
-    request : what it reads from stdin. That pipe stays open as long as we are there: the module ends when it closes.
-    The file is that of `mprof run --include-children`: a line `MEM MiB SECONDS` per sample after the command line.
-    title : what stands for the command in pictures; streams : stdout and stderr for subprocess.Popen.
+    The file has the format of `mprof run --include-children`: the command line, then `MEM MiB SECONDS` for each sample.
+
+    command : the module and its arguments. title : the command line in the file, which mprof writes on its pictures.
+    request : the text that the module reads from stdin. That pipe stays open as long as this process exists, and the
+    module ends when it closes. streams : stdout and stderr for subprocess.Popen. Returns the seconds and the exit code.
     """
     began = time.monotonic()
     with (
         dat.open("w", encoding="utf-8") as stream,
-        # Ctrl-C reaches us alone, and is passed on as every other request to end is.
+        # Ctrl-C reaches only this process, which passes it on.
         start_python(*command, stdin=subprocess.PIPE, start_new_session=True, **streams) as process,
     ):
         stream.write(f"CMDLINE {title}\n")
         assert process.stdin is not None
-        with suppress(BrokenPipeError):  # it ended at once: its exit code says so
+        with suppress(BrokenPipeError):  # the process ended at once; its exit code says so
             process.stdin.write(request.encode())
             process.stdin.flush()
         try:
@@ -66,7 +69,7 @@ def watch(
                 stream=stream,
                 backend=_BACKENDS[memory_metric()],
             )
-        except psutil.NoSuchProcess:  # it ended while it was looked at: memory-profiler does not expect that
+        except psutil.NoSuchProcess:  # the process ended during a measurement, which memory-profiler does not expect
             pass
         except KeyboardInterrupt:
             _interrupt(process)
@@ -76,7 +79,7 @@ def watch(
 
 
 def _interrupt(process: subprocess.Popen[Any]) -> None:
-    """Pass an interrupt on: the process saves its state. A second one ends it at once."""
+    """Pass an interrupt on; the process then saves its state and ends. A second interrupt ends it at once."""
     process.terminate()
     try:
         process.wait()
@@ -87,7 +90,7 @@ def _interrupt(process: subprocess.Popen[Any]) -> None:
 
 
 def read_samples(dat: Path) -> list[Sample]:
-    """The MEM lines of a .dat."""
+    """Return the samples of a .dat file, which are its lines MEM."""
     samples = []
     for line in dat.read_text(encoding="utf-8").splitlines():
         kind, _, values = line.partition(" ")
@@ -98,13 +101,13 @@ def read_samples(dat: Path) -> list[Sample]:
 
 
 def mark_stages(dat: Path, spans: Iterable[Span], samples: list[Sample]) -> None:
-    """Add the stages as the functions of `@profile`: `mprof plot` draws them as brackets."""
+    """Add the stages to a .dat file as functions with `@profile` would be: `mprof plot` draws them as brackets."""
     with dat.open("a", encoding="utf-8") as stream:
         for span in spans:
-            first, last = (_held_at(samples, at) / MIB for at in (span.start, span.stop))
+            first, last = (_bytes_at(samples, at) / MIB for at in (span.start, span.stop))
             stream.write(f"FUNC {span.name} {first:.4f} {span.start:.4f} {last:.4f} {span.stop:.4f} 0\n")
 
 
-def _held_at(samples: list[Sample], at: float) -> float:
-    """By the sample nearest in time."""
+def _bytes_at(samples: list[Sample], at: float) -> float:
+    """Return the bytes of the sample that is nearest in time."""
     return min(samples, key=lambda sample: abs(sample.time - at)).n_bytes
