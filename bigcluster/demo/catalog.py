@@ -1,4 +1,4 @@
-"""Writing the catalog: the cuts in folders, and truth.csv beside them."""
+"""Writes the catalog: the cuts in folders, and truth.csv beside them."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from bigcluster.errors import OutError, StoreError
 from bigcluster.files.durable import replacing
 from bigcluster.runtime.threads import EmbeddedRuntime
 
-# A folder that a file manager still opens at once.
 CUTS_PER_HALL = 2048
-# A task: long enough that handing it over costs nothing, short enough for a progress bar.
+"""Cuts of a folder: as many as a file manager opens at once."""
 CUTS_PER_TASK = 32
+"""Cuts of a task: enough that handing it to a thread costs nothing, few enough for a progress bar."""
 
 # Drawing is a hundred short calls, each of which gives up the interpreter lock and wants it back, so threads that draw
 # at the same time hinder each other. Encoding and writing are long calls: those of other threads run meanwhile.

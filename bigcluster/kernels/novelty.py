@@ -1,13 +1,13 @@
-"""How unusual a picture is beside those of a model, of which 5 % count as unusual.
+"""Computes how unusual a picture is compared with the pictures of a model, of which 5 % count as unusual.
 
-Three numbers of a picture decide: its distance to its cluster, how far it is from the mean picture (its norm), and how
-much of that lies outside of the components (its residual). A picture is unusual where its distance is larger than in
-its cluster, and as well where norm and residual are together larger, or smaller, than there: photographs have less
-detail than any drawing, and lie nearer to the mean of drawings.
+Three numbers of a picture decide: its distance to its cluster, its distance to the mean picture (the norm), and the
+part of that outside the components (the residual). A picture is unusual if its distance is larger than is usual in its
+cluster, or if its norm and residual together are larger or smaller than is usual there: photographs have less detail
+than any drawing, and lie nearer to the mean of drawings.
 
-A fit adapts to its own pictures: with many components and few pictures they lie nearer to the components than new ones
-of the same kind. What is usual is therefore known twice, for the model's own pictures as they are and for each of them
-as if it had been left out of the fit; a picture counts as the one beside which it is less unusual.
+A fit adapts to its own pictures: with many components and few pictures, they lie nearer to the components than new
+pictures of the same kind. So there are two models of what is usual, one of the model's own pictures as they are, and
+one of each of them as if it had been left out of the fit. A picture is as unusual as the milder of the two says.
 """
 
 from __future__ import annotations
@@ -21,47 +21,52 @@ from numpy.typing import NDArray
 from bigcluster.kernels.linalg.types import Float64Array
 
 UNUSUAL_PERCENTILE = 95
+"""Percentile of the model's own pictures beyond which a picture is unusual."""
 LEAST_IMAGES = 20
-"""Of fewer images no one is the 5 % that are most unusual, and each is too much of what is usual among them."""
+"""Fewest images of a model: 5 % of fewer are less than one, and each has too large a share in what is usual."""
 DISTANCE_PERCENTILE = 99
-"""A distance beyond that of 99 % of the cluster is unusual by itself: few enough of them to leave room for the rest."""
+"""Percentile of the distances in a cluster beyond which a distance is unusual by itself; it leaves 4 of the 5 % to the
+norm and the residual."""
 SHARED_ROWS = 5
-"""What all clusters have in common weighs as much as so many pictures: a cluster of one picture says little by itself,
-and one whose pictures are all alike does not make every other picture unusual."""
+"""Pictures that the common part of all clusters counts as: a cluster of one picture says little by itself, and one
+whose pictures are all alike must not make every other picture unusual."""
 LEAST_DEVIATION = 0.05
-"""Norms and residuals that differ by less than 5 % are alike, even where those of the model differ by nothing."""
+"""Relative difference of norms and residuals that is added to their spread, for models whose own do not differ."""
 LEAST_LENGTH = 1.0
-"""One grey level in one pixel: shorter than any difference between two pictures."""
+"""Length of one grey level in one pixel: shorter than any difference between two pictures."""
 LEAST_FREEDOM = 1e-3
-"""Of one minus the leverage: below, left-out residuals are rounding errors divided by rounding errors."""
+"""Least value of one minus the leverage: below, left-out residuals would be quotients of rounding errors."""
 _ROWS_AT_ONCE = 64
-"""Of 8,192 columns in float64: 4 MiB."""
+"""Rows whose norms are computed at once: 4 MiB of 8,192 columns in float64."""
 
 
 def squared_norms(x: NDArray[Any], mean: Float64Array) -> Float64Array:
-    """(n_rows,) |x - mean|^2 in float64, of uint8 or float rows x : (n_rows, d). mean : (d,)."""
-    found = np.empty(len(x))
+    """Compute |x - mean|^2 of rows x, (n_rows, d) uint8 or float, in float64: (n_rows,). mean : (d,)."""
+    norms = np.empty(len(x))
     for start in range(0, len(x), _ROWS_AT_ONCE):
         centered = np.subtract(x[start : start + _ROWS_AT_ONCE], mean, dtype=np.float64)
-        found[start : start + _ROWS_AT_ONCE] = np.einsum("ij,ij->i", centered, centered)
-    return found
+        norms[start : start + _ROWS_AT_ONCE] = np.einsum("ij,ij->i", centered, centered)
+    return norms
 
 
 @dataclass(frozen=True)
 class Traits:
-    """What decides, by picture: (n_rows,) each."""
+    """The numbers that decide, for each picture: (n_rows,) each; lengths in grey levels."""
 
     labels: NDArray[np.int32]
     distance: Float64Array
-    """To the center of its cluster, in score units."""
+    """Distance to the center of its cluster, in score units."""
     residual: Float64Array
-    """|x - mean| outside of the components; 0 where nothing was reduced."""
+    """The part of |x - mean| outside the components; 0 where no components were computed."""
     norm: Float64Array
     """|x - mean|."""
 
 
 def residual_of(norm_sq: Float64Array, scores_sq: Float64Array) -> Float64Array:
-    """The part of |x - mean| that the components do not hold. norm_sq, scores_sq : (n_rows,) squared lengths."""
+    """Compute the part of |x - mean| outside the components: (n_rows,) float64.
+
+    norm_sq, scores_sq : (n_rows,) float64, squared lengths of x - mean and of its scores.
+    """
     found: Float64Array = np.sqrt(np.maximum(norm_sq - scores_sq, 0))
     return found
 
@@ -74,12 +79,13 @@ def left_out(
     counts: NDArray[np.int64],
     runner_up_distance: Float64Array,
 ) -> Traits:
-    """The traits of the model's own pictures, each as if it had been left out of the fit.
+    """Compute the traits of the model's own pictures, each as if it had been left out of the fit.
 
-    scores_sq : (n_rows,) |scores|^2; leverage : (n_rows,) the share of each picture's deviation that the fit owes to
-    the picture itself; both None where nothing was reduced. center_sq, counts : (k,) |center|^2 and pictures of the
-    clusters. runner_up_distance : (n_rows,) to the next center, where a picture goes that was alone in its cluster.
-    Source: leave-one-out residuals of least squares, e / (1 - h).
+    own : the traits as they are. scores_sq : (n_rows,) |scores|^2. leverage : (n_rows,) the leverage h of each picture
+    in the fit. Both are None where no components were computed. center_sq, counts : (k,) |center|^2 and number of
+    pictures of each cluster. runner_up_distance : (n_rows,) distance to the second nearest center, which takes a
+    picture that was alone in its cluster. Source: leave-one-out residuals of least squares, e / (1 - h); Cook and
+    Weisberg 1982, "Residuals and influence in regression", chapter 2.
     """
     of_cluster = counts[own.labels].astype(np.float64)
     others = np.maximum(of_cluster - 1, 1)
@@ -99,17 +105,18 @@ def left_out(
 
 @dataclass(frozen=True)
 class Usual:
-    """What is usual among some pictures, by cluster."""
+    """What is usual among some pictures, for each cluster."""
 
     middle: Float64Array
-    """(k, 2) the mean logarithms of residual and norm."""
+    """(k, 2) mean logarithms of residual and norm."""
     reach: Float64Array
-    """(k,) the distance that 99 % do not exceed."""
+    """(k,) distance that 99 % of the pictures of the cluster do not exceed."""
     precision: Float64Array
-    """(k, 2, 2) the inverse covariance of these logarithms, such that 5 % of the pictures are beyond 1."""
+    """(k, 2, 2) inverse covariances of these logarithms, scaled so that 5 % of the pictures are beyond 1."""
 
     @classmethod
     def among(cls, traits: Traits, n_clusters: int) -> Usual:
+        """Estimate what is usual among the pictures of these traits."""
         logs = _logs(traits)
         members = np.bincount(traits.labels, minlength=n_clusters)
         sums = np.stack([np.bincount(traits.labels, column, n_clusters) for column in logs.T], axis=1)
@@ -131,7 +138,10 @@ class Usual:
         return cls(middle, reach, precision / limit if limit > 0 else precision)
 
     def beyond(self, traits: Traits) -> Float64Array:
-        """(n_rows,) how far each picture is out, relative to what is usual; infinite where no distance at all is."""
+        """Compute how far each picture lies from what is usual: (n_rows,), 1 at the limit.
+
+        It is infinite for a picture off its center in a cluster whose pictures all lie on it.
+        """
         off = _logs(traits) - self.middle[traits.labels]
         reach = self.reach[traits.labels]
         far = np.divide(traits.distance, reach, out=np.where(traits.distance > 0, np.inf, 0.0), where=reach > 0)
@@ -140,33 +150,34 @@ class Usual:
 
 @dataclass(frozen=True)
 class Novelty:
-    """What is usual among a model's pictures."""
+    """What is usual among the pictures of a model, by which new pictures are scored."""
 
     own: Usual
+    """Of the model's own pictures as they are."""
     new: Usual
-    """Of each picture as if it had been left out."""
+    """Of each of them as if it had been left out of the fit."""
     limit: float
-    """The 95th percentile of the model's own pictures."""
+    """The 95th percentile of the scores of the model's own pictures."""
 
     @classmethod
-    def among(cls, own: Traits, left: Traits, n_clusters: int) -> Novelty:
-        """own, left : the model's pictures as they are, and as `left_out` has them."""
-        both = cls(Usual.among(own, n_clusters), Usual.among(left, n_clusters), 1.0)
+    def among(cls, own: Traits, left_out: Traits, n_clusters: int) -> Novelty:
+        """Estimate it from the model's pictures as they are, and as `left_out` computes them."""
+        both = cls(Usual.among(own, n_clusters), Usual.among(left_out, n_clusters), 1.0)
         limit = float(np.percentile(both.of(own), UNUSUAL_PERCENTILE))
         return cls(both.own, both.new, limit if limit > 0 else 1.0)
 
     def of(self, traits: Traits) -> Float64Array:
-        """(n_rows,) above 1 where a picture is more unusual than 95 % of the model's own."""
+        """Score pictures: (n_rows,) float64, above 1 where a picture is more unusual than 95 % of the model's own."""
         found: Float64Array = np.minimum(self.own.beyond(traits), self.new.beyond(traits)) / self.limit
         return found
 
 
 def _logs(traits: Traits) -> Float64Array:
-    """(n_rows, 2): twice the difference is twice as unusual at any length."""
+    """The logarithms of residual and norm, (n_rows, 2): relative differences count, whatever the length."""
     return np.log(np.maximum(np.stack([traits.residual, traits.norm], axis=1), LEAST_LENGTH))
 
 
 def _quadratic(off: Float64Array, precision: Float64Array) -> Float64Array:
-    """(n_rows,) squared Mahalanobis distances. off : (n_rows, 2). precision : (n_rows, 2, 2)."""
+    """Compute squared Mahalanobis distances: (n_rows,). off : (n_rows, 2). precision : (n_rows, 2, 2)."""
     found: Float64Array = np.einsum("ij,ijk,ik->i", off, precision, off)
     return found
