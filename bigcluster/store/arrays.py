@@ -43,13 +43,15 @@ Digests = dict[str, str]
 
 
 class Store:
-    """Arrays and marks under one folder."""
+    """The arrays and marks in one folder, OUT/store.zarr."""
 
     def __init__(self, root: Path, *, create: bool = True, most_bytes: int | None = None) -> None:
-        """Open or create. Raises OutError for a store of an unknown format, StoreError where it cannot be written.
+        """Open a store, or create it.
 
-        create : False to refuse a folder that is no store.
-        most_bytes : what arrays that are loaded whole may take together, or the list of all files; None for no limit.
+        create : False where a folder that is no store is an error.
+        most_bytes : the memory that all arrays from `load` that are in use may take together, and that the list of
+            files may take; None for no limit.
+        Raises OutError for a store of another format, StoreError where it cannot be written or is damaged.
         """
         if not create and not (root / METADATA).is_file():
             raise StoreError(f"{root} is no store; run the job to its end first")
@@ -81,10 +83,13 @@ class Store:
         self._open: dict[str, Any] = {}
         self._lock = threading.Lock()
         self._loaded: list[weakref.ref[NDArray[Any]]] = []
-        """What was loaded whole; an array counts as long as somebody holds it."""
+        """The arrays that `load` returned; an array counts until nothing refers to it any more."""
 
     def create(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, chunks: tuple[int, ...]) -> Any:
-        """A new array, or the old one where it has this shape, type and chunking; same-width arrays are resized."""
+        """Create an array, or keep the stored one where row shape, dtype and chunks are the same; it is resized.
+
+        chunks : the shape of a chunk. Returns the zarr array. Marks that vouch for chunks that are removed go first.
+        """
         array = self._existing(name)
         if array is not None and not self.fits(name, shape[1:], dtype, chunks):
             self._remove_marks_of(name, 0)
@@ -104,15 +109,16 @@ class Store:
         return array
 
     def _drop_beyond(self, name: str, first: int) -> None:
-        """Remove rows of chunks first, first + 1, ...: those that are there, however many the metadata speak of."""
+        """Remove the rows of chunks from number `first` on. Existing files are listed, whatever the metadata say."""
         size = chunk_file_bytes(self.array(name))
         remove_chunks(self.root, f"{name}/c", size, lambda file: int(file.split("/")[2]) >= first)
 
     def has(self, name: str) -> bool:
+        """Whether there is an array of that name that a run of ours made."""
         return self._existing(name) is not None
 
     def fits(self, name: str, row_shape: tuple[int, ...], dtype: DTypeLike, chunks: tuple[int, ...]) -> bool:
-        """Whether there is an array of such rows, cut like this: `create` would keep what it holds."""
+        """Whether there is an array with this shape of a row, dtype and chunks, so that `create` keeps its values."""
         array = self._existing(name)
         return array is not None and bool(
             array.dtype == dtype and array.chunks == chunks and array.shape[1:] == row_shape
@@ -133,7 +139,7 @@ class Store:
         )
 
     def _remove_marks_of(self, name: str, first: int) -> None:
-        """Remove the marks that vouch for chunks of rows first, first + 1, ... of an array: they are about to go."""
+        """Remove the marks that vouch for rows of chunks from number `first` on, before these are removed."""
         for stage, block, mark in self.marks.all():
             chunks = (file.split("/") for file in mark.digests if file.startswith(f"{name}/c/"))
             if any(int(chunk[2]) >= first for chunk in chunks):
@@ -158,7 +164,7 @@ class Store:
             return self._open.get(name)
 
     def _is_ours(self, name: str) -> bool:
-        """Whether a mark vouches for an array of that name; an array of somebody else counts as absent."""
+        """Whether a mark vouches for an array of that name. An array that somebody else put there counts as absent."""
         if metadata.is_registered(self.marks, name):
             return True
         if not (self.root / name / METADATA).exists():
@@ -169,12 +175,15 @@ class Store:
         self._files.expect(name, chunk_file_bytes(self._open[name]))
 
     def repair_metadata(self, block: str) -> None:
-        """Put the metadata of a `metadata` mark's array back, or vouch for them again where the mark was damaged."""
+        """Write the metadata of an array anew from their mark, or the mark from the metadata, whichever is damaged.
+
+        block : the block of the `metadata` mark, which is the name of the array.
+        """
         if (self.root / block).is_dir() and self._existing(block) is not None:
             metadata.register(self.marks, self.root, block)
 
     def array(self, name: str) -> Any:
-        """The zarr array of that name."""
+        """The zarr array of that name. Raises StoreError where there is none."""
         array = self._existing(name)
         if array is None:
             raise StoreError(f"{self.root} holds no array {name!r}; run the job to its end first")
@@ -188,7 +197,7 @@ class Store:
         return da.from_zarr(array)
 
     def remove(self, name: str) -> None:
-        """The array is of no use any more. Files in its folder that are not of it stay."""
+        """Remove an array that is not needed any more. Files in its folder that somebody else put there stay."""
         array = self.array(name)
         with self._lock:
             self._open.pop(name, None)
@@ -196,7 +205,11 @@ class Store:
             metadata.unregister(self.marks, name)
 
     def write_rows(self, name: str, start: int, block: NDArray[Any]) -> Digests:
-        """Write whole rows that begin at a chunk boundary; returns the chunk files they went to."""
+        """Write whole rows; returns the digests of the chunk files, which are not yet synced.
+
+        start : the first row, at a chunk boundary. block : (n_rows, ...), whole chunks except at the end of the array.
+        Raises ValueError for rows that are not whole chunks.
+        """
         array = self.array(name)
         chunk_rows = array.chunks[0]
         if start % chunk_rows or (len(block) % chunk_rows and start + len(block) != array.shape[0]):
@@ -204,7 +217,7 @@ class Store:
         return self._write(name, (slice(start, start + len(block)),), block)
 
     def write_columns(self, name: str, start: int, block: NDArray[Any]) -> Digests:
-        """As `write_rows`, of columns of a matrix."""
+        """As `write_rows`, for whole columns of a matrix. block : (n_rows, n_columns), whole chunks of columns."""
         array = self.array(name)
         chunk_columns, stop = array.chunks[1], start + block.shape[1]
         if start % chunk_columns or (stop % chunk_columns and stop != array.shape[1]):
@@ -212,7 +225,7 @@ class Store:
         return self._write(name, (slice(None), slice(start, stop)), block)
 
     def _write(self, name: str, where: tuple[slice, ...], values: NDArray[Any]) -> Digests:
-        """Write whole chunks; at the far edges they are filled up with zeros, as zarr does."""
+        """Write whole chunks. At the far edges they are padded with zeros, as zarr does."""
         array = self.array(name)
         everything = (slice(None),) * (array.ndim - len(where))
         starts, touched = [], []  # axis by axis: where the values begin, and chunk numbers
@@ -229,7 +242,10 @@ class Store:
         return self._files.take_digests(keys)
 
     def move_rows(self, source: str, index: int, target: str, to: int) -> None:
-        """Rename a row of chunks: from one matrix to another one that is cut alike."""
+        """Rename the files of a row of chunks: from one matrix to another one with the same chunks.
+
+        index, to : the numbers of the row of chunks in `source` and in `target`.
+        """
         old, new = self.root / source / "c" / str(index), self.root / target / "c" / str(to)
         out = self.root.parent
         with open_folder(new.parent, out, create=True) as into, open_folder(old.parent, out) as folder:
@@ -250,7 +266,7 @@ class Store:
             os.fsync(into)
 
     def drop_rows(self, name: str, index: int) -> None:
-        """Remove a row of chunks, where it is there."""
+        """Remove the files of row `index` of the chunks; nothing happens where there are none."""
         array = self.array(name)
         if array.ndim == 1:
             remove_chunks(self.root, f"{name}/c", chunk_file_bytes(array), lambda file: file == f"{name}/c/{index}")
@@ -258,7 +274,10 @@ class Store:
             remove_chunks(self.root, f"{name}/c/{index}", chunk_file_bytes(array))
 
     def save(self, name: str, values: NDArray[Any], chunks: tuple[int, ...] | None = None) -> Digests:
-        """A whole small array at once; returns its chunk files."""
+        """Store a whole small array in place of the one of that name; returns the digests of its chunk files.
+
+        chunks : the shape of a chunk; None for one chunk.
+        """
         if chunks is None:
             chunks = tuple(max(1, n) for n in values.shape)
         if self._existing(name) is not None:
@@ -267,7 +286,7 @@ class Store:
         return self._write(name, (), values)
 
     def load(self, name: str) -> NDArray[Any]:
-        """A whole array in memory: for the small ones.
+        """Read a whole array into memory; for small arrays.
 
         Raises MemoryBudgetError where it takes more than `most_bytes`, together with those that are still in use.
         """
@@ -288,9 +307,10 @@ class Store:
         return array_loaded
 
     def mark(self, stage: str, block: str = DONE) -> Mark | None:
-        """The mark where it still holds: zarr reads a chunk whose file is gone as zeros, without a word.
+        """The mark of a stage or a block, None where it does not hold any more.
 
-        The arrays of a stage have the shapes that its mark says, or it does not hold.
+        A mark holds while all its files exist, because zarr silently reads a missing chunk as zeros. That of a whole
+        stage holds only while the arrays have the shapes that it says.
         """
         mark = self.marks.read(stage, block)
         if mark is None or not all((self.root / file).is_file() for file in mark.digests):
@@ -303,7 +323,9 @@ class Store:
         return extents.agree(stage, mark, self._existing, ingested)
 
     def drop_damaged(self) -> list[str]:
-        """Remove every mark one of whose files is not what it was; returns these files. The next run redoes them."""
+        """Remove the marks of damaged files, so that the next run makes them anew; returns these files, relative to the
+        store. Every file is read.
+        """
         inventory = take_inventory(self.root, most_bytes=self.most_bytes)
         inventory.drop(self.marks)
         return [damage.file for damage in inventory.damaged]
@@ -338,7 +360,7 @@ def _filled_up(part: NDArray[Any], shape: tuple[int, ...], dtype: DTypeLike) -> 
 
 
 def _identity(folder: Path) -> tuple[int, int]:
-    """A disk that is unmounted leaves another folder in its place, or none."""
+    """Device and inode number of a folder. They differ once a disk was unmounted: another folder is there then."""
     status = folder.stat()
     return status.st_dev, status.st_ino
 
@@ -350,7 +372,7 @@ def is_store(root: Path) -> bool:
     """
     Marks(root).check_open()
     try:
-        attributes = parse_json(read_bounded(root / METADATA, shapes.LIMIT_BYTES), 1000)["attributes"]
+        attributes = parse_json(read_bounded(root / METADATA, shapes.LIMIT_BYTES), shapes.LIMIT_VALUES)["attributes"]
     except (OSError, ValueError, KeyError, TypeError):
         attributes = {}
     return FORMAT_KEY in attributes or next(Marks(root).all(), None) is not None
@@ -359,7 +381,7 @@ def is_store(root: Path) -> bool:
 def check_format(root: Path) -> None:
     """Raise OutError where the store says that it has another format: nothing of it may be changed."""
     try:
-        values = parse_json(read_bounded(root / METADATA, shapes.LIMIT_BYTES), 1000)
+        values = parse_json(read_bounded(root / METADATA, shapes.LIMIT_BYTES), shapes.LIMIT_VALUES)
         version = values["attributes"].get(FORMAT_KEY, FORMAT)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no store, or a damaged one: dealt with later
         return

@@ -28,15 +28,18 @@ from bigcluster.store.marks import Mark
 from bigcluster.units import MIB
 
 MOST_SECONDS = 60.0
-"""A state is never older than this and the pass in which it grew old."""
+"""Seconds between two states, at most, to which the pass that is under way is added. Chosen, not measured."""
 COST_FACTOR = 50
-"""Saving takes at most a fiftieth of the time: after one of 20 ms, the next comes a second later at the earliest."""
+"""Times that saving has taken, to be waited before the next save: so saving takes at most 2 % of the time."""
 _LARGE_BYTES = 1 * MIB
-"""An array from here on has a file of its own; the others share one, since a file costs two syncs."""
+"""Bytes from which an array has a file of its own. Smaller ones share one file, since every file costs two syncs.
+Chosen, not measured."""
 _HELD_TWICE = 2
-"""A file of a state and an array out of it."""
+"""Copies in memory while a state is read: the bytes of its file, and the array that is made of them."""
 _BYTES_PER_SECOND = 200 * MIB
+"""Rate of writing that is assumed before the first save has been timed. Chosen, not measured."""
 _LEAST_COST_SECONDS = 0.02
+"""Seconds that a save is taken to cost at least, for its syncs. Chosen, not measured."""
 
 
 Fit = TypeVar("Fit")
@@ -46,7 +49,7 @@ Place = tuple[str, int]
 
 @dataclass
 class StoredState:
-    """A solvers.checkpoint.Checkpoint."""
+    """What a solver saved, as a solvers.checkpoint.Checkpoint: its values, and its arrays, which are read on demand."""
 
     root: Path
     digests: dict[str, str]
@@ -55,6 +58,7 @@ class StoredState:
     _last: tuple[str, bytes] = ("", b"")
 
     def get(self, name: str) -> NDArray[Any]:
+        """The saved array of that name. Raises DamagedError where its file is not what was saved."""
         file, start = self.places[name]
         known, data = self._last  # taken once: another thread may be at another file
         if file != known:
@@ -80,6 +84,7 @@ class StageCheckpoints:
         self._resumed = False
 
     def load(self) -> StoredState | None:
+        """The saved state; None where there is none of this fingerprint, or where memory does not hold it."""
         mark = self._mark()
         if mark is None or not self._fits(mark):
             return None
@@ -87,16 +92,18 @@ class StageCheckpoints:
         return StoredState(self._store.root, mark.digests, mark.payload["places"], mark.payload["facts"])
 
     def _fits(self, mark: Mark) -> bool:
-        """Whether every file of a state may be held: its stage had planned for what it saved."""
+        """Whether the memory limit of the store permits to read every file of a state."""
         most_bytes = self._store.most_bytes
         sizes = ((self._store.root / file).lstat().st_size for file in mark.digests)
         return most_bytes is None or all(_HELD_TWICE * size <= most_bytes for size in sizes)
 
     def resume_or_restart(self, fit: Callable[[], Fit], tell: Callable[[str], None]) -> Fit:
-        """What `fit` returns, which goes on from what was saved; where that cannot be of this fit, from the beginning.
+        """Call `fit`, which resumes from the saved state, and return its result.
 
-        Anybody can write a state with a right seal: what the solver makes of a wrong one shows only as it goes on.
-        tell : takes a line where that happened.
+        Where the state turns out not to belong to this fit, it is removed and `fit` is called again.
+
+        Anybody can write a state with a right seal: that it is wrong shows only while the solver uses it.
+        tell : is called with one line of text in that case.
         """
         try:
             return fit()
@@ -111,12 +118,18 @@ class StageCheckpoints:
         return fit()
 
     def should_save(self, n_bytes: int) -> bool:
+        """Whether enough time has passed since the last save for a state of `n_bytes` bytes."""
         cost = self._cost_seconds or max(_LEAST_COST_SECONDS, n_bytes / _BYTES_PER_SECOND)
         return time.monotonic() - self._saved_at >= min(MOST_SECONDS, COST_FACTOR * cost)
 
     def save(
         self, facts: dict[str, Any], arrays: Iterable[tuple[str, NDArray[Any]]], keep: Collection[str] = ()
     ) -> None:
+        """Save a state in place of the one before; it is on disk when this returns.
+
+        facts : values that JSON can hold. arrays : (name, array) pairs, written one at a time.
+        keep : names of arrays that are taken over from the state before, unchanged.
+        """
         began = time.monotonic()
         before, last = self._mark(), self._store.marks.read(STATE, self._stage)
         places, digests = dict[str, Place](), dict[str, str]()
@@ -151,7 +164,7 @@ class StageCheckpoints:
             os.fsync(folder)
 
     def _place(self, new: Unfinished) -> tuple[str, str]:
-        """Put a file in place under the name that its content gives it; its path in the store, and its digest."""
+        """Name a file by the digest of its content and put it in place; returns (path in the store, digest)."""
         os.fsync(new.file.fileno())
         digest = new.digest()
         new.place(f"{digest}.npy")
@@ -163,7 +176,7 @@ class StageCheckpoints:
                 unlink_below(self._store.root / file, self._store.root.parent)
 
     def clear(self) -> None:
-        """The stage is done: its state is of no use any more."""
+        """Remove the state: the stage has ended, so that nothing resumes from it any more."""
         mark = self._store.marks.read(STATE, self._stage)
         self._store.marks.remove(STATE, self._stage)
         if mark is not None:

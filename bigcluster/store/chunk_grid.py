@@ -14,12 +14,17 @@ from __future__ import annotations
 from bigcluster.units import MIB
 
 CHUNK_BYTES = 4 * MIB
+"""Bytes of a chunk, and so of its file. Chosen, not measured: large enough that a disk streams it, small enough that
+a row block of 64 MiB has several along each side."""
 ROW_BLOCK_BYTES = 64 * MIB
-"""A row block of pixels as decoded: at most this much, unless one image alone is larger."""
+"""Bytes of a decoded row block of pixels, which one ingest task holds: at most this, unless one image is larger."""
 MOST_BLOCK_ROWS = 4096
+"""Rows (images) of a row block of pixels: what an interrupted ingest decodes again at most. Chosen, not measured."""
 MOST_ROWS = 65536
+"""Rows of any chunk, at most; marks.LIMIT_BYTES is made for so many paths and records."""
 MOST_COLUMNS = 131_072
-"""Of pictures so large that a row block holds few: products read 8,192 columns at a time, and whole chunks."""
+"""Columns (values) of a chunk of pixels whose row block holds few rows. Matrix products read whole chunks, 8,192
+columns at a time."""
 
 
 def pixel_chunks(n_values: int) -> tuple[int, int]:
@@ -47,7 +52,7 @@ def row_chunks(n_columns: int, itemsize: int) -> tuple[int, int]:
 
 
 def stored_bytes(shape: tuple[int, int], chunks: tuple[int, int], itemsize: int) -> int:
-    """What an array takes on the disk: its last chunks are written whole.
+    """Bytes that an array takes on disk: its chunks at the far edges are written whole.
 
     >>> stored_bytes((300, 4096), pixel_chunks(4096), 1)
     16777216

@@ -34,23 +34,26 @@ from bigcluster.files.kept import set_aside
 from bigcluster.store.metadata import CRC_BYTES
 
 _READ_BYTES = 1 << 20
-"""Of a file, read at once where only its digest is wanted."""
+"""Bytes that are read at a time where only the digest of a file is computed. Chosen, not measured."""
 _PIECE_BYTES = 1 << 18
-"""Of a chunk, written at once: the kernel keeps what it is given in pages of the size of a write. Large ones are slow
-to come by: 8 MiB at once take three to nine times as long."""
+"""Bytes of a chunk that one write call takes. The kernel allocates page cache in pieces of the size of the write, and
+large pieces are slow to allocate: writes of 8 MiB took three to nine times as long."""
 
 
 def fits_digest(file: str, data: bytes, digest: str) -> bool:
-    """Whether this is what a mark vouches for, of a chunk or of any other file of a store."""
+    """Whether the content of a file fits the digest that its mark holds.
+
+    file : path relative to the store, which says whether it is a chunk. data : the whole content.
+    """
     # Chunks of earlier versions have the digest that other files have.
     is_whole = len(digest) == DIGEST_DIGITS or not _is_chunk(file)
     return digest == (digest_of(data) if is_whole else chunk_digest(data))
 
 
 def file_fits_digest(path: Path, file: str, digest: str) -> tuple[bool, int]:
-    """As `fits_digest`, of a file of any size, which is not held; and how many bytes were read.
+    """As `fits_digest`, for a file of any size, which is read in pieces; returns also how many bytes were read.
 
-    Raises UnfitFileError where it is no regular file, FileNotFoundError where there is none.
+    Raises UnfitFileError where `path` is no regular file, FileNotFoundError where there is none.
     """
     with open_regular(path) as stream:
         n_bytes = os.fstat(stream.fileno()).st_size
@@ -60,7 +63,7 @@ def file_fits_digest(path: Path, file: str, digest: str) -> tuple[bool, int]:
 
 
 def stored_digest(stream: IO[bytes], n_bytes: int) -> str:
-    """As `chunk_digest`, of an open file of so many bytes, which is not held."""
+    """As `chunk_digest`, for an open chunk file of `n_bytes` bytes, which is read in pieces."""
     crc, left = 0, n_bytes - CRC_BYTES
     while left > 0 and (piece := stream.read(min(left, _READ_BYTES))):
         crc, left = google_crc32c.extend(crc, piece), left - len(piece)
@@ -69,7 +72,10 @@ def stored_digest(stream: IO[bytes], n_bytes: int) -> str:
 
 
 def chunk_digest(data: bytes | memoryview) -> str:
-    """Of the bytes of a chunk file; "" where they contradict each other."""
+    """The CRC-32C of a chunk in 8 hex digits; "" where the checksum at its end does not fit its values.
+
+    data : the content of a chunk file, its values and then the four bytes of their CRC-32C.
+    """
     content = np.frombuffer(data, np.uint8)
     crc = google_crc32c.value(content[:-CRC_BYTES])
     return _show_crc(crc) if crc == int.from_bytes(content[-CRC_BYTES:].tobytes(), "little") else ""
@@ -84,7 +90,7 @@ class LostChunkError(ValueError):
 
 
 class ChunkFiles(LocalStore):  # type: ignore[misc]
-    """As LocalStore, but reading a chunk that is not there raises LostChunkError."""
+    """A zarr store in a folder. Unlike with LocalStore, reading a chunk that has no file raises LostChunkError."""
 
     def __init__(self, root: Path) -> None:
         super().__init__(root)
@@ -92,7 +98,7 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
         self._chunk_bytes: dict[str, int] = {}
 
     def expect(self, name: str, n_bytes: int) -> None:
-        """The chunk files of an array have this size: zarr reads no other ones."""
+        """Tell the size in bytes of every chunk file of an array: a file of another size is not read."""
         self._chunk_bytes[name] = n_bytes
 
     def _check_size(self, key: str) -> None:
@@ -130,7 +136,7 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
         await asyncio.to_thread(self.delete_sync, key)
 
     def delete_sync(self, key: str) -> None:
-        """Of metadata. Store.create removes the chunks that a smaller shape leaves out: it knows their size."""
+        """Delete metadata. Chunks stay: Store.create, which knows their size, removes those beyond a new shape."""
         if _is_chunk(key):
             return
         path = self.root / key
@@ -141,14 +147,21 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
         raise NotImplementedError("arrays are removed by Store.remove, which knows what in their folders is ours")
 
     def write_chunk(self, key: str, chunk: NDArray[Any]) -> None:
-        """A whole chunk, C-contiguous; in place, but not yet synced, when this returns."""
+        """Write a whole chunk. Its file is in place, but not yet synced, when this returns.
+
+        key : the file relative to the store. chunk : an array of the shape of the chunks, padded at the far edges.
+        """
         data = _bytes_of(np.ascontiguousarray(chunk, chunk.dtype.newbyteorder("<")))
         crc: int = google_crc32c.value(data)
         self._write(key, [*_pieces(data.data), memoryview(crc.to_bytes(CRC_BYTES, "little"))])
         self._digests[key] = _show_crc(crc)
 
     def _write(self, key: str, pieces: list[memoryview]) -> None:
-        """A chunk of an array has one size: a file of another one in its place is somebody else's."""
+        """Write a chunk file and put it in place.
+
+        All chunks of an array have one size: a file of another size in its place is somebody else's, and is moved to
+        OUT/kept.
+        """
         path, out = self.root / key, self.root.parent
         with open_folder(path.parent, out, create=True) as folder, unfinished(folder) as new:
             for piece in pieces:
@@ -158,7 +171,10 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
             new.place(path.name)
 
     def read_chunk(self, key: str, into: NDArray[Any]) -> None:
-        """Fill `into`, of a chunk's shape and C-contiguous. Raises ValueError where the chunk is lost or damaged."""
+        """Read a whole chunk into `into`, a C-contiguous array of the shape and dtype of the chunks.
+
+        Raises LostChunkError where its file is gone, ValueError where its length or its checksum does not fit.
+        """
         data, checksum = _bytes_of(into), bytearray(CRC_BYTES + 1)
         try:
             with (self.root / key).open("rb", buffering=0) as file:
@@ -173,7 +189,10 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
             into.byteswap(inplace=True)
 
     def take_digests(self, keys: Iterable[str]) -> dict[str, str]:
-        """File -> digest of chunks that were just written. KeyError for a chunk that was not."""
+        """The digests of chunks that were just written, by file; they are forgotten here.
+
+        Raises KeyError for a chunk that was not written.
+        """
         return {key: self._digests.pop(key) for key in keys}
 
     def _there(self, key: str, value: Any) -> Any:
@@ -187,7 +206,7 @@ def _is_chunk(key: str) -> bool:
 
 
 def _bytes_of(chunk: NDArray[Any]) -> NDArray[np.uint8]:
-    """The memory of an array, flat."""
+    """The memory of a C-contiguous array as a flat array of uint8; nothing is copied."""
     assert chunk.flags.c_contiguous
     return chunk.reshape(-1).view(np.uint8)
 

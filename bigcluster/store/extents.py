@@ -25,11 +25,11 @@ KINDS = {
     **dict.fromkeys(("centers", "distance", "runner_up_distance"), "float64"),
     **dict.fromkeys(("labels", "runner_up"), "int32"),
 }
-"""Array -> the type of its values; "" where solvers differ. There are no others of ours: whatever else lies in a store,
-and whatever a mark says of it, is left alone."""
+"""By name of an array, the dtype of its values; "" where solvers differ. A run makes no other arrays: everything else
+in a store stays untouched, whatever a mark says of it."""
 
 Find = Callable[[str], Any]
-"""Name of an array -> the zarr array, None where there is none."""
+"""A function from the name of an array to the zarr array, or None where there is none."""
 
 
 class _Misfit(Exception):  # noqa: N818 - it never leaves this module
@@ -37,9 +37,9 @@ class _Misfit(Exception):  # noqa: N818 - it never leaves this module
 
 
 def agree(stage: str, mark: Mark, find: Find, ingested: Mark | None) -> bool:
-    """Whether the arrays of a stage have the shapes that its mark and the pixels say.
+    """Whether the arrays of a stage have the shapes that follow from its mark and from the pixels.
 
-    ingested : the mark of the ingest, for the stages that are made of its images.
+    find : see `Find`. ingested : the mark of the ingest, for stages that use its images; else None.
     """
     check = _CHECKS.get(stage)
     try:

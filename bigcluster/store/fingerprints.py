@@ -1,4 +1,4 @@
-"""Digests of settings and inputs: by them a stage knows whether what is stored was made of the same."""
+"""Digests of settings and inputs. A stage compares them to learn whether stored data was made of the same ones."""
 
 from __future__ import annotations
 
@@ -9,5 +9,5 @@ from bigcluster.files.durable import digest_of
 
 
 def fingerprint(**parts: Any) -> str:
-    """Digest of named JSON values: equal exactly where all parts are equal."""
+    """The digest of named JSON values, 32 hex digits. It is the same where all parts are the same, in any order."""
     return digest_of(json.dumps(parts, sort_keys=True, separators=(",", ":")).encode())

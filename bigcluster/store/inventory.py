@@ -39,12 +39,16 @@ from bigcluster.store.shapes import FILE
 from bigcluster.units import show_bytes
 
 _MOST_AXES = 4
-"""Of our arrays. Somebody's folders may be nested deeper, and are called by numbers too."""
+"""Depth of folders of chunks, at most: arrays have up to three axes. Folders of somebody else may be deeper, and may
+have numbers as names too."""
 _NUMBER = re.compile(r"0|[1-9][0-9]*")
 
 
 def remove_array(root: Path, name: str, chunk_bytes: int) -> None:
-    """The chunks of an array and its metadata. chunk_bytes : of a chunk file, its checksum included."""
+    """Remove the chunks of an array and its metadata.
+
+    chunk_bytes : the size of a chunk file in bytes, with its checksum.
+    """
     remove_chunks(root, f"{name}/c", chunk_bytes)
     remove_if_empty(root / name / "c")
     with suppress(FileNotFoundError), open_folder(root / name, root.parent) as folder:
@@ -53,9 +57,11 @@ def remove_array(root: Path, name: str, chunk_bytes: int) -> None:
 
 
 def remove_chunks(root: Path, inside: str, chunk_bytes: int, goes: Callable[[str], bool] = lambda _: True) -> bool:
-    """The chunks below a folder of an array, such as `pixels/c/3`, and folders that are empty without them.
+    """Remove the chunks below a folder of an array, and the folders that are empty then.
 
-    goes : whether a chunk is to go, given its file relative to the store. Returns whether one went.
+    inside : the folder relative to the store, such as `pixels/c/3`. chunk_bytes : as for `remove_array`.
+    goes : says whether a chunk is to be removed, given its file relative to the store.
+    Returns whether a chunk was removed.
     """
     removed = False
     with suppress(FileNotFoundError), open_folder(root / inside, root.parent) as folder:
@@ -88,7 +94,7 @@ MADE = "made"
 STATE = "state"
 """Stage of the marks that vouch for what an unfinished stage saved."""
 VOUCHED_BYTES = 500
-"""Of a vouched file in memory: its name, digest and mark."""
+"""Bytes of memory for a file that a mark vouches for: its name, its digest and its mark. Chosen, not measured."""
 GONE = "is gone"
 CHANGED = "is not what was written"
 UNSEALED = "is damaged, its seal does not fit"
@@ -96,37 +102,41 @@ _CHUNK = re.compile(r"(0|[1-9][0-9]*)(/(0|[1-9][0-9]*))*")
 _NAMED_BY_CONTENT = re.compile(rf"(?:{STATE}/[^/]+/|{MADE}/[^/]+-)(?P<digest>[0-9a-f]{{32}})\.(?:npy|list)")
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}-.*")
 Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
-"""`map`, or one that works with several threads."""
+"""A function as `map`, which may use several threads."""
 
 
 @dataclass(frozen=True)
 class Damage:
-    """One file, relative to the store, that is not as it was left."""
+    """A damaged file: it is gone, or its content is not what was written."""
 
     file: str
+    """The path relative to the store."""
     stage: str
-    """What makes it."""
+    """The stage that makes it."""
     what: str
+    """What is wrong with it, for a message."""
     mark: tuple[str, str] | None = None
     """Stage and block of the mark that no longer holds."""
 
 
 @dataclass(frozen=True)
 class Inventory:
+    """What lies in a store, compared with its marks."""
+
     damaged: list[Damage]
     leftovers: list[str]
-    """Relative to the store."""
+    """Files of ours that no mark vouches for, relative to the store."""
     n_foreign: int
-    """Files that are not ours: they are left alone."""
+    """The number of files that are not ours; they stay as they are."""
     n_files: int
-    """Files that something vouches for, marks included."""
+    """The number of files that a mark vouches for, and of the marks."""
     n_bytes: int
-    """Of those that were read."""
+    """The number of bytes that were read."""
 
     def drop(self, marks: Marks) -> None:
-        """Remove the marks that no longer hold: the next run redoes what they vouched for, and that alone.
+        """Remove the marks of damaged files: the next run makes anew what these marks vouched for, and nothing else.
 
-        Those of metadata stay: a file is put back from its mark, and the mark is made anew from its file.
+        Marks of metadata stay, because a metadata file is written anew from its mark.
         """
         for damage in self.damaged:
             if damage.mark is not None and damage.mark[0] != metadata.MARK:
@@ -136,10 +146,13 @@ class Inventory:
 def take_inventory(
     root: Path, *, sample: int | None = None, spread: Spread = map, most_bytes: int | None = None
 ) -> Inventory:
-    """Look at every file of the store. Nothing is changed.
+    """Compare every file of the store with the marks; nothing is changed.
 
-    most_bytes : what the names of the vouched files may take; MemoryBudgetError is raised beyond that.
-    sample : read no more than so many chunk files, drawn anew each time; all are looked for, and all marks are read.
+    sample : the number of chunk files that are read, drawn at random; None reads all. That files exist is checked for
+        all of them, and all marks are read.
+    spread : a function as `map`, for reading with several threads.
+    most_bytes : the memory in bytes that the names of the files may take.
+    Raises MemoryBudgetError where they take more.
     """
     marks = Marks(root)
     damaged: list[Damage] = []
@@ -191,7 +204,7 @@ def _sampled(vouched: dict[str, Any], sample: int) -> set[str]:
 
 
 def _leftovers(root: Path, marks: Marks, vouched: Container[str]) -> tuple[list[str], int]:
-    """Files of ours that nothing vouches for, and how many files of others there are. Links are not followed."""
+    """(files of ours that no mark vouches for, number of files of others). Links are not followed."""
     sizes = {name: metadata.chunk_file_bytes(root, name) for name in marks.blocks(metadata.MARK) if name != "store"}
     ours: list[str] = []
     n_foreign = 0
@@ -218,21 +231,21 @@ def _size(path: Path) -> int | None:
 
 
 def is_named_by_content(path: Path, root: Path) -> bool:
-    """Whether a file of state/ or made/ is ours: its name holds the digest of its content."""
+    """Whether a file below state/ or made/ is ours, which is so where its name holds the digest of its content."""
     match = _NAMED_BY_CONTENT.fullmatch(path.relative_to(root).as_posix())
     return match is not None and is_regular(path) and digest_of_file(path) == match["digest"]
 
 
 def files_below(root: Path) -> Iterator[Path]:
-    """Every file and link below a folder, links not followed, ascending."""
+    """The paths of all files and links below a folder, ascending. Links are not followed."""
     yield from sorted(Path(entry.path) for entry in entries_below(root) if not entry.is_dir(follow_symlinks=False))
 
 
 def tidy(root: Path) -> None:
-    """Everything is done: delete what no mark vouches for, of settings that are no more. OUT must be locked.
+    """Remove the files of earlier settings, for which no mark vouches, at the end of a run. OUT must be locked.
 
-    What is not ours stays: arrays that no run makes, whatever a mark says of them, those that no mark of ours names,
-    and files in our folders that are no chunks of ours.
+    Files of others stay: arrays that no run makes, whatever a mark says of them, arrays that no mark of ours names, and
+    files in our folders that are no chunks.
     """
     marks = Marks(root)
     vouched: set[str] = set()

@@ -29,22 +29,25 @@ from bigcluster.units import MIB, show_bytes
 DONE = "done"
 FOLDER = "marks"
 LIMIT_BYTES = 48 * MIB
-"""Of a mark: a block of 65,536 rows, the most there are, whose paths and records have 768 bytes each."""
+"""Bytes of a mark, at most: those of 65,536 rows, the most that a block has, at 768 bytes for path and record."""
 LIMIT_VALUES = 16 * 65_536
-"""Of a mark: a record has nine values, and there is the path."""
+"""JSON values of a mark, at most: 16 for each of 65,536 rows, where a record has nine and the path is one."""
 _METADATA_BYTES = 1 * MIB
-"""Of a mark of metadata, which holds the text of a file of at most 64 KiB."""
+"""Bytes of a mark of metadata, at most. It holds the text of a file of up to 64 KiB, whose JSON escapes are longer."""
 _TOGETHER = 2
-"""Marks of whole stages that are held at once where one mark of a block is."""
+"""Marks of whole stages that are in memory at the same time; of blocks, it is one."""
 _OTHERWISE = "or delete it: what it vouches for is computed anew"
 
 
 @dataclass(frozen=True)
 class Mark:
+    """What a mark says: of which settings and input its files were made, what they hold, and facts for later stages."""
+
     fingerprint: str
     digests: dict[str, str] = field(default_factory=dict)
-    """File, relative to the store -> digest of its content."""
+    """By file, relative to the store: the digest of its content."""
     payload: dict[str, Any] = field(default_factory=dict)
+    """JSON values that the stage stores; see `payloads` for their form."""
 
 
 class Marks:
@@ -54,9 +57,9 @@ class Marks:
         self._root, self._out = store_root / FOLDER, store_root.parent
 
     def read(self, stage: str, block: str = DONE) -> Mark | None:
-        """The mark, or None where there is none, its seal does not fit, or no mark of ours can be what stands there.
+        """Read a mark. Returns None where there is none, its seal does not fit, or its content has another form.
 
-        Raises MemoryBudgetError where it takes more than the budget leaves for it (bounded.limit_parsing).
+        Raises MemoryBudgetError where parsing it takes more memory than the budget leaves (bounded.limit_parsing).
         """
         path, limit_bytes = self.path(stage, block), _METADATA_BYTES if stage == "metadata" else LIMIT_BYTES
         share = 1 if block != DONE else _TOGETHER
@@ -85,7 +88,10 @@ class Marks:
         return mark if is_ours else None
 
     def write(self, stage: str, mark: Mark, block: str = DONE) -> None:
-        """Put a mark in place; what it vouches for must be synced already."""
+        """Write a mark, which is on disk when this returns. The files that it vouches for must be synced already.
+
+        Raises StoreError where it would be larger than LIMIT_BYTES.
+        """
         path = self.path(stage, block)
         self._set_aside(stage, block)
         content = {"fingerprint": mark.fingerprint, "digests": mark.digests, "payload": mark.payload}
@@ -98,11 +104,12 @@ class Marks:
         write_bytes(path, _seal(body) + body + _END, self._out)
 
     def remove(self, stage: str, block: str = DONE) -> None:
+        """Remove a mark; nothing happens where there is none. A file that is not ours goes to OUT/kept."""
         self._set_aside(stage, block)
         unlink_below(self.path(stage, block), self._out)
 
     def _set_aside(self, stage: str, block: str) -> None:
-        """A file at a mark's place that has no seal of ours is damaged, or somebody else's: it goes to OUT/kept."""
+        """Move a file at the place of a mark that is no sound mark of ours to OUT/kept: it may be somebody else's."""
         path = self.path(stage, block)
         if os.path.lexists(path) and self.read(stage, block) is None:
             set_aside(path, self._out)
@@ -125,18 +132,18 @@ class Marks:
             ) from error
 
     def names(self) -> Iterator[tuple[str, str]]:
-        """(stage, block) of every mark there is, sound or not."""
+        """The (stage, block) of every mark file, whether its content is sound or not."""
         for path in sorted(self._root.glob("*/*.json")):
             if is_regular(path) and not path.name.startswith("."):  # `...json` would name the folder above
                 yield path.parent.name, path.stem
 
     def blocks(self, stage: str) -> list[str]:
-        """The blocks of a stage that have a mark, sound or not."""
+        """The blocks of a stage that have a mark file, ascending, whether its content is sound or not."""
         paths = (self._root / stage).glob("*.json")
         return sorted(path.stem for path in paths if path.stem != DONE and not path.name.startswith("."))
 
     def numbers(self, stage: str) -> list[str]:
-        """Those of the blocks that are called by their numbers; a file of another name there is not of us."""
+        """The blocks of a stage whose names are numbers. A mark file of another name is not ours."""
         return [block for block in self.blocks(stage) if block.isascii() and block.isdecimal()]
 
     def all(self) -> Iterator[tuple[str, str, Mark]]:
@@ -147,13 +154,15 @@ class Marks:
                 yield stage, block, mark
 
     def path(self, stage: str, block: str = DONE) -> Path:
-        """The file of a mark, there or not."""
+        """The path of a mark file, whether it exists or not."""
         return self._root / stage / f"{block}.json"
 
 
 def _is_of_a_store(fingerprint: Any, digests: Any, payload: Any) -> bool:
-    """Whether all files that a mark names lie in the store. Anybody can write a sealed mark, and OUT may be a
-    stranger's: what a mark vouches for is read, and removed when it is of no use any more."""
+    """Whether all files that a mark names lie in the store.
+
+    Anybody can write a sealed mark, and the files that it names are read, and removed when they are not needed.
+    """
     if not (isinstance(fingerprint, str) and isinstance(digests, dict) and isinstance(payload, dict)):
         return False
     return all(
@@ -163,7 +172,7 @@ def _is_of_a_store(fingerprint: Any, digests: Any, payload: Any) -> bool:
 
 
 def _seal(body: bytes | memoryview) -> bytes:
-    """What stands before a mark in its file: `{"seal": "<digest of body>", "mark": body}`."""
+    """The first bytes of a mark file, which reads `{"seal": "<digest of body>", "mark": body}`."""
     return b'{"seal": "%s", "mark": ' % digest_of(body).encode()
 
 

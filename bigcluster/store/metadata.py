@@ -17,15 +17,18 @@ from bigcluster.files.durable import digest_of, sync_all, write_bytes
 from bigcluster.files.kept import set_aside
 from bigcluster.store.marks import Mark, Marks
 from bigcluster.store.payloads import GROUP
-from bigcluster.store.shapes import FILE, LIMIT_BYTES
+from bigcluster.store.shapes import FILE, LIMIT_BYTES, LIMIT_VALUES
 
 MARK = "metadata"
 CRC_BYTES = 4
-"""At the end of every chunk file: its CRC-32C."""
+"""Bytes at the end of every chunk file, which hold the CRC-32C of its values, little-endian."""
 
 
 def register(marks: Marks, root: Path, name: str = "") -> None:
-    """Sync the metadata of an array (of the group: no name) and mark them. Nothing happens where they are marked."""
+    """Sync the metadata file of an array and write its mark; nothing happens where the mark has the same text already.
+
+    name : of the array; "" for the group.
+    """
     file = root / name / FILE
     text = read_bounded(file, LIMIT_BYTES).decode()
     known = marks.read(MARK, name or GROUP)
@@ -41,13 +44,13 @@ def is_registered(marks: Marks, name: str) -> bool:
 
 
 def is_changed(marks: Marks, root: Path, name: str = "") -> bool:
-    """Whether the file is there and is not what its mark says."""
+    """Whether there is a metadata file whose text is not that of its mark."""
     mark, file = marks.read(MARK, name or GROUP), root / name / FILE
     return mark is not None and file.is_file() and _content(file) != mark.payload["text"].encode()
 
 
 def restore(marks: Marks, root: Path, name: str = "") -> None:
-    """Where the file is not what its mark says, put it back. Without a mark it stays as it is."""
+    """Write a metadata file anew where its text is not that of its mark. Without a mark the file stays as it is."""
     mark = marks.read(MARK, name or GROUP)
     file = root / name / FILE
     if mark is None:
@@ -60,7 +63,7 @@ def restore(marks: Marks, root: Path, name: str = "") -> None:
 
 
 def _content(file: Path) -> bytes:
-    """What the file holds; nothing where it is larger than any of ours, or no regular file."""
+    """The content of a file; b"" where it is no regular file, or larger than a metadata file of ours."""
     try:
         return read_bounded(file, LIMIT_BYTES)
     except UnfitFileError:
@@ -68,16 +71,16 @@ def _content(file: Path) -> bytes:
 
 
 def unregister(marks: Marks, name: str) -> None:
-    """The array is about to go."""
+    """Remove the mark of the metadata of an array that is about to be removed."""
     marks.remove(MARK, name)
 
 
 def chunk_file_bytes(root: Path, name: str) -> int:
     """The size of every chunk file of an array, in bytes; 0, which no chunk has, where its metadata cannot be read."""
     try:
-        said = parse_json(read_bounded(root / name / FILE, LIMIT_BYTES), 1000)
-        n_values: int = math.prod(said["chunk_grid"]["configuration"]["chunk_shape"])
-        n_bytes: int = n_values * np.dtype(said["data_type"]).itemsize + CRC_BYTES
+        values = parse_json(read_bounded(root / name / FILE, LIMIT_BYTES), LIMIT_VALUES)
+        n_values: int = math.prod(values["chunk_grid"]["configuration"]["chunk_shape"])
+        n_bytes: int = n_values * np.dtype(values["data_type"]).itemsize + CRC_BYTES
         return n_bytes
     except (OSError, ValueError, KeyError, TypeError):
         return 0
@@ -86,7 +89,7 @@ def chunk_file_bytes(root: Path, name: str) -> int:
 def n_rows(root: Path, name: str) -> int:
     """The rows of an array, by its metadata; 0 where they cannot be read."""
     try:
-        said = parse_json(read_bounded(root / name / FILE, LIMIT_BYTES), 1000)
-        return int(said["shape"][0])
+        values = parse_json(read_bounded(root / name / FILE, LIMIT_BYTES), LIMIT_VALUES)
+        return int(values["shape"][0])
     except (OSError, ValueError, KeyError, TypeError, IndexError):
         return 0

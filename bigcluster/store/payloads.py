@@ -31,15 +31,15 @@ from bigcluster.store import shapes
 from bigcluster.store.fingerprints import fingerprint
 
 GROUP = "store"
-"""The block of the metadata mark that vouches for the whole group; the others are called by their arrays."""
+"""The block of the metadata mark of the group; those of arrays have the names of the arrays."""
 _MOST_NUMBERS = 100_000
-"""Of a list of facts: the inertia of every start."""
+"""Numbers in a list of facts, at most, such as the inertia of every start. Chosen, not measured."""
 
 
 def has_form(stage: str, block: str, print_: str, payload: dict[str, Any]) -> bool:
-    """Whether a payload has the keys and types that the program writes at this place. print_ : the mark's fingerprint.
+    """Whether a payload has the keys and types that this program writes into the mark of that stage and block.
 
-    Marks of stages that are unknown here have no form.
+    print_ : the fingerprint in the mark. Any payload of a stage that is not described here has the form.
     """
     if stage == "recipe" and print_ != fingerprint(stage="ingest", **payload):
         return False
@@ -51,7 +51,7 @@ def has_form(stage: str, block: str, print_: str, payload: dict[str, Any]) -> bo
 
 
 def _is_name(value: Any) -> bool:
-    """Of a file that lies directly in OUT."""
+    """Whether a value is the name of a file directly in OUT."""
     return type(value) is str and "/" not in value and value not in ("", ".", "..")
 
 
@@ -65,7 +65,7 @@ _FACTS = keys(
     {},
     dict.fromkeys(("solver", "n_iter", "converged", "passes", "bytes_read", "asked", "reason", "inertias"), _fact),
 )
-"""They go into summary.json, beside what is measured of a stage."""
+"""Facts of a stage that go into summary.json, beside its times and its memory."""
 
 # Types of the values of a record (catalog.ledger): earlier versions wrote the first seven or eight alone.
 _RECORD_TYPES = {
@@ -79,11 +79,12 @@ _RECORD_TYPES = {
 }
 _OK_TYPES = (int, int, int, int)
 _DIGEST_DIGITS = 32
+"""Hex digits of the digest of a picture; see files.durable.DIGEST_DIGITS."""
 _HEX = re.compile("[0-9a-f]*")
 
 
 def _is_ledger(records: Any) -> bool:
-    """A million of them are of every day: types are looked up, columns are looked at as a whole."""
+    """Whether a value is a list of records. A million are usual: types are looked up, columns checked as a whole."""
     if type(records) is not list:
         return False
     for record in records:
@@ -139,7 +140,7 @@ def _is_sweep(payload: Any) -> bool:
 
 
 def _is_settings(value: Any) -> bool:
-    """The text of run.toml; empty where the run did not come to its end."""
+    """Whether a value is the text of run.toml, or "" as where a run did not come to its end."""
     if type(value) is not str:
         return False
     try:
@@ -159,7 +160,7 @@ def _is_metadata(payload: Any, block: str) -> bool:
 
 
 def _is_place(value: Any) -> bool:
-    """File, and the byte at which an array begins."""
+    """Whether a value is [file, byte at which an array begins in it]."""
     return type(value) is list and len(value) == 2 and text(value[0]) and whole()(value[1])
 
 

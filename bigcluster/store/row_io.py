@@ -15,7 +15,10 @@ if TYPE_CHECKING:
 
 
 def read_whole(array: Any, key: Any) -> NDArray[Any]:
-    """Part of a zarr array in memory. Raises DamagedError where a chunk's checksum does not fit."""
+    """Read a part of a zarr array. key : as for numpy indexing; `...` for the whole array.
+
+    Raises DamagedError where a chunk is lost or its checksum does not fit.
+    """
     try:
         return np.asarray(array[key])
     except ValueError as error:  # the checksum codec's, or a chunk that is gone
@@ -23,9 +26,9 @@ def read_whole(array: Any, key: Any) -> NDArray[Any]:
 
 
 def read_at_once(array: Any) -> NDArray[Any]:
-    """A whole zarr array; where it is one chunk, as small ones are, its file is read straight into its place.
+    """Read a whole zarr array. An array of one chunk, as small ones are, is read without a copy.
 
-    Raises DamagedError as `read_whole` does.
+    Raises DamagedError where a chunk is lost or its checksum does not fit.
     """
     if any(size > chunk for size, chunk in zip(array.shape, array.chunks, strict=True)):
         return read_whole(array, ...)
@@ -42,9 +45,10 @@ def read_at_once(array: Any) -> NDArray[Any]:
 def read_rectangle(
     array: Any, rows: tuple[int, int], columns: tuple[int, int], spent: NDArray[Any] | None = None
 ) -> NDArray[Any]:
-    """Rows and columns of a stored matrix; whole chunks are read straight into their place.
+    """Read rows[0] .. rows[1] - 1 and columns[0] .. columns[1] - 1 of a stored matrix as a C-contiguous array.
 
-    spent : what was read before, for its memory where that fits.
+    Chunks that lie whole in the result are read straight into it. spent : an earlier result that is no longer needed;
+    its memory is used where shape and dtype fit.
     Raises DamagedError where a chunk is lost or its checksum does not fit.
     """
     height, width = array.chunks

@@ -28,14 +28,14 @@ class RowSource(Protocol):
     ) -> NDArray[Any]:
         """Rows start .. stop - 1 as a C-contiguous (stop - start, n_selected_columns) array of `dtype`.
 
-        spent : a result of before that is no longer needed: its memory may be used again. New memory of that size costs
-        the system half as much as the read.
-        Safe to call from several threads. The caller must not write into the result: it may be a view.
+        spent : an array that an earlier call returned and that is no longer needed: its memory may be used again, which
+        saves up to half the time of a read.
+        Several threads may call this at once. The caller must not write into the result, which may be a view.
         """
 
 
 class ArrayRows:
-    """A numpy array as a row source; reads are views where they can be."""
+    """A numpy array of shape (n_rows, n_columns) as a row source. `read` returns a view where that is C-contiguous."""
 
     def __init__(self, array: NDArray[Any]) -> None:
         self._array = array
@@ -52,12 +52,12 @@ class ArrayRows:
     def read(
         self, start: int, stop: int, columns: slice = slice(None), *, spent: NDArray[Any] | None = None
     ) -> NDArray[Any]:
-        del spent  # it is a view of our own, where it is
+        del spent  # an earlier result may be a view of the array itself
         return np.ascontiguousarray(self._array[start:stop, columns])
 
 
 class DaskRows:
-    """A dask array as a row source: computes just the rectangle that is asked for."""
+    """A dask array of shape (n_rows, n_columns) as a row source. `read` computes the requested rectangle alone."""
 
     def __init__(self, array: Any) -> None:
         self._array = array
@@ -81,7 +81,7 @@ class DaskRows:
 
 
 class FirstColumns:
-    """The first columns of a row source."""
+    """The first `n_columns` columns of another row source, as a row source."""
 
     def __init__(self, rows: RowSource, n_columns: int) -> None:
         self._rows = rows
@@ -103,6 +103,6 @@ class FirstColumns:
 
 
 def spans(total: int, size: int) -> Iterator[tuple[int, int]]:
-    """(0, size), (size, 2 size), ... up to total; the last one may be shorter."""
+    """The ranges (0, size), (size, 2 size), ... up to `total`; the last one may be shorter."""
     for start in range(0, total, size):
         yield start, min(start + size, total)

@@ -20,8 +20,9 @@ FORMAT = 2
 FORMAT_KEY = "bigcluster_format"
 """Among the attributes of the group: what shows that a store is ours."""
 LIMIT_BYTES = 64 << 10
-"""Of such a file: ours have less than one KB."""
-_LIMIT_VALUES = 1000
+"""Bytes of a metadata file that is read: ours have less than 1 KiB."""
+LIMIT_VALUES = 1000
+"""JSON values in a metadata file that is parsed: ours have about thirty."""
 _CODECS = (
     ({"name": "bytes"}, {"name": "bytes", "configuration": {"endian": "little"}}),
     ({"name": "crc32c"}, {"name": "crc32c", "configuration": {}}),
@@ -34,21 +35,27 @@ _ARRAY_KEYS = {
     *("storage_transformers", "dimension_names"),
 }
 _MOST_AXES = 3
+"""Axes of our arrays, at most: `usual` has three."""
 _KINDS = "biuf"
 """Of numpy: truth values, integers, floats."""
 _MOST_SMALL_CHUNKS = 65_536
-"""Of an array in chunks that are far smaller than CHUNK_BYTES: the column sums of narrow pictures have such."""
+"""Chunks of an array whose chunks are far smaller than CHUNK_BYTES, such as the column sums of narrow pictures. Chosen,
+not measured."""
 _LARGEST_CHUNK_BYTES = 4 * CHUNK_BYTES
-"""Of an array that is cut into chunks: they are of CHUNK_BYTES, or of one row where that is larger."""
+"""Bytes of a chunk of an array that has several: ours have CHUNK_BYTES at most, or one row where that is larger. The
+factor is chosen, not measured."""
 
 
 def check_group(root: Path) -> None:
-    """Raises ValueError where the file says something that none of ours says; OSError where it cannot be read."""
+    """Check the metadata file of the group in a store.
+
+    Raises ValueError where it is not as this program writes it, OSError where it cannot be read.
+    """
     check_group_text(read_bounded(root / FILE, LIMIT_BYTES))
 
 
 def check_group_text(text: bytes | str) -> None:
-    """Raises ValueError where the text is not the metadata of a group of ours, of this format."""
+    """Check the text of the metadata of the group. Raises ValueError where it is not as this format wants it."""
     metadata = _parse(text)
     if metadata.get("node_type") != "group" or not metadata.keys() <= _GROUP_KEYS:
         raise ValueError("it is not the metadata of our group")
@@ -58,12 +65,15 @@ def check_group_text(text: bytes | str) -> None:
 
 
 def check_array(root: Path, name: str) -> None:
-    """Raises ValueError where the file says something that none of ours says; OSError where it cannot be read."""
+    """Check the metadata file of an array in a store.
+
+    Raises ValueError where it is not as this program writes it, OSError where it cannot be read.
+    """
     check_array_text(read_bounded(root / name / FILE, LIMIT_BYTES))
 
 
 def check_array_text(text: bytes | str) -> None:
-    """Raises ValueError where the text is not the metadata of an array of ours."""
+    """Check the text of the metadata of an array. Raises ValueError where it is not as this program writes it."""
     metadata = _parse(text)
     try:
         _check(metadata)
@@ -74,7 +84,7 @@ def check_array_text(text: bytes | str) -> None:
 def _parse(text: bytes | str) -> dict[str, Any]:
     if len(text) > LIMIT_BYTES:
         raise ValueError("it is larger than any of ours")
-    metadata = parse_json(text, _LIMIT_VALUES)
+    metadata = parse_json(text, LIMIT_VALUES)
     if not isinstance(metadata, dict) or metadata.get("zarr_format") != 3:
         raise ValueError("it is not zarr's metadata")
     return metadata
