@@ -20,15 +20,15 @@ from bigcluster.errors import MemoryBudgetError
 from bigcluster.units import MIB, show_bytes
 
 SETTINGS_BYTES = 1 * MIB
-"""Of run.toml and of configs: some thousand times what our settings take."""
+"""Bytes of run.toml and of a config, at most: some thousand times what our settings take."""
 SUMMARY_BYTES = 16 * MIB
-"""Of summary.json: sizes of a million clusters, and what was ignored by suffix."""
+"""Bytes of summary.json, at most: sizes of a million clusters, and what was ignored by suffix."""
 ROW_CHARACTERS = 2 * MIB
-"""Of a row of our tables: that of a manifest, of at most 1 MiB, its cells guarded, and our own columns."""
+"""Characters of a row of our tables, at most: a row of a manifest has up to 1 MiB, and there are our own columns."""
 TABLE_COLUMNS = 4200
-"""Of our tables: 4,096 of a manifest, and our own."""
+"""Columns of our tables, at most: 4,096 of a manifest, and our own."""
 SUMMARY_VALUES = 2_000_000
-"""Values in summary.json: two for each of a million clusters."""
+"""JSON values in summary.json, at most: two for each of a million clusters."""
 
 
 class UnfitFileError(OSError):
@@ -152,14 +152,14 @@ class BoundedFile:
 
 
 _VALUE_BYTES = 160
-"""Of a value in memory, its text apart: a name and its place in a list, 110; an entry of a dictionary, 160."""
+"""Bytes of memory of a JSON value beside its text: 110 for a str in a list, 160 for an entry of a dictionary."""
 _TEXT_COPIES = 3
-"""Of the text: as bytes, as str, and what strings are made of it."""
+"""Copies of the text in memory while JSON is parsed: as bytes, as str, and in the strings that are made of it."""
 _left_bytes: int | None = None
 
 
 def limit_parsing(left_bytes: int | None) -> None:
-    """What reading one file into values may take in this process from here on; None: no limit but the files' own.
+    """Set the memory in bytes that parsing one file may take in this process; None for no limit but those of the files.
 
     A job sets it from its budget, before it reads anything of OUT.
     """
@@ -168,7 +168,10 @@ def limit_parsing(left_bytes: int | None) -> None:
 
 
 def check_room(path: Path, n_bytes: int, otherwise: str) -> None:
-    """Raise MemoryBudgetError where the budget leaves less. otherwise : what else helps but a larger budget."""
+    """Raise MemoryBudgetError where the budget leaves less than `n_bytes` for reading a file.
+
+    otherwise : what a user may do instead of giving a larger budget, as the end of the message.
+    """
     if _left_bytes is not None and n_bytes > _left_bytes:
         raise MemoryBudgetError(
             f"reading {path} takes {show_bytes(n_bytes)}, the memory budget leaves {show_bytes(_left_bytes)}; use a "
@@ -177,19 +180,19 @@ def check_room(path: Path, n_bytes: int, otherwise: str) -> None:
 
 
 def json_bytes(n_bytes: int, n_values: int) -> int:
-    """What parsing JSON takes at its peak: n_bytes of text, n_values as `count_values` says."""
+    """Peak memory in bytes of parsing JSON. n_bytes : of the text. n_values : as from `count_values`."""
     return _TEXT_COPIES * n_bytes + _VALUE_BYTES * n_values
 
 
 def count_values(raw: bytes) -> int:
-    """About how many values there are in JSON: commas in strings count as well."""
+    """An upper estimate of the number of values in JSON: commas and brackets in strings count as well."""
     return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
 
 
 def parse_json(text: bytes | str, most_values: int) -> Any:
-    """JSON of at most so many values and so little depth that parsing it takes little more than its text.
+    """Parse JSON of at most `most_values` values.
 
-    Raises ValueError where it is not JSON or has more.
+    Raises ValueError where it is not JSON, has more values, or is nested too deeply.
     """
     raw = text.encode() if isinstance(text, str) else text
     n_values = count_values(raw)

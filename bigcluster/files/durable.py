@@ -39,17 +39,18 @@ _NEW_FILE_FLAGS = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOE
 
 
 def digest_of(data: bytes | memoryview) -> str:
+    """The first 32 hex digits of the SHA-256 of some bytes."""
     return hashlib.sha256(data).hexdigest()[:DIGEST_DIGITS]
 
 
 def digest_of_file(path: str | Path) -> str:
-    """The digest of a file of any size, which is not held. A link is not followed."""
+    """The digest of a file of any size, which is read in pieces. A link is not followed."""
     with open_file(path) as file:
         return digest_of_open(file)
 
 
 def digest_of_open(file: io.FileIO) -> str:
-    """The digest of what an open file holds from where it stands."""
+    """The digest of an open file from its position to its end."""
     return hashlib.file_digest(file, "sha256").hexdigest()[:DIGEST_DIGITS]
 
 
@@ -78,9 +79,9 @@ def sync_all(files: Iterable[Path]) -> None:
 
 
 def sync_file_system(folder: Path) -> None:
-    """Everything that was written to the file system of a folder is on disk when this returns: for many small files.
+    """Sync the whole file system on which a folder lies; for many small files.
 
-    One call takes as long as the disk needs for the data; an fsync for each of many thousand files takes minutes.
+    One call takes as long as the disk needs for the data; an fsync of each of many thousand files takes minutes.
     """
     syncfs = getattr(ctypes.CDLL(None, use_errno=True), "syncfs", None)
     if syncfs is None:  # outside of Linux
@@ -97,12 +98,13 @@ def sync_file_system(folder: Path) -> None:
 
 @contextlib.contextmanager
 def open_folder(folder: Path, root: Path | None = None, *, create: bool = False, synced: bool = True) -> Iterator[int]:
-    """The descriptor of a folder below `root`, of which no component below the root is a link.
+    """Open a folder below `root` and yield its descriptor. No component of the path below the root may be a link.
 
-    root : a folder that is trusted, such as OUT; None where the folder itself is. synced : what is created is on disk
-    when this returns; False where the whole file system is synced later.
-    Raises OutError where a link or a file stands in the way, FileNotFoundError where there is no such folder and it is
-    not to be created.
+    root : a folder that is trusted, such as OUT; None where the folder itself is trusted.
+    create : whether missing folders are made. synced : whether these are on disk when this returns; False where the
+    whole file system is synced later.
+    Raises OutError where a link or a file is a component of the path, FileNotFoundError where there is no such folder
+    and `create` is False.
     """
     trusted = folder if root is None else root
     descriptor = os.open(trusted, _FOLDER_FLAGS)
@@ -137,17 +139,17 @@ def _open_inner(outer: int, name: str, path: Path, create: bool, synced: bool) -
 
 
 class OpenFolders:
-    """Descriptors of folders below OUT, kept open while many files are made in them by turns."""
+    """Descriptors of folders below OUT that stay open while many files are made in them in any order."""
 
     MOST = 256
-    """A process may have some thousand descriptors open; more folders than these are opened again."""
+    """Folders that are open at the same time, at most. Many systems permit 1,024 descriptors in a process."""
 
     def __init__(self, root: Path) -> None:
         self._root = root
         self._open: dict[str, int] = {}
 
     def get(self, folder: str) -> int:
-        """The descriptor of a folder below the root, which is there. See `open_folder`."""
+        """The descriptor of an existing folder below the root. Raises what `open_folder` does."""
         known = self._open.get(folder)
         if known is None:
             if len(self._open) >= self.MOST:
@@ -163,12 +165,12 @@ class OpenFolders:
 
 
 def unfinished_name() -> str:
-    """A name for a file that is being written: nobody else has it."""
+    """A new name for a file that is being written, which no other file has."""
     return f".{TOKEN}-{next(_numbers)}{PARTIAL}"
 
 
 def is_unfinished(name: str, token: str) -> bool:
-    """Whether a file was being written by the process of that token."""
+    """Whether a name is that of an unfinished file of the process with that token."""
     return name.startswith(f".{token}-")
 
 
@@ -180,17 +182,23 @@ class Unfinished:
         self.file = io.FileIO(os.open(self.name, _NEW_FILE_FLAGS, 0o666, dir_fd=folder), "r+")
 
     def digest(self) -> str:
-        """Of what was written so far."""
+        """The digest of what was written so far."""
         self.file.seek(0)
         return digest_of_open(self.file)
 
     def place(self, name: str) -> None:
-        """Put the file in place under `name`; what stands there is replaced, a link as the link that it is."""
+        """Rename the file to `name` in its folder. A file of that name is replaced; of a link, the link itself."""
         os.replace(self.name, name, src_dir_fd=self._folder, dst_dir_fd=self._folder)
         self.name = ""
 
+    def place_synced(self, name: str) -> None:
+        """As `place`; the data and the name are on disk when this returns."""
+        os.fsync(self.file.fileno())
+        self.place(name)
+        os.fsync(self._folder)
+
     def close(self) -> None:
-        """Close it; it is removed where it was not put in place."""
+        """Close the file, and remove it where it was not put in place."""
         self.file.close()
         if self.name:
             with contextlib.suppress(FileNotFoundError):
@@ -199,7 +207,7 @@ class Unfinished:
 
 @contextlib.contextmanager
 def unfinished(folder: int) -> Iterator[Unfinished]:
-    """A new file, gone again unless it is put in place within the block."""
+    """A new file in an open folder, which is removed at the end of the block unless it was put in place."""
     new = Unfinished(folder)
     try:
         yield new
@@ -209,18 +217,19 @@ def unfinished(folder: int) -> Iterator[Unfinished]:
 
 @contextlib.contextmanager
 def replacing(path: Path, root: Path | None = None) -> Iterator[IO[str]]:
-    """Write text to a file beside `path` and put it in place when the block ends well; nothing changes otherwise."""
+    """Write text to a file beside `path`, and put it in place, synced, where the block ends without an error.
+
+    root : see `open_folder`.
+    """
     with open_folder(path.parent, root) as folder, unfinished(folder) as new:
         with text_of(new) as file:
             yield file
-        os.fsync(new.file.fileno())
-        new.place(path.name)
-        os.fsync(folder)
+        new.place_synced(path.name)
 
 
 @contextlib.contextmanager
 def text_of(new: Unfinished) -> Iterator[IO[str]]:
-    """An unfinished file as UTF-8 text, line ends untouched; flushed at the end."""
+    """An unfinished file as a text file of UTF-8, which writes line ends as they are and is flushed at the end."""
     text = io.TextIOWrapper(io.BufferedWriter(_Borrowed(new.file)), encoding="utf-8", newline="")
     try:
         yield text
@@ -230,7 +239,7 @@ def text_of(new: Unfinished) -> Iterator[IO[str]]:
 
 
 class _Borrowed(io.RawIOBase):
-    """The raw file of somebody who closes it."""
+    """A raw file that its owner closes."""
 
     def __init__(self, file: Any) -> None:
         self._file = file
@@ -244,26 +253,25 @@ class _Borrowed(io.RawIOBase):
 
 
 def write_text(path: Path, text: str, root: Path | None = None) -> None:
+    """As `write_bytes`, for a text, in UTF-8."""
     write_bytes(path, text.encode(), root)
 
 
 def write_bytes(path: Path, data: bytes | memoryview, root: Path | None = None) -> None:
-    """Replace a file whole, on disk when this returns. root : see `open_folder`; folders below it are made."""
+    """Replace a file whole; it is on disk when this returns. root : see `open_folder`; folders below it are made."""
     with open_folder(path.parent, root, create=root is not None) as folder, unfinished(folder) as new:
         write_all(new.file, memoryview(data))
-        os.fsync(new.file.fileno())
-        new.place(path.name)
-        os.fsync(folder)
+        new.place_synced(path.name)
 
 
 def write_all(file: IO[bytes], data: memoryview) -> None:
-    """An unbuffered write may end early, as where the disk is nearly full: the next one then tells why."""
+    """Write all bytes to an unbuffered file. A write may end early on a full disk; the next one raises OSError."""
     while len(data):
         data = data[file.write(data) :]
 
 
 def is_regular(path: str | Path) -> bool:
-    """Whether a regular file stands there itself, not a link to one."""
+    """Whether the path is a regular file, and not a link to one."""
     try:
         return stat.S_ISREG(os.lstat(path).st_mode)
     except OSError:
@@ -271,7 +279,7 @@ def is_regular(path: str | Path) -> bool:
 
 
 def is_folder(path: Path) -> bool:
-    """Whether a folder stands there itself, not a link to one."""
+    """Whether the path is a folder, and not a link to one."""
     try:
         return stat.S_ISDIR(os.lstat(path).st_mode)
     except OSError:
@@ -279,21 +287,22 @@ def is_folder(path: Path) -> bool:
 
 
 def unlink_below(path: Path, root: Path) -> None:
-    """Remove a file below a folder that is trusted, no link followed on the way; nothing happens where it is gone."""
+    """Remove a file below a trusted folder without following a link. Nothing happens where there is no such file."""
     with contextlib.suppress(FileNotFoundError), open_folder(path.parent, root) as folder:
         os.unlink(path.name, dir_fd=folder)
 
 
 _OUT_OF_REACH = {errno.ENOENT, errno.ENOTDIR, errno.EACCES, errno.EPERM, errno.ENAMETOOLONG, errno.ELOOP}
-"""What the system says of a folder that is gone, closed to this process, or deeper than a path may be long."""
+"""Error numbers for a folder that was removed, that this process may not read, or whose path is too long."""
 
 
 def entries_below(
     root: str | Path, *, into: Callable[[os.DirEntry[str]], bool] = lambda _: True
 ) -> Iterator[os.DirEntry[str]]:
-    """Every entry below a folder, however deep somebody nested it; links are not followed.
+    """Yield all entries below a folder, at any depth. Links are not followed.
 
-    into : whether to look into a folder. What is out of reach is passed over: no path of ours leads there.
+    into : says of a folder whether its entries are wanted. Folders that cannot be read are skipped: no path of ours
+    leads there.
     """
     waiting = [os.fspath(root)]
     while waiting:
@@ -320,13 +329,13 @@ def _check_out_of_reach(error: OSError) -> None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove a folder that we alone know of, with all that is in it; nothing happens where it is gone."""
+    """Remove a folder of this process with everything in it. Nothing happens where there is no such folder."""
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(folder)
 
 
 def remove_if_empty(folder: str | Path, dir_fd: int | None = None) -> None:
-    """Remove a folder of ours unless something is in it; nothing happens where it is gone.
+    """Remove a folder of ours if it is empty. Nothing happens where there is no such folder.
 
     dir_fd : an open folder, where `folder` is a name in it.
     """

@@ -11,60 +11,69 @@ from typing import Any
 
 Check = Callable[[Any], bool]
 END_OF_WHOLE = 1 << 63
-"""No whole number of ours is as large: they go into 64 bits."""
+"""Whole numbers are smaller than this, so that they fit into 64 bits with a sign."""
 _MOST_LINE_CHARACTERS = 10_000
-"""Characters of a sentence that is shown."""
+"""Characters of a line of text that is shown, at most. Chosen, not measured."""
 
 
 def whole(least: int = 0) -> Check:
+    """A check for whole numbers from `least` up to 63 bits."""
     return lambda value: type(value) is int and least <= value < END_OF_WHOLE
 
 
 def number(value: Any) -> bool:
-    """Finite, and such that its square is as well."""
+    """Whether a value is a finite number whose square is finite too."""
     return type(value) in (int, float) and abs(value) < END_OF_WHOLE**2
 
 
 def positive(value: Any) -> bool:
+    """Whether a value is a number above zero."""
     return number(value) and value > 0
 
 
 def score(value: Any) -> bool:
-    """A number, or NaN where a score is not defined."""
+    """Whether a value is a number, or NaN, as a score is where it is not defined."""
     return number(value) or (type(value) is float and math.isnan(value))
 
 
 def truth(value: Any) -> bool:
+    """Whether a value is True or False."""
     return type(value) is bool
 
 
 def text(value: Any) -> bool:
+    """Whether a value is a str."""
     return type(value) is str
 
 
 def printable_line(value: Any) -> bool:
-    """Text that can be shown in a line."""
+    """Whether a value is a text that can be shown in one line."""
     return type(value) is str and len(value) <= _MOST_LINE_CHARACTERS and value.isprintable()
 
 
 def one_of(*values: str) -> Check:
+    """A check for one of these texts."""
     return lambda value: type(value) is str and value in values
 
 
 def optional(check: Check) -> Check:
+    """A check for None, or for what `check` accepts."""
     return lambda value: value is None or check(value)
 
 
 def list_of(check: Check) -> Check:
+    """A check for a list all of whose items `check` accepts."""
     return lambda value: type(value) is list and all(map(check, value))
 
 
 def dict_of(check: Check, name: Check = text) -> Check:
+    """A check for a dictionary all of whose keys `name` accepts, and all of whose values `check` does."""
     return lambda value: type(value) is dict and all(map(name, value)) and all(map(check, value.values()))
 
 
 def keys(required: dict[str, Check], more: dict[str, Check] | None = None, *, others: bool = False) -> Check:
-    """A dictionary with the required keys; `more` may be there, and where `others` is True any others too."""
+    """A check for a dictionary that has all required keys and may have those of `more`; where `others` is True, any
+    other keys too."""
     known = required | (more or {})
 
     def check(value: Any) -> bool:

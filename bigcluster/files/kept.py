@@ -15,16 +15,16 @@ from bigcluster.files.durable import open_file, open_folder, unfinished
 
 KEPT = "kept"
 NAME_BYTES = 255
-"""The longest name of one file that file systems accept."""
+"""Bytes of the name of one file, at most: NAME_MAX of Linux file systems."""
 _COPY_BYTES = 1 << 20
-"""Read and written at once."""
+"""Bytes that are copied at a time. Chosen, not measured."""
 
 
 def set_aside(path: Path, out: Path) -> Path:
-    """Move what is not ours out of the way of a file of ours: to OUT/kept, under the path that it had in OUT.
+    """Move a file or folder of somebody else to OUT/kept, where one of ours has to stand in its place.
 
-    Its bytes, mode, times and name stay; where the name is taken there, the next free number is added. Returns the new
-    place. Raises StoreError where the system does not let it be moved, such as a mounted folder.
+    It has the same path below OUT/kept as it had in OUT, with a number where that is taken; bytes, mode and times stay.
+    Returns the new path. Raises StoreError where the system does not let it be moved, such as a mounted folder.
     """
     inside = path.relative_to(out)
     target = out / KEPT / inside
@@ -40,9 +40,9 @@ def set_aside(path: Path, out: Path) -> Path:
 
 
 def save(file: IO[bytes], path: Path, out: Path) -> Path:
-    """Write an open file, which has lost its last name, to OUT/kept, as if it had been moved there from `path`.
+    """Copy an open file that has lost its last name to OUT/kept, as if it had been moved there from `path`.
 
-    Linux gives such a file no new name. Its owner stays where the system permits that. Returns the new place.
+    Linux gives such a file no new name. The owner stays where the system permits that. Returns the new path.
     Raises StoreError where it cannot be written.
     """
     target = out / KEPT / path.relative_to(out)
@@ -68,9 +68,7 @@ def _copy(file: IO[bytes], to: int, name: str, *, owned: bool) -> str:
             os.fchown(descriptor, status.st_uid, status.st_gid)
         os.fchmod(descriptor, stat.S_IMODE(status.st_mode))
         os.utime(descriptor, ns=(status.st_atime_ns, status.st_mtime_ns))
-        os.fsync(descriptor)
-        new.place(name)
-    os.fsync(to)
+        new.place_synced(name)
     return name
 
 

@@ -21,11 +21,15 @@ MANIFEST = "manifest.csv"
 HEADING = "# The settings of the last run.\n"
 """Begins OUT/run.toml."""
 _BEGUN = {LOCK, RUN_TOML, STORE, KEPT}
-"""All that a run which was killed before its first mark can have left."""
+"""The only names in an OUT whose run was killed before it wrote its first mark."""
 
 
 def kept_values(out: str) -> dict[str, Any] | None:
-    """The settings that OUT/run.toml kept from the last run, without `out`, or None."""
+    """The flat settings of the last run from OUT/run.toml, without `out`; None where there is no such file.
+
+    A list of images that was copied to OUT/manifest.csv is named at its place in this OUT, which may have been moved.
+    Raises ConfigError where the file cannot be read as settings.
+    """
     path = Path(out) / RUN_TOML
     if not path.is_file():
         return None
@@ -37,7 +41,10 @@ def kept_values(out: str) -> dict[str, Any] | None:
 
 
 def absolute(settings: Settings) -> dict[str, Any]:
-    """The flat settings as run.toml keeps them: `images` and `out` absolute, so that they hold from any folder."""
+    """The flat settings as run.toml stores them: `images` and `out` are absolute, so that they hold in any folder.
+
+    Raises ConfigError for a name that TOML cannot hold.
+    """
     values = flatten(settings)
     for name in ("images", "out"):
         values[name] = str(Path(values[name]).absolute())
@@ -47,9 +54,9 @@ def absolute(settings: Settings) -> dict[str, Any]:
 
 
 def is_out(out: Path) -> bool:
-    """Whether a run of ours wrote into this folder: it holds a store of ours, or what a killed start left.
+    """Whether a run of ours wrote into this folder: it holds a store of ours, or what an early killed run leaves.
 
-    A single file of a fitting name proves nothing.
+    A single file of a fitting name is no proof.
     """
     from bigcluster.store import is_store  # zarr and numpy: the process that supervises asks nothing of this
 

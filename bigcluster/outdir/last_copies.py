@@ -27,32 +27,36 @@ from bigcluster.files.kept import save, set_aside
 from bigcluster.outdir.owned import Known, known_as, short_digest
 
 _WORD = (1 << 64) - 1
+"""Mask of 64 bits."""
 _UNREAD, _HOLDS, _OTHER = range(3)
-"""What is known of an image's content: nothing yet, that it is the one that was decoded, that it is not."""
+"""States of an image: not yet read; its content is the one that was decoded; its content is another one."""
 _MOST_FOLDERS = 1024
-"""Folders of images of which it is remembered whether they lie in OUT: images are listed folder by folder."""
+"""Folders of images for which it is cached whether they lie in OUT. Images are listed folder by folder, so that few
+are needed. Chosen, not measured."""
 
 
 class OtherCopies:
-    """What is known to exist outside of OUT, and what became of the entries that are the last of their kind."""
+    """Knows which contents exist outside of OUT. Removes entries of which there is another copy, and moves others to
+    OUT/kept."""
 
     def __init__(self, out: Path, path_of: Callable[[int], str]) -> None:
-        """path_of : gives the file of a listed image, by its row."""
+        """path_of : a function from the row of a listed image to the path of its file."""
         self._out, self._path_of = out, path_of
         self._prefix = os.path.join(os.path.realpath(out), "")
         self._files, self._contents, self._rows = array("Q"), array("Q"), array("I")
         self._folders: dict[str, bool] = {}
         self._led_to = set[str]()
-        """Entries that listed images lead to, as where a deduplicator made links of the images."""
+        """Entries to which listed images are links, as a program that removes duplicates may have made them."""
         self._open = OpenFolders(out)
         self.n_kept = 0
-        """Entries that were moved to OUT/kept."""
+        """The number of entries that were moved to OUT/kept."""
 
     def add(self, row: int, digest: int, n_bytes: int | None, mtime_ns: int | None) -> os.stat_result:
-        """A listed image: its file, if no command removes that, and its content where it seems to be as it was decoded.
+        """Add a listed image: its file where that lies outside of OUT, and its content where the file seems unchanged.
 
-        digest : 64 bits of the content's, with the size and the time that the file had then. Returns the file's stat,
-        links followed. Raises FileNotFoundError where it is gone.
+        digest : the first 64 bits of the SHA-256 of the content that was decoded. n_bytes, mtime_ns : size in bytes and
+        time in nanoseconds of the file at that time.
+        Returns the stat of the file, links followed. Raises FileNotFoundError where it does not exist any more.
         """
         path = self._path_of(row)
         status = os.lstat(path)
@@ -80,11 +84,12 @@ class OtherCopies:
         return known
 
     def remove(self, path: str, knowns: list[Known]) -> None:
-        """Remove an entry of ours whose content is elsewhere, move the last of its content to OUT/kept.
+        """Remove an entry of ours whose content exists elsewhere; move one that is the last copy to OUT/kept.
 
-        An entry that is not what we made stays as it is, unless it is a listed image itself under another name. It is
-        read: size and time can be those that we know although somebody wrote another content. An entry to which a
-        listed image leads stays too: that link is somebody's.
+        path : the entry. knowns : what it may be, by the list of what we made.
+        An entry that we did not make stays as it is, unless it is another name of a listed image. It is read, because
+        size and time may be the same although somebody wrote another content. An entry to which a listed image is a
+        link stays too.
         """
         if path in self._led_to:
             return
@@ -100,7 +105,7 @@ class OtherCopies:
                 self.keep(path)
 
     def keep(self, path: str) -> None:
-        """Move an entry to OUT/kept: its content may be nowhere else."""
+        """Move an entry to OUT/kept, since its content may exist nowhere else."""
         set_aside(Path(path), self._out)
         self.n_kept += 1
 
@@ -109,9 +114,9 @@ class OtherCopies:
         os.unlink(name, dir_fd=self._open.get(folder))
 
     def _unlink_file(self, path: str, status: os.stat_result, digest: int | None) -> None:
-        """Remove an entry whose content is elsewhere; where its last name is gone then, look again.
+        """Remove an entry whose content exists elsewhere. Where this was its last name after all, save its content.
 
-        digest : of its content, where it was read. One that we may not read is removed while it has another name.
+        digest : of its content, None where it was not read. An entry that may not be read has another name, and goes.
         """
         folder, name = os.path.split(path)
         at = self._open.get(folder)
@@ -129,7 +134,7 @@ class OtherCopies:
             os.close(descriptor)
 
     def _save(self, descriptor: int, path: str, digest: int | None) -> None:
-        """Write a file that has no name any more to OUT/kept, unless an image holds its content."""
+        """Write an open file that has lost its last name to OUT/kept, unless a listed image has the same content."""
         with io.FileIO(descriptor, closefd=False) as file:
             if not self._is_an_image(short_digest(digest_of_open(file)) if digest is None else digest):
                 save(file, Path(path), self._out)
@@ -149,7 +154,7 @@ class OtherCopies:
         return status.st_nlink > int(last - first)
 
     def _is_an_image(self, digest: int) -> bool:
-        """Whether a listed image holds this content: it is read, once."""
+        """Whether a listed image has this content. Each image is read once at most."""
         contents, rows, states = self._by_content
         first, last = (int(np.searchsorted(contents, np.uint64(digest), side)) for side in ("left", "right"))
         for at in range(first, last):
@@ -171,7 +176,7 @@ class OtherCopies:
 
     @cached_property
     def _by_content(self) -> tuple[NDArray[np.uint64], NDArray[np.uint32], bytearray]:
-        """Digests that images had as they were decoded, ascending; the row of each; and whether it has it still."""
+        """Three columns: digests of images when they were decoded, ascending; their rows; their states now."""
         contents, rows = np.frombuffer(self._contents, np.uint64), np.frombuffer(self._rows, np.uint32)
         order = np.argsort(contents, kind="stable")
         return contents[order], rows[order], bytearray(len(order))

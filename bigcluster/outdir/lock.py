@@ -24,22 +24,25 @@ from bigcluster.runtime.sampler import has_ended
 
 LOCK = ".lock"
 _LEAVING_SECONDS = 1.0
-"""A run whose terminal was killed is gone in a moment: its worker leaves when it notices."""
+"""Seconds to wait for the lock of a run. One whose terminal was killed ends within that time, since its worker notices.
+Chosen, not measured."""
 _DYING_SECONDS = 60.0
-"""A killed process keeps its locks until its last thread is through with the disk."""
+"""Seconds to wait for the lock of a process that was killed: it has the lock until its last thread has finished its
+access to the disk. Chosen, not measured."""
 _TEXT = re.compile(r"(?P<holder>process \d+ on [^\n]{1,255})?\n?(unfinished(?P<tokens>( [0-9a-f]{16})+)\n)?")
 MOST_BYTES = 1 << 16
-"""Of OUT/.lock: a token takes 17 bytes, and a run clears them all."""
+"""Bytes of OUT/.lock that are read: a token takes 17 bytes, and every run removes all of them."""
 _CANNOT_LOCK = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOTSUP, errno.EOPNOTSUPP}
-"""What file systems say that lock no folders, such as NFS, or nothing at all."""
+"""Error numbers of file systems that cannot lock folders, such as NFS, or anything."""
 
 
 @contextmanager
 def locked(out: Path) -> Iterator[None]:
-    """Hold OUT for this process. Raises StoreError where another one has it; the lock of a dead one is none.
+    """Lock OUT for this process while the block runs. The lock of a process that has ended does not count.
 
-    Raises OutError where a link stands at one of our names, or OUT/.lock is no file of ours. Advisory, by flock; on
-    systems without it nothing is locked.
+    The lock is advisory, by flock; systems without flock lock nothing.
+    Raises StoreError where another process has the lock, OutError where a link stands at one of our names or OUT/.lock
+    is no file of ours.
     """
     try:
         import fcntl
@@ -75,9 +78,9 @@ def locked(out: Path) -> Iterator[None]:
 
 
 def sweep_unfinished(out: Path) -> None:
-    """Remove what killed processes were writing, by the tokens in OUT/.lock. OUT must be locked.
+    """Remove the unfinished files of killed processes, whose tokens are in OUT/.lock. OUT must be locked.
 
-    Their names cannot have been chosen by anybody else. Names are looked for in OUT and in all folders below it.
+    The tokens are random, so that files of others have other names. OUT and all folders below it are searched.
     """
     with open_folder(out) as folder:
         file = _open(folder, out)
@@ -121,7 +124,7 @@ def _not_ours(out: Path) -> OutError:
 
 
 def _read(file: int, out: Path) -> tuple[str, list[str]]:
-    """(the holder, tokens of unfinished files). Raises OutError where the file says something else."""
+    """(holder of the lock, tokens of its unfinished files). Raises OutError where the file has another form."""
     match = parse(os.pread(file, MOST_BYTES, 0))
     if match is None:
         raise _not_ours(out)
@@ -129,7 +132,7 @@ def _read(file: int, out: Path) -> tuple[str, list[str]]:
 
 
 def parse(data: bytes) -> tuple[str, list[str]] | None:
-    """(the holder, tokens) of the content of a lock; None where it is none of ours."""
+    """(holder, tokens) in the content of a lock file; None where it has another form."""
     match = _TEXT.fullmatch(data.decode(errors="replace"))
     return None if match is None else (match["holder"] or "", (match["tokens"] or "").split())
 
@@ -150,6 +153,6 @@ def _wait_for(take: Callable[[], bool], holder: Callable[[], str], out: Path) ->
 
 
 def _is_dying(holder: str) -> bool:
-    """Whether the process that a lock names has ended on this host, all but for threads that the disk keeps waiting."""
+    """Whether the process that a lock names has ended on this host, except for threads that wait for the disk."""
     match = re.fullmatch(r"process (\d+) on (.+)", holder)
     return match is not None and match[2] == socket.gethostname() and has_ended(int(match[1]))

@@ -13,22 +13,27 @@ import os
 from bigcluster.outdir.owned import Known, Owned
 
 FOUND_FOLDER = Known()
-"""A folder that holds entries of ours and was made by somebody else, or by nobody knows whom."""
+"""Stands for a folder that has entries of ours and that somebody else made, or of which the maker is not known."""
 _MADE = 1
 """Stands where the digest of a file stands. The path of a folder ends with `/`: no file is mistaken for one."""
 _WORD = (1 << 64) - 1
+"""Mask of 64 bits."""
 
 # struct statx, of Linux since 4.11: 256 bytes, of which we read the mask and the time of birth.
 _STATX_BTIME = 0x800
 _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
 _STATX_BYTES = 256
 _BTIME_AT = 80
-"""int64 of seconds, then uint32 of nanoseconds."""
+"""Byte in the struct at which the time of birth begins: int64 of seconds, then uint32 of nanoseconds."""
 _NS = 10**9
+"""Nanoseconds of a second."""
 
 
 def made_folder(descriptor: int, name: str = "") -> Known:
-    """What the list says of a folder that we made: an open one, or the one of that name in it. No link is followed."""
+    """What the list stores of a folder that we made. No link is followed.
+
+    descriptor : of the open folder itself, or of the one in which `name` is its name.
+    """
     status = os.stat(name, dir_fd=descriptor, follow_symlinks=False) if name else os.fstat(descriptor)
     born = getattr(status, "st_birthtime", None)  # in seconds; on macOS and BSD
     birth_ns = _birth_ns(descriptor, name) if born is None else int(born * _NS)
@@ -36,7 +41,7 @@ def made_folder(descriptor: int, name: str = "") -> Known:
 
 
 def made_folders(owned: Owned) -> set[Known]:
-    """All folders on a list that we made."""
+    """The folders on a list that we made."""
     return set(owned.with_digest(_MADE))
 
 
@@ -51,7 +56,7 @@ def is_made(known: Known) -> bool:
 
 
 def _birth_ns(descriptor: int, name: str) -> int:
-    """Nanoseconds since 1970; 0 where the file system keeps no such time: the inode alone decides then."""
+    """When a folder was made, in nanoseconds since 1970; 0 where the file system does not store it."""
     statx = getattr(ctypes.CDLL(None, use_errno=True), "statx", None)
     if statx is None:
         return 0

@@ -29,38 +29,43 @@ from bigcluster.files.durable import digest_of, digest_of_file, unlink_below, wr
 from bigcluster.store import MADE, Mark, Marks, metadata
 
 _WORD = (1 << 64) - 1
+"""Mask of 64 bits."""
 _DIGEST_HEX = 16
-"""Hex digits of a SHA-256 that a list holds: 64 bits."""
+"""Hex digits of a SHA-256 that a list stores: 64 bits."""
 _N_COLUMNS = 5
+"""Columns of a list: the hash of the path, and the four values of `Known`."""
 _MOST_OF_ONE_IMAGE = 8
-"""Entries of one image: under an old and a new name, as a file and as a link; and its pages."""
+"""Entries in a list for each image, at most: under an old and a new name, as file and as link; and its pages."""
 _MOST_ENTRIES = 200_000
-"""Beside those of images: folders of clusters, pages."""
+"""Entries in a list beside those of images, at most: folders of clusters, and pages. Chosen, not measured."""
 
 
 class Known(NamedTuple):
-    """What an entry is known by; each modulo 2^64, since a file's time may lie anywhere."""
+    """What identifies an entry. All values are modulo 2^64, since the time of a file may be any number."""
 
     inode: int = 0
-    """0 for files of their own, which a moved OUT finds under other inodes."""
+    """0 for files with a content of their own, whose inodes are others once OUT was copied."""
     n_bytes: int = 0
     mtime_ns: int = 0
     digest: int = 0
-    """Of the content; of a symlink, of the path that it holds."""
+    """64 bits of the SHA-256 of the content; of a symbolic link, of the path that it holds."""
 
 
 def short_digest(digest: str) -> int:
-    """What a list holds of a digest in hex, such as that of an image in the ledger."""
+    """The first 64 bits of a digest in hex, such as that of an image in images.csv, as a list stores them."""
     return int(digest[:_DIGEST_HEX], 16)
 
 
 def known_link(text: str) -> Known:
-    """A symlink that holds this path."""
+    """What identifies a symbolic link that holds this path."""
     return Known(digest=short_digest(hashlib.sha256(os.fsencode(text)).hexdigest()))
 
 
 def known_file(status: os.stat_result, digest: str, *, own: bool) -> Known:
-    """A regular file. own : it has a content of its own, and is not another name of an image."""
+    """What identifies a regular file.
+
+    digest : of its content, in hex. own : whether it has a content of its own, and is not a hard link to an image.
+    """
     return Known(
         0 if own else status.st_ino & _WORD, status.st_size & _WORD, status.st_mtime_ns & _WORD, short_digest(digest)
     )
@@ -75,7 +80,7 @@ class Owned:
     """
 
     def __init__(self, columns: NDArray[np.uint64]) -> None:
-        """columns : (5, n), the hash of the path and what is known, ordered by the hash."""
+        """columns : (5, n) uint64, the hash of the path and the four values of `Known`, ordered by the hash."""
         self._columns = columns
 
     @classmethod
@@ -89,13 +94,13 @@ class Owned:
         return len(self._columns[0])
 
     def __or__(self, other: Owned) -> Owned:
-        """Everything that either of them knows."""
+        """All entries of both."""
         if not len(other) or not len(self) or self is other:
             return self if len(self) else other
         return Owned(_ordered([np.concatenate(pair) for pair in zip(self._columns, other._columns, strict=True)]))
 
     def get(self, name: str) -> list[Known]:
-        """What an entry of that path may be; nothing where it is none of ours."""
+        """What an entry of that path may be; an empty list where it is not ours."""
         key = np.uint64(_key(name))
         first, last = np.searchsorted(self._columns[0], [key, key + np.uint64(1)]).tolist()
         if key == np.uint64(_WORD):
@@ -103,11 +108,11 @@ class Owned:
         return [Known(*row) for row in self._columns[1:, first:last].T.tolist()]
 
     def with_digest(self, digest: int) -> list[Known]:
-        """What is known of all entries of that digest, ascending by the hash of their paths."""
+        """All entries of that digest, ascending by the hash of their paths."""
         return [Known(*row) for row in self._columns[1:, self._columns[4] == np.uint64(digest)].T.tolist()]
 
     def without(self, names: Iterable[str]) -> Owned:
-        """All but the entries of these paths."""
+        """A list without the entries of these paths."""
         keys = np.array([_key(name) for name in names], np.uint64)
         return Owned(np.ascontiguousarray(self._columns[:, ~np.isin(self._columns[0], keys)]))
 
@@ -120,7 +125,7 @@ class Owned:
 
 
 class OwnedBuilder:
-    """Takes entries one by one."""
+    """Builds an `Owned` from entries that are added one by one, in 40 bytes each."""
 
     def __init__(self) -> None:
         self._flat = array("Q")
@@ -147,19 +152,19 @@ def _key(name: str) -> int:
 
 
 def is_ours(path: str, knowns: Iterable[Known]) -> bool:
-    """Whether a file or a link is as one of these says. It is read where size, time or inode leave a doubt."""
+    """Whether a file or a link is one of these. A file is read unless its size, time and inode decide."""
     return known_as(path, knowns) is not None
 
 
 def is_ours_by_content(path: str, knowns: Iterable[Known]) -> bool:
-    """As `is_ours`, and every regular file is read: size and time do not change with everything that is edited."""
+    """As `is_ours`, but every regular file is read, because an edit may leave size and time as they were."""
     return known_as(path, knowns, trusting=False) is not None
 
 
 def known_as(path: str, knowns: Iterable[Known], *, trusting: bool = True) -> Known | None:
     """Which of these a file or a link is; None where it is none of them, and so not ours.
 
-    trusting : inode, size and time save the reading of a regular file.
+    trusting : whether a regular file whose inode, size and time are the same counts as unchanged, without reading it.
     """
     knowns = list(knowns)
     if not knowns:
@@ -186,14 +191,17 @@ def _is_untouched(status: os.stat_result, known: Known) -> bool:
 
 @dataclass(frozen=True)
 class OwnedList:
-    """The list of one folder in the store. It is replaced at once: the mark decides which file counts."""
+    """The stored list of one folder of OUT. A mark names the file that counts, so that it is replaced at once."""
 
     store_root: Path
     created: str
     """The name of the mark."""
 
     def read(self) -> Owned | None:
-        """None where it is lost or damaged, of another version, or never was."""
+        """Read the list; None where there is none, or where it is damaged or of another version.
+
+        Raises MemoryBudgetError where it takes more memory than the budget leaves.
+        """
         mark = Marks(self.store_root).read(self.created)
         if mark is None or len(mark.digests) != 1:
             return None
@@ -212,11 +220,11 @@ class OwnedList:
                 check_room(file, n_bytes, "or delete it: what lies in that folder then stays as it is")
 
     def _most_bytes(self) -> int:
-        """Several entries for every listed image, and pages of a report: a larger list is none of ours."""
+        """Bytes of a list of ours, at most: several entries for every listed image, and the pages of a report."""
         return _N_COLUMNS * 8 * (_MOST_ENTRIES + _MOST_OF_ONE_IMAGE * metadata.n_rows(self.store_root, "pixels"))
 
     def write(self, owned: Owned) -> None:
-        """On disk when this returns: what is about to be made is on the list before it is made."""
+        """Replace the list. It is on disk when this returns, so that entries are on the list before they are made."""
         marks = Marks(self.store_root)
         before = marks.read(self.created)
         data = owned.to_bytes()

@@ -20,11 +20,11 @@ FILES = (
 )
 FOLDERS = ("store.zarr", "clusters", "report", "profile", KEPT)
 _WALKED = ("store.zarr", "report", "profile")
-"""Every entry below these is looked at; below clusters/, links are of every day, and its folders are looked at."""
+"""Folders below which every entry is checked. In clusters/ links are usual, so that only its folders are checked."""
 
 
 def check_places(out: Path) -> None:
-    """Raise OutError where something else than a file or a folder of our kind stands at one of our names."""
+    """Raise OutError where a link, a device, or a folder instead of a file stands at one of our names in OUT."""
     for name in FILES:
         _check(out / name, _mode(out / name), stat.S_ISREG, "a file")
     for name in FOLDERS:

@@ -40,23 +40,25 @@ _SETTINGS_DO_NOT_FIT = (
 
 
 class ResultFiles:
-    """Writes the files of OUT, and keeps the list of them."""
+    """Writes the files of OUT, and the list of them: see the module."""
 
     def __init__(self, store_root: Path, out: Path, tell: Callable[[str], None] = lambda _: None) -> None:
-        """tell : takes a line for every file of somebody else that had to go to OUT/kept."""
+        """tell : is called with one line of text for every file of somebody else that goes to OUT/kept."""
         self._marks, self._out, self._tell = Marks(store_root), out, tell
         mark = self._marks.read(MARK)
         payload: dict[str, Any] = {} if mark is None else mark.payload
         self._files: dict[str, str] = payload.get("files", {})
-        """File -> digest of what was written last."""
+        """By file: the digest of what was written last."""
         self._before: dict[str, list[str]] = payload.get("before", {})
-        """File -> digests under which it may stand there, since a run has begun to write it anew."""
+        """By file: the digests that it may have, since a run has begun to write it anew."""
         self._settings: str = payload.get(RUN_TOML, "")
 
     @contextmanager
     def writing(self, names: Collection[str]) -> Iterator[None]:
-        """Around the writing of these files: off the list within, those that were written on it once the block ends
-        well. The others stay on it."""
+        """Take these files off the list while the block writes them.
+
+        Where the block ends without an error, the files that were written go back on the list.
+        """
         for name in names:
             if name in self._files:
                 self._before.setdefault(name, []).append(self._files.pop(name))
@@ -72,20 +74,20 @@ class ResultFiles:
 
     @contextmanager
     def text(self, name: str) -> Iterator[IO[str]]:
-        """A file of UTF-8 text that is put in place when the block ends well; nothing changes otherwise."""
+        """Open a file of UTF-8 text, which is put in place where the block ends without an error."""
         with open_folder(self._out) as folder, unfinished(folder) as new:
             with text_of(new) as file:
                 yield file
             self._place(name, new, folder)
 
     def write(self, name: str, data: bytes) -> None:
-        """A whole file at once."""
+        """Write a whole file, which is on disk when this returns."""
         with open_folder(self._out) as folder, unfinished(folder) as new:
             write_all(new.file, memoryview(data))
             self._place(name, new, folder)
 
     def remove(self, name: str) -> None:
-        """This run makes no such file: that of an earlier one goes, one of somebody else stays."""
+        """Remove the file of an earlier run, as this run makes none of that name. A file of somebody else stays."""
         path = self._out / name
         if os.path.lexists(path) and self._is_ours(name):
             path.unlink()
@@ -137,7 +139,7 @@ class ResultFiles:
             raise
 
     def put_settings_back(self) -> None:
-        """OUT/run.toml cannot be read: what the last finished run had takes its place."""
+        """Write OUT/run.toml as the last finished run had it, in place of one that cannot be read."""
         if self._settings:
             self.write(RUN_TOML, self._settings.encode())
 
@@ -150,7 +152,7 @@ def _values_in(path: Path) -> dict[str, Any] | None:
 
 
 def listed_files(marks: Marks) -> dict[str, str]:
-    """File -> digest, of what the last finished run wrote; nothing where none came to its end."""
+    """By file, the digest of what the last finished run wrote; empty where no run came to its end."""
     mark = marks.read(MARK)
     files: dict[str, str] = {} if mark is None else mark.payload.get("files", {})
     return files

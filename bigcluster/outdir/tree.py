@@ -29,9 +29,9 @@ from bigcluster.outdir.made_folders import FOUND_FOLDER, is_made, made_folder, m
 from bigcluster.outdir.owned import Known, Owned, OwnedList, is_ours_by_content, known_file
 
 BATCH = 4096
-"""Entries of one folder that are removed before more of it is read."""
+"""Entries of a folder that are read, and then removed, at a time. Chosen, not measured."""
 Remove = Callable[[str, list[Known]], None]
-"""Takes the path of an entry that may be ours, and what is known of it: removes it if it is."""
+"""A function of the path of an entry and of what it may be; it removes the entry where it is ours."""
 
 
 @dataclass(frozen=True)
@@ -51,10 +51,10 @@ class OwnedTree:
         return self.out / self.folder
 
     def replace_by(self, staging: Path, tell: Callable[[str], None] = lambda _: None) -> Owned:
-        """Put the files of a folder of ours in place of what we made before.
+        """Put the files of a folder of ours in place of what we made before; returns the new list, which is stored.
 
-        staging : a folder directly in OUT. A file of somebody else that stands where one of these has to stand goes to
-        OUT/kept, which is told in one line.
+        staging : a folder directly in OUT. A file of somebody else at the place of one of these files goes to OUT/kept.
+        tell : is called with one line of text for each of those.
         """
         before = self.owned.read() or Owned.of()
         names = sorted(path.relative_to(staging).as_posix() for path in staging.rglob("*") if is_regular(path))
@@ -76,11 +76,11 @@ class OwnedTree:
             yield name, known_file(path.stat(), digest_of_file(path), own=True)
 
     def make_folder(self, name: str, before: Owned) -> Known:
-        """Make a folder for entries of ours, where it is not there yet; returns what the list is to say of it.
+        """Make a folder for entries of ours where there is none; returns what the list has to store for it.
 
-        name : ends with `/`, or is "" for the whole; what it lies in is there. It is on disk once the file system is
-        synced. A folder is made before it is on the list, for its inode is not known before: killed between the two,
-        it is empty and stays.
+        name : ends with `/`, or is "" for the whole; the folder above exists. The folder is on disk once the file
+        system is synced. It is made before it is on the list, because its inode is not known before: where the process
+        is killed between the two, an empty folder stays.
         """
         folder = self.root / name
         with open_folder(folder.parent, self.out) as above:
@@ -94,9 +94,9 @@ class OwnedTree:
         return known if is_new or known in before.get(name) else FOUND_FOLDER
 
     def renamed(self, before: Owned) -> Iterator[tuple[str, Known]]:
-        """(name, what is known of it) of folders directly in this one that we made under another name.
+        """(name, identity) of the folders directly in this one that we made under another name.
 
-        One of them is the person's who renamed it: it is not on the list under the name that it has now.
+        Such a folder belongs to the person who renamed it: the list does not have it under its new name.
         """
         made = made_folders(before)
         with contextlib.suppress(FileNotFoundError), open_folder(self.root, self.out) as descriptor:
@@ -117,7 +117,7 @@ class OwnedTree:
             os.replace(file.name, target.name, src_dir_fd=source, dst_dir_fd=folder)
 
     def remove_others(self, ours: Owned, stay: Owned, remove: Remove) -> None:
-        """Remove what is on the list `ours` and not on the list `stay`, and folders of ours that are empty then."""
+        """Remove the entries that are on the list `ours` and not on `stay`, and folders of ours that are empty then."""
         with contextlib.suppress(FileNotFoundError):
             self._remove_below("", ours, stay, remove)
 
@@ -137,24 +137,24 @@ class OwnedTree:
             self._remove_folder(folder, ours.get(inside))
 
     def _remove_folder(self, folder: Path, knowns: list[Known]) -> None:
-        """Remove an empty folder that we made; one that somebody put in its place is another one, and stays."""
+        """Remove an empty folder that we made. A folder that somebody put in its place is another one, and stays."""
         if any(map(is_made, knowns)):
             with open_folder(folder.parent, self.out) as above:
                 if made_folder(above, folder.name) in knowns:
                     remove_if_empty(folder.name, above)
 
     def _remove_file(self, path: str, knowns: list[Known]) -> None:
-        """Remove a file of ours whose content nobody misses."""
+        """Remove a file of ours, all of whose content we wrote."""
         if is_ours_by_content(path, knowns):
             unlink_below(Path(path), self.out)
 
     def is_whole(self) -> bool:
-        """Whether everything that we made last is still there, in its size."""
+        """Whether every entry that we made last still exists and has the size that it had."""
         made = self.owned.read()
         return made is not None and len(made) > 0 and self._n_whole("", made) == len(made)
 
     def _n_whole(self, inside: str, made: Owned) -> int:
-        """How many entries of the list are there, in this folder and below."""
+        """The number of entries of the list that exist in this folder and below."""
         n_whole = int(bool(made.get(inside)))
         with contextlib.suppress(FileNotFoundError), os.scandir(self.root / inside) as entries:
             for entry in entries:
@@ -168,7 +168,7 @@ class OwnedTree:
         return 0
 
     def damaged(self) -> Iterator[tuple[str, str]]:
-        """(path within the folder, what is wrong) of files whose content is not what we wrote; every one is read."""
+        """(path within the folder, what is wrong) of files whose content is not what we wrote. All files are read."""
         made = self.owned.read() or Owned.of()
         for inside, knowns in self._files("", made):
             if not is_ours_by_content(str(self.root / inside), knowns):

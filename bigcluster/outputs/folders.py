@@ -1,22 +1,16 @@
-"""The entries under clusters/: which of them we made, and what each of them leads to.
+"""The folder clusters/: a folder for each cluster, with its images under names that a person recognises.
 
-Hard links, relative symlinks and copies of the listed images. An entry is known by the list of what we made;
-where that is lost, by what labels.csv and the images themselves say of it.
-
-clusters/: one folder per cluster, its images under names that a person recognises.
-
-Rewritten in place (outdir.tree): files and folders of others stay where they are, an entry that holds its image already
-stays as it is, and the last copy of a picture is never removed (outdir.last_copies).
+Entries are hard links, relative symbolic links or copies of the listed images. The folder is rewritten in place
+(outdir.tree): files and folders of others stay where they are, an entry that leads to its image already stays as it is,
+and the last copy of a picture is never removed (outdir.last_copies). The store lists which entries we made; where that
+list is lost, it is made anew (entry_recovery).
 """
 
 from __future__ import annotations
 
-import csv
 import errno
 import os
-import re
 import shutil
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -27,92 +21,30 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.catalog import FileRecord, Listing, StringArray, from_csv_path, path_key
+from bigcluster.catalog import FileRecord, Listing, StringArray, path_key
 from bigcluster.errors import StoreError
-from bigcluster.files.bounded import read_dicts
-from bigcluster.files.durable import OpenFolders, digest_of_file, sync_file_system, unfinished
+from bigcluster.files.durable import OpenFolders, sync_file_system, unfinished
 from bigcluster.files.kept import numbered
 from bigcluster.outdir.last_copies import OtherCopies
-from bigcluster.outdir.made_folders import FOUND_FOLDER, is_made, n_folders
+from bigcluster.outdir.made_folders import is_made, n_folders
 from bigcluster.outdir.owned import Known, Owned, OwnedBuilder, OwnedList, is_ours, known_file, known_link, short_digest
 from bigcluster.outdir.tree import OwnedTree
+from bigcluster.outputs.entry_recovery import recovered_list
 from bigcluster.units import show_bytes
-
-LABELS = "labels.csv"
-_NAME = re.compile(r"[0-9]+/[^/]+")
-_UNKNOWN = "0"
-"""The digest of a hard link that is known by its inode, size and time alone."""
-
-
-def recognised(folder: Path, listing: Listing) -> Owned:
-    """Our list of the folder, made anew where it is lost: the entries of labels.csv that lead to their images.
-
-    A link holds nothing of its own, and a copy equals its image: so nothing of others is in it. Nothing tells who made
-    the folders: they stay.
-    """
-    return Owned.of(_recognised(folder, listing))
-
-
-def _recognised(folder: Path, listing: Listing) -> Iterator[tuple[str, Known]]:
-    folders: set[str] = set()
-    for path, file in labelled_files(folder.parent / LABELS):
-        if not _NAME.fullmatch(file):  # not of ours, whatever labels.csv says
-            continue
-        entry, source = folder / file, Path(listing.root, path)
-        if is_same(entry, source):
-            status = entry.lstat()
-            is_link = stat.S_ISLNK(status.st_mode)
-            yield file, known_link(str(entry.readlink())) if is_link else known_file(status, _UNKNOWN, own=False)
-        elif looks_equal(entry, source) and (digest := digest_of_file(entry)) == digest_of_file(source):
-            yield file, known_file(entry.lstat(), digest, own=True)
-        else:
-            continue
-        inner, _, _ = file.rpartition("/")
-        if inner not in folders:
-            folders.add(inner)
-            yield f"{inner}/", FOUND_FOLDER
-
-
-def is_same(entry: Path, source: Path) -> bool:
-    """Whether a link leads to the image."""
-    try:
-        return entry.samefile(source)
-    except (OSError, ValueError):  # one of them is gone, or its name holds a NUL
-        return False
-
-
-def looks_equal(entry: Path, source: Path) -> bool:
-    """Whether a copy has the image's size and time."""
-    try:
-        mine, theirs = entry.lstat(), source.stat()
-    except (OSError, ValueError):
-        return False
-    return not entry.is_symlink() and (mine.st_size, mine.st_mtime_ns) == (theirs.st_size, theirs.st_mtime_ns)
-
-
-def labelled_files(labels: Path) -> Iterator[tuple[str, str]]:
-    """(path of the image, its file under clusters/), as far as labels.csv can be read."""
-    try:
-        for row in read_dicts(labels):
-            if row.get("path") and row.get("file"):
-                yield from_csv_path(row["path"]), from_csv_path(row["file"])
-    except (OSError, ValueError, csv.Error):  # ValueError: of the encoding, or of a row too long for ours
-        return
-
 
 FOLDER = "clusters"
 CREATED = "entries"
 """The mark that lists what we made there."""
 _NO_HARDLINK = {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EOPNOTSUPP}
 _RENAMED_SHOWN = 3
-"""Renamed folders that a line names."""
+"""Renamed folders that a message names, at most."""
 _COPY_BYTES = 1 << 20
-"""Of a copy, read and written at once: calls are few then, and the piece stays in the cache."""
+"""Bytes that are copied at a time: few calls, and the piece stays in the cache. Chosen, not measured."""
 
 
 @dataclass
 class Linked:
-    """What became of the links."""
+    """The result of writing clusters/."""
 
     files: StringArray = field(default_factory=StringArray)
     """Per listed row: the name inside clusters/, '' where there is none."""
@@ -195,7 +127,7 @@ class _Writing:
         self._tree = OwnedTree.of(out, FOLDER, store_root, CREATED)
         self._root = str(self._tree.root)
         before = self._tree.owned.read()
-        self._before = recognised(self._tree.root, listing) if before is None else before
+        self._before = recovered_list(self._tree.root, listing) if before is None else before
         self._other_copies = OtherCopies(out, listing.path)
         self._was_there = os.path.lexists(self._root)
         self._became_links: OwnedBuilder | None = None

@@ -27,17 +27,18 @@ if TYPE_CHECKING:
     from bigcluster.catalog import FileRecord, Listing
 
 FOLDERS_NAMED = 100
-"""Folders that could not be read that are named; `ignored_by_suffix` has the number of all."""
+"""Folders that could not be read that summary.json names, at most; `ignored_by_suffix` has the number of all."""
 SWALLOWED = 0.6
-"""Share of the images from which one cluster counts as having swallowed most."""
+"""Share of the images in one cluster above which the summary advises other settings. Chosen, not measured."""
 SPIKE_SHARE = 0.02
-"""Of the measured peak: a spike between samples that is worth a line."""
+"""Share of the measured peak by which memory must rise between samples for a message. Chosen, not measured."""
 _SUMMARY_BYTES, _SUMMARY_VALUES = 4 * MIB, 50_000
-"""Of summary.json without its clusters: a thousand suffixes, a hundred folders, settings, and facts."""
+"""Bytes and JSON values of summary.json without its clusters, at most: a thousand suffixes, a hundred folders,
+settings, facts."""
 _CLUSTER_BYTES, _CLUSTER_VALUES = 64, 2
-"""Of each cluster in it: its size and its number before, a line each."""
+"""Bytes and JSON values of a cluster in it: its size and its former number, a line each."""
 _MOST_QUOTES = 50_000
-"""In it, however many clusters there are: of each there are two plain numbers, which take little memory."""
+"""Quotes and brackets in it, at most, for any number of clusters: a cluster has none. Chosen, not measured."""
 _VERSIONED = ("bigcluster", "numpy", "opencv-python-headless", "pillow", "zarr", "dask", "dask-ml", "scikit-learn")
 
 

@@ -15,7 +15,8 @@ from random import Random
 
 from bigcluster.files.durable import digest_of_file, is_folder, is_regular
 from bigcluster.outdir.owned import Known, Owned, is_ours_by_content, known_file, known_link
-from bigcluster.outputs.folders import FOLDER, LABELS, is_same, labelled_files, looks_equal
+from bigcluster.outputs.entry_recovery import LABELS, is_same, labelled_files, looks_equal
+from bigcluster.outputs.folders import FOLDER
 from bigcluster.planning.stage_names import OUTPUT
 from bigcluster.store import Damage
 
