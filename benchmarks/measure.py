@@ -58,9 +58,9 @@ class OutsideSampler(MemorySampler):
         if not self.frozen.is_set():
             super()._sample(tree)
 
-    def _held(self, tree: list[psutil.Process]) -> int:
+    def _counted_bytes(self, tree: list[psutil.Process]) -> int:
         began = time.monotonic()
-        total = super()._held(tree)
+        total = super()._counted_bytes(tree)
         if not self.frozen.is_set():
             self.highest_rss_bytes = max(self.highest_rss_bytes, *(highest_rss_bytes(one.pid) for one in tree), 0)
         self.interval_seconds = max(0.1, LIGHT * (time.monotonic() - began))

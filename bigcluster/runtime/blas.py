@@ -1,4 +1,4 @@
-"""How many cores there are to use, and holding BLAS to a number of threads."""
+"""This module counts the usable cores and limits the number of threads of BLAS."""
 
 from __future__ import annotations
 
@@ -13,18 +13,18 @@ from threadpoolctl import OpenBLASController, ThreadpoolController
 
 
 def available_cores() -> int:
-    """Cores that this process may use (affinity respected)."""
+    """Return the number of cores that this process may use. CPU affinity is respected."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
 
 
 class _Libraries:
-    """The BLAS libraries of this process, and how many of our threads want which number of threads of them.
+    """The BLAS libraries of this process, their number of threads, and how many of our threads rely on that number.
 
-    Finding them reads the memory map of the process, 2 ms each time: it is done again only when modules were loaded.
-    Libraries have one setting per process: the first that asks sets it, the last restores it, and who wants another
-    number waits.
+    Finding the libraries reads the memory map of the process, which takes 2 ms, so it is repeated only after modules
+    were loaded. A library has one setting per process: the first thread that enters sets it, the last one that leaves
+    restores it, and a thread that needs another number waits.
     """
 
     def __init__(self) -> None:
@@ -64,12 +64,13 @@ class _Libraries:
                 _take_control()
                 while self._limits:
                     self._limits.pop().restore_original_limits()
-                _take_control()  # for nobody: another library may limit it now
+                _take_control()  # so that another library may set its own limit now
                 self._free.notify_all()
 
 
 def _take_control() -> None:
-    """threadpoolctl ignores every thread but the one that set a limit first; which one that was is no matter here."""
+    """Let any thread change the limits: threadpoolctl otherwise ignores every thread but the first one that set a
+    limit."""
     OpenBLASController.clear_controlling_thread(force=True)
 
 
@@ -78,9 +79,10 @@ _LIBRARIES = _Libraries()
 
 @contextmanager
 def blas_threads(threads: int) -> Iterator[None]:
-    """BLAS and OpenMP libraries compute on so many threads, whatever the environment says. May be nested.
+    """Have BLAS and OpenMP libraries compute on this many threads, whatever the environment says. It may be nested.
 
-    Waits while another thread of this process holds them to another number.
+    It waits while another thread of this process limits them to another number. Raises RuntimeError where this thread
+    itself has limited them to another number, because it would wait forever.
     """
     _LIBRARIES.enter(threads)
     try:

@@ -1,4 +1,4 @@
-"""What a run says while it works: events, and listeners that show or forward them.
+"""A run reports its progress as events, and listeners show or forward them.
 
 Library code emits events and never prints. The command line listens with a live display on a terminal and with plain
 lines elsewhere.
@@ -14,19 +14,23 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 SEND_SECONDS = 0.2
-"""Progress of one stage is reported at most this often."""
+"""Seconds between two progress events of one stage, at least: five a second look continuous. Chosen, not measured."""
 
 
 @dataclass(frozen=True)
 class StageStarted:
+    """A stage has started. It will count up to `total`."""
+
     stage: str
     total: int
     unit: str
-    """What is counted: images, passes, files."""
+    """What `total` counts, such as images, passes or files."""
 
 
 @dataclass(frozen=True)
 class StageAdvanced:
+    """`done` of `total` units of a stage are done."""
+
     stage: str
     done: int
     total: int
@@ -34,6 +38,8 @@ class StageAdvanced:
 
 @dataclass(frozen=True)
 class StageFinished:
+    """A stage has finished, or was reused."""
+
     stage: str
     done: int
     seconds: float
@@ -41,12 +47,13 @@ class StageFinished:
 
 
 RESULT = "result"
-"""The level of a note that is part of the result: the command line prints it there, so its listeners pass it over."""
+"""The level of a note that is part of the result. The command line prints the result itself, so its listeners skip
+it."""
 
 
 @dataclass(frozen=True)
 class Note:
-    """One line for the person: something decided, kept or worth knowing."""
+    """One line for the user about a decision or another fact that is worth knowing."""
 
     text: str
     level: str = "info"
@@ -55,7 +62,7 @@ class Note:
 
 @dataclass(frozen=True)
 class DecodingStarted:
-    """Files of listed rows start .. stop - 1 are in codecs' hands; a crash or a hang from now on is theirs."""
+    """Codecs decode the files of listed rows start .. stop - 1; one of them causes a crash or a hang from now on."""
 
     start: int
     stop: int
@@ -63,7 +70,7 @@ class DecodingStarted:
 
 @dataclass(frozen=True)
 class DecodingEnded:
-    """Those files are done with."""
+    """The files of listed rows start .. stop - 1 are decoded."""
 
     start: int
     stop: int
@@ -78,21 +85,23 @@ _KINDS: dict[str, type[Any]] = {
 
 
 def to_json(event: Event) -> dict[str, Any]:
+    """Return the event as a JSON object: its class under "event", and its fields."""
     return {"event": type(event).__name__, **asdict(event)}
 
 
 def from_json(message: dict[str, Any]) -> Event:
+    """Return the event that `to_json` wrote. Raises KeyError for an unknown class."""
     values = dict(message)
     event: Event = _KINDS[values.pop("event")](**values)
     return event
 
 
 def silent(event: Event) -> None:
-    """The listener that shows nothing."""
+    """Ignore the event: a listener that shows nothing."""
 
 
 class Progress:
-    """Emits the events of one run; `advance` may be called from any thread."""
+    """Sends the events of one run to a listener. Any thread may call `advance`."""
 
     def __init__(self, listener: Listener = silent) -> None:
         self._listener = listener
@@ -104,7 +113,8 @@ class Progress:
 
     @contextmanager
     def timed(self, name: str, seconds: Callable[[], float]) -> Iterator[None]:
-        """Tell of a stage's end when this block ends, with the caller's seconds: they are told elsewhere, too."""
+        """Report the end of a stage when this block ends, with the seconds of the caller, who reports them elsewhere
+        too."""
         waiting: list[StageFinished] = []
         self._timed = (name, waiting)
         try:
@@ -123,7 +133,7 @@ class Progress:
 
     @contextmanager
     def stage(self, name: str, total: int, unit: str) -> Iterator[None]:
-        """Bracket a stage's work."""
+        """Report the start and the end of a stage whose work is done in this block. unit : what `total` counts."""
         began = time.monotonic()
         self._stage, self._done, self._total, self._sent = name, 0, total, 0.0
         self._listener(StageStarted(name, total, unit))
@@ -133,18 +143,19 @@ class Progress:
 
     @contextmanager
     def decoding(self, start: int, stop: int) -> Iterator[None]:
-        """Bracket what codecs do with the files of rows start .. stop - 1, for whoever watches over this process."""
+        """Report to the supervisor that codecs decode the files of rows start .. stop - 1 in this block."""
         self._listener(DecodingStarted(start, stop))
         yield
         self._listener(DecodingEnded(start, stop))
 
     def advance(self, by: int = 1) -> None:
+        """Count `by` more units of the running stage as done. Any thread may call it."""
         with self._lock:
             self._done += by
             self._send()
 
     def at(self, done: int, total: int | None = None) -> None:
-        """Set how much of the running stage is done, and of how much where that is known only now."""
+        """Set how many units of the running stage are done, and the total where it is known only now."""
         with self._lock:
             self._done = done
             self._total = self._total if total is None else total
@@ -157,10 +168,13 @@ class Progress:
             self._listener(StageAdvanced(self._stage, self._done, self._total))
 
     def reused(self, name: str) -> None:
+        """Report that a stage is reused from an earlier run."""
         self._finish(StageFinished(name, 0, 0.0, reused=True))
 
     def note(self, text: str) -> None:
+        """Send a note to the user."""
         self._listener(Note(text))
 
     def warn(self, text: str) -> None:
+        """Send a warning to the user."""
         self._listener(Note(text, "warning"))

@@ -1,4 +1,4 @@
-"""Errors that nobody raised on purpose, as one line of ours where their cause is known."""
+"""This module turns unexpected errors whose cause is known into errors of bigcluster with a one-line message."""
 
 from __future__ import annotations
 
@@ -17,11 +17,13 @@ _MEMORY_PHRASES = (
     *("bad_alloc", "bad allocation", "Insufficient memory", "failed to map segment", "allocate memory"),
     *("Memory allocation", "MemoryError"),
 )
-"""C++ libraries, OpenBLAS and the loader of shared libraries say it in words alone."""
+"""Messages of C++ libraries, OpenBLAS and the loader of shared libraries, which report a lack of memory only as
+text."""
 
 
 def as_known_error(error: BaseException) -> BigclusterError | None:
-    """What ran out, or what the system refused, as an error of ours; None where it is a fault of the program."""
+    """Return an error of bigcluster that says what ran out or what the system refused; None for a fault of the
+    program."""
     if _any_of(error, lambda one: "start new thread" in str(one)):
         return OutOfMemoryError(NO_THREADS)
     if _any_of(error, _is_of_memory):
@@ -44,8 +46,8 @@ def as_known_error(error: BaseException) -> BigclusterError | None:
 
 
 def mentions_memory(text: str) -> bool:
-    """Whether these are words of somebody who found none."""
-    return any(known in text for known in _MEMORY_PHRASES)
+    """Return whether a message of a library reports a lack of memory."""
+    return any(phrase in text for phrase in _MEMORY_PHRASES)
 
 
 def _is_of_memory(error: BaseException) -> bool:
@@ -55,7 +57,7 @@ def _is_of_memory(error: BaseException) -> bool:
 
 
 def _any_of(error: BaseException | None, applies: Callable[[BaseException], bool]) -> bool:
-    """Whether it applies to this error, or to one that it was raised for."""
+    """Return whether `applies` is true for this error or for one of its causes."""
     while error is not None:
         if applies(error):
             return True

@@ -1,4 +1,4 @@
-"""A limit on the memory of a process, held by the system: for children that read what may lie about its size."""
+"""This module has the system limit the memory of a process, for children that read files of unknown size."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ _STATUS = Path("/proc/self/status")
 
 
 def limit_memory(n_bytes: int) -> bool:
-    """Let this process allocate so many bytes beyond what it has now; an allocation beyond that fails.
+    """Let this process allocate `n_bytes` bytes more than it has now; a further allocation fails.
 
-    Returns False where the system has no such limit (it counts private memory that can be written: Linux, RLIMIT_DATA).
+    Returns False where the system has no such limit. On Linux it is RLIMIT_DATA, which counts private writable memory.
     """
     try:
         import resource

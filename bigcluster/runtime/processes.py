@@ -1,4 +1,4 @@
-"""How bigcluster starts Python processes: in one place, so that none of them runs what lies in the current folder.
+"""This module starts all Python processes of bigcluster, so that none of them runs code from the current folder.
 
 The current folder is often a folder of pictures, and pictures come from strangers. Python puts it on its path by itself
 (`python -m`), by an empty or relative entry of PYTHONPATH, and through relative names in other variables; matplotlib
@@ -24,9 +24,9 @@ PACKAGE_PARENT = str(Path(__file__).parents[2])
 def start_python(
     module: str, *arguments: str, variables: Mapping[str, str] | None = None, **options: Any
 ) -> subprocess.Popen[Any]:
-    """Start `python -m MODULE ARGUMENTS`, which imports the same bigcluster, and nothing from the current folder.
+    """Start `python -m MODULE ARGUMENTS`. It imports the same bigcluster and nothing from the current folder.
 
-    variables : beyond our own environment; options : of subprocess.Popen.
+    variables : environment variables in addition to those of this process. options : arguments of subprocess.Popen.
     """
     flags = ["-P", *["-s"] * sys.flags.no_user_site]
     command = [sys.executable, *flags, "-m", module, *arguments]
@@ -34,7 +34,7 @@ def start_python(
 
 
 def absolute(path: str | os.PathLike[str]) -> str:
-    """The path as it holds in every folder. Nothing else about it changes: `a/../b` is not `b` where `a` is a link.
+    """Return the path from the root. Nothing else about it changes: `a/../b` is not `b` where `a` is a link.
 
     Raises UsageError where the path is relative and the current folder is gone.
     """
@@ -47,9 +47,9 @@ def absolute(path: str | os.PathLike[str]) -> str:
 
 
 def leave_current_folder() -> None:
-    """Take from this process's own path what relative entries of PYTHONPATH put there: for programs, not for libraries.
+    """Remove the folders of relative entries of PYTHONPATH from sys.path. Programs call it, libraries must not.
 
-    What Python imports before it comes to us is not protected by this.
+    It does not protect what Python imports before this call.
     """
     entries = os.environ.get("PYTHONPATH", "").split(os.pathsep) if "PYTHONPATH" in os.environ else []
     relative = {os.path.abspath(entry) for entry in entries if not os.path.isabs(entry)}
@@ -57,7 +57,7 @@ def leave_current_folder() -> None:
 
 
 _OURS: set[str] = set()
-"""Names of variables that are set for this process alone."""
+"""Names of environment variables that are set for this process alone."""
 
 
 def set_for_us(name: str, value: str) -> None:
@@ -68,7 +68,7 @@ def set_for_us(name: str, value: str) -> None:
 
 
 def _environment() -> dict[str, str]:
-    """Our environment, with a path for modules that names no folder relative to the current one."""
+    """Return the environment of this process with only absolute folders in PYTHONPATH."""
     path = _absolute_entries()
     if PACKAGE_PARENT not in path and PACKAGE_PARENT not in _site_folders():
         path.insert(0, PACKAGE_PARENT)
@@ -78,12 +78,14 @@ def _environment() -> dict[str, str]:
 
 
 def _absolute_entries() -> list[str]:
-    """Of PYTHONPATH: an empty entry means the current folder, as `.` does. Python itself may have been told (-E, -I)
-    to ignore that variable."""
+    """Return the absolute entries of PYTHONPATH, without an empty entry, which means the current folder.
+
+    The options -E and -I of Python make it ignore that variable; then there are none.
+    """
     search_path = "" if sys.flags.ignore_environment else os.environ.get("PYTHONPATH", "")
     return [entry for entry in search_path.split(os.pathsep) if os.path.isabs(entry)]
 
 
 def _site_folders() -> list[str]:
-    """Where installed packages lie: they are on every path already, behind Python's own modules."""
+    """Return the folders of installed packages. They are on every path already, behind the modules of Python."""
     return [*site.getsitepackages(), *([site.getusersitepackages()] if site.ENABLE_USER_SITE else [])]

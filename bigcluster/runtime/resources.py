@@ -1,4 +1,4 @@
-"""What a run may use: memory, which the machine and its limits decide, and threads."""
+"""This module says what a run may use: memory, which the machine and its limits decide, and threads."""
 
 from __future__ import annotations
 
@@ -16,42 +16,45 @@ OWN_CGROUP = Path("/proc/self/cgroup")
 
 @dataclass(frozen=True)
 class Resources:
-    """What schedules a run without deciding its result; never kept."""
+    """The memory and threads of a run. They do not change its result and are never stored."""
 
     budget_bytes: int
+    """The memory budget in bytes, for all processes of the run."""
     threads: int
+    """The number of threads that compute."""
     budget_given: bool = True
-    """False: half of what the process may use."""
+    """Whether the user gave the budget. Otherwise it is half of the memory that the process may use."""
     workers: int = 1
-    """Processes that share the work, each with its own budget and threads; more than one on a cluster alone."""
+    """The number of processes that share the work, each with its own budget and threads. It is 1 except on a
+    cluster."""
     joined: bool = False
-    """The workers are those of a cluster: dask's, without a supervisor of ours."""
+    """Whether the workers are those of a dask cluster, without a supervisor of bigcluster."""
 
 
 @dataclass(frozen=True)
 class Allowed:
-    """The smallest of all limits, and which one that is."""
+    """One limit of memory in bytes, and its name."""
 
     n_bytes: int
     limit: str
 
     @property
     def shown(self) -> str:
-        """For a message: `1.5 GiB (cgroup limit)`."""
+        """The limit as text for a message, such as `1.5 GiB (cgroup limit)`."""
         return f"{show_bytes(self.n_bytes)} ({self.limit})"
 
 
 def allowed_memory(cgroups: Path = CGROUPS, own_cgroup: Path = OWN_CGROUP) -> Allowed:
-    """The least of RAM, cgroup limits (v1 and v2) and resource limits.
+    """Return the smallest of the RAM, the cgroup limits (v1 and v2) and the resource limits.
 
-    cgroups : where they are mounted; own_cgroup : the file that names those of this process.
+    cgroups : the folder where cgroups are mounted. own_cgroup : the file that names the cgroups of this process.
     """
     ram = Allowed(psutil.virtual_memory().total, "RAM")
     return min([ram, *_cgroup_limits(cgroups, own_cgroup), *_resource_limits()], key=lambda allowed: allowed.n_bytes)
 
 
 def _cgroup_limits(mounted: Path, own: Path) -> Iterator[Allowed]:
-    """Of this process's groups and of every group above them: each holds for all that is below it.
+    """Yield the limits of the groups of this process and of every group above them, which also apply to it.
 
     Source: Linux, Documentation/admin-guide/cgroup-v2.rst (memory.max) and cgroup-v1/memory.rst (limit_in_bytes).
     """
@@ -66,7 +69,7 @@ def _cgroup_limits(mounted: Path, own: Path) -> Iterator[Allowed]:
 
 
 def _memory_groups(mounted: Path, own: Path) -> Iterator[tuple[Path, PurePosixPath, str]]:
-    """(mount point, path of the group, name of the limit's file): `0::/a` is v2, `4:memory:/a` v1."""
+    """Yield (mount point, path of the group, name of the file with the limit). `0::/a` is v2, `4:memory:/a` is v1."""
     try:
         lines = own.read_text(encoding="utf-8").splitlines()
     except OSError:  # not on Linux

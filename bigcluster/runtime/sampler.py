@@ -1,7 +1,7 @@
-"""Memory of a process tree, sampled while it runs.
+"""This module samples the memory of a process tree while it runs.
 
-A process counts with its PSS (its private pages, and its share of the pages it has in common with others); page cache
-does not count. Where the system has no PSS, USS or RSS stands in and is named.
+A process counts with its PSS: its private pages and its share of the pages that it has in common with other processes.
+The page cache does not count. Where the system has no PSS, the USS or RSS is used, and results name it.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from typing import Any, NamedTuple
 import psutil
 
 SAMPLE_SECONDS = 0.1
+"""Seconds between two samples, at least. Chosen, not measured: a stage takes much longer."""
 SAMPLE_SHARE = 0.03
-"""Of one core's time, at most, goes into sampling: the kernel walks all pages of a process for its PSS."""
+"""The largest share of the time of one core that sampling may take: the kernel visits all pages of a process for its
+PSS. Chosen, not measured."""
 CHILDREN_SECONDS = 1.0
+"""Seconds after which the list of child processes is read again. Chosen, not measured."""
 MOST_ROWS = 4096
-"""A timeline of more is thinned to half."""
+"""The largest number of rows of a timeline; a longer one is thinned to half. Chosen, not measured."""
 
 
 def memory_metric() -> str:
-    """`pss`, or the best there is here: `uss`, `rss`."""
+    """Return `pss`, or the best measure that this system has: `uss` or `rss`."""
     return next(name for name in ("pss", "uss", "rss") if hasattr(psutil.Process().memory_full_info(), name))
 
 
@@ -38,7 +41,8 @@ def release_memory() -> None:
 
 
 def has_ended(pid: int) -> bool:
-    """Whether no process of this number runs: it is gone, or a zombie, whose threads may be in the kernel yet."""
+    """Return whether no process of this number runs. A zombie does not run, but its threads may still be in the
+    kernel."""
     try:
         return bool(psutil.Process(pid).status() in (psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD))
     except psutil.NoSuchProcess:
@@ -46,12 +50,12 @@ def has_ended(pid: int) -> bool:
 
 
 class ProcessMemory(NamedTuple):
-    """What one process held at a time."""
+    """The memory of one process at one moment."""
 
     n_bytes: int
-    """By `memory_metric`."""
+    """Bytes by `memory_metric`."""
     highest_rss_bytes: int
-    """VmHWM: the largest resident size that the process ever had."""
+    """VmHWM: the largest resident size in bytes that the process ever had."""
 
 
 class _WholeProcess:
@@ -59,21 +63,22 @@ class _WholeProcess:
 
 
 def count_whole_process() -> None:
-    """Say that this process exists for its job alone, as the command line's does: all that it holds counts."""
+    """Declare that this process exists only for its job, as that of the command line does: all its memory counts."""
     _WholeProcess.counts = True
 
 
 @dataclass(frozen=True)
 class Caller:
-    """The process tree whose memory a budget covers, and what of it does not count: what it held before the job."""
+    """The process tree whose memory a budget covers, and the memory before the job, which does not count."""
 
     pid: int
     before: Mapping[int, ProcessMemory] = field(default_factory=dict)
-    """By process id. Empty where the process was started for the job, as by the command line: all of it counts."""
+    """The memory before the job, by process id. It is empty where the process was started for the job: all memory
+    counts."""
 
     @classmethod
     def now(cls) -> Caller:
-        """This process, with what it and its children hold at this moment; none of it where all of it counts."""
+        """Return this process with the present memory of its tree; without it where all memory counts."""
         if _WholeProcess.counts:
             return cls(os.getpid())
         metric = memory_metric()
@@ -85,15 +90,17 @@ class Caller:
         return cls(os.getpid(), before)
 
     def to_json(self) -> dict[str, Any]:
+        """Return the caller as a JSON object."""
         return {"pid": self.pid, "before": {str(pid): list(memory) for pid, memory in self.before.items()}}
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Caller:
+        """Return the caller that `to_json` wrote."""
         return cls(values["pid"], {int(pid): ProcessMemory(*memory) for pid, memory in values["before"].items()})
 
 
 def _tree_of(pid: int) -> list[psutil.Process]:
-    """A process and its children, and theirs; empty where it has ended."""
+    """Return a process and all its descendants; an empty list where it has ended."""
     try:
         root = psutil.Process(pid)
         return [root, *root.children(recursive=True)]
@@ -103,7 +110,7 @@ def _tree_of(pid: int) -> list[psutil.Process]:
 
 @dataclass
 class StagePeak:
-    """The largest sum over the tree seen during one stage."""
+    """The largest sum over the process tree among the samples of one stage."""
 
     peak_bytes: int = 0
     samples: int = 0
@@ -113,16 +120,16 @@ class Reading(NamedTuple):
     """One row of a timeline."""
 
     seconds: float
-    """Since the sampler started."""
+    """Seconds since the sampler started."""
     stage: str
     n_bytes: int
 
 
 class Timeline:
-    """Readings in order, at most MOST_ROWS however long a run takes.
+    """Readings in order of time, at most MOST_ROWS however long a run takes.
 
-    Where it grows beyond, neighbours of one stage become one row, the larger of them, and so do as many readings each
-    from then on: no peak is lost.
+    Where there are more, two neighbours of one stage become one row, the larger of them. From then on each row covers
+    twice as many readings. No peak is lost.
     """
 
     def __init__(self) -> None:
@@ -131,6 +138,7 @@ class Timeline:
         self._merged = 0
 
     def add(self, reading: Reading) -> None:
+        """Append a reading, or merge it into the last row."""
         if self.rows and self._merged < self._stride and self.rows[-1].stage == reading.stage:
             self.rows[-1] = _larger(self.rows[-1], reading)
             self._merged += 1
@@ -159,10 +167,10 @@ def _larger(one: Reading, other: Reading) -> Reading:
 
 @dataclass
 class MemorySampler:
-    """Samples a process tree from a thread of its own until stopped.
+    """Samples the memory of a process tree from a thread of its own until it is stopped.
 
-    What counts is what the tree holds beyond what it held before the job: the growth of the processes that were there,
-    and all of those that were not. Processes that were there and shrink make no room for others.
+    The growth of processes that ran before the job counts, and all memory of newer processes. Where the older processes
+    shrink, the newer ones do not count less.
     """
 
     caller: Caller = field(default_factory=lambda: Caller(os.getpid()))
@@ -191,9 +199,9 @@ class MemorySampler:
 
     @property
     def unseen_bytes(self) -> int:
-        """How far a process that still runs went beyond its largest sample so far: a spike between samples.
+        """The bytes by which a running process once exceeded its largest sample, in a peak between two samples.
 
-        By the kernel's own maximum (VmHWM).
+        It is computed from the maximum that the kernel keeps (VmHWM).
         """
         if self._unseen_in_all is not None:
             return self._unseen_in_all
@@ -202,21 +210,22 @@ class MemorySampler:
 
     @property
     def held_before_bytes(self) -> int:
-        """What the tree held before the job; it does not count."""
+        """Bytes of the tree before the job. They do not count."""
         return sum(memory.n_bytes for memory in self.caller.before.values())
 
     @property
     def peak_bytes(self) -> int:
+        """The largest sample of all stages in bytes."""
         return max((peak.peak_bytes for peak in self.peaks.values()), default=0)
 
     def enter(self, stage: str) -> None:
-        """Samples belong to this stage from now on; the first is taken at once, so that a short stage has one."""
-        with self._sampling:  # a sample on its way is of the stage before, and is through by then
+        """Count samples for this stage from now on. The first one is taken at once, so that a short stage has one."""
+        with self._sampling:  # a sample that is being taken belongs to the stage before and is complete by then
             self.stage = stage
             self._sample(_tree_of(self.caller.pid))
 
     def so_far(self) -> tuple[dict[str, int], list[Reading]]:
-        """The largest sample of each stage in bytes, and the timeline that they are in: both of one moment."""
+        """Return the largest sample of each stage in bytes, and the timeline, both of the same moment."""
         with self._sampling:
             return {stage: peak.peak_bytes for stage, peak in self.peaks.items()}, list(self.timeline.rows)
 
@@ -233,9 +242,9 @@ class MemorySampler:
 
     def _sample(self, tree: list[psutil.Process]) -> None:
         with self._sampling:
-            self._add(self._held(tree))
+            self._add(self._counted_bytes(tree))
 
-    def _held(self, tree: list[psutil.Process]) -> int:
+    def _counted_bytes(self, tree: list[psutil.Process]) -> int:
         new = old = 0
         for process in tree:
             try:
@@ -247,7 +256,7 @@ class MemorySampler:
                 self._resident[process.pid] = max(info.rss, self._resident.get(process.pid, 0))
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
-        # Together, not one by one: pages that the old ones share move from one to another as they end.
+        # Older processes are compared together: pages that they share count for another one when one of them ends.
         return new + max(0, old - self.held_before_bytes)
 
     def _add(self, total: int) -> None:
@@ -259,12 +268,12 @@ class MemorySampler:
     def _unseen(self, pid: int, largest_seen_bytes: int) -> int:
         highest, before = highest_rss_bytes(pid), self.caller.before.get(pid)
         if before is not None and highest <= before.highest_rss_bytes:
-            return 0  # its spike was before the job
+            return 0  # the maximum was reached before the job
         return max(0, highest - largest_seen_bytes)
 
 
 def highest_rss_bytes(pid: int) -> int:
-    """VmHWM; 0 where the system does not say or the process has gone."""
+    """Return VmHWM in bytes; 0 where the system does not say it or the process has ended."""
     with suppress(OSError), open(f"/proc/{pid}/status") as file:
         for line in file:
             if line.startswith("VmHWM:"):

@@ -1,4 +1,4 @@
-"""What a signal means to our processes: an interrupt, after which what is done is saved; or a library in need."""
+"""This module says what signals mean to our processes: an interrupt, or a library that got no thread."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ NO_THREADS = (
     "or use fewer --workers"
 )
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
-"""How systems ask a process to end: they mean the same as Ctrl-C."""
+"""Signals by which systems ask a process to end. They mean the same as Ctrl-C."""
 
 
 def end_as_interrupted() -> None:
-    """Have SIGTERM and SIGHUP raise KeyboardInterrupt in the main thread, as SIGINT does; what is ignored stays so.
+    """Make SIGTERM and SIGHUP raise KeyboardInterrupt in the main thread, as SIGINT does. Ignored signals stay ignored.
 
-    A SIGHUP that comes after another one of them is no second request: a terminal that closes sends several.
+    A SIGHUP after another of these signals is not a second request: a terminal that closes sends several.
     """
     is_ending = False
 
@@ -37,10 +37,10 @@ def end_as_interrupted() -> None:
 
 
 def end_on_sigterm_alone() -> None:
-    """For a process that another one of ours started and ends by SIGTERM: that is an interrupt, whatever was inherited.
+    """Make SIGTERM an interrupt, for a process that our supervisor starts and ends, whatever handlers it inherited.
 
-    Nobody at a keyboard sends SIGINT to it, which has a session of its own. OpenBLAS does, to its own process, where
-    the system starts no thread.
+    Such a process has a session of its own, so no keyboard sends SIGINT to it. OpenBLAS sends SIGINT to its own process
+    where the system starts no thread: then OutOfMemoryError is raised.
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:

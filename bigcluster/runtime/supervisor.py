@@ -1,8 +1,8 @@
-"""Runs a job in a working process and listens to it.
+"""The supervisor runs a job in a working process and listens to it.
 
-The worker starts with memory and thread settings that only count before the first allocation; its stderr is a pipe, for
-what libraries print there is not the user's concern; and a crash of a codec takes the worker along, not us: it is
-started again, with word of the files that it was decoding.
+The worker starts with settings of memory and threads that only take effect before the first allocation. Its stderr is a
+pipe, because messages of libraries do not concern the user. A crash of a codec ends the worker and not the supervisor,
+which starts another worker and tells it which files were being decoded.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
 
 _PATHS = ("images", "to")
-"""Arguments of tasks that are paths: the worker has another current folder than we have."""
+"""Arguments of tasks that are paths: the current folder of the worker is another one."""
 STDERR_LINES = 40
-"""Lines of the worker's stderr that are kept, for the case that it dies."""
+"""Number of lines at the end of the stderr of the worker that are stored, in case it dies. Chosen, not measured."""
 CHILD_SECONDS = 10.0
-"""What the child that decodes alone may take to start and to end, on a busy machine."""
+"""Seconds that a decoding child may take to start and to end on a busy machine. Chosen, not measured."""
 
 
 class InternalError(errors.BigclusterError):
-    """A fault of bigcluster itself, or of the worker process; the worker's traceback is in the notes."""
+    """A fault of bigcluster itself or of the worker process. The traceback of the worker is in the notes of the
+    error."""
 
 
 @dataclass
@@ -44,7 +45,7 @@ class _LostError(Exception):
 
     how: str
     decoding: list[tuple[int, int]]
-    """(start, stop) of listed rows whose files were in codecs' hands."""
+    """Pairs (start, stop) of listed rows whose files were being decoded."""
     stderr_tail: str
 
 
@@ -57,12 +58,14 @@ def supervise(
     caller: Caller | None = None,
     **arguments: Any,
 ) -> dict[str, Any]:
-    """Run a task of `worker.TASKS` in a worker; returns its result, raises its error. `arguments` are JSON values.
+    """Run a task of `worker.TASKS` in a worker and return its result. `arguments` are JSON values.
 
-    caller : this process with what it held before the job; by default all that it holds counts as the job's.
+    caller : this process and its memory before the job; by default all its memory counts for the job.
 
-    A worker that dies or hangs over files that it decodes is started again, and those files decode in a child of its
-    own: they can end no second worker, so there are at most as many restarts as there are blocks of files.
+    Where a worker dies or hangs while it decodes files, another worker is started, in which a child decodes those
+    files. They cannot end a second worker, so there are at most as many restarts as blocks of files. Raises the error
+    of the task, OutOfMemoryError where the worker died of a lack of memory, InternalError where it died otherwise, and
+    KeyboardInterrupt.
     """
     isolate_rows: list[tuple[int, int]] = []
     arguments |= {name: absolute(arguments[name]) for name in _PATHS if name in arguments}
@@ -103,7 +106,7 @@ def supervise(
 def _work(
     request: dict[str, Any], variables: dict[str, str], timeout_seconds: float, listener: Listener
 ) -> dict[str, Any]:
-    """One worker's life: its result, or its error, or _LostError."""
+    """Start one worker and return its result. Raises its error, or _LostError where it sent no result."""
     worker = start_python(
         "bigcluster.pipeline.worker",
         variables=variables,
@@ -113,7 +116,7 @@ def _work(
         text=True,
         encoding="utf-8",
         errors="replace",
-        start_new_session=True,  # Ctrl-C reaches us alone; we pass it on
+        start_new_session=True,  # Ctrl-C reaches the supervisor alone, which passes it on
     )
     assert worker.stdin is not None
     assert worker.stdout is not None
@@ -123,7 +126,7 @@ def _work(
     listening.start()
     messages = _Messages(worker.stdout)
     try:
-        with contextlib.suppress(BrokenPipeError):  # it died at once: what it said last is told below
+        with contextlib.suppress(BrokenPipeError):  # it died at once: the end of its stderr is reported below
             worker.stdin.write(json.dumps(request) + "\n")
             worker.stdin.flush()
         isolate_rows = {tuple(span) for span in request["arguments"].get("isolate_rows", ())}
@@ -144,7 +147,7 @@ def _work(
 
 
 class _Messages:
-    """The worker's messages, read by a thread so that waiting for one can end."""
+    """The messages of the worker. A thread reads them, so that waiting for one can end after a time."""
 
     def __init__(self, pipe: IO[str]) -> None:
         self._lines: SimpleQueue[str] = SimpleQueue()
@@ -157,22 +160,22 @@ class _Messages:
         self._lines.put("")
 
     def next(self, timeout_seconds: float | None) -> str:
-        """The next line, "" at the end. Raises queue.Empty where none came in time."""
+        """Return the next line, or "" at the end. Raises queue.Empty where none came in time."""
         try:
             return self._lines.get(timeout=timeout_seconds)
-        except Empty:  # perhaps we were stopped ourselves: what came meanwhile is about to be read
+        except Empty:  # perhaps this process was suspended: messages that came meanwhile are about to be read
             return self._lines.get(timeout=1)
 
 
 def worker_variables(threads: int) -> dict[str, str]:
-    """What must be set before a process starts."""
+    """Return the environment variables that must be set before a worker starts. threads : threads of BLAS."""
     return {
         "PYTHONUNBUFFERED": "1",
         "OMP_NUM_THREADS": str(threads),
         "OPENBLAS_NUM_THREADS": str(threads),
         # glibc otherwise keeps freed memory in one arena per thread (dask issue 3530). Blocks up to these sizes are
-        # reused rather than given back and faulted in again: that was a seventh of a whole run. Between stages all of
-        # it goes back (measure.release_memory).
+        # reused rather than returned and faulted in again, which took a seventh of a whole run. Between stages all of
+        # it is returned to the system (sampler.release_memory).
         "MALLOC_TRIM_THRESHOLD_": str(32 << 20),
         "MALLOC_MMAP_THRESHOLD_": str(32 << 20),
         "MALLOC_ARENA_MAX": "2",
@@ -231,16 +234,16 @@ def _listen(
 def _patience(
     decoding: list[tuple[int, int]], isolate_rows: set[tuple[int, ...]], timeout_seconds: float
 ) -> float | None:
-    """How long the worker may be silent, in seconds: while it decodes, it tells of every file."""
+    """Return the seconds that the worker may be silent. While it decodes, it reports every file; otherwise None."""
     if not decoding:
         return None
     if isolate_rows.isdisjoint(decoding):
         return timeout_seconds + SEND_SECONDS
-    return 2 * timeout_seconds + CHILD_SECONDS  # its child has the same limit, and ends by itself
+    return 2 * timeout_seconds + CHILD_SECONDS  # the child has the same limit and ends by itself
 
 
 def _error_of(message: dict[str, Any]) -> BaseException:
-    """The worker's error as the same class here."""
+    """Return the error of the worker as an error of the same class."""
     if message["error"] == "KeyboardInterrupt":
         return KeyboardInterrupt()
     if message["error"] == "InternalError":

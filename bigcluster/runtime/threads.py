@@ -1,8 +1,8 @@
-"""Where block tasks run. Stages and solvers know only `Runtime.map`.
+"""This module runs the tasks of blocks. Stages and solvers use only `Runtime.map`.
 
-The embedded runtime is a pool of threads in this process. A bounded, ordered map over threads is used rather than
-dask's threaded scheduler, which neither bounds the results that wait to be taken nor hands them over in order: both
-are needed here, the one for the memory budget, the other for sums that do not depend on timing.
+The embedded runtime is a pool of threads in this process. It is a bounded, ordered map over threads. The threaded
+scheduler of dask neither bounds the number of waiting results nor returns them in order. The bound is needed for the
+memory budget, and the order for sums that do not depend on timing.
 """
 
 from __future__ import annotations
@@ -20,25 +20,28 @@ Result = TypeVar("Result")
 
 
 class Runtime(Protocol):
+    """The way in which stages and solvers run tasks."""
+
     @property
     def threads(self) -> int:
-        """How many tasks compute at once."""
+        """The number of tasks that compute at once."""
 
     def map(
         self, task: Callable[[Item], Result], items: Iterable[Item], *, in_flight: int | None = None
     ) -> Generator[Result, None, None]:
-        """Results in the order of `items`; at most `in_flight` items started and not yet taken (default: threads).
+        """Yield the results in the order of `items`.
 
-        Tasks start in that order too, and where the rest is given up, no task starts that comes after one that never
-        does: a task may wait for what earlier ones do.
+        in_flight : the largest number of items that are started and not yet taken; by default the number of threads.
+        Tasks also start in that order. Where the caller stops early, no task starts after one that never does, so a
+        task may wait for earlier ones. Raises the error of a task where its result would come.
         """
 
 
 class EmbeddedRuntime:
-    """Threads of this process, each with one BLAS thread: parallelism is over blocks, so results do not feel it.
+    """Threads of this process, each with one BLAS thread. Work is parallel over blocks, so it does not change results.
 
     The threads start with the first map and end with this object: k-means makes thousands of short passes, and starting
-    a thread takes as long as some of them. A task must not map on its own runtime: it would wait for itself.
+    a thread takes as long as some of them. A task must not call `map` of its own runtime: it would wait for itself.
     """
 
     def __init__(self, threads: int | None = None) -> None:
@@ -46,6 +49,7 @@ class EmbeddedRuntime:
 
     @property
     def threads(self) -> int:
+        """The number of tasks that compute at once."""
         return self._threads
 
     @cached_property
@@ -55,6 +59,7 @@ class EmbeddedRuntime:
     def map(
         self, task: Callable[[Item], Result], items: Iterable[Item], *, in_flight: int | None = None
     ) -> Generator[Result, None, None]:
+        """Yield the results in the order of `items`, as `Runtime.map` says."""
         window = in_flight or self._threads
         waiting: deque[Future[Result]] = deque()
         with blas_threads(1):
@@ -66,7 +71,7 @@ class EmbeddedRuntime:
                 while waiting:
                     yield waiting.popleft().result()
             finally:
-                # An error or an interrupt: what has not started never does, and what has is awaited.
+                # After an error or an interrupt, tasks that have not started never do, and the others are awaited.
                 for future in reversed(waiting):
                     future.cancel()
                 wait(waiting)

@@ -1,4 +1,4 @@
-"""The steps of a run, each from stored arrays to stored arrays: ingest, reduce, sweep, cluster, and what they share.
+"""The stages of a run live here: ingest, reduce, sweep and cluster. Each reads arrays of the store and writes others.
 
-It imports `planning`, `solvers`, `store` and `catalog`. Begin with ingest.py, then reduce.py and cluster.py.
+This package imports `planning`, `solvers`, `store` and `catalog`. Begin with ingest.py, then reduce.py and cluster.py.
 """

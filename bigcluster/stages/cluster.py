@@ -1,4 +1,8 @@
-"""Scores -> clusters: centers, and for every good row its label, distance and runner-up, all from one final pass."""
+"""This stage turns scores into clusters.
+
+It stores the centers and, for every good row, the label, the distance and the runner-up. All of them come from one
+final pass.
+"""
 
 from __future__ import annotations
 
@@ -21,33 +25,35 @@ from bigcluster.store import Mark, StageCheckpoints, Store, fingerprint
 
 _ARRAYS = ("centers", "labels", "distance", "runner_up", "runner_up_distance")
 _KEYS = "label_keys"
-"""(n_ok,) the row keys of the labels: by them the next fit knows images again when others were added or are gone."""
+"""The array of the row keys of the labels, (n_ok,) uint64. The next fit finds the same images by these keys, also after
+images were added or removed."""
 
 
 @dataclass(frozen=True)
 class Membership:
-    """Where every good row belongs; arrays of (n_ok,), all from the same final pass."""
+    """The cluster of every good row. All arrays have the shape (n_ok,) and come from the same final pass."""
 
     labels: NDArray[np.int32]
     distance: NDArray[np.float64]
-    """Euclidean, in score units, to the assigned center."""
+    """The Euclidean distance to the assigned center, in units of the scores."""
     runner_up: NDArray[np.int32] | None
-    """The second nearest cluster; None where there is only one."""
+    """The second nearest cluster. It is None where there is only one cluster."""
     margin: NDArray[np.float64] | None
-    """Distance to the runner-up minus distance."""
+    """The distance to the center of the runner-up minus `distance`. It is None where there is only one cluster."""
 
 
 @dataclass(frozen=True)
 class Clustered:
-    """The clusters, numbered by size, largest first, ties by the smallest path."""
+    """The stored clusters. They are numbered by size, the largest first; clusters of one size are in the order of their
+    smallest path."""
 
     fingerprint: str
     membership: Membership
     n_clusters: int
     inertia: float
     nearest_previous: list[int | None] | None
-    """Per cluster, the one of the previous fit that it shares most images with; None where it shares none. None for all
-    where there is no previous fit."""
+    """For each cluster, the cluster of the previous fit with which it shares most images, or None where it shares none.
+    The whole list is None where there is no previous fit to compare with."""
     reused: bool
     facts: dict[str, Any]
 
@@ -61,7 +67,11 @@ def cluster(
     *,
     swept: Swept | None = None,
 ) -> Clustered:
-    """Bring the clusters up to date with the scores and the settings: k of them, or what a sweep chose."""
+    """Bring the stored clusters up to date with the scores and the settings, and return them.
+
+    plan : the plan of this stage. swept : a sweep whose chosen k is taken; None where the settings name one k.
+    Raises DamagedError where a stored array cannot be used.
+    """
     store, settings = context.store, context.settings
     n_clusters = settings.ks[0] if swept is None else swept.chosen_k
     expected = fingerprint(
@@ -116,7 +126,7 @@ def cluster(
 
 
 def _from_sweep(context: Context, reduced: Reduced, swept: Swept, plan: StagePlan) -> KMeansFit:
-    """The clusters of the row of the sweep that was chosen, just as its table shows them."""
+    """Return the clusters of the chosen row of the sweep, exactly as the table of the sweep shows them."""
     with context.progress.stage(CLUSTER, 1, "passes"):
         fitted = fit_given(
             reduced.rows,
@@ -173,7 +183,11 @@ _SOLVERS = {"lloyd": fit, "minibatch": fit_minibatch, "two-level": fit_two_level
 
 
 def _by_size(fitted: KMeansFit, listing: Listing, ok: NDArray[np.bool_]) -> tuple[KMeansFit, NDArray[np.int64]]:
-    """Centers and counts renumbered; the order is new number -> old number."""
+    """Renumber the clusters by size.
+
+    Returns the fit with its centers and counts in the new order, and that order: (n_clusters,) int64, from new number
+    to old number.
+    """
     counts = fitted.counts
     tied = {size for size, times in zip(*np.unique(counts, return_counts=True), strict=True) if times > 1}
     smallest = dict.fromkeys(range(fitted.n_clusters), "")
@@ -190,29 +204,37 @@ def _by_size(fitted: KMeansFit, listing: Listing, ok: NDArray[np.bool_]) -> tupl
 
 
 def _columns(fitted: KMeansFit, order: NDArray[np.int64]) -> tuple[NDArray[Any], ...]:
-    """labels, distance, runner_up, runner_up_distance in the new numbering; -1, no runner-up, stays -1."""
+    """Return labels, distance, runner_up and runner_up_distance, (n_ok,) each, in the new numbering.
+
+    A runner-up of -1 means that there is none; it stays -1.
+    """
     assert fitted.rows is not None
     new_number = np.empty(len(order) + 1, np.int32)
     new_number[order] = np.arange(len(order), dtype=np.int32)
-    new_number[-1] = -1  # what -1 indexes
+    new_number[-1] = -1  # the index -1 selects this last place
     rows = fitted.rows
     return new_number[rows.labels], rows.distance, new_number[rows.runner_up], rows.runner_up_distance
 
 
 _COMPARED_BYTES = 64
-"""Of a row of the fit before: its label and key, and what finding the key again takes."""
+"""Bytes for each row of the previous fit: its label, its key, and the sorting that np.intersect1d does. Chosen,
+not measured."""
 
 
 @dataclass(frozen=True)
 class _Previous:
-    """The labels of the fit before, and the keys of their rows."""
+    """The labels of the previous fit, (n_before,), and the keys of their rows, (n_before,)."""
 
     labels: NDArray[np.int32]
     keys: NDArray[np.uint64]
 
 
 def _previous(store: Store, mark: Mark | None, ingested: Ingested, n_clusters: int) -> _Previous | None:
-    """The fit before, where there is one of which every label is a cluster's, and comparing them fits the budget."""
+    """Return the previous fit, or None.
+
+    It is None where there is no previous fit, where one of its labels is not the number of a cluster, and where the
+    comparison does not fit the budget.
+    """
     if mark is None:
         return None
     of_its_own = f"{_KEYS}/" in "".join(mark.digests)
@@ -229,7 +251,7 @@ def _previous(store: Store, mark: Mark | None, ingested: Ingested, n_clusters: i
 def _nearest_previous(
     labels: NDArray[np.int32], keys: NDArray[np.uint64], previous: _Previous, n_clusters: int
 ) -> list[int | None]:
-    """By the images that both fits have."""
+    """For each cluster, return the cluster of the previous fit that shares most images with it, or None."""
     _, now, before = np.intersect1d(keys, previous.keys, return_indices=True)
     shared = np.zeros((n_clusters, int(previous.labels.max()) + 1), np.int64)
     np.add.at(shared, (labels[now], previous.labels[before]), 1)
@@ -250,7 +272,10 @@ def _facts(fitted: KMeansFit) -> dict[str, Any]:
 
 
 def load_labels(store: Store, n_clusters: int) -> NDArray[np.int32]:
-    """The stored number of every good row's cluster. Raises DamagedError where one is none of a cluster."""
+    """Load the cluster number of every good row, (n_ok,) int32.
+
+    Raises DamagedError where a stored label is not in 0 .. n_clusters - 1.
+    """
     labels: NDArray[np.int32] = store.load("labels")
     if not _are_numbers(labels, n_clusters):
         raise DamagedError(f"{store.root / 'labels'} names clusters that there are not")
@@ -258,11 +283,15 @@ def load_labels(store: Store, n_clusters: int) -> NDArray[np.int32]:
 
 
 def _are_numbers(labels: NDArray[np.int32], n_clusters: int) -> bool:
-    """Whether labels are numbers of clusters: what counts them takes memory for every number up to the largest."""
+    """Return whether all labels are in 0 .. n_clusters - 1: np.bincount allocates memory up to the largest label."""
     return len(labels) == 0 or bool(-1 < labels.min() <= labels.max() < n_clusters)
 
 
 def load_membership(store: Store, n_clusters: int) -> Membership:
+    """Load the cluster, the distance and the runner-up of every good row.
+
+    Raises DamagedError where a stored label is not in 0 .. n_clusters - 1.
+    """
     distance = store.load("distance")
     if n_clusters == 1:
         return Membership(load_labels(store, n_clusters), distance, None, None)

@@ -1,7 +1,7 @@
-"""The components, (n_components, d) float32: stored by the fit, or made from what it left when somebody asks.
+"""This stage computes the components, (n_components, d) float32, where the fit has not stored them.
 
-The Gram solver's scores need no second pass over the pixels; its components do. Only predict and the pictures of
-components use them, so a run does not wait for them.
+The Gram solver computes scores without a second pass over the pixels, but its components need one. Only predict and
+the pictures of components use them, so a run does not wait for them.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from bigcluster.store.row_source import spans
 
 
 def are_stored(store: Store) -> bool:
-    """Whether there is nothing to make: the fit stored them, or they were made of what it left."""
+    """Return whether the components are in the store: the fit stored them, or this stage has computed them since."""
     fit, made = store.mark(REDUCE), store.mark(COMPONENTS)
     if fit is None:
         return False
-    return fit.payload["components"] == "stored" or (made is not None and made.fingerprint == _wanted(fit))
+    return fit.payload["components"] == "stored" or (made is not None and made.fingerprint == _fingerprint_of(fit))
 
 
-def _wanted(fit: Mark) -> str:
+def _fingerprint_of(fit: Mark) -> str:
     return fingerprint(before=fit.fingerprint, stage=COMPONENTS)
 
 
 def components(context: Context, ingested: Ingested) -> Any:
-    """The stored array of components, made first where the fit left that for later.
+    """Return the stored array of components, (n_components, d) float32; it is computed first where it is missing.
 
-    Raises StoreError where there is no fit.
+    Raises StoreError where the store holds no reduction of its pixels.
     """
     store, progress = context.store, context.progress
     fit = store.mark(REDUCE)
@@ -56,5 +56,5 @@ def components(context: Context, ingested: Ingested) -> Any:
             sink = ColumnWriter(store, COMPONENTS, n_components, pixels.shape[1], np.float32)
             components_from_dual_coef(pixels, store.load("mean"), factor, n_components, units, sink, context.runtime)
             progress.at(pixels.shape[1])
-            store.commit(COMPONENTS, _wanted(fit), sink.close(), {})
+            store.commit(COMPONENTS, _fingerprint_of(fit), sink.close(), {})
     return store.array(COMPONENTS)

@@ -1,4 +1,4 @@
-"""What every stage works with, as one argument: the store, the settings, and how work runs and is told."""
+"""The one argument that every stage takes: the store, the settings, the runtime and the progress."""
 
 from __future__ import annotations
 
@@ -12,7 +12,10 @@ from bigcluster.store import Store
 
 @dataclass(frozen=True)
 class Context:
-    """Made once per job, when the store is open; stages read from it and keep nothing in it."""
+    """The store, settings, runtime and progress of one job.
+
+    The job makes it once, when the store is open. Stages read from it and store nothing in it.
+    """
 
     store: Store
     settings: Settings

@@ -1,6 +1,6 @@
-"""Row blocks of pixels, filled: rows come from where they are, from blocks of an earlier run, or from the files.
+"""This module fills row blocks of pixels. Rows are copied from blocks of an earlier run, or decoded from the files.
 
-`Freshness` tells whether what a record says of a file still holds, without reading the file.
+`Freshness` decides without reading a file whether the record of that file is still valid.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from bigcluster.store import Digests, Mark, Store
 
 @dataclass(frozen=True)
 class Freshness:
-    """Judges records of earlier runs against the listing and what this run grants."""
+    """Decides whether the records of earlier runs are still valid for this listing and for the limits of this run."""
 
     listing: Listing
     spec: DecodeSpec
     timeout_seconds: float
     rehash: bool = False
-    """Size and time prove nothing: every file is to be read again."""
+    """Whether every file is read again, whatever its size and time are."""
     closed: dict[str, None] = field(default_factory=dict)
-    """Folders of rows that could not be looked at, relative to the root: filled by `holds`, from any thread."""
+    """Folders, relative to the root, with files that could not be examined. `holds` adds to it, from any thread."""
 
     def holds(self, row: int, record: FileRecord) -> bool:
-        """Whether the row's file stands as it stood, and nothing about it is worth another try.
+        """Return whether the record of the row's file is still valid, so that the file need not be decoded again.
 
-        A file that cannot be looked at stands as far as anybody can tell: what was decoded of it is not thrown away.
+        A file that cannot be examined counts as unchanged: its decoded pixels are not discarded.
         """
         path = self.listing.path(row)
         size_and_time = stat_of(path)
@@ -55,7 +55,7 @@ class Freshness:
         return self.listing.may_read(row) and self.is_final(record)
 
     def is_final(self, record: FileRecord) -> bool:
-        """Whether the same content would come to the same end in this run."""
+        """Return whether decoding the same content again would give the same record in this run."""
         if record.status == "too_large" and record.needed_bytes is not None:
             return self.spec.max_bytes is not None and record.needed_bytes > self.spec.max_bytes
         if record.status == "unsupported" and needs_extra(record.reason) is not None:
@@ -67,7 +67,7 @@ class Freshness:
 
 @dataclass(frozen=True)
 class Filled:
-    """A block as it was written; nothing vouches for it yet."""
+    """A block that is written but has no mark yet."""
 
     block: Block
     digests: Digests
@@ -76,7 +76,7 @@ class Filled:
 
 
 class Filling:
-    """Looks at the blocks of one listing, and brings those up to date that are not."""
+    """Examines the row blocks of one listing and brings the outdated ones up to date."""
 
     def __init__(
         self,
@@ -93,7 +93,10 @@ class Filling:
         self.previous = PreviousBlocks(store, listing, recipe)
 
     def stale_rows(self, block: Block) -> list[int] | None:
-        """Rows whose files may have changed since the block was filled; None where it holds other files, or nothing."""
+        """Return the rows whose files may have changed since the block was filled.
+
+        The result is None where the block holds other files or is not filled.
+        """
         mark = self._store.mark(INGEST, block.name)
         if mark is None or mark.fingerprint != fingerprint_of(block, self._listing, self._recipe):
             return None
@@ -104,7 +107,10 @@ class Filling:
         return [row for row, record in ledger if not self._freshness.holds(row, record)]
 
     def confirm(self, block: Block, stale: list[int] | None) -> bool:
-        """Whether the block's files have the content that they had; a new time of theirs is noted then."""
+        """Return whether the stale files of a block have the same content as before; their new times are stored then.
+
+        stale : the result of `stale_rows`.
+        """
         if not stale:
             return stale is not None
         mark = mark_of(self._store, block)
@@ -123,7 +129,7 @@ class Filling:
         return True
 
     def fill(self, block: Block) -> Filled:
-        """Decode one block and write it; `commit` makes that last."""
+        """Decode one block and write it. `commit` makes it permanent."""
         buffer = self._take_buffer()
         pixels = buffer[: len(block.rows)]  # every row is filled below: copied, decoded, or zeros where that failed
         ledger: dict[int, FileRecord] = {}
@@ -148,7 +154,8 @@ class Filling:
         return filled
 
     def _take_buffer(self) -> NDArray[np.uint8]:
-        """Memory for a block that another one is through with: new memory takes the system as long as a copy."""
+        """Return memory for one block, from a finished block where possible: the system takes as long to hand out new
+        memory as a copy takes."""
         try:
             return self._spare.pop()
         except IndexError:
@@ -165,7 +172,7 @@ class Filling:
         return Filled(block, digests, payload_of(block, self._listing, ledger, square_sum), n_decoded)
 
     def commit(self, filled: Filled) -> int:
-        """Sync a filled block and vouch for it; returns how many files were decoded for it."""
+        """Sync a filled block to the disk and write its mark; return how many files were decoded for it."""
         block = filled.block
         print_ = fingerprint_of(block, self._listing, self._recipe)
         self._store.commit(INGEST, print_, filled.digests, filled.payload, block.name)

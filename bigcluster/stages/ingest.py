@@ -1,8 +1,8 @@
-"""Files -> pixels in the store, one pass, every file accounted for.
+"""This stage decodes the listed files into the pixel array of the store, in one pass, and records every file.
 
-One task fills one row block: its files are decoded by a pool of threads straight into a preallocated uint8 block, and
-the block is written as whole chunks. While it is hot, the exact sums of x and x^2 are taken, so that mean and total
-variance never need a pass of their own. Blocks are synced and marked while the next ones are decoded.
+One task fills one row block: a pool of threads decodes its files directly into a preallocated uint8 block, and the
+block is written as whole chunks. The exact sums of x and x^2 are taken while the block is in the cache, so that the
+mean and the total variance need no pass of their own. Blocks are synced and marked while the next ones are decoded.
 """
 
 from __future__ import annotations
@@ -30,32 +30,34 @@ from bigcluster.store import Mark, Store, StoredRows, fingerprint, read_whole
 from bigcluster.store.row_source import spans
 
 RECIPE = "recipe"
-"""The mark that remembers how the stored pixels were decoded."""
+"""The name of the mark that stores how the pixels were decoded."""
 
 
 @dataclass(frozen=True)
 class Ingested:
-    """What the ingest left in the store."""
+    """The results of the ingest in the store."""
 
     fingerprint: str
-    """Covers path, content and status of every file, and how they were decoded."""
+    """It covers the path, content and status of every file, and how the files were decoded."""
     ok: NDArray[np.bool_]
-    """(n_listed,) which rows hold a picture."""
+    """The rows that hold a picture, (n_listed,)."""
     row_keys: NDArray[np.uint64]
-    """(n_ok,) what randomness is keyed by: a hash of the path, so that neither order nor bad files matter."""
+    """The keys of random numbers, (n_ok,): a hash of each path, so that neither the order nor unreadable files
+    matter."""
     column_sums: NDArray[np.int64]
-    """(d,) exact sums over good rows."""
+    """The exact column sums over good rows, (d,)."""
     square_sum: int
-    """Exact sum of all squared values of good rows."""
+    """The exact sum of all squared values of good rows."""
     blocks_reused: int
     n_blocks: int
     n_decoded: int = 0
-    """Files that this run decoded, or tried to; the others were decoded by an earlier one."""
+    """The number of files that this run decoded or tried to decode. An earlier run decoded the others."""
     closed: tuple[str, ...] = ()
-    """Folders, relative to the root, in which no file could be looked at: what was decoded of them is kept."""
+    """Folders, relative to the root, in which no file could be examined. The pixels decoded from them stay."""
 
     @property
     def reused(self) -> bool:
+        """Whether every block was reused."""
         return self.blocks_reused == self.n_blocks
 
 
@@ -70,13 +72,15 @@ def ingest(
     children: int = 1,
     rehash: bool = False,
 ) -> Ingested:
-    """Bring the store's pixels up to date with the listing; what an earlier run decoded is not decoded again.
+    """Bring the stored pixels up to date with the listing. Files that an earlier run decoded are not decoded again.
 
-    Where the settings say size = native, every image must be of the target size itself. Raises ImageSizeError at the
-    first block where one is not; the store then holds nothing that a run at another size would have to replace.
-    isolate_rows : (start, stop) of rows whose files may crash or hang the codec.
-    children : how many may decode files whose headers may lie.
-    rehash : read every file again and compare its content, whatever its size and time say.
+    block_shape : rows and columns of a chunk. in_flight : blocks that are filled at the same time.
+    isolate_rows : pairs (start, stop) of rows whose files may crash or hang the codec.
+    children : how many child processes may decode files whose headers cannot be trusted.
+    rehash : read every file again and compare its content, whatever its size and time are.
+
+    Where size = native, every image must have the target size itself. Raises ImageSizeError at the first block with
+    an image of another size; the store then holds nothing that a run at another size would have to replace.
     """
     store, runtime, progress = context.store, context.runtime, context.progress
     native, timeout_seconds = context.settings.size == NATIVE, context.settings.image.timeout
@@ -94,7 +98,9 @@ def ingest(
     freshness = Freshness(listing, spec, timeout_seconds, rehash)
     filling = Filling(listing, store, recipe, loader, freshness, (spec.width, spec.height) if native else None)
     if not store.fits("pixels", (spec.n_values,), np.uint8, block_shape):
-        store.create("pixels", (len(listing), spec.n_values), np.uint8, block_shape)  # whatever was there goes
+        store.create(
+            "pixels", (len(listing), spec.n_values), np.uint8, block_shape
+        )  # an array of another shape is deleted
     stale = {block: filling.stale_rows(block) for block in blocks}
     if not any(rows is None or rows for rows in stale.values()):
         _make_arrays(store, len(listing), spec, block_shape, recipe)
@@ -105,7 +111,7 @@ def ingest(
     with progress.stage(INGEST, len(listing), "images"), loader:
         missing = [block for block, rows in stale.items() if not filling.confirm(block, rows)]
         if missing:
-            store.marks.remove(INGEST)  # nothing made of the old pixels may pass for current from here on
+            store.marks.remove(INGEST)  # from here on no result of the old pixels may count as current
             filling.previous.prepare(blocks, missing)
         _make_arrays(store, len(listing), spec, block_shape, recipe)
         progress.advance(len(listing) - sum(len(block.rows) for block in missing))
@@ -123,7 +129,7 @@ def ingest(
 
 
 def _make_arrays(store: Store, n_listed: int, spec: DecodeSpec, block_shape: tuple[int, int], recipe: str) -> None:
-    """Arrays of the listing's length; what lies beyond goes."""
+    """Give the arrays the length of the listing and delete the blocks beyond it."""
     n_blocks = -(-n_listed // block_shape[0])
     for name in store.marks.numbers(INGEST):
         if int(name) >= n_blocks:
@@ -134,18 +140,21 @@ def _make_arrays(store: Store, n_listed: int, spec: DecodeSpec, block_shape: tup
 
 
 def pixel_rows(store: Store, ok: NDArray[np.bool_]) -> StoredRows:
-    """The good rows of the pixels."""
+    """Return the good rows of the pixels as a row source, (n_ok, d) uint8. ok : (n_listed,) bool."""
     return StoredRows(store.array("pixels"), ok)
 
 
 def records(store: Store, n_blocks: int) -> Iterator[FileRecord]:
-    """The ledger in listing order, one block in memory at a time."""
+    """Yield the record of every listed file, in the order of the listing, with one block in memory at a time.
+
+    Raises StoreError where the mark of a block is missing or damaged.
+    """
     for index in range(n_blocks):
         yield from map(FileRecord.from_json, mark_of(store, Block(index, 0, 0)).payload["records"])
 
 
 def decode_recipe(spec: DecodeSpec) -> str:
-    """Fingerprint of how pictures become pixels: the budget has no part in it."""
+    """Return the fingerprint of how pictures are decoded. The memory budget is no part of it."""
     return fingerprint(stage=INGEST, **_recipe_values(spec))
 
 
@@ -154,7 +163,7 @@ def _recipe_values(spec: DecodeSpec) -> dict[str, Any]:
 
 
 def stored_recipe(store: Store) -> DecodeSpec:
-    """How the stored pixels were decoded. Raises StoreError where there are none."""
+    """Return how the stored pixels were decoded. Raises StoreError where the store holds no pixels."""
     mark = store.mark(RECIPE)
     if mark is None:
         raise StoreError(f"{store.root} holds no pixels; run the job to its end first")
@@ -162,7 +171,11 @@ def stored_recipe(store: Store) -> DecodeSpec:
 
 
 def check_recipe(store: Store, spec: DecodeSpec, *, replace: bool) -> None:
-    """Refuse to discard decoded pixels that were made in another way, unless that is permitted."""
+    """Check that the stored pixels were decoded as `spec` says.
+
+    replace : permit that pixels decoded in another way are discarded. Raises OutError where they would be discarded
+    without that permission.
+    """
     mark = store.mark(RECIPE)
     if mark is None or replace or mark.fingerprint == decode_recipe(spec):
         return
@@ -176,7 +189,7 @@ def check_recipe(store: Store, spec: DecodeSpec, *, replace: bool) -> None:
 
 
 def _as_settings(recipe: dict[str, Any]) -> dict[str, Any]:
-    """The values of a recipe by the names of the settings."""
+    """Return the values of a recipe under the names of the settings."""
     of_image = {f"image.{name}": value for name, value in recipe.items() if name not in ("width", "height", "color")}
     size = f"{recipe.get('width')}x{recipe.get('height')}"
     return {"features": "color" if recipe.get("color") else "gray", "size": size, **of_image}
@@ -185,7 +198,7 @@ def _as_settings(recipe: dict[str, Any]) -> dict[str, Any]:
 def _summarise(
     listing: Listing, store: Store, recipe: str, blocks: list[Block], blocks_reused: int, n_decoded: int
 ) -> Ingested:
-    """Read the marks back: they, not memory, say what there is; keep what later stages need without the files."""
+    """Read the marks of all blocks back from the store, and store what later stages need without the files."""
     ok = np.zeros(blocks[-1].stop, bool)
     sums = np.zeros(store.array("sums").shape[1], np.int64)
     squares = 0
@@ -207,7 +220,7 @@ def _summarise(
 
 
 def load_ingested(store: Store) -> Ingested:
-    """What the last ingest left, without looking at the files. Raises StoreError where it did not finish."""
+    """Load the results of the last ingest without examining the files. Raises StoreError where it did not finish."""
     mark = store.mark(INGEST)
     if mark is None:
         raise StoreError(f"{store.root} holds no finished ingest; run the job to its end first")

@@ -1,7 +1,8 @@
-"""What is usual among the model's images, for the novelty of new ones: made when somebody asks, then stored.
+"""This stage computes the usual distances among the images of the model, by which the novelty of new images is
+measured.
 
-Only predict uses it, so a run does not wait for it. It takes one pass over the pixels, whose result, |x - mean| of
-every image, serves every clustering of them; and two over the scores.
+Only predict uses it, so a run does not wait for it. It takes one pass over the pixels and two passes over the scores.
+The pass over the pixels computes |x - mean| of every image, which serves every clustering of them.
 """
 
 from __future__ import annotations
@@ -19,15 +20,20 @@ from bigcluster.store import Mark, StoredRows, fingerprint
 from bigcluster.store.row_source import FirstColumns, RowSource, spans
 
 _SCORE_ROWS = 4096
+"""Number of rows of scores that are read at a time: 32 MiB of float64 at 1,000 components. Chosen, not measured."""
 
 
 def novelty(context: Context, ingested: Ingested, clustered: Mark) -> Novelty:
-    """clustered : the mark of the present clusters, which are those of the present scores."""
+    """Return the stored measure of novelty for the present clusters; it is computed first where it is missing.
+
+    clustered : the mark of the present clusters, which belong to the present scores.
+    Raises DamagedError where a stored array cannot be used.
+    """
     store = context.store
     expected = fingerprint(before=clustered.fingerprint, stage=NOVELTY, layout=1)
     mark = store.mark(NOVELTY)
     if mark is None or mark.fingerprint != expected:
-        measured = _made(context, ingested, clustered)
+        measured = _measure(context, ingested, clustered)
         store.marks.remove(NOVELTY)
         tables = [
             np.column_stack([usual.middle, usual.reach, usual.precision.reshape(-1, 4)])
@@ -39,12 +45,12 @@ def novelty(context: Context, ingested: Ingested, clustered: Mark) -> Novelty:
 
 
 def mean_picture(ingested: Ingested) -> Float64Array:
-    """(d,) the exact mean of the good images."""
+    """Return the exact mean of the good images, (d,) float64."""
     mean: Float64Array = ingested.column_sums / int(ingested.ok.sum())
     return mean
 
 
-def _made(context: Context, ingested: Ingested, clustered: Mark) -> Novelty:
+def _measure(context: Context, ingested: Ingested, clustered: Mark) -> Novelty:
     store, norm_sq = context.store, _norms(context, ingested)
     centers, distance = store.load("centers"), store.load("distance")
     labels = load_labels(store, len(centers))
@@ -61,7 +67,10 @@ def _made(context: Context, ingested: Ingested, clustered: Mark) -> Novelty:
 
 
 def _of_scores(scores: RowSource) -> tuple[Float64Array, Float64Array]:
-    """(n_ok,) |scores|^2, and the leverage: 1 / n + sum over the components of score^2 / their sum over all images."""
+    """Return |scores|^2 and the leverage of every image, (n_ok,) float64 each.
+
+    The leverage is 1 / n plus the sum over the components of score^2 divided by its sum over all images.
+    """
     n_rows, n_columns = scores.shape
     sums = np.zeros(n_columns)
     for start, stop in spans(n_rows, _SCORE_ROWS):
@@ -76,7 +85,8 @@ def _of_scores(scores: RowSource) -> tuple[Float64Array, Float64Array]:
 
 
 def _norms(context: Context, ingested: Ingested) -> NDArray[np.float64]:
-    """(n_ok,) |x - mean|^2, in one pass over the pixels unless an earlier one left them."""
+    """Return |x - mean|^2 of every good image, (n_ok,): loaded where stored, otherwise computed in one pass over the
+    pixels."""
     store, progress = context.store, context.progress
     expected = fingerprint(before=ingested.fingerprint, stage=NORMS)
     mark = store.mark(NORMS)

@@ -1,4 +1,5 @@
-"""Pixels -> PCA scores in the store: one fit, whose spectrum answers the variance target."""
+"""This stage computes PCA scores from the pixels. The spectrum of one fit says how many components reach the
+variance."""
 
 from __future__ import annotations
 
@@ -26,23 +27,26 @@ from bigcluster.store.row_source import FirstColumns, RowSource
 
 @dataclass(frozen=True)
 class Reduced:
-    """What clustering works on."""
+    """The rows that are clustered."""
 
     fingerprint: str
     rows: RowSource
-    """(n_ok, n_components) float32 scores, or the uint8 pixels themselves."""
+    """The scores, (n_ok, n_components) float32, or the uint8 pixels themselves."""
     n_components: int
     explained_variance_ratio: NDArray[np.float64] | None
-    """(n_computed,) share of the total variance per component; None where nothing was reduced."""
+    """The share of the total variance of each component, (n_computed,). It is None where nothing was reduced."""
     reused: bool
     facts: dict[str, Any]
-    """For summary.json: solver, passes, bytes read, and what the budget settled."""
+    """Values for summary.json: the solver, passes, bytes read, and the choices that the budget decided."""
 
 
 def reduce(context: Context, ingested: Ingested, plan: StagePlan | None) -> Reduced:
-    """Bring scores up to date. `plan` is None for reduce = "none": then the pixels are the rows.
+    """Bring the scores up to date with the pixels and the settings, and return them.
 
-    Raises TooFewSamplesError, InvalidDataError where all pictures are the same, VarianceNotReachedError.
+    plan : the plan of this stage; None for reduce = "none", where the pixels themselves are the rows.
+
+    Raises TooFewSamplesError where there are fewer images than components, InvalidDataError where all pictures are the
+    same, and VarianceNotReachedError where the stored components do not reach the variance of the settings.
     """
     store, settings = context.store, context.settings
     if plan is None:
@@ -61,7 +65,7 @@ def reduce(context: Context, ingested: Ingested, plan: StagePlan | None) -> Redu
 
 
 def load_reduced(context: Context, ingested: Ingested, plan: StagePlan | None) -> Reduced:
-    """What the last reduction left, nothing fitted. Raises StoreError where it does not fit the settings."""
+    """Load the scores of the last reduction without fitting. Raises StoreError where other settings made them."""
     store, settings = context.store, context.settings
     if plan is None:
         return _unreduced(store, ingested)
@@ -73,7 +77,7 @@ def load_reduced(context: Context, ingested: Ingested, plan: StagePlan | None) -
 
 
 def _is_of(mark: Mark, expected: str, ingested: Ingested) -> bool:
-    """Whether a fit is the wanted one, and of these images."""
+    """Return whether a fit has the expected fingerprint and was made from these images."""
     return mark.fingerprint == expected and mark.payload["images"] == ingested.fingerprint
 
 
@@ -97,15 +101,15 @@ def _from_mark(store: Store, mark: Mark, fit_fingerprint: str, settings: Setting
 
 
 def rows_fingerprint(fit: str, n_components: int) -> str:
-    """Of the first n_components columns of a fit's scores."""
+    """Return the fingerprint of the first n_components columns of the scores of a fit."""
     return fingerprint(before=fit, n_components=n_components)
 
 
 def _fit_fingerprint(settings: Settings, solver: str, ingested: Ingested) -> str:
-    """What the fit depends on.
+    """Return the fingerprint of everything that the fit depends on.
 
-    The incremental solver's one fit serves every variance target; the rank and batch that the budget settled for it
-    are stored with the first fit and kept, outside of this.
+    One fit of the incremental solver serves every variance target. Its rank and batch size, which the budget decides,
+    are stored with the first fit and are no part of the fingerprint.
     """
     incremental = solver == "incremental"
     return fingerprint(
@@ -120,7 +124,8 @@ def _fit_fingerprint(settings: Settings, solver: str, ingested: Ingested) -> str
 
 
 def _suffices(store: Store, mark: Mark, settings: Settings, plan: StagePlan) -> bool:
-    """Whether the stored fit still serves: it reaches the target, or today's budget affords no larger rank either."""
+    """Return whether the stored fit reaches the variance target, or this budget has no room for a larger rank
+    either."""
     if settings.variance is None or plan.choices.get("rank", 0) <= mark.payload["rank"]:
         return True
     share = float(store.load("explained_variance").sum()) / mark.payload["total_variance"]
@@ -128,12 +133,12 @@ def _suffices(store: Store, mark: Mark, settings: Settings, plan: StagePlan) -> 
 
 
 def _components_for(ratio: NDArray[np.float64], settings: Settings, fitted: Mapping[str, Any]) -> int:
-    """How many of the stored scores' columns count. fitted : the payload of the fit's mark."""
+    """Return how many columns of the stored scores are used. fitted : the payload of the mark of the fit."""
     if settings.components is not None:
         return settings.components
     assert settings.variance is not None
     n_stored: int = fitted["n_components"]
-    if fitted["solver"] != "incremental":  # the others were made for this share
+    if fitted["solver"] != "incremental":  # the other solvers store just what this share needs
         return n_stored
     cumulative = np.cumsum(ratio[:n_stored])
     reached = np.flatnonzero(cumulative >= settings.variance - 1e-12)
@@ -228,12 +233,12 @@ def _solve(
 
 
 def _stored_components(fit: PCAFit) -> int:
-    """All that was computed where scores are projected anyhow; else what the target took."""
+    """Return how many components are stored: all of the incremental solver, otherwise those that the target needs."""
     return len(fit.eigenvalues) if fit.solver == "incremental" else fit.n_components
 
 
 def _write(store: Store, fit: PCAFit) -> dict[str, str]:
-    """Scores, mean and spectrum; and what components are made from."""
+    """Write the scores, mean and spectrum, and the components or the vectors from which they can be computed."""
     n_rows, n_values = fit.shape
     scores = RowWriter(store, "scores", n_rows, _stored_components(fit), np.float32)
     fit.write_scores(scores)
@@ -241,7 +246,7 @@ def _write(store: Store, fit: PCAFit) -> dict[str, str]:
     digests |= store.save("mean", fit.mean)
     digests |= store.save("explained_variance", fit.eigenvalues)
     if fit.dual_coef_dtype is not None:
-        # Components would cost another read of the pixels: they are made when somebody asks (stages.components).
+        # Components would cost another read of the pixels: stages.components computes them when they are needed.
         left = RowWriter(store, "left", n_rows, fit.n_components, fit.dual_coef_dtype)
         fit.write_dual_coef(left)
         digests |= left.close()

@@ -1,14 +1,14 @@
-"""Rows that earlier runs decoded, found by name wherever they stand and copied to where the listing wants them now.
+"""This module finds rows that earlier runs decoded, by name, and copies them to their place in the present listing.
 
     stored     a b d e | f g h .     blocks of 4 rows
-    listing    a b c d | e f g h     c is new, so that neither block holds any more
-    retired    0: a b d e   1: f g h .
+    listing    a b c d | e f g h     c is new, so that neither block is valid any more
+    previous   0: a b d e   1: f g h .
     filled     a b - d from 0; then e from 0, f g h from 1; c is decoded
 
-Before anything is overwritten, the blocks that no longer hold but have rows that are needed are retired: their chunk
-files are renamed into the array `retired`, under a mark of their own. A retired block goes when the last block that
-copies from it is done, so that the disk holds little twice. At every moment each row has one mark that vouches for it:
-a run that is killed goes on from there.
+Before anything is overwritten, the blocks that are no longer valid but have rows that are needed are set aside: their
+chunk files are renamed into the array `retired`, under a mark of their own. Such a previous block is deleted when the
+last block that copies from it is done, so that little is on the disk twice. At every moment each row is covered by one
+mark, so that a run that was killed continues from there.
 """
 
 from __future__ import annotations
@@ -30,27 +30,32 @@ from bigcluster.store.row_source import spans
 
 PIXELS = "pixels"
 PREVIOUS = "retired"
+"""The stored name of the array of previous blocks, and of their marks. It is part of the format of the store."""
 
 
 @dataclass(frozen=True)
 class Source:
-    """Where the rows of one block are copied from: one retired block."""
+    """The rows of one block that are copied from one previous block."""
 
     slot: int
     to: list[int]
-    """Listed rows."""
+    """The listed rows that are filled."""
     rows: list[int]
-    """Their rows within the retired block."""
+    """The row within the previous block for each of them."""
     records: list[FileRecord]
+    """The record of the file for each of them."""
 
 
 def name_keys(names: Iterable[str]) -> NDArray[np.uint64]:
-    """(n,) 64-bit hashes of names: what stands for them where millions are compared."""
+    """Return a 64-bit hash of every name, (n,) uint64. Millions of names are compared by these hashes."""
     return np.frombuffer(b"".join(map(path_key, names)), np.dtype("<u8")).astype(np.uint64)
 
 
 def listed_before(store_root: Path) -> Iterator[str]:
-    """Every name that the store has a record of, whatever the pixels are worth; some twice after a run was killed."""
+    """Yield every name of which the store has a record, whether its pixels are valid or not.
+
+    After a run was killed, some names come twice.
+    """
     marks = Marks(store_root)
     for stage in (INGEST, PREVIOUS):
         for block in marks.blocks(stage):
@@ -60,20 +65,20 @@ def listed_before(store_root: Path) -> Iterator[str]:
 
 
 class PreviousBlocks:
-    """The retired blocks of a store, and which of their rows go where."""
+    """The previous blocks of a store, and an index of which of their rows are copied to which rows of the listing."""
 
     def __init__(self, store: Store, listing: Listing, recipe: str) -> None:
         self._store, self._listing, self._recipe = store, listing, recipe
         self._lock = threading.Lock()
         self._users: Counter[int] = Counter()
-        """Slot -> missing blocks that have yet to copy from it."""
-        self._keys = np.empty(0, np.uint64)  # (n,) ascending, of all retired rows
-        self._places = np.empty((0, 2), np.int32)  # (n, 2): slot, row within it
+        """For each slot, how many missing blocks have yet to copy from it."""
+        self._keys = np.empty(0, np.uint64)  # (n,) the keys of all rows of previous blocks, ascending
+        self._places = np.empty((0, 2), np.int32)  # (n, 2) the slot of each of these rows, and the row within it
 
     def prepare(self, blocks: Sequence[Block], missing: Sequence[Block]) -> None:
-        """Retire what the missing blocks can use of stored blocks that no longer hold, and find their rows.
+        """Set aside the outdated blocks with rows that the missing blocks need, and index these rows.
 
-        Call it before the pixel array is resized. After a kill it goes on from wherever it stopped.
+        It must be called before the pixel array is resized. After a run was killed, it continues from where it stopped.
         """
         slots = [int(name) for name in self._store.marks.numbers(PREVIOUS)]
         replaced = self._replaced(blocks, missing)
@@ -82,14 +87,14 @@ class PreviousBlocks:
         missing_keys = np.sort(np.concatenate([self._keys_of(block) for block in missing]))
         useful: dict[int, NDArray[np.uint64]] = {}
         for slot in slots:
-            self._keep_if_wanted(useful, slot, self._store.mark(PREVIOUS, _name(slot)), missing_keys)
+            self._add_if_useful(useful, slot, self._store.mark(PREVIOUS, _name(slot)), missing_keys)
             if slot not in useful:
                 self._drop(slot)
         slot = max(slots, default=-1) + 1
         self._make_room(slot + len(replaced))
-        for index in replaced:  # one mark in memory at a time: it remembers every file of its block
+        for index in replaced:  # one mark in memory at a time: it lists every file of its block
             mark = self._store.mark(INGEST, _name(index))
-            self._keep_if_wanted(useful, slot, mark, missing_keys)
+            self._add_if_useful(useful, slot, mark, missing_keys)
             if mark is not None and slot in useful:
                 self._set_aside(index, mark, slot)
                 slot += 1
@@ -98,13 +103,13 @@ class PreviousBlocks:
             self._users.update(self._slots_of(block))
 
     def sources(self, block: Block) -> list[Source]:
-        """The rows of a block that were decoded before, by the retired block that holds them."""
+        """Return the rows of a block that were decoded before, one `Source` for each previous block that holds some."""
         sources = []
         at, places = self._find(block)
         for slot in np.unique(places[:, 0]).tolist():
             mark = self._store.mark(PREVIOUS, _name(slot))
             if mark is None:
-                continue  # its files are gone: the rows are decoded again
+                continue  # its chunk files are missing: the rows are decoded again
             names, ledger = names_in(mark, self._recipe), records_in(mark)
             here = places[:, 0] == slot
             pairs = [
@@ -116,7 +121,10 @@ class PreviousBlocks:
         return sources
 
     def copy(self, slot: int, rows: NDArray[np.int64], pixels: NDArray[np.uint8], to: NDArray[np.int64]) -> None:
-        """Rows of a retired block into pixels[to], one chunk's width at a time."""
+        """Copy rows of a previous block into pixels[to], one column of chunks at a time.
+
+        rows, to : (m,) row numbers within the previous block and within `pixels`. pixels : (block rows, d).
+        """
         if len(rows) == 0:
             return
         array = self._store.array(PREVIOUS)
@@ -127,7 +135,7 @@ class PreviousBlocks:
             pixels[to, slice(*columns)] = read_whole(array, (here, slice(*columns)))[rows - low]
 
     def release(self, block: Block) -> None:
-        """The block is done: retired blocks that it was the last to need go."""
+        """Note that a block is done, and delete the previous blocks that no other block needs."""
         with self._lock:
             for slot in self._slots_of(block):
                 self._users[slot] -= 1
@@ -135,22 +143,22 @@ class PreviousBlocks:
                     self._drop(slot)
 
     def clear(self) -> None:
-        """Nothing retired is needed any more."""
+        """Delete all previous blocks."""
         for name in self._store.marks.numbers(PREVIOUS):
             self._store.marks.remove(PREVIOUS, name)
         if self._store.has(PREVIOUS):
             self._store.remove(PREVIOUS)
 
     def _replaced(self, blocks: Sequence[Block], missing: Sequence[Block]) -> list[int]:
-        """The stored blocks that are to be overwritten, or that the listing no longer reaches."""
+        """Return the indices of the stored blocks that will be overwritten or lie beyond the end of the listing."""
         missing_indices = {block.index for block in missing}
         stored = map(int, self._store.marks.numbers(INGEST))
         return [index for index in stored if index in missing_indices or index >= len(blocks)]
 
-    def _keep_if_wanted(
+    def _add_if_useful(
         self, useful: dict[int, NDArray[np.uint64]], slot: int, mark: Mark | None, missing_keys: NDArray[np.uint64]
     ) -> None:
-        """Note the keys of a block that holds any of the `wanted` ones, ascending."""
+        """Add the keys of a block to `useful` where it holds one of `missing_keys`, which are ascending."""
         if mark is not None:
             keys = name_keys(names_in(mark, self._recipe))
             at = np.minimum(np.searchsorted(missing_keys, keys), len(missing_keys) - 1)
@@ -163,7 +171,11 @@ class PreviousBlocks:
         self._store.create(PREVIOUS, (n_slots * rows, pixels.shape[1]), pixels.dtype, (rows, width))
 
     def _set_aside(self, index: int, mark: Mark, slot: int) -> None:
-        """First the mark, which counts as absent while its files are; then the files; then the old mark goes."""
+        """Move the files of a block into a slot of the previous blocks.
+
+        The new mark is written first: it is not valid before its files are in place. Then the files move, then the old
+        mark is deleted.
+        """
         before, after = f"{PIXELS}/c/{index}/", f"{PREVIOUS}/c/{slot}/"
         digests = {after + file.removeprefix(before): d for file, d in mark.digests.items() if file.startswith(before)}
         self._store.marks.write(PREVIOUS, Mark(mark.fingerprint, digests, mark.payload), _name(slot))
@@ -178,11 +190,11 @@ class PreviousBlocks:
         self._keys, self._places = keys[order], np.column_stack([slots, rows])[order]
 
     def _find(self, block: Block) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
-        """(m,) positions within the block whose files were decoded before, and (m, 2) where they stand."""
+        """Return the positions within the block whose files were decoded before, (m,), and their places, (m, 2)."""
         if len(self._keys) == 0:
             return np.empty(0, np.int64), np.empty((0, 2), np.int32)
         keys = self._keys_of(block)
-        # Of several generations the last one counts: it is behind the others.
+        # Of several previous blocks with one file the latest counts: it comes last among equal keys.
         at = np.maximum(np.searchsorted(self._keys, keys, side="right") - 1, 0)
         matches = np.flatnonzero(self._keys[at] == keys)
         return matches, self._places[at[matches]]
@@ -200,5 +212,5 @@ class PreviousBlocks:
 
 
 def _name(index: int) -> str:
-    """Of a block's mark, among those of the pixels or of retired blocks."""
+    """Return the name of the mark of a block or of a slot."""
     return Block(index, 0, 0).name

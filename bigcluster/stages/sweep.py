@@ -1,4 +1,4 @@
-"""Scores -> how well every k of a range would do, in shared passes; the store keeps the table and the centers."""
+"""This stage fits every k of a range in shared passes over the scores, and stores the table and the centers."""
 
 from __future__ import annotations
 
@@ -17,37 +17,38 @@ from bigcluster.stages.reduce import Reduced
 from bigcluster.store import Mark, StageCheckpoints, Store, StoredRows, fingerprint
 
 FEWEST_CLUSTERS = 2
-"""Fewer make no clustering: at this end of a range nothing is missed."""
+"""The smallest useful number of clusters. A range that starts here has left out no smaller one."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """One row per k, and what they suggest."""
+    """The table of a sweep, one row for each k, and the k that it suggests."""
 
     rows: list[dict[str, Any]]
-    """k, inertia, simplified_silhouette, silhouette_sq, smallest, largest, stability, n_iter, start; ascending k."""
+    """One dict for each k, ascending. Its keys are k, inertia, simplified_silhouette, silhouette_sq, smallest, largest,
+    stability, n_iter and start."""
     suggested_k: int | None
     reason: str
-    """Why that k; or, in plain words, that there is no clear elbow."""
+    """The reason for that k, or a sentence that there is no clear elbow."""
 
     @property
     def best_silhouette_sq_k(self) -> int:
-        """The k of the largest silhouette_sq; the smaller one of two."""
+        """The k with the largest silhouette_sq; of equal ones, the smallest k."""
         return int(max(self.rows, key=lambda row: (row["silhouette_sq"], -row["k"]))["k"])
 
     @property
     def chosen_k(self) -> int:
-        """The suggestion; without one, the k of the largest silhouette_sq."""
+        """The suggested k, or the k with the largest silhouette_sq where there is no suggestion."""
         return self.best_silhouette_sq_k if self.suggested_k is None else self.suggested_k
 
     @property
     def chosen(self) -> dict[str, Any]:
-        """The row of that k."""
+        """The row of the chosen k."""
         return next(row for row in self.rows if row["k"] == self.chosen_k)
 
     @property
     def why(self) -> str:
-        """One sentence: the elbow, or that there is none and what decides in its place."""
+        """One sentence that names the elbow, or says that there is none and which value decides instead."""
         if self.suggested_k is not None:
             return self.reason
         largest = f"{self.chosen['silhouette_sq']:.5g}"
@@ -55,7 +56,7 @@ class Verdict:
 
     @property
     def caveats(self) -> list[str]:
-        """What to know of that k before it is taken: an end of the range, a cluster of one image."""
+        """Sentences of caution about the chosen k: it is an end of the range, or there is a cluster of one image."""
         row, ks = self.chosen, [row["k"] for row in self.rows]
         k, caveats = row["k"], []
         if len(ks) > 1 and (k == ks[-1] or (k == ks[0] and k > FEWEST_CLUSTERS)):
@@ -67,7 +68,7 @@ class Verdict:
 
 
 def verdict_of(mark: Mark) -> Verdict:
-    """Of the stored sweep. Earlier versions called the simplified silhouette `silhouette`."""
+    """Return the verdict in the mark of a sweep. Earlier versions called the simplified silhouette `silhouette`."""
     names = {"silhouette": "simplified_silhouette"}
     rows = [{names.get(name, name): value for name, value in row.items()} for row in mark.payload["rows"]]
     return Verdict(rows, mark.payload["suggested_k"], mark.payload["reason"])
@@ -75,7 +76,7 @@ def verdict_of(mark: Mark) -> Verdict:
 
 @dataclass(frozen=True)
 class Swept(Verdict):
-    """A sweep that is up to date."""
+    """A verdict that is up to date with the scores and the settings."""
 
     fingerprint: str
     reused: bool
@@ -83,7 +84,10 @@ class Swept(Verdict):
 
 
 def sweep(context: Context, reduced: Reduced, ks: tuple[int, ...], plan: StagePlan, keys: NDArray[np.uint64]) -> Swept:
-    """Bring the sweep of these k up to date. keys : (n_ok,) what randomness is keyed by."""
+    """Bring the sweep of these k up to date with the scores and the settings, and return it.
+
+    ks : ascending. keys : (n_ok,) uint64, the keys of random numbers.
+    """
     store, settings, progress = context.store, context.settings, context.progress
     expected = fingerprint(
         before=reduced.fingerprint,
@@ -135,7 +139,7 @@ def sweep(context: Context, reduced: Reduced, ks: tuple[int, ...], plan: StagePl
 
 
 def centers_of(store: Store, swept: Swept, k: int) -> NDArray[np.float64]:
-    """(k, n_components) the centers that the sweep ended with for one k."""
+    """Return the centers that the sweep found for one k, (k, n_components). Raises ValueError for another k."""
     first = 0
     for row in swept.rows:
         if row["k"] == k:

@@ -1,7 +1,7 @@
-"""Listed files become pixels and records, whatever a file does to the codec that reads it.
+"""Listed files are decoded into pixels and records here, whatever a file does to the codec that reads it.
 
-It imports `catalog`, `kernels.decode`, `planning.plan` and `runtime`. Begin with loader.py (many files at once), then
-files.py (one file) and isolation.py (a file in a child process).
+This package imports `catalog`, `kernels.decode`, `planning.plan` and `runtime`. Begin with loader.py (many files at
+once), then files.py (one file) and isolation.py (a file in a child process).
 """
 
 from bigcluster.stages.loading.loader import Loader

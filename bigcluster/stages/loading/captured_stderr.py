@@ -1,4 +1,4 @@
-"""What codecs print: C libraries write their warnings to fd 2, which belongs to the process and not to a thread."""
+"""This module captures what codecs print. C libraries write warnings to fd 2, which all threads of a process share."""
 
 from __future__ import annotations
 
@@ -10,18 +10,22 @@ from types import TracebackType
 from bigcluster.units import MIB
 
 ROOM_BYTES = 1 * MIB
-"""What codecs may print until somebody takes it: many thousands of remarks; one file of sane content prints a few."""
+"""Bytes that codecs may print until `take` is called. This is room for thousands of warnings; one valid file prints a
+few. Chosen, not measured."""
 _FORWARDED_BYTES = 64 << 10
+"""Bytes at the end of the captured text that are passed on to the old fd 2. Chosen, not measured."""
 _LONGEST_LINE_BYTES = 8 << 10
-"""Of what a codec writes in one go: a line that finds less room than it needs is not written at all."""
+"""The longest message in bytes that a codec writes at once. A message that finds too little room is not written at
+all, so less room than this counts as lost text. Chosen, not measured."""
 
 
 class CapturedStderr:
-    """While it is open, fd 2 leads into a piece of memory of our own, whose room is allocated beforehand.
+    """While this context is open, fd 2 writes into memory that is allocated beforehand.
 
-    Memory and not a file: a disk can be full, and a picture whose damage could not be written down would pass for a
-    sound one. Allocated beforehand, for the same reason. And not a pipe: what was written is there when the codec
-    returns, and its length is known at the cost of one system call. What nobody took goes to the old fd 2 at the end.
+    It is memory and not a file, because a disk can be full, and a picture whose damage could not be recorded would
+    count as undamaged. It is allocated beforehand for the same reason. It is not a pipe, because the text must be
+    complete when the codec returns, and its length costs one system call. Text that was not taken goes to the old fd 2
+    at the end. Raises OSError on entry where there is no room for the memory.
     """
 
     def __enter__(self) -> CapturedStderr:
@@ -41,26 +45,26 @@ class CapturedStderr:
         os.close(self._file)
 
     def n_bytes(self) -> int:
-        """How much has been written since the last `take`."""
+        """Return how many bytes were written since the last `take`."""
         return os.lseek(self._file, 0, os.SEEK_CUR)
 
     def since(self, n_bytes: int) -> str:
-        """What was written since there were so many bytes."""
+        """Return the text after the first `n_bytes` bytes."""
         return os.pread(self._file, max(0, self.n_bytes() - n_bytes), n_bytes).decode(errors="replace")
 
     def are_lost(self) -> bool:
-        """Whether there was more to write than there is room for: what came last may be missing."""
+        """Return whether the room may have run out, so that the last messages may be missing."""
         return self.n_bytes() > ROOM_BYTES - _LONGEST_LINE_BYTES
 
     def take(self) -> str:
-        """What was written since the last call. Nobody may be writing meanwhile."""
-        said = self.since(0)
+        """Return the text since the last call and make its room free. No codec may run meanwhile."""
+        text = self.since(0)
         os.lseek(self._file, 0, os.SEEK_SET)
-        return said
+        return text
 
 
 def _allocated(n_bytes: int) -> int:
-    """A file descriptor of a file without a name, in memory where the system can (Linux), of a fixed size there.
+    """Return the descriptor of an unnamed file of `n_bytes` bytes. On Linux it is in memory and has a fixed size.
 
     Raises OSError where there is no room for it.
     """

@@ -1,4 +1,4 @@
-"""The child of isolated.py: serves one file after another until stdin ends, or until one of them ends it."""
+"""The child process of isolation.py. It serves one file after another until stdin ends or a file ends the process."""
 
 from __future__ import annotations
 
@@ -20,10 +20,11 @@ from bigcluster.stages.loading.isolation import NO_MEMORY, READY, from_wire
 
 
 def main() -> None:
-    """Serve: the spec and the limits first; then a line each: a task, a path and the folder that it may not leave.
+    """Read requests from stdin and answer each of them on stdout.
 
-    load : decode; the answer is the record, and the pixels where that is ok. look, size : what the header says, with
-    another spec at the end of the line, or none.
+    The first line holds the spec and the limits. Each further line holds a task, a path, the folder that the path may
+    not leave, and a spec or null. The task `load` decodes: the answer is the record, and the pixels where the record is
+    ok. The tasks `look` and `size` answer with what the header says.
     """
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a library prints must not get between the answers
@@ -53,7 +54,7 @@ def main() -> None:
 
 
 def _header(path: str, folder: Path | None, spec: dict[str, Any] | None) -> Any:
-    """(width, height), or what work it makes to decode it by a spec; None where there is no readable header or file."""
+    """Return (width, height), or the work of decoding by a spec; None where the file or its header cannot be read."""
     try:
         with opened(path, folder) as file:
             if spec is None:

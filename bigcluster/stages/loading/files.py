@@ -1,4 +1,5 @@
-"""One listed file -> its pixels and its record. Whatever is wrong with a file becomes its record, never an error."""
+"""This module decodes one listed file into pixels and a record. A fault of the file becomes its record, not an
+error."""
 
 from __future__ import annotations
 
@@ -43,7 +44,8 @@ class _Content:
 
 
 Isolated = Callable[[str, Path | None, NDArray[np.uint8]], FileRecord]
-"""(path, confined_to, into): the decode of a file whose header may lie, in a child whose memory is limited."""
+"""A function of (path, confined_to, into) that decodes a file whose header cannot be trusted, in a child process with
+limited memory."""
 
 
 def load_picture(
@@ -54,9 +56,10 @@ def load_picture(
     isolated: Isolated,
     known: FileRecord | None = None,
 ) -> FileRecord:
-    """Read and decode one file into its row, (d,), which is zero where that fails; a file that is not plain `isolated`.
+    """Read and decode one file into its row `into`, (d,) uint8, and return its record.
 
-    known : what the row already holds. Where the file's content is still that, the row stays as it is.
+    The row is zero where decoding fails. A file that is not plain is decoded by `isolated`.
+    known : the record of what the row already holds. Where the content of the file is the same, the row is not changed.
     """
     content = _read(path, confined_to, spec.max_bytes, passing=known is None)
     if isinstance(content, FileRecord):
@@ -71,7 +74,7 @@ def load_picture(
 
 
 def same_content(path: str, confined_to: Path | None, max_bytes: int | None, known: FileRecord) -> FileRecord | None:
-    """The record with the file's time as it is now, or None where the file no longer holds what it held."""
+    """Return the record with the present time of the file, or None where the content of the file has changed."""
     if stat_of(path)[0] != known.n_bytes:
         return None
     content = _read(path, confined_to, max_bytes)
@@ -83,7 +86,10 @@ def same_content(path: str, confined_to: Path | None, max_bytes: int | None, kno
 def load_alone(
     path: str, confined_to: Path | None, spec: DecodeSpec, into: NDArray[np.uint8], captured: CapturedStderr
 ) -> FileRecord:
-    """As `load_picture`, while nobody else decodes in this process: what codecs say is about this file."""
+    """Do the same as `load_picture` while no other thread decodes: all captured messages belong to this file.
+
+    captured : the open capture of fd 2.
+    """
     content = _read(path, confined_to, spec.max_bytes)
     if not isinstance(content, _Content):
         assert content is not None
@@ -103,13 +109,13 @@ def load_alone(
 
 
 def _damage(captured: CapturedStderr, data: bytes) -> str:
-    """What was said of damage since the last time; '' where nothing was."""
+    """Return what the captured messages say about damage since the last call, or ''."""
     lost = captured.are_lost()
     return damage_in(captured.take(), data) or (_TOO_MUCH_OUTPUT if lost else "")
 
 
 def stat_of(path: str) -> tuple[int, int] | tuple[None, None]:
-    """(size in bytes, modification time in ns), or a pair of None where there is no such file."""
+    """Return (size in bytes, modification time in ns), or (None, None) where the file cannot be examined."""
     try:
         status = os.stat(path)
     except (OSError, ValueError):  # ValueError: a NUL in the name
@@ -118,7 +124,8 @@ def stat_of(path: str) -> tuple[int, int] | tuple[None, None]:
 
 
 def is_out_of_reach(path: str) -> bool:
-    """Whether nothing can be said about a file, not even that it is missing: a closed folder, or a disk that fails."""
+    """Return whether a file cannot be examined at all, as in a closed folder or on a failing disk. A missing file
+    can."""
     try:
         os.stat(path)
     except (FileNotFoundError, NotADirectoryError, ValueError):  # ValueError: a NUL in the name
@@ -129,7 +136,7 @@ def is_out_of_reach(path: str) -> bool:
 
 
 def announce(path: str, confined_to: Path | None) -> None:
-    """Have the system fetch a file that will soon be read. Whatever is wrong with it shows when it is."""
+    """Ask the system to fetch a file that will soon be read. Errors are ignored here: they show when it is read."""
     if not hasattr(os, "posix_fadvise"):
         return
     with suppress(OSError, ValueError):
@@ -142,7 +149,7 @@ def announce(path: str, confined_to: Path | None) -> None:
 
 
 def opened(path: str, confined_to: Path | None) -> io.BufferedReader:
-    """A listed file. Raises OSError where there is none that may be read."""
+    """Open a listed file. Raises OSError where it is missing, lies outside the folder, or cannot be read."""
     if not is_confined(path, confined_to):
         raise PermissionError(errno.EACCES, _OUTSIDE, path)
     try:
@@ -154,7 +161,10 @@ def opened(path: str, confined_to: Path | None) -> io.BufferedReader:
 def _read(
     path: str, confined_to: Path | None, max_bytes: int | None, *, passing: bool = False
 ) -> _Content | FileRecord | None:
-    """The content, or the record of a file that has none to decode. passing : None for a file that is not plain."""
+    """Return the content of a file, or the record of a file that cannot be decoded.
+
+    passing : return None for a file that is not plain.
+    """
     n_bytes = mtime_ns = None
     try:
         before = os.stat(path)

@@ -1,8 +1,9 @@
-"""A decode that may crash, hang, or take more memory than its header says: in a child, one file at a time.
+"""A file that may crash the codec, hang it, or need more memory than its header says is decoded in a child process.
 
-What happens to the child becomes the file's record. The parent writes one JSON line a file; the child (child.py)
-answers with one, and where it decoded the picture, with its pixels. An alarm ends the child where a file takes too
-long: the kernel's, so it needs no help from the codec, and it rings for an orphan too. The system limits its memory.
+The child decodes one file at a time, and its fate becomes the record of the file. The parent writes one JSON line for
+each file. The child (child.py) answers with one line and, where it decoded the picture, with the pixels. An alarm of
+the kernel ends the child where a file takes too long: it needs no help from the codec and works without the parent too.
+The system limits the memory of the child.
 """
 
 from __future__ import annotations
@@ -30,17 +31,18 @@ from bigcluster.units import MIB, show_bytes
 
 READY = b"ready\n"
 NO_MEMORY = "no memory"
-"""What the child answers where the system gave it no more, in place of a record."""
+"""The answer of the child, in place of a record, where the system gave it no more memory."""
 _HEAP = str(1 * MIB)
-"""Blocks from this size on go back to the system when they are freed: nothing of one picture is left for the next."""
+"""Freed blocks of at least this many bytes go back to the system, so that no picture leaves memory to the next one.
+Chosen, not measured."""
 _VARIABLES = {"MALLOC_MMAP_THRESHOLD_": _HEAP, "MALLOC_TRIM_THRESHOLD_": _HEAP, "MALLOC_ARENA_MAX": "1"}
 
 
 class IsolatedDecoder:
-    """The parent's side. The child is started when it is first needed, and again after one that died."""
+    """The parent's side of one child. The child is started when it is first needed, and again after it died."""
 
     def __init__(self, spec: DecodeSpec, timeout_seconds: float, limit_bytes: int | None) -> None:
-        """limit_bytes : what the child may allocate beyond what Python and the codecs hold; None for no limit."""
+        """limit_bytes : bytes that the child may allocate beyond Python and the codecs; None for no limit."""
         values = {"spec": asdict(spec), "timeout_seconds": timeout_seconds, "limit_bytes": limit_bytes}
         self._start = json.dumps(values).encode() + b"\n"
         self._timeout_seconds, self._limit_bytes = timeout_seconds, limit_bytes
@@ -64,7 +66,8 @@ class IsolatedDecoder:
             self._reap()
 
     def load(self, path: str, confined_to: Path | None, into: NDArray[np.uint8]) -> FileRecord:
-        """Read and decode one file into its row, (d,), which is zero where that fails."""
+        """Read and decode one file into its row, (d,) uint8, and return its record. The row is zero where that
+        fails."""
         answer = self._ask("load", path, confined_to)
         if answer is not None and answer != NO_MEMORY:
             record = FileRecord.from_json(answer)
@@ -77,17 +80,18 @@ class IsolatedDecoder:
         return self._too_large(path) if answer == NO_MEMORY else self._what_happened(path)
 
     def look(self, path: str, confined_to: Path | None, spec: DecodeSpec) -> Workload | None:
-        """What the header says of the work that the file makes; None where it cannot be read."""
+        """Return the work of decoding a file, as its header says; None where the header cannot be read."""
         answer = self._ask("look", path, confined_to, asdict(spec))
         return None if not answer or answer == NO_MEMORY else Workload(**answer)
 
     def size(self, path: str, confined_to: Path | None) -> tuple[int, int] | None:
-        """(width, height) as the header says, as seen; None where it cannot be read."""
+        """Return (width, height) in pixels after the EXIF rotation, as the header says; None where it cannot be
+        read."""
         answer = self._ask("size", path, confined_to)
         return None if not answer or answer == NO_MEMORY else (answer[0], answer[1])
 
     def _ask(self, task: str, path: str, confined_to: Path | None, spec: dict[str, Any] | None = None) -> Any:
-        """The child's answer; None where there is none, or it died."""
+        """Return the answer of the child, or None where it died."""
         request = [task, to_wire(path), None if confined_to is None else to_wire(confined_to), spec]
         answer = self._answer(request)
         if answer == NO_MEMORY and not self._is_fresh:  # the pictures before may have left the heap in pieces
@@ -128,14 +132,14 @@ class IsolatedDecoder:
         return _both(self._child)
 
     def _too_large(self, path: str) -> FileRecord:
-        """The system gave the child no more memory, though the header promised that it would be enough."""
+        """Return the record of a file for which the child got no more memory, although its header promised enough."""
         assert self._limit_bytes is not None
         n_bytes, mtime_ns = stat_of(path)
         reason = f"decoding it takes more than the {show_bytes(self._limit_bytes)} that the memory budget leaves"
         return FileRecord(n_bytes, mtime_ns, None, None, "", "too_large", reason, self._limit_bytes + 1)
 
     def _what_happened(self, path: str) -> FileRecord:
-        """The child died over this file."""
+        """Return the record of a file over which the child died."""
         code = self._reap()
         n_bytes, mtime_ns = stat_of(path)
         if code == -signal.SIGALRM:
@@ -145,7 +149,7 @@ class IsolatedDecoder:
         return FileRecord(n_bytes, mtime_ns, None, None, "", "crashed", f"decoding it ended the process ({how})")
 
     def _reap(self) -> int:
-        """The child has ended, or is about to; its exit status."""
+        """Wait for the child, which has ended or is about to, and return its exit status."""
         child, self._child = self._child, None
         assert child is not None
         for pipe in _both(child):
@@ -155,7 +159,7 @@ class IsolatedDecoder:
 
 
 class IsolatedDecoders:
-    """A few of them, for threads that share them: who finds none free waits."""
+    """Several isolated decoders that threads share. A thread that finds none free waits."""
 
     def __init__(self, number: int, spec: DecodeSpec, timeout_seconds: float, limit_bytes: int | None) -> None:
         self.number = number
@@ -178,6 +182,7 @@ class IsolatedDecoders:
 
     @contextmanager
     def one(self) -> Iterator[IsolatedDecoder]:
+        """Lend one decoder to the caller; wait until one is free."""
         decoder = self._free.get()
         try:
             yield decoder
@@ -185,7 +190,7 @@ class IsolatedDecoders:
             self._free.put(decoder)
 
     def load(self, path: str, confined_to: Path | None, into: NDArray[np.uint8]) -> FileRecord:
-        """As IsolatedDecoder.load; where the budget has no room for a child, the file is `too_large`."""
+        """Do the same as IsolatedDecoder.load. Where the budget has no room for a child, the file is `too_large`."""
         if self.number == 0:
             into[:] = 0
             n_bytes, mtime_ns = stat_of(path)
@@ -203,8 +208,10 @@ def _both(child: subprocess.Popen[bytes] | None) -> tuple[IO[bytes], IO[bytes]]:
 
 
 def to_wire(path: str | Path) -> str:
+    """Return a path as hexadecimal text: names need not be valid UTF-8."""
     return os.fsencode(path).hex()
 
 
 def from_wire(text: str) -> str:
+    """Return the path that `to_wire` wrote."""
     return os.fsdecode(bytes.fromhex(text))

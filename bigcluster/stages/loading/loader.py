@@ -1,10 +1,9 @@
-"""Many decode at once, or one alone.
+"""This module decodes many listed files at once, by a pool of threads.
 
-Many listed files at once, by a pool of threads; those whose headers may lie in children; suspects one by one.
-
-What a codec prints on fd 2 cannot be attributed while several decode. So a file during whose decode somebody spoke of
-damage is decoded a second time, with nobody beside it. A codec that crashes or hangs takes the process along: the
-supervisor starts another one and names the rows that were in codecs' hands, whose files then decode in a child.
+Files whose headers cannot be trusted are decoded in child processes. While several threads decode, nobody can tell
+which file caused a message on fd 2. So a file during whose decode a message spoke of damage is decoded a second time,
+alone. A codec that crashes or hangs ends the whole process: the supervisor starts another one and names the rows that
+were being decoded, whose files are then decoded in a child.
 """
 
 from __future__ import annotations
@@ -28,7 +27,7 @@ from bigcluster.store.row_source import spans
 
 
 class SharedLock:
-    """A lock that is either shared by any number of threads or held by one."""
+    """A lock that any number of threads share, or that one thread has alone."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
@@ -37,6 +36,7 @@ class SharedLock:
 
     @contextmanager
     def shared(self) -> Iterator[None]:
+        """Share the lock with other threads; wait while one thread has it alone."""
         with self._changed:
             while self._alone:
                 self._changed.wait()
@@ -50,7 +50,7 @@ class SharedLock:
 
     @contextmanager
     def alone(self) -> Iterator[None]:
-        """Newcomers wait from now on; those inside are waited for."""
+        """Have the lock alone: other threads wait from now on, and those that share it are waited for."""
         with self._changed:
             while self._alone:
                 self._changed.wait()
@@ -66,16 +66,17 @@ class SharedLock:
 
 
 FILES_PER_TASK = 8
-"""Files that a decode thread takes at a time: enough to make handing over cheap, few enough to balance."""
+"""Number of files that a decode thread takes at a time: enough to make handing over cheap, few enough to balance.
+Chosen, not measured."""
 FILES_AHEAD = 8 * FILES_PER_TASK
-"""How far ahead of the decodes the system is told what will be read: disks wait for nobody then."""
+"""Number of files by which read-ahead requests precede the decodes, so that the disk always has a request."""
 _MOST_STDERR_BYTES = 128 << 10
-"""Remarks on frills of pictures that are kept before they are thrown away, in bytes: there is room for several times
-as many, which those that decode at the same time may need."""
+"""Bytes of harmless warnings after which the captured text is discarded: an eighth of the room for it, because other
+threads may write warnings meanwhile."""
 
 
 class Loader:
-    """Reads and decodes rows of a listing while it is open; several threads may ask at once."""
+    """Reads and decodes rows of a listing while it is open. Several threads may call it at once."""
 
     def __init__(
         self,
@@ -88,9 +89,10 @@ class Loader:
         isolate_rows: Iterable[Sequence[int]] = (),
         children: int = 1,
     ) -> None:
-        """`isolate_rows`: (start, stop) of rows whose files may crash or hang the codec: they decode in a child.
+        """isolate_rows : pairs (start, stop) of rows whose files may crash or hang the codec; a child decodes them.
 
-        children : how many there may be at once, for files whose header may lie; 0 where there is no memory for one.
+        children : how many children may run at once, for files whose headers cannot be trusted; 0 where there is no
+        memory for one.
         """
         self._listing, self._spec, self._threads = listing, spec, threads
         self._progress = progress
@@ -116,9 +118,10 @@ class Loader:
     def load(
         self, rows: Sequence[int], pixels: NDArray[np.uint8], first: int, known: Mapping[int, FileRecord] | None = None
     ) -> list[FileRecord]:
-        """Fill pixels[row - first], (d,), for every listed row of `rows`, ascending: zeros where a file failed.
+        """Fill pixels[row - first], (d,) uint8, for every listed row of `rows`, and return the records in that order.
 
-        known : row -> what it already holds, of rows that need a decode only where the content is another one.
+        rows : ascending. A row is zero where its file failed.
+        known : for rows that need a decode only where the content has changed, the record of what they hold.
         """
         if not rows:
             return []
@@ -128,11 +131,11 @@ class Loader:
             return self._load_together(rows, pixels, first, known or {})
 
     def skip(self, n_rows: int) -> None:
-        """That many rows need no file."""
+        """Count rows as done that need no file."""
         self._progress.advance(n_rows)
 
     def compare(self, known: Mapping[int, FileRecord]) -> dict[int, FileRecord] | None:
-        """The same records with the files' times as they are now; None where the content of one is another."""
+        """Return the records with the present times of the files, or None where the content of one has changed."""
 
         def compare_one(item: tuple[int, FileRecord]) -> FileRecord | None:
             row, record = item
@@ -153,7 +156,7 @@ class Loader:
             return [load_one(row) for row in rows[slice(*part)]]
 
         def load_one(row: int) -> tuple[FileRecord, bool]:
-            """The record, and whether damage was spoken of meanwhile, by this codec or by one beside it."""
+            """Return the record, and whether a message spoke of damage meanwhile, from this decode or another one."""
             with self._lock.shared():
                 before = self._stderr.n_bytes()
                 record = load_picture(
@@ -181,7 +184,7 @@ class Loader:
         return record
 
     def _load_isolated(self, rows: Sequence[int], pixels: NDArray[np.uint8], first: int) -> list[FileRecord]:
-        """One by one in a child, with nobody beside it: its memory takes the place of the other decodes'."""
+        """Decode one by one in a child, while no thread decodes: the child may use the memory of the other decodes."""
         records = []
         with self._lock.alone(), self._isolated.one() as child:
             for row in rows:

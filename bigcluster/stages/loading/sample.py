@@ -1,10 +1,7 @@
-"""Headers of listed files, read before a plan is made: a bounded number of bytes of each, or in a limited child.
+"""This module reads the headers of some listed files before a plan is made. Nothing is decoded.
 
-A few headers decide what a run plans for, so they are read before anything else knows how large the pictures are.
-
-The one size that every image takes. For `native` it is that of the first image; the others are held to it.
-
-A look at some of the files, for the plan: how large they are and what decoding them takes. Nothing is decoded.
+At most a bounded number of bytes of each file is read, or a child with limited memory reads it. The headers give the
+one size of all images, which for `native` is the size of the first one, and an estimate of what decoding takes.
 """
 
 from __future__ import annotations
@@ -32,16 +29,18 @@ from bigcluster.stages.loading.isolation import IsolatedDecoder
 from bigcluster.units import MIB
 
 MOST_LOST = 3
-"""Children that may die or run out of time over headers; such files come in numbers, and ingest deals with each."""
+"""Number of children that may die or run out of time over headers, after which no more are tried: such files often come
+in large numbers, and ingest records each of them anyway. Chosen, not measured."""
 HEADER_BYTES = 2 * MIB
-"""Read of a plain file until its header is known: metadata of up to 1 MiB, some of them twice."""
+"""Bytes of a plain file that may be read until its header is known: 1 MiB of metadata, some of which is read twice."""
 
 
 class Headers:
-    """Of the rows of one listing. Whatever is wrong with a file, it has no header; ingest says what."""
+    """Reads the headers of listed files. A file with any fault counts as one without a header; ingest records the
+    fault."""
 
     def __init__(self, listing: Listing, timeout_seconds: float, limit_bytes: int) -> None:
-        """limit_bytes : what the child may allocate that reads headers which may lie."""
+        """limit_bytes : bytes that the child may allocate which reads headers that cannot be trusted."""
         self._listing = listing
         self._child = IsolatedDecoder(DecodeSpec(1, 1), timeout_seconds, limit_bytes)
 
@@ -55,7 +54,7 @@ class Headers:
         self._child.end()
 
     def size(self, row: int) -> tuple[int, int] | None:
-        """(width, height) in pixels as seen."""
+        """Return (width, height) in pixels after the EXIF rotation; None where there is no readable header."""
         path, confined_to = self._listing.path(row), self._listing.confined_to
         try:
             with opened(path, confined_to) as file:
@@ -66,7 +65,8 @@ class Headers:
         return self._child.size(path, confined_to) if self._child.n_lost < MOST_LOST else None
 
     def look(self, row: int, spec: DecodeSpec) -> tuple[Workload, bool] | None:
-        """What work a file makes that is to become as `spec` says, and whether a child decodes it."""
+        """Return the work of decoding a file by `spec`, and whether a child decodes it; None without a readable
+        header."""
         path, confined_to = self._listing.path(row), self._listing.confined_to
         try:
             with opened(path, confined_to) as file:
@@ -81,10 +81,14 @@ class Headers:
 
 NATIVE = "native"
 SHOWN = 3
+"""Number of sizes that an error message names."""
 
 
 def image_size(listing: Listing, size: str, headers: Headers) -> tuple[int, int]:
-    """(width, height) in pixels; for `native`, of the first listed image with a readable header."""
+    """Return (width, height) in pixels of all images; for `native`, of the first one with a readable header.
+
+    Raises NoImagesError where `native` finds no readable header.
+    """
     if size != NATIVE:
         return image_size_of(size)
     for row in range(len(listing)):
@@ -95,13 +99,13 @@ def image_size(listing: Listing, size: str, headers: Headers) -> tuple[int, int]
 
 
 def image_size_of(size: str) -> tuple[int, int]:
-    """`"300x430"` -> (300, 430)."""
+    """Return (width, height) in pixels of a text such as "300x430"."""
     width, height = size.split("x")
     return int(width), int(height)
 
 
 def check_native(listing: Listing, first_row: int, ledger: Sequence[FileRecord], size: tuple[int, int]) -> None:
-    """Raise ImageSizeError where decoded images, rows first_row and on, are not all of the native size."""
+    """Raise ImageSizeError where one of the decoded images from row first_row on has not the native size."""
     sizes = Counter((record.width, record.height) for record in ledger if record.ok)
     if set(sizes) - {size}:
         seen = ", ".join(f"{width}x{height} ({number})" for (width, height), number in sizes.most_common(SHOWN))
@@ -113,13 +117,15 @@ def check_native(listing: Listing, first_row: int, ledger: Sequence[FileRecord],
 
 
 SIZES_READ = 20_000
-"""Files whose size is read: the large ones decide what a decode takes."""
+"""Number of files whose size in bytes is read, at most: the largest ones decide the memory of a decode. Chosen, not
+measured."""
 HEADERS_READ = 64
-"""Headers read of the largest of these, and as many spread evenly over the listing."""
+"""Number of headers that are read of the largest of these, and as many again spread over the listing. Chosen, not
+measured."""
 
 
 def look_at(listing: Listing, headers: Headers, spec: DecodeSpec) -> Pictures | None:
-    """Of up to 20,000 files the sizes, of 128 the headers; None where no header could be read."""
+    """Read the sizes of up to 20,000 files and the headers of up to 128; None where no header could be read."""
     sizes = {row: _size(listing, row) for row in _spread(len(listing), SIZES_READ)}
     largest = sorted(sizes, key=lambda row: -sizes[row])[:HEADERS_READ]
     seen = _look_each(headers, _spread(len(listing), HEADERS_READ), spec)
@@ -130,7 +136,7 @@ def look_at(listing: Listing, headers: Headers, spec: DecodeSpec) -> Pictures | 
     typical = spread or every
 
     def pixels(kind: Callable[[Workload], bool]) -> float:
-        """Of this kind, per file of any kind."""
+        """Return the pixels of files of this kind, divided by the number of all files."""
         return sum(each.n_pixels for each in typical if kind(each)) / len(typical)
 
     return Pictures(
@@ -145,14 +151,14 @@ def look_at(listing: Listing, headers: Headers, spec: DecodeSpec) -> Pictures | 
 
 
 def _spread(n: int, most: int) -> list[int]:
-    """Up to `most` rows, evenly spread, the first included."""
+    """Return up to `most` row numbers of n, evenly spread, the first included."""
     if n <= most:
         return list(range(n))
     return [i * n // most for i in range(most)]
 
 
 def _size(listing: Listing, row: int) -> int:
-    """Bytes of a regular file; 0 for whatever else is listed."""
+    """Return the size in bytes of a regular file, and 0 for anything else."""
     try:
         status = os.stat(listing.path(row))
     except (OSError, ValueError):  # ingest says what is wrong with it
