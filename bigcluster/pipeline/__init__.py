@@ -1,5 +1,5 @@
-"""The jobs from start to end: run, plan, sweep, predict, report, verify and components have a module each.
+"""The jobs live here, one module each: run, plan, sweep, predict, report, verify and components.
 
-It imports `stages`, `outputs`, `report` and what lies below. Begin with run.py. The jobs run inside the working process
-(worker.py), which imports the one that it was asked for.
+This package may import `stages`, `outputs`, `report` and lower layers. Begin with run.py. A job runs in the working
+process (worker.py), which imports only the module of that job.
 """

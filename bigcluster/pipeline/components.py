@@ -1,4 +1,4 @@
-"""The components of a run that left them for later: made when somebody asks, and kept."""
+"""This job computes and stores the components of a run whose fit has not stored them."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from bigcluster.planning.stage_names import COMPONENTS
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
-from bigcluster.stages.components import components as made_or_stored
+from bigcluster.stages.components import components as stored_components
 from bigcluster.stages.ingest import load_ingested
 from bigcluster.store import Store
 
@@ -19,13 +19,13 @@ from bigcluster.store import Store
 def components(
     settings: Settings, resources: Resources, *, listener: Listener = silent, caller: Caller | None = None
 ) -> dict[str, Any]:
-    """Bring the stored components up to date; returns their `shape`, (n_components, n_values).
+    """Bring the stored components up to date and return their `shape`, (n_components, n_values), and `stages`.
 
-    Raises StoreError where OUT holds no reduction of its pixels.
+    Raises StoreError where OUT holds no reduction of its pixels, and DamagedError where a stored array is damaged.
     """
     job = open_job(settings, resources, listener, caller)
     with job.stages.sampler, outdir.locked(job.out):
         store = Store(job.out / outdir.STORE, create=False)
         with naming_damage(store), job.stages.measure(COMPONENTS):
-            array = made_or_stored(job.context(store), load_ingested(store))
+            array = stored_components(job.context(store), load_ingested(store))
     return {"shape": list(array.shape), "stages": job.stages.facts}

@@ -1,4 +1,4 @@
-"""Lists of paths and DataFrames that a Python call gives for IMAGES: written as the manifest that they are."""
+"""This module writes a list of paths or a DataFrame, which a Python call passes as IMAGES, as a manifest."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ from bigcluster.units import quoted
 
 
 def is_list(images: Any) -> bool:
-    """Whether IMAGES are given one by one, and not as a folder, a glob or a manifest."""
+    """Return whether IMAGES is a list of paths or a DataFrame, and not a folder, a glob or a manifest."""
     return not isinstance(images, str | bytes | os.PathLike) and isinstance(images, Iterable)
 
 
 def settings_for_list(settings: Settings) -> Settings:
-    """The settings under which OUT keeps the list, so that `bigcluster run --out OUT` finds it again.
+    """Return the settings with OUT/manifest.csv as images, so that `bigcluster run --out OUT` finds the list again.
 
-    Its paths are absolute and the caller's own: they may lie anywhere.
+    The paths of the list are absolute and chosen by the caller, so they may lie in any folder.
     """
     manifest = os.path.join(settings.out or "", MANIFEST)
     return replace(settings, images=manifest, manifest=replace(settings.manifest, allow_outside=True, encoding=AUTO))
@@ -36,7 +36,7 @@ def settings_for_list(settings: Settings) -> Settings:
 
 @contextmanager
 def as_manifest(images: Any) -> Iterator[str]:
-    """A CSV manifest, for the time of a call.
+    """Yield the path of a CSV manifest that exists for the time of this context.
 
     images : an iterable of paths, or a pandas.DataFrame with a column `path`, whose other columns pass through to
     labels.csv. Relative paths are those of the current folder. Raises UsageError for anything else.

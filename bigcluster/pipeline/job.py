@@ -1,4 +1,4 @@
-"""What every job has: settings, resources, a runtime; and the clock and the memory sampler around its stages."""
+"""This module holds what all jobs share: settings, resources, a runtime, and the clock and memory sampler of stages."""
 
 from __future__ import annotations
 
@@ -23,16 +23,17 @@ from bigcluster.store import Store
 from bigcluster.units import MIB
 
 LEAST_LISTING_BYTES = 16 * MIB
-"""What names may take in any case: where a budget has no room even for these, the plan refuses it and says its need."""
+"""Bytes that names may always take. Where the budget has no room for them, the plan refuses it and names its need.
+Chosen, not measured."""
 
 PARSING_PARTS = 2
-"""Of what the budget leaves, one may go into a file that is parsed: beside it, another one or a list of files is
-held."""
+"""Number of parts of the remaining budget. One part may be used to parse a file, because another file or a list of
+files may be in memory at the same time."""
 
 
 @dataclass(frozen=True)
 class Job:
-    """One call: what was asked for and what it may use."""
+    """One call of a job: its settings, resources and folder, and what it works with."""
 
     settings: Settings
     resources: Resources
@@ -42,18 +43,21 @@ class Job:
     stages: Stages
 
     def context(self, store: Store) -> Context:
-        """What the stages of this job work with, on its open store."""
+        """Return the argument of the stages of this job, with its open store."""
         return Context(store, self.settings, self.runtime, self.progress)
 
     @property
     def left_bytes(self) -> int:
-        """What the budget leaves beyond Python and the libraries: the most that one array of OUT may take."""
+        """The bytes of the budget beyond Python and the libraries: no array of OUT may be larger."""
         least = baseline_bytes(self.settings, self.resources, products=False)
         return max(LEAST_LISTING_BYTES, self.resources.budget_bytes - least)
 
 
 def open_job(settings: Settings, resources: Resources, listener: Listener, caller: Caller | None) -> Job:
-    """`caller`: the process whose tree the budget covers; by default this one."""
+    """Return the job of one call.
+
+    caller : the process whose tree the budget covers; by default this process.
+    """
     assert settings.out is not None
     sampler = MemorySampler() if caller is None else MemorySampler(caller)
     progress = Progress(listener)
@@ -67,9 +71,9 @@ def open_job(settings: Settings, resources: Resources, listener: Listener, calle
 
 @contextmanager
 def naming_damage(store: Store, before_dropping: Callable[[], None] = lambda: None) -> Iterator[None]:
-    """Where a stored array turns out damaged, drop the marks that vouch for it and say what happens next.
+    """Where a stored array is found to be damaged, delete its marks and raise a DamagedError that says what to do.
 
-    before_dropping : may raise, where the marks are another process's to change.
+    before_dropping : called first; it may raise where another process owns the marks.
     """
     try:
         yield
@@ -81,7 +85,8 @@ def naming_damage(store: Store, before_dropping: Callable[[], None] = lambda: No
 
 
 class Stages:
-    """Seconds, peak memory and facts of each stage as it ran: the one account of a job, for all who tell of it."""
+    """The seconds, peak memory and facts of each stage of a job. The summary, the report and progress all read them
+    here."""
 
     def __init__(self, sampler: MemorySampler, progress: Progress) -> None:
         self.sampler = sampler
@@ -93,7 +98,10 @@ class Stages:
 
     @contextmanager
     def measure(self, name: str, projected_bytes: int | None = None) -> Iterator[dict[str, Any]]:
-        """Time a stage and take its peak; the stage adds its own facts to what is yielded."""
+        """Measure the seconds and the peak memory of a stage. The stage adds its own facts to the yielded dict.
+
+        projected_bytes : the memory that the plan projects.
+        """
         self.sampler.enter(name)
         self._running = running = _Running(name, projected_bytes)
         with self._progress.timed(name, lambda: float(self.facts[name]["seconds"])):
@@ -115,9 +123,9 @@ class Stages:
         }
 
     def close(self) -> Account:
-        """End the account, and the stage that runs, if one does: what comes after belongs to no figure.
+        """End the running stage and the account, and return the account. Later work is in no figure.
 
-        So the report can show just what summary.json has, though it is written as its own stage ends.
+        So the report can show the same figures as summary.json, although it is written at the end of its own stage.
         """
         if self._account is None:
             if self._running is not None:
@@ -126,7 +134,7 @@ class Stages:
         return self._account
 
     def account(self) -> Account:
-        """As it is so far."""
+        """Return the account up to this moment."""
         peaks, rows = self.sampler.so_far()
         for name, facts in self.facts.items():  # samples come in between two stages too
             facts["measured_peak_bytes"] = peaks[name]
@@ -136,7 +144,7 @@ class Stages:
 
 @dataclass(frozen=True)
 class _Running:
-    """A stage at work."""
+    """The stage that is running."""
 
     name: str
     projected_bytes: int | None
@@ -147,10 +155,12 @@ class _Running:
 
 @dataclass(frozen=True)
 class Account:
-    """Of a whole job."""
+    """The seconds and the memory of a whole job."""
 
     seconds: float
-    """From its first step, the listing, on."""
+    """The seconds since its first step, the listing."""
     peak_bytes: int
+    """The largest sample of memory in bytes."""
     unseen_bytes: int
+    """The bytes by which a process exceeded its largest sample, in a peak between two samples."""
     timeline: list[Reading]

@@ -1,4 +1,4 @@
-"""Plans for people: of pictures that are not there yet, and with the time that a run will take."""
+"""This job plans a run for the user, also for pictures that do not exist yet, and estimates its time."""
 
 from __future__ import annotations
 
@@ -27,10 +27,11 @@ def plan(
     listener: Listener = silent,
     caller: Caller | None = None,
 ) -> dict[str, Any]:
-    """What `run` would do, as `Plan.to_json` gives it: a task of the worker, for it reads what strangers wrote.
+    """Return what `run` would do, in the form of `Plan.to_json`. It runs in the worker because it reads untrusted
+    files.
 
-    given : a manifest with the list of images that the caller gave.
-    Raises what the listing refuses; whether the plan fits is for who reads it.
+    given : a manifest with the list of images that the caller passed.
+    Raises the errors of the listing. The caller checks whether the plan fits the budget.
     """
     del caller  # nothing is measured
     listing, planned = prepare(settings, resources, given)
@@ -40,7 +41,7 @@ def plan(
 
 
 def plan_absent(settings: Settings, n_images: int, resources: Resources) -> Plan:
-    """Plan for `n_images` pictures of the usual kind. Raises ConfigError where only they would say their size."""
+    """Return the plan for `n_images` pictures of assumed size. Raises ConfigError for size = native."""
     if settings.size == NATIVE:
         raise ConfigError(
             "size = native is that of the pictures, and there are none to look at: use --size WIDTHxHEIGHT"
@@ -49,6 +50,6 @@ def plan_absent(settings: Settings, n_images: int, resources: Resources) -> Plan
 
 
 def estimated(plan: Plan, settings: Settings) -> Plan:
-    """The plan with seconds, from the rates of this machine, which the first call measures."""
+    """Return the plan with estimated seconds. The first call measures the rates of this machine."""
     target = target_of(settings) if settings.reduce == "pca" else None
     return with_seconds(plan, settings, target, machine_rates())

@@ -1,4 +1,4 @@
-"""New images through a stored model: decoded as the old ones were, projected, labelled. Nothing is fitted."""
+"""This job labels new images by a stored model: it decodes them as the old ones, projects them, and fits nothing."""
 
 from __future__ import annotations
 
@@ -47,7 +47,8 @@ from bigcluster.units import counted as number_of
 
 TO = "--to"
 UNLIKE_SHARE = 0.15
-"""Share of new images that are more unusual than 95 % of the model's own, from which all of them are unlike those."""
+"""The share of new images beyond the percentile of the images of the model, above which the new images as a whole count
+as unlike them. Three times the expected share of 0.05; chosen, not measured."""
 
 
 def predict(
@@ -60,15 +61,14 @@ def predict(
     listener: Listener = silent,
     caller: Caller | None = None,
 ) -> dict[str, Any]:
-    """Label `images` by the model in OUT and write the CSV `to`; returns counts and how unlike the images are.
+    """Label `images` by the model in OUT, write the CSV file `to`, and return counts and how unlike the images are.
 
-    `beyond_share` and `unlike` are None where the model has too few images to tell.
+    `beyond_share` and `unlike` are None where the model has too few images.
+    isolate_rows : pairs (start, stop) of listed rows over which an earlier worker died.
 
-    isolate_rows : (start, stop) of listed rows that an earlier attempt died over.
-
-    Images of another size than the model's are resized as its own were; where the model is native, a note says so.
-    Raises StoreError where OUT holds no finished run, UsageError where `to` cannot be written, NoImagesError,
-    MemoryBudgetError.
+    Images of another size are resized as those of the model were. For a model of native size a note says so. Raises
+    StoreError where OUT holds no finished run, UsageError where `to` cannot be written, NoImagesError where no image
+    can be read, and MemoryBudgetError where the plan does not fit.
     """
     job = open_job(settings, resources, listener, caller)
     _check_target(to, images, settings.images, job.out)
@@ -105,9 +105,9 @@ def predict(
 def _label_all(
     job: Job, images: str, to: str, isolate_rows: Sequence[Sequence[int]]
 ) -> tuple[Listing, DecodeSpec, Counter[str], bool]:
-    """List, plan, label, write.
+    """List the images, plan, label them and write the table.
 
-    Returns what was listed, how it was decoded, counts by status and novelty, and whether the model can tell of that.
+    Returns the listing, how it was decoded, counts by status and novelty, and whether the model has a novelty.
     """
     settings, resources = job.settings, job.resources
     outdir.check_is_out(job.out)
@@ -162,26 +162,28 @@ def _label_all(
 
 
 def _unlike(n_beyond: int, n_ok: int) -> bool:
-    """More beyond the percentile than chance puts there: three standard deviations, and a share that matters."""
+    """Return whether more images lie beyond the percentile than by chance: three standard deviations, and
+    UNLIKE_SHARE."""
     expected = 1 - UNUSUAL_PERCENTILE / 100
     chance = expected * n_ok + 3 * (n_ok * expected * (1 - expected)) ** 0.5
     return bool(n_beyond > max(chance, UNLIKE_SHARE * n_ok))
 
 
 def _check_target(to: str, images: str, images_of_model: str | None, out: Path) -> None:
-    """Refuse what cannot be written to, a place in OUT, and to write over anything among the images."""
+    """Raise UsageError where `to` cannot be written, lies in OUT, or would overwrite a file among the images."""
     targets.check(TO, to)
     if targets.lies_in(to, out):
         raise UsageError(f"{TO} {to} lies in OUT, where only runs write; give another file")
     for source in filter(None, (images, images_of_model)):
-        # Beside a manifest lie other tables, an earlier one of this command perhaps; its images are checked by name.
+        # The folder of a manifest may hold other tables, such as an earlier one of this command; images are checked by
+        # name.
         images_lie_in = source if os.path.isfile(source) else root_of(source)
         if os.path.exists(to) and targets.lies_in(to, images_lie_in):
             raise UsageError(f"{TO} {to} would write over what lies in IMAGES ({source}); give another file")
 
 
 def _check_not_listed(to: str, listing: Listing) -> None:
-    """Refuse to write over one of the images, wherever it lies."""
+    """Raise UsageError where `to` would overwrite one of the images."""
     real = os.path.realpath(to)
     name = os.path.basename(real).casefold()
     if not os.path.exists(real):
@@ -195,27 +197,27 @@ def _check_not_listed(to: str, listing: Listing) -> None:
 
 @dataclass(frozen=True)
 class _Model:
-    """centers : ready for the nearest two."""
+    """The arrays of a stored model. `centers` are prepared for the search of the two nearest ones."""
 
     centers: Centers
     novelty: Novelty | None
-    """None where the model has fewer than LEAST_IMAGES images."""
+    """It is None where the model has fewer than LEAST_IMAGES images."""
     mean: NDArray[np.float64]
-    """(d,)"""
+    """The mean of the pixels, (d,)."""
     components: RowSource | None
-    """None where the pixels themselves were clustered."""
+    """The components, (n_components, d). It is None where the pixels themselves were clustered."""
     n_components: int
     step: float
 
 
 def _version(store: Store) -> list[tuple[int, int] | None]:
-    """What tells one model in OUT from another one: a stage that is done anew has new marks."""
+    """Return the identity of the model in OUT. A stage that is computed again has new mark files."""
     marks = [store.marks.path(stage) for stage in (RECIPE, INGEST, REDUCE, COMPONENTS, CLUSTER)]
     return [(mark.stat().st_ino, mark.stat().st_mtime_ns) if mark.is_file() else None for mark in marks]
 
 
 def _check_version(store: Store, version: list[tuple[int, int] | None]) -> None:
-    """Raise StoreError where the model in OUT is another one than it was: rows of two models would not compare."""
+    """Raise StoreError where the model in OUT has changed: rows of two models cannot be compared."""
     if _version(store) != version:
         raise StoreError(
             f"{store.root.parent} was clustered anew while its model was in use: nothing is written; give the command "
@@ -225,7 +227,7 @@ def _check_version(store: Store, version: list[tuple[int, int] | None]) -> None:
 
 @contextmanager
 def _one_model(store: Store, version: list[tuple[int, int] | None]) -> Iterator[None]:
-    """What turns out to be lost or damaged in the meantime may be the work of another run: then it is no damage."""
+    """Report lost or damaged files as damage only where no other run has changed the model meanwhile."""
     try:
         with naming_damage(store, lambda: _check_version(store, version)):
             yield
@@ -235,7 +237,7 @@ def _one_model(store: Store, version: list[tuple[int, int] | None]) -> Iterator[
 
 
 def _load_model(job: Job, store: Store) -> _Model:
-    """Centers and what leads to them. Raises StoreError where the stages in OUT are not of one finished run."""
+    """Load the model. Raises StoreError where the stages in OUT do not belong to one finished run."""
     ingested = load_ingested(store)
     clustered, fit = store.mark(CLUSTER), store.mark(REDUCE)
     unfinished = StoreError(f"{job.out} holds no finished run; run the job to its end first")
@@ -262,7 +264,8 @@ def _load_model(job: Job, store: Store) -> _Model:
 def _predicted(
     loader: Loader, listing: Listing, spec: DecodeSpec, model: _Model, block_rows: int, counted: Counter[str]
 ) -> Iterator[tuple[FileRecord, Predicted | None]]:
-    """Every listed row's record, and where it belongs if it is good; one block of pixels in memory at a time."""
+    """Yield the record of every listed row and its prediction, which is None for a row that failed. One block of
+    pixels is in memory at a time."""
     for start, stop in spans(len(listing), block_rows):
         pixels = np.zeros((stop - start, spec.n_values), np.uint8)
         ledger = loader.load(range(start, stop), pixels, start)

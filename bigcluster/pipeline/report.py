@@ -1,4 +1,4 @@
-"""The report: of a run as it ends, or of what an OUT holds; the images themselves are not looked at."""
+"""This job writes the report of a run that ends or of a finished OUT. It does not read the images themselves."""
 
 from __future__ import annotations
 
@@ -26,15 +26,16 @@ from bigcluster.store import Store
 def report(
     settings: Settings, resources: Resources, *, listener: Listener = silent, caller: Caller | None = None
 ) -> dict[str, Any]:
-    """Write OUT/report anew; returns where it is and what it took.
+    """Write OUT/report again and return its path under `report`, and `stages`.
 
-    Raises StoreError where OUT holds no finished run or cannot be written, MemoryBudgetError.
+    Raises StoreError where OUT holds no finished run or cannot be written, MemoryBudgetError where the plan does not
+    fit, and DamagedError where a stored array is damaged.
     """
     job = open_job(settings, resources, listener, caller)
     outdir.check_is_out(job.out)
     summary_path = job.out / "summary.json"
     with job.stages.sampler, _naming_writes(job.out), outdir.locked(job.out):
-        if not summary_path.is_file():  # once OUT is held: a run that is under way is not one that ended early
+        if not summary_path.is_file():  # after OUT is locked: a running job is not an unfinished one
             raise StoreError(f"{job.out} holds no finished run; run the job to its end first")
         store = Store(job.out / outdir.STORE, create=False, most_bytes=job.left_bytes)
         spec, n_images = stored_recipe(store), store.array("pixels").shape[0]
@@ -52,9 +53,10 @@ def report(
 def write_or_reuse(
     job: Job, store: Store, summary: dict[str, Any], plan: StagePlan, close_account: Callable[[], None]
 ) -> None:
-    """The report at the end of a run: as it is, where it shows just this already.
+    """Write the report at the end of a run, or reuse it where it already shows this result.
 
-    close_account : completes `summary` with seconds and memory, which the last page shows.
+    close_account : a function that adds seconds and memory to `summary`, which the last page shows.
+    Raises StoreError where the report cannot be written.
     """
     if is_current(job.out, store, job.settings):
         job.progress.reused(REPORT)
@@ -86,7 +88,7 @@ def _write(
 
 @contextmanager
 def _naming_writes(out: Path) -> Iterator[None]:
-    """What the system refuses becomes one line that names the file."""
+    """Raise an OSError as a StoreError whose message names the file."""
     try:
         yield
     except BigclusterError:

@@ -1,4 +1,4 @@
-"""The main job: list, plan, ingest, reduce, sweep where asked, cluster, write."""
+"""This is the main job: it lists, plans, ingests, reduces, sweeps several k, clusters and writes the results."""
 
 from __future__ import annotations
 
@@ -43,14 +43,15 @@ from bigcluster.store import Store, tidy
 from bigcluster.units import MIB, counted, show_bytes
 
 LEAST_HEADER_BYTES = 16 * MIB
-"""What reading a header may take in any case, in a child."""
+"""Bytes that a child may always use to read headers. Chosen, not measured."""
 
 
 def prepare(settings: Settings, resources: Resources, given: str | None = None) -> tuple[Listing, Plan]:
-    """List the images and plan the run; nothing is decoded, nothing is written.
+    """List the images and plan the run. Nothing is decoded and nothing is written.
 
-    given : the manifest to list from, where a list was given that OUT is still to keep under the name in `settings`.
-    Raises what the listing and the plan refuse.
+    given : the manifest with the list of images that the caller passed; OUT stores it later as `settings.images`.
+    Raises the errors of the listing and of the plan, and TooFewSamplesError where k or the number of components is
+    above the number of listed images.
     """
     assert settings.images is not None
     out = None if settings.out is None else Path(settings.out)
@@ -94,11 +95,15 @@ def run(
     listener: Listener = silent,
     caller: Caller | None = None,
 ) -> dict[str, Any]:
-    """Do the whole job, reusing what OUT already holds; returns what summary.json says.
+    """Do the whole job, reuse what OUT already holds, and return the content of summary.json.
 
-    rehash : read every image again and compare its content with the ledger's, whatever its size and time say.
-    given : a manifest with the list of images that the caller gave; OUT keeps it as `settings.images`.
-    isolate_rows : (start, stop) of listed rows that an earlier attempt died over: their files decode in a child.
+    replace : permit that pixels decoded in another way are discarded.
+    rehash : read every image again and compare its content with the record, whatever its size and time are.
+    given : a manifest with the list of images that the caller passed; OUT stores it as `settings.images`.
+    isolate_rows : pairs (start, stop) of listed rows over which an earlier worker died; a child decodes their files.
+
+    Raises the errors of `prepare`, MemoryBudgetError where the plan does not fit, OutError and StoreError where OUT
+    cannot be used, NoImagesError where no image can be read, and DamagedError where a stored array is damaged.
     """
     job = open_job(settings, resources, listener, caller)
     with job.stages.sampler:
@@ -120,7 +125,7 @@ def _run(
     if settings.report.write:
         check_kind(settings.report.map)
     check_room(job.out, plan)
-    outdir.absolute(settings)  # refuses what run.toml cannot hold, before anything is made
+    outdir.absolute(settings)  # raises for settings that run.toml cannot hold, before anything is written
     outdir.claim(job.out, settings.images)
     with outdir.locked(job.out):
         outdir.sweep_unfinished(job.out)
@@ -138,9 +143,9 @@ def _run(
                 with job.stages.measure(OUTPUT, written), job.progress.stage(OUTPUT, len(listing), "images"):
                     _write_outputs(job, listing, store, done, files)
                 result = _summarise(job, listing, store, done)
-                _write_account(result, files, job.stages.account())  # as long as there is no other
-                if settings.report.write:  # it shows the account, and has a place in it
-                    job.stages.sampler.enter(REPORT)  # what is loaded for it counts for it
+                _write_account(result, files, job.stages.account())  # a later account replaces it
+                if settings.report.write:  # the report shows the account and is itself a stage of it
+                    job.stages.sampler.enter(REPORT)  # modules that it imports count for it
                     from bigcluster.pipeline.report import write_or_reuse
 
                     def close() -> None:
@@ -155,18 +160,18 @@ def _run(
 
 @dataclass(frozen=True)
 class _Done:
-    """What the stages made."""
+    """The results of the stages."""
 
     ingested: Ingested
     reduced: Reduced
     swept: Swept | None
     clustered: Clustered
     plan: Plan
-    """As it was once the number of components was known."""
+    """The plan after the number of components was known."""
 
     @property
     def reused(self) -> bool:
-        """Whether the store holds what it held before."""
+        """Whether every stage was reused, so that the store has not changed."""
         return self.ingested.reused and self.reduced.reused and self.clustered.reused
 
 
@@ -298,7 +303,7 @@ def _write_outputs(job: Job, listing: Listing, store: Store, done: _Done, files:
 
 
 def _write_account(result: dict[str, Any], files: ResultFiles, account: Account) -> None:
-    """Seconds and memory into summary.json and memory.csv, where the report finds them."""
+    """Write seconds and memory to summary.json and memory.csv, where the report reads them."""
     result["seconds"] = account.seconds
     result["memory"] |= {"measured_peak_bytes": account.peak_bytes, "unseen_bytes": account.unseen_bytes}
     tables.write_memory(files.text("memory.csv"), account.timeline)

@@ -1,4 +1,4 @@
-"""Every k of a range on the scores that a run stored; the images are not looked at."""
+"""This job fits every k of a range on the scores that a run stored. It does not read the images."""
 
 from __future__ import annotations
 
@@ -33,9 +33,11 @@ def sweep(
     listener: Listener = silent,
     caller: Caller | None = None,
 ) -> dict[str, Any]:
-    """Write OUT/sweep.csv and sweep.png; returns the table, the suggestion and its reason.
+    """Write OUT/sweep.csv and OUT/sweep.png, and return the table, the suggested k and its reason.
 
-    Raises StoreError where OUT holds no reduction, TooFewSamplesError for a k above the number of good images.
+    ks : the numbers of clusters, ascending.
+    Raises StoreError where OUT holds no reduction, TooFewSamplesError for a k above the number of good images, and
+    MemoryBudgetError where the plan does not fit.
     """
     ks = tuple(ks)
     job = open_job(settings, resources, listener, caller)
@@ -73,6 +75,6 @@ def sweep(
 
 
 def _of_the_run(settings: Settings, out: Path) -> Settings:
-    """The settings with the seed that the stored scores were made with: a sweep may have another one."""
+    """Return the settings with the seed of the stored scores: a sweep may have another seed."""
     stored = outdir.kept_values(str(out)) or {}
     return replace(settings, seed=stored.get("seed", Settings().seed))

@@ -1,7 +1,8 @@
-"""Is OUT as it was left: digests, counts, labels against the store, folders against labels.csv, a finite model.
+"""This job checks that OUT is unchanged: digests, counts, labels against the store, folders against labels.csv, the
+model.
 
-What turns out damaged is named, with the stage that makes it, and its marks are dropped, so that the next run makes it
-anew, and no more than it. The images themselves are not read: what became of them since is a note.
+It names each damaged file and its stage, and deletes the marks, so that the next run makes just these files again. The
+images themselves are not read: a changed image is a note.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ from bigcluster.store import Damage, Inventory, Marks, Store, check_format, meta
 from bigcluster.store.inventory import GONE
 
 QUICK_FILES = 64
-"""Chunks of at most 4 MiB: a quarter of a GiB is read."""
+"""Number of chunks that a quick check reads. A chunk has at most 4 MiB, so a quarter of a GiB is read."""
 QUICK_ENTRIES = 1000
+"""Number of entries under clusters/ that a quick check examines. Chosen, not measured."""
 SETTINGS = "settings"
 _LOST_PAGES = "has lost files, or they have another size; where a run writes none, `bigcluster report OUT` does"
 ORDER = (
@@ -64,7 +66,8 @@ _MADE_BY = {
     report.CREATED: REPORT,
     profiles.CREATED: profiles.FOLDER,
 }
-"""Marks that are no stage of their own. Metadata and run.toml are put back from their marks, nothing is redone."""
+"""Marks that are not stages, and the stage that writes them. Metadata and run.toml are restored from their marks, so no
+stage is computed again for them."""
 
 
 def verify(
@@ -75,27 +78,27 @@ def verify(
     listener: Listener = silent,
     caller: Caller | None = None,
 ) -> dict[str, Any]:
-    """Check what OUT holds; returns `ok`, `damaged` (file, stage, what), `redo`, `notes` and how much was read.
+    """Check the files of OUT and return `ok`, `damaged` (file, stage, what), `redo`, `notes` and how much was read.
 
-    quick : read a sample of the chunks and look at a sample of the links. Nothing but marks of what is damaged is
-    changed, and a run.toml that cannot be read is put back. Raises StoreError where OUT holds no store or is in use,
-    OutError for a store of another format.
+    quick : read a sample of the chunks and examine a sample of the links.
+    It deletes only the marks of damaged files, and restores a run.toml that cannot be read. Raises StoreError where OUT
+    holds no store or is in use, and OutError for a store of another format.
     """
     job = open_job(settings, resources, listener, caller)
     root = job.out / outdir.STORE
     with ExitStack() as stack:
         stack.enter_context(job.stages.sampler)
-        outdir.check_is_out(job.out)  # any other folder is left as it is
+        outdir.check_is_out(job.out)  # any other folder is refused
         outdir.check_places(job.out)
         writable = _lock(stack, job.out)
         if not root.is_dir():
             raise StoreError(f"{job.out} holds no store; run `bigcluster run IMAGES --out {job.out} -k 10` first")
-        if not metadata.is_changed(Marks(root), root):  # else it is damage, not another format
+        if not metadata.is_changed(Marks(root), root):  # otherwise it is damage, not another format
             check_format(root)
         with job.stages.measure("verify"):
             try:
                 inventory, damaged, notes = _look(job, root, quick=quick, writable=writable)
-            except DamagedError:  # in a chunk beyond the sample: which one, digests tell
+            except DamagedError:  # in a chunk outside of the sample: all digests show which one
                 inventory, damaged, notes = _look(job, root, quick=False, writable=writable)
             if writable:
                 inventory.drop(Marks(root))
@@ -117,7 +120,8 @@ def verify(
 
 
 def _look(job: Job, root: Path, *, quick: bool, writable: bool) -> tuple[Inventory, list[Damage], list[str]]:
-    """The files of the store, what is damaged anywhere, and notes. Raises DamagedError where a sample missed damage."""
+    """Return the inventory of the store, all damage in OUT, and notes. Raises DamagedError where a sample missed
+    damage."""
     inventory, notes = _take_inventory(job, root, quick), list[str]()
     if not results.is_finished(Marks(root)):
         inventory = replace(inventory, damaged=[damage for damage in inventory.damaged if not _is_moving(damage)])
@@ -134,19 +138,20 @@ def _look(job: Job, root: Path, *, quick: bool, writable: bool) -> tuple[Invento
 
 
 def _is_moving(damage: Damage) -> bool:
-    """Rows of pixels that a killed run was moving have two marks, of which one holds: no damage."""
+    """Return whether a killed run was moving these rows of pixels: they have two marks, one of them valid; no
+    damage."""
     return damage.what == GONE and damage.stage in (INGEST, PREVIOUS)
 
 
 def _root(images: str) -> Path:
-    """The folder that paths are relative to, also where it is gone."""
+    """Return the folder to which paths are relative, even where it is missing."""
     path = Path(images)
     is_folder = path.suffix.lower() not in MANIFEST_SUFFIXES and not glob.has_magic(images)
     return path if is_folder and not path.exists() else root_of(images)
 
 
 def _lock(stack: ExitStack, out: Path) -> bool:
-    """Hold OUT while it is read; whether it can be written at all: an archive on a read-only disk needs no lock."""
+    """Lock OUT while it is read, and return whether it is writable: an archive on a read-only disk needs no lock."""
     try:
         stack.enter_context(outdir.locked(out))
     except StoreError:
@@ -173,12 +178,12 @@ def _take_inventory(job: Job, root: Path, quick: bool) -> Inventory:
 
 
 def _outside(damage: Damage) -> Damage:
-    """As seen from OUT."""
+    """Return the damage with a path relative to OUT and with the stage that makes the file."""
     return replace(damage, file=f"{outdir.STORE}/{damage.file}", stage=_MADE_BY.get(damage.stage, damage.stage))
 
 
 def _repair_metadata(root: Path, inventory: Inventory) -> None:
-    """Put metadata back, so that arrays can be opened."""
+    """Restore damaged metadata from its marks, so that arrays can be opened."""
     store = Store(root)
     for damage in inventory.damaged:
         if damage.mark is not None and damage.stage == metadata.MARK:
@@ -186,15 +191,15 @@ def _repair_metadata(root: Path, inventory: Inventory) -> None:
 
 
 def _unregister(root: Path, damaged: list[Damage]) -> None:
-    """What is damaged beside the store is not ours any more: the next run makes it anew, and leaves what is there.
-    Stages whose arrays do not fit together lose their marks.
+    """Remove damaged files outside of the store from the lists of owned files, and delete marks of inconsistent stages.
 
-    By size and time, an entry or a page may still be what was written.
+    The next run then makes these files again and does not touch what is there. By its size and time alone, an entry or
+    a page could still count as the file that was written.
     """
     marks, entries_of = Marks(root), f"{folders.FOLDER}/"
     if any(damage.stage == REPORT for damage in damaged):
         marks.remove(REPORT)
-    for stage in (INGEST, REDUCE, CLUSTER):  # files as they were written that do not fit each other
+    for stage in (INGEST, REDUCE, CLUSTER):  # undamaged files that do not fit each other
         if any(damage.stage == stage and damage.mark is None for damage in damaged):
             marks.remove(stage)
     names = [damage.file.removeprefix(entries_of) for damage in damaged if damage.file.startswith(entries_of)]
@@ -205,7 +210,8 @@ def _unregister(root: Path, damaged: list[Damage]) -> None:
 
 
 def _settings(out: Path, *, put_back: bool) -> Iterator[Damage]:
-    """run.toml may be edited, or be of a call that did not end; one that cannot be read is put back."""
+    """Yield damage where run.toml cannot be read, and restore it. It may be edited, or come from a call that did not
+    end."""
     try:
         read_toml(out / outdir.RUN_TOML)
     except ConfigError as error:
@@ -215,7 +221,7 @@ def _settings(out: Path, *, put_back: bool) -> Iterator[Damage]:
 
 
 def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[str]) -> Iterator[Damage]:
-    """What of the sound files does not belong together. What became of the images goes to the notes."""
+    """Yield the undamaged files that do not fit each other. Changes of the images are added to the notes."""
     stored = stages.load(store)
     finished = results.is_finished(store.marks)
     if finished:
@@ -233,7 +239,7 @@ def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[s
         missing = missing | {damage.stage}
         yield _outside(damage)
     if finished and not missing & {INGEST, CLUSTER}:
-        # what is damaged is not there to compare with
+        # damaged arrays cannot be compared
         yield from files.audit(job.out, store, replace(stored, fitted=None) if REDUCE in missing else stored)
         images = tomllib.loads(results.listed_settings(store.marks)).get("images")
         yield from _pages(job, store, missing, quick)
@@ -247,7 +253,8 @@ def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[s
 
 
 def _pages(job: Job, store: Store, missing: set[str], quick: bool) -> Iterator[Damage]:
-    """The files of the report and of a profile against the lists of what was written: all are read, or looked for."""
+    """Compare the files of the report and of a profile with the lists of written files. A quick check only finds
+    them."""
     for stage, created in ((REPORT, report.CREATED), (profiles.FOLDER, profiles.CREATED)):
         tree = OwnedTree.of(job.out, stage, store.root, created)
         if stage in missing or tree.owned.read() is None:

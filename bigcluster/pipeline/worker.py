@@ -1,7 +1,7 @@
-"""The working process: `python -m bigcluster.pipeline.worker`. Started by bigcluster.runtime.supervisor, never by hand.
+"""This is the working process, `python -m bigcluster.pipeline.worker`. bigcluster.runtime.supervisor starts it.
 
 It reads one JSON request from stdin, runs it, and writes one JSON message per line to stdout: events, then a result or
-an error. When stdin closes, the supervisor is gone and the worker leaves at once.
+an error. When stdin closes, the supervisor has ended, and the worker ends at once.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ from bigcluster.runtime.sampler import Caller
 from bigcluster.runtime.signals import end_on_sigterm_alone
 
 TASKS = ("run", "plan", "sweep", "predict", "verify", "report", "components")
-"""Modules of bigcluster.pipeline, and their functions."""
+"""The names of the jobs. Each is a module of bigcluster.pipeline and a function in it."""
 
 
 def main() -> int:
-    """Serve one request; the exit status says whether a result was sent."""
+    """Run one request from stdin and return the exit status: 0 where a result was sent, otherwise 1."""
     end_on_sigterm_alone()
     request = json.loads(sys.stdin.readline())
     threading.Thread(target=_leave_with_supervisor, daemon=True).start()
-    # What libraries print must not get between the messages: stdout becomes stderr, the pipe is kept aside.
+    # Output of libraries must not mix with the messages: fd 1 becomes stderr, and the pipe has another descriptor.
     messages = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)
     lock = threading.Lock()
@@ -45,6 +45,11 @@ def main() -> int:
 
 
 def serve(request: dict[str, Any], send: Any) -> int:
+    """Run a request and send its events and its result or error; return 0 where a result was sent, otherwise 1.
+
+    send : a function that takes one JSON object.
+    """
+
     def emit(event: Event) -> None:
         send(to_json(event))
 
@@ -76,7 +81,7 @@ def serve(request: dict[str, Any], send: Any) -> int:
 
 
 def _message_of(error: Exception) -> dict[str, str]:
-    """An error that nobody raised on purpose, as one line where its cause is known, else with its traceback."""
+    """Return the message of an unexpected error: one line where its cause is known, otherwise with its traceback."""
     known = as_known_error(error)
     if known is not None:
         return {"error": type(known).__name__, "text": str(known)}

@@ -1,5 +1,6 @@
-"""What a run will do, decided before any image is decoded: stages, block shapes, projected bytes.
+"""This package decides what a run will do before any image is decoded: stages, block shapes and projected bytes.
 
-The budget is turned into blocks in flight, batches and workspaces here and nowhere else. A plan that cannot fit is
-refused with the setting that would. It imports `solvers` (their footprints) and what lies below. Begin with planner.py.
+Only here is the budget turned into blocks in flight, batches and workspaces. A plan that does not fit is refused, and
+the error names a setting that fits. This package imports `solvers` (their footprints) and what lies below. Begin with
+planner.py.
 """

@@ -1,4 +1,4 @@
-"""Whether the disk has room for what the plan writes: looked at before anything is written."""
+"""This module checks, before anything is written, that the disk has room for the files of the plan."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from bigcluster.store.inventory import files_below
 from bigcluster.units import MIB, show_bytes
 
 MARGIN_BYTES = 16 * MIB
-"""Marks, tables and metadata of a small run."""
+"""Bytes for the marks, tables and metadata of a small run. Chosen, not measured."""
 RECORD_BYTES = 1024
-"""What marks, CSV files and the list of links hold of one image: two paths, digests, numbers."""
+"""Bytes of one image in the marks, the CSV files and the list of links: two paths, digests and numbers. Chosen, not
+measured."""
 
 
 def check_room(out: Path, plan: Plan) -> None:
-    """Raise StoreError where the plan writes more than is free beside what OUT's store holds already.
+    """Raise StoreError where the plan writes more bytes than the disk has free and the store in OUT already uses.
 
-    `--link copy` is checked when the copies are made, whose size is known then.
+    `--link copy` is checked when the copies are made, because their size is known only then.
     """
     written = plan.peak_disk_bytes + _state_bytes(plan) + plan.n_images * RECORD_BYTES + MARGIN_BYTES
     reusable = _held_bytes(out)
@@ -35,16 +36,16 @@ def check_room(out: Path, plan: Plan) -> None:
 
 
 def _state_bytes(plan: Plan) -> int:
-    """What the reduction saves of itself while it runs: half a matrix of integers, two of them for a moment."""
+    """Return the bytes of the checkpoints of the reduction: half a matrix of integers, and two of them for a moment."""
     sides = {"gram": plan.n_images, "covariance": plan.n_values}
     return max((4 * sides.get(stage.solver, 0) ** 2 for stage in plan.stages), default=0)
 
 
 def _held_bytes(out: Path) -> int:
-    """Disk space of what will be used again or written over."""
+    """Return the disk space in bytes of the files that will be used again or overwritten."""
     return sum(path.lstat().st_blocks * 512 for path in files_below(out / "store.zarr"))
 
 
 def _existing(path: Path) -> Path:
-    """The folder itself, or the nearest one above it that is there."""
+    """Return the folder itself, or the nearest folder above it that exists."""
     return next(folder for folder in (path.absolute(), *path.absolute().parents) if folder.is_dir())

@@ -1,6 +1,6 @@
-"""Bytes that each stage will hold, as pure arithmetic: the one place where they are projected.
+"""This module projects the bytes of memory that each stage will hold, by arithmetic alone.
 
-Every function takes plain numbers and returns bytes beyond what the interpreter and the libraries hold by themselves.
+Every function takes plain numbers and returns bytes beyond those of the interpreter and the libraries.
 """
 
 from __future__ import annotations
@@ -8,43 +8,44 @@ from __future__ import annotations
 from bigcluster.units import MIB
 
 SUPERVISOR_BYTES = 37 * MIB
-"""The process that the user started: interpreter, command line, progress display."""
+"""Bytes of the process that the user started: interpreter, command line and progress display. Measured."""
 WORKER_BYTES = 89 * MIB
-"""The working process with numpy, OpenCV, Pillow and zarr, before any image."""
+"""Bytes of the working process with numpy, OpenCV, Pillow and zarr, before any image. Measured."""
 PRODUCTS_BYTES = 42 * MIB
-"""What ONNX Runtime and its kernels add, once something is multiplied."""
+"""Bytes that ONNX Runtime and its kernels add at the first product. Measured."""
 DASK_ML_BYTES = 262 * MIB
-"""What dask-ml adds as its solvers run: dask.array, scikit-learn, numba, pandas."""
+"""Bytes that dask-ml adds when its solvers run: dask.array, scikit-learn, numba and pandas. Measured."""
 CHARTS_BYTES = 90 * MIB
-"""What kneed, matplotlib and the parts of SciPy that they use add, once a sweep looks for its elbow and draws it."""
+"""Bytes that kneed, matplotlib and the parts of SciPy that they use add when a sweep finds and draws its elbow."""
 DISTRIBUTED_BYTES = 25 * MIB
-"""What a dask worker adds: distributed, tornado, msgpack and its event loop."""
+"""Bytes that a dask worker adds: distributed, tornado, msgpack and its event loop."""
 
 DECODING_CHILD_BYTES = 40 * MIB
-"""What a child adds that decodes files whose headers may lie, before any picture: its libraries' pages are shared with
-the working process."""
+"""Bytes that a decoding child adds before any picture. It shares the pages of its libraries with the working
+process."""
 PARQUET_CHILD_BYTES = 40 * MIB
-"""What a child adds that reads a Parquet manifest: Python and pyarrow, before any row."""
+"""Bytes that a child adds which reads a Parquet manifest: Python and pyarrow, before any row."""
 
 FLOORS = {
     "reduce=none": SUPERVISOR_BYTES + WORKER_BYTES,
     "own solvers": SUPERVISOR_BYTES + WORKER_BYTES + PRODUCTS_BYTES,
     "dask-ml's solvers": SUPERVISOR_BYTES + WORKER_BYTES + PRODUCTS_BYTES + DASK_ML_BYTES,
 }
-"""What a run holds before it holds any data, by configuration: measured, and published in the README."""
+"""Bytes of a run before it holds any data, for each configuration: measured, and published in the README."""
 
 WORKSPACE_SHARE = 3 / 4
-"""Of what the budget leaves, the part that a solver may fill: the allocator keeps some of what was freed."""
+"""The share of the remaining budget that a solver may fill: the allocator does not return all memory that was freed."""
 FLOAT64 = 8
 FLOAT32 = 4
+"""Bytes of one value of these types."""
 
 
 def project_ingest_bytes(*, block_rows: int, n_values: int, in_flight: int, threads: int, decode_bytes: int) -> int:
-    """Blocks being filled or written, their column sums and records, and one decode per thread.
+    """Return the bytes of blocks that are being filled or written, of their column sums and records, and of the
+    decodes.
 
-    Of blocks that wait for the disk, the records alone.
-
-    A block counts one and a quarter times: chunks are copied out of it while they are written.
+    There is one decode for each thread. Of blocks that wait for the disk, only the records count. A block counts one
+    and a quarter times, because chunks are copied from it while they are written.
     """
     block = block_rows * n_values
     sums = n_values * FLOAT64
@@ -53,29 +54,30 @@ def project_ingest_bytes(*, block_rows: int, n_values: int, in_flight: int, thre
 
 
 COMMITS_IN_FLIGHT = 2
-"""Blocks of pixels that are written and wait for the disk while others are decoded."""
+"""Number of blocks of pixels that wait for the disk while others are decoded."""
 RECORD_BYTES = 1500
-"""One row's record while its block is decoded and marked: the object, its values and its JSON."""
+"""Bytes of the record of one row while its block is decoded and marked: the object, its values and its JSON."""
 NAME_BYTES = 104
-"""One listed name, and what sorting it took."""
+"""Bytes of one listed name, including the memory of sorting it."""
 
 
 def project_names_bytes(n_images: int) -> int:
-    """Finding rows that were decoded before: 64-bit hashes of all names twice, where they stand, and their order."""
+    """Return the bytes for finding rows that were decoded before: 64-bit hashes of all names twice, their places, and
+    their order."""
     return n_images * 40
 
 
 _INCREMENTAL_COPIES = 7
-"""float64 copies of batch + basis that dask-ml's IncrementalPCA holds at its peak, as measured."""
+"""Number of float64 copies of batch and basis that IncrementalPCA of dask-ml holds at its peak, as measured."""
 
 
 def project_incremental_bytes(*, batch_rows: int, rank: int, n_values: int) -> int:
-    """dask-ml's IncrementalPCA: the batch on top of the basis, in float64, in several copies."""
+    """Return the bytes of IncrementalPCA of dask-ml: the batch and the basis in float64, in several copies."""
     return _INCREMENTAL_COPIES * FLOAT64 * (batch_rows + rank + 1) * n_values
 
 
 def incremental_rows(n_values: int, usable_bytes: int) -> int:
-    """Batch and basis rows together that fit: the inverse of `project_incremental_bytes`."""
+    """Return how many rows of batch and basis fit together: the inverse of `project_incremental_bytes`."""
     return usable_bytes // (_INCREMENTAL_COPIES * FLOAT64 * n_values) - 1
 
 
@@ -85,33 +87,36 @@ def project_projection_bytes(*, block_rows: int, n_values: int, rank: int, threa
 
 
 def project_dask_kmeans_bytes(*, n_columns: int, n_clusters: int, block_rows: int, threads: int) -> int:
-    """What dask-ml's KMeans holds beside ours: blocks and their distances to all centers, many candidates a center."""
+    """Return the bytes of KMeans of dask-ml: blocks, their distances to all centers, and many candidates for each
+    center."""
     per_block = block_rows * (n_columns * 3 + 3 * n_clusters) * FLOAT64
     return threads * per_block + 40 * n_clusters * n_columns * FLOAT64
 
 
 def project_memberships_bytes(n_rows: int) -> int:
-    """Label, distance, runner-up and its distance of every row, once as fitted and once renumbered; and the names."""
+    """Return the bytes of label, distance, runner-up and its distance of every row, as fitted and renumbered, and of
+    names."""
     return n_rows * (2 * 24 + 120)
 
 
 KEPT_BYTES = 24 * MIB
-"""What the libraries and the allocator keep of the stages before, as measured while outputs are written."""
+"""Bytes that libraries and the allocator still hold from earlier stages, as measured while outputs are written."""
 LINK_BYTES = 330
-"""A row while links are made anew: the name given to it, by which others are kept apart; what is known of its old and
-its new entry, and of where its content is elsewhere."""
+"""Bytes of one row while links are made: its unique name, its old and its new entry, and other places of its
+content."""
 
 
 def project_output_bytes(n_images: int, *, block_rows: int, linked: bool) -> int:
-    """Names as listed; label, distance, runner-up and margin of every row, its key, and what made the margin; links.
+    """Return the bytes of the names and, for every row, the label, distance, runner-up, margin, key and links.
 
-    And the records of one block of pixels, and what stays of stages before.
+    The records of one block of pixels are included, and what earlier stages have left. linked : whether links are made.
     """
     return KEPT_BYTES + n_images * (NAME_BYTES + 48 + (LINK_BYTES if linked else 0)) + block_rows * RECORD_BYTES
 
 
 def project_predict_bytes(*, rows: int, n_values: int, n_columns: int, n_clusters: int) -> int:
-    """A block of new pixels (twice: the good ones are copied), a slab of it centered, one of the components, scores."""
+    """Return the bytes of a block of new pixels, twice because the good rows are copied, of a centered slab of it, of
+    a slab of the components, and of the scores."""
     slab = min(n_values, 8192)
     centered = rows * slab * (FLOAT64 + FLOAT32)
     components = 2 * n_columns * slab * FLOAT32
@@ -120,30 +125,32 @@ def project_predict_bytes(*, rows: int, n_values: int, n_columns: int, n_cluster
 
 
 NOVELTY_BYTES = 150
-"""Of every image of the model: its traits as it is and as if it had been left out, their logarithms, and an order."""
+"""Bytes of every image of the model: its traits with and without the image itself, their logarithms, and an order."""
 
 
 def project_novelty_bytes(n_images: int) -> int:
-    """What is usual among the model's images; the blocks of pixels that it reads are smaller than those of decoding."""
+    """Return the bytes for measuring what is usual among the images of the model. The blocks of pixels that it reads
+    are smaller than those of decoding."""
     return n_images * NOVELTY_BYTES
 
 
 REPORT_BYTES = 64 * MIB
-"""What plots and templates add as the report is written: matplotlib, jinja2."""
+"""Bytes that plots and templates add when the report is written: matplotlib and jinja2."""
 EMBEDDING_BYTES = 320 * MIB
-"""t-SNE or UMAP of a sample of 10,000 images, their libraries included."""
+"""Bytes of t-SNE or UMAP of a sample of 10,000 images, including their libraries."""
 REPORT_ROW_BYTES = 120
-"""Of every image: its place in five orders, its name, and where it is in the search."""
+"""Bytes of every image in the report: its place in five orders, its name, and its place in the search."""
 REPORT_PICTURE_PIXELS = 160
-"""Neither side of a picture of a center or component is longer."""
+"""The longest side in pixels of a picture of a center or component."""
 REPORT_PICTURE_COPIES = 4
-"""The mixtures with the mean added, and what rounding and clipping makes of them."""
+"""Number of copies of the pictures: the mixtures with the mean added, and the results of rounding and clipping."""
 REPORT_ROWS = 60
-"""Eigen-images and reconstructions, beside the centers."""
+"""Number of eigen-images and reconstructions, in addition to the centers."""
 
 
 def report_picture_values(image_size: tuple[int, int], n_channels: int) -> int:
-    """Values of a picture of a center: shrunk by a whole factor."""
+    """Return the number of values of a picture of a center, which is shrunk by an integer factor. image_size :
+    pixels."""
     width, height = image_size
     factor = -(-max(width, height) // REPORT_PICTURE_PIXELS)
     return max(1, width // factor) * max(1, height // factor) * n_channels
@@ -161,12 +168,13 @@ def project_report_bytes(
     n_clusters: int,
     components: str,
 ) -> int:
-    """Names and their order, coefficients, and what the largest of three steps holds, one after the other.
+    """Return the bytes of the names and their order, of the coefficients, and of the largest of three steps.
 
-    The pass: row blocks as stored and half as much around reading them, and the small pictures of a block; where
-    components are `left`, made of what passes, those as floats too, the mixtures, and what is added to them. The mixing
-    of components that are `stored`: the mixtures, a batch of them in full size, and a slab of components. Then pictures
-    are made of the mixtures. `none`: nothing was reduced, centers are pictures themselves.
+    The first step is the pass over the pixels: row blocks as stored, half as much for reading them, and the small
+    pictures of a block. Where components are `left`, they are computed in this pass, which adds the pictures as floats,
+    the mixtures, and what is added to them. The second step mixes components that are `stored`: the mixtures, a batch
+    of them in full size, and a slab of components. The third step makes pictures of the mixtures. Where components are
+    `none`, nothing was reduced, and the centers are pictures themselves.
     """
     passing = in_flight * (block_rows * n_values * 3 // 2 + block_rows * picture_values)
     passing += block_rows * picture_values * FLOAT32 + 2 * picture_bytes if components == "left" else 0

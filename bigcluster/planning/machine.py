@@ -1,6 +1,6 @@
-"""How fast this machine is: measured in about a second, once, and kept in the user's cache folder.
+"""This module measures the speed of the machine once, in about a second, and stores it in the cache folder of the user.
 
-Each rate is taken with all cores at work, as a run has them: processors slow down, and share caches and memory.
+Each rate is measured while all cores work, as in a run: then processors are slower and share caches and memory.
 """
 
 from __future__ import annotations
@@ -31,16 +31,20 @@ from bigcluster.runtime.blas import available_cores
 from bigcluster.units import MIB
 
 _DECIDING = ("numpy", "onnxruntime", "opencv-python-headless", "zarr")
+"""Packages whose versions change the rates."""
 _TRIES = 3
-"""Tries of each task; the fastest counts, because what else the machine does is not its rate."""
+"""Number of tries of each task. The fastest one counts, because other work of the machine is no part of its rate."""
 _DISK_BYTES = 48 * MIB
-"""Written and read back: enough that a sync takes longer than opening files, and done in well under a second."""
+"""Bytes that are written and read back: a sync takes longer than opening files, and all takes less than a second."""
 _SMALL_FILES = 100
-"""Files that are opened and linked: opening takes tens of microseconds, so that all of them take some milliseconds."""
+"""Number of files that are opened and linked. Opening one takes tens of microseconds, all of them some milliseconds."""
 
 
 def machine_rates() -> Rates:
-    """From the cache, or measured and kept there; a cache that cannot be written costs the next call a second."""
+    """Return the rates from the cache, or measure them and store them there.
+
+    Where the cache cannot be written, the next call measures again, which takes about a second.
+    """
     file = _cache_folder() / f"rates-{_machine()}.json"
     try:
         return Rates(**json.loads(file.read_text(encoding="utf-8")))
@@ -56,13 +60,16 @@ def machine_rates() -> Rates:
 
 
 def _cache_folder() -> Path:
-    """Source: XDG Base Directory Specification 0.8: a relative path there is to be ignored."""
+    """Return the cache folder of bigcluster. A relative XDG_CACHE_HOME is ignored.
+
+    Source: XDG Base Directory Specification 0.8.
+    """
     configured = os.environ.get("XDG_CACHE_HOME", "")
     return (Path(configured) if os.path.isabs(configured) else Path.home() / ".cache") / "bigcluster"
 
 
 def _machine() -> str:
-    """Names this processor, its cores and the versions that decide the rates."""
+    """Return a name of this machine: a hash of its processor, its cores, and the versions that change the rates."""
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.is_file() else []
     model = next((line for line in lines if line.startswith("model name")), platform.processor())
@@ -72,12 +79,12 @@ def _machine() -> str:
 
 
 def measure_rates() -> Rates:
-    """Measure them now, on all cores."""
+    """Measure the rates now, on all cores."""
     cores = available_cores()
     with ThreadPoolExecutor(cores) as pool, tempfile.TemporaryDirectory(dir=_disk_folder()) as folder:
 
         def together(task: Callable[[], object]) -> float:
-            """Seconds of a task that every core does at once; the fastest of a few tries."""
+            """Return the seconds of a task that all cores do at the same time, in the fastest of a few tries."""
             return min(_seconds(lambda: list(pool.map(lambda _: task(), range(cores)))) for _ in range(_TRIES))
 
         full, reduced, other = _decode_seconds(together)
@@ -104,7 +111,8 @@ def _seconds(task: Callable[[], object]) -> float:
 
 
 def _disk_folder() -> Path:
-    """Where the disk is tried: beside the cache where that may be written, for /tmp is often memory."""
+    """Return the folder for measuring the disk: the cache folder where it is writable, because /tmp is often in
+    memory."""
     for folder in (_cache_folder(), _cache_folder().parent):
         if os.access(folder, os.W_OK):
             return folder
@@ -112,7 +120,8 @@ def _disk_folder() -> Path:
 
 
 def _decode_seconds(together: Callable[[Callable[[], object]], float]) -> tuple[float, float, float]:
-    """Seconds for each pixel of the file, from bytes in memory: JPEG at full scale, JPEG at a reduced one, PNG."""
+    """Return the seconds per pixel of decoding from memory: a JPEG at full scale, a JPEG at a reduced scale, and a
+    PNG."""
     prepare_codecs()
     picture = sample_picture.draw()
     page = np.ascontiguousarray(np.tile(picture, (3, 3)))
@@ -131,7 +140,7 @@ def _decode_seconds(together: Callable[[Callable[[], object]], float]) -> tuple[
 
 
 def _integer_rate(together: Callable[[Callable[[], object]], float]) -> float:
-    """At the shape in which a Gram matrix is multiplied."""
+    """Return the integer operations per second of one thread, for the shapes of a Gram matrix."""
     m, k, n = 1024, 8192, 512
     random = np.random.default_rng(0)
     left = random.integers(0, 256, (m, k), dtype=np.uint8)
@@ -143,6 +152,7 @@ def _integer_rate(together: Callable[[Callable[[], object]], float]) -> float:
 
 
 def _float_rate(together: Callable[[Callable[[], object]], float]) -> float:
+    """Return the float32 operations per second of one thread."""
     m, k, n = 1024, 1024, 256
     random = np.random.default_rng(0)
     left = random.standard_normal((m, k), dtype=np.float32)
@@ -151,7 +161,8 @@ def _float_rate(together: Callable[[Callable[[], object]], float]) -> float:
 
 
 def _disk_rates(folder: Path) -> tuple[float, float, float, float]:
-    """Bytes a second written and synced, and read back; seconds to read a small file, and to link one."""
+    """Return the bytes per second of writing with sync and of reading, and the seconds to read and to link a small
+    file."""
     block = np.random.default_rng(0).integers(0, 256, 4 * MIB, dtype=np.uint8).tobytes()
     files = [folder / f"block-{i}" for i in range(_DISK_BYTES // len(block))]
 

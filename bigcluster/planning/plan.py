@@ -1,4 +1,5 @@
-"""What a plan is: plain data, shown to a person, checked against the budget, handed to the stages."""
+"""This module defines a plan: plain data that is shown to the user, checked against the budget and used by the
+stages."""
 
 from __future__ import annotations
 
@@ -13,40 +14,42 @@ from bigcluster.units import MIB, show_bytes
 
 @dataclass(frozen=True)
 class Pictures:
-    """From the headers of some of the files; means are per listed file."""
+    """What the headers of some of the files say. Means are per listed file."""
 
     looked_at: int
-    """0: nothing was, they are assumed."""
+    """The number of headers that were read. It is 0 where the values are assumed."""
     working_bytes: tuple[int, ...]
-    """What decoding each of them takes, without repetitions, ascending."""
+    """The bytes that decoding each of these files takes, ascending and without repetitions."""
     file_bytes: float
+    """The mean size of a file in bytes."""
     jpeg_pixels: float
-    """Decoded at full scale."""
+    """The mean number of JPEG pixels that are decoded at full scale."""
     reduced_pixels: float
-    """Pixels in the file of a JPEG that is decoded at a reduced scale."""
+    """The mean number of pixels in the file of JPEGs that are decoded at a reduced scale."""
     other_pixels: float
+    """The mean number of pixels of other formats."""
     isolated: bool = False
-    """Whether some of them decode in a child: their headers may lie about what they take."""
+    """Whether a child decodes some of them, because their headers cannot be trusted."""
 
     @property
     def largest_bytes(self) -> int:
-        """The most that one decode of them takes."""
+        """The largest number of bytes that decoding one of these files takes."""
         return self.working_bytes[-1]
 
     def largest_within(self, limit_bytes: int) -> int:
-        """The most that one decode takes of those that a limit lets pass; the others become too_large."""
+        """Return the largest number of bytes of one decode within a limit. Larger pictures become too_large."""
         return max((n_bytes for n_bytes in self.working_bytes if n_bytes <= limit_bytes), default=0)
 
 
 def assumed(width: int, height: int) -> Pictures:
-    """Baseline JPEGs of the target size or of a catalog cut, 300 x 430, whichever is larger."""
+    """Return assumed values: baseline JPEGs of the target size or of 300 x 430 pixels, whichever is larger."""
     n_pixels = max(width * height, 300 * 430)
     return Pictures(0, (8 * n_pixels,), 0.36 * n_pixels, n_pixels, 0, 0)
 
 
 @dataclass(frozen=True)
 class StagePlan:
-    """One stage as planned. `choices` are what the budget settled."""
+    """The plan of one stage. `choices` are the values that the budget decides."""
 
     stage: str
     solver: str
@@ -55,53 +58,57 @@ class StagePlan:
     passes: str
     bytes_read: int
     bytes_written: int
-    """What stays on the disk."""
+    """The bytes that stay on the disk."""
     projected_bytes: int
-    """Of the whole process tree while this stage runs; on a cluster, of one worker."""
+    """The bytes of memory of the whole process tree while this stage runs; on a cluster, of one worker."""
     choices: dict[str, int] = field(default_factory=dict)
     scratch_bytes: int = 0
-    """On the disk beside it, at most, while this stage runs."""
+    """The largest number of temporary bytes on the disk while this stage runs."""
     seconds: float | None = None
-    """Estimated; None where nobody asked."""
+    """The estimated seconds, or None where they were not estimated."""
 
 
 @dataclass(frozen=True)
 class Plan:
+    """The plan of a run."""
+
     n_images: int
     image_size: tuple[int, int]
-    """(width, height)"""
+    """(width, height) in pixels."""
     n_values: int
-    """d: values per image."""
+    """The number of values of an image, d."""
     budget_bytes: int
     threads: int
     stages: tuple[StagePlan, ...]
     pictures: Pictures
     floor_bytes: int
-    """What a run of this configuration holds before it holds any data."""
+    """The bytes that a run of this configuration holds before it holds any data."""
     is_bound: bool = False
-    """The number of components is not known before the spectrum is: clustering and the scores are upper bounds."""
+    """Whether the plans of clustering and scores are upper bounds: the spectrum decides the number of components."""
     workers: int = 1
     joined: bool = False
     client_bytes: int = 0
-    """On a cluster: what the process that starts the job will hold."""
+    """On a cluster, the bytes of the process that starts the job."""
     estimated_on: str | None = None
     """The day on which this machine's rates were measured, where seconds are estimated."""
 
     def stage(self, name: str) -> StagePlan:
+        """Return the plan of one stage. Raises StopIteration where the run has no such stage."""
         return next(stage for stage in self.stages if stage.stage == name)
 
     @property
     def projected_bytes(self) -> int:
+        """The projected peak memory of the run in bytes."""
         return max(stage.projected_bytes for stage in self.stages)
 
     @property
     def disk_bytes(self) -> int:
-        """What OUT will take in the end; hard links take no room of their own."""
+        """The bytes of OUT at the end. Hard links take no room of their own."""
         return sum(stage.bytes_written for stage in self.stages)
 
     @property
     def peak_disk_bytes(self) -> int:
-        """What OUT will take at most on the way there."""
+        """The largest number of bytes of OUT during the run."""
         written, peak = 0, 0
         for stage in self.stages:
             peak = max(peak, written + stage.bytes_written + stage.scratch_bytes)
@@ -110,15 +117,17 @@ class Plan:
 
     @property
     def seconds(self) -> float | None:
+        """The estimated seconds of the run, or None where a stage has no estimate."""
         known = [stage.seconds for stage in self.stages if stage.seconds is not None]
         return sum(known) if len(known) == len(self.stages) else None
 
     def check(self) -> None:
-        """Raise MemoryBudgetError where a stage does not fit: what it needs, what is allowed, what to change."""
+        """Raise MemoryBudgetError where a stage does not fit. It says what is needed, what is allowed and what to
+        change."""
         width, height = self.image_size
         smaller = f"--size {max(1, width // 2)}x{max(1, height // 2)}"
         otherwise = {SWEEP: "fewer values of k", OUTPUT: "--link none"}
-        if any(stage.stage == REDUCE for stage in self.stages):  # else clusters are of pixels
+        if any(stage.stage == REDUCE for stage in self.stages):  # otherwise the pixels are clustered
             otherwise[CLUSTER] = "fewer clusters"
         worst = max(self.stages, key=lambda stage: stage.projected_bytes).stage
         check_budget(
@@ -126,12 +135,12 @@ class Plan:
         )
 
     def replaced(self, stage: StagePlan) -> Plan:
-        """The plan with another plan for one stage."""
+        """Return this plan with another plan for one stage."""
         return replace(self, stages=tuple(stage if old.stage == stage.stage else old for old in self.stages))
 
     @classmethod
     def from_json(cls, values: dict[str, Any]) -> Plan:
-        """Of what `to_json` gave; the totals in it are not looked at."""
+        """Return the plan that `to_json` wrote. Its totals are ignored."""
         fields = {name: values[name] for name in cls.__dataclass_fields__}
         stages = (StagePlan(**{**stage, "block_shape": tuple(stage["block_shape"])}) for stage in fields["stages"])
         pictures = Pictures(**{**fields["pictures"], "working_bytes": tuple(fields["pictures"]["working_bytes"])})
@@ -139,6 +148,7 @@ class Plan:
         return cls(**{**fields, "stages": tuple(stages), "pictures": pictures, "image_size": size})
 
     def to_json(self) -> dict[str, Any]:
+        """Return the plan and its totals as a JSON object."""
         totals = {
             "projected_bytes": self.projected_bytes,
             "disk_bytes": self.disk_bytes,
@@ -149,9 +159,10 @@ class Plan:
 
 
 def check_budget(stages: Iterable[StagePlan], budget_bytes: int, *, otherwise: str, floor_bytes: int = 0) -> None:
-    """Raise MemoryBudgetError for the stage that needs most, where that is too much. `otherwise`: what else to do.
+    """Raise MemoryBudgetError where the stage that needs most memory does not fit the budget.
 
-    Below the floor nothing else would help, and the message says so.
+    otherwise : another change that helps, for the message. Below the floor only a larger budget helps, and the message
+    says so.
     """
     worst = max(stages, key=lambda stage: stage.projected_bytes)
     if worst.projected_bytes <= budget_bytes:

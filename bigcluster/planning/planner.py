@@ -1,4 +1,4 @@
-"""The plan of a run, made from its settings and what is known of the images; and again once the rank is known."""
+"""This module makes the plan of a run from its settings and the images, and makes it again when the rank is known."""
 
 from __future__ import annotations
 
@@ -26,7 +26,10 @@ def make_plan(
     resources: Resources,
     pictures: Pictures | None = None,
 ) -> Plan:
-    """Plan a run of `n_images` listed files. Pure arithmetic: nothing is read. pictures : None for the usual kind."""
+    """Return the plan of a run of `n_images` listed files. It is arithmetic alone: no file is read.
+
+    image_size : (width, height) in pixels. pictures : what headers say; None for assumed values.
+    """
     width, height = image_size
     pictures = pictures or assumed(width, height)
     n_values = width * height * (3 if settings.features == "color" else 1)
@@ -42,7 +45,7 @@ def make_plan(
         n_clusters = max(settings.ks, default=1)
         components = components_of(stages[1].solver if settings.reduce == "pca" else None)
         client_stages.append(plan_report(settings, n_images, image_size, n_columns, n_clusters, components, resources))
-    # On a cluster the workers write neither folders nor pages: that is the client's.
+    # On a cluster the client writes folders and pages, not the workers.
     stages += [replace(stage, projected_bytes=0) if resources.joined else stage for stage in client_stages]
     return Plan(
         n_images,
@@ -61,9 +64,9 @@ def make_plan(
 
 
 def replan(plan: Plan, settings: Settings, n_components: int, resources: Resources) -> Plan:
-    """The plan again, now that the spectrum says how many components there are.
+    """Return the plan for the number of components that the spectrum has decided.
 
-    Raises MemoryBudgetError where they are more than was reckoned with and do not fit.
+    Raises MemoryBudgetError where there are more components than planned and they do not fit.
     """
     known = plan
     if len(settings.ks) > 1:

@@ -1,4 +1,4 @@
-"""The rates of a machine, and the time that a plan takes at these rates."""
+"""This module estimates how long a plan takes at the measured rates of a machine."""
 
 from __future__ import annotations
 
@@ -17,35 +17,35 @@ from bigcluster.solvers.pca.schedule import block_width
 
 @dataclass(frozen=True)
 class Rates:
-    """What a machine does in a second. Times are of one thread while all cores work; an op is a multiplication or an
+    """The speed of a machine. Times are of one thread while all cores work. An op is a multiplication or an
     addition."""
 
     measured_on: str
-    """The day, YYYY-MM-DD."""
+    """The day of the measurement, YYYY-MM-DD."""
     cores: int
     file_seconds: float
-    """Opening, reading and hashing a small file, and its record."""
+    """Seconds to open, read and hash a small file and to make its record."""
     jpeg_pixel_seconds: float
     reduced_pixel_seconds: float
-    """Per pixel in the file."""
+    """Seconds per pixel in the file of a JPEG that is decoded at a reduced scale."""
     other_pixel_seconds: float
-    """PNG, and whatever else is not JPEG."""
+    """Seconds per pixel of a PNG or another format that is not JPEG."""
     integer_ops_per_second: float
     float_ops_per_second: float
     write_bytes_per_second: float
-    """Of the disk, synced."""
+    """The speed of writing to the disk, with sync."""
     read_bytes_per_second: float
-    """Of chunks that the system still has in its page cache, checksums included."""
+    """The speed of reading chunks that are in the page cache, including checksums."""
     link_seconds: float
-    """An entry under clusters/ and its rows in the tables."""
+    """Seconds for an entry under clusters/ and its rows in the tables."""
 
 
 STEPS = 40
-"""Iterations of k-means in an estimate; the data decides how many there are."""
+"""Number of iterations of k-means in an estimate. Chosen, not measured: the data decides the number."""
 MINIBATCH_PASSES = 4
-"""Cost of a mini-batch fit, its sampled iterations and its last pass, in exact passes."""
+"""Cost of a mini-batch fit in exact passes: its sampled iterations and its last pass."""
 APPLICATIONS = 8
-"""Blocks of the basis of the subspace solver in an estimate: 800 components of catalog cuts took 8."""
+"""Number of blocks of the basis of the subspace solver in an estimate: 800 components of catalog cuts took 8."""
 AROUND_FILES = 3
 """Cost of a file beside its decode (interpreter, record, mark), in times of reading a small file."""
 AROUND_PRODUCTS = 1.7
@@ -63,7 +63,7 @@ START_SECONDS = 1.2
 
 
 def with_seconds(plan: Plan, settings: Settings, target: Target | None, rates: Rates) -> Plan:
-    """The plan with the seconds that each stage will take at these rates. target : None where nothing is reduced."""
+    """Return the plan with the estimated seconds of each stage. target : None where nothing is reduced."""
     estimate = _Estimate(plan, settings, target, rates)
     stages = tuple(replace(stage, seconds=round(estimate.of(stage), 2)) for stage in plan.stages)
     return replace(plan, stages=stages, estimated_on=rates.measured_on)
@@ -78,7 +78,7 @@ class _Estimate:
 
     @property
     def threads_at_work(self) -> float:
-        """Threads that compute at the same time, on all workers."""
+        """The number of threads that compute at the same time, on all workers."""
         threads = self.plan.threads if self.plan.joined else min(self.plan.threads, self.rates.cores)
         return float(threads * self.plan.workers)
 
@@ -126,7 +126,7 @@ class _Estimate:
         return computed / self.threads_at_work + read
 
     def eigen_ops(self, n: int) -> float:
-        """Of an (n, n) matrix: all of it at once on one thread, or block Lanczos."""
+        """Return the ops of the eigenvectors of an (n, n) matrix: dense on one thread, or by block Lanczos."""
         if n <= DENSE_LIMIT:
             return 20.0 * n**3 * self.threads_at_work
         assert self.target is not None
@@ -147,7 +147,7 @@ class _Estimate:
         return computed + read
 
     def seeding_ops(self, n_clusters: int, n_columns: int) -> float:
-        """k-means++ on a sample, on one thread: every center from the best of some trials."""
+        """Return the ops of k-means++ on a sample, on one thread. Every center is the best of some trials."""
         candidates = min(self.plan.n_images, sample_size(n_clusters, n_columns), 12 * n_clusters + 64)
         trials = 2 + n_clusters.bit_length()
         return 2.0 * n_clusters * trials * candidates * n_columns * SEEDING_SLOWNESS

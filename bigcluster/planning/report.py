@@ -1,4 +1,4 @@
-"""What the report will hold: the budget settles blocks read at once, and how large pictures are."""
+"""This module plans the report. The budget decides how many blocks are read at once and how large pictures are."""
 
 from __future__ import annotations
 
@@ -12,20 +12,23 @@ from bigcluster.store.chunk_grid import pixel_chunks
 from bigcluster.units import MIB
 
 BLOCKS_IN_FLIGHT = 2
-"""One row block is read while another is shrunk."""
+"""Number of row blocks at a time: one is read while another is shrunk."""
 MOST_PICTURE_BYTES = 64 * MIB
 LEAST_PICTURE_BYTES = 4 * MIB
-
-
+"""The largest and the smallest number of bytes for the pictures of centers and components. Chosen, not measured."""
 _PAGE_BYTES = 100
-"""On the disk for every image: its rows in the list of its cluster and in the search."""
+"""Bytes on the disk of every image: its rows in the list of its cluster and in the search."""
 _THUMBNAIL_BYTES = 3072
-"""On the disk for every image with a thumbnail; some are on several pages."""
+"""Bytes on the disk of every image with a thumbnail. Some are on several pages."""
 _THUMBNAIL_VALUES = 112 * 112
+"""Number of pixels of a thumbnail."""
 
 
 def components_of(solver: str | None) -> str:
-    """What a reduction leaves: a Gram fit left vectors, the others components. None where there is none."""
+    """Return what a solver stores: "left" vectors for gram, otherwise "stored" components.
+
+    solver : None where nothing is reduced; then the result is "none".
+    """
     return "none" if solver is None else "left" if solver == "gram" else "stored"
 
 
@@ -38,9 +41,9 @@ def plan_report(
     components: str,
     resources: Resources,
 ) -> StagePlan:
-    """Smaller pictures and one block at a time where the budget is small.
+    """Return the plan of the report. Where the budget is small, pictures are smaller and one block is read at a time.
 
-    n_columns : of what is clustered; components : as the reduction leaves them, see `components_of`.
+    n_columns : columns of the rows that are clustered. components : the result of `components_of`.
     """
     n_channels = 3 if settings.features == "color" else 1
     n_values = image_size[0] * image_size[1] * n_channels

@@ -1,8 +1,8 @@
-"""The picture whose decoding `machine` times: what a scanned drawing costs a decoder, without a file of anybody's.
+"""This module draws the picture whose decoding time `machine` measures. It stands for a scanned drawing.
 
-Lines give a JPEG its blocks with many coefficients, grain gives every other block a few. Their numbers are chosen so
-that the files are about as large as those of scanned drawings, on which the decoding time depends most: 51 kB as a JPEG
-of quality 89, 96 kB as a PNG. Decoding takes as long as that of a cut of the demo catalog, within 8 %.
+Lines give blocks of a JPEG many coefficients, and grain gives every other block a few. Their numbers are chosen so that
+the files are about as large as those of scanned drawings, because the decoding time depends most on the size: 51 kB as
+a JPEG of quality 89, 96 kB as a PNG. Decoding takes as long as that of a cut of the demo catalog, within 8 %.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 Picture = NDArray[np.uint8]
 
 WIDTH, HEIGHT = 300, 430
-"""Pixels."""
+"""The size of the picture in pixels, as that of a cut of the demo catalog."""
 _LINES = 55
 """Number of lines; each is 1 to 4 pixels wide and has a grey level below 128."""
 _GRAIN = 6.0

@@ -1,4 +1,5 @@
-"""One function a stage: what the budget settles for it, and what it will hold."""
+"""This module has one function for each stage, which plans what the budget decides and how much memory the stage
+holds."""
 
 from __future__ import annotations
 
@@ -25,19 +26,21 @@ from bigcluster.store.chunk_grid import pixel_chunks, row_chunks, stored_bytes
 from bigcluster.units import MIB
 
 DECODE_FLOOR_BYTES = 32 * MIB
-"""Working memory per decode thread that every plan leaves room for: a picture of several megapixels of any kind."""
+"""Bytes for each decoding thread for which every plan leaves room: a picture of several megapixels of any kind."""
 SMALL_DECODE_BYTES = 8 * MIB
-"""As much as that is left where there is no room for both, before a plan does without a decoding child."""
+"""Bytes for each decoding thread where there is no room for more and for a decoding child. A plan with less than this
+has no decoding child. Chosen, not measured."""
 BLOCKS_IN_FLIGHT = 2
-"""One row block is decoded while another is written."""
+"""Number of row blocks at a time: one is decoded while another is written."""
 MARK_BYTES = 330
-"""A row in the marks of the pixels: its record as JSON."""
+"""Bytes on the disk of one row in the marks of the pixels: its record as JSON."""
 TABLE_BYTES = 400
-"""A row of labels.csv and images.csv, and its entry among the links."""
+"""Bytes on the disk of one row of labels.csv and of images.csv, and of its entry among the links."""
 
 
 def baseline_bytes(settings: Settings, resources: Resources, *, products: bool = True) -> int:
-    """What the processes of a run hold before they hold any data. products : ONNX Runtime is loaded."""
+    """Return the bytes of the processes of a run before they hold any data. products : whether ONNX Runtime is
+    loaded."""
     dask_ml = settings.kmeans.algorithm == "dask-ml" or (
         settings.reduce == "pca" and settings.pca.solver == "incremental"
     )
@@ -50,24 +53,24 @@ def baseline_bytes(settings: Settings, resources: Resources, *, products: bool =
 
 
 def clustering_baseline_bytes(settings: Settings, resources: Resources) -> int:
-    """As `baseline_bytes`, from clustering on: ONNX Runtime is there only where PCA has loaded it."""
+    """Return the same as `baseline_bytes` from clustering on, where ONNX Runtime is loaded only if PCA has used it."""
     products = settings.reduce == "pca"
     n_bytes = baseline_bytes(settings, resources, products=products)
     return n_bytes if products or settings.kmeans.algorithm != "dask-ml" else n_bytes + footprint.DASK_ML_BYTES
 
 
 def charts_bytes(settings: Settings) -> int:
-    """What stays loaded from a sweep on."""
+    """Return the bytes of the libraries that stay loaded after a sweep."""
     return footprint.CHARTS_BYTES if len(settings.ks) > 1 else 0
 
 
 def share_of(n_rows: int, resources: Resources) -> int:
-    """The rows of one worker."""
+    """Return the number of rows of one worker."""
     return -(-n_rows // resources.workers)
 
 
 def manifest_bytes(settings: Settings, resources: Resources) -> int:
-    """The child that reads a Parquet manifest once more, while its cells are written into a table."""
+    """Return the bytes of the child that reads a Parquet manifest again while its cells are written into a table."""
     least = baseline_bytes(settings, resources, products=False)
     return parquet_child_bytes(settings.images, resources.budget_bytes - least)
 
@@ -75,7 +78,7 @@ def manifest_bytes(settings: Settings, resources: Resources) -> int:
 def plan_ingest(
     settings: Settings, n_images: int, n_values: int, resources: Resources, pictures: Pictures
 ) -> StagePlan:
-    """Blocks in flight and the largest decode: the budget's share in what decoding holds."""
+    """Return the plan of ingest. The budget decides the blocks in flight and the largest decode."""
     rows, columns = pixel_chunks(n_values)
     rows_used = min(rows, n_images)
     n_blocks = -(-n_images // rows)
@@ -121,10 +124,11 @@ def plan_ingest(
 
 
 def decoding_children(spare_bytes: int, threads: int, least_bytes: int, *, isolated: bool) -> int:
-    """How many children may decode at once: one a thread where pictures need them, beside the decodes of all threads.
+    """Return how many children may decode at once, in addition to the decodes of all threads.
 
-    One is planned for in any case, for the file that nobody looked at; but not at the cost of decodes of `least_bytes`.
-    isolated : whether some pictures surely need one: without it nothing could be read.
+    Where some pictures need a child, there is one for each thread if the memory suffices. Otherwise one child is
+    planned for files whose headers were not read, but only where decodes of `least_bytes` still fit.
+    isolated : whether some pictures need a child, without which they could not be decoded.
     """
     for decode_bytes in (max(least_bytes, DECODE_FLOOR_BYTES), max(least_bytes, SMALL_DECODE_BYTES)):
         room = (spare_bytes - threads * decode_bytes) // footprint.DECODING_CHILD_BYTES
@@ -134,7 +138,7 @@ def decoding_children(spare_bytes: int, threads: int, least_bytes: int, *, isola
 
 
 def target_of(settings: Settings) -> Target:
-    """What the reduction is asked for."""
+    """Return the target of the reduction: a number of components or a share of the variance."""
     if settings.components is not None:
         return Components(settings.components)
     assert settings.variance is not None, "one of the two is always set"
@@ -142,7 +146,7 @@ def target_of(settings: Settings) -> Target:
 
 
 def plan_reduce(settings: Settings, n_images: int, n_values: int, resources: Resources) -> StagePlan:
-    """The solver, by the number of listed images and their size, and its workspace, by the budget."""
+    """Return the plan of PCA. The number and size of images decide the solver, and the budget its workspace."""
     if settings.pca.solver == "incremental":
         return _plan_incremental(settings, n_images, n_values, resources)
     target = target_of(settings)
@@ -170,7 +174,7 @@ def plan_reduce(settings: Settings, n_images: int, n_values: int, resources: Res
 
 
 def _reduced_bytes(solver: str, n_images: int, n_values: int, rank: int) -> int:
-    """Scores and mean; of a Gram fit the left vectors, of the others the components."""
+    """Return the bytes on the disk of scores and mean, and of the left vectors (gram) or the components (others)."""
     beside = n_images if solver == "gram" else n_values
     chunks = row_chunks(rank, footprint.FLOAT32)
     stored = sum(stored_bytes((n_rows, rank), chunks, footprint.FLOAT32) for n_rows in (n_images, beside))
@@ -178,14 +182,16 @@ def _reduced_bytes(solver: str, n_images: int, n_values: int, rank: int) -> int:
 
 
 VARIANCE_RANK = 1024
-"""How many components a plan reckons with before the spectrum is known."""
+"""Number of components that a plan assumes before the spectrum is known. Chosen, not measured."""
 _PIXEL = np.dtype(np.uint8)
 _PASSES = {
     "gram": "1 over the pixels",
     "covariance": "1 over the pixels, 1 for scores",
     "subspace": "4 or more over the pixels, each in one or two reads",
 }
+"""The passes of each solver, as text for the plan."""
 _LEAST_PASSES = {"gram": 1, "covariance": 2, "subspace": 4}
+"""The smallest number of passes over the pixels of each solver."""
 
 
 def _plan_incremental(settings: Settings, n_images: int, n_values: int, resources: Resources) -> StagePlan:
@@ -207,13 +213,15 @@ def _plan_incremental(settings: Settings, n_images: int, n_values: int, resource
 
 
 INCREMENTAL_BATCH_ROWS = 1024
-"""Larger batches gain little accuracy: the basis is refined often enough."""
+"""Number of rows of a batch, at most. Larger batches gain little accuracy, because the basis is refined often."""
 INCREMENTAL_MAX_RANK = 1024
-"""A variance target does not say its rank; the fit's time grows with its square."""
+"""The largest rank for a variance target, whose rank is not known before the fit. The time of the fit grows with the
+square of the rank."""
 
 
 def incremental_batch(n_images: int, n_values: int, components: int | None, usable_bytes: int) -> tuple[int, int]:
-    """(batch_rows, rank) of the incremental solver: what fits, with a batch never smaller than the rank."""
+    """Return (batch_rows, rank) of the incremental solver that fit the memory. A batch is never smaller than the
+    rank."""
     affordable = max(1, footprint.incremental_rows(n_values, usable_bytes))  # batch + rank
     if components is None:
         rank = max(1, min(affordable // 2, n_images, n_values, INCREMENTAL_MAX_RANK))
@@ -224,7 +232,7 @@ def incremental_batch(n_images: int, n_values: int, components: int | None, usab
 
 
 def plan_cluster(settings: Settings, n_images: int, n_columns: int, resources: Resources) -> StagePlan:
-    """k-means on rows of n_columns values: scores, or the pixels themselves."""
+    """Return the plan of k-means on rows of n_columns values, which are scores or the pixels themselves."""
     n_clusters = max(settings.ks, default=1)
     solver, why = settings.kmeans.algorithm, "asked for by kmeans.algorithm"
     if solver == "auto":
@@ -240,7 +248,7 @@ def plan_cluster(settings: Settings, n_images: int, n_columns: int, resources: R
 def plan_sweep(
     settings: Settings, ks: tuple[int, ...], n_images: int, n_columns: int, resources: Resources
 ) -> StagePlan:
-    """All k at once: beside the largest fit, the labels, bounds and centers of every other one."""
+    """Return the plan of a sweep. All k are fitted at once: labels, bounds and centers of every k are in memory."""
     n_restarts = max(2, settings.kmeans.n_init)
     others = sum(
         project_labels_bytes(n_images, k, n_restarts)
@@ -248,19 +256,20 @@ def plan_sweep(
         + (project_bounds_bytes(n_images, k) * n_restarts if k >= PRUNE_FROM else 0)
         for k in ks
     )
-    # A block hands over new labels for every start: as found, and as they are kept.
-    handed = resources.threads * min(n_images, block_rows(n_columns)) * 6 * n_restarts * len(ks)
+    # A block returns new labels for every restart, and they are copied once.
+    block_labels = resources.threads * min(n_images, block_rows(n_columns)) * 6 * n_restarts * len(ks)
     why = f"{len(ks)} values of k share passes"
-    extra = footprint.CHARTS_BYTES + others + handed
+    extra = footprint.CHARTS_BYTES + others + block_labels
     return _plan_lloyd(settings, SWEEP, "lloyd", why, (n_images, n_columns), ks, extra, resources)
 
 
 def plan_predict(
     settings: Settings, n_images: int, n_own: int, n_values: int, n_columns: int, n_clusters: int, resources: Resources
 ) -> StagePlan:
-    """Blocks of new pixels, as many rows as the budget leaves room for, up to a row block of the store.
+    """Return the plan of predict. The budget decides the rows of a block, up to a row block of the store.
 
-    settings : its images are the new ones. n_own : images of the model, among which it is found what is usual.
+    settings : its images are the new ones. n_images : the number of new images. n_own : the number of images of the
+    model, from which the usual distances are measured.
     """
     baseline = baseline_bytes(settings, resources)
     threads = resources.threads
@@ -296,7 +305,7 @@ def plan_predict(
 def plan_output(
     settings: Settings, n_images: int, n_values: int, n_columns: int, resources: Resources, pictures: Pictures
 ) -> StagePlan:
-    """Folders and tables: what is known of every row, once, in the process that writes them."""
+    """Return the plan of folders and tables, which one process writes from the arrays of all rows."""
     block_rows = min(n_images, pixel_chunks(n_values)[0])
     copied = int(n_images * pictures.file_bytes) if settings.link == "copy" else 0
     return StagePlan(

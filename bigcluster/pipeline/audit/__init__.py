@@ -1,4 +1,4 @@
-"""What `verify` compares: tables with the store, folders with tables, the model with its pixels.
+"""The checks of `verify` live here: tables against the store, folders against tables, the model against its pixels.
 
-It imports `outputs`, `outdir` and `stages`. Begin with tables.py; pipeline/verify.py calls all of it.
+This package may import `outputs`, `outdir` and `stages`. Begin with tables.py; pipeline/verify.py calls all of it.
 """

@@ -1,7 +1,7 @@
-"""Does clusters/ agree with labels.csv: every image has its entry there, and the entry leads to the image.
+"""This module checks that clusters/ agrees with labels.csv: every image has its entry, which leads to the image.
 
-A missing or exchanged entry is damage. What became of an image since - edited, replaced, gone - is a note: the
-entry is still what was made. Files of others are none of our business.
+A missing or exchanged entry is damage. An image that was edited, replaced or deleted since is a note, because the entry
+itself is unchanged. Files that bigcluster did not write are ignored.
 """
 
 from __future__ import annotations
@@ -21,11 +21,13 @@ from bigcluster.planning.stage_names import OUTPUT
 from bigcluster.store import Damage
 
 SHOWN = 3
+"""Number of paths that a note names. Chosen, not measured."""
 
 
 @dataclass
 class FolderAudit:
-    """What was found, and what became of the images themselves: kind -> how many, and the first of their paths."""
+    """The damaged entries, and the changed images: for each kind of change their number and the first of their
+    paths."""
 
     n_entries: int
     damaged: list[Damage] = field(default_factory=list)
@@ -33,20 +35,22 @@ class FolderAudit:
     examples: dict[str, list[str]] = field(default_factory=dict)
 
     def note(self, kind: str, path: str) -> None:
+        """Count a changed image."""
         self.sources[kind] += 1
         if self.sources[kind] <= SHOWN:
             self.examples.setdefault(kind, []).append(path)
 
     def notes(self) -> Iterator[str]:
+        """Yield one sentence for each kind of change."""
         for kind, number in sorted(self.sources.items()):
             examples = ", ".join(self.examples[kind]) + (", ..." if number > SHOWN else "")
             yield f"{number} image{'s' * (number > 1)} {kind} since the run: {examples}"
 
 
 def audit(out: Path, root: Path, made: Owned | None, *, sample: int | None = None) -> FolderAudit:
-    """Look at the entry of every row of labels.csv, or of `sample` of them; copies are read.
+    """Examine the entry of every row of labels.csv, or of `sample` random rows. Copies are read.
 
-    root : the folder of the images; made : our list of what was made, None where it is lost.
+    root : the folder of the images. made : the list of the entries that a run made; None where it is lost.
     """
     result = FolderAudit(sum(1 for _ in labelled_files(out / LABELS)))
     chosen = range(result.n_entries)
@@ -82,7 +86,7 @@ _SOURCES = {_EDITED, _REPLACED, _LOST}
 
 
 def _entry(entry: Path, source: Path, knowns: list[Known]) -> str | None:
-    """What became of an entry or of its image; None where both are as they were left."""
+    """Return the change of an entry or of its image; None where both are unchanged."""
     if not os.path.lexists(entry):
         return "is gone"
     if entry.is_symlink():
@@ -104,14 +108,14 @@ def _entry(entry: Path, source: Path, knowns: list[Known]) -> str | None:
 
 
 def _has_content_of(entry: Path, source: Path) -> bool:
-    """Whether a file holds what the image holds: a link that became a copy when OUT was copied."""
+    """Return whether a file has the content of the image: a link becomes a copy when OUT is copied."""
     if not (source.is_file() and is_regular(entry)) or source.stat().st_size != entry.stat().st_size:
         return False
     return digest_of_file(entry) == digest_of_file(os.path.realpath(source))
 
 
 def _is_untouched(source: Path, knowns: list[Known]) -> bool:
-    """Whether an image has the size and the time that it had, links followed: it may be a link itself."""
+    """Return whether the size and the time of an image are unchanged. Links are followed, for it may be one itself."""
     status = source.stat()
     return any(known[1:3] == known_file(status, "0", own=True)[1:3] for known in knowns) or not any(
         known.n_bytes or known.mtime_ns for known in knowns

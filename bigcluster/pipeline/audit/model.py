@@ -1,6 +1,7 @@
-"""Does what the stages left agree with itself: every block there, counts that add up, numbers that are numbers.
+"""This module checks that the stored results agree with each other: all blocks exist, counts add up, numbers are
+finite.
 
-Digests say that files are as they were written; this says that they belong together. Nothing is changed.
+Digests show that each file is as it was written; these checks show that the files belong together. Nothing is changed.
 """
 
 from __future__ import annotations
@@ -23,21 +24,22 @@ from bigcluster.store import Damage, Mark, Store, StoredRows, read_whole
 from bigcluster.store.row_source import RowSource, spans
 
 _LABELLED_ROWS = 4096
-"""Rows whose labels are looked up again: enough to notice arrays that are not of one fit."""
+"""Number of rows whose nearest center is computed again: enough to detect arrays of different fits. Chosen, not
+measured."""
 
 
 @dataclass(frozen=True)
 class Stored:
-    """What a finished run left in the store, loaded for comparison with its other files. None: not there."""
+    """The marks of a finished run, for comparison with its other files. A mark is None where it is missing."""
 
     n_blocks: int
-    """Of pixels; 0 where the ingest did not end."""
+    """The number of blocks of pixels; 0 where the ingest did not finish."""
     fitted: Mark | None
     clustered: Mark | None
 
 
 def load(store: Store) -> Stored:
-    """The marks of the stages, as far as they are of one state: an interrupted run leaves later ones behind."""
+    """Load the marks of the stages that belong to one state: after an interrupted run, later marks are outdated."""
     ingested, fitted, clustered = (_sized(store, stage) for stage in (INGEST, REDUCE, CLUSTER))
     if ingested is None:
         return Stored(0, None, None)
@@ -52,13 +54,16 @@ def load(store: Store) -> Stored:
 
 
 def _sized(store: Store, stage: str) -> Mark | None:
-    """The mark of a stage whose arrays have the sizes that it says, whether their files are sound or not."""
+    """Return the mark of a stage whose arrays have the sizes in the mark, whether their files are damaged or not."""
     mark = store.marks.read(stage)
     return mark if mark is not None and store.agrees(stage, mark) else None
 
 
 def audit(store: Store, stored: Stored, missing: set[str]) -> Iterator[Damage]:
-    """What does not fit. missing : stages already known to be damaged; what depends on them is not looked at."""
+    """Yield the results that do not fit each other.
+
+    missing : stages that are known to be damaged. Results that depend on them are not checked.
+    """
     if stored.n_blocks and INGEST not in missing:
         yield from _audit_pixels(store, stored.n_blocks)
     if stored.fitted is not None and not missing & {INGEST, REDUCE}:
@@ -81,7 +86,7 @@ def _audit_pixels(store: Store, n_blocks: int) -> Iterator[Damage]:
 
 
 def _audit_reduction(store: Store, fitted: Mark, *, made: bool) -> Iterator[Damage]:
-    """made : whether components that were made later may be looked at."""
+    """made : whether components that were computed later are checked as well."""
     n_ok, values = int(store.load("ok").sum()), store.load("explained_variance")
     if not np.isfinite(values).all() or (values < 0).any() or (np.diff(values) > 0).any():
         yield Damage("explained_variance", REDUCE, "is not finite and descending")
@@ -117,7 +122,7 @@ def _audit_clusters(store: Store, clustered: Mark) -> Iterator[Damage]:
 
 
 def _rows(store: Store, clustered: Mark, n_columns: int) -> NDArray[Any]:
-    """The first rows that were clustered."""
+    """Return the first rows that were clustered, (up to _LABELLED_ROWS, n_columns)."""
     source: RowSource
     if clustered.payload["reduction"] == "none":
         source = ingest.pixel_rows(store, store.load("ok"))
@@ -131,7 +136,7 @@ def _nearest(rows: NDArray[Any], centers: NDArray[np.float64]) -> NDArray[np.int
 
 
 def _chunks(array: Any) -> Iterator[NDArray[Any]]:
-    """An array of two dimensions, one chunk in memory at a time."""
+    """Yield the chunks of a two-dimensional array, with one in memory at a time."""
     rows, columns = array.shape
     for top in spans(rows, array.chunks[0]):
         for left in spans(columns, array.chunks[1]):

@@ -1,7 +1,7 @@
-"""Do the files beside the store say what the store says: labels.csv, images.csv, variance.csv, summary.json, run.toml;
-and is the list of images that was given in Python still in OUT/manifest.csv.
+"""This module checks that labels.csv, images.csv, variance.csv, summary.json and run.toml agree with the store.
 
-Each is read row by row against what would be written today. The first difference is named.
+It also checks the list of images that a Python call passed, which is in OUT/manifest.csv. Each file is compared row by
+row with what would be written today. The first difference is reported.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Row = list[str]
 
 
 def audit(out: Path, store: Store, stored: Stored) -> Iterator[Damage]:
-    """What is wrong with the files of a finished run, one per file at most."""
+    """Yield the damage of the files of a finished run, at most one for each file."""
     digests = results.listed_files(store.marks)
     compare: dict[str, Callable[[Path], str | None]] = {
         "labels.csv": lambda path: _compare_labels(path, store, stored),
@@ -50,7 +50,7 @@ def audit(out: Path, store: Store, stored: Stored) -> Iterator[Damage]:
 
 
 def _difference_of_list(out: Path, store: Store) -> str | None:
-    """What is wrong with the list of images that was given in Python, where the last run was of one."""
+    """Return the fault of the list of images that a Python call passed; None where it has none or there was no list."""
     settings, mark = tomllib.loads(results.listed_settings(store.marks)), store.mark(manifest_copy.MARK)
     if mark is None or settings.get("images") != os.path.join(settings.get("out", ""), MANIFEST):
         return None
@@ -82,11 +82,12 @@ def _difference(path: Path, compare: Callable[[Path], str | None] | None, digest
 
 
 def rows_of(path: Path) -> Iterator[Row]:
+    """Yield the rows of a CSV file."""
     yield from read_rows(path)
 
 
 def _compare_labels(path: Path, store: Store, stored: Stored) -> str | None:
-    """Label, distance, runner-up, margin and status of every row; and that the paths are those of the good rows."""
+    """Compare the label, distance, runner-up, margin and status of every row, and the paths of the good rows."""
     if stored.clustered is None:
         return None
     membership = load_membership(store, stored.clustered.payload["n_clusters"])
@@ -117,7 +118,7 @@ def _compare_variance(path: Path, store: Store, stored: Stored) -> str | None:
 
 
 def _body(path: Path, header: Iterable[str]) -> Iterator[Row]:
-    """The rows after the header. Raises ValueError where that is another one."""
+    """Yield the rows after the header. Raises ValueError where the header is another one."""
     rows, columns = rows_of(path), list(header)
     if next(rows, [])[: len(columns)] != columns:
         raise ValueError("another header")
