@@ -192,10 +192,10 @@ def test_a_sample_on_its_way_belongs_to_the_stage_that_it_began_in() -> None:
     looking, go_on = threading.Event(), threading.Event()
 
     class Slow(MemorySampler):
-        def _held(self, tree: list[psutil.Process]) -> int:
+        def _counted_bytes(self, tree: list[psutil.Process]) -> int:
             looking.set()
             assert go_on.wait(PATIENCE_SECONDS)
-            return super()._held(tree)
+            return super()._counted_bytes(tree)
 
     go_on.set()
     with Slow(interval_seconds=0.01) as sampler:

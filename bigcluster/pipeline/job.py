@@ -47,7 +47,7 @@ class Job:
         return Context(store, self.settings, self.runtime, self.progress)
 
     @property
-    def left_bytes(self) -> int:
+    def remaining_bytes(self) -> int:
         """The bytes of the budget beyond Python and the libraries: no array of OUT may be larger."""
         least = baseline_bytes(self.settings, self.resources, products=False)
         return max(LEAST_LISTING_BYTES, self.resources.budget_bytes - least)
@@ -65,7 +65,7 @@ def open_job(settings: Settings, resources: Resources, listener: Listener, calle
     # The folder itself, where OUT is a link: what lies below it is reached without following links.
     out = Path(os.path.realpath(settings.out))
     job = Job(settings, resources, out, progress, runtime, Stages(sampler, progress))
-    limit_parsing(job.left_bytes // PARSING_PARTS)
+    limit_parsing(job.remaining_bytes // PARSING_PARTS)
     return job
 
 

@@ -27,9 +27,7 @@ from bigcluster.outputs.summary import folders_of
 from bigcluster.outputs.tables import Predicted, write_predictions
 from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning.plan import check_budget
-from bigcluster.planning.stage_names import CLUSTER, PREDICT, REDUCE
-from bigcluster.planning.stage_names import COMPONENTS as COMPONENTS
-from bigcluster.planning.stage_names import INGEST as INGEST
+from bigcluster.planning.stage_names import CLUSTER, COMPONENTS, INGEST, PREDICT, REDUCE
 from bigcluster.planning.stages import plan_predict
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
@@ -112,7 +110,7 @@ def _label_all(
     settings, resources = job.settings, job.resources
     outdir.check_is_out(job.out)
     listing = list_images(
-        images, job.out, exclude=settings.exclude, **vars(settings.manifest), most_bytes=job.left_bytes
+        images, job.out, exclude=settings.exclude, **vars(settings.manifest), most_bytes=job.remaining_bytes
     )
     if listing.unreadable:
         job.progress.warn(unread_folders(listing))
@@ -122,7 +120,7 @@ def _label_all(
     counted: Counter[str] = Counter()
     with ExitStack() as stack:
         with outdir.locked(job.out):
-            store = Store(job.out / outdir.STORE, create=False, most_bytes=job.left_bytes)
+            store = Store(job.out / outdir.STORE, create=False, most_bytes=job.remaining_bytes)
             spec = stored_recipe(store)
             n_clusters, n_components = store.array("centers").shape
             n_own = store.array("pixels").shape[0]

@@ -77,8 +77,8 @@ def prepare(settings: Settings, resources: Resources, given: str | None = None) 
             f"components = {settings.components} needs as many good images, and "
             f"{counted(len(listing), 'image', 'is', 'are')} listed; use --components {len(listing)} or fewer"
         )
-    left = beyond - footprint.NAME_BYTES * len(listing) - footprint.DECODING_CHILD_BYTES
-    with Headers(listing, settings.image.timeout, max(LEAST_HEADER_BYTES, left)) as headers:
+    header_bytes = beyond - footprint.NAME_BYTES * len(listing) - footprint.DECODING_CHILD_BYTES
+    with Headers(listing, settings.image.timeout, max(LEAST_HEADER_BYTES, header_bytes)) as headers:
         size = sample.image_size(listing, settings.size, headers)
         pictures = look_at(listing, headers, _decode_spec(settings, size, None))
     return listing, make_plan(settings, len(listing), size, resources, pictures)
@@ -129,7 +129,7 @@ def _run(
     outdir.claim(job.out, settings.images)
     with outdir.locked(job.out):
         outdir.sweep_unfinished(job.out)
-        store = Store(job.out / outdir.STORE, most_bytes=job.left_bytes)
+        store = Store(job.out / outdir.STORE, most_bytes=job.remaining_bytes)
         was_finished = is_finished(store.marks)
         spec = _decode_spec(settings, plan.image_size, plan.stage(INGEST).choices["decode_bytes"])
         check_recipe(store, spec, replace=replace)

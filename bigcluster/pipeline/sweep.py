@@ -43,7 +43,7 @@ def sweep(
     job = open_job(settings, resources, listener, caller)
     outdir.check_is_out(job.out)
     with outdir.locked(job.out):
-        store = Store(job.out / outdir.STORE, create=False, most_bytes=job.left_bytes)
+        store = Store(job.out / outdir.STORE, create=False, most_bytes=job.remaining_bytes)
         with naming_damage(store):
             ingested = load_ingested(store)
             n_ok = int(ingested.ok.sum())

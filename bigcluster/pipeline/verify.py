@@ -130,7 +130,7 @@ def _look(job: Job, root: Path, *, quick: bool, writable: bool) -> tuple[Invento
         _repair_metadata(root, inventory)
     if writable or not inventory.damaged:
         damaged += _settings(job.out, put_back=writable)
-        store = Store(root, create=False, most_bytes=job.left_bytes)
+        store = Store(root, create=False, most_bytes=job.remaining_bytes)
         damaged += _audit(job, store, {damage.stage for damage in damaged}, quick, notes)
     else:
         notes.append("OUT cannot be written: what depends on the damaged files was not looked at")
@@ -173,7 +173,7 @@ def _take_inventory(job: Job, root: Path, quick: bool) -> Inventory:
 
     with job.progress.stage("verify", 0, "files"):
         return take_inventory(
-            root, sample=QUICK_FILES if quick else None, spread=spread, most_bytes=job.left_bytes // 2
+            root, sample=QUICK_FILES if quick else None, spread=spread, most_bytes=job.remaining_bytes // 2
         )
 
 

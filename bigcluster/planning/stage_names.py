@@ -12,7 +12,7 @@ CLUSTER = "cluster"
 OUTPUT = "output"
 REPORT = "report"
 
-# What a finished run gets when somebody asks for it.
+# Stages of a finished run that are computed when a command needs them.
 PREDICT = "predict"
 COMPONENTS = "components"
 NORMS = "norms"

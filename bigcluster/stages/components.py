@@ -44,13 +44,13 @@ def components(context: Context, ingested: Ingested) -> Any:
         raise StoreError(f"{store.root} holds no reduction of its pixels; run the job to its end first")
     if not are_stored(store):
         pixels = pixel_rows(store, ingested.ok)
-        left = StoredRows(store.array("left"))
-        n_rows, n_components = left.shape
+        left_vectors = StoredRows(store.array("left"))
+        n_rows, n_components = left_vectors.shape
         units = list(spans(n_rows, TILE))
         store.marks.remove(COMPONENTS)
 
         def factor(t: int) -> NDArray[Any]:
-            return np.ascontiguousarray(left.read(*units[t]).T)
+            return np.ascontiguousarray(left_vectors.read(*units[t]).T)
 
         with progress.stage(COMPONENTS, pixels.shape[1], "values"):
             sink = ColumnWriter(store, COMPONENTS, n_components, pixels.shape[1], np.float32)
