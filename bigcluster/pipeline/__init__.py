@@ -1,5 +1,5 @@
 """The jobs live here, one module each: run, plan, sweep, predict, report, verify and components.
 
-This package may import `stages`, `outputs`, `report` and lower layers. Begin with run.py. A job runs in the working
+It imports `stages`, `outputs`, `report` and lower layers. Begin with run.py. A job runs in the working
 process (worker.py), which imports only the module of that job.
 """

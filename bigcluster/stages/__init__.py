@@ -1,4 +1,4 @@
 """The stages of a run live here: ingest, reduce, sweep and cluster. Each reads arrays of the store and writes others.
 
-This package imports `planning`, `solvers`, `store` and `catalog`. Begin with ingest.py, then reduce.py and cluster.py.
+It imports `planning`, `solvers`, `store` and `catalog`. Begin with ingest.py, then reduce.py and cluster.py.
 """

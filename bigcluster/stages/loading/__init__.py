@@ -1,6 +1,6 @@
 """Listed files are decoded into pixels and records here, whatever a file does to the codec that reads it.
 
-This package imports `catalog`, `kernels.decode`, `planning.plan` and `runtime`. Begin with loader.py (many files at
+It imports `catalog`, `kernels.decode`, `planning.plan` and `runtime`. Begin with loader.py (many files at
 once), then files.py (one file) and isolation.py (a file in a child process).
 """
 
