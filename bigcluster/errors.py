@@ -24,6 +24,9 @@ An image that cannot be read is not an error: it is a row with a status (see ker
 
 from __future__ import annotations
 
+EXIT_SOME_UNREAD = 3
+"""Exit code of a command that is done, but could not read some inputs. No error has it: the results are there."""
+
 
 class BigclusterError(Exception):
     """The run failed. The message is one line: it says what was needed, what there was, and what to change."""

@@ -9,6 +9,7 @@ from typing import Any, SupportsIndex
 
 from bigcluster.errors import ConfigError
 
+# Bytes of the binary units (IEC 80000-13).
 KIB = 1024
 MIB = 1024**2
 GIB = 1024**3

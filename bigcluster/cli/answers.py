@@ -56,6 +56,7 @@ def is_on_stdout_alone() -> bool:
 
 
 def stdout() -> Any:
+    """Return the console of rich that prints results on stdout."""
     from rich.console import Console
 
     # Tables in a pipe are not squeezed into 80 columns.

@@ -36,14 +36,14 @@ from bigcluster.cli.options import (
     Workers,
     number,
 )
-from bigcluster.errors import UsageError
+from bigcluster.errors import EXIT_SOME_UNREAD, UsageError
 from bigcluster.units import printable
 
 if TYPE_CHECKING:
     from bigcluster.planning.plan import Plan
 
 EXIT_DAMAGED = 1
-EXIT_SOME_UNREAD = 3
+"""Exit code of `verify` where a file is damaged."""
 
 app = typer.Typer(
     name="bigcluster",
@@ -396,7 +396,7 @@ def _leave_with(counts: dict[str, Any], file: str, quiet: bool) -> None:
 
 
 def _show_plan(planned: Plan, as_json: bool) -> None:
-    """Print it; a plan that does not fit its budget is an error after that."""
+    """Print the plan. Raises MemoryBudgetError after that where the plan does not fit the budget."""
     from bigcluster.cli import display
 
     tell(planned.to_json(), as_json, lambda: display.print_plan(planned, stdout()), in_files=False)

@@ -21,7 +21,9 @@ from bigcluster.runtime.sampler import count_whole_process
 from bigcluster.runtime.signals import end_as_interrupted
 
 EXIT_FAILED = 1
+"""Exit code of a command that failed for a reason that is no fault of its usage."""
 EXIT_INTERRUPTED = 130
+"""Exit code of a command that was interrupted: 128 and the number of SIGINT, as shells report it."""
 INTERRUPTED = "interrupted; what is done is saved, the same command resumes"
 
 

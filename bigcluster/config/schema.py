@@ -44,15 +44,15 @@ def one_of(*choices: str, also: Mapping[str, str] | None = None) -> Check:
     return check
 
 
-def whole_number(at_least: int, **words: int) -> Check:
-    """Make a check that accepts whole numbers. words : texts that stand for numbers, such as auto=4."""
+def whole_number(at_least: int, **aliases: int) -> Check:
+    """Make a check that accepts whole numbers. aliases : texts that stand for numbers, such as auto=4."""
 
     def check(name: str, value: Any) -> int:
-        if isinstance(value, str) and value in words:
-            return words[value]
+        if isinstance(value, str) and value in aliases:
+            return aliases[value]
         number = as_whole(value)
         if number is None or number < at_least:
-            or_word = "".join(f" or {word}" for word in words)
+            or_word = "".join(f" or {word}" for word in aliases)
             raise ConfigError(f"{name} must be a whole number of at least {at_least}{or_word}, not {quoted(value)}")
         if number > MOST:
             raise ConfigError(f"{name} must be a whole number of at most {MOST}, not {quoted(value)}")

@@ -19,7 +19,7 @@ import psutil
 from bigcluster import outdir
 from bigcluster.catalog import list_images
 from bigcluster.config import Settings, to_toml
-from bigcluster.errors import ConfigError, ProfiledRunError
+from bigcluster.errors import EXIT_SOME_UNREAD, ConfigError, ProfiledRunError
 from bigcluster.files.durable import remove_folder, unfinished_name, write_text
 from bigcluster.outputs.tables import write_csv
 from bigcluster.profiling.publish import publish
@@ -31,8 +31,7 @@ from bigcluster.units import MIB
 
 COMPARISONS = ("numpy", "naive-dask")
 """Names of the naive ways."""
-SOME_UNREAD = 3
-"""Exit code of a run that is done, but could not read some inputs."""
+
 AVAILABLE_SHARE = 0.9
 """Share of the free memory that a naive way may allocate where no limit is given. Chosen, not measured."""
 
@@ -156,7 +155,7 @@ def _run(
         dat = folder / "mprofile.dat"
         title = f"bigcluster run {settings.images} --out {settings.out} --memory {resources.budget_bytes / MIB:g}MiB"
         seconds, code = watch(command, dat, interval_seconds, title, stdout=output)
-        if code not in (0, SOME_UNREAD):
+        if code not in (0, EXIT_SOME_UNREAD):
             raise ProfiledRunError(f"the profiled run ended with exit code {code}, as it said above", code)
         output.seek(0)
         summary: dict[str, Any] = json.load(output)
