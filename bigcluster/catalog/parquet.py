@@ -40,8 +40,8 @@ def main() -> int:
     except UnicodeError as error:
         return _say(f"it holds text that is not {getattr(error, 'encoding', 'UTF-8')}")
     except (OSError, ValueError, pa.ArrowException) as error:
-        words = " ".join(str(error).split())[:500]
-        return _say(TOO_LARGE if "malloc" in words or "bad_alloc" in words else words or type(error).__name__)
+        message = " ".join(str(error).split())[:500]
+        return _say(TOO_LARGE if "malloc" in message or "bad_alloc" in message else message or type(error).__name__)
     return 0
 
 
