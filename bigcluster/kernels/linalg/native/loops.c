@@ -75,9 +75,9 @@ void spread(const double *x, const int64_t *starts, const int64_t *targets, cons
 EVERY_WIDTH
 void pixel_sums(const uint8_t *x, uint32_t *sums, uint64_t *squares, int64_t n_rows, int64_t n_columns)
 {
-    enum { PIECE = 4096 }; /* columns whose sums stay in the first-level cache; their squares are below 2^32 */
-    for (int64_t first = 0; first < n_columns; first += PIECE) {
-        const int64_t n = n_columns - first < PIECE ? n_columns - first : PIECE;
+    enum { CACHE_BLOCK = 4096 }; /* columns whose sums stay in the first-level cache; their squares are below 2^32 */
+    for (int64_t first = 0; first < n_columns; first += CACHE_BLOCK) {
+        const int64_t n = n_columns - first < CACHE_BLOCK ? n_columns - first : CACHE_BLOCK;
         uint32_t *sum = sums + first;
         for (int64_t row = 0; row < n_rows; row++) {
             const uint8_t *values = x + row * n_columns + first;
