@@ -124,6 +124,8 @@ def test_a_finished_out_is_profiled_anew_and_stays_as_it_is(profiled: Profiled, 
     assert found["stages"]["ingest"]["images_decoded"] == N + 1
     assert found["n_clusters"] == 2
     assert "done anew" in ran.err
+    # That folder is removed: an entry in it would be lost with it, where its image was deleted meanwhile.
+    assert "without entries under clusters/" in ran.err
     assert {path: path.read_bytes() for path in before} == before
     assert sorted(path.name for path in out.iterdir() if path.name.endswith(".partial")) == [], "its own place is gone"
     with (out / "profile" / "images.csv").open(newline="") as file:

@@ -102,6 +102,9 @@ def profile(
         folder = Path(temporary)
         with _job_folder(Path(settings.out), listener) as job_folder:
             job = dataclasses.replace(settings, out=str(job_folder))
+            if str(job_folder) != settings.out:
+                # The folder is removed afterwards. An entry in it could be the last name of a picture by then.
+                job = dataclasses.replace(job, link="none")
             seconds, summary = _run(job, resources, folder, replace, quiet, interval_seconds)
             shutil.copyfile(job_folder / "images.csv", folder / "images.csv")
         samples = read_samples(folder / "mprofile.dat")
@@ -131,7 +134,10 @@ def _job_folder(out: Path, listener: Listener) -> Iterator[Path]:
     with outdir.locked(out):
         folder = out / unfinished_name()  # where this process is killed, the next run removes the folder
         listener(
-            Note(f"{out} holds a run, which stays as it is: the job is done anew in {folder}, which goes afterwards")
+            Note(
+                f"{out} holds a run, which stays as it is: the job is done anew in {folder}, without entries under "
+                "clusters/, and that folder goes afterwards"
+            )
         )
         try:
             yield folder
