@@ -6,6 +6,7 @@ The law about any such thing is in test_law_of_others.py; many of them at once a
 
 from __future__ import annotations
 
+import csv
 import errno
 import hashlib
 import json
@@ -460,6 +461,93 @@ def test_originals_that_became_links_to_our_entries_keep_their_content(images: P
         assert len(contents(out / "clusters")) <= 2 * N_IMAGES
     assert set(contents(out)) >= set(before)
     assert not (out / KEPT).exists()
+
+
+def _in_folders_of_their_own(images: Path) -> list[Path]:
+    """Pictures that all have one name, so that another k gives the name of an entry to another picture."""
+    moved = []
+    for number, file in enumerate(sorted(images.iterdir())):
+        (images / f"s{number}").mkdir()
+        moved.append(file.rename(images / f"s{number}" / "a.png"))
+    return moved
+
+
+def _check_that_links_show_what_they_showed(images: Path, out: Path, first: str) -> None:
+    """Run with every other k and link: the files of the person show the same pictures, and every entry its own."""
+    links, shown = described(images), {path: path.read_bytes() for path in images.rglob("*.png")}
+    for k, link in ((5, first), (3, "hardlink"), (2, "copy"), (6, "symlink"), (2, "none"), (4, "hardlink")):
+        run(images, out, k=k, link=link)
+        assert described(images) == links
+        assert {path: path.read_bytes() for path in images.rglob("*.png")} == shown
+        with (out / "labels.csv").open() as file:
+            for row in csv.DictReader(file):
+                if row["file"]:
+                    assert (out / "clusters" / row["file"]).read_bytes() == shown[images / row["path"]]
+        assert verify(out)["ok"]
+
+
+@pytest.mark.parametrize("link", ["hardlink", "copy", "symlink"])
+@pytest.mark.parametrize("through", ["out", "alias"])
+def test_no_entry_to_which_an_image_leads_becomes_another_picture(
+    images: Path, tmp_path: Path, link: str, through: str
+) -> None:
+    (tmp_path / "alias").symlink_to("out")
+    out, files = tmp_path / "out", _in_folders_of_their_own(images)
+    run(images, out, k=3)
+    entries = list((out / "clusters").rglob("*.png"))
+    for file in files:
+        entry = next(entry for entry in entries if entry.samefile(file))
+        file.unlink()
+        file.symlink_to(tmp_path / through / entry.relative_to(out))
+    _check_that_links_show_what_they_showed(images, out, link)
+
+
+@pytest.mark.parametrize("link", ["hardlink", "copy", "symlink"])
+def test_no_entry_that_an_image_passes_on_its_way_becomes_another_picture(
+    images: Path, tmp_path: Path, link: str
+) -> None:
+    """An image that leads to an entry that is a symbolic link to the person's archive."""
+    out, files, archive = tmp_path / "out", _in_folders_of_their_own(images), tmp_path / "archive"
+    archive.mkdir()
+    for number, file in enumerate(files):
+        file.symlink_to(file.rename(archive / f"{number}.png"))
+    run(images, out, k=3, link="symlink")
+    entries = list((out / "clusters").rglob("*.png"))
+    for file in files:
+        entry = next(entry for entry in entries if entry.samefile(file))
+        file.unlink()
+        file.symlink_to(entry)
+    _check_that_links_show_what_they_showed(images, out, link)
+
+
+def test_a_link_to_an_entry_that_is_gone_comes_to_show_no_other_picture(images: Path, tmp_path: Path) -> None:
+    out, files = tmp_path / "out", _in_folders_of_their_own(images)
+    run(images, out, k=3)
+    shutil.rmtree(out / "clusters")
+    for number in range(3):
+        files[number].unlink()
+        files[number].symlink_to(out / "clusters" / f"{number:02d}" / "a.png")
+    run(images, out, k=3)
+    assert not any(files[number].exists() for number in range(3))
+
+
+def test_a_link_that_is_changed_while_entries_are_made_gets_no_entry(
+    images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out, other = tmp_path / "out", tmp_path / "other.png"
+    image = images / "p003.png"
+    image.symlink_to(image.rename(tmp_path / "mine.png"))
+    other.write_bytes((images / "p004.png").read_bytes())
+    link = os.link
+
+    def changing(*args: Any, **kwargs: Any) -> None:
+        image.unlink()
+        image.symlink_to(other)
+        link(*args, **kwargs)
+
+    monkeypatch.setattr(os, "link", changing)
+    assert run(images, out)["counts"]["listed"] == N_IMAGES
+    assert not list((out / "clusters").rglob("p003*"))
 
 
 def test_two_names_of_one_file_are_one_content(images: Path, tmp_path: Path) -> None:

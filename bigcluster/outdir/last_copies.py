@@ -15,7 +15,8 @@ import io
 import os
 import stat
 from array import array
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import suppress
 from functools import cached_property
 from pathlib import Path
 
@@ -33,6 +34,8 @@ _UNREAD, _HOLDS, _OTHER = range(3)
 _MOST_FOLDERS = 1024
 """Folders of images for which it is cached whether they lie in OUT. Images are listed folder by folder, so that few
 are needed. Chosen, not measured."""
+_MOST_LINKS = 40
+"""Symbolic links that Linux follows on the way to a file, at most (path_resolution(7))."""
 
 
 class OtherCopies:
@@ -46,10 +49,39 @@ class OtherCopies:
         self._files, self._contents, self._rows = array("Q"), array("Q"), array("I")
         self._folders: dict[str, bool] = {}
         self._led_to = set[str]()
-        """Entries to which listed images are links, as a program that removes duplicates may have made them."""
+        """Paths below OUT to which listed images lead: a program that removes duplicates may have made them links."""
+        self._linked_files = array("Q")
+        """Per row: the file to which an image that is a symbolic link led, 0 for another one. Ends at the last link."""
         self._open = OpenFolders(out)
         self.n_kept = 0
         """The number of entries that were moved to OUT/kept."""
+
+    def find_led_to(self, n_rows: int) -> None:
+        """Find the paths below OUT to which listed images lead, of all rows, before the first entry gets its name.
+
+        n_rows : the number of listed images.
+        """
+        for row in range(n_rows):
+            path = self._path_of(row)
+            # One that cannot be looked at leads to no entry that a person could see through it.
+            with suppress(OSError, ValueError):  # ValueError: a NUL in the name
+                is_link = stat.S_ISLNK(os.lstat(path).st_mode)
+                if is_link or not self._is_folder_outside(os.path.dirname(path)):
+                    for passed in _way(path):
+                        if passed.startswith(self._prefix):
+                            self._led_to.add(os.path.join(self._out, passed[len(self._prefix) :]))
+
+    def is_led_to(self, path: str) -> bool:
+        """Whether a listed image leads to this path below OUT, or passes it on its way: it may not become another one.
+
+        path : begins with OUT as it was given.
+        """
+        return path in self._led_to
+
+    def leads_elsewhere(self, row: int, status: os.stat_result) -> bool:
+        """Whether an image that was a symbolic link when it was added led to another file than that of this stat."""
+        known = self._linked_files[row] if row < len(self._linked_files) else 0
+        return known not in (0, _file_key(status))
 
     def add(self, row: int, digest: int, n_bytes: int | None, mtime_ns: int | None) -> os.stat_result:
         """Add a listed image: its file where that lies outside of OUT, and its content where the file seems unchanged.
@@ -61,10 +93,9 @@ class OtherCopies:
         path = self._path_of(row)
         status = os.lstat(path)
         if stat.S_ISLNK(status.st_mode):
-            status, led_to = os.stat(path), os.path.realpath(path)
-            if led_to.startswith(self._prefix):
-                self._led_to.add(led_to)
-            stays = True
+            status, stays = os.stat(path), True
+            self._linked_files.frombytes(bytes(self._linked_files.itemsize * (row - len(self._linked_files))))
+            self._linked_files.append(_file_key(status))
         else:
             stays = self._is_folder_outside(os.path.dirname(path))
         if stays:
@@ -88,10 +119,10 @@ class OtherCopies:
 
         path : the entry. knowns : what it may be, by the list of what we made.
         An entry that we did not make stays as it is, unless it is another name of a listed image. It is read, because
-        size and time may be the same although somebody wrote another content. An entry to which a listed image is a
-        link stays too.
+        size and time may be the same although somebody wrote another content. An entry to which a listed image leads
+        stays too.
         """
-        if path in self._led_to:
+        if self.is_led_to(path):
             return
         status = os.lstat(path)
         if stat.S_ISREG(status.st_mode) and status.st_nlink > 1 and _holds(self._sorted_files, _file_key(status)):
@@ -190,6 +221,17 @@ class OtherCopies:
             if stat.S_ISREG(status.st_mode) and status.st_nlink > 1:
                 keys.append(_file_key(status))
         return np.sort(np.frombuffer(keys, np.uint64))
+
+
+def _way(path: str) -> Iterator[str]:
+    """A path, and those to which it leads link by link, the last one included; folders on the way are resolved."""
+    for _ in range(_MOST_LINKS + 1):
+        folder, name = os.path.split(path)
+        path = os.path.join(os.path.realpath(folder), name)
+        yield path
+        if not os.path.islink(path):
+            return
+        path = os.path.join(os.path.dirname(path), Path(path).readlink())
 
 
 def _file_key(status: os.stat_result) -> int:

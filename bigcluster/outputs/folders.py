@@ -146,6 +146,7 @@ class _Writing:
         self, ledger: Iterable[FileRecord], labels: NDArray[np.int32], n_clusters: int, advance: Callable[[int], None]
     ) -> Linked:
         builder = OwnedBuilder()
+        self._other_copies.find_led_to(len(self._listing))
         if self._link == "none":
             self._linked.files = StringArray(self._no_entries(ledger))
         else:
@@ -199,7 +200,7 @@ class _Writing:
                 except (FileNotFoundError, NotADirectoryError, PermissionError):
                     self._linked.n_gone += 1
                 else:
-                    name = names.of(label, self._listing.names[row], partial(self._is_taken, status))
+                    name = names.of(label, self._listing.names[row], partial(self._is_taken, source, status))
                     builder.add(name, self._known(source, name, status, record.digest))
             yield name
 
@@ -216,16 +217,28 @@ class _Writing:
         digest = short_digest(record.digest)
         return self._other_copies.add(row, digest, record.n_bytes, record.mtime_ns)
 
-    def _is_taken(self, source: os.stat_result, name: str) -> bool:
-        """Whether something of others stands there, which is neither ours nor the image itself."""
+    def _is_taken(self, source: str, file: os.stat_result, name: str) -> bool:
+        """Whether something of others stands there, which is neither ours nor the image itself.
+
+        source, file : the path of the image, and the stat of its file.
+        """
+        path = f"{self._root}/{name}"
+        if self._other_copies.is_led_to(path):  # also where nothing stands: the link of a person would come to life
+            return not self._stays(source, file, name)
         if not self._was_there:
             return False
-        path = f"{self._root}/{name}"
         try:
             status = os.lstat(path)
         except FileNotFoundError:
             return False
-        return not (_is_same(status, source) or is_ours(path, self._before.get(name)))
+        return not (_is_same(status, file) or is_ours(path, self._before.get(name)))
+
+    def _stays(self, source: str, file: os.stat_result, name: str) -> bool:
+        """Whether the entry there is the one that this image would get, so that it is not touched."""
+        path = f"{self._root}/{name}"
+        if not os.path.lexists(path):
+            return False
+        return self._is_link_there(source, name) if self._link == "symlink" else _is_same(os.lstat(path), file)
 
     def _known(self, source: str, name: str, status: os.stat_result, digest: str) -> Known:
         if self._link == "symlink" or (self._link == "hardlink" and status.st_dev != self._device):
@@ -241,19 +254,32 @@ class _Writing:
         return os.path.relpath(os.path.realpath(source), os.path.dirname(f"{self._root}/{name}"))
 
     def _make(self, made: Owned, advance: Callable[[int], None]) -> None:
-        gone = False
+        gone, changed = False, set[int]()
         for row, name in enumerate(self._linked.files):
             if name:
                 advance(1)
-                gone = not self._place(self._listing.path(row), name, made) or gone
-        if gone:  # since it was planned: rare
+                try:
+                    gone = not self._place(row, name, made) or gone
+                except _ChangedError:
+                    changed.add(row)
+                    self._linked.n_gone += 1
+        if gone or changed:  # since it was planned: rare
             files = self._linked.files
-            self._linked.files = StringArray(n if n and os.path.lexists(f"{self._root}/{n}") else "" for n in files)
+            self._linked.files = StringArray(
+                n if n and row not in changed and os.path.lexists(f"{self._root}/{n}") else ""
+                for row, n in enumerate(files)
+            )
 
-    def _place(self, source: str, name: str, made: Owned) -> bool:
-        """Make one entry, unless it is there already; False where its image is gone."""
+    def _place(self, row: int, name: str, made: Owned) -> bool:
+        """Make one entry, unless it is there already; False where its image is gone.
+
+        Raises _ChangedError where the image leads to another file than when its entry was planned.
+        """
+        source = self._listing.path(row)
         folder = self._open.get(f"{self._root}/{os.path.dirname(name)}")
         try:
+            if os.path.islink(source) and self._other_copies.leads_elsewhere(row, os.stat(source)):
+                raise _ChangedError(source)
             if self._link == "hardlink":
                 self._hardlink(source, name, folder, made)
             elif self._link == "symlink":
@@ -299,12 +325,16 @@ class _Writing:
         self._replacing(
             name,
             lambda: os.symlink(text, os.path.basename(name), dir_fd=folder),
-            # The image itself, where it is a link into clusters/: a link to it would take its place.
-            lambda path: (
-                str(Path(path).readlink()) == text if os.path.islink(path) else os.path.realpath(source) == path
-            ),
+            lambda _: self._is_link_there(source, name),
         )
         self._linked.n_symlinks += 1
+
+    def _is_link_there(self, source: str, name: str) -> bool:
+        """Whether our link to the image stands there, or its file where the image is a link into clusters/."""
+        path = f"{self._root}/{name}"
+        if os.path.islink(path):
+            return str(Path(path).readlink()) == self._link_text(source, name)
+        return os.path.realpath(source) == os.path.realpath(path)
 
     def _copy(self, source: str, name: str, folder: int, made: Owned) -> None:
         with open(source, "rb") as image:
@@ -327,6 +357,8 @@ class _Writing:
         except FileExistsError:
             path = f"{self._root}/{name}"
             if not is_there(path):
+                if self._other_copies.is_led_to(path):
+                    raise _ChangedError(path) from None
                 self._other_copies.remove(path, self._before.get(name))
                 if os.path.lexists(path):  # its size and time were those of ours, its content is not
                     self._other_copies.keep(path)
@@ -343,6 +375,10 @@ class _Writing:
             raise StoreError(
                 f"link = copy needs {show_bytes(need)}, {show_bytes(free)} are free in {self._out}; use symlink"
             )
+
+
+class _ChangedError(Exception):
+    """A link among the images, or the entry to which it leads, was changed after the entries were planned."""
 
 
 def _is_same(status: os.stat_result, other: os.stat_result) -> bool:
