@@ -7,6 +7,8 @@ import json
 import os
 import shutil
 import subprocess
+import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import picture, write_pictures
+from conftest import environment, picture, write_pictures
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
@@ -23,9 +25,10 @@ import bigcluster as bc
 from benchmarks.stress import hostile_files, hostile_outs
 from bigcluster.catalog import Listing, StringArray, list_images
 from bigcluster.catalog.manifest import Manifest
-from bigcluster.config import read_toml, resolve
+from bigcluster.config import KEYS, read_toml, resolve, shipped_configs, to_toml
 from bigcluster.errors import ConfigError, DamagedError, MemoryBudgetError, StoreError, UsageError
-from bigcluster.files.bounded import UnfitFileError, parse_json, read_bounded
+from bigcluster.files.bounded import SETTINGS_BYTES, UnfitFileError, parse_json, read_bounded, read_dicts
+from bigcluster.files.toml import parse_toml
 from bigcluster.kernels.decode import DecodeSpec, decode, has_bounded_memory
 from bigcluster.outputs.tables import passed_columns
 from bigcluster.pipeline.run import run
@@ -38,6 +41,7 @@ from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading.isolation import IsolatedDecoder
 from bigcluster.stages.loading.sample import Headers
 from bigcluster.store import Mark, Marks, Store, metadata
+from bigcluster.store.payloads import has_form
 from bigcluster.store.shapes import check_array
 
 SPARSE_BYTES = 2 << 30
@@ -438,3 +442,113 @@ def test_a_chunk_of_another_size_is_not_read(tmp_path: Path) -> None:
     sparse(store.root / "values" / "c" / "0")
     with pytest.raises(DamagedError):
         Store(store.root, create=False).load("values")
+
+
+# -- settings of strangers
+
+
+HOSTILE_TOML = {
+    "many keys": "".join(f"k{number}" + ".b" * 99 + "=1\n" for number in range(5000)),
+    "long key": ".".join("a" * 100_000) + " = 1",
+    "long table": "[" + " . ".join("a" * 100_000) + "]",
+    "quoted parts": ".".join(['"a.b"'] * 50_000) + " = 1",
+    "inline table": "a = {" + ".".join("b" * 50_000) + " = 1}",
+    "many short keys": "".join(f"a{number}.b.c.d = 1\n" for number in range(50_000)),
+    "many tables": "".join(f"[a{number}]\n" for number in range(50_000)),
+    "deep lists": "a = " + "[" * 400_000,
+    "deep tables": "a = " + "{b = " * 100_000,
+    "string without an end": '"""' + '\\"""' * 200_000,
+}
+
+
+@pytest.mark.parametrize("name", HOSTILE_TOML)
+def test_toml_that_is_larger_or_deeper_than_settings_is_refused(tmp_path: Path, name: str) -> None:
+    text = HOSTILE_TOML[name]
+    file = tmp_path / "config.toml"
+    file.write_text(text, encoding="utf-8")
+    assert file.stat().st_size < SETTINGS_BYTES
+    tracemalloc.start()
+    try:
+        with pytest.raises(ConfigError) as refused:
+            read_toml(file)
+        assert tracemalloc.get_traced_memory()[1] < 16 << 20
+    finally:
+        tracemalloc.stop()
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 300 + len(str(file))
+    payload: dict[str, Any] = {"files": {}, "before": {}}
+    assert has_form("outputs", "done", "", payload | {"run.toml": 'images = "a"\n'})
+    assert not has_form("outputs", "done", "", payload | {"run.toml": text})
+
+
+def test_a_hostile_config_ends_with_exit_code_2(tmp_path: Path) -> None:
+    (tmp_path / "config.toml").write_text(HOSTILE_TOML["long key"], encoding="utf-8")
+    ended = subprocess.run(
+        [sys.executable, "-m", "bigcluster", "run", str(tmp_path), "-o", str(tmp_path / "out"), "--config",
+         str(tmp_path / "config.toml")],
+        capture_output=True, text=True, env=environment(), timeout=60, check=False,
+    )  # fmt: skip
+    assert ended.returncode == 2
+    assert "a key has more than 4 parts" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+@given(st.lists(st.text(min_size=1), max_size=8), st.text(st.characters(blacklist_categories=("Cs",))))
+def test_what_the_program_writes_is_always_read(exclude: list[str], images: str) -> None:
+    values = {key.name: key.default for key in KEYS.values()}
+    values |= {"images": images, "exclude": tuple(exclude), "variance": 0.8, "components": 3}
+    written = {name: value for name, value in values.items() if value is not None}
+    read = parse_toml(to_toml(written))
+    assert read["images"] == images
+    assert read["exclude"] == exclude
+
+
+def test_long_lists_and_shipped_configs_are_read() -> None:
+    exclude = [f"a.b.c.d.e.[f]/{number}={{}}'#" for number in range(20_000)]
+    assert parse_toml(to_toml({"exclude": tuple(exclude)}))["exclude"] == exclude
+    for path in shipped_configs().values():
+        assert parse_toml(path.read_text(encoding="utf-8"))
+
+
+# -- pictures that a limit of memory stops
+
+
+@pytest.mark.parametrize("name", ["large.webp", "large.avif", "large.jp2"])
+def test_a_lack_of_memory_is_not_damage(tmp_path: Path, name: str) -> None:
+    file = tmp_path / name
+    Image.fromarray(picture(1, 900, 800)).convert("RGB").save(file)
+    spec = DecodeSpec(16, 16, max_bytes=1 << 30)
+    into = np.zeros(spec.n_values, np.uint8)
+    for limit_mib in (1, 4, 7, 10):
+        with IsolatedDecoder(spec, 20, limit_mib << 20) as child:
+            assert child.load(str(file), None, into).status in ("too_large", "ok"), limit_mib
+    with IsolatedDecoder(spec, 20, 64 << 20) as child:
+        assert child.load(str(file), None, into).ok
+
+
+@pytest.mark.parametrize("limit_mib", [None, 64])
+def test_a_broken_webp_is_damaged_where_there_is_memory(tmp_path: Path, limit_mib: int | None) -> None:
+    file = tmp_path / "broken.webp"
+    Image.new("RGB", (300, 300), 7).save(file, lossless=True)
+    data = file.read_bytes()
+    file.write_bytes(data[:20] + b"\0" + data[21:])  # the signature of its only chunk
+    spec = DecodeSpec(16, 16)
+    into = np.zeros(spec.n_values, np.uint8)
+    with IsolatedDecoder(spec, 20, None if limit_mib is None else limit_mib << 20) as child:
+        assert child.load(str(file), None, into).status == "damaged"
+
+
+@pytest.mark.slow
+def test_a_webp_that_is_too_large_for_a_budget_is_tried_again_with_a_larger_one(tmp_path: Path) -> None:
+    write_pictures(tmp_path / "images", 6)
+    Image.new("RGB", (3000, 3000), 7).save(tmp_path / "images" / "m.webp", lossless=True)
+    settings = resolve(
+        flags={"images": str(tmp_path / "images"), "out": str(tmp_path / "out"), "k": 2, "size": 16},
+        sets=(), config=None, kept=None,
+    )  # fmt: skip
+    statuses = []
+    for budget in (256 << 20, 1 << 30):
+        run(settings, Resources(budget, 2))
+        rows = {row["path"]: row for row in read_dicts(tmp_path / "out" / "images.csv")}
+        statuses.append(rows["m.webp"]["status"])
+    assert statuses == ["too_large", "ok"]

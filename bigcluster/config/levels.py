@@ -7,7 +7,6 @@ levels; a level that gives both is an error.
 from __future__ import annotations
 
 import difflib
-import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -16,6 +15,7 @@ from bigcluster.config.schema import KEYS, Settings, settings_from
 from bigcluster.errors import ConfigError
 from bigcluster.files.bounded import SETTINGS_BYTES, read_bounded
 from bigcluster.files.paths import local_path
+from bigcluster.files.toml import parse_toml
 from bigcluster.units import quoted
 
 Values = dict[str, Any]
@@ -72,8 +72,8 @@ def parse_sets(sets: Iterable[str]) -> Values:
 
 def _value_of(literal: str) -> Any:
     try:
-        read = tomllib.loads(f"value = {literal}")
-    except (ValueError, RecursionError):  # ValueError: this is not TOML, or a number of thousands of digits
+        read = parse_toml(f"value = {literal}")
+    except ValueError:  # this is not TOML, or a number of thousands of digits
         return literal.strip()
     return read["value"] if len(read) == 1 else literal.strip()
 
@@ -94,13 +94,11 @@ def read_config(name_or_file: str) -> Values:
 def read_toml(path: Path) -> Values:
     """Read and check the values of a TOML file, by dotted name. Raises ConfigError with the file in its message."""
     try:
-        values = _dotted(tomllib.loads(read_bounded(path, SETTINGS_BYTES, follow=True).decode()))
+        values = _dotted(parse_toml(read_bounded(path, SETTINGS_BYTES, follow=True).decode()))
     except OSError as error:
         raise ConfigError(f"cannot read the config {path}: {error.strerror}") from error
     except ValueError as error:
-        raise ConfigError(f"the config {path} is not valid TOML: {error}") from error
-    except RecursionError as error:
-        raise ConfigError(f"the config {path} is not one of ours: its tables or lists are nested too deep") from error
+        raise ConfigError(f"the config {path} is not valid TOML of settings: {error}") from error
     return _checked(values)
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import errno
 import glob
-import tomllib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack
 from dataclasses import replace
@@ -21,6 +20,7 @@ from bigcluster.catalog import root_of
 from bigcluster.catalog.manifest import MANIFEST_SUFFIXES
 from bigcluster.config import Settings, read_toml
 from bigcluster.errors import ConfigError, DamagedError, StoreError
+from bigcluster.files.toml import parse_toml
 from bigcluster.outdir import results
 from bigcluster.outdir.owned import OwnedList
 from bigcluster.outdir.results import ResultFiles
@@ -241,7 +241,7 @@ def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[s
     if finished and not missing & {INGEST, CLUSTER}:
         # damaged arrays cannot be compared
         yield from files.audit(job.out, store, replace(stored, fitted=None) if REDUCE in missing else stored)
-        images = tomllib.loads(results.listed_settings(store.marks)).get("images")
+        images = parse_toml(results.listed_settings(store.marks)).get("images")
         yield from _pages(job, store, missing, quick)
         if images is None:
             yield Damage(f"{outdir.STORE}/marks/{results.MARK}", OUTPUT, "names no images")

@@ -7,7 +7,6 @@ who uses a payload need not look at it again. Whether the arrays have the sizes 
 from __future__ import annotations
 
 import re
-import tomllib
 from itertools import pairwise, product
 from typing import Any
 
@@ -27,6 +26,7 @@ from bigcluster.files.forms import (
     truth,
     whole,
 )
+from bigcluster.files.toml import parse_toml
 from bigcluster.store import shapes
 from bigcluster.store.fingerprints import fingerprint
 
@@ -144,8 +144,8 @@ def _is_settings(value: Any) -> bool:
     if type(value) is not str:
         return False
     try:
-        return type(tomllib.loads(value).get("images", "")) is str
-    except (ValueError, RecursionError):
+        return type(parse_toml(value).get("images", "")) is str
+    except ValueError:
         return False
 
 

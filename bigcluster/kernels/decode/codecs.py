@@ -24,14 +24,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
+from bigcluster.kernels.decode import webp
+from bigcluster.kernels.decode.bounded_memory import SNIFFED_BYTES, header_may_lie
 from bigcluster.kernels.decode.extras import decode_jxl
 from bigcluster.kernels.decode.header import FORMATS, Header, parse_header
 from bigcluster.kernels.decode.ifd import ORIENTATION
 from bigcluster.kernels.decode.jpeg import END_OF_IMAGE, JpegHead, lacks_end, without_gaps
-from bigcluster.kernels.decode.limits import check_limits, reduction_of
+from bigcluster.kernels.decode.limits import check_limits, reduction_of, working_bytes
 from bigcluster.kernels.decode.png import PngHead, fault_of_metadata, picture_only
 from bigcluster.kernels.decode.resize import normalize_each, orient, resize_to
-from bigcluster.kernels.decode.result import Decoded, DecodeSpec, RejectedError, verdict
+from bigcluster.kernels.decode.result import Decoded, DecodeSpec, RejectedError, check_memory, verdict
 from bigcluster.kernels.decode.samples import Samples, to_uint8, with_key
 from bigcluster.kernels.decode.tiff import TiffHead
 
@@ -64,6 +66,7 @@ def decode(data: bytes, spec: DecodeSpec) -> Decoded:
     system gives no memory.
     """
     width = height = None
+    header: Header | None = None
     try:
         header = parse_header(io.BytesIO(data), len(data))
         width, height = header.display_size
@@ -87,8 +90,13 @@ def decode(data: bytes, spec: DecodeSpec) -> Decoded:
         if spec.normalize == "image":
             array = normalize_each(array)
     except RejectedError as rejected:
-        return Decoded(rejected.status, rejected.reason, width, height, needed_bytes=rejected.needed_bytes)
-    return Decoded("ok", header.note, width, height, array.reshape(spec.n_values))
+        found = Decoded(rejected.status, rejected.reason, width, height, needed_bytes=rejected.needed_bytes)
+    else:
+        return Decoded("ok", header.note, width, height, array.reshape(spec.n_values))
+    if header is not None and found.status == "damaged" and header_may_lie(data[:SNIFFED_BYTES]):
+        # Decoders of AVIF, WebP and JPEG 2000 call a lack of memory damage: here is what the decode may take, or not.
+        np.empty(working_bytes(header, spec, 0), np.uint8)
+    return found
 
 
 _TAILS = (b"\x00", b"\xa5", b"\x5a")
@@ -252,8 +260,8 @@ def load_pillow(data: bytes, *, turned_by_tag: bool = True, palette: tuple[int, 
     except MemoryError:  # what it needs was granted: the system ran out, and the picture is not to blame
         raise
     except Exception as error:  # Pillow's plugins raise nearly anything
-        if "out of memory" in str(error).lower():  # as some codecs put it
-            raise MemoryError(str(error)) from error
+        check_memory(error)
+        webp.check_memory(data[: webp.HEAD_BYTES], error)
         raise verdict(error) from error
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigcluster.kernels.decode.ifd import read_directory
-from bigcluster.kernels.decode.result import RejectedError, one_line
+from bigcluster.kernels.decode.result import RejectedError, check_memory, one_line
 
 _HEIF_BRANDS = (b"heic", b"heix", b"heim", b"heis", b"hevc", b"hevx", b"hevm", b"hevs", b"mif1", b"msf1")
 """Of these the last two may be AVIF as well, which Pillow reads. Source: ISO/IEC 23008-12, annex B."""
@@ -76,6 +76,7 @@ def probe_jxl(data: bytes) -> tuple[int, int]:
     try:
         found = library.probe(data)
     except Exception as error:  # the library names no errors of its own
+        check_memory(error)
         raise RejectedError("damaged", f"the header cannot be read: {one_line(error)}") from error
     if found["exponent_bits_per_sample"]:
         raise RejectedError("unsupported", "JPEG XL: floating-point samples")
@@ -86,9 +87,8 @@ def decode_jxl(data: bytes) -> NDArray[np.uint8]:
     """Decode a JPEG XL file to (h, w[, 2, 3 or 4]) uint8. Raises RejectedError."""
     try:
         array: NDArray[np.uint8] = _library("jxl").decode(data)
-    except MemoryError:
-        raise
     except Exception as error:
+        check_memory(error)
         raise RejectedError("damaged", one_line(error)) from error
     return array[..., 0] if array.ndim == 3 and array.shape[2] == 1 else array
 
@@ -106,9 +106,8 @@ def raw_preview(data: bytes) -> tuple[bytes, int]:
         raise RejectedError("unsupported", "camera RAW without a preview that can be read") from error
     except library.LibRawFileUnsupportedError as error:
         raise RejectedError("unsupported", "camera RAW of an unknown kind") from error
-    except MemoryError:
-        raise
     except Exception as error:
+        check_memory(error)
         raise RejectedError("damaged", f"camera RAW: {one_line(error)}") from error
     orientation = _FLIPS.get(turn, 1)
     if preview.format == library.ThumbFormat.JPEG:
@@ -117,8 +116,6 @@ def raw_preview(data: bytes) -> tuple[bytes, int]:
     return b"P6\n%d %d\n255\n" % (width, height) + np.ascontiguousarray(preview.data[..., :3]).tobytes(), orientation
 
 
-_NO_MEMORY = ("Cannot allocate memory", "failed to map segment")
-"""Of the loader of shared libraries, in an ImportError."""
 _LIBRARIES = {"heif": ("pi_heif", "HEIC"), "raw": ("rawpy", "camera RAW"), "jxl": ("pylibjxl", "JPEG XL")}
 """Extra -> the module that it brings, and what that reads."""
 
@@ -129,11 +126,8 @@ def _library(extra: str) -> Any:
         raise RejectedError("unsupported", _missing(extra, what))
     try:
         return import_module(module)
-    except MemoryError:
-        raise
     except Exception as error:  # whatever a library does as it is imported
-        if any(words in str(error) for words in _NO_MEMORY):
-            raise MemoryError(one_line(error)) from error
+        check_memory(error)
         raise RejectedError("unsupported", f"{_broken(module, what)}: {one_line(error)}") from error
 
 

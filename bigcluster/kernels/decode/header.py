@@ -28,11 +28,11 @@ from PIL import (  # each plugin registers its format on import; Image.init() wo
     WebPImagePlugin,
 )
 
-from bigcluster.kernels.decode import extras
+from bigcluster.kernels.decode import extras, webp
 from bigcluster.kernels.decode.ifd import orientation_in
 from bigcluster.kernels.decode.jpeg import JpegHead, parse_jpeg
 from bigcluster.kernels.decode.png import SIGNATURE, PngHead, parse_png
-from bigcluster.kernels.decode.result import RejectedError, verdict
+from bigcluster.kernels.decode.result import RejectedError, check_memory, verdict
 from bigcluster.kernels.decode.tiff import TiffHead, parse_tiff
 
 _PLUGINS = (
@@ -107,7 +107,7 @@ def parse_header(file: Any, n_bytes: int) -> Header:
     if n_bytes == 0:
         raise RejectedError("empty", "the file has no bytes")
     file.seek(0)
-    start: bytes = file.read(32)
+    start: bytes = file.read(webp.HEAD_BYTES)
     if start.startswith(b"\xff\xd8\xff"):
         return _of_jpeg(parse_jpeg(file))
     if start.startswith(SIGNATURE):
@@ -191,7 +191,11 @@ def _of_other(file: Any, start: bytes) -> Header:
             raise RejectedError("unsupported", "not a picture of a known format") from None
         if isinstance(error, UnidentifiedImageError):
             raise _cut(file, start) or RejectedError("damaged", "its header cannot be read") from None
-        raise _cut(file, start) or verdict(error) from error
+        cut = _cut(file, start)
+        if cut is None:
+            check_memory(error)
+            webp.check_memory(start, error)
+        raise cut or verdict(error) from error
     deep = white > WHITE_OF_8_BITS
     known = None if white == _DEEP_PPM else white
     return Header(

@@ -83,6 +83,22 @@ def one_line(error: Exception) -> str:
     return " ".join(str(error).split())[:200] or type(error).__name__
 
 
+_NO_MEMORY = re.compile(
+    r"out of memory|not enough memory|(?:in|un)sufficient memory|bad_alloc|can(?:not|'t) allocate"
+    r"|failed to map segment",
+    re.IGNORECASE,
+)
+"""How libraries say that the system gave them no memory: codecs, C++, the loader of shared libraries."""
+
+
+def check_memory(error: Exception) -> None:
+    """Raise MemoryError where a library's error is a lack of memory, which is not to be taken for damage."""
+    if isinstance(error, MemoryError):
+        raise error
+    if isinstance(error.__cause__, MemoryError) or _NO_MEMORY.search(str(error)):
+        raise MemoryError(one_line(error)) from error
+
+
 _WORDS = (
     (r"image file is truncated.*|.*truncated data", "truncated", "the file ends before the last pixels"),
     (

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import csv
 import os
-import tomllib
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
@@ -20,6 +19,7 @@ from bigcluster.catalog import from_csv_path, path_key
 from bigcluster.errors import MemoryBudgetError, StoreError
 from bigcluster.files.bounded import UnfitFileError, read_rows
 from bigcluster.files.durable import digest_of_file, is_regular
+from bigcluster.files.toml import parse_toml
 from bigcluster.outdir import MANIFEST, RUN_TOML, results
 from bigcluster.outputs import manifest_copy, tables
 from bigcluster.outputs.summary import read_summary
@@ -51,7 +51,7 @@ def audit(out: Path, store: Store, stored: Stored) -> Iterator[Damage]:
 
 def _difference_of_list(out: Path, store: Store) -> str | None:
     """Return the fault of the list of images that a Python call passed; None where it has none or there was no list."""
-    settings, mark = tomllib.loads(results.listed_settings(store.marks)), store.mark(manifest_copy.MARK)
+    settings, mark = parse_toml(results.listed_settings(store.marks)), store.mark(manifest_copy.MARK)
     if mark is None or settings.get("images") != os.path.join(settings.get("out", ""), MANIFEST):
         return None
     path = out / MANIFEST

@@ -1,0 +1,42 @@
+"""Tells a WebP file that is broken from one whose canvas the system's limit of memory stopped.
+
+libwebp says the same of both. What it asked for follows from the header: two canvases of 4 bytes a pixel. Source: WebP
+container specification, RFC 9649; RFC 6386, section 9.1.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+HEAD_BYTES = 32
+"""Bytes in which the size of the canvas stands."""
+_AMBIGUOUS = "could not create decoder object"
+"""What Pillow says of both."""
+_BESIDE_BYTES = 1 << 20
+"""Bytes that the decoder takes beside its canvases: its own state, tables of codes and rows of the picture."""
+
+
+def check_memory(start: bytes, error: Exception) -> None:
+    """Raise MemoryError where an error of WebP's decoder may be a lack of memory. start : HEAD_BYTES of the file."""
+    if start[:4] != b"RIFF" or _AMBIGUOUS not in str(error):
+        return
+    n_pixels = _pixels(start)
+    canvases = [np.empty(n_bytes, np.uint8) for n_bytes in (4 * n_pixels, 4 * n_pixels, _BESIDE_BYTES)]
+    del canvases
+
+
+def _pixels(start: bytes) -> int:
+    """Pixels of the canvas; 0 where the header does not say."""
+    kind = start[12:16]
+    if len(start) < HEAD_BYTES:
+        return 0
+    if kind == b"VP8X":
+        width, height = (int.from_bytes(start[at : at + 3], "little") + 1 for at in (24, 27))
+    elif kind == b"VP8L":
+        bits = int.from_bytes(start[21:25], "little")
+        width, height = (bits & 0x3FFF) + 1, (bits >> 14 & 0x3FFF) + 1
+    elif kind == b"VP8 ":
+        width, height = (int.from_bytes(start[at : at + 2], "little") & 0x3FFF for at in (26, 28))
+    else:
+        return 0
+    return width * height
