@@ -434,6 +434,18 @@ def test_what_only_begins_like_a_picture_is_unsupported(start: bytes) -> None:
     assert status(start + bytes(60)) == "unsupported"
 
 
+@pytest.mark.parametrize("header_bytes", [56, 108, 124])
+def test_a_bmp_of_16_bits_with_alpha_is_unsupported(header_bytes: int) -> None:
+    """Its decoder drops the alpha channel, and would show what is transparent."""
+    for alpha, expected in ((0x8000, "unsupported"), (0, "ok")):
+        masks = struct.pack("<4I", 0x7C00, 0x3E0, 0x1F, alpha)
+        info = struct.pack("<IiiHHIIiiII", header_bytes, 8, 8, 1, 16, 3, 128, 0, 0, 0, 0) + masks
+        start = 14 + header_bytes
+        data = struct.pack("<2sIHHI", b"BM", start + 128, 0, 0, start) + info.ljust(header_bytes, b"\0")
+        found = decode(data + struct.pack("<H", 0x3FF) * 64, DecodeSpec(8, 8))
+        assert found.status == expected, found.reason
+
+
 @pytest.mark.parametrize("kind", ["WEBP", "AVIF", "GIF", "BMP", "JPEG2000", "TIFF", "PPM"])
 def test_a_known_format_with_a_broken_header_is_not_taken_for_another(kind: str) -> None:
     data = bytearray(pillow_bytes(Image.fromarray(COLOR), kind))

@@ -176,6 +176,8 @@ def _of_other(file: Any, start: bytes) -> Header:
     # Before Pillow, which takes a file of a kind that it does not decode for a broken one.
     is_jp2 = start.startswith((CONTAINER, CODESTREAM))
     jp2_white = (1 << jp2_bits(file)) - 1 if is_jp2 else None
+    if start.startswith(b"BM"):
+        _check_bmp(file)
     formats: tuple[str, ...] = FORMATS
     if extras.is_heif(start):
         formats = _with_heif(file)
@@ -201,6 +203,23 @@ def _of_other(file: Any, start: bytes) -> Header:
     return Header(
         str(image.format), image.mode, image.width, image.height, orientation, deep=deep, white=known if deep else None
     )
+
+
+def _check_bmp(file: Any) -> None:
+    """Raise RejectedError for a BMP of 16 bits with a mask for alpha: Pillow would show what is transparent.
+
+    The layout is that of BITMAPV3INFOHEADER and later headers: the size of the header at byte 14, bits per pixel at
+    28, compression at 30, the mask of alpha at 66.
+    """
+    file.seek(0)
+    head: bytes = file.read(70)
+
+    def number(at: int, n_bytes: int) -> int:
+        return int.from_bytes(head[at : at + n_bytes], "little")
+
+    has_masks = number(30, 4) in (3, 6)  # BI_BITFIELDS, BI_ALPHABITFIELDS
+    if number(14, 4) >= 56 and number(28, 2) == 16 and has_masks and number(66, 4):
+        raise RejectedError("unsupported", "BMP: 16 bits, of which some are an alpha channel")
 
 
 def _cut(file: Any, start: bytes) -> RejectedError | None:

@@ -95,7 +95,10 @@ def image_size(listing: Listing, size: str, headers: Headers) -> tuple[int, int]
         size_in_header = headers.size(row)
         if size_in_header is not None:
             return size_in_header
-    raise NoImagesError(f"none of the {len(listing)} listed images has a readable header")
+    message = f"none of the {len(listing)} listed images has a readable header"
+    if not listing.may_read(0):
+        message += "; files outside the manifest's folder are read with manifest.allow_outside = true"
+    raise NoImagesError(message)
 
 
 def image_size_of(size: str) -> tuple[int, int]:
