@@ -146,7 +146,8 @@ class _Writing:
         self, ledger: Iterable[FileRecord], labels: NDArray[np.int32], n_clusters: int, advance: Callable[[int], None]
     ) -> Linked:
         builder = OwnedBuilder()
-        self._other_copies.find_led_to(len(self._listing))
+        if self._was_there:  # it looks at every image; where there was no clusters/, no image leads to an entry
+            self._other_copies.find_led_to(len(self._listing))
         if self._link == "none":
             self._linked.files = StringArray(self._no_entries(ledger))
         else:
