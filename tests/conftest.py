@@ -25,6 +25,10 @@ from PIL import Image
 from bigcluster.kernels.linalg import floats
 
 CHECKOUT = Path(__file__).parents[1]
+
+if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) is signal.SIG_IGN:
+    # Under nohup: what the tests start would inherit it, and rightly take no SIGHUP for an interrupt.
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
 PATIENCE_SECONDS = 120
 
 # Deadlines measure the machine; a function-scoped fixture in a law is always one that holds no state between examples.

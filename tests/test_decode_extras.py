@@ -223,11 +223,11 @@ def test_avif_in_a_common_container_needs_no_extra(monkeypatch: pytest.MonkeyPat
 
 
 def test_files_are_listed_where_their_extra_is_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from bigcluster.catalog import wanted
+    from bigcluster.catalog import file_filter
 
     for name in ("a.jpg", "b.HEIC", "c.nef", "d.jxl", "e.txt", "f.heic"):
         (tmp_path / name).write_bytes(b"x")
-    monkeypatch.setattr(wanted, "is_installed", lambda extra: False)
+    monkeypatch.setattr(file_filter, "is_installed", lambda extra: False)
     listing = list_images(str(tmp_path), None)
     assert list(listing.names) == ["a.jpg"]
     assert left_out(listing.ignored) == (
@@ -236,6 +236,6 @@ def test_files_are_listed_where_their_extra_is_installed(tmp_path: Path, monkeyp
         "1 .nef (pip install 'bigcluster[raw]' reads them), 1 .txt"
     )
     assert image_suffixes() == IMAGE_SUFFIXES
-    monkeypatch.setattr(wanted, "is_installed", lambda extra: extra == "heif")
+    monkeypatch.setattr(file_filter, "is_installed", lambda extra: extra == "heif")
     assert list(list_images(str(tmp_path), None).names) == ["a.jpg", "b.HEIC", "f.heic"]
     assert {module for module, _ in EXTRAS.values()} == {module for module, _ in extras._LIBRARIES.values()}

@@ -11,7 +11,7 @@ import pytest
 from conftest import CHECKOUT, Cli, encoded, picture
 
 import bigcluster as bc
-from bigcluster import api
+from bigcluster.api import calls
 from bigcluster.errors import StoreError
 
 N = 30
@@ -73,7 +73,7 @@ def test_components_and_mean_lead_from_pixels_to_scores(
     def nobody(*_: object, **__: object) -> None:
         raise AssertionError("they are there")
 
-    monkeypatch.setattr(api, "supervise", nobody)
+    monkeypatch.setattr(calls, "supervise", nobody)
     assert run.components.shape == components.shape
 
 
