@@ -130,6 +130,7 @@ class _Writing:
         self._before = recovered_list(self._tree.root, listing) if before is None else before
         self._other_copies = OtherCopies(out, listing.path)
         self._was_there = os.path.lexists(self._root)
+        self._is_first = before is None and not self._was_there
         self._became_links: OwnedBuilder | None = None
         """Entries that had to become symlinks, once one had to."""
         self._open = OpenFolders(out)
@@ -146,7 +147,7 @@ class _Writing:
         self, ledger: Iterable[FileRecord], labels: NDArray[np.int32], n_clusters: int, advance: Callable[[int], None]
     ) -> Linked:
         builder = OwnedBuilder()
-        if self._was_there:  # it looks at every image; where there was no clusters/, no image leads to an entry
+        if not self._is_first:  # it looks at every image; no image leads to an entry of an OUT that had none
             self._other_copies.find_led_to(len(self._listing))
         if self._link == "none":
             self._linked.files = StringArray(self._no_entries(ledger))
