@@ -7,8 +7,9 @@ from conftest import MemoryTiles
 
 from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.solvers.pca import Components
+from bigcluster.solvers.pca.basis import TiledBasis
 from bigcluster.solvers.pca.eigen import TiledMatrix
-from bigcluster.solvers.pca.lanczos import TiledBasis, lanczos_limit, leading_eigenpairs
+from bigcluster.solvers.pca.lanczos import lanczos_limit, leading_eigenpairs
 from bigcluster.solvers.pca.operands import DENSE_LIMIT
 from bigcluster.solvers.progress import StepCounter
 from bigcluster.solvers.spill import SpillBuffer

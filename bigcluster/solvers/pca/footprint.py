@@ -10,7 +10,8 @@ from __future__ import annotations
 import numpy as np
 
 from bigcluster.errors import ConfigError
-from bigcluster.solvers.pca.lanczos import CHUNK, lanczos_limit, lanczos_size, lanczos_width
+from bigcluster.solvers.pca.basis import CHUNK
+from bigcluster.solvers.pca.lanczos import lanczos_limit, lanczos_size, lanczos_width
 from bigcluster.solvers.pca.operands import DENSE_LIMIT, work_dtype
 from bigcluster.solvers.pca.products import TILE, plan_products
 from bigcluster.solvers.pca.result import Components, Target, usual_components
