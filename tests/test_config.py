@@ -12,7 +12,7 @@ from conftest import CHECKOUT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigcluster.config import KEYS, flatten, read_toml, resolve, settings_from, shipped_configs, to_toml
+from bigcluster.config import KEYS, PIXELS, flatten, read_toml, resolve, settings_from, shipped_configs, to_toml
 from bigcluster.errors import ConfigError
 from bigcluster.files.paths import is_url
 from bigcluster.units import parse_bytes, show_bytes
@@ -24,7 +24,7 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "images": any_path,
     "out": any_path,
     "exclude": st.lists(st.text(min_size=1, max_size=9), max_size=3).map(tuple),
-    "features": st.sampled_from(["gray", "color"]),
+    "features": st.sampled_from(["gray", "color", "mobilenetv2", "nets/own.onnx", "column:vector", "v.npy"]),
     "size": st.one_of(st.just("native"), st.builds("{}x{}".format, st.integers(1, 99_999), st.integers(1, 99_999))),
     "reduce": st.sampled_from(["pca", "none"]),
     "variance": share,
@@ -36,6 +36,14 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "image.normalize": st.sampled_from(["none", "image"]),
     "image.max_pixels": st.integers(1, 10**12),
     "image.timeout": st.floats(0.1, 86_400, allow_nan=False),
+    "features.size": st.builds("{}x{}".format, st.integers(1, 9_999), st.integers(1, 9_999)),
+    "features.layer": st.sampled_from(["block_13/add", "last_hidden_state"]),
+    "features.pool": st.sampled_from(["auto", "avg", "max", "gem", "flatten", "cls", "mean"]),
+    "features.resize": st.sampled_from(["crop", "squash", "pad"]),
+    "features.gray": st.booleans(),
+    "features.normalize": st.sampled_from(["l2", "none"]),
+    "features.classes": st.integers(0, 100),
+    "models.offline": st.booleans(),
     "manifest.allow_outside": st.booleans(),
     "manifest.encoding": st.sampled_from(["auto", "utf-8", "cp1252", "utf-16", "shift_jis"]),
     "pca.solver": st.sampled_from(["auto", "gram", "covariance", "subspace", "incremental"]),
@@ -114,7 +122,8 @@ def test_flag_beats_set_beats_config_beats_kept_beats_default(
         expected = next((values[name] for values in levels if name in values), KEYS[name].default)
         assert found[name] == expected, name
     # The highest level that gives one of the two decides, and drops the other below it.
-    top = next((values for values in levels if {"variance", "components"} & set(values)), {"variance": 0.8})
+    default = {"variance": 0.8} if found["features"] in PIXELS else {}  # features of a network have 64 components
+    top = next((values for values in levels if {"variance", "components"} & set(values)), default)
     assert (found["variance"], found["components"]) == (top.get("variance"), top.get("components"))
 
 
@@ -164,7 +173,9 @@ def test_an_unknown_key_names_the_nearest(tmp_path: Path, where: str, given_name
         ("manifest.allow_outside", 1),
         ("manifest.allow_outside", "true"),
         *(("manifest.encoding", value) for value in ("latin-17", "hex", "rot13", "base64", "utf\0", "undefined", 8)),
-        ("features", "sepia"),
+        *(("features", value) for value in ("column:", " ", "a\nb", 3)),
+        *(("features.size", value) for value in ("native", 0, "64x")),
+        *(("features.pool", value) for value in ("none", "sum")),
     ],
 )
 def test_bad_values_are_refused_by_name(name: str, value: Any) -> None:

@@ -1,14 +1,17 @@
 """The settings of a run: which there are, which values are valid, and which value counts where several are given.
 
-It imports `files`. Begin with schema.py (the settings), then levels.py (flags, files and kept values).
+It imports `files`. Begin with schema.py (the settings) and checks.py (their values), then levels.py (flags,
+files and kept values).
 """
 
+from bigcluster.config.checks import PIXELS
 from bigcluster.config.ks import parse_ks
 from bigcluster.config.levels import parse_sets, read_toml, resolve, shipped_configs, to_toml
 from bigcluster.config.schema import KEYS, Settings, flatten, settings_from
 
 __all__ = [
     "KEYS",
+    "PIXELS",
     "Settings",
     "flatten",
     "parse_ks",

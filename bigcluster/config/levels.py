@@ -11,6 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from bigcluster.config.checks import PIXELS
 from bigcluster.config.schema import KEYS, Settings, settings_from
 from bigcluster.errors import ConfigError
 from bigcluster.files.bounded import SETTINGS_BYTES, read_bounded
@@ -26,6 +27,8 @@ RUN_ONLY = ("memory", "workers", "scheduler")
 
 _OTHER_NAMES = {"random_state": "seed", "n_clusters": "k", "n_components": "components"}
 """Names that scikit-learn uses, and what they are called here."""
+FEATURES, SOURCE = "features", "source"
+"""`features = "gray"` stands in a table of TOML as `[features]` with `source = "gray"`, beside `layer` and the like."""
 
 
 def shipped_configs() -> dict[str, Path]:
@@ -43,8 +46,12 @@ def resolve(*, flags: Values, sets: Iterable[str], config: str | None, kept: Val
     """
     below = read_config(config) if config is not None else dict(kept or {})
     merged: Values = {"variance": KEYS["variance"].default}
+    chooses_rank = False
     for level in (below, _checked(parse_sets(sets)), _checked({k: v for k, v in flags.items() if v is not None})):
+        chooses_rank = chooses_rank or level.get("variance") is not None or level.get("components") is not None
         _merge(merged, level)
+    if not chooses_rank and merged.get("features", "gray") not in PIXELS:
+        merged["variance"] = None  # the plan takes planning.stages.EMBEDDING_COMPONENTS
     return settings_from(merged)
 
 
@@ -106,7 +113,9 @@ def _dotted(tables: Mapping[str, Any], prefix: str = "") -> Values:
     """Nested tables of TOML as one dict with dotted names."""
     values: Values = {}
     for name, value in tables.items():
-        if isinstance(value, dict):
+        if prefix + name == f"{FEATURES}.{SOURCE}":
+            values[FEATURES] = value
+        elif isinstance(value, dict):
             values |= _dotted(value, f"{prefix}{name}.")
         else:
             values[prefix + name] = value
@@ -133,9 +142,13 @@ def to_toml(values: Mapping[str, Any]) -> str:
     """Return TOML text for values by dotted name, with one table per section. Values that are None are left out."""
     lines: list[str] = []
     section = ""
-    for name, value in values.items():
-        if value is None:
-            continue
+    stored = {name: value for name, value in values.items() if value is not None}
+    if any(name.startswith(f"{FEATURES}.") for name in stored) and FEATURES in stored:
+        source = stored.pop(FEATURES)
+        at = next(i for i, name in enumerate(stored) if name.startswith(f"{FEATURES}."))
+        items = [*stored.items()]
+        stored = dict([*items[:at], (f"{FEATURES}.{SOURCE}", source), *items[at:]])
+    for name, value in stored.items():
         table, _, last = name.rpartition(".")
         if table != section:
             section = table

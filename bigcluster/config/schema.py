@@ -6,21 +6,28 @@ in README are made from this list or checked against it.
 
 from __future__ import annotations
 
-import codecs
-import re
-import sys
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass
 from typing import Any
 
+from bigcluster.config.checks import (
+    PIXELS,
+    Check,
+    encoding,
+    fraction,
+    image_size,
+    input_size,
+    one_of,
+    optional,
+    path,
+    patterns,
+    positive,
+    seconds,
+    source_of_features,
+    text,
+    whole_number,
+    yes_or_no,
+)
 from bigcluster.config.ks import clusters, parse_ks
-from bigcluster.errors import ConfigError, UsageError
-from bigcluster.files.paths import local_path
-from bigcluster.units import as_real, as_whole, quoted
-
-Check = Callable[[str, Any], Any]
-MOST = 2**63 - 1
-"""The largest whole number that is accepted: what TOML promises to read, and what 64-bit arrays hold."""
 
 
 def key(default: Any, check: Check, doc: str) -> Any:
@@ -30,120 +37,6 @@ def key(default: Any, check: Check, doc: str) -> Any:
     doc : str, what the setting decides, for README.
     """
     return field(default=default, metadata={"check": check, "doc": doc})
-
-
-def one_of(*choices: str, also: Mapping[str, str] | None = None) -> Check:
-    """Make a check that accepts these texts. also : dict, other spellings of a choice."""
-
-    def check(name: str, value: Any) -> str:
-        value = (also or {}).get(value, value) if isinstance(value, str) else value
-        if not isinstance(value, str) or value not in choices:
-            raise ConfigError(f"{name} must be one of {', '.join(choices)}, not {quoted(value)}")
-        return str(value)
-
-    return check
-
-
-def whole_number(at_least: int, **aliases: int) -> Check:
-    """Make a check that accepts whole numbers. aliases : texts that stand for numbers, such as auto=4."""
-
-    def check(name: str, value: Any) -> int:
-        if isinstance(value, str) and value in aliases:
-            return aliases[value]
-        number = as_whole(value)
-        if number is None or number < at_least:
-            or_word = "".join(f" or {word}" for word in aliases)
-            raise ConfigError(f"{name} must be a whole number of at least {at_least}{or_word}, not {quoted(value)}")
-        if number > MOST:
-            raise ConfigError(f"{name} must be a whole number of at most {MOST}, not {quoted(value)}")
-        return number
-
-    return check
-
-
-def fraction(name: str, value: Any) -> float:
-    """Accept a number above 0 and at most 1."""
-    number = as_real(value)
-    if number is None or not 0 < number <= 1:
-        raise ConfigError(f"{name} must be a share above 0 and at most 1, such as 0.8, not {quoted(value)}")
-    return number
-
-
-def positive(name: str, value: Any) -> float:
-    """Accept a finite number of at least 0."""
-    number = as_real(value)
-    if number is None or not 0 <= number <= sys.float_info.max:
-        raise ConfigError(f"{name} must be a number of at least 0, not {quoted(value)}")
-    return number
-
-
-def seconds(name: str, value: Any) -> float:
-    """Accept a duration from a tenth of a second to a day."""
-    number = as_real(value)
-    if number is None or not 0.1 <= number <= 86_400:
-        raise ConfigError(f"{name} must be a number of seconds from 0.1 to 86400, not {quoted(value)}")
-    return number
-
-
-def yes_or_no(name: str, value: Any) -> bool:
-    """Accept true or false."""
-    # bool_ of numpy is not a bool of Python, and this module may not import numpy.
-    if isinstance(value, bool) or type(value).__name__ in ("bool_", "bool"):
-        return bool(value)
-    raise ConfigError(f"{name} must be true or false, not {quoted(value)}")
-
-
-def path(name: str, value: Any) -> str:
-    """Accept the path of a local file or folder."""
-    try:
-        return local_path(name, value)
-    except UsageError as error:
-        raise ConfigError(str(error)) from error
-
-
-def encoding(name: str, value: Any) -> str:
-    """Accept auto or a text encoding, under Python's name for it: "CP1252" -> 'cp1252'."""
-    try:
-        codec = None if isinstance(value, str) and value == "auto" else codecs.lookup(value)
-        if codec is not None and not isinstance("".encode(value), bytes):
-            raise LookupError
-    except (LookupError, TypeError, ValueError, UnicodeError) as error:
-        raise ConfigError(
-            f"{name} must be auto or a text encoding, such as windows-1252 or utf-8, not {quoted(value)}"
-        ) from error
-    return "auto" if codec is None else codec.name
-
-
-def patterns(name: str, value: Any) -> tuple[str, ...]:
-    """Accept a pattern or a list of patterns; returns a tuple."""
-    texts = [value] if isinstance(value, str) else value
-    if not isinstance(texts, list | tuple) or not all(isinstance(text, str) and text for text in texts):
-        raise ConfigError(f"{name} must be a pattern or a list of patterns, such as ['*_thumb.jpg'], not {value!r}")
-    return tuple(texts)
-
-
-def image_size(name: str, value: Any) -> str:
-    """Accept 64 (which becomes 64x64), WIDTHxHEIGHT, a pair (width, height), or native; returns a text."""
-    sides = value if isinstance(value, tuple | list) and len(value) == 2 else ()
-    if sides and all(as_whole(side) is not None for side in sides):
-        value = "x".join(str(as_whole(side)) for side in sides)
-    number = as_whole(value)
-    if number is not None and 0 < number < 100_000:
-        value = str(number)
-    match = re.fullmatch(r"([1-9][0-9]{0,4})(?:[xX]([1-9][0-9]{0,4}))?", value) if isinstance(value, str) else None
-    if isinstance(value, str) and value == "native":
-        return "native"
-    if match is None:
-        raise ConfigError(
-            f"{name} must be a number of pixels (64), WIDTHxHEIGHT (300x430) or native, not {quoted(value)}"
-        )
-    width, height = match.groups()
-    return f"{width}x{height or width}"
-
-
-def optional(check: Check) -> Check:
-    """Make a check that accepts None, and all that `check` accepts."""
-    return lambda name, value: None if value is None else check(name, value)
 
 
 @dataclass(frozen=True)
@@ -183,6 +76,53 @@ class ManifestSettings:
         "auto",
         encoding,
         "the encoding of a CSV manifest; auto is UTF-8 or what its byte order mark says, and paths of any bytes",
+    )
+
+
+@dataclass(frozen=True)
+class EmbeddingSettings:
+    """How a network turns an image into features, and what is done with features that are not pixels.
+
+    The settings are called features.NAME.
+    """
+
+    size: str | None = key(
+        None,
+        optional(input_size),
+        "the size of the network's input where it has a choice: 128 or WIDTHxHEIGHT",
+    )
+    layer: str | None = key(
+        None,
+        optional(text),
+        "the tensor of the network that is taken (`bigcluster models show NAME` lists them)",
+    )
+    pool: str = key(
+        "auto",
+        one_of("auto", "avg", "max", "gem", "flatten", "cls", "mean"),
+        "how a map (avg, max, gem, flatten) or tokens (cls, mean) become one vector; auto is avg or cls",
+    )
+    resize: str = key(
+        "crop",
+        one_of("crop", "squash", "pad"),
+        "how an image takes the network's input size: crop the largest middle, squash it, or pad it",
+    )
+    gray: bool = key(False, yes_or_no, "whether the network sees images in gray, as three equal channels")
+    normalize: str = key(
+        "l2",
+        one_of("l2", "none"),
+        "l2 gives the features of every image the length 1, and its PCA scores again; pixels are never changed",
+    )
+    classes: int = key(
+        0, whole_number(0), "write this number of the most probable classes of each image to classes.csv (0: none)"
+    )
+
+
+@dataclass(frozen=True)
+class ModelsSettings:
+    """Where networks come from."""
+
+    offline: bool = key(
+        False, yes_or_no, "whether networks are never downloaded: only files that are there already are used"
     )
 
 
@@ -263,8 +203,8 @@ class Settings:
     )
     features: str = key(
         "gray",
-        one_of("gray", "color", also={"grey": "gray", "colour": "color"}),
-        "what describes an image: its gray or its color pixels",
+        source_of_features,
+        "what describes an image: gray or color pixels, a network by name or .onnx file, or your own vectors",
     )
     size: str = key(
         "64x64",
@@ -275,7 +215,9 @@ class Settings:
         "pca", one_of("pca", "none"), "how images are reduced: pca, or none to cluster the pixels themselves"
     )
     variance: float | None = key(
-        0.8, optional(fraction), "keep the fewest components that explain this share of the variance"
+        0.8,
+        optional(fraction),
+        "keep the fewest components that explain this share of the variance (features of a network: 64 components)",
     )
     components: int | None = key(
         None, optional(whole_number(1)), "keep exactly this number of components (instead of variance)"
@@ -292,11 +234,18 @@ class Settings:
         "how images appear under clusters/: hardlink (a relative symlink across file systems), symlink, copy or none",
     )
     image: ImageSettings = field(default_factory=ImageSettings)
+    embedding: EmbeddingSettings = field(default_factory=EmbeddingSettings, metadata={"section": "features"})
+    models: ModelsSettings = field(default_factory=ModelsSettings)
     manifest: ManifestSettings = field(default_factory=ManifestSettings)
     pca: PCASettings = field(default_factory=PCASettings)
     gemm: GemmSettings = field(default_factory=GemmSettings)
     kmeans: KMeansSettings = field(default_factory=KMeansSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
+
+    @property
+    def has_pixel_features(self) -> bool:
+        """Whether the pixels themselves describe an image."""
+        return self.features in PIXELS
 
     @property
     def ks(self) -> tuple[int, ...]:
@@ -314,6 +263,12 @@ class Key:
     doc: str
 
 
+def _section(item: Field[Any]) -> str:
+    """The name of the settings below a field, which is its own name where it says no other one."""
+    section: str = item.metadata.get("section", item.name)
+    return section
+
+
 def _keys(section: type, prefix: str = "") -> dict[str, Key]:
     keys: dict[str, Key] = {}
     for item in fields(section):
@@ -321,7 +276,7 @@ def _keys(section: type, prefix: str = "") -> dict[str, Key]:
             name = prefix + item.name
             keys[name] = Key(name, item.default, item.metadata["check"], item.metadata["doc"])
         else:
-            keys |= _keys(item.default_factory, item.name + ".")  # type: ignore[arg-type]
+            keys |= _keys(item.default_factory, _section(item) + ".")  # type: ignore[arg-type]
     return keys
 
 
@@ -335,7 +290,7 @@ def settings_from(values: dict[str, Any]) -> Settings:
         arguments: dict[str, Any] = {}
         for item in fields(section):
             if "check" not in item.metadata:
-                arguments[item.name] = build(item.default_factory, item.name + ".")  # type: ignore[arg-type]
+                arguments[item.name] = build(item.default_factory, _section(item) + ".")  # type: ignore[arg-type]
             elif prefix + item.name in values:
                 value = values[prefix + item.name]
                 arguments[item.name] = tuple(value) if isinstance(value, list) else value  # JSON has no tuples
@@ -351,7 +306,7 @@ def flatten(settings: Any, prefix: str = "") -> dict[str, Any]:
     for item in fields(settings):
         value = getattr(settings, item.name)
         if is_dataclass(value):
-            flat |= flatten(value, prefix + item.name + ".")
+            flat |= flatten(value, prefix + _section(item) + ".")
         else:
             flat[prefix + item.name] = value
     return flat

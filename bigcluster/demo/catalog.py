@@ -11,7 +11,7 @@ from threading import Lock
 
 import cv2
 
-from bigcluster.config.schema import whole_number
+from bigcluster.config.checks import whole_number
 from bigcluster.demo.jpeg import encode
 from bigcluster.demo.styles import draw_cut
 from bigcluster.errors import OutError, StoreError

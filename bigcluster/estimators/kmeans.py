@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Cluster
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from bigcluster.config.schema import optional, positive, whole_number
+from bigcluster.config.checks import optional, positive, whole_number
 from bigcluster.errors import ConfigError, TooFewSamplesError, UsageError
 from bigcluster.estimators.inputs import each_block, is_dask, rows_of, seed_of
 from bigcluster.estimators.verbose import Reporter

@@ -15,7 +15,7 @@ import numpy as np
 from bigcluster import outdir
 from bigcluster.catalog import FOLDERS_NAMED, Listing, left_out, list_images, unread_folders
 from bigcluster.config import Settings, flatten
-from bigcluster.errors import NoImagesError, TooFewSamplesError, UsageError
+from bigcluster.errors import ConfigError, NoImagesError, TooFewSamplesError, UsageError
 from bigcluster.files.kept import KEPT
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.outdir.results import OF_A_RUN, OF_A_SWEEP, ResultFiles, is_finished
@@ -54,6 +54,8 @@ def prepare(settings: Settings, resources: Resources, given: str | None = None) 
     above the number of listed images.
     """
     assert settings.images is not None
+    if not settings.has_pixel_features:
+        raise ConfigError("features of networks cannot be made yet: use --features gray or color")
     out = None if settings.out is None else Path(settings.out)
     least = baseline_bytes(settings, resources, products=False)
     beyond = max(LEAST_LISTING_BYTES, resources.budget_bytes - least)

@@ -159,7 +159,8 @@ def decode_recipe(spec: DecodeSpec) -> str:
 
 
 def _recipe_values(spec: DecodeSpec) -> dict[str, Any]:
-    return {name: value for name, value in asdict(spec).items() if name != "max_bytes"}
+    values = {name: value for name, value in asdict(spec).items() if name not in ("max_bytes", "view")}
+    return values if spec.view is None else values | {"view": list(spec.view)}
 
 
 def stored_recipe(store: Store) -> DecodeSpec:

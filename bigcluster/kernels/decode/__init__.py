@@ -31,13 +31,14 @@ from bigcluster.kernels.decode.extras import needs_extra
 from bigcluster.kernels.decode.header import read_header
 from bigcluster.kernels.decode.limits import Workload, read_workload
 from bigcluster.kernels.decode.messages import FILLED, damage_in, may_mean_damage, without_what_was_filled
-from bigcluster.kernels.decode.result import STATUSES, Decoded, DecodeSpec
+from bigcluster.kernels.decode.result import STATUSES, Decoded, DecodeSpec, View
 
 __all__ = [
     "FILLED",
     "STATUSES",
     "DecodeSpec",
     "Decoded",
+    "View",
     "Workload",
     "damage_in",
     "decode",

@@ -62,8 +62,8 @@ def prepare_codecs() -> None:
 def decode(data: bytes, spec: DecodeSpec) -> Decoded:
     """Decode the bytes of one file into the shape of `spec`.
 
-    The result has status "ok" and (d,) uint8 pixels, or another status and the reason. Raises MemoryError where the
-    system gives no memory.
+    The result has status "ok" and (n_decoded_values,) uint8 pixels, or another status and the reason. Raises
+    MemoryError where the system gives no memory.
     """
     width = height = None
     header: Header | None = None
@@ -86,17 +86,26 @@ def decode(data: bytes, spec: DecodeSpec) -> Decoded:
                 array = _decode_direct(data, header, spec) if header.direct else None
             if array is None:
                 array = _decode_samples(data, header, spec)
-        array = resize_to(orient(array, header.orientation), spec.width, spec.height, spec.fit)
-        if spec.normalize == "image":
-            array = normalize_each(array)
+        pixels = _to_targets(orient(array, header.orientation), spec)
     except RejectedError as rejected:
         found = Decoded(rejected.status, rejected.reason, width, height, needed_bytes=rejected.needed_bytes)
     else:
-        return Decoded("ok", header.note, width, height, array.reshape(spec.n_values))
+        return Decoded("ok", header.note, width, height, pixels)
     if header is not None and found.status == "damaged" and header_may_lie(data[:SNIFFED_BYTES]):
         # Decoders of AVIF, WebP and JPEG 2000 call a lack of memory damage: here is what the decode may take, or not.
         np.empty(working_bytes(header, spec, 0), np.uint8)
     return found
+
+
+def _to_targets(array: NDArray[np.uint8], spec: DecodeSpec) -> NDArray[np.uint8]:
+    """Make the values of the picture, and of the view where there is one, from an upright (h, w[, 3]) picture."""
+    picture = resize_to(array, spec.width, spec.height, spec.fit)
+    if spec.normalize == "image":
+        picture = normalize_each(picture)
+    if spec.view is None:
+        return picture.reshape(spec.n_values)
+    view = resize_to(array, *spec.view)
+    return np.concatenate([picture.reshape(-1), view.reshape(-1)])
 
 
 _TAILS = (b"\x00", b"\xa5", b"\x5a")

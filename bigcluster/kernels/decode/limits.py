@@ -69,15 +69,17 @@ def working_bytes(header: Header, spec: DecodeSpec, n_bytes: int) -> int:
         )
     else:
         picture = indirect_bytes(header.width * header.height, image_format=header.format, deep=header.deep)
-    return n_bytes * header.n_copies + picture + 2 * spec.n_values
+    return n_bytes * header.n_copies + picture + 2 * spec.n_decoded_values
 
 
 def reduction_of(header: Header, spec: DecodeSpec) -> int:
-    """Choose the divisor of the scale of a JPEG: the largest at which it still has the target size. 1 for others."""
+    """Choose the divisor of the scale of a JPEG: the largest at which it still has both target sizes. 1 for others."""
     if not header.is_jpeg:
         return 1
     width, height = header.display_size
-    return next((by for by in (8, 4, 2) if width >= by * spec.width and height >= by * spec.height), 1)
+    view_width, view_height = (0, 0) if spec.view is None else spec.view[:2]
+    least_width, least_height = max(spec.width, view_width), max(spec.height, view_height)
+    return next((by for by in (8, 4, 2) if width >= by * least_width and height >= by * least_height), 1)
 
 
 # Measured bytes for each pixel of the picture.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +21,16 @@ STATUSES = {
     "changed_during_run": "written to while it was read; the next run reads it again",
     "timeout": "decoding it took longer than image.timeout",
     "crashed": "decoding it ended the process that tried",
+    "no_features": "the network, or the file of vectors, has no finite features for it",
 }
+
+
+class View(NamedTuple):
+    """A second picture of the same decode, in the same colours: what a network sees."""
+
+    width: int
+    height: int
+    fit: str
 
 
 @dataclass(frozen=True)
@@ -39,6 +49,12 @@ class DecodeSpec:
     max_pixels: int = 250_000_000
     max_bytes: int | None = None
     """Bytes of working memory that one decode may take; a picture that needs more is `too_large`."""
+    view: View | None = None
+    """A second picture to make of the same decode. A list of its values, as JSON has it, becomes a `View`."""
+
+    def __post_init__(self) -> None:
+        if self.view is not None:
+            object.__setattr__(self, "view", View(*self.view))
 
     @property
     def n_channels(self) -> int:
@@ -49,14 +65,24 @@ class DecodeSpec:
         """Number of values of a picture, d."""
         return self.width * self.height * self.n_channels
 
+    @property
+    def n_view_values(self) -> int:
+        """Number of values of the second picture; 0 where there is none."""
+        return 0 if self.view is None else self.view.width * self.view.height * self.n_channels
+
+    @property
+    def n_decoded_values(self) -> int:
+        """Number of values of both pictures, which one decode returns in one array."""
+        return self.n_values + self.n_view_values
+
 
 @dataclass(frozen=True)
 class Decoded:
     """The outcome of one decode.
 
     status : a key of STATUSES. reason : why there are no pixels, or what is wrong with an "ok" file beside its picture.
-    width, height : of the file, as a person sees it. pixels : (d,) uint8, row by row, RGB interleaved; None unless
-    "ok".
+    width, height : of the file, as a person sees it. pixels : (n_decoded_values,) uint8, row by row, RGB interleaved,
+    first the picture and then the view; None unless "ok".
     """
 
     status: str

@@ -31,7 +31,7 @@ def main() -> None:
     start = json.loads(sys.stdin.buffer.readline())
     spec = DecodeSpec(**start["spec"])
     prepare_codecs()
-    pixels = np.zeros(spec.n_values, np.uint8)
+    pixels = np.zeros(spec.n_decoded_values, np.uint8)
     with CapturedStderr() as captured:
         _send(answers, READY)
         if start["limit_bytes"] is not None:

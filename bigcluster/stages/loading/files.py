@@ -56,7 +56,7 @@ def load_picture(
     isolated: Isolated,
     known: FileRecord | None = None,
 ) -> FileRecord:
-    """Read and decode one file into its row `into`, (d,) uint8, and return its record.
+    """Read and decode one file into its row `into`, (n,) uint8, and return its record.
 
     The row is zero where decoding fails. A file that is not plain is decoded by `isolated`.
     known : the record of what the row already holds. Where the content of the file is the same, the row is not changed.

@@ -12,6 +12,7 @@ import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from types import TracebackType
 
 import numpy as np
@@ -23,6 +24,7 @@ from bigcluster.runtime.events import Progress
 from bigcluster.stages.loading.captured_stderr import CapturedStderr
 from bigcluster.stages.loading.files import announce, load_alone, load_picture, same_content
 from bigcluster.stages.loading.isolation import IsolatedDecoders
+from bigcluster.stages.loading.row_features import RowFeatures
 from bigcluster.store.row_source import spans
 
 
@@ -75,6 +77,15 @@ _MOST_STDERR_BYTES = 128 << 10
 threads may write warnings meanwhile."""
 
 
+@dataclass(frozen=True)
+class _Targets:
+    """The arrays that a call of `load` fills, and the listed row of their first rows."""
+
+    pixels: NDArray[np.uint8]
+    features: NDArray[np.float32] | None
+    first: int
+
+
 class Loader:
     """Reads and decodes rows of a listing while it is open. Several threads may call it at once."""
 
@@ -88,11 +99,13 @@ class Loader:
         progress: Progress,
         isolate_rows: Iterable[Sequence[int]] = (),
         children: int = 1,
+        row_features: RowFeatures | None = None,
     ) -> None:
         """isolate_rows : pairs (start, stop) of rows whose files may crash or hang the codec; a child decodes them.
 
         children : how many children may run at once, for files whose headers cannot be trusted; 0 where there is no
         memory for one.
+        row_features : what gives each picture its features, where `load` is to fill them too.
         """
         self._listing, self._spec, self._threads = listing, spec, threads
         self._progress = progress
@@ -100,6 +113,8 @@ class Loader:
         self._stderr = CapturedStderr()
         self._lock = SharedLock()
         self._isolated = IsolatedDecoders(children, spec, timeout_seconds, spec.max_bytes)
+        self._row_features = row_features
+        self._scratch = threading.local()
 
     def __enter__(self) -> Loader:
         prepare_codecs()
@@ -116,19 +131,26 @@ class Loader:
         self._stack.close()
 
     def load(
-        self, rows: Sequence[int], pixels: NDArray[np.uint8], first: int, known: Mapping[int, FileRecord] | None = None
+        self,
+        rows: Sequence[int],
+        pixels: NDArray[np.uint8],
+        first: int,
+        known: Mapping[int, FileRecord] | None = None,
+        features: NDArray[np.float32] | None = None,
     ) -> list[FileRecord]:
         """Fill pixels[row - first], (d,) uint8, for every listed row of `rows`, and return the records in that order.
 
         rows : ascending. A row is zero where its file failed.
         known : for rows that need a decode only where the content has changed, the record of what they hold.
+        features : (n, n_features) float32, filled as the pixels are; needed where there are `row_features`.
         """
         if not rows:
             return []
+        targets = _Targets(pixels, features, first)
         with self._progress.decoding(rows[0], rows[-1] + 1):
             if any(row in span for span in self._isolated_rows for row in rows):
-                return self._load_isolated(rows, pixels, first)
-            return self._load_together(rows, pixels, first, known or {})
+                return self._load_isolated(rows, targets)
+            return self._load_together(rows, targets, known or {})
 
     def skip(self, n_rows: int) -> None:
         """Count rows as done that need no file."""
@@ -146,7 +168,7 @@ class Loader:
         return same if len(same) == len(now) else None
 
     def _load_together(
-        self, rows: Sequence[int], pixels: NDArray[np.uint8], first: int, known: Mapping[int, FileRecord]
+        self, rows: Sequence[int], targets: _Targets, known: Mapping[int, FileRecord]
     ) -> list[FileRecord]:
         listing, confined_to = self._listing, self._listing.confined_to
 
@@ -157,38 +179,86 @@ class Loader:
 
         def load_one(row: int) -> tuple[FileRecord, bool]:
             """Return the record, and whether a message spoke of damage meanwhile, from this decode or another one."""
+            into = self._into(row, targets)
             with self._lock.shared():
                 before = self._stderr.n_bytes()
                 record = load_picture(
-                    listing.path(row), confined_to, self._spec, pixels[row - first], self._isolated.load, known.get(row)
+                    listing.path(row), confined_to, self._spec, into, self._isolated.load, known.get(row)
                 )
                 said_more = self._stderr.n_bytes() > before
                 suspect = said_more and (self._stderr.are_lost() or may_mean_damage(self._stderr.since(before)))
             if said_more and self._stderr.n_bytes() > _MOST_STDERR_BYTES:
                 with self._lock.alone():
                     self._stderr.take()
+            if not (suspect and record.ok):  # else it is decoded a second time
+                record = self._fill_features(row, targets, into, record, known.get(row))
             self._progress.advance()
             return record, suspect
 
         parts = self._decoders.map(load_some, spans(len(rows), FILES_PER_TASK))
         loaded = [one for part in parts for one in part]
         return [
-            self._look_again(row, pixels[row - first]) if suspect and record.ok else record
+            self._look_again(row, targets) if suspect and record.ok else record
             for row, (record, suspect) in zip(rows, loaded, strict=True)
         ]
 
-    def _look_again(self, row: int, into: NDArray[np.uint8]) -> FileRecord:
+    def _look_again(self, row: int, targets: _Targets) -> FileRecord:
+        path, confined_to, into = self._listing.path(row), self._listing.confined_to, self._into(row, targets)
         with self._lock.alone():
-            record = load_alone(self._listing.path(row), self._listing.confined_to, self._spec, into, self._stderr)
+            record = load_alone(path, confined_to, self._spec, into, self._stderr)
+        record = self._fill_features(row, targets, into, record)
         self._progress.advance(0)  # a sign of life
         return record
 
-    def _load_isolated(self, rows: Sequence[int], pixels: NDArray[np.uint8], first: int) -> list[FileRecord]:
+    def _load_isolated(self, rows: Sequence[int], targets: _Targets) -> list[FileRecord]:
         """Decode one by one in a child, while no thread decodes: the child may use the memory of the other decodes."""
         records = []
         with self._lock.alone(), self._isolated.one() as child:
             for row in rows:
-                path, confined_to = self._listing.path(row), self._listing.confined_to
-                records.append(child.load(path, confined_to, pixels[row - first]))
+                into = self._into(row, targets)
+                record = child.load(self._listing.path(row), self._listing.confined_to, into)
+                records.append(self._fill_features(row, targets, into, record))
                 self._progress.advance()
         return records
+
+    def _into(self, row: int, targets: _Targets) -> NDArray[np.uint8]:
+        """Return where a row is decoded to: its pixels or, where features are made of it, memory of this thread."""
+        if self._row_features is None:
+            pixels: NDArray[np.uint8] = targets.pixels[row - targets.first]
+            return pixels
+        if not hasattr(self._scratch, "values"):
+            self._scratch.values = np.empty(self._spec.n_decoded_values, np.uint8)
+        values: NDArray[np.uint8] = self._scratch.values
+        return values
+
+    def _fill_features(
+        self,
+        row: int,
+        targets: _Targets,
+        decoded: NDArray[np.uint8],
+        record: FileRecord,
+        known: FileRecord | None = None,
+    ) -> FileRecord:
+        """Fill pixels and features of a row with what was decoded; return its record, which may fail for its features.
+
+        known : the record of what the row already holds.
+        """
+        if self._row_features is None:
+            return record
+        if known is not None and record == replace(known, mtime_ns=record.mtime_ns):
+            return record  # its content was compared, and nothing was decoded
+        assert targets.features is not None
+        pixels, features = targets.pixels[row - targets.first], targets.features[row - targets.first]
+        reason = ""
+        if record.ok:
+            spec, view = self._spec, None
+            if spec.view is not None:
+                view = decoded[spec.n_values :].reshape(spec.view.height, spec.view.width, spec.n_channels)
+            reason = self._row_features.fill(row, view, features)
+            if not reason:
+                pixels[:] = decoded[: spec.n_values]
+                return record
+            record = replace(record, status="no_features", reason=reason)
+        pixels[:] = 0
+        features[:] = 0
+        return record

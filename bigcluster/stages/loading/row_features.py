@@ -1,0 +1,21 @@
+"""What the loader asks for the features of a picture that it has just decoded: a network, or vectors of the user."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+class RowFeatures(Protocol):
+    """Gives every listed row its features. Decoding threads call it at the same time."""
+
+    n_features: int
+
+    def fill(self, row: int, view: NDArray[np.uint8] | None, out: NDArray[np.float32]) -> str:
+        """Write the features of a listed row to `out`, (n_features,) float32.
+
+        view : (height, width, n_channels), the second picture of the decode; None where the spec has no view.
+        Returns "" or, in one line, why the row has no finite features. What is in `out` does not count then.
+        """
