@@ -40,7 +40,7 @@ ALLOWED = {
     "jinja2": ("report",),
     "zarr": ("store",),
     "google_crc32c": ("store",),
-    "onnxruntime": ("kernels",),
+    "onnxruntime": ("runtime.onnx_runtime",),
     "onnx": ("kernels",),
     "dask_ml": ("solvers", "profiling.naive"),
     "pyarrow": ("catalog",),

@@ -35,6 +35,7 @@ from bigcluster.kernels.linalg import floats, panels
 from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.linalg.panels import Panels
 from bigcluster.kernels.linalg.types import Int8Array, Int32Array, UInt8Array
+from bigcluster.runtime.onnx_runtime import onnx_runtime
 
 KERNELS = ("auto", "integer", "float32")
 MAX_K = 131_071
@@ -46,8 +47,7 @@ EXACT_FLOAT_K = 1_024
 @cache
 def _session(model: bytes) -> Any:
     """An inference session on one thread that keeps no memory between calls."""
-    import onnxruntime  # 0.1 s and 40 MiB: only when something is multiplied
-
+    onnxruntime = onnx_runtime()  # 0.1 s and 40 MiB: only when something is multiplied
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.inter_op_num_threads = 1
