@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 from bigcluster._version import __version__
 
 if TYPE_CHECKING:
-    from bigcluster.api import Run, open, plan, profile, run
+    from bigcluster.api import Run, list_models, open, plan, profile, run, show_model
     from bigcluster.estimators.kmeans import KMeans
     from bigcluster.estimators.pca import PCA
 
@@ -23,13 +23,15 @@ _LAZY = {
     "KMeans": "bigcluster.estimators.kmeans",
     "PCA": "bigcluster.estimators.pca",
     "Run": "bigcluster.api",
+    "list_models": "bigcluster.api",
     "open": "bigcluster.api",
     "plan": "bigcluster.api",
     "profile": "bigcluster.api",
     "run": "bigcluster.api",
+    "show_model": "bigcluster.api",
 }
 
-__all__ = ["PCA", "KMeans", "Run", "__version__", "open", "plan", "profile", "run"]
+__all__ = ["PCA", "KMeans", "Run", "__version__", "list_models", "open", "plan", "profile", "run", "show_model"]
 
 
 def __getattr__(name: str) -> Any:

@@ -6,6 +6,7 @@
     │   ├── ImagesNotFoundError  nothing exists at IMAGES
     │   ├── OutError             OUT lies inside IMAGES, belongs to other images, or is a folder that is not ours
     │   │   └── RunNotFoundError there is no run in OUT; a StoreError as well
+    │   ├── ModelError           a network cannot be used: unknown, unsafe, damaged, or of another kind
     │   └── MemoryBudgetError    the plan does not fit the budget
     ├── NoImagesError            no image is listed, or none of the listed ones can be read
     ├── TooFewSamplesError       there are fewer good images than clusters or components
@@ -14,6 +15,7 @@
     ├── InputChangedError        a manifest was changed while it was in use
     ├── InvalidDataError         float input holds NaN or infinity
     ├── OutOfMemoryError         the system gave no more memory
+    ├── FetchError               a network could not be downloaded
     ├── InstallationError        a part of bigcluster itself is missing
     ├── ProfiledRunError         the run that was to be profiled failed; it has that run's exit code
     └── StoreError               OUT cannot be read or written, or is in use
@@ -52,6 +54,10 @@ class ImagesNotFoundError(UsageError, FileNotFoundError):
     """Nothing exists under the path IMAGES."""
 
 
+class ModelError(UsageError):
+    """A network that was named cannot be used: there is none, it is not safe, damaged, or of another kind."""
+
+
 class MemoryBudgetError(UsageError, MemoryError):
     """The plan needs more than the budget allows."""
 
@@ -82,6 +88,10 @@ class InvalidDataError(BigclusterError, ValueError):
 
 class InstallationError(BigclusterError):
     """A part of bigcluster itself is missing or does not fit this machine."""
+
+
+class FetchError(BigclusterError, OSError):
+    """A network could not be downloaded from any of its addresses. The message says how to fetch it by hand."""
 
 
 class OutOfMemoryError(BigclusterError, MemoryError):

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from bigcluster.cli import models
 from bigcluster.cli.answers import listening, say, stdout, tell
 from bigcluster.cli.options import (
     AsJson,
@@ -54,6 +55,8 @@ app = typer.Typer(
     rich_markup_mode=None,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
+
+app.add_typer(models.app)
 
 
 def _version(is_asked: bool) -> None:

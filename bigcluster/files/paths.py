@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+from pathlib import Path
 from typing import Any
 
 from bigcluster.errors import UsageError
@@ -35,3 +36,12 @@ def local_path(name: str, value: Any) -> str:
     if is_url(path):
         raise UsageError(f"{name} is a URL: {path}; only folders and files on disks are read and written, give a path")
     return path
+
+
+def cache_folder() -> Path:
+    """Return the cache folder of bigcluster. A relative XDG_CACHE_HOME is ignored.
+
+    Source: XDG Base Directory Specification 0.8.
+    """
+    configured = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(configured) if os.path.isabs(configured) else Path.home() / ".cache") / "bigcluster"

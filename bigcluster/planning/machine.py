@@ -22,6 +22,7 @@ import numpy as np
 
 from bigcluster._version import __version__
 from bigcluster.files.durable import digest_of, write_text
+from bigcluster.files.paths import cache_folder
 from bigcluster.kernels.decode import DecodeSpec, decode, prepare_codecs
 from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.linalg.gemm import Gemm
@@ -45,7 +46,7 @@ def machine_rates() -> Rates:
 
     Where the cache cannot be written, the next call measures again, which takes about a second.
     """
-    file = _cache_folder() / f"rates-{_machine()}.json"
+    file = cache_folder() / f"rates-{_machine()}.json"
     try:
         return Rates(**json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):  # not there yet, or not what this version wrote
@@ -57,15 +58,6 @@ def machine_rates() -> Rates:
     except OSError:
         return rates
     return rates
-
-
-def _cache_folder() -> Path:
-    """Return the cache folder of bigcluster. A relative XDG_CACHE_HOME is ignored.
-
-    Source: XDG Base Directory Specification 0.8.
-    """
-    configured = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(configured) if os.path.isabs(configured) else Path.home() / ".cache") / "bigcluster"
 
 
 def _machine() -> str:
@@ -113,7 +105,7 @@ def _seconds(task: Callable[[], object]) -> float:
 def _disk_folder() -> Path:
     """Return the folder for measuring the disk: the cache folder where it is writable, because /tmp is often in
     memory."""
-    for folder in (_cache_folder(), _cache_folder().parent):
+    for folder in (cache_folder(), cache_folder().parent):
         if os.access(folder, os.W_OK):
             return folder
     return Path(tempfile.gettempdir())

@@ -40,6 +40,11 @@ def release_memory() -> None:
         trim(0)
 
 
+def resident_bytes() -> int:
+    """Return the resident memory of this process, in bytes."""
+    return int(psutil.Process().memory_info().rss)
+
+
 def has_ended(pid: int) -> bool:
     """Return whether no process of this number runs. A zombie does not run, but its threads may still be in the
     kernel."""

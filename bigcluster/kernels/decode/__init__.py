@@ -9,6 +9,7 @@ picture:
 4. resize.py applies the orientation and brings the picture to the target size.
 5. result.py has the outcome: pixels, or a status with a reason. messages.py finds damage in what the codecs print.
    webp.py and result.py tell a lack of memory from damage.
+6. network_input.py makes the input of a neural network of a picture, where one is used.
 
 | format | its header is read by | its pixels are decoded by |
 |---|---|---|
@@ -31,6 +32,7 @@ from bigcluster.kernels.decode.extras import needs_extra
 from bigcluster.kernels.decode.header import read_header
 from bigcluster.kernels.decode.limits import Workload, read_workload
 from bigcluster.kernels.decode.messages import FILLED, damage_in, may_mean_damage, without_what_was_filled
+from bigcluster.kernels.decode.network_input import network_input, scaling_tables
 from bigcluster.kernels.decode.result import STATUSES, Decoded, DecodeSpec, View
 
 __all__ = [
@@ -46,8 +48,10 @@ __all__ = [
     "header_may_lie",
     "may_mean_damage",
     "needs_extra",
+    "network_input",
     "prepare_codecs",
     "read_header",
     "read_workload",
+    "scaling_tables",
     "without_what_was_filled",
 ]

@@ -44,28 +44,28 @@ def resize_to(array: Pixels, width: int, height: int, fit: str) -> Pixels:
     if (old_width, old_height) == (width, height):
         return array
     if fit == "stretch":
-        return _resize(array, width, height)
+        return resize(array, width, height)
     if fit == "crop":
-        return _resize(_crop_middle(array, width, height), width, height)
+        return resize(middle_part(array, width, height), width, height)
     scale = min(width / old_width, height / old_height)
-    scaled = _resize(array, max(1, round(old_width * scale)), max(1, round(old_height * scale)))
+    scaled = resize(array, max(1, round(old_width * scale)), max(1, round(old_height * scale)))
     return _pad(scaled, width, height)
 
 
-def _crop_middle(array: Pixels, width: int, height: int) -> Pixels:
-    """Cut out the largest middle part with the proportions of the target.
+def middle_part(array: Pixels, width: int, height: int) -> Pixels:
+    """Return the largest middle part with the proportions of the target, as a view.
 
-    This is done before resizing, because a thin strip would grow huge otherwise.
+    It is taken before resizing, because a thin strip would grow huge otherwise.
     """
     old_height, old_width = array.shape[:2]
     scale = max(width / old_width, height / old_height)
     cut_width = min(old_width, max(1, round(width / scale)))
     cut_height = min(old_height, max(1, round(height / scale)))
     left, top = (old_width - cut_width) // 2, (old_height - cut_height) // 2
-    return np.ascontiguousarray(array[top : top + cut_height, left : left + cut_width])
+    return array[top : top + cut_height, left : left + cut_width]
 
 
-def _resize(array: Pixels, width: int, height: int) -> Pixels:
+def resize(array: Pixels, width: int, height: int) -> Pixels:
     """Resize by area averages where the picture shrinks, bicubically where it grows."""
     shrinks = width * height < array.shape[0] * array.shape[1]
     return cast(

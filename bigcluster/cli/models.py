@@ -1,0 +1,101 @@
+"""The command `models`: the networks that are known by a name, and the tensors of one."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+import typer
+
+from bigcluster.cli.answers import listening, stdout, tell
+from bigcluster.cli.options import AsJson, Quiet
+from bigcluster.units import printable, show_bytes
+
+app = typer.Typer(
+    name="models",
+    help="List the pretrained networks, or show what can be taken from one of them.",
+    context_settings={"help_option_names": ["-h", "--help"]},
+    rich_markup_mode=None,
+)
+
+
+@app.callback(invoke_without_command=True)
+def models(context: typer.Context, as_json: AsJson = False, quiet: Quiet = False) -> None:
+    """List the pretrained networks: licence, size, whether the file is on this machine, and images a second here.
+
+    Nothing is downloaded. `bigcluster models show NAME` shows the tensors of one network.
+    """
+    if context.invoked_subcommand is not None:
+        return
+    from bigcluster import api
+
+    networks = api.list_models(measure=not quiet or as_json)
+    tell({"models": networks}, as_json, lambda: _print_list(networks), quiet=quiet, in_files=False)
+
+
+@app.command()
+def show(
+    model: Annotated[str, typer.Argument(metavar="NAME|FILE", help="A name of the list, or the path of an ONNX file.")],
+    size: Annotated[
+        str | None, typer.Option(help="The size of the input, 224 or WIDTHxHEIGHT, of a network that takes any.")
+    ] = None,
+    sets: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="models.offline=true: download nothing."),
+    ] = None,
+    as_json: AsJson = False,
+    quiet: Quiet = False,
+) -> None:
+    """Show the input of a network, and every tensor that can be taken from it, with its shape.
+
+    The file of a name is downloaded where it is not on this machine.
+    """
+    from bigcluster import api
+
+    with listening(quiet=quiet) as listener:
+        shown = api.show_model(model, size=size, set=sets, listener=listener)
+    tell(shown, as_json, lambda: _print_network(shown), quiet=quiet, in_files=False)
+
+
+def _print_list(networks: list[dict[str, Any]]) -> None:
+    from rich.table import Table
+
+    table = Table("name", "licence", "size", "on this machine", "images/s", "what it is")
+    for network in networks:
+        n_bytes, speed = network["bytes"], network["images_per_second"]
+        there = "yes" if network["file"] else "no" if network["can_be_fetched"] else "no; bring the file"
+        cells = [
+            network["name"],
+            network["licence"],
+            "?" if n_bytes is None else show_bytes(n_bytes),
+            "cannot be used" if network["fault"] else there,
+            "" if speed is None else f"{speed:,.0f}",
+            network["about"],
+        ]
+        table.add_row(*map(printable, cells))
+    stdout().print(table)
+    for network in networks:
+        for line in filter(None, (network["fault"], network["note"])):
+            print(printable(f"{network['name']}: {line}"))
+
+
+def _print_network(shown: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    given, how, default = shown["input"], shown["preprocessing"], shown["default"]
+    mean, std = (", ".join(f"{level:g}" for level in how[name]) for name in ("mean", "std"))
+    lines = [
+        f"{shown['name']}: {shown['file']}, {show_bytes(shown['bytes'])}, licence {shown['licence']}",
+        f"SHA-256 {shown['sha256']}",
+        f"input {given['name']}: {given['width']} x {given['height']} pixels, {given['dtype']}, {given['layout']}",
+        f"prepared as {how['from']} says: {how['resize']}, {how['order']}, mean {mean}, std {std}",
+        f"default tensor {default['layer']}: {default['why']}",
+        f"classes from {shown['classifier']}" if shown["classifier"] else "no classifier",
+    ]
+    for line in filter(None, [*lines, shown["note"]]):
+        print(printable(line))
+    table = Table("tensor", "operator", "shape", "features", "pool", "")
+    for tensor in shown["tensors"]:
+        shape = " x ".join(map(str, tensor["shape"]))
+        cells = [tensor["name"], tensor["operator"], shape, str(tensor["n_features"]), tensor["pool"]]
+        table.add_row(*map(printable, cells), "default" if tensor["is_default"] else "")
+    stdout().print(table)

@@ -1,0 +1,77 @@
+"""Makes the input of a neural network of a decoded picture: resized, scaled, and in the layout of the network.
+
+The part of the picture that is resized is a view, and the scaled values are looked up in a table for each channel and
+written straight into the input: between picture and input there is one small copy, of the size of the input in uint8.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.kernels.decode.resize import middle_part, resize
+from bigcluster.kernels.decode.samples import Pixels
+
+Tables = NDArray[Any]
+"""(3, 256): what each grey level of red, green and blue becomes; in the type of the input, float32 or uint8."""
+
+
+def scaling_tables(mean: tuple[float, ...], std: tuple[float, ...]) -> Tables:
+    """Return (level - mean) / std of all grey levels, (3, 256) float32, rounded once from float64."""
+    levels = np.arange(256, dtype=np.float64)
+    tables: Tables = ((levels - np.array(mean)[:, None]) / np.array(std)[:, None]).astype(np.float32)
+    return tables
+
+
+def network_input(
+    picture: Pixels, out: NDArray[Any], tables: Tables, *, rule: str, channels_first: bool, bgr: bool, gray: bool
+) -> None:
+    """Write a picture into the input of a network.
+
+    picture : (h, w, 3) uint8, RGB. out : (c, height, width), or (height, width, c) where not `channels_first`;
+    C-contiguous, of the dtype of `tables`; c is 3, or 1 for a network that takes grey pictures.
+    rule : "crop" takes the largest middle part, "squash" stretches, "pad" repeats the edges. bgr : blue comes first.
+    gray : all channels get the grey of the picture (BT.601 luma).
+    """
+    height, width = out.shape[1:] if channels_first else out.shape[:2]
+    n_channels = out.shape[0] if channels_first else out.shape[2]
+    small = _resized(picture, width, height, rule)
+    order = (2, 1, 0) if bgr else (0, 1, 2)
+    if gray or n_channels == 1:
+        luma = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
+        planes = [luma] * n_channels
+    elif channels_first:
+        planes = list(cv2.split(small))
+    else:
+        if bgr:
+            small = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
+        cv2.LUT(small, np.ascontiguousarray(tables[list(order)].T)[None], dst=out)
+        return
+    for channel in range(n_channels):
+        color = order[channel] if n_channels == 3 else 1
+        plane = planes[color] if n_channels == 3 else planes[0]
+        if channels_first:
+            cv2.LUT(plane, tables[color][None], dst=out[channel])
+        else:
+            out[..., channel] = cv2.LUT(plane, tables[color][None])
+
+
+def _resized(picture: Pixels, width: int, height: int, rule: str) -> Pixels:
+    """Resize to (height, width, 3) uint8."""
+    old_height, old_width = picture.shape[:2]
+    if rule == "crop":
+        picture = middle_part(picture, width, height)
+    elif rule == "pad":
+        scale = min(width / old_width, height / old_height)
+        inner_width, inner_height = (max(1, round(side * scale)) for side in (old_width, old_height))
+        inner = resize(picture, inner_width, inner_height)
+        left, top = (width - inner_width) // 2, (height - inner_height) // 2
+        right, bottom = width - inner_width - left, height - inner_height - top
+        padded: Pixels = cv2.copyMakeBorder(inner, top, bottom, left, right, cv2.BORDER_REPLICATE)
+        return padded
+    if picture.shape[:2] == (height, width):
+        return picture
+    return resize(picture, width, height)

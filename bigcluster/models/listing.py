@@ -1,0 +1,163 @@
+"""What `bigcluster models` tells: the networks of the registry, and all that can be taken from one of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from bigcluster.errors import ModelError
+from bigcluster.models import fetch
+from bigcluster.models.graph import NetworkGraph
+from bigcluster.models.network import Network, Source, find_source, input_size, layout_of, open_network
+from bigcluster.models.pooling import pooling_of
+from bigcluster.models.preprocess import Preprocessing
+from bigcluster.models.registry import registry
+from bigcluster.models.session import open_session, run
+from bigcluster.runtime.blas import available_cores
+from bigcluster.runtime.events import Listener, silent
+
+_MEASURED_SECONDS = 0.5
+"""Seconds for which the speed of a network is measured: some dozen pictures of a small one. Chosen, not measured."""
+_PICTURE = (400, 533, 3)
+"""Height, width and channels of the picture with which it is measured: a photo of a shop."""
+
+
+def list_networks(*, measure: bool = True) -> list[dict[str, Any]]:
+    """Return the networks of the registry as JSON values, in its order.
+
+    measure : whether the speed of those on this machine is measured, on all cores, for about a second each.
+    A file that cannot be used is told in `fault`.
+    """
+    return [_entry(name, measure) for name in registry()]
+
+
+def _entry(name: str, measure: bool) -> dict[str, Any]:
+    entry = registry()[name]
+    first = entry.files[0]
+    told: dict[str, Any] = {
+        "name": name,
+        "about": entry.about,
+        "licence": entry.licence,
+        "bytes": first.n_bytes,
+        "can_be_fetched": bool(first.addresses),
+        "file": None,
+        "images_per_second": None,
+        "fault": None,
+        "note": first.note,
+    }
+    try:
+        found = fetch.find_stored(entry)
+        if found is not None:
+            told |= {"file": str(found.path), "bytes": found.path.stat().st_size, "note": found.note}
+            if measure:
+                told["images_per_second"] = round(images_per_second(open_network(name, offline=True)), 1)
+    except ModelError as error:
+        told["fault"] = str(error)
+    return told
+
+
+def images_per_second(network: Network) -> float:
+    """Measure how many decoded pictures a second a network describes on all cores, for about half a second."""
+    picture = np.random.default_rng(0).integers(0, 256, _PICTURE, dtype=np.uint8)
+    cores = available_cores()
+
+    def work(end: float) -> int:
+        done = 0
+        while done == 0 or time.perf_counter() < end:
+            network.features(picture)
+            done += 1
+        return done
+
+    with ThreadPoolExecutor(cores) as pool:
+        list(pool.map(lambda _: network.features(picture), range(cores)))  # each thread makes its buffers
+        began = time.perf_counter()
+        done = sum(pool.map(work, [began + _MEASURED_SECONDS] * cores))
+        return done / (time.perf_counter() - began)
+
+
+@dataclass(frozen=True)
+class TensorInfo:
+    """A tensor that can be taken from a network."""
+
+    name: str
+    operator: str
+    shape: tuple[int, ...]
+    """For one picture."""
+    n_features: int
+    """Values of the vector that is made of it, with the default pool."""
+    pool: str
+    """The default pool; none for a vector."""
+    is_default: bool
+
+
+def show_network(
+    name_or_path: str, *, size: tuple[int, int] | None = None, offline: bool = False, listener: Listener = silent
+) -> dict[str, Any]:
+    """Return the input of a network and every tensor that can be taken, as JSON values.
+
+    size : (width, height) of the input, where the network takes any. Raises what `open_network` does.
+    """
+    source = find_source(name_or_path, offline=offline, listener=listener)
+    graph = NetworkGraph(source.file)
+    given = source.preprocessing
+    width, height = input_size(graph, given, size)
+    # Only the tensor by default, without a classifier: a network whose default cannot be taken is shown all the same.
+    chosen = graph.choose(given.layer, head=given.head)
+    tensors = list(_tensors(source, graph, given, (width, height), chosen.layer))
+    return {
+        "name": source.name,
+        "file": str(source.path),
+        "sha256": source.file.sha256,
+        "bytes": source.file.n_bytes,
+        "licence": source.licence,
+        "note": source.note,
+        "input": {
+            "name": graph.input.name,
+            "dtype": graph.input.dtype,
+            "layout": layout_of(graph, given),
+            "width": width,
+            "height": height,
+        },
+        "preprocessing": {
+            "from": source.described_in,
+            "resize": given.resize,
+            "order": given.order,
+            "mean": list(given.mean),
+            "std": list(given.std),
+        },
+        "default": {"layer": chosen.layer, "why": chosen.why},
+        "classifier": chosen.logits,
+        "tensors": [{**tensor.__dict__, "shape": list(tensor.shape)} for tensor in tensors],
+    }
+
+
+def _tensors(
+    source: Source, graph: NetworkGraph, given: Preprocessing, size: tuple[int, int], default: str
+) -> Iterator[TensorInfo]:
+    """Yield all tensors of floats that make a vector, computed for one black picture, in the order of computation."""
+    width, height = size
+    channels = graph.input.channels or 3
+    layout = layout_of(graph, given)
+    shape = (1, channels, height, width) if layout == "NCHW" else (1, height, width, channels)
+    session = open_session(graph.pruned(graph.tensors), source.path, optimized=False)
+    picture = np.zeros(shape, graph.input.dtype)
+    values = run(session, graph.tensors, {graph.input.name: picture}, source.path)
+    for name, value in zip(graph.tensors, values, strict=True):
+        if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.size < 2:
+            continue
+        try:
+            pooling = pooling_of(
+                value.shape,
+                None,
+                channels_axis=graph.channels_axis(name),
+                n_patches=graph.n_patches(height, width),
+                prefix_tokens=given.prefix_tokens,
+            )
+        except ModelError:  # a tensor of another kind
+            continue
+        yield TensorInfo(name, graph.operator_of(name), value.shape, pooling.n_features, pooling.name, name == default)

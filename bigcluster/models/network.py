@@ -1,0 +1,305 @@
+"""A network that is ready to describe pictures: one session for all threads, one picture at a time.
+
+network = open_network("mobilenetv2")        # or the path of an ONNX file
+network.features(picture)                    # (h, w, 3) uint8 -> (n_features,) float32
+network.look(picture)                        # the same, with the classes that were asked for, from the same Run
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.errors import ModelError
+from bigcluster.files.bounded import read_bounded
+from bigcluster.files.durable import digest_of
+from bigcluster.kernels.decode import network_input, scaling_tables
+from bigcluster.models import fetch, registry
+from bigcluster.models.graph import NetworkGraph
+from bigcluster.models.onnx_file import OnnxFile, read_onnx
+from bigcluster.models.pooling import Pooling, pooling_of
+from bigcluster.models.preprocess import POOLS, RESIZE_RULES, Preprocessing, one_of, preprocessing_beside
+from bigcluster.models.processor import cpu_class
+from bigcluster.models.session import open_session, provider_of, run, runtime_version
+from bigcluster.runtime.events import Listener, silent
+from bigcluster.runtime.sampler import release_memory, resident_bytes
+from bigcluster.units import MIB, quoted
+
+_LABEL_BYTES = 4 * MIB
+"""Bytes of a file of class names, at most: some hundred thousand names."""
+_VERSION = 1
+"""Of how a picture becomes features. It is raised when the same settings give other bits than before."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a user may choose of a network; None takes what the file or the registry says."""
+
+    layer: str | None = None
+    pool: str | None = None
+    resize: str | None = None
+    size: tuple[int, int] | None = None
+    """(width, height) in pixels, of a network whose input may have any size."""
+    gray: bool = False
+    """Whether pictures are seen in grey: three equal channels."""
+    n_classes: int = 0
+    """How many of the most probable classes are told of each picture."""
+    provider: str = "cpu"
+
+
+@dataclass(frozen=True)
+class Source:
+    """A network file, with what is known of it."""
+
+    name: str
+    """Its name in the registry, or that of the file."""
+    licence: str
+    path: Path
+    file: OnnxFile
+    preprocessing: Preprocessing
+    described_in: str
+    """Where it is written how pictures are prepared."""
+    note: str
+
+
+@dataclass(frozen=True)
+class ClassProbability:
+    """One class of a picture."""
+
+    index: int
+    name: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a network says of one picture."""
+
+    features: NDArray[np.float32]
+    """(n_features,)"""
+    classes: tuple[ClassProbability, ...]
+    """The most probable first; empty where none were asked for."""
+
+
+@dataclass(frozen=True)
+class MemoryUse:
+    """Measured when a network is loaded: the growth of this process."""
+
+    session_bytes: int
+    """Weights, in the layouts of ONNX Runtime; once for all threads."""
+    thread_bytes: int
+    """What one thread adds while it computes, which is kept for the next picture."""
+
+
+def find_source(name_or_path: str, *, offline: bool = False, listener: Listener = silent) -> Source:
+    """Find and read a network: a name of the registry first, then a file.
+
+    Raises ModelError for what cannot be used, FetchError where a download fails.
+    """
+    if name_or_path in registry.registry():
+        entry = registry.find(name_or_path)
+        found = fetch.get(entry, offline=offline, listener=listener)
+        file = read_onnx(found.path)
+        registered = None if found.known is None else found.known.preprocessing
+        if found.known is not None and found.known.sha256 not in (None, file.sha256):
+            raise ModelError(f"{found.path} was changed while it was read; give the command again")
+        return _source(entry.name, entry.licence, found.path, file, registered, found.note)
+    path = Path(name_or_path)
+    if not path.exists():
+        registry.find(name_or_path)  # raises
+    if path.is_dir():
+        raise ModelError(f"{path} is a folder; give the ONNX file in it")
+    file = read_onnx(path)
+    known = registry.recognize(file.sha256)
+    if known is not None:
+        entry, known_file = known
+        return _source(entry.name, entry.licence, path, file, known_file.preprocessing, "")
+    return _source(path.name, "unknown", path, file, None, f"{path} has the SHA-256 {file.sha256}")
+
+
+def _source(name: str, licence: str, path: Path, file: OnnxFile, registered: Preprocessing | None, note: str) -> Source:
+    preprocessing, where = preprocessing_beside(path, registered)
+    return Source(name, licence, path, file, preprocessing, where, note)
+
+
+def open_network(
+    name_or_path: str, options: Options | None = None, *, offline: bool = False, listener: Listener = silent
+) -> Network:
+    """Load a network by a name of the registry, or by the path of its file; the listener hears of a download.
+
+    Raises ModelError for what cannot be used, FetchError where a download fails.
+    """
+    return Network(find_source(name_or_path, offline=offline, listener=listener), options or Options())
+
+
+class Network:
+    """A network that is loaded. All methods may be called by any number of threads at the same time."""
+
+    def __init__(self, source: Source, options: Options) -> None:
+        """Load it, and look at one black picture: its size of features and its memory are known after that."""
+        given = source.preprocessing
+        self.name, self.licence, self.path = source.name, source.licence, source.path
+        self.sha256, self.note = source.file.sha256, source.note
+        self.resize = (
+            given.resize if options.resize is None else one_of(RESIZE_RULES, options.resize, "features.resize")
+        )
+        pool = given.pool if options.pool in (None, "auto") else one_of(POOLS, options.pool, "features.pool")
+        provider_of(options.provider)
+        graph = NetworkGraph(source.file)
+        self.width, self.height = input_size(graph, given, options.size)
+        self._layout = layout_of(graph, given)
+        chosen = graph.choose(options.layer or given.layer, head=given.head)
+        self.layer, self.why = chosen.layer, chosen.why
+        if options.n_classes and chosen.logits is None:
+            raise ModelError(f"{self.path} has no classifier, so features.classes must be 0")
+        self._outputs = [chosen.layer]
+        self._logits = chosen.logits if options.n_classes else None
+        if self._logits is not None and self._logits != chosen.layer:
+            self._outputs.append(self._logits)
+        self._input = graph.input
+        self._options, self._order = options, given.order
+        self._described = {"mean": given.mean, "std": given.std, "order": given.order}
+        n_channels = graph.input.channels or 3
+        self._shape = (
+            (1, n_channels, self.height, self.width)
+            if self._layout == "NCHW"
+            else (1, self.height, self.width, n_channels)
+        )
+        self._tables = self._scaling(given)
+        self._own = threading.local()
+        pooling = {
+            "channels_axis": graph.channels_axis(chosen.layer),
+            "n_patches": graph.n_patches(self.height, self.width),
+            "prefix_tokens": given.prefix_tokens,
+            "layer": f"the tensor {quoted(chosen.layer)} of {self.path}",
+        }
+        pruned = graph.pruned(self._outputs)
+        del graph
+        release_memory()
+        before = resident_bytes()
+        self._session = open_session(pruned, self.path, provider=options.provider)
+        del pruned
+        release_memory()
+        loaded = resident_bytes()
+        first = self._run(np.zeros((self.height, self.width, 3), np.uint8))
+        self.memory = MemoryUse(max(loaded - before, 0), max(resident_bytes() - loaded, 0))
+        value = first[0]
+        if not isinstance(value, np.ndarray) or value.dtype not in (np.float32, np.float16, np.float64):
+            raise ModelError(f"the tensor {quoted(self.layer)} of {self.path} does not hold floats; take another layer")
+        self._pooling: Pooling = pooling_of(value.shape, pool, **pooling)  # type: ignore[arg-type]
+        self.n_features, self.pool = self._pooling.n_features, self._pooling.name
+        self._labels = self._read_labels(given.labels, first[-1].size) if self._logits is not None else ()
+
+    def _scaling(self, given: Preprocessing) -> NDArray[Any]:
+        if self._input.dtype != "uint8":
+            return scaling_tables(given.mean, given.std)
+        if given.mean != (0.0, 0.0, 0.0) or given.std != (1.0, 1.0, 1.0):
+            raise ModelError(f"{self.path} takes uint8, so its mean must be 0 and its std 1, not as in its table")
+        return np.tile(np.arange(256, dtype=np.uint8), (3, 1))
+
+    def _read_labels(self, labels: str | None, n_classes: int) -> tuple[str, ...]:
+        if labels is None:
+            return tuple(f"class {i}" for i in range(n_classes))
+        if labels == "imagenet":
+            names = registry.imagenet_labels()
+        else:
+            try:
+                names = tuple(read_bounded(labels, _LABEL_BYTES, follow=True).decode().splitlines())
+            except (OSError, UnicodeDecodeError) as error:
+                raise ModelError(f"the class names {labels} cannot be read: {error}") from error
+        if len(names) != n_classes:
+            raise ModelError(f"{self.path} has {n_classes} classes, and its list of names has {len(names)}")
+        return names
+
+    @property
+    def identity(self) -> dict[str, Any]:
+        """Return all that decides the bits of the features, as JSON values."""
+        return {
+            "version": _VERSION,
+            "sha256": self.sha256,
+            "layer": self.layer,
+            "pool": self.pool,
+            "size": [self.width, self.height],
+            "resize": self.resize,
+            "gray": self._options.gray,
+            "layout": self._layout,
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in self._described.items()},
+            "provider": self._options.provider,
+            "onnxruntime": runtime_version(),
+            "cpu": cpu_class(),
+        }
+
+    @property
+    def fingerprint(self) -> str:
+        """Return the digest of `identity`, 32 hex digits: equal fingerprints mean equal features."""
+        import json
+
+        return digest_of(json.dumps(self.identity, sort_keys=True).encode())
+
+    def features(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Describe a picture. picture : (h, w, 3) uint8, RGB, of any size. Returns (n_features,) float32."""
+        return self._pooling.apply(self._run(picture)[0])
+
+    def look(self, picture: NDArray[np.uint8]) -> Seen:
+        """Describe a picture and name its most probable classes, from one Run. picture : as for `features`."""
+        values = self._run(picture)
+        features = self._pooling.apply(values[0])
+        return Seen(features, self._most_probable(values[-1]) if self._logits is not None else ())
+
+    def _most_probable(self, logits: NDArray[Any]) -> tuple[ClassProbability, ...]:
+        scores = logits.reshape(-1).astype(np.float64)
+        powers = np.exp(scores - scores.max())
+        shares = powers / powers.sum()
+        best = np.argsort(-shares, kind="stable")[: self._options.n_classes]
+        return tuple(ClassProbability(int(i), self._labels[i], float(shares[i])) for i in best)
+
+    def _run(self, picture: NDArray[np.uint8]) -> list[Any]:
+        return run(self._session, self._outputs, {self._input.name: self.prepare(picture)}, self.path)
+
+    def prepare(self, picture: NDArray[np.uint8]) -> NDArray[Any]:
+        """Return a picture as the input of the network. The array is that of this thread, until its next picture."""
+        buffer = getattr(self._own, "buffer", None)
+        if buffer is None:
+            buffer = self._own.buffer = np.empty(self._shape, self._tables.dtype)
+        network_input(
+            picture,
+            buffer[0],
+            self._tables,
+            rule=self.resize,
+            channels_first=self._layout == "NCHW",
+            bgr=self._order == "BGR",
+            gray=self._options.gray,
+        )
+        return buffer.astype(np.float16) if self._input.dtype == "float16" else buffer
+
+
+def input_size(graph: NetworkGraph, given: Preprocessing, asked: tuple[int, int] | None) -> tuple[int, int]:
+    """Return (width, height) of the input. Raises ModelError where nothing says it, or two sources disagree."""
+    path, (width, height) = graph.file.path, (graph.input.width, graph.input.height)
+    wanted = asked or given.size
+    if wanted is None:
+        if width is None or height is None:
+            raise ModelError(f"{path} takes pictures of any size, and nothing says which; use features.size = 224")
+        return width, height
+    for fixed, side in ((width, wanted[0]), (height, wanted[1])):
+        if fixed is not None and fixed != side:
+            where = "features.size" if asked else "its table"
+            raise ModelError(
+                f"{path} takes pictures of {width or '?'} x {height or '?'} pixels, and {where} says "
+                f"{wanted[0]} x {wanted[1]}"
+            )
+    return wanted
+
+
+def layout_of(graph: NetworkGraph, given: Preprocessing) -> str:
+    """Return NCHW or NHWC. Raises ModelError where the file and its table disagree."""
+    if given.layout is None or given.layout == graph.input.layout:
+        return graph.input.layout
+    if graph.input.is_layout_known:
+        raise ModelError(f"{graph.file.path} has the layout {graph.input.layout}, and its table says {given.layout}")
+    return given.layout

@@ -1,0 +1,132 @@
+"""Reads and writes the wire format of protocol buffers: fields with a number, and a whole number or some bytes each.
+
+An ONNX file is one message of this format. It is read as views of one buffer, without copies, and what is kept of it is
+written back as the same bytes. So reading takes no memory beside the file, and no library that knows all of ONNX.
+
+Source: "Encoding" in the documentation of protocol buffers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import NamedTuple, cast
+
+Value = int | memoryview
+"""The value of a field: a varint as int; 4 or 8 bytes, or a text, bytes or inner message, as a view."""
+Pieces = list[bytes | memoryview]
+"""Bytes that are written one after the other. They are views as long as nothing needs them joined."""
+
+
+class Field(NamedTuple):
+    """One field of a message."""
+
+    number: int
+    value: Value
+    whole: memoryview
+    """All bytes of the field, its number included."""
+
+
+_VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
+_MOST_VARINT_BYTES = 10
+"""Bytes of a varint of 64 bits."""
+
+
+class WireError(ValueError):
+    """The bytes are no message, or end before it does."""
+
+
+def read_fields(message: memoryview) -> Iterator[Field]:
+    """Yield all fields of a message, in their order. Raises WireError."""
+    at, end = 0, len(message)
+    while at < end:
+        start = at
+        key, at = _read_varint(message, at)
+        number, kind = key >> 3, key & 7
+        if number == 0:
+            raise WireError("a field has the number 0")
+        value: Value
+        if kind == _VARINT:
+            value, at = _read_varint(message, at)
+        elif kind in (_LENGTH, _EIGHT_BYTES, _FOUR_BYTES):
+            n_bytes = 8 if kind == _EIGHT_BYTES else 4
+            if kind == _LENGTH:
+                n_bytes, at = _read_varint(message, at)
+            if n_bytes > end - at:
+                raise WireError("the file ends within a field")
+            value = message[at : at + n_bytes]
+            at += n_bytes
+        else:
+            raise WireError(f"a field has the unknown wire type {kind}")
+        yield Field(number, value, message[start:at])
+
+
+def _read_varint(message: memoryview, at: int) -> tuple[int, int]:
+    """Return the number that begins at `at`, and where it ends."""
+    number = 0
+    for n_read in range(_MOST_VARINT_BYTES):
+        if at >= len(message):
+            raise WireError("the file ends within a number")
+        byte = message[at]
+        at += 1
+        number |= (byte & 0x7F) << 7 * n_read
+        if byte < 0x80:
+            return number, at
+    raise WireError("a number has more than 64 bits")
+
+
+def as_view(value: Value) -> memoryview:
+    """Return the value of a field that holds bytes. Raises WireError for a number."""
+    if isinstance(value, int):
+        raise WireError("a number stands where bytes belong")
+    return value
+
+
+def as_number(value: Value) -> int:
+    """Return the value of a field that holds a number, signed. Raises WireError for bytes."""
+    if not isinstance(value, int):
+        raise WireError("bytes stand where a number belongs")
+    number = value & (1 << 64) - 1
+    return number - (1 << 64) if number >> 63 else number
+
+
+def as_text(value: Value) -> str:
+    """Return the value of a field that holds a text. Raises WireError where it is not UTF-8."""
+    try:
+        return str(as_view(value), "utf-8")
+    except UnicodeDecodeError as error:
+        raise WireError("a name is not UTF-8") from error
+
+
+def as_numbers(value: Value) -> list[int]:
+    """Return the numbers of one occurrence of a repeated field: one number, or several that are packed into bytes."""
+    if isinstance(value, int):
+        return [as_number(value)]
+    numbers, at = [], 0
+    while at < len(value):
+        number, at = _read_varint(value, at)
+        numbers.append(as_number(number))
+    return numbers
+
+
+def bytes_field(number: int, value: bytes | memoryview) -> Pieces:
+    """Return the pieces of a field that holds bytes or a text."""
+    return [_varint(number << 3 | _LENGTH) + _varint(len(value)), value]
+
+
+def message_field(number: int, pieces: Pieces) -> Pieces:
+    """Return the pieces of a field that holds a message, of which `pieces` are the fields."""
+    return [_varint(number << 3 | _LENGTH) + _varint(sum(len(piece) for piece in pieces)), *pieces]
+
+
+def join(pieces: Iterable[bytes | memoryview]) -> bytes:
+    """Return all pieces as one buffer."""
+    return b"".join(cast("Iterable[bytes]", pieces))
+
+
+def _varint(number: int) -> bytes:
+    out = bytearray()
+    while number >= 0x80:
+        out.append(number & 0x7F | 0x80)
+        number >>= 7
+    out.append(number)
+    return bytes(out)

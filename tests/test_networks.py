@@ -1,0 +1,323 @@
+"""Networks describe pictures exactly as ONNX Runtime does by hand, in any layout; and threads change nothing."""
+
+from __future__ import annotations
+
+import hashlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from networks import conv_net, save, transformer, with_outputs
+
+from bigcluster.errors import ModelError
+from bigcluster.kernels.decode import network_input, scaling_tables
+from bigcluster.models import Network, Options, images_per_second, open_network
+from bigcluster.models.pooling import pooling_of
+from bigcluster.models.session import PROVIDERS
+from bigcluster.runtime.onnx_runtime import onnx_runtime
+
+onnxruntime = onnx_runtime()
+
+MEAN, STD = (127.5, 120.0, 110.0), (127.5, 60.0, 50.0)
+
+
+def photo(seed: int, height: int = 40, width: int = 60) -> Any:
+    rng = np.random.default_rng(seed)
+    return cv2.resize(rng.integers(0, 256, (5, 7, 3), dtype=np.uint8), (width, height), interpolation=cv2.INTER_CUBIC)
+
+
+def by_hand(model: Any, tensor: str, value: Any) -> Any:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    session = onnxruntime.InferenceSession(
+        with_outputs(model, tensor).SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+    return session.run(None, {session.get_inputs()[0].name: value})[0]
+
+
+def cropped(picture: Any, size: int = 16) -> Any:
+    """The largest middle square, resized by area."""
+    height, width = picture.shape[:2]
+    side = min(height, width)
+    top, left = (height - side) // 2, (width - side) // 2
+    return cv2.resize(picture[top : top + side, left : left + side], (size, size), interpolation=cv2.INTER_AREA)
+
+
+def scaled(small: Any) -> Any:
+    """(h, w, 3) uint8 -> the same, scaled, float32."""
+    return ((small.astype(np.float64) - MEAN) / STD).astype(np.float32)
+
+
+@pytest.mark.parametrize("batch", [1, "n"])
+@pytest.mark.parametrize("size", [16, "any"])
+@pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
+def test_features_are_those_of_the_network_run_by_hand(tmp_path: Path, layout: str, size: Any, batch: Any) -> None:
+    model = conv_net(layout=layout, size=size, batch=batch)
+    network = open_network(str(save(tmp_path, model)))
+    assert (network.layer, network.n_features, network.width, network.height) == ("features", 12, 16, 16)
+    for seed in range(3):
+        value = scaled(cropped(photo(seed)))[None]
+        value = value.transpose(0, 3, 1, 2).copy() if layout == "NCHW" else value
+        np.testing.assert_array_equal(network.features(photo(seed)), by_hand(model, "features", value)[0])
+
+
+def test_a_network_of_uint8_is_given_grey_levels(tmp_path: Path) -> None:
+    model = conv_net(layout="NHWC", dtype="uint8")
+    network = open_network(str(save(tmp_path, model, table="size = 16")))
+    small = cropped(photo(0))
+    np.testing.assert_array_equal(network.prepare(photo(0))[0], small)
+    np.testing.assert_array_equal(network.features(photo(0)), by_hand(model, "features", small[None])[0])
+    with pytest.raises(ModelError, match="takes uint8, so its mean must be 0"):
+        open_network(str(save(tmp_path, model)))
+
+
+def test_a_network_of_float16_is_given_float16(tmp_path: Path) -> None:
+    model = conv_net(dtype="float16")
+    network = open_network(str(save(tmp_path, model)))
+    value = scaled(cropped(photo(0))).transpose(2, 0, 1)[None].astype(np.float16)
+    np.testing.assert_array_equal(network.features(photo(0)), by_hand(model, "features", value)[0])
+
+
+def test_a_network_of_grey_pictures_is_given_luma(tmp_path: Path) -> None:
+    model = conv_net(channels=1)
+    network = open_network(str(save(tmp_path, model, table="size = 16\nmean = 120.0\nstd = 60.0")))
+    luma = cv2.cvtColor(cropped(photo(0)), cv2.COLOR_RGB2GRAY)
+    value = ((luma.astype(np.float64) - 120) / 60).astype(np.float32)[None, None]
+    np.testing.assert_array_equal(network.features(photo(0)), by_hand(model, "features", value)[0])
+
+
+def test_old_files_list_their_weights_as_inputs(tmp_path: Path) -> None:
+    model = conv_net(ir_version=3)
+    network = open_network(str(save(tmp_path, model)))
+    same = open_network(str(save(tmp_path, conv_net(), name="new")))
+    np.testing.assert_array_equal(network.features(photo(0)), same.features(photo(0)))
+
+
+def test_classes_come_from_the_same_run_and_leave_the_features_alone(tmp_path: Path) -> None:
+    model = conv_net()
+    path = save(tmp_path, model)
+    alone, both = open_network(str(path)), open_network(str(path), Options(n_classes=5))
+    assert alone.fingerprint == both.fingerprint
+    for seed in range(5):
+        seen = both.look(photo(seed))
+        np.testing.assert_array_equal(seen.features, alone.features(photo(seed)))
+        shares = by_hand(model, "probabilities", scaled(cropped(photo(seed))).transpose(2, 0, 1)[None])[0]
+        assert [c.index for c in seen.classes] == list(np.argsort(-shares)[:5])
+        np.testing.assert_allclose([c.probability for c in seen.classes], np.sort(shares)[::-1][:5], atol=1e-6)
+        assert seen.classes[0].name == f"class {seen.classes[0].index}"
+    assert alone.look(photo(0)).classes == ()
+
+
+def test_class_names_come_from_a_file_beside(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("\n".join("abcdefg"))
+    path = save(tmp_path, conv_net(), table="size = 16\nlabels = 'names.txt'")
+    best = open_network(str(path), Options(n_classes=1)).look(photo(0)).classes[0]
+    assert best.name == "abcdefg"[best.index]
+    (tmp_path / "names.txt").write_text("one\ntwo")
+    with pytest.raises(ModelError, match="7 classes, and its list of names has 2"):
+        open_network(str(path), Options(n_classes=1))
+
+
+@pytest.mark.parametrize(
+    ("layer", "pool", "n_features"),
+    [("map", None, 12), ("map", "max", 12), ("map", "gem", 12), ("map", "flatten", 12 * 64), ("relu1", "avg", 8),
+     ("logits", None, 7), ("pooled", None, 12)],
+)  # fmt: skip
+def test_any_layer_and_pool(tmp_path: Path, layer: str, pool: str | None, n_features: int) -> None:
+    model = conv_net()
+    network = open_network(str(save(tmp_path, model)), Options(layer=layer, pool=pool))
+    value = by_hand(model, layer, scaled(cropped(photo(1))).transpose(2, 0, 1)[None]).astype(np.float64)
+    expected = {
+        "max": lambda v: v.max((2, 3)),
+        "gem": lambda v: (np.maximum(v, 1e-6) ** 3).mean((2, 3)) ** (1 / 3),
+        "flatten": lambda v: v,
+        "none": lambda v: v,
+        "avg": lambda v: v.mean((2, 3)),
+    }[network.pool](value).reshape(-1)
+    assert network.n_features == n_features == len(expected)
+    assert network.features(photo(1)).dtype == np.float32
+    np.testing.assert_allclose(network.features(photo(1)), expected, rtol=1e-6, atol=1e-7)
+
+
+@pytest.mark.parametrize("prefix", [0, 1, 5])
+def test_tokens_by_class_token_or_mean_without_registers(tmp_path: Path, prefix: int) -> None:
+    model = transformer(prefix=prefix)
+    path = str(save(tmp_path, model))
+    value = by_hand(model, "last_hidden_state", scaled(cropped(photo(0))).transpose(2, 0, 1)[None])
+    assert value.shape == (1, 16 + prefix, 16)
+    mean = open_network(path, Options(pool="mean"))
+    assert mean.layer == "last_hidden_state"
+    expected = value[0, prefix:].mean(axis=0, dtype=np.float64).astype(np.float32)
+    np.testing.assert_array_equal(mean.features(photo(0)), expected)
+    if prefix:
+        np.testing.assert_array_equal(open_network(path).features(photo(0)), value[0, 0])
+    else:
+        np.testing.assert_array_equal(open_network(path).features(photo(0)), expected)
+        with pytest.raises(ModelError, match=r"no class token; use features.pool = mean"):
+            open_network(path, Options(pool="cls"))
+
+
+def test_tokens_whose_number_nobody_knows_are_not_averaged() -> None:
+    with pytest.raises(ModelError, match="prefix_tokens = 1"):
+        pooling_of((1, 10, 4), "mean")
+    assert pooling_of((1, 10, 4), None).name == "cls"
+    assert pooling_of((1, 10, 4), "mean", prefix_tokens=2).apply(np.ones((1, 10, 4))).tolist() == [1, 1, 1, 1]
+    with pytest.raises(ModelError, match="must be cls, mean or flatten"):
+        pooling_of((1, 10, 4), "max")
+    with pytest.raises(ModelError, match="must be one of avg, max, gem, flatten"):
+        pooling_of((1, 10, 4, 4), "cls")
+
+
+@pytest.mark.parametrize("make", [conv_net, transformer], ids=["convolutions", "transformer"])
+def test_threads_and_neighbours_change_no_bit(tmp_path: Path, make: Any) -> None:
+    path = str(save(tmp_path, make()))
+    pictures = [photo(seed, 20 + seed, 30 + 3 * seed) for seed in range(24)]
+
+    def digest(threads: int, order: list[int]) -> str:
+        network = open_network(path)
+        with ThreadPoolExecutor(threads) as pool:
+            rows = dict(zip(order, pool.map(lambda i: network.features(pictures[i]).copy(), order), strict=True))
+        return hashlib.sha256(b"".join(rows[i].tobytes() for i in range(len(pictures)))).hexdigest()
+
+    forwards = list(range(len(pictures)))
+    first = digest(1, forwards)
+    assert digest(2, forwards) == digest(4, forwards[::-1]) == digest(3, [*forwards[7:], *forwards[:7]]) == first
+    alone = open_network(path).features(pictures[9])
+    assert alone.tobytes() == open_network(path).features(pictures[9]).tobytes()
+
+
+# -- preparation of pictures
+
+
+@settings(max_examples=60)
+@given(
+    st.integers(1, 70), st.integers(1, 70), st.integers(1, 40), st.integers(1, 40),
+    st.sampled_from(["crop", "squash", "pad"]), st.booleans(), st.booleans(), st.booleans(),
+)  # fmt: skip
+def test_inputs_are_the_same_in_every_layout(
+    height: int, width: int, to_height: int, to_width: int, rule: str, bgr: bool, gray: bool, first: bool
+) -> None:
+    picture = np.random.default_rng(height * 71 + width).integers(0, 256, (height, width, 3), dtype=np.uint8)
+    tables = scaling_tables(MEAN, STD)
+    out = np.full((3, to_height, to_width) if first else (to_height, to_width, 3), np.nan, np.float32)
+    network_input(picture, out, tables, rule=rule, channels_first=first, bgr=bgr, gray=gray)
+    identity = np.tile(np.arange(256, dtype=np.uint8), (3, 1))
+    small = np.zeros((to_height, to_width, 3), np.uint8)
+    network_input(picture, small, identity, rule=rule, channels_first=False, bgr=False, gray=gray)
+    if rule == "squash" and (height, width) == (to_height, to_width) and not gray:
+        np.testing.assert_array_equal(small, picture)
+    expected = scaled(small)[..., ::-1] if bgr else scaled(small)
+    np.testing.assert_array_equal(out.transpose(1, 2, 0) if first else out, expected)
+
+
+def test_padding_repeats_the_edges() -> None:
+    picture = np.zeros((8, 4, 3), np.uint8)
+    picture[:, 0], picture[:, 3] = 10, 20
+    small = np.zeros((8, 8, 3), np.uint8)
+    identity = np.tile(np.arange(256, dtype=np.uint8), (3, 1))
+    network_input(picture, small, identity, rule="pad", channels_first=False, bgr=False, gray=False)
+    assert (small[:, :3] == 10).all()
+    assert (small[:, 5:] == 20).all()
+
+
+# -- what is asked for
+
+
+def test_options_are_checked(tmp_path: Path) -> None:
+    path = str(save(tmp_path, conv_net()))
+    for options, said in (
+        (Options(resize="zoom"), "features.resize must be one of crop, squash, pad"),
+        (Options(pool="sum"), "features.pool must be one of avg"),
+        (Options(provider="tpu"), "the provider must be one of cpu, cuda"),
+        (Options(size=(32, 32)), "takes pictures of 16 x 16 pixels, and features.size says 32 x 32"),
+        (Options(layer="featurs"), "no tensor 'featurs' from the picture; near are 'features'"),
+        (Options(layer="w1"), "computes no tensor 'w1'"),
+    ):
+        with pytest.raises(ModelError, match=said):
+            open_network(path, options)
+    with pytest.raises(ModelError, match="has no classifier"):
+        open_network(str(save(tmp_path, conv_net(head="none"), name="headless")), Options(n_classes=5))
+
+
+def test_a_provider_that_is_not_there_is_refused(tmp_path: Path) -> None:
+    path = str(save(tmp_path, conv_net()))
+    missing = [name for name, theirs in PROVIDERS.items() if theirs not in onnxruntime.get_available_providers()]
+    assert missing
+    with pytest.raises(ModelError, match=f"the provider {missing[0]} is not there: this ONNX Runtime has cpu"):
+        open_network(path, Options(provider=missing[0]))
+
+
+def test_a_free_size_is_chosen(tmp_path: Path) -> None:
+    table = "mean = 127.5\nstd = 127.5"
+    path = str(save(tmp_path, conv_net(size="any"), table=table))
+    network = open_network(path, Options(size=(24, 16)))
+    assert network.prepare(photo(0)).shape == (1, 3, 16, 24)
+    with pytest.raises(ModelError, match=r"any size, and nothing says which; use features.size = 224"):
+        open_network(path)
+
+
+def test_the_fingerprint_covers_what_decides_the_features(tmp_path: Path) -> None:
+    path = str(save(tmp_path, conv_net()))
+    first = open_network(path)
+    others = [
+        open_network(path, options).fingerprint
+        for options in (Options(layer="logits"), Options(resize="pad"), Options(gray=True), Options(layer="map"),
+                        Options(layer="map", pool="max"))
+    ]  # fmt: skip
+    others.append(open_network(str(save(tmp_path, conv_net(), name="other", table="size = 16"))).fingerprint)
+    others.append(open_network(str(save(tmp_path, conv_net(size="any"), name="free"))).fingerprint)
+    assert len({first.fingerprint, *others}) == len(others) + 1
+    assert open_network(path).fingerprint == first.fingerprint
+    assert {"onnxruntime", "cpu", "sha256"} <= first.identity.keys()
+
+
+# -- the real networks
+
+
+@pytest.fixture(scope="module")
+def real(shared: Path) -> Network:
+    path = shared / "models" / "mobilenetv2.onnx"
+    if not path.is_file():
+        pytest.skip(f"no real network: {path} does not exist")
+    return open_network(str(path), Options(n_classes=5))
+
+
+def test_a_real_network_is_recognized_by_its_digest(real: Network) -> None:
+    assert (real.name, real.licence, real.layer, real.n_features) == ("mobilenetv2", "Apache-2.0", "features", 1280)
+    assert (real.width, real.height) == (224, 224)
+    assert real.memory.session_bytes > 14e6
+
+
+def test_real_features_and_classes_agree_with_a_plain_script(real: Network, shared: Path) -> None:
+    session = onnxruntime.InferenceSession(str(real.path), providers=["CPUExecutionProvider"])
+    files = sorted((shared / "images" / "clothing").rglob("*.jpg"))[::300]
+    assert files
+    for file in files:
+        picture = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
+        value = cropped(picture, 224).transpose(2, 0, 1)[None].astype(np.float32) / np.float32(127.5) - np.float32(1)
+        features, logits = session.run(["features", "logits"], {"input": value})
+        seen = real.look(picture)
+        np.testing.assert_allclose(seen.features, features[0], atol=1e-4)
+        shares = np.exp(logits[0] - logits[0].max())
+        shares /= shares.sum()
+        assert [c.index for c in seen.classes] == list(np.argsort(-shares)[:5])
+        np.testing.assert_allclose([c.probability for c in seen.classes], np.sort(shares)[::-1][:5], atol=1e-5)
+
+
+def test_threads_change_no_bit_of_a_real_network(real: Network) -> None:
+    pictures = [photo(seed, 230, 300) for seed in range(8)]
+    expected = [real.features(picture).tobytes() for picture in pictures]
+    for threads in (2, 4):
+        with ThreadPoolExecutor(threads) as pool:
+            assert list(pool.map(lambda picture: real.features(picture).tobytes(), pictures)) == expected
+    plain = open_network(str(real.path))
+    assert [plain.features(picture).tobytes() for picture in pictures] == expected, "classes beside change no bit"
+
+
+def test_the_speed_is_measured(tmp_path: Path) -> None:
+    assert images_per_second(open_network(str(save(tmp_path, conv_net())))) > 0
