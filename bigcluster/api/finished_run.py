@@ -89,14 +89,15 @@ class Run:
     def scores(self) -> da.Array:
         """Return (n_ok, n_components) float32, the rows that were clustered: good images only, in listing order.
 
-        Where nothing was reduced (reduce = none), these are the pixels, (n_ok, n_values).
+        Where nothing was reduced (reduce = none), these are the features, such as the pixels, (n_ok, n_features).
         """
-        store = self._store()
-        import numpy as np
+        from bigcluster.stages.features import load_features
+        from bigcluster.stages.ingest import load_ingested
 
-        summary = self.summary
+        store, summary = self._store(), self.summary
         if summary["settings"]["reduce"] == "none":
-            return store.dask("pixels")[store.load("ok")].astype(np.float32)
+            name = "pixels" if load_features(store, load_ingested(store)).are_pixels else "features"
+            return store.dask(name)[store.load("ok")].astype("float32")
         return store.dask("scores")[:, : summary["n_components"]]
 
     @property
@@ -106,10 +107,11 @@ class Run:
 
     @property
     def components(self) -> da.Array:
-        """Return (n_components, n_values) float32, orthonormal rows: scores = (pixels - mean) @ components.T.
+        """Return (n_components, n_features) float32, orthonormal rows: scores = (features - mean) @ components.T.
 
-        Most fits do not compute them. Then the first use of this property computes them, in one pass over the stored
-        pixels, and stores them in OUT. Raises StoreError where nothing was reduced (reduce = none).
+        The features are the pixels. Most fits do not compute the components. Then the first use of this property
+        computes them, in one pass over the stored pixels, and stores them in OUT. Raises StoreError where nothing was
+        reduced (reduce = none).
         """
         from bigcluster.stages.components import are_stored
         from bigcluster.store import Store
@@ -126,13 +128,13 @@ class Run:
     @property
     def mean(self) -> Any:
         """Return (n_values,) float64, the mean picture of all good images, row by row, as the pixels are stored."""
+        from bigcluster.stages.features import load_features
         from bigcluster.stages.ingest import load_ingested
-        from bigcluster.stages.novelty import mean_picture
         from bigcluster.store import Store
 
         store = Store(self.out / outdir.STORE, create=False)
         if self.summary["settings"]["reduce"] == "none":
-            return mean_picture(load_ingested(store))
+            return load_features(store, load_ingested(store)).mean
         return store.load("mean")
 
     def sweep(

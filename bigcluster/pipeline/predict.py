@@ -27,7 +27,7 @@ from bigcluster.outputs.summary import folders_of
 from bigcluster.outputs.tables import Predicted, write_predictions
 from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning.plan import check_budget
-from bigcluster.planning.stage_names import CLUSTER, COMPONENTS, INGEST, PREDICT, REDUCE
+from bigcluster.planning.stage_names import CLUSTER, COMPONENTS, FEATURES, INGEST, PREDICT, REDUCE
 from bigcluster.planning.stages import plan_predict
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
@@ -35,10 +35,11 @@ from bigcluster.runtime.sampler import Caller
 from bigcluster.solvers.pca.projection import TRANSFORM_COLUMNS, transform
 from bigcluster.stages import reduce
 from bigcluster.stages.components import components
+from bigcluster.stages.features import Extractor, Features, check_extractor, load_features
 from bigcluster.stages.ingest import RECIPE, load_ingested, stored_recipe
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading.sample import NATIVE
-from bigcluster.stages.novelty import mean_picture, novelty
+from bigcluster.stages.novelty import novelty
 from bigcluster.store import Store, StoredRows
 from bigcluster.store.row_source import RowSource, spans
 from bigcluster.units import counted as number_of
@@ -55,6 +56,7 @@ def predict(
     *,
     images: str,
     to: str,
+    extractor: Extractor | None = None,
     isolate_rows: Sequence[Sequence[int]] = (),
     listener: Listener = silent,
     caller: Caller | None = None,
@@ -62,17 +64,18 @@ def predict(
     """Label `images` by the model in OUT, write the CSV file `to`, and return counts and how unlike the images are.
 
     `beyond_share` and `unlike` are None where the model has too few images.
+    extractor : computes the features of new pictures as it did for the model; None where the pixels are the features.
     isolate_rows : pairs (start, stop) of listed rows over which an earlier worker died.
 
     Images of another size are resized as those of the model were. For a model of native size a note says so. Raises
-    StoreError where OUT holds no finished run, UsageError where `to` cannot be written, NoImagesError where no image
-    can be read, and MemoryBudgetError where the plan does not fit.
+    StoreError where OUT holds no finished run or one with other features, UsageError where `to` cannot be written,
+    NoImagesError where no image can be read, and MemoryBudgetError where the plan does not fit.
     """
     job = open_job(settings, resources, listener, caller)
     _check_target(to, images, settings.images, job.out)
     with job.stages.sampler:
         job.stages.sampler.enter("list")
-        listing, spec, counted, can_tell = _label_all(job, images, to, isolate_rows)
+        listing, spec, counted, can_tell = _label_all(job, images, to, extractor, isolate_rows)
     n_ok = counted["ok"]
     if settings.size == NATIVE and counted["resized"]:
         resized = number_of(counted["resized"], "image", "was", "were")
@@ -101,7 +104,7 @@ def predict(
 
 
 def _label_all(
-    job: Job, images: str, to: str, isolate_rows: Sequence[Sequence[int]]
+    job: Job, images: str, to: str, extractor: Extractor | None, isolate_rows: Sequence[Sequence[int]]
 ) -> tuple[Listing, DecodeSpec, Counter[str], bool]:
     """List the images, plan, label them and write the table.
 
@@ -122,6 +125,8 @@ def _label_all(
         with outdir.locked(job.out):
             store = Store(job.out / outdir.STORE, create=False, most_bytes=job.remaining_bytes)
             spec = stored_recipe(store)
+            with naming_damage(store):
+                features = load_features(store, load_ingested(store))
             n_clusters, n_components = store.array("centers").shape
             n_own = store.array("pixels").shape[0]
             plan = plan_predict(
@@ -129,6 +134,7 @@ def _label_all(
                 len(listing),
                 n_own,
                 spec.n_values,
+                features.shape,
                 n_components,
                 n_clusters,
                 resources,
@@ -137,7 +143,7 @@ def _label_all(
             spec = replace(spec, max_bytes=plan.choices["decode_bytes"])
             stack.enter_context(job.stages.measure(PREDICT, plan.projected_bytes))
             with naming_damage(store):
-                model = _load_model(job, store)
+                model = _load_model(job, store, features, extractor)
             version = _version(store)
         with (
             _one_model(store, version),
@@ -200,17 +206,19 @@ class _Model:
     centers: Centers
     novelty: Novelty | None
     """It is None where the model has fewer than LEAST_IMAGES images."""
+    extractor: Extractor | None
+    """It is None where the pixels are the features."""
     mean: NDArray[np.float64]
-    """The mean of the pixels, (d,)."""
+    """The mean of the features, (n_features,)."""
     components: RowSource | None
-    """The components, (n_components, d). It is None where the pixels themselves were clustered."""
+    """The components, (n_components, n_features). It is None where the features themselves were clustered."""
     n_components: int
     step: float
 
 
 def _version(store: Store) -> list[tuple[int, int] | None]:
     """Return the identity of the model in OUT. A stage that is computed again has new mark files."""
-    marks = [store.marks.path(stage) for stage in (RECIPE, INGEST, REDUCE, COMPONENTS, CLUSTER)]
+    marks = [store.marks.path(stage) for stage in (RECIPE, INGEST, FEATURES, REDUCE, COMPONENTS, CLUSTER)]
     return [(mark.stat().st_ino, mark.stat().st_mtime_ns) if mark.is_file() else None for mark in marks]
 
 
@@ -234,29 +242,31 @@ def _one_model(store: Store, version: list[tuple[int, int] | None]) -> Iterator[
         raise
 
 
-def _load_model(job: Job, store: Store) -> _Model:
-    """Load the model. Raises StoreError where the stages in OUT do not belong to one finished run."""
-    ingested = load_ingested(store)
+def _load_model(job: Job, store: Store, features: Features, extractor: Extractor | None) -> _Model:
+    """Load the model. Raises StoreError where the stages in OUT do not belong to one finished run, or where their
+    features are not those of the extractor."""
+    context = job.context(store)
     clustered, fit = store.mark(CLUSTER), store.mark(REDUCE)
     unfinished = StoreError(f"{job.out} holds no finished run; run the job to its end first")
-    if clustered is None or clustered.payload["images"] != ingested.fingerprint:
+    if clustered is None or clustered.payload["features"] != features.fingerprint:
         raise unfinished
+    check_extractor(store, features, extractor)
     exact = store.load("centers")
     centers = prepare(exact, fit_scaler(block_moments(exact)))
     n_components = exact.shape[1]
 
     def usual() -> Novelty | None:
-        if int(ingested.ok.sum()) < LEAST_IMAGES:
+        if features.rows.shape[0] < LEAST_IMAGES:
             return None
-        return novelty(job.context(store), ingested, clustered)
+        return novelty(context, features, clustered)
 
     if clustered.payload["reduction"] == "none":
-        return _Model(centers, usual(), mean_picture(ingested), None, n_components, 0.0)
+        return _Model(centers, usual(), extractor, features.mean, None, n_components, 0.0)
     if fit is None or clustered.payload["rows"] != reduce.rows_fingerprint(fit.fingerprint, n_components):
         raise unfinished
     novelty_of_model = usual()
-    vectors = StoredRows(components(job.context(store), ingested))
-    return _Model(centers, novelty_of_model, store.load("mean"), vectors, n_components, fit.payload["score_step"])
+    vectors, step = StoredRows(components(context, features)), fit.payload["score_step"]
+    return _Model(centers, novelty_of_model, extractor, store.load("mean"), vectors, n_components, step)
 
 
 def _predicted(
@@ -284,13 +294,13 @@ def _predicted(
 def _label(pixels: NDArray[np.uint8], model: _Model) -> Iterator[Predicted]:
     if len(pixels) == 0:
         return
-    rows: NDArray[Any] = pixels
+    features = rows = pixels if model.extractor is None else model.extractor.rows(pixels)
     norm_sq = np.zeros(len(pixels))
-    for start, stop in spans(pixels.shape[1], TRANSFORM_COLUMNS):
-        norm_sq += squared_norms(pixels[:, start:stop], model.mean[start:stop])
+    for start, stop in spans(features.shape[1], TRANSFORM_COLUMNS):
+        norm_sq += squared_norms(features[:, start:stop], model.mean[start:stop])
     residual = np.zeros(len(pixels))
     if model.components is not None:
-        rows = transform(pixels, model.mean, model.components, model.n_components, model.step)
+        rows = transform(features, model.mean, model.components, model.n_components, model.step)
         residual = residual_of(norm_sq, np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
     two = two_nearest(rows, model.centers)
     distance, second = np.sqrt(two.sq), np.sqrt(two.runner_up_sq)

@@ -13,13 +13,14 @@ from bigcluster.errors import BigclusterError, StoreError
 from bigcluster.outputs.summary import read_summary
 from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning.plan import StagePlan, check_budget
-from bigcluster.planning.report import plan_report
+from bigcluster.planning.report import components_of, plan_report
 from bigcluster.planning.stage_names import REDUCE, REPORT
 from bigcluster.report.write import FOLDER, Allowance, is_current, write_report
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
-from bigcluster.stages.ingest import stored_recipe
+from bigcluster.stages.features import load_features
+from bigcluster.stages.ingest import load_ingested, stored_recipe
 from bigcluster.store import Store
 
 
@@ -42,6 +43,8 @@ def report(
         n_clusters, n_columns = store.array("centers").shape
         fit = None if settings.reduce == "none" else store.mark(REDUCE)
         components = "none" if fit is None else str(fit.payload["components"])
+        if not load_features(store, load_ingested(store)).are_pixels:
+            components = components_of(None, of_pixels=False)
         size = (spec.width, spec.height)
         plan = plan_report(settings, n_images, size, n_columns, n_clusters, components, resources)
         check_budget((plan,), resources.budget_bytes, otherwise="--workers 1")

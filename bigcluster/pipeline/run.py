@@ -1,4 +1,5 @@
-"""This is the main job: it lists, plans, ingests, reduces, sweeps several k, clusters and writes the results."""
+"""This is the main job: it lists, plans, ingests, makes features, reduces, sweeps several k, clusters and writes the
+results."""
 
 from __future__ import annotations
 
@@ -26,13 +27,14 @@ from bigcluster.planning import footprint
 from bigcluster.planning.disk_space import check_room
 from bigcluster.planning.plan import Plan
 from bigcluster.planning.planner import make_plan, replan
-from bigcluster.planning.stage_names import CLUSTER, INGEST, OUTPUT, REDUCE, REPORT, SWEEP
+from bigcluster.planning.stage_names import CLUSTER, FEATURES, INGEST, OUTPUT, REDUCE, REPORT, SWEEP
 from bigcluster.planning.stages import baseline_bytes
 from bigcluster.report.scatter import check_kind
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
 from bigcluster.stages.cluster import Clustered, cluster
+from bigcluster.stages.features import Extractor, Features, features_of
 from bigcluster.stages.ingest import Ingested, check_recipe, ingest, records
 from bigcluster.stages.loading import sample
 from bigcluster.stages.loading.sample import Headers, look_at
@@ -46,10 +48,13 @@ LEAST_HEADER_BYTES = 16 * MIB
 """Bytes that a child may always use to read headers. Chosen, not measured."""
 
 
-def prepare(settings: Settings, resources: Resources, given: str | None = None) -> tuple[Listing, Plan]:
+def prepare(
+    settings: Settings, resources: Resources, given: str | None = None, extractor: Extractor | None = None
+) -> tuple[Listing, Plan]:
     """List the images and plan the run. Nothing is decoded and nothing is written.
 
     given : the manifest with the list of images that the caller passed; OUT stores it later as `settings.images`.
+    extractor : makes the features; None where the pixels are the features.
     Raises the errors of the listing and of the plan, and TooFewSamplesError where k or the number of components is
     above the number of listed images.
     """
@@ -83,7 +88,8 @@ def prepare(settings: Settings, resources: Resources, given: str | None = None) 
     with Headers(listing, settings.image.timeout, max(LEAST_HEADER_BYTES, header_bytes)) as headers:
         size = sample.image_size(listing, settings.size, headers)
         pictures = look_at(listing, headers, _decode_spec(settings, size, None))
-    return listing, make_plan(settings, len(listing), size, resources, pictures)
+    shape = None if extractor is None else extractor.shape
+    return listing, make_plan(settings, len(listing), size, resources, pictures, shape)
 
 
 def run(
@@ -93,6 +99,7 @@ def run(
     replace: bool = False,
     rehash: bool = False,
     given: str | None = None,
+    extractor: Extractor | None = None,
     isolate_rows: Sequence[Sequence[int]] = (),
     listener: Listener = silent,
     caller: Caller | None = None,
@@ -102,6 +109,7 @@ def run(
     replace : permit that pixels decoded in another way are discarded.
     rehash : read every image again and compare its content with the record, whatever its size and time are.
     given : a manifest with the list of images that the caller passed; OUT stores it as `settings.images`.
+    extractor : computes the features of pictures from their pixels; None where the pixels are the features.
     isolate_rows : pairs (start, stop) of listed rows over which an earlier worker died; a child decodes their files.
 
     Raises the errors of `prepare`, MemoryBudgetError where the plan does not fit, OutError and StoreError where OUT
@@ -110,15 +118,21 @@ def run(
     job = open_job(settings, resources, listener, caller)
     with job.stages.sampler:
         job.stages.sampler.enter("list")
-        return _run(job, replace=replace, rehash=rehash, given=given, isolate_rows=isolate_rows)
+        return _run(job, replace=replace, rehash=rehash, given=given, extractor=extractor, isolate_rows=isolate_rows)
 
 
 def _run(
-    job: Job, *, replace: bool, rehash: bool, given: str | None, isolate_rows: Sequence[Sequence[int]]
+    job: Job,
+    *,
+    replace: bool,
+    rehash: bool,
+    given: str | None,
+    extractor: Extractor | None,
+    isolate_rows: Sequence[Sequence[int]],
 ) -> dict[str, Any]:
     settings = job.settings
     assert settings.images is not None
-    listing, plan = prepare(settings, job.resources, given)
+    listing, plan = prepare(settings, job.resources, given, extractor)
     if listing.unreadable:
         job.progress.warn(unread_folders(listing))
     if passed_over := left_out(listing.ignored):
@@ -140,7 +154,7 @@ def _run(
         files = ResultFiles(store.root, job.out, job.progress.warn)
         with files.writing((*OF_A_RUN, *OF_A_SWEEP)), files.settings(settings):
             with naming_damage(store):
-                done = _compute(job, listing, plan, spec, store, isolate_rows, rehash)
+                done = _compute(job, listing, plan, spec, store, extractor, isolate_rows, rehash)
                 written = done.plan.stage(OUTPUT).projected_bytes
                 with job.stages.measure(OUTPUT, written), job.progress.stage(OUTPUT, len(listing), "images"):
                     _write_outputs(job, listing, store, done, files)
@@ -165,6 +179,7 @@ class _Done:
     """The results of the stages."""
 
     ingested: Ingested
+    features: Features
     reduced: Reduced
     swept: Swept | None
     clustered: Clustered
@@ -174,7 +189,7 @@ class _Done:
     @property
     def reused(self) -> bool:
         """Whether every stage was reused, so that the store has not changed."""
-        return self.ingested.reused and self.reduced.reused and self.clustered.reused
+        return all(done.reused for done in (self.ingested, self.features, self.reduced, self.clustered))
 
 
 def _compute(
@@ -183,6 +198,7 @@ def _compute(
     plan: Plan,
     spec: DecodeSpec,
     store: Store,
+    extractor: Extractor | None,
     isolate_rows: Sequence[Sequence[int]],
     rehash: bool,
 ) -> _Done:
@@ -211,9 +227,15 @@ def _compute(
         named = ", ".join(closed[:FOLDERS_NAMED]) + (" and others" if len(closed) > FOLDERS_NAMED else "")
         progress.warn(f"files could not be looked at ({named}): what was decoded of them is kept")
     _check_enough(listing, store, ingested, settings)
+    if extractor is None:
+        features = features_of(context, ingested)
+    else:
+        with stage(FEATURES) as facts:
+            features = features_of(context, ingested, extractor, plan.stage(FEATURES))
+            facts |= {"solver": features.kind, "reused": features.reused}
     planned = plan.stage(REDUCE) if settings.reduce == "pca" else None
     with stage(REDUCE) as facts:
-        reduced = reduce(context, ingested, planned)
+        reduced = reduce(context, features, ingested, planned)
         facts |= {**reduced.facts, "reused": reduced.reused}
     if plan.is_bound:
         plan = replan(plan, settings, reduced.n_components, job.resources)
@@ -228,9 +250,9 @@ def _compute(
             progress.warn(caveat)
         progress.note(f"{swept.why}: k = {swept.chosen_k} is taken")
     with stage(CLUSTER) as facts:
-        clustered = cluster(context, reduced, plan.stage(CLUSTER), listing, ingested, swept=swept)
+        clustered = cluster(context, reduced, plan.stage(CLUSTER), listing, features, ingested, swept=swept)
         facts |= {**clustered.facts, "reused": clustered.reused}
-    return _Done(ingested, reduced, swept, clustered, plan)
+    return _Done(ingested, features, reduced, swept, clustered, plan)
 
 
 def _check_enough(listing: Listing, store: Store, ingested: Ingested, settings: Settings) -> None:

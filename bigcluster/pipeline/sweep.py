@@ -19,6 +19,7 @@ from bigcluster.planning.stages import plan_reduce, plan_sweep
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
+from bigcluster.stages.features import load_features
 from bigcluster.stages.ingest import load_ingested
 from bigcluster.stages.reduce import load_reduced
 from bigcluster.stages.sweep import sweep as sweep_stage
@@ -51,12 +52,15 @@ def sweep(
                 raise TooFewSamplesError(
                     f"k = {ks[-1]} needs as many good images, there are {n_ok}; sweep up to {n_ok}"
                 )
-            shape = (len(ingested.ok), len(ingested.column_sums))
-            planned = None if settings.reduce == "none" else plan_reduce(settings, *shape, resources)
+            features = load_features(store, ingested)
+            shape = features.shape
+            planned = None
+            if settings.reduce != "none":
+                planned = plan_reduce(settings, len(ingested.ok), shape, resources)
             context = job.context(store)
             of_the_run = replace(context, settings=_of_the_run(settings, job.out))
-            reduced = load_reduced(of_the_run, ingested, planned)
-            plan = plan_sweep(settings, ks, *reduced.rows.shape, resources)
+            reduced = load_reduced(of_the_run, features, ingested, planned)
+            plan = plan_sweep(settings, ks, *reduced.rows.shape, shape.dtype, resources)
             check_budget((plan,), resources.budget_bytes, otherwise="fewer values of k")
             with job.stages.sampler, job.stages.measure(SWEEP, plan.projected_bytes) as facts:
                 swept = sweep_stage(context, reduced, ks, plan, ingested.row_keys)

@@ -30,7 +30,18 @@ from bigcluster.pipeline.audit import folders as entries
 from bigcluster.pipeline.audit import model as stages
 from bigcluster.pipeline.audit import tables as files
 from bigcluster.pipeline.job import Job, open_job
-from bigcluster.planning.stage_names import CLUSTER, COMPONENTS, INGEST, NORMS, NOVELTY, OUTPUT, REDUCE, REPORT, SWEEP
+from bigcluster.planning.stage_names import (
+    CLUSTER,
+    COMPONENTS,
+    FEATURES,
+    INGEST,
+    NORMS,
+    NOVELTY,
+    OUTPUT,
+    REDUCE,
+    REPORT,
+    SWEEP,
+)
 from bigcluster.profiling import publish as profiles
 from bigcluster.report import write as report
 from bigcluster.runtime.events import Listener, silent
@@ -48,6 +59,7 @@ SETTINGS = "settings"
 _LOST_PAGES = "has lost files, or they have another size; where a run writes none, `bigcluster report OUT` does"
 ORDER = (
     INGEST,
+    FEATURES,
     REDUCE,
     COMPONENTS,
     NORMS,
@@ -199,7 +211,7 @@ def _unregister(root: Path, damaged: list[Damage]) -> None:
     marks, entries_of = Marks(root), f"{folders.FOLDER}/"
     if any(damage.stage == REPORT for damage in damaged):
         marks.remove(REPORT)
-    for stage in (INGEST, REDUCE, CLUSTER):  # undamaged files that do not fit each other
+    for stage in (INGEST, FEATURES, REDUCE, CLUSTER):  # undamaged files that do not fit each other
         if any(damage.stage == stage and damage.mark is None for damage in damaged):
             marks.remove(stage)
     names = [damage.file.removeprefix(entries_of) for damage in damaged if damage.file.startswith(entries_of)]
@@ -226,7 +238,7 @@ def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[s
     finished = results.is_finished(store.marks)
     if finished:
         is_there = {INGEST: stored.n_blocks > 0}
-        if stored.n_blocks:
+        if stored.n_blocks and FEATURES not in missing:
             is_there[CLUSTER] = stored.clustered is not None
         if stored.clustered is not None and stored.clustered.payload["reduction"] != "none":
             is_there[REDUCE] = stored.fitted is not None
@@ -238,7 +250,7 @@ def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[s
     for damage in stages.audit(store, stored, missing):
         missing = missing | {damage.stage}
         yield _outside(damage)
-    if finished and not missing & {INGEST, CLUSTER}:
+    if finished and not missing & {INGEST, CLUSTER} and stored.clustered is not None:
         # damaged arrays cannot be compared
         yield from files.audit(job.out, store, replace(stored, fitted=None) if REDUCE in missing else stored)
         images = parse_toml(results.listed_settings(store.marks)).get("images")

@@ -37,7 +37,7 @@ def check_room(out: Path, plan: Plan) -> None:
 
 def _state_bytes(plan: Plan) -> int:
     """Return the bytes of the checkpoints of the reduction: half a matrix of integers, and two of them for a moment."""
-    sides = {"gram": plan.n_images, "covariance": plan.n_values}
+    sides = {"gram": plan.n_images, "covariance": plan.features.n_features}
     return max((4 * sides.get(stage.solver, 0) ** 2 for stage in plan.stages), default=0)
 
 

@@ -114,14 +114,30 @@ def project_output_bytes(n_images: int, *, block_rows: int, linked: bool) -> int
     return KEPT_BYTES + n_images * (NAME_BYTES + 48 + (LINK_BYTES if linked else 0)) + block_rows * RECORD_BYTES
 
 
-def project_predict_bytes(*, rows: int, n_values: int, n_columns: int, n_clusters: int) -> int:
-    """Return the bytes of a block of new pixels, twice because the good rows are copied, of a centered slab of it, of
-    a slab of the components, and of the scores."""
-    slab = min(n_values, 8192)
+def project_feature_block_bytes(*, block_rows: int, pixel_rows: int, n_values: int, row_bytes: int) -> int:
+    """Return the bytes of one block of features that is being computed.
+
+    These are the block and a copy of one of its chunks, and for the pixels that are read at a time: these pixels, twice
+    because the good rows are copied, and their features. row_bytes : of the features of one image.
+    """
+    block = block_rows * row_bytes
+    return block + block // 4 + pixel_rows * (2 * n_values + row_bytes)
+
+
+def project_predict_bytes(
+    *, rows: int, pixel_bytes: int, feature_bytes: int, n_features: int, n_columns: int, n_clusters: int
+) -> int:
+    """Return the bytes of a block of new pixels, twice because the good rows are copied, of their features, of a
+    centered slab of these, of a slab of the components, and of the scores.
+
+    pixel_bytes : of the pixels of one image. feature_bytes : of its features, where they are not the pixels; else 0.
+    """
+    slab = min(n_features, 8192)
     centered = rows * slab * (FLOAT64 + FLOAT32)
     components = 2 * n_columns * slab * FLOAT32
     scores = rows * (3 * n_columns * FLOAT64 + 4 * n_clusters * FLOAT32)
-    return 2 * rows * n_values + centered + components + scores + 3 * n_clusters * n_columns * FLOAT64
+    blocks = rows * (2 * pixel_bytes + feature_bytes)
+    return blocks + centered + components + scores + 3 * n_clusters * n_columns * FLOAT64
 
 
 NOVELTY_BYTES = 150
@@ -174,11 +190,12 @@ def project_report_bytes(
     pictures of a block. Where components are `left`, they are computed in this pass, which adds the pictures as floats,
     the mixtures, and what is added to them. The second step mixes components that are `stored`: the mixtures, a batch
     of them in full size, and a slab of components. The third step makes pictures of the mixtures. Where components are
-    `none`, nothing was reduced, and the centers are pictures themselves.
+    `none`, nothing was reduced, and the centers are pictures themselves. Where they are `unseen`, the features are not
+    the pixels: nothing is mixed, and the mean pictures of the clusters are summed in the pass.
     """
     passing = in_flight * (block_rows * n_values * 3 // 2 + block_rows * picture_values)
-    passing += block_rows * picture_values * FLOAT32 + 2 * picture_bytes if components == "left" else 0
-    mixing = picture_bytes + max(picture_bytes, n_values * FLOAT32)
+    passing += block_rows * picture_values * FLOAT32 + 2 * picture_bytes if components in ("left", "unseen") else 0
+    mixing = 0 if components == "unseen" else picture_bytes + max(picture_bytes, n_values * FLOAT32)
     mixing += n_columns * min(n_values, 8192) * FLOAT32 if components == "stored" else 0
     coefficients = (n_clusters + REPORT_ROWS) * n_columns * (FLOAT64 + FLOAT32)
     showing = REPORT_PICTURE_COPIES * picture_bytes

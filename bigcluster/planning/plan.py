@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from bigcluster.errors import MemoryBudgetError
+from bigcluster.planning.feature_shape import FeatureShape
 from bigcluster.planning.stage_names import CLUSTER, OUTPUT, REDUCE, SWEEP
 from bigcluster.units import MIB, show_bytes
 
@@ -76,7 +77,9 @@ class Plan:
     image_size: tuple[int, int]
     """(width, height) in pixels."""
     n_values: int
-    """The number of values of an image, d."""
+    """The number of stored pixel values of an image."""
+    features: FeatureShape
+    """A row of the matrix that the stages after ingest work on."""
     budget_bytes: int
     threads: int
     stages: tuple[StagePlan, ...]
@@ -127,7 +130,7 @@ class Plan:
         width, height = self.image_size
         smaller = f"--size {max(1, width // 2)}x{max(1, height // 2)}"
         otherwise = {SWEEP: "fewer values of k", OUTPUT: "--link none"}
-        if any(stage.stage == REDUCE for stage in self.stages):  # otherwise the pixels are clustered
+        if any(stage.stage == REDUCE for stage in self.stages):  # otherwise the features are clustered
             otherwise[CLUSTER] = "fewer clusters"
         worst = max(self.stages, key=lambda stage: stage.projected_bytes).stage
         check_budget(
@@ -145,7 +148,8 @@ class Plan:
         stages = (StagePlan(**{**stage, "block_shape": tuple(stage["block_shape"])}) for stage in fields["stages"])
         pictures = Pictures(**{**fields["pictures"], "working_bytes": tuple(fields["pictures"]["working_bytes"])})
         size = (fields["image_size"][0], fields["image_size"][1])
-        return cls(**{**fields, "stages": tuple(stages), "pictures": pictures, "image_size": size})
+        known = {"stages": tuple(stages), "pictures": pictures, "image_size": size}
+        return cls(**{**fields, **known, "features": FeatureShape(**fields["features"])})
 
     def to_json(self) -> dict[str, Any]:
         """Return the plan and its totals as a JSON object."""

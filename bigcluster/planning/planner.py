@@ -5,12 +5,14 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bigcluster.config import Settings
+from bigcluster.planning.feature_shape import FeatureShape, channels, feature_shape
 from bigcluster.planning.plan import Pictures, Plan, assumed, check_budget
 from bigcluster.planning.report import components_of, plan_report
 from bigcluster.planning.stage_names import REDUCE
 from bigcluster.planning.stages import (
     baseline_bytes,
     plan_cluster,
+    plan_features,
     plan_ingest,
     plan_output,
     plan_reduce,
@@ -25,25 +27,32 @@ def make_plan(
     image_size: tuple[int, int],
     resources: Resources,
     pictures: Pictures | None = None,
+    features: FeatureShape | None = None,
 ) -> Plan:
     """Return the plan of a run of `n_images` listed files. It is arithmetic alone: no file is read.
 
-    image_size : (width, height) in pixels. pictures : what headers say; None for assumed values.
+    image_size : (width, height) in pixels. pictures : what headers say; None for assumed values. features : a row of
+    the feature matrix; None for what the settings say.
     """
     width, height = image_size
     pictures = pictures or assumed(width, height)
-    n_values = width * height * (3 if settings.features == "color" else 1)
+    features = features or feature_shape(settings, image_size)
+    n_values = width * height * channels(settings)
     stages = [plan_ingest(settings, n_images, n_values, resources, pictures)]
+    if not features.of_pixels:
+        stages.append(plan_features(settings, n_images, n_values, features, resources))
+    n_columns, solver = features.n_features, None
     if settings.reduce == "pca":
-        stages.append(plan_reduce(settings, n_images, n_values, resources))
-    n_columns = stages[-1].choices.get("rank", n_values)
+        reduction = plan_reduce(settings, n_images, features, resources)
+        stages.append(reduction)
+        n_columns, solver = reduction.choices["rank"], reduction.solver
     if len(settings.ks) > 1:
-        stages.append(plan_sweep(settings, settings.ks, n_images, n_columns, resources))
-    stages.append(plan_cluster(settings, n_images, n_columns, resources))
+        stages.append(plan_sweep(settings, settings.ks, n_images, n_columns, features.dtype, resources))
+    stages.append(plan_cluster(settings, n_images, n_columns, features.dtype, resources))
     client_stages = [plan_output(settings, n_images, n_values, n_columns, resources, pictures)]
     if settings.report.write:
         n_clusters = max(settings.ks, default=1)
-        components = components_of(stages[1].solver if settings.reduce == "pca" else None)
+        components = components_of(solver, of_pixels=features.of_pixels)
         client_stages.append(plan_report(settings, n_images, image_size, n_columns, n_clusters, components, resources))
     # On a cluster the client writes folders and pages, not the workers.
     stages += [replace(stage, projected_bytes=0) if resources.joined else stage for stage in client_stages]
@@ -51,6 +60,7 @@ def make_plan(
         n_images,
         image_size,
         n_values,
+        features,
         resources.budget_bytes,
         resources.threads,
         tuple(stages),
@@ -68,13 +78,13 @@ def replan(plan: Plan, settings: Settings, n_components: int, resources: Resourc
 
     Raises MemoryBudgetError where there are more components than planned and they do not fit.
     """
-    known = plan
+    known, dtype = plan, plan.features.dtype
     if len(settings.ks) > 1:
-        known = known.replaced(plan_sweep(settings, settings.ks, plan.n_images, n_components, resources))
-    known = known.replaced(plan_cluster(settings, plan.n_images, n_components, resources))
+        known = known.replaced(plan_sweep(settings, settings.ks, plan.n_images, n_components, dtype, resources))
+    known = known.replaced(plan_cluster(settings, plan.n_images, n_components, dtype, resources))
     if settings.report.write and not plan.joined:
         n_clusters = max(settings.ks, default=1)
-        components = components_of(plan.stage(REDUCE).solver)
+        components = components_of(plan.stage(REDUCE).solver, of_pixels=plan.features.of_pixels)
         known = known.replaced(
             plan_report(settings, plan.n_images, plan.image_size, n_components, n_clusters, components, resources)
         )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from bigcluster.config import Settings
 from bigcluster.planning.plan import Plan, StagePlan
-from bigcluster.planning.stage_names import CLUSTER, INGEST, OUTPUT, REDUCE, REPORT, SWEEP
+from bigcluster.planning.stage_names import CLUSTER, FEATURES, INGEST, OUTPUT, REDUCE, REPORT, SWEEP
 from bigcluster.solvers.kmeans.seeding import sample_size
 from bigcluster.solvers.pca.lanczos import lanczos_size, lanczos_width
 from bigcluster.solvers.pca.operands import DENSE_LIMIT
@@ -85,6 +85,7 @@ class _Estimate:
     def of(self, stage: StagePlan) -> float:
         estimates: dict[str, Callable[[StagePlan], float]] = {
             INGEST: self.ingest,
+            FEATURES: self.features,
             REDUCE: self.reduce,
             SWEEP: self.kmeans,
             CLUSTER: self.kmeans,
@@ -104,9 +105,15 @@ class _Estimate:
         written = stage.bytes_written / rates.write_bytes_per_second / self.plan.workers
         return START_SECONDS + self.plan.n_images * a_file / self.threads_at_work + written
 
+    def features(self, stage: StagePlan) -> float:
+        """Return the seconds of reading and writing; those of the extractor itself are not included."""
+        read = stage.bytes_read / self.rates.read_bytes_per_second
+        return (read + stage.bytes_written / self.rates.write_bytes_per_second) / self.plan.workers
+
     def reduce(self, stage: StagePlan) -> float:
         assert self.target is not None
-        n, d, rank = self.plan.n_images, self.plan.n_values, stage.choices["rank"]
+        n, d, rank = self.plan.n_images, self.plan.features.n_features, stage.choices["rank"]
+        rates = self.rates
         integer = floats = 0.0
         if stage.solver == "gram":
             integer = float(n) * n * d
@@ -120,9 +127,10 @@ class _Estimate:
             integer += 2.0 * n * d * rank if n > d else 0
         else:  # dask-ml's randomized SVD in float64, with its copies
             floats = 40.0 * n * d * rank
-        computed = AROUND_PRODUCTS * integer / self.rates.integer_ops_per_second
-        computed += floats / self.rates.float_ops_per_second
-        read = stage.bytes_read / self.rates.read_bytes_per_second / self.plan.workers
+        of_rows = rates.integer_ops_per_second if self.plan.features.dtype == "uint8" else rates.float_ops_per_second
+        computed = AROUND_PRODUCTS * integer / of_rows
+        computed += floats / rates.float_ops_per_second
+        read = stage.bytes_read / rates.read_bytes_per_second / self.plan.workers
         return computed / self.threads_at_work + read
 
     def eigen_ops(self, n: int) -> float:

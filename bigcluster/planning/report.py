@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bigcluster.config import Settings
 from bigcluster.planning import footprint
+from bigcluster.planning.feature_shape import channels
 from bigcluster.planning.plan import StagePlan
 from bigcluster.planning.stage_names import REPORT
 from bigcluster.planning.stages import clustering_baseline_bytes
@@ -24,11 +25,14 @@ _THUMBNAIL_VALUES = 112 * 112
 """Number of pixels of a thumbnail."""
 
 
-def components_of(solver: str | None) -> str:
+def components_of(solver: str | None, *, of_pixels: bool) -> str:
     """Return what a solver stores: "left" vectors for gram, otherwise "stored" components.
 
-    solver : None where nothing is reduced; then the result is "none".
+    solver : None where nothing is reduced; then the result is "none". of_pixels : whether the features are pixels; if
+    not, components are no pictures and the result is "unseen".
     """
+    if not of_pixels:
+        return "unseen"
     return "none" if solver is None else "left" if solver == "gram" else "stored"
 
 
@@ -45,7 +49,7 @@ def plan_report(
 
     n_columns : columns of the rows that are clustered. components : the result of `components_of`.
     """
-    n_channels = 3 if settings.features == "color" else 1
+    n_channels = channels(settings)
     n_values = image_size[0] * image_size[1] * n_channels
     rows, columns = pixel_chunks(n_values)
     values = footprint.report_picture_values(image_size, n_channels)

@@ -6,6 +6,7 @@ The store keeps its marks under them, so a changed name is another format.
 from __future__ import annotations
 
 INGEST = "ingest"
+FEATURES = "features"
 REDUCE = "reduce"
 SWEEP = "sweep"
 CLUSTER = "cluster"

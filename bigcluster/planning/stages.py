@@ -8,8 +8,9 @@ import numpy as np
 from bigcluster.catalog.manifest_rows import parquet_child_bytes
 from bigcluster.config import Settings
 from bigcluster.planning import footprint
+from bigcluster.planning.feature_shape import FeatureShape
 from bigcluster.planning.plan import Pictures, StagePlan
-from bigcluster.planning.stage_names import CLUSTER, INGEST, OUTPUT, PREDICT, REDUCE, SWEEP
+from bigcluster.planning.stage_names import CLUSTER, FEATURES, INGEST, OUTPUT, PREDICT, REDUCE, SWEEP
 from bigcluster.runtime.resources import Resources
 from bigcluster.solvers.kmeans.blocks import block_rows
 from bigcluster.solvers.kmeans.footprint import (
@@ -22,7 +23,7 @@ from bigcluster.solvers.kmeans.lloyd import PRUNE_FROM
 from bigcluster.solvers.kmeans.result import choose as choose_kmeans
 from bigcluster.solvers.pca.footprint import project_bytes, project_scratch_bytes
 from bigcluster.solvers.pca.result import Components, Target, Variance, choose
-from bigcluster.store.chunk_grid import pixel_chunks, row_chunks, stored_bytes
+from bigcluster.store.chunk_grid import matrix_chunks, pixel_chunks, row_chunks, stored_bytes
 from bigcluster.units import MIB
 
 DECODE_FLOOR_BYTES = 32 * MIB
@@ -73,6 +74,36 @@ def manifest_bytes(settings: Settings, resources: Resources) -> int:
     """Return the bytes of the child that reads a Parquet manifest again while its cells are written into a table."""
     least = baseline_bytes(settings, resources, products=False)
     return parquet_child_bytes(settings.images, resources.budget_bytes - least)
+
+
+def plan_features(
+    settings: Settings, n_images: int, n_values: int, shape: FeatureShape, resources: Resources
+) -> StagePlan:
+    """Return the plan of computing features from the stored pixels, n_values of them for each image.
+
+    The budget decides how many blocks are computed at once. What the extractor itself holds is not included.
+    """
+    rows, columns = matrix_chunks(shape.n_features, shape.itemsize)
+    n_blocks = -(-n_images // rows)
+    baseline = baseline_bytes(settings, resources) + footprint.NAME_BYTES * share_of(n_images, resources)
+    block_bytes = footprint.project_feature_block_bytes(
+        block_rows=min(rows, n_images),
+        pixel_rows=min(rows, pixel_chunks(n_values)[0], n_images),
+        n_values=n_values,
+        row_bytes=shape.n_features * shape.itemsize,
+    )
+    in_flight = max(1, min(resources.threads, n_blocks, (resources.budget_bytes - baseline) // block_bytes))
+    return StagePlan(
+        stage=FEATURES,
+        solver="extract",
+        why=f"{shape.n_features:,} features of {shape.dtype}",
+        block_shape=(rows, columns),
+        passes="1 over the pixels, 1 over the features",
+        bytes_read=n_images * (n_values + shape.n_features * shape.itemsize),
+        bytes_written=stored_bytes((n_images, shape.n_features), (rows, columns), shape.itemsize),
+        projected_bytes=baseline + in_flight * block_bytes,
+        choices={"in_flight": in_flight},
+    )
 
 
 def plan_ingest(
@@ -145,69 +176,70 @@ def target_of(settings: Settings) -> Target:
     return Variance(settings.variance)
 
 
-def plan_reduce(settings: Settings, n_images: int, n_values: int, resources: Resources) -> StagePlan:
-    """Return the plan of PCA. The number and size of images decide the solver, and the budget its workspace."""
+def plan_reduce(settings: Settings, n_images: int, shape: FeatureShape, resources: Resources) -> StagePlan:
+    """Return the plan of PCA. The numbers of images and features decide the solver, and the budget its workspace."""
     if settings.pca.solver == "incremental":
-        return _plan_incremental(settings, n_images, n_values, resources)
-    target = target_of(settings)
-    chosen = choose(n_images, n_values, target)
+        return _plan_incremental(settings, n_images, shape, resources)
+    target, n_features = target_of(settings), shape.n_features
+    chosen = choose(n_images, n_features, target)
     solver, why = chosen.solver, chosen.reason
     if settings.pca.solver != "auto":
         solver, why = settings.pca.solver, "asked for by pca.solver"
     baseline = baseline_bytes(settings, resources) + footprint.NAME_BYTES * share_of(n_images, resources)
     workspace = int(max(0, resources.budget_bytes - baseline) * footprint.WORKSPACE_SHARE)
-    solver_bytes = project_bytes(solver, (n_images, n_values), _PIXEL, target, resources.threads, workspace)
+    dtype = np.dtype(shape.dtype)
+    solver_bytes = project_bytes(solver, (n_images, n_features), dtype, target, resources.threads, workspace)
     projected = int(solver_bytes / footprint.WORKSPACE_SHARE)
-    rank = min(n_images, n_values, target.n if isinstance(target, Components) else VARIANCE_RANK)
+    rank = min(n_images, n_features, target.n if isinstance(target, Components) else VARIANCE_RANK)
     return StagePlan(
         stage=REDUCE,
         solver=solver,
         why=why,
-        block_shape=pixel_chunks(n_values),
+        block_shape=matrix_chunks(n_features, shape.itemsize),
         passes=_PASSES[solver],
-        bytes_read=_LEAST_PASSES[solver] * n_images * n_values,
-        bytes_written=_reduced_bytes(solver, n_images, n_values, rank),
+        bytes_read=_LEAST_PASSES[solver] * n_images * n_features * shape.itemsize,
+        bytes_written=_reduced_bytes(solver, n_images, n_features, rank),
         projected_bytes=baseline + projected,
         choices={"workspace_bytes": workspace, "rank": rank},
-        scratch_bytes=project_scratch_bytes(solver, (n_images, n_values), target, workspace),
+        scratch_bytes=project_scratch_bytes(solver, (n_images, n_features), target, workspace),
     )
 
 
-def _reduced_bytes(solver: str, n_images: int, n_values: int, rank: int) -> int:
+def _reduced_bytes(solver: str, n_images: int, n_features: int, rank: int) -> int:
     """Return the bytes on the disk of scores and mean, and of the left vectors (gram) or the components (others)."""
-    beside = n_images if solver == "gram" else n_values
+    beside = n_images if solver == "gram" else n_features
     chunks = row_chunks(rank, footprint.FLOAT32)
     stored = sum(stored_bytes((n_rows, rank), chunks, footprint.FLOAT32) for n_rows in (n_images, beside))
-    return stored + n_values * footprint.FLOAT64
+    return stored + n_features * footprint.FLOAT64
 
 
 VARIANCE_RANK = 1024
 """Number of components that a plan assumes before the spectrum is known. Chosen, not measured."""
-_PIXEL = np.dtype(np.uint8)
 _PASSES = {
-    "gram": "1 over the pixels",
-    "covariance": "1 over the pixels, 1 for scores",
-    "subspace": "4 or more over the pixels, each in one or two reads",
+    "gram": "1 over the features",
+    "covariance": "1 over the features, 1 for scores",
+    "subspace": "4 or more over the features, each in one or two reads",
 }
 """The passes of each solver, as text for the plan."""
 _LEAST_PASSES = {"gram": 1, "covariance": 2, "subspace": 4}
-"""The smallest number of passes over the pixels of each solver."""
+"""The smallest number of passes over the features of each solver."""
 
 
-def _plan_incremental(settings: Settings, n_images: int, n_values: int, resources: Resources) -> StagePlan:
+def _plan_incremental(settings: Settings, n_images: int, shape: FeatureShape, resources: Resources) -> StagePlan:
+    n_features = shape.n_features
     baseline = baseline_bytes(settings, resources)
     usable = resources.budget_bytes - baseline
-    batch_rows, rank = incremental_batch(n_images, n_values, settings.components, usable)
+    batch_rows, rank = incremental_batch(n_images, n_features, settings.components, usable)
     return StagePlan(
         stage=REDUCE,
         solver="incremental",
         why="asked for by pca.solver",
-        block_shape=(batch_rows, n_values),
-        passes="2 over the pixels: fit, then scores",
-        bytes_read=2 * n_images * n_values,
-        bytes_written=_reduced_bytes("incremental", n_images, n_values, rank),
+        block_shape=(batch_rows, n_features),
+        passes="2 over the features: fit, then scores",
+        bytes_read=2 * n_images * n_features * shape.itemsize,
+        bytes_written=_reduced_bytes("incremental", n_images, n_features, rank),
         projected_bytes=baseline
-        + footprint.project_incremental_bytes(batch_rows=batch_rows, rank=rank, n_values=n_values),
+        + footprint.project_incremental_bytes(batch_rows=batch_rows, rank=rank, n_values=n_features),
         choices={"batch_rows": batch_rows, "rank": rank},
     )
 
@@ -231,8 +263,11 @@ def incremental_batch(n_images: int, n_values: int, components: int | None, usab
     return batch_rows, rank
 
 
-def plan_cluster(settings: Settings, n_images: int, n_columns: int, resources: Resources) -> StagePlan:
-    """Return the plan of k-means on rows of n_columns values, which are scores or the pixels themselves."""
+def plan_cluster(settings: Settings, n_images: int, n_columns: int, dtype: str, resources: Resources) -> StagePlan:
+    """Return the plan of k-means on rows of n_columns values, which are scores or the features themselves.
+
+    dtype : of the features.
+    """
     n_clusters = max(settings.ks, default=1)
     solver, why = settings.kmeans.algorithm, "asked for by kmeans.algorithm"
     if solver == "auto":
@@ -242,13 +277,16 @@ def plan_cluster(settings: Settings, n_images: int, n_columns: int, resources: R
         extra += footprint.project_dask_kmeans_bytes(
             n_columns=n_columns, n_clusters=n_clusters, block_rows=block_rows(n_columns), threads=resources.threads
         )
-    return _plan_lloyd(settings, CLUSTER, solver, why, (n_images, n_columns), settings.ks, extra, resources)
+    return _plan_lloyd(settings, CLUSTER, solver, why, (n_images, n_columns), dtype, settings.ks, extra, resources)
 
 
 def plan_sweep(
-    settings: Settings, ks: tuple[int, ...], n_images: int, n_columns: int, resources: Resources
+    settings: Settings, ks: tuple[int, ...], n_images: int, n_columns: int, dtype: str, resources: Resources
 ) -> StagePlan:
-    """Return the plan of a sweep. All k are fitted at once: labels, bounds and centers of every k are in memory."""
+    """Return the plan of a sweep. All k are fitted at once: labels, bounds and centers of every k are in memory.
+
+    dtype : of the features.
+    """
     n_restarts = max(2, settings.kmeans.n_init)
     others = sum(
         project_labels_bytes(n_images, k, n_restarts)
@@ -260,16 +298,23 @@ def plan_sweep(
     block_labels = resources.threads * min(n_images, block_rows(n_columns)) * 6 * n_restarts * len(ks)
     why = f"{len(ks)} values of k share passes"
     extra = footprint.CHARTS_BYTES + others + block_labels
-    return _plan_lloyd(settings, SWEEP, "lloyd", why, (n_images, n_columns), ks, extra, resources)
+    return _plan_lloyd(settings, SWEEP, "lloyd", why, (n_images, n_columns), dtype, ks, extra, resources)
 
 
 def plan_predict(
-    settings: Settings, n_images: int, n_own: int, n_values: int, n_columns: int, n_clusters: int, resources: Resources
+    settings: Settings,
+    n_images: int,
+    n_own: int,
+    n_values: int,
+    shape: FeatureShape,
+    n_columns: int,
+    n_clusters: int,
+    resources: Resources,
 ) -> StagePlan:
     """Return the plan of predict. The budget decides the rows of a block, up to a row block of the store.
 
     settings : its images are the new ones. n_images : the number of new images. n_own : the number of images of the
-    model, from which the usual distances are measured.
+    model, from which the usual distances are measured. n_values : of the pixels of an image.
     """
     baseline = baseline_bytes(settings, resources)
     threads = resources.threads
@@ -279,7 +324,14 @@ def plan_predict(
             baseline
             + manifest_bytes(settings, resources)
             + footprint.project_novelty_bytes(n_own)
-            + footprint.project_predict_bytes(rows=rows, n_values=n_values, n_columns=n_columns, n_clusters=n_clusters)
+            + footprint.project_predict_bytes(
+                rows=rows,
+                pixel_bytes=n_values,
+                feature_bytes=0 if shape.of_pixels else shape.n_features * shape.itemsize,
+                n_features=shape.n_features,
+                n_columns=n_columns,
+                n_clusters=n_clusters,
+            )
             + threads * DECODE_FLOOR_BYTES
         )
 
@@ -329,13 +381,14 @@ def _plan_lloyd(
     solver: str,
     why: str,
     shape: tuple[int, int],
+    dtype: str,
     ks: tuple[int, ...],
     extra_bytes: int,
     resources: Resources,
 ) -> StagePlan:
     n_images, n_columns = shape
     n_rows = share_of(n_images, resources)
-    itemsize = footprint.FLOAT32 if settings.reduce == "pca" else 1
+    itemsize = footprint.FLOAT32 if settings.reduce == "pca" else np.dtype(dtype).itemsize
     n_clusters = max(ks, default=1)
     least = clustering_baseline_bytes(settings, resources)
     least += footprint.project_memberships_bytes(n_rows) + extra_bytes

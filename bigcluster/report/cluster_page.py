@@ -56,10 +56,12 @@ class ClusterPageWriter:
     selection: Selection
     thumbnails: Thumbnails
     centers: NDArray[np.uint8]
-    """(k, h, w) or (k, h, w, 3), the pictures of the centers."""
+    """(k, h, w) or (k, h, w, 3), the pictures that stand for the centers."""
     center_scores: NDArray[np.float64]
     """(k, r), the centers in the space of the scores."""
     pages: Pages
+    centers_are_pictures: bool
+    """Whether `centers` are the centers themselves; otherwise they are the mean pictures of the clusters."""
 
     def name(self, cluster: int) -> str:
         """Return the name of the cluster's folder and page."""
@@ -100,6 +102,8 @@ class ClusterPageWriter:
             "medoid": tiles.at(0),
             "center": f"sprites/{name}/center.webp",
             "center_size": center_size,
+            "center_alt": "The picture of the center" if self.centers_are_pictures else "The mean picture",
+            "center_caption": "Center, as a picture" if self.centers_are_pictures else "Mean of its pictures",
             "quartiles": f"{number(middle)} in the middle, 90 % from {number(low)} to {number(high)}",
             "farthest_distance": number(distance[-1]),
             "close_calls": close,

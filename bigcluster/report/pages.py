@@ -113,8 +113,14 @@ class Pages:
         path.write_text(text, encoding="utf-8")
 
 
-def overview(model: Model, columns: list[Column], *, has_memory_plot: bool) -> dict[str, Any]:
-    """Return the values of index.html. columns : those of the largest clusters, the largest first."""
+def overview(
+    model: Model, columns: list[Column], *, centers_are_pictures: bool, has_memory_plot: bool
+) -> dict[str, Any]:
+    """Return the values of index.html.
+
+    columns : those of the largest clusters, the largest first. centers_are_pictures : whether the pictures on top are
+    the centers themselves, and not the mean pictures of the clusters.
+    """
     summary = model.summary
     stages = _stages(summary)
     sizes = model.members.sizes
@@ -130,6 +136,7 @@ def overview(model: Model, columns: list[Column], *, has_memory_plot: bool) -> d
         "seconds": summary.get("seconds", sum(stage["seconds"] for stage in stages)),
         "stages": stages,
         "columns": columns,
+        "centers_are_pictures": centers_are_pictures,
         "n_more": len(sizes) - len(columns),
         "next_cluster": f"clusters/{len(columns):0{len(columns[0].name)}d}.html",
         "sizes": _size_chart(columns, sizes),
@@ -178,22 +185,35 @@ def _size_chart(columns: list[Column], sizes: Any) -> dict[str, Any]:
     }
 
 
-def pca_page(model: Model, pictures: Pictures, eigen: Sprite, rebuilt: Sprite, names: list[str]) -> dict[str, Any]:
+def pca_page(model: Model, n_features: int, kind: str, shown: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the values of pca.html.
 
-    eigen, rebuilt : the sprites of the eigen-images and of the reconstructions. names : paths of the rebuilt images.
+    n_features : of an image. kind : of the features. shown : the pictures, from
+    `pca_pictures`; None where components are no pictures.
     """
     assert model.variance_ratio is not None
     summary, cumulative = model.summary, np.cumsum(model.variance_ratio)
     n_components = int(summary["n_components"])
     numbers = sorted({*(n for n in _SHARES_SHOWN if n <= len(cumulative)), n_components})
-    height, width = pictures.mean.shape[:2]
     return {
         "n_components": n_components,
         "share": float(cumulative[n_components - 1]),
         "target": None if summary["settings"].get("components") else summary["settings"].get("variance"),
-        "n_values": model.spec.n_values,
+        "n_features": n_features,
+        "kind": kind,
         "table": [(n, float(cumulative[n - 1]), n > n_components) for n in numbers],
+        "shown": shown,
+    }
+
+
+def pca_pictures(model: Model, pictures: Pictures, eigen: Sprite, rebuilt: Sprite, names: list[str]) -> dict[str, Any]:
+    """Return the values of the pictures of pca.html.
+
+    eigen, rebuilt : the sprites of the eigen-images and of the reconstructions. names : paths of the rebuilt images.
+    """
+    assert model.variance_ratio is not None
+    height, width = pictures.mean.shape[:2]
+    return {
         "size": (width, height),
         "eigen": eigen,
         "shares": model.variance_ratio[: len(pictures.eigen)].tolist(),

@@ -4,6 +4,9 @@ All of them are mixtures of components, A V with V : (r, d). Where the component
 of columns. Else the store holds the dual coefficients F : (n_ok, r) with V = F' (X - mean). The same pictures are then
 (A F') (X - mean), which is summed over the blocks of pixels that are read for the thumbnails. The components
 themselves, which cost most, are not computed.
+
+Where the features are not the pixels, a center is no picture. The mean picture of its images stands for it, which is
+summed over the same blocks of pixels; there are no eigen-images and no reconstructions.
 """
 
 from __future__ import annotations
@@ -36,11 +39,12 @@ Pixels = NDArray[np.uint8]
 
 @dataclass(frozen=True)
 class Pictures:
-    """The pictures, each (h, w) or (h, w, 3) uint8. Where nothing was reduced, `eigen` and `rebuilt` are empty."""
+    """The pictures, each (h, w) or (h, w, 3) uint8. Where the components are no pictures, or nothing was reduced,
+    `eigen` and `rebuilt` are empty."""
 
     mean: Pixels
     centers: Pixels
-    """(k, ...): the pictures whose scores are those of the centers."""
+    """(k, ...): the pictures whose scores are those of the centers, or the mean pictures of the clusters."""
     eigen: Pixels
     """(n, ...): grey is zero; each is scaled so that its strongest value is black or white."""
     rebuilt: Pixels
@@ -63,15 +67,15 @@ class Mixture:
     """The pictures are shrunk by this whole factor."""
 
     @classmethod
-    def of(cls, store: Store, model: Model, rows: list[int], picture_bytes: int) -> Mixture:
+    def of(cls, store: Store, model: Model, rows: list[int], picture_bytes: int, *, of_pixels: bool) -> Mixture:
         """Choose the pictures.
 
-        rows : the good rows to rebuild. picture_bytes : the most bytes of all pictures together as float32; the factor
-        is made large enough for that.
+        rows : the good rows to rebuild. of_pixels : whether the features are the pixels. picture_bytes : the most bytes
+        of all pictures together as float32; the factor is made large enough for that.
         """
         centers = store.load("centers")
         n_clusters, rank = centers.shape
-        if model.variance_ratio is None:
+        if model.variance_ratio is None or not of_pixels:
             return cls(centers, n_clusters, 0, (), _factor(model.spec, n_clusters, picture_bytes))
         n_eigen = min(EIGEN_IMAGES, rank)
         steps = (*(step for step in REBUILT_STEPS if step < rank), rank)
@@ -110,27 +114,62 @@ class DualMixture:
         self.sums += weights @ np.subtract(pictures.reshape(len(pictures), -1), self._mean, dtype=np.float32)
 
 
+class ClusterMeans:
+    """Sums the shrunk pictures of each cluster. The sums are exact for up to 16 million images in a cluster."""
+
+    def __init__(self, model: Model, mixture: Mixture) -> None:
+        self._labels, self._sizes = model.members.labels, model.members.sizes
+        shape = shrunk_shape(model.spec, mixture.factor)
+        self._sums = np.zeros((mixture.n_centers, *shape), np.uint32)
+
+    def take(self, block: Block, pictures: Pixels) -> None:
+        """Add a block of shrunk pictures, (rows, h, w) or (rows, h, w, 3) uint8, to the sums of their clusters."""
+        labels = self._labels[block.start : block.stop]
+        order = np.argsort(labels, kind="stable")
+        present, first = np.unique(labels[order], return_index=True)
+        for cluster, members in zip(present.tolist(), np.split(order, first[1:]), strict=True):
+            self._sums[cluster] += pictures[members].sum(axis=0, dtype=np.uint32)
+
+    def pictures(self) -> Pixels:
+        """Return the mean picture of every cluster, (k, ...) uint8. One cluster at a time is in memory as floats."""
+        means = np.empty(self._sums.shape, np.uint8)
+        for cluster, (total, size) in enumerate(zip(self._sums, self._sizes.tolist(), strict=True)):
+            means[cluster] = _as_pixels(total / size)
+        return means
+
+
 def needs_pass(store: Store, model: Model) -> bool:
     """Whether the pictures are summed from the pixels, because no components are stored."""
     fit = store.mark(REDUCE)
     return model.variance_ratio is not None and fit is not None and fit.payload["components"] != "stored"
 
 
+def summed_in_pass(
+    store: Store, model: Model, mixture: Mixture, *, of_pixels: bool
+) -> DualMixture | ClusterMeans | None:
+    """Return what adds up the pictures while the pixels are read; None where they need no pass."""
+    if not of_pixels:
+        return ClusterMeans(model, mixture)
+    return DualMixture(store, model, mixture) if needs_pass(store, model) else None
+
+
 def pictures_of(
-    store: Store, model: Model, mixture: Mixture, dual_mixture: DualMixture | None, batch_bytes: int
+    store: Store, model: Model, mixture: Mixture, summed: DualMixture | ClusterMeans | None, batch_bytes: int
 ) -> Pictures:
     """Return the pictures.
 
-    dual_mixture : the sums over all blocks of pixels; None where `needs_pass` is false. batch_bytes : the most bytes of
+    summed : the result of `summed_in_pass`, after it has taken all blocks of pixels. batch_bytes : the most bytes of
     mixtures of full size that are held at a time.
     """
     mean = _mean(model, mixture.factor)
+    none = np.empty((0, *mean.shape), np.uint8)
+    if isinstance(summed, ClusterMeans):
+        return Pictures(_as_pixels(mean), summed.pictures(), none, none, ())
     if model.variance_ratio is None:
         mixtures = shrink(mixture.coefficients.astype(np.float32), model.spec, mixture.factor)
-        none = np.empty((0, *mean.shape), np.uint8)
         return Pictures(_as_pixels(mean), _as_pixels(mixtures), none, none, ())
-    if dual_mixture is not None:
-        mixtures = dual_mixture.sums.reshape(-1, *mean.shape)
+    if summed is not None:
+        mixtures = summed.sums.reshape(-1, *mean.shape)
     else:
         mixtures = _mixed(StoredRows(store.array("components")), mixture, model.spec, batch_bytes)
     n_centers, n_eigen = mixture.n_centers, mixture.n_eigen

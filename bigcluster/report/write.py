@@ -26,6 +26,7 @@ from bigcluster.report.scatter import check_kind
 from bigcluster.report.search import write_search
 from bigcluster.report.thumbnails import Thumbnails, draw_thumbnails, write_picture, write_sprite
 from bigcluster.runtime.threads import Runtime
+from bigcluster.stages.features import load_features
 from bigcluster.store import Mark, Store, fingerprint
 from bigcluster.store.row_source import spans
 
@@ -127,6 +128,7 @@ class _Report:
         self._complete_summary = complete_summary
         self._folder, self._store, self._model = folder, store, model
         self._settings, self._allowance, self._runtime = settings, allowance, runtime
+        self._features = load_features(store, model.ingested)
         n_blocks = -(-len(model.ingested.ok) // store.array("pixels").chunks[0])
         self._done, self._total, self._on_progress = 0, n_blocks + model.members.n_clusters + 3, on_progress
 
@@ -162,7 +164,10 @@ class _Report:
         if self._complete_summary is not None:
             self._complete_summary()
         has_plot = self._plot_memory()
-        writer.write("index", "index.html", pages.overview(self._model, columns, has_memory_plot=has_plot))
+        overview = pages.overview(
+            self._model, columns, centers_are_pictures=self._features.are_pixels, has_memory_plot=has_plot
+        )
+        writer.write("index", "index.html", overview)
         self._step()
 
     def _step(self) -> None:
@@ -197,8 +202,9 @@ class _Report:
         model, store, allowance = self._model, self._store, self._allowance
         largest = range(min(pictures.REBUILT_ROWS, model.members.n_clusters))
         rows = [int(model.members.of(number)[0]) for number in largest]
-        mixture = pictures.Mixture.of(store, model, rows, allowance.picture_bytes)
-        dual_mixture = pictures.DualMixture(store, model, mixture) if pictures.needs_pass(store, model) else None
+        of_pixels = self._features.are_pixels
+        mixture = pictures.Mixture.of(store, model, rows, allowance.picture_bytes, of_pixels=of_pixels)
+        summed = pictures.summed_in_pass(store, model, mixture, of_pixels=of_pixels)
         original_rows = np.array(sorted(rows))
         originals = draw_thumbnails(
             store.array("pixels"),
@@ -210,9 +216,9 @@ class _Report:
             self._runtime,
             allowance.in_flight,
             self._step,
-            None if dual_mixture is None else dual_mixture.take,
+            None if summed is None else summed.take,
         )
-        model_pictures = pictures.pictures_of(store, model, mixture, dual_mixture, allowance.picture_bytes)
+        model_pictures = pictures.pictures_of(store, model, mixture, summed, allowance.picture_bytes)
         return model_pictures, originals[np.searchsorted(original_rows, rows)], rows
 
     def _write_clusters(
@@ -226,6 +232,7 @@ class _Report:
             model_pictures.centers,
             self._store.load("centers"),
             writer,
+            centers_are_pictures=self._features.are_pixels,
         )
         columns: list[pages.Column] = []
         for column in self._runtime.map(cluster_pages.make, range(self._model.members.n_clusters)):
@@ -240,6 +247,13 @@ class _Report:
         model = self._model
         if model.variance_ratio is None:
             return
+        n_features = self._features.rows.shape[1]
+        n_components = int(model.summary["n_components"])
+        target = None if self._settings.components else self._settings.variance
+        plots.draw_variance(self._plot("variance"), model.variance_ratio, n_components, target)
+        if not self._features.are_pixels:
+            writer.write("pca", "pca.html", pages.pca_page(model, n_features, self._features.kind))
+            return
         write_picture(self._folder, "pictures/mean.webp", model_pictures.mean)
         eigen = write_sprite(self._folder, "pictures/eigen.webp", model_pictures.eigen, columns=8)
         rebuilt_tiles = np.concatenate(
@@ -251,11 +265,9 @@ class _Report:
             rebuilt_tiles.reshape(-1, *rebuilt_tiles.shape[2:]),
             columns=rebuilt_tiles.shape[1],
         )
-        n_components = int(model.summary["n_components"])
-        target = None if self._settings.components else self._settings.variance
-        plots.draw_variance(self._plot("variance"), model.variance_ratio, n_components, target)
         names = [model.listed.paths[row] for row in rows]
-        writer.write("pca", "pca.html", pages.pca_page(model, model_pictures, eigen, rebuilt, names))
+        shown = pages.pca_pictures(model, model_pictures, eigen, rebuilt, names)
+        writer.write("pca", "pca.html", pages.pca_page(model, n_features, self._features.kind, shown))
 
     def _write_k(self, writer: Pages) -> None:
         if self._model.sweep is not None:

@@ -18,6 +18,7 @@ from bigcluster.planning.plan import StagePlan
 from bigcluster.planning.stage_names import CLUSTER
 from bigcluster.solvers.kmeans import KMeansFit, fit, fit_given, fit_minibatch, fit_two_level
 from bigcluster.stages.context import Context
+from bigcluster.stages.features import Features
 from bigcluster.stages.ingest import Ingested
 from bigcluster.stages.reduce import Reduced
 from bigcluster.stages.sweep import Swept, centers_of
@@ -63,6 +64,7 @@ def cluster(
     reduced: Reduced,
     plan: StagePlan,
     listing: Listing,
+    features: Features,
     ingested: Ingested,
     *,
     swept: Swept | None = None,
@@ -83,7 +85,12 @@ def cluster(
         **({} if swept is None else {"of": "the swept centers as they are"}),
     )
     mark, checkpoints = store.mark(CLUSTER), StageCheckpoints(store, CLUSTER, expected)
-    origin = {"images": ingested.fingerprint, "reduction": settings.reduce, "rows": reduced.fingerprint}
+    origin = {
+        "images": ingested.fingerprint,
+        "features": features.fingerprint,
+        "reduction": settings.reduce,
+        "rows": reduced.fingerprint,
+    }
     reused = mark is not None and mark.fingerprint == expected and origin.items() <= mark.payload.items()
     reused = reused and _are_numbers(store.load("labels"), n_clusters)
     if mark is None or not reused:

@@ -1,8 +1,8 @@
 """This stage computes the usual distances among the images of the model, by which the novelty of new images is
 measured.
 
-Only predict uses it, so a run does not wait for it. It takes one pass over the pixels and two passes over the scores.
-The pass over the pixels computes |x - mean| of every image, which serves every clustering of them.
+Only predict uses it, so a run does not wait for it. It takes one pass over the features and two over the scores. The
+pass over the features computes |x - mean| of every image, which serves every clustering of them.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from bigcluster.kernels.novelty import Novelty, Traits, Usual, left_out, residua
 from bigcluster.planning.stage_names import NORMS, NOVELTY
 from bigcluster.stages.cluster import load_labels
 from bigcluster.stages.context import Context
-from bigcluster.stages.ingest import Ingested, pixel_rows
+from bigcluster.stages.features import Features
 from bigcluster.store import Mark, StoredRows, fingerprint
 from bigcluster.store.row_source import FirstColumns, RowSource, spans
 
@@ -23,7 +23,7 @@ _SCORE_ROWS = 4096
 """Number of rows of scores that are read at a time: 32 MiB of float64 at 1,000 components. Chosen, not measured."""
 
 
-def novelty(context: Context, ingested: Ingested, clustered: Mark) -> Novelty:
+def novelty(context: Context, features: Features, clustered: Mark) -> Novelty:
     """Return the stored measure of novelty for the present clusters; it is computed first where it is missing.
 
     clustered : the mark of the present clusters, which belong to the present scores.
@@ -33,7 +33,7 @@ def novelty(context: Context, ingested: Ingested, clustered: Mark) -> Novelty:
     expected = fingerprint(before=clustered.fingerprint, stage=NOVELTY, layout=1)
     mark = store.mark(NOVELTY)
     if mark is None or mark.fingerprint != expected:
-        measured = _measure(context, ingested, clustered)
+        measured = _measure(context, features, clustered)
         store.marks.remove(NOVELTY)
         tables = [
             np.column_stack([usual.middle, usual.reach, usual.precision.reshape(-1, 4)])
@@ -44,14 +44,8 @@ def novelty(context: Context, ingested: Ingested, clustered: Mark) -> Novelty:
     return Novelty(own, new, mark.payload["limit"])
 
 
-def mean_picture(ingested: Ingested) -> Float64Array:
-    """Return the exact mean of the good images, (d,) float64."""
-    mean: Float64Array = ingested.column_sums / int(ingested.ok.sum())
-    return mean
-
-
-def _measure(context: Context, ingested: Ingested, clustered: Mark) -> Novelty:
-    store, norm_sq = context.store, _norms(context, ingested)
+def _measure(context: Context, features: Features, clustered: Mark) -> Novelty:
+    store, norm_sq = context.store, _norms(context, features)
     centers, distance = store.load("centers"), store.load("distance")
     labels = load_labels(store, len(centers))
     scores_sq = leverage = None
@@ -84,26 +78,26 @@ def _of_scores(scores: RowSource) -> tuple[Float64Array, Float64Array]:
     return lengths, leverage
 
 
-def _norms(context: Context, ingested: Ingested) -> NDArray[np.float64]:
+def _norms(context: Context, features: Features) -> NDArray[np.float64]:
     """Return |x - mean|^2 of every good image, (n_ok,): loaded where stored, otherwise computed in one pass over the
-    pixels."""
+    features."""
     store, progress = context.store, context.progress
-    expected = fingerprint(before=ingested.fingerprint, stage=NORMS)
+    expected = fingerprint(before=features.fingerprint, stage=NORMS)
     mark = store.mark(NORMS)
     if mark is None or mark.fingerprint != expected:
-        pixels, mean = pixel_rows(store, ingested.ok), mean_picture(ingested)
-        block_rows, slab_columns = store.array("pixels").chunks
-        blocks = list(spans(pixels.shape[0], block_rows))
+        rows, mean = features.rows, features.mean
+        block_rows, slab_columns = rows.chunks
+        blocks = list(spans(rows.shape[0], block_rows))
 
         def lengths(block: tuple[int, int]) -> Float64Array:
             norms = np.zeros(block[1] - block[0])
-            for start, stop in spans(pixels.shape[1], slab_columns):
-                norms += squared_norms(pixels.read(*block, slice(start, stop)), mean[start:stop])
+            for start, stop in spans(rows.shape[1], slab_columns):
+                norms += squared_norms(rows.read(*block, slice(start, stop)), mean[start:stop])
             progress.advance(len(norms))
             return norms
 
         store.marks.remove(NORMS)
-        with progress.stage(NORMS, pixels.shape[0], "images"):
+        with progress.stage(NORMS, rows.shape[0], "images"):
             all_norms = np.concatenate(list(context.runtime.map(lengths, blocks)))
         store.commit(NORMS, expected, store.save(NORMS, all_norms), {})
     stored: NDArray[np.float64] = store.load(NORMS)

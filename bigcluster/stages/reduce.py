@@ -1,8 +1,9 @@
-"""This stage computes PCA scores from the pixels. The spectrum of one fit says how many components reach the
+"""This stage computes PCA scores from the features. The spectrum of one fit says how many components reach the
 variance."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -17,10 +18,11 @@ from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.planning.plan import StagePlan
 from bigcluster.planning.stage_names import REDUCE
 from bigcluster.planning.stages import target_of
-from bigcluster.solvers.pca import ExactSums, PCAFit, fit_pca
+from bigcluster.solvers.pca import PCAFit, fit_pca
 from bigcluster.solvers.spill import FolderTiles
 from bigcluster.stages.context import Context
-from bigcluster.stages.ingest import Ingested, pixel_rows
+from bigcluster.stages.features import Features
+from bigcluster.stages.ingest import Ingested
 from bigcluster.store import ColumnWriter, Mark, RowWriter, StageCheckpoints, Store, StoredRows, fingerprint
 from bigcluster.store.row_source import FirstColumns, RowSource
 
@@ -31,7 +33,7 @@ class Reduced:
 
     fingerprint: str
     rows: RowSource
-    """The scores, (n_ok, n_components) float32, or the uint8 pixels themselves."""
+    """The scores, (n_ok, n_components) float32, or the features themselves."""
     n_components: int
     explained_variance_ratio: NDArray[np.float64] | None
     """The share of the total variance of each component, (n_computed,). It is None where nothing was reduced."""
@@ -40,51 +42,52 @@ class Reduced:
     """Values for summary.json: the solver, passes, bytes read, and the choices that the budget decided."""
 
 
-def reduce(context: Context, ingested: Ingested, plan: StagePlan | None) -> Reduced:
-    """Bring the scores up to date with the pixels and the settings, and return them.
+def reduce(context: Context, features: Features, ingested: Ingested, plan: StagePlan | None) -> Reduced:
+    """Bring the scores up to date with the features and the settings, and return them.
 
-    plan : the plan of this stage; None for reduce = "none", where the pixels themselves are the rows.
+    plan : the plan of this stage; None for reduce = "none", where the features themselves are the rows.
 
-    Raises TooFewSamplesError where there are fewer images than components, InvalidDataError where all pictures are the
+    Raises TooFewSamplesError where there are fewer images than components, InvalidDataError where all rows are the
     same, and VarianceNotReachedError where the stored components do not reach the variance of the settings.
     """
     store, settings = context.store, context.settings
     if plan is None:
-        return _unreduced(store, ingested)
-    pixels = pixel_rows(store, ingested.ok)
-    expected = _fit_fingerprint(settings, plan.solver, ingested)
+        return _unreduced(features)
+    expected = _fit_fingerprint(settings, plan.solver, features)
     mark = store.mark(REDUCE)
-    reused = mark is not None and _is_of(mark, expected, ingested) and _suffices(store, mark, settings, plan)
+    reused = mark is not None and _is_of(mark, expected, features, ingested) and _suffices(store, mark, settings, plan)
     checkpoints = StageCheckpoints(store, REDUCE, fingerprint(before=expected, rank=plan.choices.get("rank")))
     if mark is None or not reused:
-        mark = _fit(context, pixels, ingested, plan, expected, checkpoints)
+        mark = _fit(context, features, ingested, plan, expected, checkpoints)
     else:
         context.progress.reused(REDUCE)
     checkpoints.clear()
     return _from_mark(store, mark, expected, settings, reused=reused)
 
 
-def load_reduced(context: Context, ingested: Ingested, plan: StagePlan | None) -> Reduced:
+def load_reduced(context: Context, features: Features, ingested: Ingested, plan: StagePlan | None) -> Reduced:
     """Load the scores of the last reduction without fitting. Raises StoreError where other settings made them."""
     store, settings = context.store, context.settings
     if plan is None:
-        return _unreduced(store, ingested)
-    expected = _fit_fingerprint(settings, plan.solver, ingested)
+        return _unreduced(features)
+    expected = _fit_fingerprint(settings, plan.solver, features)
     mark = store.mark(REDUCE)
-    if mark is None or not _is_of(mark, expected, ingested):
+    if mark is None or not _is_of(mark, expected, features, ingested):
         raise StoreError(f"{store.root} holds no reduction by these settings; run the job to its end first")
     return _from_mark(store, mark, expected, settings, reused=True)
 
 
-def _is_of(mark: Mark, expected: str, ingested: Ingested) -> bool:
-    """Return whether a fit has the expected fingerprint and was made from these images."""
-    return mark.fingerprint == expected and mark.payload["images"] == ingested.fingerprint
+def _is_of(mark: Mark, expected: str, features: Features, ingested: Ingested) -> bool:
+    """Return whether a fit has the expected fingerprint and was made from these features of these images."""
+    payload = mark.payload
+    of_these = payload["images"] == ingested.fingerprint and payload["features"] == features.fingerprint
+    return mark.fingerprint == expected and of_these
 
 
-def _unreduced(store: Store, ingested: Ingested) -> Reduced:
-    pixels = pixel_rows(store, ingested.ok)
-    unreduced = fingerprint(before=ingested.fingerprint, stage=REDUCE, reduce="none")
-    return Reduced(unreduced, pixels, pixels.shape[1], None, ingested.reused, {"solver": "none", "passes": 0})
+def _unreduced(features: Features) -> Reduced:
+    unreduced = fingerprint(before=features.fingerprint, stage=REDUCE, reduce="none")
+    facts = {"solver": "none", "passes": 0}
+    return Reduced(unreduced, features.rows, features.rows.shape[1], None, features.reused, facts)
 
 
 def _from_mark(store: Store, mark: Mark, fit_fingerprint: str, settings: Settings, *, reused: bool) -> Reduced:
@@ -105,7 +108,7 @@ def rows_fingerprint(fit: str, n_components: int) -> str:
     return fingerprint(before=fit, n_components=n_components)
 
 
-def _fit_fingerprint(settings: Settings, solver: str, ingested: Ingested) -> str:
+def _fit_fingerprint(settings: Settings, solver: str, features: Features) -> str:
     """Return the fingerprint of everything that the fit depends on.
 
     One fit of the incremental solver serves every variance target. Its rank and batch size, which the budget decides,
@@ -113,7 +116,7 @@ def _fit_fingerprint(settings: Settings, solver: str, ingested: Ingested) -> str
     """
     incremental = solver == "incremental"
     return fingerprint(
-        before=ingested.fingerprint,
+        before=features.fingerprint,
         stage=REDUCE,
         solver=solver,
         components=settings.components,
@@ -152,7 +155,7 @@ def _components_for(ratio: NDArray[np.float64], settings: Settings, fitted: Mapp
 
 def _fit(
     context: Context,
-    pixels: StoredRows,
+    features: Features,
     ingested: Ingested,
     plan: StagePlan,
     fit_fingerprint: str,
@@ -164,12 +167,13 @@ def _fit(
     with context.progress.stage(REDUCE, 1, "steps"):
         try:
             fit = checkpoints.resume_or_restart(
-                lambda: _solve(context, pixels, ingested, plan, tiles, checkpoints), context.progress.warn
+                lambda: _solve(context, features, plan, tiles, checkpoints), context.progress.warn
             )
             if fit.total_variance == 0:
+                same = "are the same picture at this size" if features.are_pixels else "have the same features"
                 raise InvalidDataError(
-                    f"all {pixels.shape[0]} good images are the same picture at this size: there is no variance to "
-                    "reduce; use --set reduce=none or a larger --size"
+                    f"all {features.rows.shape[0]} good images {same}: there is no variance to reduce; use "
+                    "--set reduce=none or a larger --size"
                 )
             digests = _write(store, fit)
         finally:
@@ -177,11 +181,12 @@ def _fit(
         payload = {
             "solver": fit.solver,
             "passes": round(fit.passes, 2),
-            "bytes_read": round(fit.passes * pixels.shape[0] * pixels.shape[1]),
+            "bytes_read": round(fit.passes * math.prod(features.rows.shape) * features.rows.dtype.itemsize),
             "rank": len(fit.eigenvalues),
             "n_components": _stored_components(fit),
             "total_variance": fit.total_variance,
             "images": ingested.fingerprint,
+            "features": features.fingerprint,
             "score_step": fit.score_step,
             "components": "stored" if fit.dual_coef_dtype is None else "left",
             **{name: plan.choices[name] for name in ("batch_rows",) if name in plan.choices},
@@ -191,27 +196,24 @@ def _fit(
 
 def _solve(
     context: Context,
-    pixels: StoredRows,
-    ingested: Ingested,
+    features: Features,
     plan: StagePlan,
     tiles: FolderTiles,
     checkpoints: StageCheckpoints,
 ) -> PCAFit:
     settings, runtime, progress = context.settings, context.runtime, context.progress
-    n_rows, n_values = pixels.shape
-    moments = ExactSums(ingested.column_sums, ingested.square_sum)
-
+    rows = features.rows
     if plan.solver == "incremental":
         from bigcluster.solvers.pca.incremental import fit_incremental  # imports dask
 
-        rank = min(plan.choices["rank"], n_rows, n_values)
+        rank = min(plan.choices["rank"], *rows.shape)
         return fit_incremental(
-            pixels,
+            rows,
             target=target_of(settings),
             rank=rank,
-            batch_rows=max(rank, min(plan.choices["batch_rows"], n_rows)),
+            batch_rows=max(rank, min(plan.choices["batch_rows"], rows.shape[0])),
             iterated_power=settings.pca.iterated_power,
-            moments=moments,
+            moments=features.moments,
             runtime=runtime,
             seed=settings.seed,
             on_progress=lambda fit: progress.at(fit.done, fit.total),
@@ -219,14 +221,14 @@ def _solve(
         )
     return fit_pca(
         plan.solver,
-        pixels,
+        rows,
         target=target_of(settings),
         runtime=runtime,
         workspace_bytes=plan.choices["workspace_bytes"],
         tiles=tiles,
         gemm=Gemm(settings.gemm.kernel),
         seed=settings.seed,
-        moments=moments,
+        moments=features.moments,
         on_progress=lambda fit: progress.at(fit.done, fit.total),
         checkpoints=checkpoints,
     )
@@ -239,19 +241,19 @@ def _stored_components(fit: PCAFit) -> int:
 
 def _write(store: Store, fit: PCAFit) -> dict[str, str]:
     """Write the scores, mean and spectrum, and the components or the vectors from which they can be computed."""
-    n_rows, n_values = fit.shape
+    n_rows, n_features = fit.shape
     scores = RowWriter(store, "scores", n_rows, _stored_components(fit), np.float32)
     fit.write_scores(scores)
     digests = scores.close()
     digests |= store.save("mean", fit.mean)
     digests |= store.save("explained_variance", fit.eigenvalues)
     if fit.dual_coef_dtype is not None:
-        # Components would cost another read of the pixels: stages.components computes them when they are needed.
+        # Components would cost another read of the features: stages.components computes them when they are needed.
         left = RowWriter(store, "left", n_rows, fit.n_components, fit.dual_coef_dtype)
         fit.write_dual_coef(left)
         digests |= left.close()
     else:
-        components = ColumnWriter(store, "components", _stored_components(fit), n_values, np.float32)
+        components = ColumnWriter(store, "components", _stored_components(fit), n_features, np.float32)
         fit.write_components(components)
         digests |= components.close()
     fit.close()

@@ -28,17 +28,27 @@ columns at a time."""
 
 
 def pixel_chunks(n_values: int) -> tuple[int, int]:
-    """(rows, columns) of a chunk of uint8 pixels: row blocks of up to 64 MiB, cut along the pixels.
+    """(rows, columns) of a chunk of uint8 pixels, as `matrix_chunks` says.
 
-    The Gram product reads 1,024 rows x 8,192 pixels at a time, the covariance 8,192 rows x 512 pixels: both in whole
-    chunks or nearly so.
     >>> pixel_chunks(4096), pixel_chunks(129_000), pixel_chunks(24_000_000)
     ((4096, 1024), (512, 8192), (2, 131072))
     """
-    if n_values * MOST_BLOCK_ROWS <= CHUNK_BYTES:
-        return row_chunks(n_values, 1)
-    rows = min(MOST_BLOCK_ROWS, _power_of_two_up_to(ROW_BLOCK_BYTES // n_values))
-    return rows, min(n_values, CHUNK_BYTES // rows, MOST_COLUMNS)
+    return matrix_chunks(n_values, 1)
+
+
+def matrix_chunks(n_columns: int, itemsize: int) -> tuple[int, int]:
+    """(rows, columns) of a chunk of a matrix that is read along both sides: row blocks of up to 64 MiB, cut along the
+    columns.
+
+    The Gram product reads 1,024 rows x 8,192 pixels at a time, the covariance 8,192 rows x 512 pixels: both in whole
+    chunks or nearly so.
+    >>> matrix_chunks(4096, 1), matrix_chunks(512, 4), matrix_chunks(129_000, 4)
+    ((4096, 1024), (4096, 256), (128, 8192))
+    """
+    if n_columns * itemsize * MOST_BLOCK_ROWS <= CHUNK_BYTES:
+        return row_chunks(n_columns, itemsize)
+    rows = min(MOST_BLOCK_ROWS, _power_of_two_up_to(ROW_BLOCK_BYTES // (n_columns * itemsize)))
+    return rows, min(n_columns, CHUNK_BYTES // (rows * itemsize), MOST_COLUMNS)
 
 
 def row_chunks(n_columns: int, itemsize: int) -> tuple[int, int]:

@@ -20,8 +20,8 @@ KINDS = {
     **dict.fromkeys(("row_keys", "label_keys"), "uint64"),
     "column_sums": "int64",
     **dict.fromkeys(("scores", "components"), "float32"),
-    "left": "",
-    **dict.fromkeys(("mean", "explained_variance", "norms", "usual", "sweep_centers"), "float64"),
+    **dict.fromkeys(("left", "features"), ""),
+    **dict.fromkeys(("feature_mean", "mean", "explained_variance", "norms", "usual", "sweep_centers"), "float64"),
     **dict.fromkeys(("centers", "distance", "runner_up_distance"), "float64"),
     **dict.fromkeys(("labels", "runner_up"), "int32"),
 }
@@ -61,9 +61,15 @@ class _Shapes:
         shape: tuple[int, ...] = array.shape
         return shape
 
+    def has(self, name: str) -> bool:
+        return self._find(name) is not None
+
     def need(self, name: str, *shape: int) -> None:
         if self.of(name, len(shape)) != shape:
             raise _Misfit
+
+    def dtype(self, name: str) -> str:
+        return str(self._find(name).dtype.name)
 
     def chunk_rows(self, name: str) -> int:
         rows: int = self._find(name).chunks[0]
@@ -81,6 +87,13 @@ def _ingest(shapes: _Shapes, payload: dict[str, Any], _: object) -> None:
     shapes.need("ok", n_listed)
     shapes.need("column_sums", n_values)
     if shapes.of("row_keys", 1)[0] > n_listed or payload["n_blocks"] != -(-n_listed // shapes.chunk_rows("pixels")):
+        raise _Misfit
+
+
+def _features(shapes: _Shapes, payload: dict[str, Any], _: object) -> None:
+    shapes.need("features", *shapes.of("ok", 1), payload["n_features"])
+    shapes.need("feature_mean", payload["n_features"])
+    if shapes.dtype("features") != payload["dtype"]:
         raise _Misfit
 
 
@@ -109,7 +122,8 @@ def _cluster(shapes: _Shapes, payload: dict[str, Any], images: object) -> None:
     shapes.need("centers", n_clusters, payload["n_columns"])
     if images == payload["images"]:
         shapes.need("row_keys", n_rows)
-        n_most = shapes.of("pixels" if payload["reduction"] == "none" else "scores", 2)[1]
+        unreduced = "pixels" if payload["features"] == payload["images"] else "features"
+        n_most = shapes.of(unreduced if payload["reduction"] == "none" else "scores", 2)[1]
         if payload["n_columns"] > n_most or n_clusters > n_rows:
             raise _Misfit
     for name in ("distance", "runner_up", "runner_up_distance"):
@@ -128,13 +142,15 @@ def _norms(shapes: _Shapes, _: dict[str, Any], __: object) -> None:
 
 def _sweep(shapes: _Shapes, payload: dict[str, Any], _: object) -> None:
     n_rows, n_columns = shapes.of("sweep_centers", 2)
-    if n_rows != math.fsum(row["k"] for row in payload["rows"]) or n_columns > shapes.of("pixels", 2)[1]:
+    n_most = max((shapes.of(name, 2)[1] for name in ("pixels", "features") if shapes.has(name)), default=0)
+    if n_rows != math.fsum(row["k"] for row in payload["rows"]) or n_columns > n_most:
         raise _Misfit
 
 
 _CHECKS: dict[str, Callable[[_Shapes, dict[str, Any], object], None]] = {
     "recipe": _recipe,
     "ingest": _ingest,
+    "features": _features,
     "reduce": _reduce,
     "components": _components,
     "cluster": _cluster,

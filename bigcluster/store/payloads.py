@@ -167,6 +167,7 @@ def _is_place(value: Any) -> bool:
 _OF_BLOCKS: dict[str, Check] = {
     "ingest": _is_block,
     "retired": _is_block,
+    "features": keys({}),
     "state": keys({"places": dict_of(_is_place), "facts": dict_of(lambda _: True)}),
 }
 _FORMS: dict[str, Check] = {
@@ -180,12 +181,20 @@ _FORMS: dict[str, Check] = {
         },
     ),
     "ingest": keys({"square_sum": whole(), "n_blocks": whole(1)}),
+    "features": keys(
+        {
+            "kind": printable_line,
+            **dict.fromkeys(("images", "extractor"), text),
+            "n_features": whole(1),
+            "dtype": one_of("uint8", "float32"),
+        }
+    ),
     "reduce": keys(
         {
             **dict.fromkeys(("rank", "n_components"), whole(1)),
             **dict.fromkeys(("passes", "bytes_read", "score_step"), number),
             "solver": printable_line,
-            "images": text,
+            **dict.fromkeys(("images", "features"), text),
             "total_variance": positive,
             "components": one_of("stored", "left"),
         },
@@ -194,7 +203,7 @@ _FORMS: dict[str, Check] = {
     "cluster": keys(
         {
             **dict.fromkeys(("n_clusters", "n_columns"), whole(1)),
-            **dict.fromkeys(("images", "rows"), text),
+            **dict.fromkeys(("images", "features", "rows"), text),
             "reduction": one_of("none", "pca"),
             "inertia": number,
             "nearest_previous": optional(list_of(optional(whole()))),

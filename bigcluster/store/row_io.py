@@ -164,6 +164,12 @@ class StoredRows:
         dtype: np.dtype[Any] = self._array.dtype
         return dtype
 
+    @property
+    def chunks(self) -> tuple[int, int]:
+        """(rows, columns) of a stored chunk."""
+        rows, columns = self._array.chunks
+        return int(rows), int(columns)
+
     def read(
         self, start: int, stop: int, columns: slice = slice(None), *, spent: NDArray[Any] | None = None
     ) -> NDArray[Any]:

@@ -18,8 +18,9 @@ from bigcluster.errors import StoreError
 from bigcluster.kernels.kmeans.assign import two_nearest
 from bigcluster.kernels.kmeans.centers import fit_scaler, prepare
 from bigcluster.kernels.linalg.moments import block_moments
-from bigcluster.planning.stage_names import CLUSTER, COMPONENTS, INGEST, REDUCE
+from bigcluster.planning.stage_names import CLUSTER, COMPONENTS, FEATURES, INGEST, REDUCE
 from bigcluster.stages import ingest, reduce
+from bigcluster.stages.features import load_features
 from bigcluster.store import Damage, Mark, Store, StoredRows, read_whole
 from bigcluster.store.row_source import RowSource, spans
 
@@ -34,23 +35,33 @@ class Stored:
 
     n_blocks: int
     """The number of blocks of pixels; 0 where the ingest did not finish."""
+    features: Mark | None
+    """The mark of features that are not the pixels."""
     fitted: Mark | None
     clustered: Mark | None
 
 
 def load(store: Store) -> Stored:
     """Load the marks of the stages that belong to one state: after an interrupted run, later marks are outdated."""
-    ingested, fitted, clustered = (_sized(store, stage) for stage in (INGEST, REDUCE, CLUSTER))
+    ingested, extracted, fitted, clustered = (_sized(store, name) for name in (INGEST, FEATURES, REDUCE, CLUSTER))
     if ingested is None:
-        return Stored(0, None, None)
-    if fitted is not None and fitted.payload["images"] != ingested.fingerprint:
+        return Stored(0, None, None, None)
+    if extracted is not None and extracted.payload["images"] != ingested.fingerprint:
+        extracted = None
+    features = (ingested if extracted is None else extracted).fingerprint
+    if fitted is not None and not _are_of(fitted, ingested.fingerprint, features):
         fitted = None
-    if clustered is not None and clustered.payload["images"] != ingested.fingerprint:
+    if clustered is not None and not _are_of(clustered, ingested.fingerprint, features):
         clustered = None
     if clustered is not None and fitted is not None and clustered.payload["reduction"] != "none":
         rows = reduce.rows_fingerprint(fitted.fingerprint, clustered.payload["n_columns"])
         clustered = clustered if clustered.payload["rows"] == rows else None
-    return Stored(ingested.payload["n_blocks"], fitted, clustered)
+    return Stored(ingested.payload["n_blocks"], extracted, fitted, clustered)
+
+
+def _are_of(mark: Mark, images: str, features: str) -> bool:
+    """Return whether the results of a stage were made from these images and features."""
+    return bool(mark.payload["images"] == images and mark.payload["features"] == features)
 
 
 def _sized(store: Store, stage: str) -> Mark | None:
@@ -66,9 +77,11 @@ def audit(store: Store, stored: Stored, missing: set[str]) -> Iterator[Damage]:
     """
     if stored.n_blocks and INGEST not in missing:
         yield from _audit_pixels(store, stored.n_blocks)
-    if stored.fitted is not None and not missing & {INGEST, REDUCE}:
+    if stored.features is not None and not missing & {INGEST, FEATURES}:
+        yield from _audit_features(store)
+    if stored.fitted is not None and not missing & {INGEST, FEATURES, REDUCE}:
         yield from _audit_reduction(store, stored.fitted, made=COMPONENTS not in missing)
-    if stored.clustered is not None and not missing & {INGEST, REDUCE, CLUSTER}:
+    if stored.clustered is not None and not missing & {INGEST, FEATURES, REDUCE, CLUSTER}:
         yield from _audit_clusters(store, stored.clustered)
 
 
@@ -83,6 +96,13 @@ def _audit_pixels(store: Store, n_blocks: int) -> Iterator[Damage]:
         yield Damage("ok", INGEST, "does not agree with the records of the files")
     if len(store.load("row_keys")) != int(ok.sum()):
         yield Damage("row_keys", INGEST, f"has not one key for each of {int(ok.sum())} good rows")
+
+
+def _audit_features(store: Store) -> Iterator[Damage]:
+    if not np.isfinite(store.load("feature_mean")).all():
+        yield Damage("feature_mean", FEATURES, "is not finite")
+    if not all(np.isfinite(block).all() for block in _chunks(store.array("features"))):
+        yield Damage("features", FEATURES, "is not finite")
 
 
 def _audit_reduction(store: Store, fitted: Mark, *, made: bool) -> Iterator[Damage]:
@@ -125,7 +145,7 @@ def _rows(store: Store, clustered: Mark, n_columns: int) -> NDArray[Any]:
     """Return the first rows that were clustered, (up to _LABELLED_ROWS, n_columns)."""
     source: RowSource
     if clustered.payload["reduction"] == "none":
-        source = ingest.pixel_rows(store, store.load("ok"))
+        source = load_features(store, ingest.load_ingested(store)).rows
     else:
         source = StoredRows(store.array("scores"))
     return source.read(0, min(_LABELLED_ROWS, source.shape[0]), slice(0, n_columns))

@@ -11,7 +11,7 @@ from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.pca.covariance import fit_covariance
 from bigcluster.solvers.pca.gram import fit_gram
-from bigcluster.solvers.pca.moments import exact_center, exact_sums, float_center
+from bigcluster.solvers.pca.moments import center_of
 from bigcluster.solvers.pca.result import ExactSums, PCAFit, Target, check_target, within_total
 from bigcluster.solvers.pca.subspace import fit_subspace
 from bigcluster.solvers.pca.unit import RescaledRows, rescaled_center, rescaled_fit, unit_exponent
@@ -48,12 +48,8 @@ def fit_pca(
     """
     check_target(target, rows.shape)
     n_rows = rows.shape[0]
-    exponent = 0
-    if rows.dtype == np.uint8:
-        center = exact_center(exact_sums(rows, runtime) if moments is None else moments, n_rows)
-    else:
-        center = float_center(rows, runtime)
-        exponent = unit_exponent(center, n_rows)
+    center = center_of(rows, moments, runtime)
+    exponent = 0 if rows.dtype == np.uint8 else unit_exponent(center, n_rows)
     if exponent:
         rows, center = RescaledRows(rows, exponent), rescaled_center(center, exponent)
     fit = SOLVERS[solver](

@@ -19,7 +19,7 @@ import numpy as np
 from bigcluster.kernels.pca import choose_rank
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
-from bigcluster.solvers.pca.moments import exact_total_variance
+from bigcluster.solvers.pca.moments import center_of
 from bigcluster.solvers.pca.projection import Projection
 from bigcluster.solvers.pca.result import (
     ExactSums,
@@ -61,40 +61,41 @@ def fit_incremental(
     rank: int,
     batch_rows: int,
     iterated_power: int,
-    moments: ExactSums,
+    moments: ExactSums | None,
     runtime: Runtime,
     seed: int = 0,
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore = NO_CHECKPOINTS,
 ) -> PCAFit:
-    """Fit uint8 rows in one pass at `rank`, in float64 inside; a share of the variance is cut from its spectrum.
+    """Fit uint8 or float rows in one pass at `rank`, in float64 inside; a share of the variance is cut from its
+    spectrum.
 
     rank : components that the solver computes; batch_rows : rows of one batch, of which about seven copies are in
-    memory; iterated_power : power iterations of its randomized SVD; moments : exact sums of the rows. Where the rank
-    does not reach the target, all of it is returned: `cumulative_shares` says how far it came. Raises
-    TooFewSamplesError.
+    memory; iterated_power : power iterations of its randomized SVD; moments : exact sums of the rows, which save a
+    pass. Where the rank does not reach the target, all of it is returned: `cumulative_shares` says how far it came.
+    Raises TooFewSamplesError, and InvalidDataError for NaN and infinity.
     """
     from dask_ml.decomposition import IncrementalPCA
 
     check_target(target, rows.shape)
-    n_rows, n_columns = rows.shape
+    n_rows = rows.shape[0]
     solver = IncrementalPCA(n_components=rank, svd_solver="auto", iterated_power=iterated_power, random_state=seed)
+    center = center_of(rows, moments, runtime)
     steps = batches(n_rows, batch_rows, rank)
     progress = StepCounter(len(steps) + 1, on_progress)
     done = _resume(solver, checkpoints, batch_rows)
     for number, (start, stop) in enumerate(steps[done:], start=done + 1):
-        block = da.from_array(rows.read(start, stop).astype(np.float64), chunks=(stop - start, n_columns))
+        batch = da.from_array(rows.read(start, stop).astype(np.float64), chunks=(stop - start, rows.shape[1]))
         with warnings.catch_warnings(), dask.config.set(scheduler="threads", num_workers=runtime.threads):
             # The solver divides by the number of rows before the first batch, which is zero.
             warnings.filterwarnings("ignore", "invalid value encountered in divide", RuntimeWarning)
-            solver.partial_fit(block)
+            solver.partial_fit(batch)
         progress.step()
         if checkpoints.should_save(2 * solver.components_.nbytes):
             state = {name: np.asarray(value) for name, value in vars(solver).items() if name.endswith("_")}
             checkpoints.save({"batches": number, "batch_rows": batch_rows, "names": list(state)}, state.items())
     eigenvalues = np.asarray(solver.explained_variance_, dtype=np.float64)
-    total = exact_total_variance(moments, n_rows)
-    mean = np.asarray(moments.column_sums, np.float64) / n_rows
+    total, mean = center.total_variance, center.mean
     reached = choose_rank(eigenvalues, total, target.share) if isinstance(target, Variance) else len(eigenvalues)
     n_components = reached or len(eigenvalues)
     projection = Projection(rows, mean, np.ascontiguousarray(solver.components_.T, np.float32), 0.0, runtime)
@@ -107,7 +108,7 @@ def fit_incremental(
         eigenvalues=within_total(eigenvalues, n_components, total),
         n_components=n_components,
         score_step=projection.step,
-        passes=2,
+        passes=2 + (moments is None),
         _write_scores=projection.write_scores,
         _write_components=projection.write_components,
         _close=lambda: None,

@@ -7,6 +7,7 @@ import numpy as np
 from bigcluster.errors import InvalidDataError
 from bigcluster.kernels.linalg.loops import pixel_sums
 from bigcluster.kernels.linalg.moments import Moments, block_moments, refuse_bad_rows
+from bigcluster.kernels.linalg.types import Float64Array
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.pca.result import Center, ExactSums
 from bigcluster.store.row_source import RowSource, spans
@@ -31,6 +32,16 @@ def exact_sums(rows: RowSource, runtime: Runtime) -> ExactSums:
     return ExactSums(total, squares)
 
 
+def center_of(rows: RowSource, moments: ExactSums | None, runtime: Runtime) -> Center:
+    """The mean and the total variance of uint8 or float rows. moments : of uint8 rows, where they are known already.
+
+    Raises InvalidDataError for NaN and infinity.
+    """
+    if rows.dtype != np.uint8:
+        return float_center(rows, runtime)
+    return exact_center(exact_sums(rows, runtime) if moments is None else moments, rows.shape[0])
+
+
 def exact_center(moments: ExactSums, n_rows: int) -> Center:
     """The mean and the total variance of n_rows uint8 rows."""
     return Center(np.asarray(moments.column_sums, np.float64) / n_rows, exact_total_variance(moments, n_rows))
@@ -42,11 +53,33 @@ def exact_total_variance(moments: ExactSums, n_rows: int) -> float:
     return (n_rows * moments.total_square_sum - squares_of_sums) / (n_rows * (n_rows - 1))
 
 
+def column_mean(rows: RowSource, runtime: Runtime) -> Float64Array:
+    """The mean of uint8 or float rows, (n_columns,), in one pass; of uint8 rows the exact one.
+
+    Raises InvalidDataError with the first row that holds NaN or infinity.
+    """
+    if rows.dtype == np.uint8:
+        return np.asarray(exact_sums(rows, runtime).column_sums, np.float64) / rows.shape[0]
+    origin, moments = _float_moments(rows, runtime)
+    return origin + moments.mean
+
+
 def float_center(rows: RowSource, runtime: Runtime) -> Center:
     """The mean and the total variance of float rows, in one pass in float64.
 
-    The first row is subtracted first, so that a constant column has no variance, whatever its mean rounds to.
     Raises InvalidDataError with the first row that holds NaN or infinity.
+    """
+    origin, total = _float_moments(rows, runtime)
+    variance = float(total.scatter.sum()) / (rows.shape[0] - 1)
+    if variance == 0 and total.mean.any():
+        raise InvalidDataError("the squares of what the rows differ by are too small for float64; use another unit")
+    return Center(origin + total.mean, variance)
+
+
+def _float_moments(rows: RowSource, runtime: Runtime) -> tuple[Float64Array, Moments]:
+    """Return the first row, (n_columns,), and the moments of all rows minus that row.
+
+    The first row is subtracted so that a constant column has no variance, whatever its mean rounds to.
     """
     first = rows.read(0, 1)
     refuse_bad_rows(first, 0)
@@ -64,7 +97,4 @@ def float_center(rows: RowSource, runtime: Runtime) -> Center:
         with np.errstate(over="ignore", invalid="ignore"):
             total = moments_of_block if total is None else total.merge(moments_of_block)
     assert total is not None
-    variance = float(total.scatter.sum()) / (n_rows - 1)
-    if variance == 0 and total.mean.any():
-        raise InvalidDataError("the squares of what the rows differ by are too small for float64; use another unit")
-    return Center(origin + total.mean, variance)
+    return origin, total
