@@ -118,7 +118,7 @@ def test_arrays_of_numpy_and_dask_read_the_same(values: Any, data: st.DataObject
 def test_dask_arrays_of_the_store_are_the_same_numbers(store: Store) -> None:
     values = np.arange(60, dtype=np.float32).reshape(12, 5)
     store.save("x", values, (5, 2))
-    np.testing.assert_array_equal(store.dask("x").compute(scheduler="synchronous"), values)
+    np.testing.assert_array_equal(StoredRows(store.array("x")).dask().compute(scheduler="synchronous"), values)
 
 
 # -- writing

@@ -91,14 +91,37 @@ class Run:
 
         Where nothing was reduced (reduce = none), these are the features, such as the pixels, (n_ok, n_features).
         """
+        from bigcluster.planning.stage_names import REDUCE
         from bigcluster.stages.features import load_features
         from bigcluster.stages.ingest import load_ingested
 
         store, summary = self._store(), self.summary
         if summary["settings"]["reduce"] == "none":
-            name = "pixels" if load_features(store, load_ingested(store)).are_pixels else "features"
-            return store.dask(name)[store.load("ok")].astype("float32")
-        return store.dask("scores")[:, : summary["n_components"]]
+            features = load_features(store, load_ingested(store))
+            return features.rows.dask(features.fingerprint).astype("float32")
+        return self._stored(store, "scores", REDUCE)[:, : summary["n_components"]]
+
+    @property
+    def pixels(self) -> da.Array:
+        """Return (n_ok, n_values) uint8, the stored pixels of the good images, in listing order.
+
+        A row holds a picture of `summary["image_size"]`, row by row, in color its three values side by side. Every
+        process that sees the folder of the store can compute it, such as the workers of a dask cluster.
+        """
+        from bigcluster.stages.ingest import load_ingested, pixel_rows
+
+        store = self._store()
+        ingested = load_ingested(store)
+        return pixel_rows(store, ingested.ok).dask(ingested.fingerprint)
+
+    def _stored(self, store: Store, name: str, stage: str) -> da.Array:
+        """Return an array that a stage has stored, in its stored chunks."""
+        from bigcluster.store import StoredRows
+
+        mark = store.mark(stage)
+        if mark is None:
+            raise StoreError(f"{store.root} holds no finished {stage}; run the job to its end first")
+        return StoredRows(store.array(name)).dask(mark.fingerprint)
 
     @property
     def centers(self) -> Any:
@@ -113,6 +136,7 @@ class Run:
         computes them, in one pass over the stored pixels, and stores them in OUT. Raises StoreError where nothing was
         reduced (reduce = none).
         """
+        from bigcluster.planning.stage_names import REDUCE
         from bigcluster.stages.components import are_stored
         from bigcluster.store import Store
 
@@ -123,7 +147,8 @@ class Run:
             from bigcluster.api.calls import make_components
 
             make_components(self.out)
-        return Store(self.out / outdir.STORE, create=False).dask("components")[: summary["n_components"]]
+        stored = self._stored(Store(self.out / outdir.STORE, create=False), "components", REDUCE)
+        return stored[: summary["n_components"]]
 
     @property
     def mean(self) -> Any:

@@ -13,7 +13,7 @@ import weakref
 from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import zarr
@@ -32,9 +32,6 @@ from bigcluster.store.marks import DONE, Mark, Marks
 from bigcluster.store.row_io import read_at_once
 from bigcluster.store.shapes import FILE, FORMAT, FORMAT_KEY
 from bigcluster.units import show_bytes
-
-if TYPE_CHECKING:
-    import dask.array as da
 
 METADATA = FILE
 
@@ -188,13 +185,6 @@ class Store:
         if array is None:
             raise StoreError(f"{self.root} holds no array {name!r}; run the job to its end first")
         return array
-
-    def dask(self, name: str) -> da.Array:
-        """The array as a dask array, in its stored chunks."""
-        import dask.array as da  # brings numba along where dask-ml is installed: 70 MiB that a run does not need
-
-        array = self.array(name)
-        return da.from_zarr(array)
 
     def remove(self, name: str) -> None:
         """Remove an array that is not needed any more. Files in its folder that somebody else put there stay."""

@@ -92,10 +92,14 @@ class LostChunkError(ValueError):
 class ChunkFiles(LocalStore):  # type: ignore[misc]
     """A zarr store in a folder. Unlike with LocalStore, reading a chunk that has no file raises LostChunkError."""
 
-    def __init__(self, root: Path) -> None:
-        super().__init__(root)
+    def __init__(self, root: Path, *, read_only: bool = False) -> None:
+        super().__init__(root, read_only=read_only)
         self._digests: dict[str, str] = {}
         self._chunk_bytes: dict[str, int] = {}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Another process opens the folder by its path, for reading: the digests of what was written stay here."""
+        return _opened_for_reading, (self.root, dict(self._chunk_bytes))
 
     def expect(self, name: str, n_bytes: int) -> None:
         """Tell the size in bytes of every chunk file of an array: a file of another size is not read."""
@@ -121,6 +125,7 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
         await asyncio.to_thread(self.set_sync, key, value)
 
     def set_sync(self, key: str, value: Any) -> None:
+        self._check_writable()
         data = value.as_buffer_like()
         if _is_chunk(key):
             self._digests[key] = chunk_digest(data)
@@ -137,6 +142,7 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
 
     def delete_sync(self, key: str) -> None:
         """Delete metadata. Chunks stay: Store.create, which knows their size, removes those beyond a new shape."""
+        self._check_writable()
         if _is_chunk(key):
             return
         path = self.root / key
@@ -199,6 +205,13 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
         if value is None and _is_chunk(key):
             raise LostChunkError(f"{self.root / key} is gone")
         return value
+
+
+def _opened_for_reading(root: Path, chunk_bytes: dict[str, int]) -> ChunkFiles:
+    files = ChunkFiles(root, read_only=True)
+    for name, n_bytes in chunk_bytes.items():
+        files.expect(name, n_bytes)
+    return files
 
 
 def _is_chunk(key: str) -> bool:

@@ -9,8 +9,11 @@ from numpy.typing import DTypeLike, NDArray
 
 from bigcluster.errors import DamagedError
 from bigcluster.store.chunk_grid import row_chunks
+from bigcluster.store.dask_arrays import lazy_array, without_holes
 
 if TYPE_CHECKING:
+    import dask.array as da
+
     from bigcluster.store.arrays import Store
 
 
@@ -169,6 +172,15 @@ class StoredRows:
         """(rows, columns) of a stored chunk."""
         rows, columns = self._array.chunks
         return int(rows), int(columns)
+
+    def dask(self, version: str | None = None) -> da.Array:
+        """The rows as a dask array in their stored chunks, (n_rows, n_columns). version : see `lazy_array`."""
+        lazy = lazy_array(self._array, version)
+        if self._physical is None:
+            return lazy
+        ok = np.zeros(self._array.shape[0], bool)
+        ok[self._physical] = True
+        return without_holes(lazy, ok)
 
     def read(
         self, start: int, stop: int, columns: slice = slice(None), *, spent: NDArray[Any] | None = None

@@ -7,10 +7,15 @@ rows are chunked underneath never shows, so it cannot change a result.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
+
+from bigcluster.store.chunk_grid import row_chunks
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 
 class RowSource(Protocol):
@@ -33,6 +38,9 @@ class RowSource(Protocol):
         Several threads may call this at once. The caller must not write into the result, which may be a view.
         """
 
+    def dask(self) -> da.Array:
+        """The same matrix as a dask array, for solvers of other libraries; nothing is read before it is computed."""
+
 
 class ArrayRows:
     """A numpy array of shape (n_rows, n_columns) as a row source. `read` returns a view where that is C-contiguous."""
@@ -54,6 +62,12 @@ class ArrayRows:
     ) -> NDArray[Any]:
         del spent  # an earlier result may be a view of the array itself
         return np.ascontiguousarray(self._array[start:stop, columns])
+
+    def dask(self) -> da.Array:
+        import dask.array as da
+
+        n_rows, _ = row_chunks(max(1, self.shape[1]), self.dtype.itemsize)
+        return da.from_array(self._array, chunks=(n_rows, -1), name=False)  # a name by content would hash all of it
 
 
 class DaskRows:
@@ -79,6 +93,9 @@ class DaskRows:
         # The synchronous scheduler: the caller's own threads are the parallelism.
         return np.ascontiguousarray(self._array[start:stop, columns].compute(scheduler="synchronous"))
 
+    def dask(self) -> da.Array:
+        return self._array
+
 
 class FirstColumns:
     """The first `n_columns` columns of another row source, as a row source."""
@@ -100,6 +117,9 @@ class FirstColumns:
     ) -> NDArray[Any]:
         first = slice(*columns.indices(self._n_columns))
         return np.ascontiguousarray(self._rows.read(start, stop, first, spent=spent))
+
+    def dask(self) -> da.Array:
+        return self._rows.dask()[:, : self._n_columns]
 
 
 def spans(total: int, size: int) -> Iterator[tuple[int, int]]:

@@ -1,4 +1,5 @@
-"""k-means by dask-ml on the rows of a row source, with its known faults worked around, and the final pass of `fit`."""
+"""k-means by dask-ml on the dask array of a row source, with its known faults worked around, and the final pass of
+`fit`."""
 
 from __future__ import annotations
 
@@ -11,7 +12,7 @@ from sklearn.exceptions import ConvergenceWarning
 
 from bigcluster.errors import UsageError
 from bigcluster.runtime.threads import Runtime
-from bigcluster.solvers.kmeans.blocks import Blocks
+from bigcluster.solvers.kmeans.blocks import Blocks, block_rows
 from bigcluster.solvers.kmeans.fit import check_arguments, finish, open_rows
 from bigcluster.solvers.kmeans.lloyd import Lloyd
 from bigcluster.solvers.kmeans.restarts import Restart
@@ -80,21 +81,17 @@ def _centers(
     )
     with warnings.catch_warnings(), dask.config.set(scheduler="threads", num_workers=blocks.runtime.threads):
         warnings.filterwarnings("ignore", category=ConvergenceWarning)  # fewer distinct candidates than clusters
-        model.fit(_as_dask(blocks))
+        model.fit(lazy_rows(blocks.rows))
     return np.asarray(model.cluster_centers_, dtype=np.float64), int(model.n_iter_)
 
 
-def _as_dask(blocks: Blocks) -> Any:
-    """Make a dask array (n_rows, r) of the blocks; float32, because dask-ml casts centers to the dtype of the rows."""
-    import dask
-    import dask.array as da
+def lazy_rows(rows: RowSource) -> Any:
+    """Return the dask array of the rows, (n_rows, r) float32: dask-ml casts centers to the dtype of the rows.
 
-    def part(number: int) -> NDArray[np.float32]:
-        return np.ascontiguousarray(blocks.read(number), dtype=np.float32)
-
-    parts = []
-    for number in range(blocks.count):
-        rows = blocks.row_slice(number)
-        shape = (rows.stop - rows.start, blocks.n_columns)
-        parts.append(da.from_delayed(dask.delayed(part, pure=False)(number), shape, np.float32))
-    return da.concatenate(parts)
+    Chunks of stored rows are those of the store where these are whole rows, and no more of them than a block has, which
+    is what the plan counts with.
+    """
+    lazy, most = rows.dask(), block_rows(rows.shape[1])
+    if lazy.numblocks[1] > 1 or max(lazy.chunks[0]) > most:
+        lazy = lazy.rechunk({0: most, 1: -1})
+    return lazy.astype(np.float32)

@@ -13,7 +13,6 @@ import warnings
 from typing import Any
 
 import dask
-import dask.array as da
 import numpy as np
 
 from bigcluster.kernels.pca import choose_rank
@@ -70,6 +69,8 @@ def fit_incremental(
     """Fit uint8 or float rows in one pass at `rank`, in float64 inside; a share of the variance is cut from its
     spectrum.
 
+    The solver computes the dask array of the rows, batch by batch: that of stored rows reads them from the store.
+
     rank : components that the solver computes; batch_rows : rows of one batch, of which about seven copies are in
     memory; iterated_power : power iterations of its randomized SVD; moments : exact sums of the rows, which save a
     pass. Where the rank does not reach the target, all of it is returned: `cumulative_shares` says how far it came.
@@ -78,14 +79,15 @@ def fit_incremental(
     from dask_ml.decomposition import IncrementalPCA
 
     check_target(target, rows.shape)
-    n_rows = rows.shape[0]
+    n_rows, lazy = rows.shape[0], rows.dask()
     solver = IncrementalPCA(n_components=rank, svd_solver="auto", iterated_power=iterated_power, random_state=seed)
     center = center_of(rows, moments, runtime)
     steps = batches(n_rows, batch_rows, rank)
     progress = StepCounter(len(steps) + 1, on_progress)
     done = _resume(solver, checkpoints, batch_rows)
     for number, (start, stop) in enumerate(steps[done:], start=done + 1):
-        batch = da.from_array(rows.read(start, stop).astype(np.float64), chunks=(stop - start, rows.shape[1]))
+        # Whole rows, because its SVD of several chunks takes them along one axis only.
+        batch = lazy[start:stop].rechunk({1: -1}).astype(np.float64)
         with warnings.catch_warnings(), dask.config.set(scheduler="threads", num_workers=runtime.threads):
             # The solver divides by the number of rows before the first batch, which is zero.
             warnings.filterwarnings("ignore", "invalid value encountered in divide", RuntimeWarning)

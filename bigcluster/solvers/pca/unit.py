@@ -58,6 +58,10 @@ class RescaledRows:
         read: AnyArray = np.ldexp(self.rows.read(start, stop, columns, spent=spent), self.exponent)
         return read
 
+    def dask(self) -> Any:
+        """The rescaled rows as a dask array."""
+        return self.rows.dask().map_blocks(np.ldexp, self.exponent, dtype=self.dtype)
+
 
 def rescaled_center(center: Center, exponent: int) -> Center:
     """The center of the data times 2^exponent."""
