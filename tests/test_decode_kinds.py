@@ -446,6 +446,33 @@ def test_a_bmp_of_16_bits_with_alpha_is_unsupported(header_bytes: int) -> None:
         assert found.status == expected, found.reason
 
 
+def bmp_of_runs(bits: int, runs: bytes) -> bytes:
+    """8 x 8 pixels in runs (BI_RLE8, BI_RLE4), with a palette of greys."""
+    palette = b"".join(bytes([grey, grey, grey, 0]) for grey in range(0, 256, 256 >> bits))
+    start = 54 + len(palette)
+    info = struct.pack("<IiiHHIIiiII", 40, 8, 8, 1, bits, 1 if bits == 8 else 2, len(runs), 0, 0, 1 << bits, 0)
+    return struct.pack("<2sIHHI", b"BM", start + len(runs), 0, 0, start) + info + palette + runs
+
+
+RUN, END_OF_ROW, END, JUMP = bytes([8, 5]), bytes(2), bytes([0, 1]), bytes([0, 2, 2, 1])
+ONE_BY_ONE = {8: bytes([0, 3, 1, 2, 3, 0]), 4: bytes([0, 3, 0x12, 0x30])}
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_a_bmp_of_runs_is_whole_cut_or_leaves_out_pixels(bits: int) -> None:
+    rows = RUN + END_OF_ROW
+    whole = rows * 7 + ONE_BY_ONE[bits] + bytes([5, 5]) + END
+    for runs, expected in (
+        (whole, "ok"),
+        (whole.removesuffix(END), "ok"),  # all pixels are there
+        (rows * 3 + END, "unsupported"),  # the others have no colour
+        (rows * 3 + JUMP + ONE_BY_ONE[bits] + END, "unsupported"),
+        *((rows * 3 + (RUN + ONE_BY_ONE[bits] + JUMP)[:n], "truncated") for n in range(12 if bits == 8 else 10)),
+    ):
+        found = decode(bmp_of_runs(bits, runs), DecodeSpec(8, 8))
+        assert found.status == expected, (runs, found.reason)
+
+
 @pytest.mark.parametrize("kind", ["WEBP", "AVIF", "GIF", "BMP", "JPEG2000", "TIFF", "PPM"])
 def test_a_known_format_with_a_broken_header_is_not_taken_for_another(kind: str) -> None:
     data = bytearray(pillow_bytes(Image.fromarray(COLOR), kind))

@@ -42,7 +42,9 @@ NAMES = st.sampled_from(
         *("store.zarr/pixels/mine", "store.zarr/mine/zarr.json", "store.zarr/mine/c/0", "store.zarr/scores/zarr.json"),
         *("store.zarr/marks/pixels/done.json", "store.zarr/marks/other/1.json", "store.zarr/state/fit/x.npy"),
         *("store.zarr/made/entries-0.list", ".x.partial", "store.zarr/.y.partial", "profile/timeline.png"),
+        *("store.zarr/scores", "store.zarr/scores/c", "store.zarr/scores/c/0", "store.zarr/pixels/c/0"),
         *(".clusters.new/a", ".clusters.old/a", "store.zarr/scratch/x.npy", "store.zarr/retired/c/0/0"),
+        "store.zarr/state",
     ]
 )
 LINKS = ["hardlink", "symlink", "copy", "none"]

@@ -372,6 +372,70 @@ def test_arrays_and_notes_of_others_in_the_store_stay(images: Path, out: Path) -
     assert (store / "notes.txt") in theirs
 
 
+@pytest.mark.parametrize("inside", ["", "c", "c/0"])
+def test_an_empty_folder_of_somebody_does_not_go_with_an_array(images: Path, out: Path, inside: str) -> None:
+    """`scores` are made and removed again, in the place where the folder stood."""
+    (out / "store.zarr" / "scores" / inside).mkdir(parents=True)
+    (out / "store.zarr" / "scores" / inside).chmod(0o711)
+    run(images, out, reduce="pca", components=2)
+    assert (out / "store.zarr" / "scores" / "zarr.json").is_file()
+    run(images, out)
+    assert not (out / "store.zarr" / "scores").exists()
+    assert stat.S_IMODE((out / KEPT / "store.zarr" / "scores" / inside).stat().st_mode) == 0o711
+    assert verify(out)["ok"]
+
+
+IN_THE_WAY = (
+    *("pixels/c/0", "pixels/c", "pixels", "labels/c", "scores", "marks/ingest", "marks/cluster", "marks", "made"),
+    *("state", "../report/pages"),
+)
+
+
+@pytest.mark.parametrize("place", IN_THE_WAY)
+def test_a_file_where_a_folder_of_ours_belongs_goes_to_kept(images: Path, out: Path, place: str) -> None:
+    where = Path(os.path.normpath(out / "store.zarr" / place))
+    for _ in range(2):  # the second one finds the first one in OUT/kept
+        if where.is_dir():
+            shutil.rmtree(where)
+        where.write_text("mine")
+        line = {"k": 3, "reduce": "pca", "components": 2, "report.write": True}
+        run(images, out, **line)
+        assert where.is_dir() or place == "state"
+        assert verify(out)["ok"]
+    kept = [path for path in (out / KEPT).rglob("*") if path.is_file() and path.read_bytes() == b"mine"]
+    assert len(kept) == (0 if place == "state" else 2)
+    assert place != "state" or where.read_text() == "mine", "nothing was saved there"
+
+
+def test_what_is_kept_finds_a_place_beside_a_file(tmp_path: Path) -> None:
+    """Where a file was moved to, a folder of the same path may have to be."""
+    for name in ("pixels/c", "pixels/c/0", "pixels/c/0"):
+        if (tmp_path / "pixels" / "c").is_file():
+            (tmp_path / "pixels" / "c").unlink()
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(name)
+        set_aside(tmp_path / name, tmp_path)
+    found = {path.relative_to(tmp_path / KEPT).as_posix() for path in (tmp_path / KEPT).rglob("*") if path.is_file()}
+    assert found == {"pixels/c", "pixels/c (2)/0", "pixels/c (2)/0 (2)"}
+
+
+def test_a_file_of_ours_that_is_replaced_keeps_the_mode_that_it_was_given(images: Path, out: Path) -> None:
+    line: dict[str, Any] = {"reduce": "pca", "components": 2, "report.write": True}
+    run(images, out, k=4, **line)
+    names = ("labels.csv", "images.csv", "summary.json", "run.toml", "memory.csv", "variance.csv", "report/index.html")
+    modes = (0o600, 0o640, 0o666, 0o600, 0o444, 0o604, 0o600)
+    given = {out / name: mode for name, mode in zip(names, modes, strict=True)}
+    given |= {out / "store.zarr" / "marks" / "cluster" / "done.json": 0o600}
+    for path, mode in given.items():
+        path.chmod(mode)
+    before = {path: path.stat().st_ino for path in given}
+    os.utime(images / "p000.png", ns=(0, 0))
+    (images / "p001.png").unlink()
+    run(images, out, k=3, **line | {"components": 3})
+    assert {path: stat.S_IMODE(path.stat().st_mode) for path in given} == given
+    assert [path for path in given if path.stat().st_ino == before[path]] == [], "all of them were replaced"
+
+
 def test_a_copy_of_out_has_nothing_of_an_earlier_clustering(images: Path, out: Path, tmp_path: Path) -> None:
     """`cp -r` makes files of their own of hard links: they are ours by their content."""
     copied = tmp_path / "copied"

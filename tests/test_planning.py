@@ -220,23 +220,35 @@ def test_other_numbers_of_images_are_refused(text: str) -> None:
         parse_count(text)
 
 
-ABSENT = ("plan", "--images", "100e6", "--size", 64, "-k", 1000)
+ABSENT = ("plan", "--images", "5e6", "--size", 64, "-k", 1000)
 JOINED = ("--scheduler", "any", "--workers", 200, "--memory", "4GiB")
 
 
 def test_a_plan_of_pictures_and_a_cluster_that_are_not_there(cli: Cli) -> None:
     ran = cli(*ABSENT, *JOINED)
     assert ran.code == 0, ran.err
-    assert "100,000,000 images of 64x64" in ran.out
+    assert "5,000,000 images of 64x64" in ran.out
     assert "200 workers of one thread; memory budget 4 GiB each" in ran.out
     for words in ("estimated on this machine on 20", "upper bound", "no header was read", "disk: ", "names and labels"):
         assert words in ran.out
     found = json.loads(cli(*ABSENT, *JOINED, "--json").out)
-    assert found["disk_bytes"] >= 10**8 * 4096
+    assert found["disk_bytes"] >= 5 * 10**6 * 4096
     assert found["peak_disk_bytes"] >= found["disk_bytes"]
     assert found["seconds"] == pytest.approx(sum(stage["seconds"] for stage in found["stages"]))
     assert all(stage["seconds"] > 0 for stage in found["stages"])
     assert found["projected_bytes"] <= 4 * GIB
+    assert 1 * GIB <= found["client_bytes"] <= 4 * GIB
+
+
+def test_a_process_that_starts_a_job_is_held_to_the_budget_too(cli: Cli) -> None:
+    """Names and labels of all images are in it, whatever the workers hold."""
+    line = ("plan", "--images", "100e6", "--size", 64, "-k", 1000, "--scheduler", "any", "--workers", 200)
+    ran = cli(*line, "--memory", "4GiB")
+    assert ran.code == 2
+    (error,) = ran.error_lines
+    assert "the process that starts the job needs 45" in error
+    enough = error.partition("use --memory ")[2].split()[0]
+    assert cli(*line, "--memory", enough).code == 0
 
 
 def test_what_cannot_be_planned_is_refused(cli: Cli) -> None:

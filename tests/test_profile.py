@@ -102,10 +102,16 @@ def test_a_run_that_fails_gives_its_exit_code(tmp_path: Path, cli: Cli) -> None:
     write_pictures(images, 3)
     ran = cli("profile", images, "--out", tmp_path / "o", *OPTIONS)
     assert ran.code == 1
-    assert "components = 4 needs as many good images" in ran.err
+    (line,) = ran.error_lines
+    assert line.startswith("bigcluster: components = 4 needs as many good images")
+    ran = cli("profile", tmp_path / "nothing", "--out", tmp_path / "o2", *OPTIONS, "--json")
+    assert ran.code == 2
+    (line,) = ran.error_lines
+    assert json.loads(ran.out)["error"]["message"] == line.removeprefix("bigcluster: ")
+    assert "does not exist" in line
     ran = cli("profile", images, "--out", tmp_path / "o", "-k", 2, "--memory", "10MB")
     assert ran.code == 2
-    with pytest.raises(ProfiledRunError, match="exit code 1") as failed:
+    with pytest.raises(ProfiledRunError, match="image") as failed:
         bc.profile(images, tmp_path / "o", n_clusters=9)
     assert failed.value.exit_code == 1
     with pytest.raises(ConfigError, match="numpy and naive-dask, not 'pandas'"):

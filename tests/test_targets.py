@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import stat
@@ -285,6 +286,20 @@ def test_predict_does_not_wait_for_the_rows_to_refuse(images: Path, out: Path, t
     notes.unlink()
     assert cli("predict", out, images, "--to", notes).code == 0
     notes.unlink()
+
+
+@pytest.mark.parametrize("name", ["labels.csv", "clusters/00/new.csv"])
+def test_predict_writes_into_no_out(images: Path, out: Path, tmp_path: Path, cli: Cli, name: str) -> None:
+    """Not into its own, and not into that of another run."""
+    other = Path(shutil.copytree(out, tmp_path / "other", symlinks=True))
+    (tmp_path / "link").symlink_to(other)
+    for place in (out, other, tmp_path / "link"):
+        before = (place / "labels.csv").read_bytes()
+        ran = cli("predict", out, images, "--to", place / name)
+        assert (ran.code, len(ran.error_lines)) == (2, 1), ran
+        assert "where only runs write" in ran.err
+        assert (place / "labels.csv").read_bytes() == before
+        assert not (place / "clusters" / "00" / "new.csv").exists()
 
 
 def test_a_killed_predict_leaves_no_file(

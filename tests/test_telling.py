@@ -173,9 +173,9 @@ def test_a_run_that_ignores_ctrl_c_still_ends_by_sigterm(images: Path, tmp_path:
     start = ["sh", "-c", 'trap "" INT; exec "$@"', "sh"]
     line = command("run", images, "--out", tmp_path / "o", "-k", 2, "--size", "1600x1600", "--memory", "2GiB")
     with subprocess.Popen([*start, *line], env=environment(), stdout=subprocess.PIPE, stderr=subprocess.PIPE) as run:
-        while not psutil.Process(run.pid).children():
+        while not (tmp_path / "o" / "run.toml").exists():  # it is written by the worker, which is at work then
+            assert run.poll() is None, "the run has ended by itself"
             time.sleep(0.01)
-        time.sleep(1)
         run.terminate()
         assert run.wait(timeout=30) == 130
 
@@ -222,9 +222,17 @@ def test_a_limit_on_the_size_of_files_is_named(images: Path, tmp_path: Path) -> 
 @pytest.mark.slow
 @pytest.mark.parametrize("by", [signal.SIGKILL, signal.SIGTERM])
 def test_a_profile_that_is_ended_leaves_no_run_behind(
-    images: Path, tmp_path: Path, background: Callable[..., Background], subreaper: None, by: signal.Signals
+    images: Path,
+    tmp_path: Path,
+    background: Callable[..., Background],
+    subreaper: None,
+    by: signal.Signals,
+    monkeypatch: pytest.MonkeyPatch,
+    cli: Cli,
 ) -> None:
-    out = tmp_path / "o"
+    out, temporary = tmp_path / "o", tmp_path / "tmp"
+    temporary.mkdir()
+    monkeypatch.setenv("TMPDIR", str(temporary))
     started = background("profile", images, "--out", out, "-k", 2, "--size", "1600x1600", "--memory", "2GiB")
     started.wait_until(lambda: (out / "run.toml").exists())
     inner = psutil.Process(started.process.pid).children(recursive=True)
@@ -235,6 +243,9 @@ def test_a_profile_that_is_ended_leaves_no_run_behind(
     psutil.wait_procs(inner, timeout=30)
     alive = [one for one in inner if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
     assert alive == []
+    assert len(list(temporary.iterdir())) == (1 if by == signal.SIGKILL else 0)
+    assert cli("profile", images, "--out", tmp_path / "o2", "-k", 2, *FAST).code == 0
+    assert list(temporary.iterdir()) == [], "what a killed process left is gone too"
 
 
 # -- quiet, JSON, a log

@@ -26,6 +26,8 @@ class _Saying:
     """Whether the result has been printed on stdout."""
     on_stdout_alone: bool = True
     """Whether stdout is the only place that holds the result."""
+    passes_errors_on: bool = False
+    """Whether another process of ours reads the document of an error and prints its line."""
 
 
 def log_to(file: str | None) -> str | None:
@@ -33,6 +35,11 @@ def log_to(file: str | None) -> str | None:
     if file is not None:
         _Saying.log = LogFile(file)
     return file
+
+
+def pass_errors_on() -> None:
+    """Print of an error only the document on stdout: the process that started this one tells the person."""
+    _Saying.passes_errors_on = True
 
 
 def tell(
@@ -80,7 +87,8 @@ def tell_error(kind: str, message: str, exit_code: int) -> None:
 
     kind : the name of the error class. exit_code : the exit code that the process will end with.
     """
-    say(f"bigcluster: {message}")
+    if not _Saying.passes_errors_on:
+        say(f"bigcluster: {message}")
     if "--json" in sys.argv[1:] and not _Saying.is_printed:  # also where the command line itself is wrong
         print(json.dumps({"error": {"kind": kind, "message": message, "exit_code": exit_code}}, indent=2))
 

@@ -1,7 +1,8 @@
 """The command line in a process that ends with its parent process: `python -m bigcluster.cli.watched run ...`.
 
 The stdin of this process is a pipe that the parent holds open and never writes to. When the parent has ended, for
-whatever reason, this process sends itself SIGTERM: the run stops and keeps what is done.
+whatever reason, this process sends itself SIGTERM: the run stops and keeps what is done. Of an error it prints only the
+document on stdout, which the parent process turns into the one line that a person reads.
 """
 
 from __future__ import annotations
@@ -10,7 +11,7 @@ import os
 import signal
 import threading
 
-from bigcluster.cli import main
+from bigcluster.cli import answers, main
 
 
 def _end_with_stdin() -> None:
@@ -21,4 +22,5 @@ def _end_with_stdin() -> None:
 
 if __name__ == "__main__":
     threading.Thread(target=_end_with_stdin, daemon=True).start()
+    answers.pass_errors_on()
     main()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,6 +12,7 @@ from sklearn.utils.validation import check_is_fitted
 from bigcluster.errors import ConfigError, UsageError
 from bigcluster.estimators.gaussian import Gaussian
 from bigcluster.estimators.inputs import each_block, is_dask, of_known_length, rows_of, seed_of
+from bigcluster.files.temporary import temporary_folder
 from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.kernels.linalg.moments import refuse_bad_rows
 from bigcluster.kernels.pca import column_extremes, column_signs, inverse_root
@@ -235,14 +234,14 @@ class PCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):  # 
         rows = rows_of(self, X, _KINDS, reset=True, min_samples=2)
         target = self._target(rows.shape)
         solver = choose(*rows.shape, target).solver if self.solver == "auto" else self.solver
-        with tempfile.TemporaryDirectory(prefix="bigcluster-") as scratch:
+        with temporary_folder() as scratch:
             fit = fit_pca(
                 solver,
                 rows,
                 target=target,
                 runtime=EmbeddedRuntime(),
                 workspace_bytes=self.workspace_bytes,
-                tiles=FolderTiles(Path(scratch)),
+                tiles=FolderTiles(scratch),
                 gemm=Gemm(self.gemm),
                 seed=seed_of(self.random_state),
             )

@@ -174,12 +174,29 @@ def is_unfinished(name: str, token: str) -> bool:
     return name.startswith(f".{token}-")
 
 
+def kept_mode(name: str, folder: int) -> int | None:
+    """The mode that a new file takes over from the one that it replaces in an open folder; None where there is none.
+
+    A mode that a person gave stays. The owner may always read: what this process cannot read is not known as its own.
+    """
+    try:
+        mode = os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode
+    except FileNotFoundError:
+        return None
+    return stat.S_IMODE(mode) | stat.S_IRUSR if stat.S_ISREG(mode) else None
+
+
 class Unfinished:
     """A new file in an open folder, under a name of its own until it is put in place."""
 
-    def __init__(self, folder: int) -> None:
+    def __init__(self, folder: int, replaced: str = "") -> None:
+        """replaced : the name of the file that this one is to replace, whose mode it has from the start."""
         self._folder, self.name = folder, unfinished_name()
-        self.file = io.FileIO(os.open(self.name, _NEW_FILE_FLAGS, 0o666, dir_fd=folder), "r+")
+        mode = kept_mode(replaced, folder) if replaced else None
+        opened = os.open(self.name, _NEW_FILE_FLAGS, 0o666 if mode is None else mode, dir_fd=folder)
+        self.file = io.FileIO(opened, "r+")
+        if mode is not None:
+            os.fchmod(opened, mode)  # the umask took bits away
 
     def digest(self) -> str:
         """The digest of what was written so far."""
@@ -206,9 +223,12 @@ class Unfinished:
 
 
 @contextlib.contextmanager
-def unfinished(folder: int) -> Iterator[Unfinished]:
-    """A new file in an open folder, which is removed at the end of the block unless it was put in place."""
-    new = Unfinished(folder)
+def unfinished(folder: int, replaced: str = "") -> Iterator[Unfinished]:
+    """A new file in an open folder, which is removed at the end of the block unless it was put in place.
+
+    replaced : the name of the file that it is to replace, whose mode it takes over; "" for none.
+    """
+    new = Unfinished(folder, replaced)
     try:
         yield new
     finally:
@@ -221,7 +241,7 @@ def replacing(path: Path, root: Path | None = None) -> Iterator[IO[str]]:
 
     root : see `open_folder`.
     """
-    with open_folder(path.parent, root) as folder, unfinished(folder) as new:
+    with open_folder(path.parent, root) as folder, unfinished(folder, path.name) as new:
         with text_of(new) as file:
             yield file
         new.place_synced(path.name)
@@ -259,7 +279,10 @@ def write_text(path: Path, text: str, root: Path | None = None) -> None:
 
 def write_bytes(path: Path, data: bytes | memoryview, root: Path | None = None) -> None:
     """Replace a file whole; it is on disk when this returns. root : see `open_folder`; folders below it are made."""
-    with open_folder(path.parent, root, create=root is not None) as folder, unfinished(folder) as new:
+    with (
+        open_folder(path.parent, root, create=root is not None) as folder,
+        unfinished(folder, path.name) as new,
+    ):
         write_all(new.file, memoryview(data))
         new.place_synced(path.name)
 
@@ -342,5 +365,5 @@ def remove_if_empty(folder: str | Path, dir_fd: int | None = None) -> None:
     try:
         os.rmdir(folder, dir_fd=dir_fd)
     except OSError as error:
-        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT):
+        if error.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOENT, errno.ENOTDIR):
             raise

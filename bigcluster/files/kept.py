@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO
 
 from bigcluster.errors import StoreError
-from bigcluster.files.durable import open_file, open_folder, unfinished
+from bigcluster.files.durable import is_folder, is_regular, open_file, open_folder, unfinished
 
 KEPT = "kept"
 NAME_BYTES = 255
@@ -26,8 +26,7 @@ def set_aside(path: Path, out: Path) -> Path:
     It has the same path below OUT/kept as it had in OUT, with a number where that is taken; bytes, mode and times stay.
     Returns the new path. Raises StoreError where the system does not let it be moved, such as a mounted folder.
     """
-    inside = path.relative_to(out)
-    target = out / KEPT / inside
+    target = _target(path, out)
     with open_folder(target.parent, out, create=True) as to, open_folder(path.parent, out) as at:
         name = free_name(to, target.name)
         try:
@@ -39,13 +38,24 @@ def set_aside(path: Path, out: Path) -> Path:
     return target.with_name(name)
 
 
+def clear_way(folder: Path, out: Path) -> Path | None:
+    """Move a file of somebody else to OUT/kept that stands where this folder, or one above it in OUT, has to be.
+
+    Returns the new path; None where there is no such file.
+    """
+    for part in folder.relative_to(out).parents[-2::-1]:
+        if is_regular(out / part):
+            return set_aside(out / part, out)
+    return set_aside(folder, out) if is_regular(folder) else None
+
+
 def save(file: IO[bytes], path: Path, out: Path) -> Path:
     """Copy an open file that has lost its last name to OUT/kept, as if it had been moved there from `path`.
 
     Linux gives such a file no new name. The owner stays where the system permits that. Returns the new path.
     Raises StoreError where it cannot be written.
     """
-    target = out / KEPT / path.relative_to(out)
+    target = _target(path, out)
     try:
         with open_folder(target.parent, out, create=True) as to:
             name = free_name(to, target.name)
@@ -56,6 +66,18 @@ def save(file: IO[bytes], path: Path, out: Path) -> Path:
         raise StoreError(
             f"the last copy of a picture cannot be written to {target}: {error.strerror}; {path} is lost"
         ) from error
+
+
+def _target(path: Path, out: Path) -> Path:
+    """Where a path of OUT goes in OUT/kept. A folder has a number where something else stands at its name there."""
+    folder = out / KEPT
+    for part in path.relative_to(out).parent.parts:
+        number, name = 1, part
+        while os.path.lexists(folder / name) and not is_folder(folder / name):
+            number += 1
+            name = numbered(part, "", number)
+        folder /= name
+    return folder / path.name
 
 
 def _copy(file: IO[bytes], to: int, name: str, *, owned: bool) -> str:

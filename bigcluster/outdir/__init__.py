@@ -16,6 +16,7 @@ from bigcluster.outdir.claim import (
     is_out,
     kept_values,
     no_run,
+    out_of,
 )
 from bigcluster.outdir.lock import LOCK, locked, sweep_unfinished
 from bigcluster.outdir.places import check_places
@@ -33,5 +34,6 @@ __all__ = [
     "kept_values",
     "locked",
     "no_run",
+    "out_of",
     "sweep_unfinished",
 ]

@@ -58,13 +58,18 @@ def is_out(out: Path) -> bool:
 
     A single file of a fitting name is no proof.
     """
+    return out.is_dir() and (_has_store(out) or _is_begun(out))
+
+
+def out_of(file: str) -> Path | None:
+    """The folder with a store of ours in which a file lies, at any depth and links followed; None for no such."""
+    return next((folder for folder in Path(os.path.realpath(file)).parents if _has_store(folder)), None)
+
+
+def _has_store(out: Path) -> bool:
     from bigcluster.store import is_store  # zarr and numpy: the process that supervises asks nothing of this
 
-    if not out.is_dir():
-        return False
-    if is_folder(out / STORE) and is_store(out / STORE):
-        return True
-    return _is_begun(out)
+    return is_folder(out / STORE) and is_store(out / STORE)
 
 
 def _is_begun(out: Path) -> bool:

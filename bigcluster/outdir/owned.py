@@ -26,6 +26,7 @@ from numpy.typing import NDArray
 from bigcluster.catalog import path_key
 from bigcluster.files.bounded import check_room, read_bounded
 from bigcluster.files.durable import digest_of, digest_of_file, unlink_below, write_bytes
+from bigcluster.files.kept import clear_way
 from bigcluster.store import MADE, Mark, Marks, metadata
 
 _WORD = (1 << 64) - 1
@@ -230,6 +231,7 @@ class OwnedList:
         data = owned.to_bytes()
         digest = digest_of(data)
         file = f"{MADE}/{self.created}-{digest}.list"
+        clear_way(self.store_root / MADE, self.store_root.parent)
         write_bytes(self.store_root / file, data, self.store_root.parent)
         marks.write(self.created, Mark("", {file: digest}))
         for old in set(before.digests if before else ()) - {file}:

@@ -75,14 +75,14 @@ class ResultFiles:
     @contextmanager
     def text(self, name: str) -> Iterator[IO[str]]:
         """Open a file of UTF-8 text, which is put in place where the block ends without an error."""
-        with open_folder(self._out) as folder, unfinished(folder) as new:
+        with open_folder(self._out) as folder, unfinished(folder, name) as new:
             with text_of(new) as file:
                 yield file
             self._place(name, new, folder)
 
     def write(self, name: str, data: bytes) -> None:
         """Write a whole file, which is on disk when this returns."""
-        with open_folder(self._out) as folder, unfinished(folder) as new:
+        with open_folder(self._out) as folder, unfinished(folder, name) as new:
             write_all(new.file, memoryview(data))
             self._place(name, new, folder)
 

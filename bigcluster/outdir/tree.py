@@ -18,13 +18,14 @@ from pathlib import Path, PurePosixPath
 from bigcluster.files.durable import (
     digest_of_file,
     is_regular,
+    kept_mode,
     open_folder,
     remove_if_empty,
     sync_file_system,
     unfinished_name,
     unlink_below,
 )
-from bigcluster.files.kept import set_aside
+from bigcluster.files.kept import clear_way, set_aside
 from bigcluster.outdir.made_folders import FOUND_FOLDER, is_made, made_folder, made_folders
 from bigcluster.outdir.owned import Known, Owned, OwnedList, is_ours_by_content, known_file
 
@@ -83,6 +84,7 @@ class OwnedTree:
         is killed between the two, an empty folder stays.
         """
         folder = self.root / name
+        clear_way(folder, self.out)
         with open_folder(folder.parent, self.out) as above:
             try:
                 os.mkdir(folder.name, dir_fd=above)
@@ -111,9 +113,12 @@ class OwnedTree:
             open_folder(file.parent, self.out) as source,
             open_folder(target.parent, self.out, create=True, synced=False) as folder,
         ):
+            mode = kept_mode(target.name, folder)
             if os.path.lexists(target) and not is_ours_by_content(str(target), knowns):
                 moved = set_aside(target, self.out)
                 tell(f"{target} is not what bigcluster wrote there; it was moved to {moved}")
+            if mode is not None:
+                os.chmod(file.name, mode, dir_fd=source)
             os.replace(file.name, target.name, src_dir_fd=source, dst_dir_fd=folder)
 
     def remove_others(self, ours: Owned, stay: Owned, remove: Remove) -> None:

@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import csv
 import os
-import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from bigcluster.catalog.manifest_rows import AUTO, PATH_COLUMN
 from bigcluster.config import Settings
 from bigcluster.errors import UsageError
 from bigcluster.files.paths import is_url
+from bigcluster.files.temporary import temporary_folder
 from bigcluster.outdir import MANIFEST
 from bigcluster.runtime.processes import absolute
 from bigcluster.units import quoted
@@ -42,8 +41,8 @@ def as_manifest(images: Any) -> Iterator[str]:
     labels.csv. Relative paths are those of the current folder. Raises UsageError for anything else.
     """
     header, rows = _table(images)
-    with tempfile.TemporaryDirectory(prefix="bigcluster-") as folder:
-        path = Path(folder) / MANIFEST
+    with temporary_folder() as folder:
+        path = folder / MANIFEST
         with path.open("w", encoding="utf-8", errors="surrogateescape", newline="") as file:
             writer = csv.writer(file)
             writer.writerow(header)

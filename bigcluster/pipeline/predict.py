@@ -174,10 +174,12 @@ def _unlike(n_beyond: int, n_ok: int) -> bool:
 
 
 def _check_target(to: str, images: str, images_of_model: str | None, out: Path) -> None:
-    """Raise UsageError where `to` cannot be written, lies in OUT, or would overwrite a file among the images."""
+    """Raise UsageError where `to` cannot be written, lies in an OUT, or would overwrite a file among the images."""
     targets.check(TO, to)
     if targets.lies_in(to, out):
         raise UsageError(f"{TO} {to} lies in OUT, where only runs write; give another file")
+    if (other := outdir.out_of(to)) is not None:
+        raise UsageError(f"{TO} {to} lies in {other}, the OUT of another run, where only runs write; give another file")
     for source in filter(None, (images, images_of_model)):
         # The folder of a manifest may hold other tables, such as an earlier one of this command; images are checked by
         # name.

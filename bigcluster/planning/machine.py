@@ -23,6 +23,7 @@ import numpy as np
 from bigcluster._version import __version__
 from bigcluster.files.durable import digest_of, write_text
 from bigcluster.files.paths import cache_folder
+from bigcluster.files.temporary import temporary_folder
 from bigcluster.kernels.decode import DecodeSpec, decode, prepare_codecs
 from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.linalg.gemm import Gemm
@@ -73,14 +74,14 @@ def _machine() -> str:
 def measure_rates() -> Rates:
     """Measure the rates now, on all cores."""
     cores = available_cores()
-    with ThreadPoolExecutor(cores) as pool, tempfile.TemporaryDirectory(dir=_disk_folder()) as folder:
+    with ThreadPoolExecutor(cores) as pool, temporary_folder(_disk_folder()) as folder:
 
         def together(task: Callable[[], object]) -> float:
             """Return the seconds of a task that all cores do at the same time, in the fastest of a few tries."""
             return min(_seconds(lambda: list(pool.map(lambda _: task(), range(cores)))) for _ in range(_TRIES))
 
         full, reduced, other = _decode_seconds(together)
-        written, read, small, linked = _disk_rates(Path(folder))
+        written, read, small, linked = _disk_rates(folder)
         return Rates(
             measured_on=datetime.now(UTC).strftime("%Y-%m-%d"),
             cores=cores,

@@ -136,6 +136,12 @@ class Plan:
         check_budget(
             self.stages, self.budget_bytes, otherwise=otherwise.get(worst, smaller), floor_bytes=self.floor_bytes
         )
+        if self.client_bytes > self.budget_bytes:
+            raise MemoryBudgetError(
+                f"the process that starts the job needs {show_bytes(self.client_bytes)} for names and labels, the "
+                f"budget of each process is {show_bytes(self.budget_bytes)}; use {_enough(self.client_bytes)} or fewer "
+                "images"
+            )
 
     def replaced(self, stage: StagePlan) -> Plan:
         """Return this plan with another plan for one stage."""
@@ -171,7 +177,7 @@ def check_budget(stages: Iterable[StagePlan], budget_bytes: int, *, otherwise: s
     worst = max(stages, key=lambda stage: stage.projected_bytes)
     if worst.projected_bytes <= budget_bytes:
         return
-    enough = f"--memory {-(-worst.projected_bytes // (16 * MIB)) * 16}MiB"
+    enough = _enough(worst.projected_bytes)
     budget = f"the budget is {show_bytes(budget_bytes)}"
     if budget_bytes < floor_bytes:
         raise MemoryBudgetError(
@@ -181,3 +187,8 @@ def check_budget(stages: Iterable[StagePlan], budget_bytes: int, *, otherwise: s
     raise MemoryBudgetError(
         f"stage '{worst.stage}' needs {show_bytes(worst.projected_bytes)}, {budget}; use {enough} or {otherwise}"
     )
+
+
+def _enough(n_bytes: int) -> str:
+    """Return the option that gives a budget of at least so many bytes: a multiple of 16 MiB, which is easy to read."""
+    return f"--memory {-(-n_bytes // (16 * MIB)) * 16}MiB"

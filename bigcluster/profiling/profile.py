@@ -21,6 +21,7 @@ from bigcluster.catalog import list_images
 from bigcluster.config import Settings, to_toml
 from bigcluster.errors import EXIT_SOME_UNREAD, ConfigError, ProfiledRunError
 from bigcluster.files.durable import remove_folder, unfinished_name, write_text
+from bigcluster.files.temporary import temporary_folder
 from bigcluster.outputs.tables import write_csv
 from bigcluster.profiling.publish import publish
 from bigcluster.profiling.timeline import draw_timeline, write_timeline
@@ -98,8 +99,7 @@ def profile(
     if unknown:
         raise ConfigError(f"--compare knows {' and '.join(COMPARISONS)}, not {unknown[0]!r}")
     assert settings.out is not None
-    with tempfile.TemporaryDirectory(prefix="bigcluster-") as temporary:
-        folder = Path(temporary)
+    with temporary_folder() as folder:
         with _job_folder(Path(settings.out), listener) as job_folder:
             job = dataclasses.replace(settings, out=str(job_folder))
             if str(job_folder) != settings.out:
@@ -161,13 +161,23 @@ def _run(
         dat = folder / "mprofile.dat"
         title = f"bigcluster run {settings.images} --out {settings.out} --memory {resources.budget_bytes / MIB:g}MiB"
         seconds, code = watch(command, dat, interval_seconds, title, stdout=output)
-        if code not in (0, EXIT_SOME_UNREAD):
-            raise ProfiledRunError(f"the profiled run ended with exit code {code}, as it said above", code)
         output.seek(0)
-        summary: dict[str, Any] = json.load(output)
+        said = output.read()
+        if code not in (0, EXIT_SOME_UNREAD):
+            raise ProfiledRunError(_error_of(said) or f"the profiled run {_exit_reason(code)}", code)
+        summary: dict[str, Any] = json.loads(said)
     config.unlink()
     (folder / "summary.json").unlink()
     return seconds, summary
+
+
+def _error_of(said: str) -> str:
+    """The message of the error of a run, which is a JSON document on its stdout; "" where it printed none."""
+    try:
+        message: str = json.loads(said)["error"]["message"]
+        return message
+    except (ValueError, KeyError):
+        return ""
 
 
 def _stages(summary: dict[str, Any]) -> list[Span]:

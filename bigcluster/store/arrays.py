@@ -23,11 +23,11 @@ from zarr.core.sync import sync
 
 from bigcluster.errors import BigclusterError, MemoryBudgetError, OutError, StoreError
 from bigcluster.files.bounded import UnfitFileError, parse_json, read_bounded
-from bigcluster.files.durable import open_folder, sync_all
-from bigcluster.files.kept import set_aside
+from bigcluster.files.durable import is_folder, open_folder, remove_if_empty, sync_all, unfinished_name
+from bigcluster.files.kept import clear_way, set_aside
 from bigcluster.store import extents, metadata, shapes
 from bigcluster.store.chunk_io import ChunkFiles
-from bigcluster.store.inventory import remove_array, remove_chunks, take_inventory
+from bigcluster.store.inventory import is_without_files, remove_array, remove_chunks, take_inventory
 from bigcluster.store.marks import DONE, Mark, Marks
 from bigcluster.store.row_io import read_at_once
 from bigcluster.store.shapes import FILE, FORMAT, FORMAT_KEY
@@ -122,11 +122,15 @@ class Store:
         )
 
     def _create(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, chunks: tuple[int, ...]) -> Any:
-        if os.path.lexists(self.root / name) and (self.root / name / METADATA).exists():
-            set_aside(self.root / name, self.root.parent)  # an array of somebody else
-        return zarr.create(
+        """Make an array. Its folder stands under its name only with its metadata, so that one without is not ours."""
+        place, out = self.root / name, self.root.parent
+        clear_way(place, out)
+        if is_folder(place) and ((place / METADATA).exists() or is_without_files(place)):
+            set_aside(place, out)  # an array or a folder of somebody else
+        unfinished = unfinished_name()
+        zarr.create(
             store=self._group.store,
-            path=name,
+            path=unfinished,
             shape=shape,
             dtype=dtype,
             chunks=chunks,
@@ -134,6 +138,16 @@ class Store:
             zarr_format=3,
             codecs=[BytesCodec(), Crc32cCodec()],
         )
+        with open_folder(self.root, out) as store:
+            if os.path.lexists(place):  # it holds files of somebody else, which stay
+                with open_folder(place, out) as folder:
+                    os.rename(f"{unfinished}/{METADATA}", METADATA, src_dir_fd=store, dst_dir_fd=folder)
+                    os.fsync(folder)
+                remove_if_empty(unfinished, store)
+            else:
+                os.rename(unfinished, name, src_dir_fd=store, dst_dir_fd=store)
+            os.fsync(store)
+        return self._group[name]
 
     def _remove_marks_of(self, name: str, first: int) -> None:
         """Remove the marks that vouch for rows of chunks from number `first` on, before these are removed."""
@@ -238,6 +252,7 @@ class Store:
         """
         old, new = self.root / source / "c" / str(index), self.root / target / "c" / str(to)
         out = self.root.parent
+        clear_way(new.parent, out)
         with open_folder(new.parent, out, create=True) as into, open_folder(old.parent, out) as folder:
             if os.path.lexists(new):
                 set_aside(new, out)

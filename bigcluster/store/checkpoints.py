@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from bigcluster.errors import BigclusterError, DamagedError
 from bigcluster.files.durable import Unfinished, digest_of, open_folder, remove_if_empty, unfinished, unlink_below
+from bigcluster.files.kept import clear_way
 from bigcluster.store.arrays import Store
 from bigcluster.store.inventory import STATE
 from bigcluster.store.marks import Mark
@@ -149,6 +150,7 @@ class StageCheckpoints:
     def _write(self, arrays: Iterable[tuple[str, NDArray[Any]]]) -> Iterator[tuple[list[tuple[str, int]], str, str]]:
         """For every file: the arrays in it with where they begin, its path in the store, its digest."""
         out = self._store.root.parent
+        clear_way(self._folder, out)
         with open_folder(self._folder, out, create=True) as folder, unfinished(folder) as small:
             in_small: list[tuple[str, int]] = []
             for name, array in arrays:
@@ -181,7 +183,7 @@ class StageCheckpoints:
         self._store.marks.remove(STATE, self._stage)
         if mark is not None:
             self._remove(mark.digests)
-        remove_if_empty(self._folder)
+            remove_if_empty(self._folder)
 
     def _mark(self) -> Mark | None:
         mark = self._store.mark(STATE, self._stage)

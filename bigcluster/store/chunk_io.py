@@ -30,7 +30,7 @@ from zarr.storage import LocalStore
 
 from bigcluster.files.bounded import open_regular
 from bigcluster.files.durable import DIGEST_DIGITS, digest_of, open_folder, unfinished, write_all, write_bytes
-from bigcluster.files.kept import set_aside
+from bigcluster.files.kept import clear_way, set_aside
 from bigcluster.store.metadata import CRC_BYTES
 
 _READ_BYTES = 1 << 20
@@ -166,10 +166,11 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
         """Write a chunk file and put it in place.
 
         All chunks of an array have one size: a file of another size in its place is somebody else's, and is moved to
-        OUT/kept.
+        OUT/kept. So is a file in the place of its folder.
         """
         path, out = self.root / key, self.root.parent
-        with open_folder(path.parent, out, create=True) as folder, unfinished(folder) as new:
+        clear_way(path.parent, out)
+        with open_folder(path.parent, out, create=True) as folder, unfinished(folder, path.name) as new:
             for piece in pieces:
                 write_all(new.file, piece)
             if not _is_free_or_of_size(path.name, folder, sum(map(len, pieces))):
@@ -185,7 +186,7 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
         try:
             with (self.root / key).open("rb", buffering=0) as file:
                 n_bytes = file.readinto(data) + file.readinto(checksum)
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             raise LostChunkError(f"{self.root / key} is gone") from None
         if n_bytes != len(data) + CRC_BYTES:
             raise ValueError(f"{self.root / key} has another length")

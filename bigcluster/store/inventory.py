@@ -29,6 +29,7 @@ from bigcluster.files.durable import (
     is_regular,
     open_folder,
     remove_if_empty,
+    unfinished_name,
     unlink_below,
 )
 from bigcluster.store import metadata
@@ -50,10 +51,26 @@ def remove_array(root: Path, name: str, chunk_bytes: int) -> None:
     chunk_bytes : the size of a chunk file in bytes, with its checksum.
     """
     remove_chunks(root, f"{name}/c", chunk_bytes)
-    remove_if_empty(root / name / "c")
-    with suppress(FileNotFoundError), open_folder(root / name, root.parent) as folder:
-        os.unlink(FILE, dir_fd=folder)
-    remove_if_empty(root / name)
+    with (
+        suppress(FileNotFoundError),
+        open_folder(root, root.parent) as store,
+        open_folder(root / name, root.parent) as folder,
+    ):
+        if FILE not in os.listdir(folder):  # no folder of ours: see `is_without_files`
+            return
+        remove_if_empty("c", folder)
+        if os.listdir(folder) == [FILE]:
+            gone = unfinished_name()  # where this process is killed, the next run removes the rest
+            os.rename(name, gone, src_dir_fd=store, dst_dir_fd=store)
+            os.unlink(FILE, dir_fd=folder)
+            remove_if_empty(gone, store)
+        else:
+            os.unlink(FILE, dir_fd=folder)
+
+
+def is_without_files(folder: Path) -> bool:
+    """Whether a folder at the name of an array is somebody else's: one of ours always has its metadata."""
+    return not any(True for _ in files_below(folder))
 
 
 def remove_chunks(root: Path, inside: str, chunk_bytes: int, goes: Callable[[str], bool] = lambda _: True) -> bool:
@@ -64,6 +81,8 @@ def remove_chunks(root: Path, inside: str, chunk_bytes: int, goes: Callable[[str
     Returns whether a chunk was removed.
     """
     removed = False
+    if is_regular(root / inside):  # somebody else's, in the place of our folder
+        return removed
     with suppress(FileNotFoundError), open_folder(root / inside, root.parent) as folder:
         for name in sorted(os.listdir(folder)):
             if not _NUMBER.fullmatch(name):
@@ -267,4 +286,3 @@ def tidy(root: Path) -> None:
         if path.relative_to(root).as_posix() not in vouched and is_named_by_content(path, root):
             unlink_below(path, root.parent)
             remove_if_empty(path.parent)
-    remove_if_empty(root / STATE)

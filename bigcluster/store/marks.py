@@ -22,7 +22,7 @@ from typing import Any
 from bigcluster.errors import OutError, StoreError
 from bigcluster.files.bounded import UnfitFileError, check_room, count_values, json_bytes, parse_json, read_bounded
 from bigcluster.files.durable import digest_of, is_folder, is_regular, unlink_below, write_bytes
-from bigcluster.files.kept import set_aside
+from bigcluster.files.kept import clear_way, set_aside
 from bigcluster.store.payloads import has_form
 from bigcluster.units import MIB, show_bytes
 
@@ -101,6 +101,7 @@ class Marks:
                 f"{path}: the paths and records of one block take {show_bytes(len(body))}, a mark may take "
                 f"{show_bytes(LIMIT_BYTES)}; shorten the paths below IMAGES, or use a larger --size"
             )
+        clear_way(path.parent, self._out)
         write_bytes(path, _seal(body) + body + _END, self._out)
 
     def remove(self, stage: str, block: str = DONE) -> None:

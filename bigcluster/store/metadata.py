@@ -14,7 +14,7 @@ import numpy as np
 
 from bigcluster.files.bounded import UnfitFileError, parse_json, read_bounded
 from bigcluster.files.durable import digest_of, sync_all, write_bytes
-from bigcluster.files.kept import set_aside
+from bigcluster.files.kept import clear_way, set_aside
 from bigcluster.store.marks import Mark, Marks
 from bigcluster.store.payloads import GROUP
 from bigcluster.store.shapes import FILE, LIMIT_BYTES, LIMIT_VALUES
@@ -59,6 +59,7 @@ def restore(marks: Marks, root: Path, name: str = "") -> None:
     if not file.is_file() or _content(file) != text:
         if os.path.lexists(file):
             set_aside(file, root.parent)
+        clear_way(file.parent, root.parent)
         write_bytes(file, text, root.parent)
 
 

@@ -24,7 +24,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
-from bigcluster.kernels.decode import webp
+from bigcluster.kernels.decode import bmp, webp
 from bigcluster.kernels.decode.bounded_memory import SNIFFED_BYTES, header_may_lie
 from bigcluster.kernels.decode.extras import decode_jxl
 from bigcluster.kernels.decode.header import FORMATS, Header, parse_header
@@ -271,6 +271,8 @@ def load_pillow(data: bytes, *, turned_by_tag: bool = True, palette: tuple[int, 
     except Exception as error:  # Pillow's plugins raise nearly anything
         check_memory(error)
         webp.check_memory(data[: webp.HEAD_BYTES], error)
+        if "not enough image data" in str(error):
+            bmp.check_runs(data)
         raise verdict(error) from error
 
 

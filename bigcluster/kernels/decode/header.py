@@ -28,7 +28,7 @@ from PIL import (  # each plugin registers its format on import; Image.init() wo
     WebPImagePlugin,
 )
 
-from bigcluster.kernels.decode import extras, webp
+from bigcluster.kernels.decode import bmp, extras, webp
 from bigcluster.kernels.decode.ifd import orientation_in
 from bigcluster.kernels.decode.jpeg import JpegHead, parse_jpeg
 from bigcluster.kernels.decode.png import SIGNATURE, PngHead, parse_png
@@ -177,7 +177,7 @@ def _of_other(file: Any, start: bytes) -> Header:
     is_jp2 = start.startswith((CONTAINER, CODESTREAM))
     jp2_white = (1 << jp2_bits(file)) - 1 if is_jp2 else None
     if start.startswith(b"BM"):
-        _check_bmp(file)
+        bmp.check_masks(file)
     formats: tuple[str, ...] = FORMATS
     if extras.is_heif(start):
         formats = _with_heif(file)
@@ -203,23 +203,6 @@ def _of_other(file: Any, start: bytes) -> Header:
     return Header(
         str(image.format), image.mode, image.width, image.height, orientation, deep=deep, white=known if deep else None
     )
-
-
-def _check_bmp(file: Any) -> None:
-    """Raise RejectedError for a BMP of 16 bits with a mask for alpha: Pillow would show what is transparent.
-
-    The layout is that of BITMAPV3INFOHEADER and later headers: the size of the header at byte 14, bits per pixel at
-    28, compression at 30, the mask of alpha at 66.
-    """
-    file.seek(0)
-    head: bytes = file.read(70)
-
-    def number(at: int, n_bytes: int) -> int:
-        return int.from_bytes(head[at : at + n_bytes], "little")
-
-    has_masks = number(30, 4) in (3, 6)  # BI_BITFIELDS, BI_ALPHABITFIELDS
-    if number(14, 4) >= 56 and number(28, 2) == 16 and has_masks and number(66, 4):
-        raise RejectedError("unsupported", "BMP: 16 bits, of which some are an alpha channel")
 
 
 def _cut(file: Any, start: bytes) -> RejectedError | None:
