@@ -26,6 +26,8 @@ An image that cannot be read is not an error: it is a row with a status (see ker
 
 from __future__ import annotations
 
+EXIT_FAILED = 1
+"""Exit code of a command that failed for a reason that is no fault of its usage, and of `verify` that found damage."""
 EXIT_SOME_UNREAD = 3
 """Exit code of a command that is done, but could not read some inputs. No error has it: the results are there."""
 

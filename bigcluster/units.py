@@ -18,10 +18,12 @@ TIB = 1024**4
 _FACTORS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": TIB}
 
 
-MOST_BYTES = 2**63 - 1
-"""The largest size in bytes that is accepted: what a signed 64-bit number holds, and more than any machine has."""
+MOST_WHOLE = 2**63 - 1
+"""The largest whole number that is accepted, of bytes too: what TOML promises to read, and what 64-bit arrays hold."""
 MOST_COUNT = 10**15
 """The largest number of images that is accepted: sizes computed from it stay within 64 bits."""
+EXAMPLES = 5
+"""Names, sizes or suffixes that a message gives of many, at most."""
 _MOST_SHOWN = 80
 """Characters of a value that a message quotes: enough to recognise it, and a message stays one line."""
 
@@ -88,7 +90,7 @@ def parse_bytes(text: Any, name: str = "memory") -> int:
     if factor is None:
         raise ConfigError(f"{name} has the unknown unit {quoted(unit)}; use one of KiB, MiB, GiB, TiB, KB, MB, GB, TB")
     n_bytes = float(number) * factor
-    if n_bytes > MOST_BYTES:
+    if n_bytes > MOST_WHOLE:
         raise ConfigError(f"{name} must be a size that a machine can have, such as 512MiB, not {quoted(text)}")
     return int(n_bytes)
 

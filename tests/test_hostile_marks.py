@@ -253,7 +253,7 @@ def test_what_is_parsed_keeps_to_the_budget(job: Job, name: str) -> None:
                 Marks(out / "store.zarr").read("cluster")
         else:
             with pytest.raises(StoreError, match="not those of a summary"):
-                read_summary(out / "summary.json")
+                read_summary(out / "summary.json", 1_000_000)
     finally:
         limit_parsing(None)
 

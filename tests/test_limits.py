@@ -27,7 +27,15 @@ from bigcluster.catalog import Listing, StringArray, list_images
 from bigcluster.catalog.manifest import Manifest
 from bigcluster.config import KEYS, read_toml, resolve, shipped_configs, to_toml
 from bigcluster.errors import ConfigError, DamagedError, MemoryBudgetError, StoreError, UsageError
-from bigcluster.files.bounded import SETTINGS_BYTES, UnfitFileError, parse_json, read_bounded, read_dicts
+from bigcluster.files.bounded import (
+    SETTINGS_BYTES,
+    UnfitFileError,
+    count_values,
+    json_bytes,
+    parse_json,
+    read_bounded,
+    read_dicts,
+)
 from bigcluster.files.toml import parse_toml
 from bigcluster.kernels.decode import DecodeSpec, decode, has_bounded_memory
 from bigcluster.outputs.tables import passed_columns
@@ -43,6 +51,7 @@ from bigcluster.stages.loading.sample import Headers
 from bigcluster.store import Mark, Marks, Store, metadata
 from bigcluster.store.payloads import has_form
 from bigcluster.store.shapes import check_array
+from bigcluster.units import MIB
 
 SPARSE_BYTES = 2 << 30
 
@@ -81,6 +90,53 @@ def test_json_of_many_values_or_of_great_depth_is_not_parsed() -> None:
         parse_json(b"[" + b"[]," * 1000 + b"[]]", 1000)
     with pytest.raises(ValueError, match="depth"):
         parse_json(b"[" * 100_000 + b"]" * 100_000, 1_000_000)
+
+
+JSON: dict[str, Callable[[], Any]] = {
+    "numbers": lambda: list(range(1_000_000, 1_200_000)),
+    "fractions": lambda: [0.5] * 200_000,
+    "lists": lambda: [[]] * 200_000,
+    "texts": lambda: [f"{i:030d}" for i in range(50_000)],
+    "keys": lambda: {f"{i:030d}": i for i in range(50_000)},
+    "accents": lambda: ["é" * 300] * 1000,
+    "one long text": lambda: "a" * 2_000_000,
+    "one wide character in a long text": lambda: "a" * 1_000_000 + "\U0001f600" + "a" * 1_000_000,
+    "wide characters in many texts": lambda: ["\U0001f600" + "a" * 100] * 20_000,
+    "an escaped quote before a wide character": lambda: 'a"' * 500_000 + "\U0001f600" + "a" * 1_000_000,
+}
+
+
+@pytest.mark.parametrize("what", JSON)
+def test_parsing_json_takes_no_more_than_is_expected(what: str) -> None:
+    raw = json.dumps(JSON[what]()).encode()
+    n_values = count_values(raw)
+    tracemalloc.start()
+    parse_json(raw, n_values)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert len(raw) + peak <= json_bytes(len(raw), n_values) + 10_000
+
+
+def test_json_with_characters_that_are_not_escaped_is_not_ours() -> None:
+    """One of them would make four bytes of every character of the text."""
+    with pytest.raises(ValueError, match="not escaped"):
+        parse_json(json.dumps(["\U0001f600"], ensure_ascii=False), 10)
+
+
+@pytest.mark.parametrize(
+    "more",
+    [list(range(1_000_000, 2_900_000)), [0.5] * 1_990_000, "a" * (15 << 20) + "\U0001f600", ["\U0001f600"] * 1_500_000],
+    ids=["numbers", "fractions", "text", "texts"],
+)
+def test_a_summary_that_was_made_to_unfold_is_not_opened(tmp_path: Path, more: Any) -> None:
+    """Of a run that is merely opened, no number of clusters is known that would allow for more."""
+    (tmp_path / "summary.json").write_text(json.dumps({"more": more}, separators=(",", ":")))
+    tracemalloc.start()
+    with pytest.raises(StoreError, match="cannot be read"):
+        _ = bc.open(tmp_path).summary
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 64 * MIB
 
 
 @pytest.mark.parametrize("what", ["fifo", "link", "sparse", "folder"])
@@ -404,7 +460,7 @@ def open_stores(out: Path) -> list[str]:
         ("deep_metadata", (), ""),
         ("labels_sparse", (2,), "no table of ours"),
         ("labels_columns", (2,), "no table of ours"),
-        ("summary_sparse", (0, 1, 2, 3), "larger than 16 MiB"),
+        ("summary_sparse", (0, 1, 2, 3), "larger than 8 MiB"),
     ],
 )
 def test_a_hostile_out_is_refused_before_it_takes_memory(

@@ -5,14 +5,13 @@ It imports `files`, `runtime` and `planning.footprint`; nothing is decoded here.
 """
 
 from bigcluster.catalog.file_filter import KNOWN_SUFFIXES, image_suffixes, left_out
-from bigcluster.catalog.listing import FOLDERS_NAMED, Listing, is_confined, list_images, unread_folders
+from bigcluster.catalog.listing import Listing, is_confined, list_images, unread_folders
 from bigcluster.catalog.names import from_csv_path, guard_cell, natural_key, path_key, to_csv_path
 from bigcluster.catalog.records import FileRecord
 from bigcluster.catalog.roots import root_of
 from bigcluster.catalog.string_array import StringArray
 
 __all__ = [
-    "FOLDERS_NAMED",
     "KNOWN_SUFFIXES",
     "FileRecord",
     "Listing",

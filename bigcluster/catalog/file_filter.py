@@ -10,6 +10,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bigcluster.units import EXAMPLES
+
 IMAGE_SUFFIXES = frozenset(
     f".{suffix}"
     for suffix in (
@@ -37,8 +39,6 @@ _SKIPPED_FOLDERS = frozenset(
 _LIBRARY, _ORIGINALS = ".photoslibrary", ("originals", "Masters")
 """In a library of Apple Photos only the originals are listed: all other pictures in it are made from them."""
 EXCLUDED = "(excluded)"
-_MOST_SHOWN = 8
-"""The most suffixes that one line names."""
 
 
 def is_installed(extra: str) -> bool:
@@ -102,7 +102,7 @@ def left_out(ignored: Mapping[str, int]) -> str:
     readable = [(kind, n) for kind, n in suffixes.items() if _extra_of(kind) is not None]
     others = sorted((item for item in suffixes.items() if item not in readable), key=lambda item: (-item[1], item[0]))
     parts = [_by_extra(extra, readable) for extra in EXTRAS]
-    named = _MOST_SHOWN if len(others) <= _MOST_SHOWN else _MOST_SHOWN - 1
+    named = EXAMPLES if len(others) <= EXAMPLES else EXAMPLES - 1
     parts += [f"{n} {kind or 'without suffix'}" for kind, n in others[:named]]
     if others[named:]:
         parts.append(f"{sum(n for _, n in others[named:])} of {len(others) - named} more suffixes")

@@ -15,10 +15,7 @@ from bigcluster.catalog.string_array import StringArray
 from bigcluster.catalog.walk import Ignored, NameBudget, fits_glob, folders_of, match, walk
 from bigcluster.errors import ImagesNotFoundError, NoImagesError, OutError, UsageError
 from bigcluster.files.paths import is_url
-from bigcluster.units import counted
-
-FOLDERS_NAMED = 5
-"""The most folders that one message names. summary.json names a hundred."""
+from bigcluster.units import EXAMPLES, counted
 
 
 @dataclass(frozen=True)
@@ -118,7 +115,7 @@ def unread_folders(listing: Listing) -> str:
     """Name the folders that could not be read, in one line; empty where all could be read."""
     if not listing.unreadable:
         return ""
-    names = [name or str(listing.root) for name in listing.unreadable[:FOLDERS_NAMED]]
+    names = [name or str(listing.root) for name in listing.unreadable[:EXAMPLES]]
     more = len(listing.unreadable) - len(names)
     folders = ", ".join(names) + (f" and {more} more" if more else "")
     consequence = (

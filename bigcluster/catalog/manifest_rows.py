@@ -37,13 +37,13 @@ MOST_ROW_CHARACTERS = 1 * MIB
 """The most characters of a row, with its line ends. Python's csv module accepts 131,072 characters in a cell."""
 PARQUET_BYTES = 64 * MIB
 """Bytes that the child which reads Parquet may use by default, beyond what Python and pyarrow take."""
-_LEAST_PARQUET_BYTES = 16 * MIB
-"""Bytes that the child may use in any case: enough for the pages of a dozen columns."""
+LEAST_BYTES = 16 * MIB
+"""Bytes that reading names, headers or a Parquet file may take in any case: the pages of a dozen columns, or 150,000
+names. Where the budget has no room for them, the plan refuses it and names its need."""
 TOO_LARGE = "out of memory"
 NO_PYARROW = "a Parquet manifest needs pyarrow: pip install 'bigcluster[parquet]', or use CSV"
 """What the child writes to stderr where it has no more memory, and where pyarrow is not installed."""
-_UNFOLDED_CHARACTERS = 64 * MIB
-_UNFOLDED_TIMES = 1000
+_UNFOLDED_CHARACTERS, _UNFOLDED_TIMES = 64 * MIB, 1000
 """The most characters of all rows of a Parquet file: so many, and so many times the bytes of the file. Equal cells are
 stored once, so that a small file may unfold to very much."""
 _MOST_SAID = 64 << 10
@@ -63,7 +63,7 @@ def parquet_bytes(most_bytes: int | None) -> int:
     if most_bytes is None:
         return PARQUET_BYTES
     spare = most_bytes - PRODUCTS_BYTES - KEPT_BYTES - PARQUET_CHILD_BYTES
-    return max(_LEAST_PARQUET_BYTES, min(PARQUET_BYTES, spare))
+    return max(LEAST_BYTES, min(PARQUET_BYTES, spare))
 
 
 def parquet_child_bytes(images: str | None, most_bytes: int) -> int:

@@ -37,14 +37,12 @@ from bigcluster.cli.options import (
     Workers,
     number,
 )
-from bigcluster.errors import EXIT_SOME_UNREAD, UsageError
+from bigcluster.errors import EXIT_FAILED, EXIT_SOME_UNREAD, UsageError
 from bigcluster.units import printable
 
 if TYPE_CHECKING:
     from bigcluster.planning.plan import Plan
 
-EXIT_DAMAGED = 1
-"""Exit code of `verify` where a file is damaged."""
 
 app = typer.Typer(
     name="bigcluster",
@@ -269,7 +267,7 @@ def verify(
         verdict = api.verify(out, quick=quick, memory=memory, workers=workers, listener=listener)
     tell(verdict, as_json, lambda: display.print_verified(verdict, out, stdout()), quiet=quiet and verdict["ok"])
     if not verdict["ok"]:
-        raise typer.Exit(EXIT_DAMAGED)
+        raise typer.Exit(EXIT_FAILED)
 
 
 @app.command()

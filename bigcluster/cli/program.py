@@ -14,14 +14,12 @@ import typer
 
 from bigcluster.cli import answers, streams
 from bigcluster.cli.commands import app
-from bigcluster.errors import BigclusterError, ConfigError
+from bigcluster.errors import EXIT_FAILED, BigclusterError, ConfigError
 from bigcluster.runtime.failures import as_known_error
 from bigcluster.runtime.processes import set_for_us
 from bigcluster.runtime.sampler import count_whole_process
 from bigcluster.runtime.signals import end_as_interrupted
 
-EXIT_FAILED = 1
-"""Exit code of a command that failed for a reason that is no fault of its usage."""
 EXIT_INTERRUPTED = 130
 """Exit code of a command that was interrupted: 128 and the number of SIGINT, as shells report it."""
 INTERRUPTED = "interrupted; what is done is saved, the same command resumes"

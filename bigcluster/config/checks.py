@@ -10,11 +10,9 @@ from typing import Any
 
 from bigcluster.errors import ConfigError, UsageError
 from bigcluster.files.paths import local_path
-from bigcluster.units import as_real, as_whole, quoted
+from bigcluster.units import MOST_WHOLE, as_real, as_whole, quoted
 
 Check = Callable[[str, Any], Any]
-MOST = 2**63 - 1
-"""The largest whole number that is accepted: what TOML promises to read, and what 64-bit arrays hold."""
 
 
 def one_of(*choices: str) -> Check:
@@ -38,8 +36,8 @@ def whole_number(at_least: int, **aliases: int) -> Check:
         if number is None or number < at_least:
             or_word = "".join(f" or {word}" for word in aliases)
             raise ConfigError(f"{name} must be a whole number of at least {at_least}{or_word}, not {quoted(value)}")
-        if number > MOST:
-            raise ConfigError(f"{name} must be a whole number of at most {MOST}, not {quoted(value)}")
+        if number > MOST_WHOLE:
+            raise ConfigError(f"{name} must be a whole number of at most {MOST_WHOLE}, not {quoted(value)}")
         return number
 
     return check

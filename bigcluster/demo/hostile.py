@@ -26,8 +26,7 @@ from bigcluster.demo.tones import HEIGHT, WIDTH, Picture
 FOLDER = "hostile"
 # Sides of the picture that a file of a hundred bytes claims to hold.
 HUGE_SIDE = 60_000
-_ORIENTATION_TAG = 274
-_TURN_RIGHT = 6
+_ORIENTATION_TAG, _TURN_RIGHT = 274, 6
 
 
 @dataclass(frozen=True)

@@ -19,8 +19,7 @@ from bigcluster.demo.tones import HEIGHT, WIDTH, Picture
 Points = npt.NDArray[np.float64]
 Paint = int | Picture  # a grey value, or a (HEIGHT, WIDTH) tone
 
-WHITE = 255
-BLACK = 0
+WHITE, BLACK = 255, 0  # grey levels
 # OpenCV takes coordinates as integers with this many binary digits after the point.
 FRACTION_BITS = 3
 

@@ -16,9 +16,6 @@ from bigcluster.demo import scenes, tones
 from bigcluster.demo.pen import BLACK, WHITE, Pen
 from bigcluster.demo.tones import HEIGHT, WIDTH, Picture
 
-# Standard deviation in pixels of the softness that a scan leaves.
-SCAN_BLUR = 0.6
-
 
 @dataclass(frozen=True)
 class Style:
@@ -60,7 +57,7 @@ def _space_code(pen: Pen, index: int) -> None:
 def _print(pen: Pen) -> Picture:
     """What print and scanner do to the drawing: softer edges, grain on paper and ink."""
     grain = tones.grain()
-    page: Picture = cv2.GaussianBlur(pen.page, (3, 3), SCAN_BLUR)
+    page: Picture = cv2.GaussianBlur(pen.page, (3, 3), 0.6)  # pixels: the softness that a scan leaves
     cv2.add(page, tones.crop(grain, pen.rng), dst=page)
     cv2.subtract(page, tones.crop(grain, pen.rng), dst=page)
     return page

@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 Picture = npt.NDArray[np.uint8]
 
-WIDTH = 300  # pixels
-HEIGHT = 430
+WIDTH, HEIGHT = 300, 430  # pixels
 
 # Room for a random offset; wider than the period of every screentone.
 MARGIN = 64

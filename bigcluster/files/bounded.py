@@ -11,6 +11,7 @@ import errno
 import io
 import json
 import os
+import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
@@ -21,14 +22,10 @@ from bigcluster.units import MIB, show_bytes
 
 SETTINGS_BYTES = 1 * MIB
 """Bytes of run.toml and of a config, at most: some thousand times what our settings take."""
-SUMMARY_BYTES = 16 * MIB
-"""Bytes of summary.json, at most: sizes of a million clusters, and what was ignored by suffix."""
 ROW_CHARACTERS = 2 * MIB
 """Characters of a row of our tables, at most: a row of a manifest has up to 1 MiB, and there are our own columns."""
 TABLE_COLUMNS = 4200
 """Columns of our tables, at most: 4,096 of a manifest, and our own."""
-SUMMARY_VALUES = 2_000_000
-"""JSON values in summary.json, at most: two for each of a million clusters."""
 
 
 class UnfitFileError(OSError):
@@ -155,6 +152,10 @@ _VALUE_BYTES = 160
 """Bytes of memory of a JSON value beside its text: 110 for a str in a list, 160 for an entry of a dictionary."""
 _TEXT_COPIES = 3
 """Copies of the text in memory while JSON is parsed: as bytes, as str, and in the strings that are made of it."""
+_WIDE = re.compile(rb"\\u[dD][89abAB]")
+"""The first half of the escape of a character beyond U+FFFF."""
+_STRING = re.compile(rb'"(?:[^"\\]++|\\.)*+"')
+"""A string in JSON. The quantifiers never give back what they took, so that no text keeps the search busy."""
 _left_bytes: int | None = None
 
 
@@ -185,16 +186,31 @@ def json_bytes(n_bytes: int, n_values: int) -> int:
 
 
 def count_values(raw: bytes) -> int:
-    """An upper estimate of the number of values in JSON: commas and brackets in strings count as well."""
-    return raw.count(b",") + raw.count(b"[") + raw.count(b"{")
+    """An upper estimate of the number of values in JSON: commas and brackets in strings count as well.
+
+    A string with a character beyond U+FFFF takes four bytes in memory for each of its characters. What its text makes
+    more than `json_bytes` knows of counts as values too.
+    """
+    return raw.count(b",") + raw.count(b"[") + raw.count(b"{") + 4 * _bytes_of_wide(raw) // _VALUE_BYTES
+
+
+def _bytes_of_wide(raw: bytes) -> int:
+    """Bytes of the strings in JSON that hold the escape of a character beyond U+FFFF."""
+    if _WIDE.search(raw) is None:  # as a rule
+        return 0
+    places = (match.span() for match in _STRING.finditer(raw))
+    return sum(stop - start for start, stop in places if _WIDE.search(raw, start, stop))
 
 
 def parse_json(text: bytes | str, most_values: int) -> Any:
     """Parse JSON of at most `most_values` values.
 
-    Raises ValueError where it is not JSON, has more values, or is nested too deeply.
+    Raises ValueError where it is not JSON, has more values, is nested too deeply, or is not ASCII, as all JSON of ours
+    is: one other character would make four bytes of every character of the text.
     """
     raw = text.encode() if isinstance(text, str) else text
+    if not raw.isascii():
+        raise ValueError("JSON with characters that are not escaped")
     n_values = count_values(raw)
     if n_values > most_values:
         raise ValueError(f"JSON of about {n_values} values, {most_values} are the most")

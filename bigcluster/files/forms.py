@@ -9,21 +9,21 @@ import math
 from collections.abc import Callable
 from typing import Any
 
+from bigcluster.units import MOST_WHOLE
+
 Check = Callable[[Any], bool]
-END_OF_WHOLE = 1 << 63
-"""Whole numbers are smaller than this, so that they fit into 64 bits with a sign."""
 _MOST_LINE_CHARACTERS = 10_000
 """Characters of a line of text that is shown, at most. Chosen, not measured."""
 
 
 def whole(least: int = 0) -> Check:
     """A check for whole numbers from `least` up to 63 bits."""
-    return lambda value: type(value) is int and least <= value < END_OF_WHOLE
+    return lambda value: type(value) is int and least <= value <= MOST_WHOLE
 
 
 def number(value: Any) -> bool:
     """Whether a value is a finite number whose square is finite too."""
-    return type(value) in (int, float) and abs(value) < END_OF_WHOLE**2
+    return type(value) in (int, float) and abs(value) < MOST_WHOLE**2
 
 
 def positive(value: Any) -> bool:

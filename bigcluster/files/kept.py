@@ -16,8 +16,8 @@ from bigcluster.files.durable import is_folder, is_regular, open_file, open_fold
 KEPT = "kept"
 NAME_BYTES = 255
 """Bytes of the name of one file, at most: NAME_MAX of Linux file systems."""
-_COPY_BYTES = 1 << 20
-"""Bytes that are copied at a time. Chosen, not measured."""
+COPY_BYTES = 1 << 20
+"""Bytes that are copied at a time: few calls, and the piece stays in the cache. Chosen, not measured."""
 
 
 def set_aside(path: Path, out: Path) -> Path:
@@ -84,7 +84,7 @@ def _copy(file: IO[bytes], to: int, name: str, *, owned: bool) -> str:
     """Copy an open file into an open folder: bytes, mode, times. owned : the owner too, which root alone may give."""
     file.seek(0)
     with unfinished(to) as new:
-        shutil.copyfileobj(file, new.file, _COPY_BYTES)
+        shutil.copyfileobj(file, new.file, COPY_BYTES)
         status, descriptor = os.fstat(file.fileno()), new.file.fileno()
         if owned:
             os.fchown(descriptor, status.st_uid, status.st_gid)

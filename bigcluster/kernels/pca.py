@@ -19,8 +19,8 @@ from numpy.typing import NDArray
 
 from bigcluster.kernels.linalg.types import Float32Array, Float64Array
 
-_BLOCK_NOISE = 1e-6
-"""Share of the largest direction of a block below which a direction is rounding of float32."""
+FLOAT32_NOISE = 1e-6
+"""Share of the first eigenvalue, or of the largest direction of a block, below which others are rounding of float32."""
 _WELL_CONDITIONED = 1e2
 """The largest ratio of the pivots of a Cholesky factor that is trusted; beyond it, eigenvectors are used."""
 
@@ -47,7 +47,7 @@ def center_covariance(
     return np.asarray(tile - (row_sums[:, None] * column_sums) / n_rows, np.float64)
 
 
-def orthonormal_transform(inner: Float64Array, floor: float, noise: float = _BLOCK_NOISE) -> Float64Array:
+def orthonormal_transform(inner: Float64Array, floor: float, noise: float = FLOAT32_NOISE) -> Float64Array:
     """T such that the columns of W T are orthonormal, where inner = W'W.
 
     inner : (b, b) float64; columns of norm up to `floor` are dropped, and so are directions whose share of the
@@ -97,7 +97,7 @@ def ritz(projected: Float64Array, n_vectors: int) -> tuple[Float64Array, Float64
 
 
 def ritz_generalised(
-    projected: Float64Array, inner: Float64Array, noise: float = _BLOCK_NOISE
+    projected: Float64Array, inner: Float64Array, noise: float = FLOAT32_NOISE
 ) -> tuple[Float64Array, Float64Array]:
     """Eigenvalues (m,) and eigenvectors C (m, m) of V'AV c = l V'V c, descending, with C' V'V C = 1.
 
@@ -112,7 +112,7 @@ def ritz_generalised(
 
 def ritz_values_generalised(projected: Float64Array, inner: Float64Array) -> Float64Array:
     """The eigenvalues of ritz_generalised, (m,) float64, for a third of its cost."""
-    reduced, _ = _orthonormal_form(projected, inner, _BLOCK_NOISE)
+    reduced, _ = _orthonormal_form(projected, inner, FLOAT32_NOISE)
     values = np.linalg.eigvalsh(reduced)[::-1]
     return np.pad(values, (0, len(inner) - len(values)))
 

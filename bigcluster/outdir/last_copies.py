@@ -25,10 +25,8 @@ from numpy.typing import NDArray
 
 from bigcluster.files.durable import READING, OpenFolders, digest_of_file, digest_of_open, entries_below
 from bigcluster.files.kept import save, set_aside
-from bigcluster.outdir.owned import Known, known_as, short_digest
+from bigcluster.outdir.owned import WORD, Known, known_as, short_digest
 
-_WORD = (1 << 64) - 1
-"""Mask of 64 bits."""
 _UNREAD, _HOLDS, _OTHER = range(3)
 """States of an image: not yet read; its content is the one that was decoded; its content is another one."""
 _MOST_FOLDERS = 1024
@@ -236,7 +234,7 @@ def _way(path: str) -> Iterator[str]:
 
 def _file_key(status: os.stat_result) -> int:
     """64 bits for a file: its inode, with the number of its device mixed in."""
-    return (status.st_ino ^ (status.st_dev * 0x9E3779B97F4A7C15)) & _WORD
+    return (status.st_ino ^ (status.st_dev * 0x9E3779B97F4A7C15)) & WORD
 
 
 def _holds(ordered: NDArray[np.uint64], value: int) -> bool:

@@ -10,21 +10,18 @@ from __future__ import annotations
 import ctypes
 import os
 
-from bigcluster.outdir.owned import Known, Owned
+from bigcluster.outdir.owned import WORD, Known, Owned
 
 FOUND_FOLDER = Known()
 """Stands for a folder that has entries of ours and that somebody else made, or of which the maker is not known."""
 _MADE = 1
 """Stands where the digest of a file stands. The path of a folder ends with `/`: no file is mistaken for one."""
-_WORD = (1 << 64) - 1
-"""Mask of 64 bits."""
 
 # struct statx, of Linux since 4.11: 256 bytes, of which we read the mask and the time of birth.
 _STATX_BTIME = 0x800
 _AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
-_STATX_BYTES = 256
-_BTIME_AT = 80
-"""Byte in the struct at which the time of birth begins: int64 of seconds, then uint32 of nanoseconds."""
+_STATX_BYTES, _BTIME_AT = 256, 80
+"""Bytes of the struct, and the one at which the time of birth begins: int64 of seconds, then uint32 of nanoseconds."""
 _NS = 10**9
 """Nanoseconds of a second."""
 
@@ -37,7 +34,7 @@ def made_folder(descriptor: int, name: str = "") -> Known:
     status = os.stat(name, dir_fd=descriptor, follow_symlinks=False) if name else os.fstat(descriptor)
     born = getattr(status, "st_birthtime", None)  # in seconds; on macOS and BSD
     birth_ns = _birth_ns(descriptor, name) if born is None else int(born * _NS)
-    return Known(status.st_ino & _WORD, 0, birth_ns & _WORD, _MADE)
+    return Known(status.st_ino & WORD, 0, birth_ns & WORD, _MADE)
 
 
 def made_folders(owned: Owned) -> set[Known]:

@@ -29,7 +29,7 @@ from bigcluster.files.durable import digest_of, digest_of_file, unlink_below, wr
 from bigcluster.files.kept import clear_way
 from bigcluster.store import MADE, Mark, Marks, metadata
 
-_WORD = (1 << 64) - 1
+WORD = (1 << 64) - 1
 """Mask of 64 bits."""
 _DIGEST_HEX = 16
 """Hex digits of a SHA-256 that a list stores: 64 bits."""
@@ -68,7 +68,7 @@ def known_file(status: os.stat_result, digest: str, *, own: bool) -> Known:
     digest : of its content, in hex. own : whether it has a content of its own, and is not a hard link to an image.
     """
     return Known(
-        0 if own else status.st_ino & _WORD, status.st_size & _WORD, status.st_mtime_ns & _WORD, short_digest(digest)
+        0 if own else status.st_ino & WORD, status.st_size & WORD, status.st_mtime_ns & WORD, short_digest(digest)
     )
 
 
@@ -104,7 +104,7 @@ class Owned:
         """What an entry of that path may be; an empty list where it is not ours."""
         key = np.uint64(_key(name))
         first, last = np.searchsorted(self._columns[0], [key, key + np.uint64(1)]).tolist()
-        if key == np.uint64(_WORD):
+        if key == np.uint64(WORD):
             last = len(self)
         return [Known(*row) for row in self._columns[1:, first:last].T.tolist()]
 
@@ -179,14 +179,14 @@ def known_as(path: str, knowns: Iterable[Known], *, trusting: bool = True) -> Kn
     untouched = [known for known in knowns if trusting and _is_untouched(status, known)]
     if len({known.digest for known in untouched}) == 1:  # else two images of one size and one time
         return untouched[0]
-    knowns = [known for known in knowns if known.n_bytes == status.st_size & _WORD]
+    knowns = [known for known in knowns if known.n_bytes == status.st_size & WORD]
     digest = short_digest(digest_of_file(path)) if knowns else None
     return next((known for known in knowns if known.digest == digest), None)
 
 
 def _is_untouched(status: os.stat_result, known: Known) -> bool:
-    return (known.n_bytes, known.mtime_ns) == (status.st_size & _WORD, status.st_mtime_ns & _WORD) and (
-        known.inode in (0, status.st_ino & _WORD)
+    return (known.n_bytes, known.mtime_ns) == (status.st_size & WORD, status.st_mtime_ns & WORD) and (
+        known.inode in (0, status.st_ino & WORD)
     )
 
 

@@ -24,22 +24,18 @@ from numpy.typing import NDArray
 from bigcluster.catalog import FileRecord, Listing, StringArray, path_key
 from bigcluster.errors import StoreError
 from bigcluster.files.durable import OpenFolders, sync_file_system, unfinished
-from bigcluster.files.kept import numbered
+from bigcluster.files.kept import COPY_BYTES, numbered
 from bigcluster.outdir.last_copies import OtherCopies
 from bigcluster.outdir.made_folders import is_made, n_folders
 from bigcluster.outdir.owned import Known, Owned, OwnedBuilder, OwnedList, is_ours, known_file, known_link, short_digest
 from bigcluster.outdir.tree import OwnedTree
 from bigcluster.outputs.entry_recovery import recovered_list
-from bigcluster.units import show_bytes
+from bigcluster.units import EXAMPLES, show_bytes
 
 FOLDER = "clusters"
 CREATED = "entries"
 """The mark that lists what we made there."""
 _NO_HARDLINK = {errno.EXDEV, errno.EPERM, errno.ENOTSUP, errno.EMLINK, errno.EOPNOTSUPP}
-_RENAMED_SHOWN = 3
-"""Renamed folders that a message names, at most."""
-_COPY_BYTES = 1 << 20
-"""Bytes that are copied at a time: few calls, and the piece stays in the cache. Chosen, not measured."""
 
 
 @dataclass
@@ -60,8 +56,8 @@ class Linked:
 
 def renamed_line(renamed: list[tuple[str, str]]) -> str:
     """One line on folders of clusters that somebody renamed, pairs of former and present names: whose they are now."""
-    pairs = ", ".join(f"{FOLDER}/{former} to {FOLDER}/{now}" for former, now in renamed[:_RENAMED_SHOWN])
-    more = len(renamed) - _RENAMED_SHOWN
+    pairs = ", ".join(f"{FOLDER}/{former} to {FOLDER}/{now}" for former, now in renamed[:EXAMPLES])
+    more = len(renamed) - EXAMPLES
     return (
         f"renamed since the last run: {pairs}{f' and {more} more' if more > 0 else ''}; a folder that you renamed is "
         f"yours and stays as it is, and the clusters of this run are in {FOLDER}/{cluster_folder(0, 1)} and the "
@@ -348,7 +344,7 @@ class _Writing:
         if os.path.lexists(f"{self._root}/{name}"):
             raise FileExistsError(name)
         with unfinished(folder) as new:
-            shutil.copyfileobj(image, new.file, _COPY_BYTES)
+            shutil.copyfileobj(image, new.file, COPY_BYTES)
             shutil.copystat(source, f"{self._root}/{os.path.dirname(name)}/{new.name}")
             new.place(os.path.basename(name))
 

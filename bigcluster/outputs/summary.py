@@ -12,8 +12,6 @@ from typing import TYPE_CHECKING, Any
 
 from bigcluster.errors import MemoryBudgetError, StoreError
 from bigcluster.files.bounded import (
-    SUMMARY_BYTES,
-    SUMMARY_VALUES,
     check_room,
     count_values,
     json_bytes,
@@ -35,6 +33,10 @@ SPIKE_SHARE = 0.02
 _SUMMARY_BYTES, _SUMMARY_VALUES = 4 * MIB, 50_000
 """Bytes and JSON values of summary.json without its clusters, at most: a thousand suffixes, a hundred folders,
 settings, facts."""
+_MOST_BYTES, _MOST_VALUES = 16 * MIB, 2_000_000
+"""Bytes and JSON values of summary.json, at most: those of a million clusters."""
+_OPENED_BYTES, _OPENED_VALUES = 8 * MIB, 1_000_000
+"""The same where the number of clusters is not known: 300,000 of them. Parsing it takes 64 MiB at most."""
 _CLUSTER_BYTES, _CLUSTER_VALUES = 64, 2
 """Bytes and JSON values of a cluster in it: its size and its former number, a line each."""
 _MOST_QUOTES = 50_000
@@ -155,10 +157,10 @@ def read_summary(path: Path, n_clusters: int | None = None) -> dict[str, Any]:
 
     Raises StoreError where the file cannot be ours, MemoryBudgetError where the budget does not leave what it takes.
     """
-    most_bytes, most_values = SUMMARY_BYTES, SUMMARY_VALUES
+    most_bytes, most_values = _OPENED_BYTES, _OPENED_VALUES
     if n_clusters is not None:
-        most_bytes = min(most_bytes, _SUMMARY_BYTES + _CLUSTER_BYTES * n_clusters)
-        most_values = min(most_values, _SUMMARY_VALUES + _CLUSTER_VALUES * n_clusters)
+        most_bytes = min(_MOST_BYTES, _SUMMARY_BYTES + _CLUSTER_BYTES * n_clusters)
+        most_values = min(_MOST_VALUES, _SUMMARY_VALUES + _CLUSTER_VALUES * n_clusters)
     try:
         raw = read_bounded(path, most_bytes)
         if raw.count(b'"') > _MOST_QUOTES or raw.count(b"[") + raw.count(b"{") > _MOST_QUOTES:

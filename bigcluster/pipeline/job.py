@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bigcluster.catalog.manifest_rows import LEAST_BYTES
 from bigcluster.config import Settings
 from bigcluster.errors import DamagedError
 from bigcluster.files.bounded import limit_parsing
@@ -20,11 +21,6 @@ from bigcluster.runtime.sampler import Caller, MemorySampler, Reading, release_m
 from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
 from bigcluster.stages.context import Context
 from bigcluster.store import Store
-from bigcluster.units import MIB
-
-LEAST_LISTING_BYTES = 16 * MIB
-"""Bytes that names may always take. Where the budget has no room for them, the plan refuses it and names its need.
-Chosen, not measured."""
 
 PARSING_PARTS = 2
 """Number of parts of the remaining budget. One part may be used to parse a file, because another file or a list of
@@ -50,7 +46,7 @@ class Job:
     def remaining_bytes(self) -> int:
         """The bytes of the budget beyond Python and the libraries: no array of OUT may be larger."""
         least = baseline_bytes(self.settings, self.resources, products=False)
-        return max(LEAST_LISTING_BYTES, self.resources.budget_bytes - least)
+        return max(LEAST_BYTES, self.resources.budget_bytes - least)
 
 
 def open_job(settings: Settings, resources: Resources, listener: Listener, caller: Caller | None) -> Job:

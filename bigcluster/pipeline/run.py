@@ -14,7 +14,8 @@ from typing import Any
 import numpy as np
 
 from bigcluster import outdir
-from bigcluster.catalog import FOLDERS_NAMED, Listing, left_out, list_images, unread_folders
+from bigcluster.catalog import Listing, left_out, list_images, unread_folders
+from bigcluster.catalog.manifest_rows import LEAST_BYTES
 from bigcluster.config import Settings, flatten
 from bigcluster.errors import ConfigError, NoImagesError, TooFewSamplesError, UsageError
 from bigcluster.files.kept import KEPT
@@ -22,7 +23,7 @@ from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.outdir.results import OF_A_RUN, OF_A_SWEEP, ResultFiles, is_finished
 from bigcluster.outputs import folders, summary, tables
 from bigcluster.outputs.manifest_copy import write_manifest_copy
-from bigcluster.pipeline.job import LEAST_LISTING_BYTES, Account, Job, naming_damage, open_job
+from bigcluster.pipeline.job import Account, Job, naming_damage, open_job
 from bigcluster.planning import footprint
 from bigcluster.planning.disk_space import check_room
 from bigcluster.planning.plan import Plan
@@ -42,10 +43,7 @@ from bigcluster.stages.reduce import Reduced, reduce
 from bigcluster.stages.reuse import listed_before
 from bigcluster.stages.sweep import Swept, sweep
 from bigcluster.store import Store, tidy
-from bigcluster.units import MIB, counted, show_bytes
-
-LEAST_HEADER_BYTES = 16 * MIB
-"""Bytes that a child may always use to read headers. Chosen, not measured."""
+from bigcluster.units import EXAMPLES, counted, show_bytes
 
 
 def prepare(
@@ -63,7 +61,7 @@ def prepare(
         raise ConfigError("features of networks cannot be made yet: use --features gray or color")
     out = None if settings.out is None else Path(settings.out)
     least = baseline_bytes(settings, resources, products=False)
-    beyond = max(LEAST_LISTING_BYTES, resources.budget_bytes - least)
+    beyond = max(LEAST_BYTES, resources.budget_bytes - least)
     listing = list_images(
         given or settings.images,
         out,
@@ -85,7 +83,7 @@ def prepare(
             f"{counted(len(listing), 'image', 'is', 'are')} listed; use --components {len(listing)} or fewer"
         )
     header_bytes = beyond - footprint.NAME_BYTES * len(listing) - footprint.DECODING_CHILD_BYTES
-    with Headers(listing, settings.image.timeout, max(LEAST_HEADER_BYTES, header_bytes)) as headers:
+    with Headers(listing, settings.image.timeout, max(LEAST_BYTES, header_bytes)) as headers:
         size = sample.image_size(listing, settings.size, headers)
         pictures = look_at(listing, headers, _decode_spec(settings, size, None))
     shape = None if extractor is None else extractor.shape
@@ -224,7 +222,7 @@ def _compute(
         facts |= {"images_decoded": ingested.n_decoded, "images_reused": len(listing) - ingested.n_decoded}
     closed = summary.folders_of(listing, ingested.closed)["unreadable_folders"][len(listing.unreadable) :]
     if closed:
-        named = ", ".join(closed[:FOLDERS_NAMED]) + (" and others" if len(closed) > FOLDERS_NAMED else "")
+        named = ", ".join(closed[:EXAMPLES]) + (" and others" if len(closed) > EXAMPLES else "")
         progress.warn(f"files could not be looked at ({named}): what was decoded of them is kept")
     _check_enough(listing, store, ingested, settings)
     if extractor is None:

@@ -25,9 +25,10 @@ from bigcluster.files.temporary import temporary_folder
 from bigcluster.outputs.tables import write_csv
 from bigcluster.profiling.publish import publish
 from bigcluster.profiling.timeline import draw_timeline, write_timeline
-from bigcluster.profiling.watch import INTERVAL_SECONDS, Sample, Span, mark_stages, read_samples, watch
+from bigcluster.profiling.watch import Sample, Span, mark_stages, read_samples, watch
 from bigcluster.runtime.events import Listener, Note, silent
 from bigcluster.runtime.resources import Resources
+from bigcluster.runtime.sampler import SAMPLE_SECONDS
 from bigcluster.units import MIB
 
 COMPARISONS = ("numpy", "naive-dask")
@@ -82,7 +83,7 @@ def profile(
     limit_bytes: int | None = None,
     replace: bool = False,
     quiet: bool = False,
-    interval_seconds: float = INTERVAL_SECONDS,
+    interval_seconds: float = SAMPLE_SECONDS,
     listener: Listener = silent,
 ) -> Profile:
     """Do the job as `bigcluster run` in a process of its own and measure its memory; then do the naive ways.

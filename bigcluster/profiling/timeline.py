@@ -22,8 +22,6 @@ from bigcluster.units import MIB, show_bytes
 
 LINE_SHARE = 0.05
 """Height of a line of stage names, as a share of the height of the axes. Chosen, not measured."""
-_GAP_SHARE = 0.006
-"""Least gap between two names, as a share of the width of the axes. Chosen, not measured."""
 _OTHERS = ("#d35400", "#1e8449")
 """Colours of the naive ways."""
 
@@ -139,7 +137,7 @@ def name_spans(axes: Any, spans: Sequence[Span], first: float) -> int:
     first : the time of the left edge, in Unix seconds. Returns the number of lines.
     """
     box = axes.get_window_extent()
-    gap = box.width * _GAP_SHARE
+    gap = 0.006 * box.width  # between two names, at least: a few pixels
     ends: list[float] = []  # the right end of the last name in each line, in pixels
     for span in sorted(spans, key=lambda span: span.start):
         middle = (span.start + span.stop) / 2 - first

@@ -17,8 +17,6 @@ from bigcluster.runtime.processes import start_python
 from bigcluster.runtime.sampler import memory_metric
 from bigcluster.units import MIB
 
-INTERVAL_SECONDS = 0.1
-"""Seconds between two samples: the default of memory-profiler."""
 _BACKENDS = {"pss": "psutil_pss", "uss": "psutil_uss", "rss": "psutil"}
 
 

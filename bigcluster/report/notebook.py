@@ -19,21 +19,17 @@ from PIL import Image
 
 from bigcluster.errors import StoreError
 from bigcluster.outputs.summary import memory_lines
-from bigcluster.report.thumbnails import factor_for, shrink
+from bigcluster.report.thumbnails import WEBP, factor_for, shrink
 from bigcluster.stages.ingest import pixel_rows, stored_recipe
 from bigcluster.store import Store
 from bigcluster.units import show_count
 
-COLUMNS = 12
-"""Clusters in the montage, the largest ones. Chosen, not measured."""
-ROWS = 4
-"""Images of each cluster in the montage. Chosen, not measured."""
+COLUMNS, ROWS = 12, 4
+"""Clusters in the montage, the largest ones, and images of each. Chosen, not measured."""
 TILE_PIXELS = 64
 """The longer side of a picture is at most this many pixels. Chosen, not measured."""
 _EMPTY = 225
 """Grey value, 0 to 255, where a cluster has fewer images than there are rows."""
-_QUALITY = 70
-"""WebP quality, 0 to 100. Chosen, not measured."""
 
 Pixels = NDArray[np.uint8]
 
@@ -82,6 +78,6 @@ def _montage(store: Store, n_clusters: int) -> Iterator[str]:
         empty = np.full_like(tiles[0], _EMPTY) if tiles else np.full((TILE_PIXELS, TILE_PIXELS), _EMPTY, np.uint8)
         strip = np.concatenate(tiles + [empty] * (ROWS - len(tiles)))
         data = io.BytesIO()
-        Image.fromarray(strip).save(data, "WEBP", quality=_QUALITY)
+        Image.fromarray(strip).save(data, "WEBP", **WEBP)
         text = base64.b64encode(data.getvalue()).decode()
         yield f'<img alt="nearest images of cluster {number}" src="data:image/webp;base64,{text}">'

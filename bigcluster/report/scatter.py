@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bigcluster.errors import ConfigError
 from bigcluster.report.model import Model
 from bigcluster.report.thumbnails import Thumbnails
+from bigcluster.stages.novelty import SCORE_ROWS
 from bigcluster.store import Store, StoredRows
 from bigcluster.store.row_source import spans
 
@@ -49,8 +50,6 @@ _EMBEDDED_COLUMNS = 50
 """Columns of the scores that are embedded. With more, neighbours hardly change, but the time grows."""
 _TINY = 16
 """Where there are no scores, a picture is a grid of at most this many values a side. Chosen, not measured."""
-_SCORE_ROWS = 8192
-"""Rows of the scores that are read at once: a chunk holds many rows. Chosen, not measured."""
 _TINY_ROWS = 256
 """Thumbnails that are read at once, at most 10 MiB in color. Chosen, not measured."""
 
@@ -91,7 +90,7 @@ def _read_rows(source: StoredRows, rows: NDArray[np.int64], n_columns: int) -> N
     """Return the first columns of some rows of the scores, (len(rows), n_columns)."""
     n_columns = min(n_columns, source.shape[1])
     selected = np.empty((len(rows), n_columns), np.float32)
-    for start, stop in spans(source.shape[0], _SCORE_ROWS):
+    for start, stop in spans(source.shape[0], SCORE_ROWS):
         first, last = np.searchsorted(rows, [start, stop]).tolist()
         if last > first:
             selected[first:last] = source.read(start, stop, slice(0, n_columns))[rows[first:last] - start]

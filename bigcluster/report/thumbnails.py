@@ -26,10 +26,9 @@ THUMBNAIL_PIXELS = 112
 """Neither side of a thumbnail is longer, in pixels: it is sharp at its usual size on screens of high density."""
 COLUMNS = 20
 """Pictures in one row of a sprite. Chosen, not measured."""
-QUALITY = 60
-"""WebP quality, 0 to 100. Chosen, not measured."""
-_EFFORT = 0
-"""WebP method, 0 to 6. The slower ones save 8 % of the bytes and take three times as long."""
+WEBP = {"quality": 60, "method": 0}
+"""Options of Pillow. The quality, of 100, is chosen, not measured. Slower methods, up to 6, save 8 % of the bytes, and
+take three times as long."""
 STRIP_GAP = 3
 """Transparent pixels between two pictures of a strip. Chosen, not measured."""
 
@@ -227,4 +226,4 @@ def write_picture(folder: Path, href: str, picture: Pixels) -> None:
 
 def _save(image: Image.Image, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    image.save(path, "WEBP", quality=QUALITY, method=_EFFORT)
+    image.save(path, "WEBP", **WEBP)

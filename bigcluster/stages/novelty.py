@@ -19,7 +19,7 @@ from bigcluster.stages.features import Features
 from bigcluster.store import Mark, StoredRows, fingerprint
 from bigcluster.store.row_source import FirstColumns, RowSource, spans
 
-_SCORE_ROWS = 4096
+SCORE_ROWS = 4096
 """Number of rows of scores that are read at a time: 32 MiB of float64 at 1,000 components. Chosen, not measured."""
 
 
@@ -67,11 +67,11 @@ def _of_scores(scores: RowSource) -> tuple[Float64Array, Float64Array]:
     """
     n_rows, n_columns = scores.shape
     sums = np.zeros(n_columns)
-    for start, stop in spans(n_rows, _SCORE_ROWS):
+    for start, stop in spans(n_rows, SCORE_ROWS):
         sums += (scores.read(start, stop).astype(np.float64) ** 2).sum(axis=0)
     shares = np.divide(1, sums, out=np.zeros(n_columns), where=sums > 0)
     lengths, leverage = np.empty(n_rows), np.empty(n_rows)
-    for start, stop in spans(n_rows, _SCORE_ROWS):
+    for start, stop in spans(n_rows, SCORE_ROWS):
         squares = scores.read(start, stop).astype(np.float64) ** 2
         lengths[start:stop] = squares.sum(axis=1)
         leverage[start:stop] = squares @ shares + 1 / n_rows

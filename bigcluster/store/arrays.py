@@ -139,13 +139,13 @@ class Store:
             codecs=[BytesCodec(), Crc32cCodec()],
         )
         with open_folder(self.root, out) as store:
-            if os.path.lexists(place):  # it holds files of somebody else, which stay
-                with open_folder(place, out) as folder:
+            try:
+                os.rename(unfinished, name, src_dir_fd=store, dst_dir_fd=store)
+            except OSError:  # it holds files of somebody else, which stay; or no folder can be renamed there
+                with open_folder(place, out, create=True) as folder:
                     os.rename(f"{unfinished}/{METADATA}", METADATA, src_dir_fd=store, dst_dir_fd=folder)
                     os.fsync(folder)
                 remove_if_empty(unfinished, store)
-            else:
-                os.rename(unfinished, name, src_dir_fd=store, dst_dir_fd=store)
             os.fsync(store)
         return self._group[name]
 

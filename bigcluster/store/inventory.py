@@ -61,7 +61,10 @@ def remove_array(root: Path, name: str, chunk_bytes: int) -> None:
         remove_if_empty("c", folder)
         if os.listdir(folder) == [FILE]:
             gone = unfinished_name()  # where this process is killed, the next run removes the rest
-            os.rename(name, gone, src_dir_fd=store, dst_dir_fd=store)
+            try:
+                os.rename(name, gone, src_dir_fd=store, dst_dir_fd=store)
+            except OSError:  # file systems that rename no folders, or not those of a lower layer
+                gone = name
             os.unlink(FILE, dir_fd=folder)
             remove_if_empty(gone, store)
         else:

@@ -11,7 +11,6 @@ from itertools import pairwise, product
 from typing import Any
 
 from bigcluster.files.forms import (
-    END_OF_WHOLE,
     Check,
     dict_of,
     keys,
@@ -29,6 +28,7 @@ from bigcluster.files.forms import (
 from bigcluster.files.toml import parse_toml
 from bigcluster.store import shapes
 from bigcluster.store.fingerprints import fingerprint
+from bigcluster.units import MOST_WHOLE
 
 GROUP = "store"
 """The block of the metadata mark of the group; those of arrays have the names of the arrays."""
@@ -94,7 +94,7 @@ def _is_ledger(records: Any) -> bool:
             return False
     for column in range(4):
         values = [record[column] or 0 for record in records]
-        if values and not -END_OF_WHOLE < min(values) <= max(values) < END_OF_WHOLE:
+        if values and not -MOST_WHOLE <= min(values) <= max(values) <= MOST_WHOLE:
             return False
     try:
         "".join(record[6] for record in records).encode()

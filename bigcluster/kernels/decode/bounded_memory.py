@@ -24,13 +24,11 @@ SNIFFED_BYTES = 16
 
 _MOST_HEADER_BYTES = 1 << 20
 """Of metadata, to which the decode may add copies: colour profiles and previews of cameras have some hundred KB."""
-_MOST_SEGMENTS = 256
-"""Segments of a JPEG before its picture; one with a large colour profile and a preview has some dozen."""
-_MOST_CHUNKS = 4096
-"""Chunks of a PNG: writers put 8 KiB or more of pixels into one."""
+_MOST_PARTS = 4096
+"""Segments of a JPEG before its picture, some dozen with a colour profile and a preview; chunks of a PNG: writers put
+8 KiB or more of pixels into one."""
 _MOST_COMPRESSED_BYTES = 8 << 10
 """Of compressed text in a PNG, which may unfold to 8 MiB."""
-_EXTENSION = 0x21
 _MOST_EXTENSION_BYTES = 64 << 10
 """Of a GIF before its first frame: palette, comments, colour profile."""
 _SOS, _ALONE = 0xDA, (0x01, *range(0xD0, 0xD8))
@@ -63,7 +61,7 @@ def has_bounded_memory(file: Any, *, whole: bool) -> bool:
 def _is_bounded_jpeg(file: Any) -> bool:
     """A JPEG with unusual segments is left to the child. Source: ITU-T T.81, annex B."""
     at, frame, n_components = 2, 0, 0
-    for _ in range(_MOST_SEGMENTS):
+    for _ in range(_MOST_PARTS):
         file.seek(at)
         start = file.read(10)
         if len(start) < 4 or start[0] != 0xFF:
@@ -92,7 +90,7 @@ def _is_bounded_jpeg(file: Any) -> bool:
 def _is_bounded_png(file: Any, whole: bool) -> bool:
     """Source: PNG, third edition, section 5."""
     at, other_bytes, compressed_bytes = len(_PNG), 0, 0
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(_MOST_PARTS):
         file.seek(at)
         start = file.read(8)
         if len(start) < 8:
@@ -116,7 +114,7 @@ def _is_bounded_gif(file: Any) -> bool:
     if len(data) < 13:
         return True  # it ends early
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
-    while at + 2 < len(data) and data[at] == _EXTENSION:
+    while at + 2 < len(data) and data[at] == 0x21:
         at += 2
         while at < len(data) and data[at]:
             at += 1 + data[at]

@@ -234,8 +234,7 @@ def _in_rgb_order(array: NDArray[Any] | None) -> Any:
     return cv2.cvtColor(array, cv2.COLOR_BGRA2RGBA if array.shape[2] == 4 else cv2.COLOR_BGR2RGB)
 
 
-_ANIMATED_WEBP = 0x02
-_WEBP_WITH_ALPHA = 0x10
+_ANIMATED_WEBP, _WEBP_WITH_ALPHA = 0x02, 0x10
 """Flags of VP8X. Source: WebP container specification."""
 
 

@@ -32,7 +32,8 @@ from bigcluster.kernels.decode import bmp, extras, webp
 from bigcluster.kernels.decode.ifd import orientation_in
 from bigcluster.kernels.decode.jpeg import JpegHead, parse_jpeg
 from bigcluster.kernels.decode.png import SIGNATURE, PngHead, parse_png
-from bigcluster.kernels.decode.result import RejectedError, check_memory, verdict
+from bigcluster.kernels.decode.result import MOST_METADATA_BYTES, MOST_PARTS, RejectedError, check_memory, verdict
+from bigcluster.kernels.decode.samples import WHITE
 from bigcluster.kernels.decode.tiff import TiffHead, parse_tiff
 
 _PLUGINS = (
@@ -198,7 +199,7 @@ def _of_other(file: Any, start: bytes) -> Header:
             check_memory(error)
             webp.check_memory(start, error)
         raise cut or verdict(error) from error
-    deep = white > WHITE_OF_8_BITS
+    deep = white > WHITE
     known = None if white == _DEEP_PPM else white
     return Header(
         str(image.format), image.mode, image.width, image.height, orientation, deep=deep, white=known if deep else None
@@ -225,17 +226,14 @@ def _with_heif(file: Any) -> tuple[str, ...]:
         return FORMATS
 
 
-WHITE_OF_8_BITS = 255
-
-
 def _white(image: Image.Image) -> int:
     """The sample that is white, as far as the format says: 65535 may as well mean fewer bits in 16."""
     if image.format == "PPM":
         told = image.tile[0].args  # type: ignore[attr-defined]
         if isinstance(told, tuple) and isinstance(told[-1], int):
-            return max(told[-1], WHITE_OF_8_BITS)  # less than 255 is scaled by Pillow
-        return _DEEP_PPM if image.mode == "I" else WHITE_OF_8_BITS
-    return WHITE_OF_8_BITS
+            return max(told[-1], WHITE)  # less than 255 is scaled by Pillow
+        return _DEEP_PPM if image.mode == "I" else WHITE
+    return WHITE
 
 
 def _looks_known(start: bytes) -> bool:
@@ -256,12 +254,8 @@ CONTAINER = b"\0\0\0\x0cjP  "
 _COLORS = {12: (4,), 16: (3, 4), 17: (1, 2), 18: (3,)}
 """Enumerated colour space -> numbers of components: CMYK, sRGB, grey, sYCC."""
 _CMYK, _SYCC = 12, 18
-_MOST_BOXES = 1000
-"""Boxes of a JPEG 2000 file that are read; real files have about ten."""
 _FARTHEST = 1 << 61
 """Bytes from where on nothing is looked for: no file is that long, and none can be asked for what lies beyond 2^63."""
-_MOST_HEADER = 16 << 20
-"""Bytes of the header box that are read; a colour profile is the largest thing in it."""
 
 
 def jp2_bits(file: Any) -> int:
@@ -274,7 +268,7 @@ def jp2_bits(file: Any) -> int:
     if file.read(len(CONTAINER)) == CONTAINER:
         for kind, at, n_bytes in _boxes(file, 0, None):
             if kind == b"jp2h":
-                for inner, inner_at, inner_bytes in _boxes(file, at, at + min(n_bytes, _MOST_HEADER)):
+                for inner, inner_at, inner_bytes in _boxes(file, at, at + min(n_bytes, MOST_METADATA_BYTES)):
                     file.seek(inner_at)
                     told = file.read(7) if inner == b"colr" and inner_bytes >= 7 and colors is None else b""
                     if len(told) == 7:
@@ -310,7 +304,7 @@ def jp2_bits(file: Any) -> int:
 
 def _boxes(file: Any, at: int, stop: int | None) -> Iterator[tuple[bytes, int, int]]:
     """Yield (kind, offset of the content, its bytes) of the boxes from `at`; the last one may reach to the end."""
-    for _ in range(_MOST_BOXES):
+    for _ in range(MOST_PARTS):
         if at > _FARTHEST or (stop is not None and at + 8 > stop):
             return
         file.seek(at)

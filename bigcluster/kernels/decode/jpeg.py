@@ -12,7 +12,7 @@ import struct
 from dataclasses import dataclass
 from typing import Any
 
-from bigcluster.kernels.decode.result import RejectedError
+from bigcluster.kernels.decode.result import MOST_PARTS, RejectedError
 
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 END_OF_IMAGE = bytes((0xFF, _EOI))
@@ -24,8 +24,6 @@ _ALONE = (0x01, *range(0xD0, 0xD8))
 """Markers without a segment: TEM, RST0 to RST7."""
 _MOST_FILLING = 1 << 16
 """Bytes between segments that are passed over before the file counts as damaged."""
-_MOST_SEGMENTS = 10_000
-"""Segments before the picture that are read; real files have a few dozen."""
 _EXIF = b"Exif\0\0"
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _FILLED = re.compile(rb"(?<!\xff)\x00+(?=\xff[\xd0-\xd7])")
@@ -51,7 +49,7 @@ def parse_jpeg(file: Any) -> JpegHead:
     """Read the header of an open JPEG file. Raises RejectedError where it is damaged, or of a kind not decoded."""
     file.seek(2)
     at, filling, exif, frame = 2, list[tuple[int, int]](), b"", None
-    for _ in range(_MOST_SEGMENTS):
+    for _ in range(MOST_PARTS):
         code, start = _next_marker(file, at)
         if start > at:
             filling.append((at, start))
@@ -79,7 +77,7 @@ def parse_jpeg(file: Any) -> JpegHead:
             file.seek(n_bytes, 1)
         at += n_bytes + 2
     else:
-        raise RejectedError("damaged", f"more than {_MOST_SEGMENTS} segments before the picture")
+        raise RejectedError("damaged", f"more than {MOST_PARTS} segments before the picture")
     if frame is None:
         raise RejectedError("damaged", "no frame header before the picture")
     width, height, n_components = _checked_frame(*frame)

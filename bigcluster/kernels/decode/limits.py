@@ -83,16 +83,12 @@ def reduction_of(header: Header, spec: DecodeSpec) -> int:
 
 
 # Measured bytes for each pixel of the picture.
-DIRECT_GREY = 3
-"""OpenCV's grey picture, the rows of the codec, and what turning and resizing hold beside it."""
-DIRECT_COLOR = 7
-"""OpenCV's picture in colour, its grey, and the rows of the codec."""
+DIRECT_GREY, DIRECT_COLOR = 3, 7
+"""OpenCV's picture, the rows of the codec, and what turning and resizing hold beside it; in colour, its grey too."""
 JPEG_COEFFICIENTS = {"L": 2, "RGB": 6}
 """By mode: a progressive JPEG keeps all coefficients, 2 bytes for each sample, until all of its scans are read."""
-INDIRECT = 17
-"""Samples of 8 bits by Pillow, and the conversions after it."""
-DEEP = 20
-"""Samples of more than 8 bits."""
+INDIRECT, DEEP = 17, 20
+"""Samples of 8 bits by Pillow, and of more than 8 bits, and the conversions after them."""
 INDIRECT_OF_FORMAT = {"WEBP": 26, "AVIF": 21, "JPEG2000": 26, "HEIF": 26, "JXL": 40}
 """Formats whose codecs hold a picture of their own."""
 

@@ -12,16 +12,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from bigcluster.kernels.decode.result import RejectedError
+from bigcluster.kernels.decode.result import MOST_METADATA_BYTES, MOST_PARTS, RejectedError
 
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _PICTURE = (b"IHDR", b"PLTE", b"tRNS", b"IDAT")
 _DEPTHS = {0: (1, 2, 4, 8, 16), 2: (8, 16), 3: (1, 2, 4, 8), 4: (8, 16), 6: (8, 16)}
 """Colour type -> depths that it may have."""
-_MOST_CHECKED = 16 << 20
-"""Bytes of a chunk of metadata up to which it is read; longer ones are passed over."""
-_MOST_CHUNKS = 10_000
-"""Chunks before the pixels; real files have a dozen."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +52,7 @@ def parse_png(file: Any) -> PngHead:
     head: tuple[int, ...] | None = None
     transparency: bytes | None = None
     animated, exif = False, b""
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(MOST_PARTS):
         start = file.read(8)
         if len(start) < 8:
             raise RejectedError("truncated", "the file ends before its pixels")
@@ -67,7 +63,7 @@ def parse_png(file: Any) -> PngHead:
             break
         if head is None and kind != b"IHDR":
             raise RejectedError("damaged", "it does not begin with IHDR")
-        if n_bytes > _MOST_CHECKED:
+        if n_bytes > MOST_METADATA_BYTES:
             file.seek(n_bytes + 4, 1)
             continue
         data = file.read(n_bytes)
@@ -87,7 +83,7 @@ def parse_png(file: Any) -> PngHead:
         elif kind == b"eXIf":
             exif = exif or data
     else:
-        raise RejectedError("damaged", f"more than {_MOST_CHUNKS} chunks before its pixels")
+        raise RejectedError("damaged", f"more than {MOST_PARTS} chunks before its pixels")
     if head is None:
         raise RejectedError("damaged", "it does not begin with IHDR")
     width, height, depth, color_type = head
@@ -106,14 +102,14 @@ def picture_only(data: bytes) -> bytes:
 def fault_of_metadata(data: bytes) -> str:
     """Say what is wrong with the chunks of metadata, anywhere in the file; '' where nothing is."""
     at = len(SIGNATURE)
-    for _ in range(_MOST_CHUNKS):
+    for _ in range(MOST_PARTS):
         if at + 12 > len(data):
             return ""
         n_bytes, kind = struct.unpack_from(">I4s", data, at)
         if at + 12 + n_bytes > len(data):
             return ""
         end = at + 8 + n_bytes
-        if kind not in _PICTURE and n_bytes <= _MOST_CHECKED:
+        if kind not in _PICTURE and n_bytes <= MOST_METADATA_BYTES:
             if zlib.crc32(memoryview(data)[at + 4 : end]) != int.from_bytes(data[end : end + 4], "big"):
                 return f"the checksum of the {_shown(kind)} chunk is wrong; the picture's own are right"
             if kind[:1].isupper() and kind != b"IEND":

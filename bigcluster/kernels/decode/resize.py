@@ -13,10 +13,9 @@ from bigcluster.kernels.decode.samples import WHITE, Pixels
 
 _COUNTED = 1 << 16
 """Values that are counted at once: np.bincount makes an 8-byte copy of each, 512 KiB in all."""
-_NORMAL_MEAN = 128.0
-"""Grey level of the mean of a normalized picture: the middle of 0..255."""
-_NORMAL_SCALE = 48.0
-"""Grey levels of one standard deviation of a normalized picture: 2.6 of them fit to either side of the mean."""
+_NORMAL_MEAN, _NORMAL_SCALE = 128.0, 48.0
+"""Mean and standard deviation of a normalized picture, in grey levels: the middle of 0..255, and 2.6 of the deviations
+fit to either side of it."""
 
 _ORIENT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     1: lambda a: a,

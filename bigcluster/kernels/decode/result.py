@@ -125,6 +125,10 @@ def check_memory(error: Exception) -> None:
         raise MemoryError(one_line(error)) from error
 
 
+MOST_PARTS = 10_000
+"""Segments, chunks or boxes of one file that are looked at; real files have a few dozen."""
+MOST_METADATA_BYTES = 16 << 20
+"""Bytes of one chunk or box of metadata that are read; a colour profile is the largest thing in one."""
 _WORDS = (
     (r"image file is truncated.*|.*truncated data", "truncated", "the file ends before the last pixels"),
     (

@@ -38,7 +38,7 @@ from bigcluster.kernels.kmeans.full_scan import (
     upper_bound,
 )
 from bigcluster.kernels.kmeans.groups import ROUND_UP, GroupedCenters, group_minima
-from bigcluster.kernels.kmeans.sums import ROUNDING, Floats32, Labels, row_sq
+from bigcluster.kernels.kmeans.sums import EXACT_TILE_VALUES, ROUNDING, Floats32, Labels, row_sq
 from bigcluster.kernels.linalg.floats import float_product
 
 # Where one way becomes cheaper than another, found by timing scores of the catalog; none of them changes a label.
@@ -52,8 +52,6 @@ _NARROW = 32
 """Centers in a group, up to which a product for one group costs as much as one over all centers."""
 _ALL_SHARE = 0.9
 """Share of rows left by the global filter, above which gathering them costs more than scanning all rows."""
-_TIGHTEN_VALUES = 65_536
-"""float32 values of a tile of differences: 256 KiB, which stays in a second-level cache."""
 
 
 def first_assignment(x: NDArray[Any], scaled: Floats32, grouped: GroupedCenters) -> Bounds:
@@ -123,7 +121,7 @@ def _tighten(scaled: Floats32, x_sq: Floats32, labels: Labels, grouped: GroupedC
     """
     n, r = scaled.shape
     sq = np.empty(n, np.float32)
-    rows = max(1, _TIGHTEN_VALUES // r)
+    rows = max(1, EXACT_TILE_VALUES // r)
     for start in range(0, n, rows):
         stop = start + rows
         difference = np.take(grouped.centers.scaled, labels[start:stop], axis=0)

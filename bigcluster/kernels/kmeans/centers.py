@@ -15,13 +15,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import UsageError
-from bigcluster.kernels.kmeans.sums import ROUNDING, Floats, Floats32, Labels, exact_sq, row_sq
+from bigcluster.kernels.kmeans.sums import EXACT_TILE_VALUES, ROUNDING, Floats, Floats32, Labels, exact_sq, row_sq
 from bigcluster.kernels.linalg.moments import Moments
 
 _FARTHEST = 1e15
 """Largest coordinate of a center, in scaled units: squares of 100,000 such columns stay within float32 (3e38)."""
-_PAIRS = 65_536
-"""(row, center) pairs that are decided at once: their float64 distances take 512 KiB."""
 _UNSCALED_LEAST, _UNSCALED_MOST = 1e-9, 1e9
 """Spreads of the data, in its own units, whose squares float32 holds without a scale: 1e-18 to 1e18, far inside 1e-38
 to 1e38, so that single rows may lie far out."""
@@ -142,7 +140,7 @@ def nearest_candidate(x: NDArray[Any], centers: Floats, candidates: NDArray[np.b
     x : (n_rows, r) rows. centers : (k, r) float64. candidates : (n_rows, k) bool with at least one True in each row.
     """
     out = np.empty(len(x), np.int32)
-    step = max(1, _PAIRS // max(1, candidates.shape[1]))
+    step = max(1, EXACT_TILE_VALUES // max(1, candidates.shape[1]))
     for start in range(0, len(x), step):
         rows, columns = np.nonzero(candidates[start : start + step])
         sq = exact_sq(np.take(x, start + rows, axis=0), centers, columns)

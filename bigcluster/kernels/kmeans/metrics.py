@@ -7,10 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.kmeans.sums import Floats
-
-_TILE_VALUES = 65_536
-"""float64 values of a tile of distances: 512 KiB, which stays in a second-level cache."""
+from bigcluster.kernels.kmeans.sums import EXACT_TILE_VALUES, Floats
 
 
 def _silhouette(inside: Floats, outside: Floats) -> Floats:
@@ -48,7 +45,7 @@ def silhouette_sq(
     origin = means[filled].mean(axis=0)  # without it, an offset of the data would cost digits
     centered = means - origin
     constant = np.where(filled, np.einsum("ij,ij->i", centered, centered) + scatter / np.maximum(counts, 1), np.inf)
-    rows = max(1, _TILE_VALUES // n_clusters)
+    rows = max(1, EXACT_TILE_VALUES // n_clusters)
     for start in range(0, len(x), rows):
         stop = min(start + rows, len(x))
         wide = np.asarray(x[start:stop], dtype=np.float64) - origin

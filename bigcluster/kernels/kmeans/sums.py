@@ -23,8 +23,8 @@ Labels = Int32Array
 
 ROUNDING = float(2.0**-24)
 """Unit roundoff of float32: the relative error of one operation."""
-_EXACT_VALUES = 65_536
-"""Values of a float64 tile of differences: 512 KiB, which stays in a second-level cache."""
+EXACT_TILE_VALUES = 65_536
+"""Values of a tile of differences or distances: 512 KiB of float64, which stays in a second-level cache."""
 
 
 def exact_sq(x: NDArray[Any], centers: Floats, labels: NDArray[Any]) -> Floats:
@@ -34,7 +34,7 @@ def exact_sq(x: NDArray[Any], centers: Floats, labels: NDArray[Any]) -> Floats:
     Returns (n_rows,) float64. The bits of a row's distance depend on that row and its center alone.
     """
     out = np.empty(len(x), np.float64)
-    rows = max(1, _EXACT_VALUES // max(1, x.shape[1]))
+    rows = max(1, EXACT_TILE_VALUES // max(1, x.shape[1]))
     for start in range(0, len(x), rows):
         stop = start + rows
         difference = np.take(centers, labels[start:stop], axis=0)

@@ -19,9 +19,7 @@ from bigcluster.outputs.entry_recovery import LABELS, is_same, labelled_files, l
 from bigcluster.outputs.folders import FOLDER
 from bigcluster.planning.stage_names import OUTPUT
 from bigcluster.store import Damage
-
-SHOWN = 3
-"""Number of paths that a note names. Chosen, not measured."""
+from bigcluster.units import EXAMPLES
 
 
 @dataclass
@@ -37,13 +35,13 @@ class FolderAudit:
     def note(self, kind: str, path: str) -> None:
         """Count a changed image."""
         self.sources[kind] += 1
-        if self.sources[kind] <= SHOWN:
+        if self.sources[kind] <= EXAMPLES:
             self.examples.setdefault(kind, []).append(path)
 
     def notes(self) -> Iterator[str]:
         """Yield one sentence for each kind of change."""
         for kind, number in sorted(self.sources.items()):
-            examples = ", ".join(self.examples[kind]) + (", ..." if number > SHOWN else "")
+            examples = ", ".join(self.examples[kind]) + (", ..." if number > EXAMPLES else "")
             yield f"{number} image{'s' * (number > 1)} {kind} since the run: {examples}"
 
 

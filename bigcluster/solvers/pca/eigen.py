@@ -13,7 +13,7 @@ import numpy as np
 
 from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.linalg.types import AnyArray, Float32Array, Float64Array
-from bigcluster.kernels.pca import choose_rank, nonzero_rank, ritz
+from bigcluster.kernels.pca import FLOAT32_NOISE, choose_rank, nonzero_rank, ritz
 from bigcluster.runtime.blas import blas_threads
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.pca.result import Components, Target
@@ -30,8 +30,6 @@ way of the products that follow, which smaller steps are not worth."""
 
 DENSE_NOISE = 1e-13
 """Share of the first eigenvalue, for each row of the matrix, below which eigenvalues are rounding of float64."""
-FLOAT32_NOISE = 1e-6
-"""Share of the first eigenvalue below which eigenvalues are rounding of float32 tiles."""
 
 
 def centering_rounding(n: int, largest: float) -> float:

@@ -28,6 +28,7 @@ from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.kernels.linalg.types import AnyArray, Float32Array, Float64Array
 from bigcluster.kernels.pca import (
+    FLOAT32_NOISE,
     center_gram,
     choose_rank,
     column_extremes,
@@ -42,7 +43,6 @@ from bigcluster.kernels.pca import (
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.pca.eigen import (
-    FLOAT32_NOISE,
     Eigenpairs,
     TiledMatrix,
     TileRows,
@@ -53,6 +53,7 @@ from bigcluster.solvers.pca.footprint import eigensolver_bytes
 from bigcluster.solvers.pca.lanczos import lanczos_steps, leading_eigenpairs
 from bigcluster.solvers.pca.operands import DENSE_LIMIT, Operands
 from bigcluster.solvers.pca.products import ProductPlan, plan_products, symmetric_products
+from bigcluster.solvers.pca.projection import COMPONENT_COLUMNS
 from bigcluster.solvers.pca.result import (
     Center,
     DualCoefSink,
@@ -67,9 +68,7 @@ from bigcluster.store.row_source import RowSource, spans
 
 Spans = list[tuple[int, int]]
 
-_COMPONENT_COLUMNS = 1024
-"""Columns of one block of components. Fixed, since a float32 product of another width may round otherwise."""
-_READ_COLUMNS = 16 * _COMPONENT_COLUMNS
+_READ_COLUMNS = 16 * COMPONENT_COLUMNS
 """Columns of one read of the rows: storage chunks are wide, so many blocks share a read."""
 
 
@@ -138,7 +137,7 @@ def components_from_dual_coef(
     dtype = dual_coef(0).dtype
     for columns in spans(rows.shape[1], _READ_COLUMNS):
         total = np.zeros((n_components, columns[1] - columns[0]), dtype)
-        blocks = list(spans(columns[1] - columns[0], _COMPONENT_COLUMNS))
+        blocks = list(spans(columns[1] - columns[0], COMPONENT_COLUMNS))
         for t, (start, stop) in enumerate(tile_spans):
             tile = rows.read(start, stop, slice(*columns))
             for _ in runtime.map(partial(_add_block, total, dual_coef(t), tile, mean[slice(*columns)]), blocks):

@@ -16,11 +16,11 @@ from bigcluster.errors import VarianceNotReachedError
 from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.linalg.quantize import Quantized, quantize
 from bigcluster.kernels.linalg.types import Float32Array, Float64Array
-from bigcluster.kernels.pca import bordered, ordered_sum, orthonormal_transform, ritz_values_generalised
+from bigcluster.kernels.pca import FLOAT32_NOISE, bordered, ordered_sum, orthonormal_transform, ritz_values_generalised
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import CheckpointStore
 from bigcluster.solvers.pca.blocks import Blocks
-from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, n_dominating, n_needed_for, with_blas_threads
+from bigcluster.solvers.pca.eigen import n_dominating, n_needed_for, with_blas_threads
 from bigcluster.solvers.pca.operator import CovarianceOperator
 from bigcluster.solvers.pca.result import Target
 from bigcluster.solvers.pca.schedule import block_width, iteration_schedule, most_applications, rayleigh_ritz_bytes

@@ -24,11 +24,10 @@ import numpy as np
 from bigcluster.errors import VarianceNotReachedError
 from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.linalg.types import Float32Array, Float64Array
-from bigcluster.kernels.pca import nonzero_rank, ordered_sum, orthonormal_transform, ritz
+from bigcluster.kernels.pca import FLOAT32_NOISE, nonzero_rank, ordered_sum, orthonormal_transform, ritz
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.pca.basis import TiledBasis
 from bigcluster.solvers.pca.eigen import (
-    FLOAT32_NOISE,
     Eigenpairs,
     TiledMatrix,
     TileRows,

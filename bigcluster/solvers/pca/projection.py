@@ -16,8 +16,8 @@ from bigcluster.store.row_source import RowSource, spans
 
 TRANSFORM_COLUMNS = 8192
 """Columns of one read of stored components, which may be larger than memory. Fixed, since the sums follow it."""
-_COMPONENT_COLUMNS = 1024
-"""Columns of the data in one block of components that is written."""
+COMPONENT_COLUMNS = 1024
+"""Columns of one block of components. Fixed, since a float32 product of another width may round otherwise."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class Projection:
 
     def write_components(self, sink: Sink) -> None:
         """Write the (n_components, n_columns) float32 components in column blocks."""
-        for start, stop in spans(len(self.vectors), _COMPONENT_COLUMNS):
+        for start, stop in spans(len(self.vectors), COMPONENT_COLUMNS):
             sink.write(start, np.ascontiguousarray(self.vectors[start:stop].T))
 
 

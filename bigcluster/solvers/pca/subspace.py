@@ -30,6 +30,7 @@ from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.kernels.linalg.quantize import Quantized, quantize
 from bigcluster.kernels.linalg.types import Float32Array, Float64Array
 from bigcluster.kernels.pca import (
+    FLOAT32_NOISE,
     column_extremes,
     column_signs,
     inverse_root,
@@ -42,7 +43,7 @@ from bigcluster.kernels.pca import (
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.pca.blocks import Blocks
-from bigcluster.solvers.pca.eigen import FLOAT32_NOISE, n_needed_for, with_blas_threads
+from bigcluster.solvers.pca.eigen import n_needed_for, with_blas_threads
 from bigcluster.solvers.pca.krylov import LEAST_APPLICATIONS, Krylov
 from bigcluster.solvers.pca.operator import CovarianceOperator
 from bigcluster.solvers.pca.result import Center, PCAFit, Sink, Target, Variance

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from bigcluster.catalog import FileRecord, Listing
 from bigcluster.kernels.decode import DecodeSpec, may_mean_damage, prepare_codecs
 from bigcluster.runtime.events import Progress
-from bigcluster.stages.loading.captured_stderr import CapturedStderr
+from bigcluster.stages.loading.captured_stderr import ROOM_BYTES, CapturedStderr
 from bigcluster.stages.loading.files import announce, load_alone, load_picture, same_content
 from bigcluster.stages.loading.isolation import IsolatedDecoders
 from bigcluster.stages.loading.row_features import RowFeatures
@@ -72,7 +72,7 @@ FILES_PER_TASK = 8
 Chosen, not measured."""
 FILES_AHEAD = 8 * FILES_PER_TASK
 """Number of files by which read-ahead requests precede the decodes, so that the disk always has a request."""
-_MOST_STDERR_BYTES = 128 << 10
+_MOST_STDERR_BYTES = ROOM_BYTES // 8
 """Bytes of harmless warnings after which the captured text is discarded: an eighth of the room for it, because other
 threads may write warnings meanwhile."""
 

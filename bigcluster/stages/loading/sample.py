@@ -26,7 +26,7 @@ from bigcluster.kernels.decode import (
 from bigcluster.planning.plan import Pictures
 from bigcluster.stages.loading.files import opened
 from bigcluster.stages.loading.isolation import IsolatedDecoder
-from bigcluster.units import MIB
+from bigcluster.units import EXAMPLES, MIB
 
 MOST_LOST = 3
 """Number of children that may die or run out of time over headers, after which no more are tried: such files often come
@@ -80,8 +80,6 @@ class Headers:
 
 
 NATIVE = "native"
-SHOWN = 3
-"""Number of sizes that an error message names."""
 
 
 def image_size(listing: Listing, size: str, headers: Headers) -> tuple[int, int]:
@@ -111,7 +109,7 @@ def check_native(listing: Listing, first_row: int, ledger: Sequence[FileRecord],
     """Raise ImageSizeError where one of the decoded images from row first_row on has not the native size."""
     sizes = Counter((record.width, record.height) for record in ledger if record.ok)
     if set(sizes) - {size}:
-        seen = ", ".join(f"{width}x{height} ({number})" for (width, height), number in sizes.most_common(SHOWN))
+        seen = ", ".join(f"{width}x{height} ({number})" for (width, height), number in sizes.most_common(EXAMPLES))
         at, odd = next((i, r) for i, r in enumerate(ledger) if r.ok and (r.width, r.height) != size)
         raise ImageSizeError(
             f"size = native needs images of one size: the first is {size[0]}x{size[1]}, but "
