@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -10,6 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from conftest import environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from networks import conv_net, save, transformer, with_outputs
@@ -321,3 +324,40 @@ def test_threads_change_no_bit_of_a_real_network(real: Network) -> None:
 
 def test_the_speed_is_measured(tmp_path: Path) -> None:
     assert images_per_second(open_network(str(save(tmp_path, conv_net())))) > 0
+
+
+USE = """
+import sys, threading
+import numpy as np
+from concurrent.futures import ThreadPoolExecutor
+from bigcluster.models import open_network
+from bigcluster.runtime.sampler import release_memory, resident_bytes
+
+pictures = [np.random.default_rng(i).integers(0, 256, (224, 224, 3), dtype=np.uint8) for i in range(4)]
+import bigcluster.models.session
+bigcluster.models.session.runtime_version()
+release_memory()
+before = resident_bytes()
+network = open_network(sys.argv[1])
+together = threading.Barrier(4)
+
+def work(_):
+    together.wait()
+    for picture in pictures:
+        network.features(picture)
+
+with ThreadPoolExecutor(4) as pool:
+    list(pool.map(work, range(4)))
+print(resident_bytes() - before, network.memory.session_bytes + 4 * network.memory.thread_bytes)
+"""
+AROUND_BYTES = 24 << 20
+"""What threads and freed memory of the allocator add, which is no part of a network."""
+
+
+def test_the_measured_memory_covers_four_threads(real: Network) -> None:
+    done = subprocess.run(
+        [sys.executable, "-c", USE, str(real.path)], env=environment(), capture_output=True, text=True, check=True
+    )
+    grown, projected = map(int, done.stdout.split())
+    assert grown <= projected + AROUND_BYTES
+    assert projected <= 2 * grown

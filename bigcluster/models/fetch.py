@@ -23,6 +23,8 @@ FOLDER_VARIABLE = "BIGCLUSTER_MODELS"
 """The environment variable with the folder in which a user keeps networks. Nothing is written there."""
 _PATIENCE_SECONDS = 30.0
 """Seconds that a server may be silent: then the next address is tried."""
+_ATTEMPTS = 3
+"""How often a download that breaks off is begun at one address. Chosen, not measured: a bad connection breaks twice."""
 _PIECE_BYTES = 1 << 16
 """Bytes that are taken from a server at once."""
 
@@ -101,7 +103,13 @@ def get(entry: Entry, *, offline: bool = False, listener: Listener = silent, pat
         raise FetchError(f"{entry.name} is not on this machine, and models.offline is true; {_by_hand(known)}")
     faults = []
     for address in known.addresses:
-        fault = _download(entry, known, address, listener, patience or _PATIENCE_SECONDS)
+        for attempt in range(1, _ATTEMPTS + 1):
+            try:
+                fault = _download(entry, known, address, listener, patience or _PATIENCE_SECONDS)
+            except _BrokeOffError:
+                fault = f"broke off {attempt} times"
+                continue
+            break
         if fault is None:
             return Found(models_folder() / known.file, known)
         faults.append(f"{address} {fault}")
@@ -113,6 +121,10 @@ def _by_hand(known: KnownFile) -> str:
         f"by hand: fetch {known.addresses[0]} ({known.n_bytes:,} bytes, SHA-256 {known.sha256}) and put it at "
         f"{models_folder() / known.file}, or into the folder that {FOLDER_VARIABLE} names"
     )
+
+
+class _BrokeOffError(Exception):
+    """A server began to send, and ended before the file did."""
 
 
 class _TooLongError(Exception):
@@ -146,7 +158,8 @@ class _Bar:
 def _download(entry: Entry, known: KnownFile, address: str, listener: Listener, patience: float) -> str | None:
     """Download a file into the cache; return what went wrong with this address, or None.
 
-    Raises FetchError where the cache cannot be written to: no other address would help.
+    Raises _BrokeOffError where it is worth while to begin anew, and FetchError where the cache cannot be written to,
+    so that no other address would help.
     """
     import pooch  # with it comes requests, 0.1 s: only where something is downloaded
     import requests
@@ -175,8 +188,10 @@ def _download(entry: Entry, known: KnownFile, address: str, listener: Listener, 
         return f"was silent for {patience:g} seconds"
     except requests.exceptions.HTTPError as error:
         return f"answers {error.response.status_code}"
+    except requests.exceptions.ChunkedEncodingError as error:  # what requests makes of too few bytes too
+        raise _BrokeOffError from error
     except requests.exceptions.RequestException as error:
-        return f"cannot be reached, or broke off ({type(error).__name__})"
+        return f"cannot be reached ({type(error).__name__})"
     except ValueError:  # pooch: the digest is another one
         return _what_came(start)
     except OSError as error:

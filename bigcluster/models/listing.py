@@ -17,7 +17,7 @@ from bigcluster.models.network import Network, Source, find_source, input_size, 
 from bigcluster.models.pooling import pooling_of
 from bigcluster.models.preprocess import Preprocessing
 from bigcluster.models.registry import registry
-from bigcluster.models.session import open_session, run
+from bigcluster.models.session import open_session, run_first
 from bigcluster.runtime.blas import available_cores
 from bigcluster.runtime.events import Listener, silent
 
@@ -146,7 +146,7 @@ def _tensors(
     shape = (1, channels, height, width) if layout == "NCHW" else (1, height, width, channels)
     session = open_session(graph.pruned(graph.tensors), source.path, optimized=False)
     picture = np.zeros(shape, graph.input.dtype)
-    values = run(session, graph.tensors, {graph.input.name: picture}, source.path)
+    values = run_first(session, graph.tensors, {graph.input.name: picture}, source.path)
     for name, value in zip(graph.tensors, values, strict=True):
         if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.size < 2:
             continue

@@ -25,7 +25,7 @@ from bigcluster.models.onnx_file import OnnxFile, read_onnx
 from bigcluster.models.pooling import Pooling, pooling_of
 from bigcluster.models.preprocess import POOLS, RESIZE_RULES, Preprocessing, one_of, preprocessing_beside
 from bigcluster.models.processor import cpu_class
-from bigcluster.models.session import open_session, provider_of, run, runtime_version
+from bigcluster.models.session import open_session, provider_of, run, run_first, runtime_version
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.sampler import release_memory, resident_bytes
 from bigcluster.units import MIB, quoted
@@ -94,6 +94,8 @@ class MemoryUse:
     """Weights, in the layouts of ONNX Runtime; once for all threads."""
     thread_bytes: int
     """What one thread adds while it computes, which is kept for the next picture."""
+    loading_bytes: int
+    """The most while it is loaded, before any picture: the file, what is kept of it, and the session."""
 
 
 def find_source(name_or_path: str, *, offline: bool = False, listener: Listener = silent) -> Source:
@@ -178,16 +180,22 @@ class Network:
             "prefix_tokens": given.prefix_tokens,
             "layer": f"the tensor {quoted(chosen.layer)} of {self.path}",
         }
-        pruned = graph.pruned(self._outputs)
-        del graph
         release_memory()
         before = resident_bytes()
+        pruned = graph.pruned(self._outputs)
+        n_pruned_bytes = len(pruned)
         self._session = open_session(pruned, self.path, provider=options.provider)
         del pruned
         release_memory()
         loaded = resident_bytes()
-        first = self._run(np.zeros((self.height, self.width, 3), np.uint8))
-        self.memory = MemoryUse(max(loaded - before, 0), max(resident_bytes() - loaded, 0))
+        black = np.zeros((self.height, self.width, 3), np.uint8)
+        first = run_first(self._session, self._outputs, {self._input.name: self.prepare(black)}, self.path)
+        session_bytes = max(loaded - before, n_pruned_bytes)
+        self.memory = MemoryUse(
+            session_bytes,
+            max(resident_bytes() - loaded, 0),
+            session_bytes + source.file.n_bytes + n_pruned_bytes,
+        )
         value = first[0]
         if not isinstance(value, np.ndarray) or value.dtype not in (np.float32, np.float16, np.float64):
             raise ModelError(f"the tensor {quoted(self.layer)} of {self.path} does not hold floats; take another layer")

@@ -6,6 +6,7 @@ is the fastest and takes the least memory, and no bit depends on the number of t
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,8 @@ PROVIDERS = {
 """Names of what computes, and what ONNX Runtime calls them."""
 _FATAL = 4
 """The level of ONNX Runtime's log from which it writes to stderr: its errors come as exceptions too."""
+PATIENCE_SECONDS = 60.0
+"""Seconds that a network may take for its first picture. The slowest of the registry takes a tenth of a second."""
 _MOST_TEXT = 200
 """Characters of an error of ONNX Runtime that a message quotes."""
 
@@ -63,10 +66,26 @@ def open_session(network: bytes, path: Path, *, provider: str = "cpu", optimized
         raise _as_ours(error, f"{path} cannot be loaded") from error
 
 
-def run(session: Any, outputs: list[str], inputs: dict[str, Any], path: Path) -> list[Any]:
+def run_first(session: Any, outputs: list[str], inputs: dict[str, Any], path: Path) -> list[Any]:
+    """As `run`, for the first picture of a network: one that does not end, as a file may say, is stopped."""
+    options = onnx_runtime().RunOptions()
+    options.log_severity_level = _FATAL
+    watch = threading.Timer(PATIENCE_SECONDS, setattr, (options, "terminate", True))
+    watch.start()
+    try:
+        return run(session, outputs, inputs, path, options)
+    except ModelError as error:
+        if options.terminate:
+            raise ModelError(f"{path} takes more than {PATIENCE_SECONDS:g} s for one picture: not used") from error
+        raise
+    finally:
+        watch.cancel()
+
+
+def run(session: Any, outputs: list[str], inputs: dict[str, Any], path: Path, options: Any = None) -> list[Any]:
     """Compute tensors of one picture. Raises ModelError where the network fails, OutOfMemoryError."""
     try:
-        values: list[Any] = session.run(outputs, inputs)
+        values: list[Any] = session.run(outputs, inputs, options)
     except Exception as error:  # as above
         raise _as_ours(error, f"{path} cannot be computed") from error
     return values
