@@ -36,7 +36,7 @@ def make_out(out: Path, n_images: int, n_clusters: int, seed: int = 0) -> None:
     """An OUT as a run leaves it, as far as the report reads it: noisy prototypes, and scores that place them."""
     rng = np.random.default_rng(seed)
     out.mkdir(parents=True)
-    store = Store(out / outdir.STORE)
+    store = Store(out)
     labels = np.sort(rng.integers(0, n_clusters, n_images)).astype(np.int32)
     labels = _largest_first(labels, n_clusters)[rng.permutation(n_images)]
     centers = rng.normal(0, 900, (n_clusters, N_COMPONENTS))

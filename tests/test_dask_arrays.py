@@ -84,7 +84,7 @@ def test_a_dask_cluster_computes_the_arrays_of_a_run(out: Path) -> None:
 
 
 def test_a_lost_chunk_is_no_zeros_in_another_process_either(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store.zarr")
+    store = Store(tmp_path)
     store.create("pixels", (8, 3), np.uint8, (4, 3))
     store.write_rows("pixels", 0, np.ones((8, 3), np.uint8))
     elsewhere = pickle.loads(pickle.dumps(store.array("pixels")))  # noqa: S301 - as dask sends it
@@ -106,7 +106,7 @@ def test_rows_that_are_left_out_are_left_out_lazily(
 ) -> None:
     values = data.draw(arrays.arrays(np.uint8, (rows, 5)))
     ok = data.draw(arrays.arrays(bool, rows))
-    store = Store(tmp_path_factory.mktemp("lazy") / "store.zarr")
+    store = Store(tmp_path_factory.mktemp("lazy"))
     store.create("pixels", values.shape, np.uint8, chunk)
     store.write_rows("pixels", 0, values)
     source = StoredRows(store.array("pixels"), ok)
@@ -137,7 +137,7 @@ def test_dask_mls_solvers_compute_the_array_of_the_store_itself(out: Path, graph
     from bigcluster.solvers.kmeans.dask_ml import fit_dask_ml
     from bigcluster.solvers.pca.incremental import fit_incremental
 
-    store, runtime = Store(out / "store.zarr", create=False), EmbeddedRuntime(2)
+    store, runtime = Store(out, create=False), EmbeddedRuntime(2)
     pixels = StoredRows(store.array("pixels"), store.load("ok"))
     fitted = fit_incremental(
         pixels, target=Components(4), rank=4, batch_rows=6, iterated_power=2, moments=None, runtime=runtime

@@ -71,7 +71,7 @@ def made(images: Path, out: Path, extractor: Extractor | None = None, **values: 
 
 
 def store_of(out: Path) -> Store:
-    return Store(out / "store.zarr", create=False)
+    return Store(out, create=False)
 
 
 def array(out: Path, name: str) -> NDArray[Any]:

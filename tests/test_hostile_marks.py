@@ -44,7 +44,7 @@ class Job:
         self.commands(self.sound)["sweep"]()
         self.commands(self.sound)["predict"]()
         self.labels = (self.sound / "labels.csv").read_bytes()
-        marks = Marks(self.sound / "store.zarr")
+        marks = Marks(self.sound)
         self.marks = {(stage, block): mark for stage, block, mark in marks.all()}
 
     def settings(self, out: Path) -> Settings:
@@ -66,7 +66,7 @@ class Job:
         out = self.folder / "out"
         shutil.rmtree(out, ignore_errors=True)
         shutil.copytree(self.sound, out, symlinks=True)
-        change(Marks(out / "store.zarr"))
+        change(Marks(out))
         return out
 
     def check(self, change: Callable[[Marks], None], commands: tuple[str, ...]) -> None:
@@ -176,21 +176,21 @@ def test_marks_that_contradict_what_is_stored_do_not_hold(job: Job, changes: dic
 def test_a_saved_state_of_another_form_is_begun_anew(job: Job, facts: dict[str, Any]) -> None:
     def change(marks: Marks) -> None:
         print_ = job.marks["cluster", "done"].fingerprint
-        StageCheckpoints(Store(job.folder / "out" / "store.zarr"), "cluster", print_).save(facts, [])
+        StageCheckpoints(Store(job.folder / "out"), "cluster", print_).save(facts, [])
         marks.remove("cluster")
 
     job.check(change, ())
 
 
 def test_a_million_rows_that_are_not_there_are_not_looked_for(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store.zarr")
+    store = Store(tmp_path)
     store.create("pixels", (1 << 50, 4), np.uint8, (1 << 20, 4))
     store.create("pixels", (4, 4), np.uint8, (1 << 20, 4))
     assert store.array("pixels").shape == (4, 4)
 
 
 def test_arrays_that_are_in_use_count_together(tmp_path: Path) -> None:
-    store = Store(tmp_path / "store.zarr", most_bytes=100)
+    store = Store(tmp_path, most_bytes=100)
     for name in ("labels", "distance"):
         store.save(name, np.arange(8.0))
     for name in ("labels", "distance"):
@@ -213,12 +213,11 @@ def test_a_mark_of_metadata_gives_no_folder_of_a_person_away(job: Job) -> None:
     def change(marks: Marks) -> None:
         root = job.folder / "out" / "store.zarr"
         shutil.copytree(root / "labels", root / "mine")
-        text = job.marks["metadata", "labels"].payload["text"]
-        marks.write("metadata", Mark("", {}, {"text": text}), "mine")
+        marks.write("metadata", Mark("", {}, job.marks["metadata", "labels"].payload), "mine")
 
     out = job.changed(change)
     mine = described(out / "store.zarr" / "mine")
-    tidy(out / "store.zarr")
+    tidy(out)
     assert refusal(job.commands(out)["run"]) == ""
     assert described(out / "store.zarr" / "mine") == mine
 
@@ -227,7 +226,7 @@ def test_a_mark_of_metadata_gives_no_folder_of_a_person_away(job: Job) -> None:
 @pytest.mark.parametrize("name", ["theirs", "cluster", "."])
 def test_a_closed_folder_of_marks_is_told_in_one_line_and_nothing_changes(job: Job, name: str) -> None:
     out = job.changed(lambda marks: None)
-    closed = out / "store.zarr" / "marks" / name
+    closed = out / ".bigcluster" / "marks" / name
     closed.mkdir(exist_ok=True)
     before = described(out)
     closed.chmod(0)
@@ -250,7 +249,7 @@ def test_what_is_parsed_keeps_to_the_budget(job: Job, name: str) -> None:
     try:
         if name == "mark_names":
             with pytest.raises(MemoryBudgetError, match=r"the memory budget leaves 64 MiB; use a larger --memory, or"):
-                Marks(out / "store.zarr").read("cluster")
+                Marks(out).read("cluster")
         else:
             with pytest.raises(StoreError, match="not those of a summary"):
                 read_summary(out / "summary.json", 1_000_000)

@@ -283,7 +283,7 @@ def test_a_damaged_mark_or_a_lost_chunk_redoes_the_block(
 ) -> None:
     _, store, first = bring_in(images, tmp_path / "s")
     decodes()
-    mark = store.root / "marks" / "ingest" / "000001.json"
+    mark = store.out / ".bigcluster" / "marks" / "ingest" / "000001.json"
     mark.write_bytes(mark.read_bytes()[:-3])
     (store.root / "pixels" / "c" / "0" / "0").unlink()
     listing, store, second = bring_in(images, tmp_path / "s")
@@ -399,7 +399,9 @@ def test_damage_in_a_retired_block_is_noticed(images: Path, tmp_path: Path, monk
     fill(images, {"00-first.png": GOOD[1]})
     with suppress(Killed), killed_after(monkeypatch, 14):
         bring_in(images, tmp_path / "s", threads=1)
-    chunk = next(path for path in sorted((tmp_path / "s" / "retired" / "c").rglob("*")) if path.is_file())
+    chunk = next(
+        path for path in sorted((tmp_path / "s" / "store.zarr" / "retired" / "c").rglob("*")) if path.is_file()
+    )
     data = bytearray(chunk.read_bytes())
     data[3] ^= 1
     chunk.write_bytes(data)

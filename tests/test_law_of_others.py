@@ -40,11 +40,11 @@ NAMES = st.sampled_from(
         *("clusters/01/b.png", "clusters/00/b.png/inner", "clusters/07", "report", "report/index.html", "report/x/y"),
         *("report/pages", "store.zarr/notes.txt", "store.zarr/pixels/c/0/0", "store.zarr/pixels/c/9/9"),
         *("store.zarr/pixels/mine", "store.zarr/mine/zarr.json", "store.zarr/mine/c/0", "store.zarr/scores/zarr.json"),
-        *("store.zarr/marks/pixels/done.json", "store.zarr/marks/other/1.json", "store.zarr/state/fit/x.npy"),
-        *("store.zarr/made/entries-0.list", ".x.partial", "store.zarr/.y.partial", "profile/timeline.png"),
+        *(".bigcluster/marks/pixels/done.json", ".bigcluster/marks/other/1.json", ".bigcluster/state/fit/x.npy"),
+        *(".bigcluster/made/entries-0.list", ".x.partial", "store.zarr/.y.partial", "profile/timeline.png"),
         *("store.zarr/scores", "store.zarr/scores/c", "store.zarr/scores/c/0", "store.zarr/pixels/c/0"),
-        *(".clusters.new/a", ".clusters.old/a", "store.zarr/scratch/x.npy", "store.zarr/retired/c/0/0"),
-        "store.zarr/state",
+        *(".clusters.new/a", ".clusters.old/a", ".bigcluster/scratch/x.npy", "store.zarr/retired/c/0/0"),
+        ".bigcluster/state",
     ]
 )
 LINKS = ["hardlink", "symlink", "copy", "none"]
@@ -133,8 +133,8 @@ class Job:
         outdir.claim(self.out, str(self.images))
         with outdir.locked(self.out):
             outdir.sweep_unfinished(self.out)
-            store = Store(self.out / outdir.STORE)
-            files = ResultFiles(store.root, self.out)
+            store = Store(self.out)
+            files = ResultFiles(self.out)
             with files.writing(OF_A_RUN):
                 files.write("run.toml", b"# The settings of the last run.\n")
                 pixels = np.full((8, 8), k, np.uint8)
@@ -147,11 +147,11 @@ class Job:
                 elif store.has("scores"):
                     store.marks.remove("scores")
                 labels = (np.arange(len(listing)) % k).astype(np.int32)
-                write_clusters(self.out, store.root, listing, self.records(listing), labels, k, link)
+                write_clusters(self.out, listing, self.records(listing), labels, k, link)
                 with files.text("labels.csv") as file:
                     file.write(f"{k} {link}\n")
                 files.write("summary.json", b"{}")
-                pages = OwnedTree.of(self.out, "report", store.root, "report-pages")
+                pages = OwnedTree.of(self.out, "report", "report-pages")
                 staging = pages.new_staging()
                 (staging / "index.html").write_text(str(k))
                 (staging / "pages").mkdir()
@@ -159,7 +159,7 @@ class Job:
                 pages.replace_by(staging)
                 remove_folder(staging)
             state.clear()
-            tidy(store.root)
+            tidy(store.out)
 
 
 @settings(max_examples=int(os.environ.get("BIGCLUSTER_SEQUENCES", "150")))

@@ -262,7 +262,7 @@ def test_an_empty_manifest_has_no_images(images: Path, out: Path) -> None:
 
 
 def statuses(listing: Listing, tmp_path: Path) -> list[tuple[str, str]]:
-    store = Store(tmp_path / "store.zarr")
+    store = Store(tmp_path)
     spec = DecodeSpec(8, 8)
     done = ingest(
         Context(store, Settings(), EmbeddedRuntime(1), Progress()),

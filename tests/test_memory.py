@@ -275,7 +275,7 @@ def test_memory_that_vanishes_is_one_line_and_a_run_to_resume(
     options = ("-k", 3, "--size", "1500x1500", "--components", 3, "--memory", "1GiB", "--workers", 1)
     out = tmp_path / "o"
     running = background("run", folder, "--out", out, *options)
-    running.wait_until(lambda: list((out / "store.zarr" / "marks").rglob("0*")))
+    running.wait_until(lambda: list((out / ".bigcluster" / "marks").rglob("0*")))
     (worker,) = psutil.Process(running.process.pid).children()
     worker.rlimit(psutil.RLIMIT_AS, (64 * MIB, 64 * MIB))  # less than it has: it gets no more
     ran = running.end()

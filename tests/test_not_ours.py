@@ -106,11 +106,21 @@ def precious(tmp_path: Path) -> Iterator[Path]:
 
 NAMES = (
     *(".lock", "run.toml", "labels.csv", "images.csv", "summary.json", "memory.csv", "variance.csv", "sweep.csv"),
-    *("sweep.png", "manifest.csv", "store.zarr", "clusters", "clusters/00", "report", "report/index.html", "profile"),
-    *("profile/timeline.png", "kept", "store.zarr/zarr.json", "store.zarr/marks", "store.zarr/marks/ingest"),
-    *("store.zarr/marks/ingest/done.json", "store.zarr/marks/metadata/pixels.json", "store.zarr/made"),
+    *(
+        "sweep.png",
+        "manifest.csv",
+        "store.zarr",
+        ".bigcluster",
+        "clusters",
+        "clusters/00",
+        "report",
+        "report/index.html",
+        "profile",
+    ),
+    *("profile/timeline.png", "kept", "store.zarr/zarr.json", ".bigcluster/marks", ".bigcluster/marks/ingest"),
+    *(".bigcluster/marks/ingest/done.json", ".bigcluster/marks/metadata/pixels.json", ".bigcluster/made"),
     *("store.zarr/pixels", "store.zarr/pixels/zarr.json", "store.zarr/pixels/c", "store.zarr/pixels/c/0"),
-    *("store.zarr/pixels/c/0/0", "store.zarr/state", "store.zarr/state/cluster", "store.zarr/centers"),
+    *("store.zarr/pixels/c/0/0", ".bigcluster/state", ".bigcluster/state/cluster", "store.zarr/centers"),
 )
 
 
@@ -140,7 +150,7 @@ def test_a_link_at_a_name_of_ours_is_refused(images: Path, out: Path, precious: 
 
 def test_a_folder_that_becomes_a_link_meanwhile_leads_no_removal_away(tmp_path: Path, precious: Path) -> None:
     """Somebody who may write into OUT exchanges a folder after all names were looked at."""
-    marks = Marks(tmp_path / "out" / "store.zarr")
+    marks = Marks(tmp_path / "out")
     marks.path("inner").parent.parent.mkdir(parents=True)
     marks.path("inner").parent.symlink_to(precious / "inner")
     with pytest.raises(OutError, match="is a link"):
@@ -262,7 +272,7 @@ def test_somebody_s_zarr_group_is_no_store_of_ours(images: Path, tmp_path: Path,
     with pytest.raises(OutError, match="not ours"):
         run(images, folder)
     with pytest.raises(StoreError):
-        Store(folder / "store.zarr", create=False).array("pixels")
+        Store(folder, create=False).array("pixels")
     ran = cli("predict", folder, images, "--to", tmp_path / "p.csv")
     assert (ran.code, len(ran.error_lines)) == (2, 1), ran
     assert described(folder) == before
@@ -355,7 +365,7 @@ def test_arrays_and_notes_of_others_in_the_store_stay(images: Path, out: Path) -
     store = out / "store.zarr"
     zarr.open_group(store, mode="r+").create_array("mine", shape=(4,), dtype="i4")[:] = 3
     (store / "notes.txt").write_text("mine")
-    (store / "marks" / "ingest" / "notes.json").write_text("mine")
+    (out / ".bigcluster" / "marks" / "ingest" / "notes.json").write_text("mine")
     for place in ("c/notes", "c/0/1000000", "c/1000000", "notes", "c/0/.1"):
         (store / "scores" / place).parent.mkdir(parents=True, exist_ok=True)
         (store / "scores" / place).write_text("mine")
@@ -468,10 +478,12 @@ def test_damage_beside_the_store_is_made_good_and_what_was_there_stays(
 # -- a mark of a stranger names files that are not in the store
 
 
-@pytest.mark.parametrize("name", ["{}/file", "made/../../../precious/file", "../../precious/file", "/dev/zero"])
+@pytest.mark.parametrize(
+    "name", ["{}/file", ".bigcluster/made/../../../precious/file", "store.zarr/../../precious/file", "/dev/zero"]
+)
 def test_a_mark_vouches_for_nothing_outside_of_its_store(images: Path, out: Path, precious: Path, name: str) -> None:
     """Anybody can write a sealed mark. What it names is neither read nor removed."""
-    marks = Marks(out / "store.zarr")
+    marks = Marks(out)
     named = name.format(precious)
     for stage, block in (("entries", "done"), ("state", "cluster"), ("strange", "done"), ("ingest", "0")):
         marks.write(stage, Mark("", {named: "0" * 32}, {"places": {}, "facts": {}}), block)
@@ -917,14 +929,16 @@ def test_a_profile_leaves_a_folder_of_somebody_else_alone(images: Path, tmp_path
     assert described(theirs) == before
 
 
-@pytest.mark.parametrize("text", ["x", '{"hostile": 1}'])
-def test_a_mark_named_for_the_folder_above_touches_nothing_there(images: Path, out: Path, text: str) -> None:
+@pytest.mark.parametrize("digests", [{}, {"store.zarr/nope": "x"}])
+def test_a_mark_named_for_the_folder_above_touches_nothing_there(
+    images: Path, out: Path, digests: dict[str, str]
+) -> None:
     metadata = {"data_type": "uint8", "chunk_grid": {"configuration": {"chunk_shape": [16]}}}
     (out / "zarr.json").write_text(json.dumps(metadata))
     (out / "c" / "0").mkdir(parents=True)
     (out / "c" / "0" / "0").write_bytes(b"x" * 20)
     before = described(out / "c"), (out / "zarr.json").read_bytes()
-    Marks(out / "store.zarr").write("metadata", Mark("", {} if text == "x" else {"nope": "x"}, {"text": text}), "..")
+    Marks(out).write("metadata", Mark("", digests, {"shape": [16], "dtype": "uint8", "chunks": [16]}), "..")
     verify(out)
     run(images, out, k=3)
     assert (described(out / "c"), (out / "zarr.json").read_bytes()) == before
@@ -968,7 +982,7 @@ def test_a_forged_table_makes_no_folder_ours(images: Path, out: Path) -> None:
     mine = out / "clusters" / "mydir" / "x.png"
     mine.parent.mkdir()
     shutil.copy2(images / "p000.png", mine)
-    Marks(out / "store.zarr").remove("entries")
+    Marks(out).remove("entries")
     table = (out / "labels.csv").read_text().splitlines(keepends=True)
     (out / "labels.csv").write_text(table[0] + "p000.png,0,0,1,0,ok,mydir/x.png\r\n" + "".join(table[2:]))
     run(images, out, k=3)
@@ -985,12 +999,12 @@ def test_a_lock_that_is_another_name_of_a_file_is_refused(images: Path, out: Pat
 
 
 def test_a_list_larger_than_any_of_ours_is_not_read(images: Path, out: Path) -> None:
-    file = out / "store.zarr" / "made" / "entries-x.list"
+    file = out / ".bigcluster" / "made" / "entries-x.list"
     with file.open("wb") as sparse:
         sparse.truncate(1 << 30)
     with file.open("rb") as content:
         digest = hashlib.file_digest(content, "sha256").hexdigest()[:32]
-    Marks(out / "store.zarr").write("entries", Mark("", {"made/entries-x.list": digest}))
+    Marks(out).write("entries", Mark("", {".bigcluster/made/entries-x.list": digest}))
     tracemalloc.start()
     run(images, out, k=3)
     peak = tracemalloc.get_traced_memory()[1]

@@ -187,8 +187,7 @@ class Job:
 
     def __init__(self, root: Path) -> None:
         self.images, self.out = root / "images", root / "out"
-        self.store = self.out / "store.zarr"
-        self.store.mkdir(parents=True)
+        self.out.mkdir(parents=True)
         for name in self.names:
             path = self.images / name
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -205,7 +204,7 @@ class Job:
     def write(self, shift: int = 0, link: str = "hardlink", n_clusters: int = 3) -> Linked:
         """clusters/ of labels that `shift` changes."""
         labels = ((np.arange(int(self.ok.sum())) + shift) % n_clusters).astype(np.int32)
-        return write_clusters(self.out, self.store, self.listing, self.ledger, labels, n_clusters, link)
+        return write_clusters(self.out, self.listing, self.ledger, labels, n_clusters, link)
 
     def inside(self) -> dict[str, bytes]:
         clusters = self.out / "clusters"
@@ -220,7 +219,7 @@ class Job:
         }
         assert len(wanted) == self.ok.sum()
         assert self.inside() == wanted | (foreign or {})
-        assert sorted(p.name for p in self.out.iterdir()) == ["clusters", "store.zarr"]
+        assert sorted(p.name for p in self.out.iterdir()) == [".bigcluster", "clusters"]
 
 
 @pytest.fixture
@@ -381,7 +380,7 @@ def test_killed_at_any_step_the_next_run_puts_it_right(tmp_path: Path, resumed_s
 
 def test_without_our_list_everything_is_kept(job: Job) -> None:
     first = job.write()
-    Marks(job.store).remove(folders.CREATED)
+    Marks(job.out).remove(folders.CREATED)
     job.write(1)
     found = job.inside()
     assert len(found) == 2 * sum(map(bool, first.files))
@@ -391,14 +390,14 @@ def test_without_our_list_everything_is_kept(job: Job) -> None:
 def test_a_damaged_list_counts_as_absent(job: Job, text: str) -> None:
     job.write()
     put(job, FOREIGN)
-    Marks(job.store).path(folders.CREATED).write_text(text)
+    Marks(job.out).path(folders.CREATED).write_text(text)
     job.write(1)
     assert FOREIGN.items() <= job.inside().items()
 
 
 def test_paths_in_the_list_of_files_are_the_names_in_the_folder(job: Job) -> None:
     linked = job.write()
-    made = folders.created(job.store)
+    made = folders.created(job.out)
     assert made is not None
     assert len(made) == sum(map(bool, linked.files)) + 4, "and the folders"
     for file, of in zip(linked.files, job.ledger, strict=True):
@@ -435,9 +434,9 @@ def test_a_time_that_no_clock_shows_is_a_time(job: Job) -> None:
 def test_a_list_whose_file_is_lost_counts_as_absent(job: Job, spoil: Callable[[Path], Any]) -> None:
     linked = job.write()
     put(job, FOREIGN)
-    (file,) = (job.store / "made").iterdir()
+    (file,) = (job.out / ".bigcluster" / "made").iterdir()
     spoil(file)
-    assert folders.created(job.store) is None
+    assert folders.created(job.out) is None
     job.write(1)
     assert FOREIGN.items() <= job.inside().items()
     assert len(job.inside()) == len(FOREIGN) + 2 * sum(map(bool, linked.files)), "nothing tells ours from others'"
@@ -448,7 +447,9 @@ def test_folders_of_many_entries_are_emptied_by_the_batch(job: Job, monkeypatch:
     job.write()
     put(job, FOREIGN)
     job.check(job.write(1), FOREIGN)
-    assert [file.name.partition("-")[0] for file in (job.store / "made").iterdir()] == ["entries"], "one list is left"
+    assert [file.name.partition("-")[0] for file in (job.out / ".bigcluster" / "made").iterdir()] == ["entries"], (
+        "one list is left"
+    )
 
 
 ROWS = 20_000
@@ -462,12 +463,12 @@ def test_tables_and_folders_hold_what_their_plan_says(tmp_path: Path) -> None:
         path = Path(listing.path(row))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.touch()
-    store, labels = tmp_path / "out" / "store.zarr", found.labels
-    store.mkdir(parents=True)
-    write_clusters(store.parent, store, listing, (record() for _ in range(ROWS)), labels, 50, "hardlink")
+    out, labels = tmp_path / "out", found.labels
+    out.mkdir()
+    write_clusters(out, listing, (record() for _ in range(ROWS)), labels, 50, "hardlink")
     tracemalloc.start()
     ledger = (record() for _ in range(ROWS))
-    linked = write_clusters(store.parent, store, listing, ledger, labels[::-1], 50, "hardlink")
+    linked = write_clusters(out, listing, ledger, labels[::-1], 50, "hardlink")
     tables.write_labels(tmp_path / "labels.csv", listing, (record() for _ in range(ROWS)), found, linked.files)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -41,6 +41,6 @@ def test_omniglot(shared: Path, tmp_path: Path, cli: Cli) -> None:
     assert counts["ok"] == counts["listed"] == entries(tmp_path / "o") > 1000
     from bigcluster.store import Store
 
-    pixels = Store(tmp_path / "o" / "store.zarr").array("pixels")[:200]
+    pixels = Store(tmp_path / "o").array("pixels")[:200]
     assert 200 < pixels.mean() < 255
     assert (pixels.min(axis=1) < 128).all()

@@ -273,7 +273,7 @@ def many(tmp_path: Path) -> Path:
 
 
 def marks(out: Path, stage: str = "ingest") -> int:
-    return len(list((out / "store.zarr" / "marks" / stage).glob("*.json")))
+    return len(list((out / ".bigcluster" / "marks" / stage).glob("*.json")))
 
 
 @pytest.mark.slow
@@ -487,7 +487,7 @@ def test_a_name_that_run_toml_cannot_hold(images: Path, tmp_path: Path, cli: Cli
 
 def test_a_store_of_another_version(out: Path, cli: Cli) -> None:
     metadata = out / "store.zarr" / "zarr.json"
-    metadata.write_text(metadata.read_text().replace('"bigcluster_format": 2', '"bigcluster_format": 99'))
+    metadata.write_text(metadata.read_text().replace('"bigcluster_format": 3', '"bigcluster_format": 99'))
     before = (out / "run.toml").read_bytes()
     refused(cli("run", "--out", out), 2, "format 99")
     assert (out / "run.toml").read_bytes() == before

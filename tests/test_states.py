@@ -45,7 +45,7 @@ class DyingState(StageCheckpoints):
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store.zarr")
+    return Store(tmp_path)
 
 
 class Kept:
@@ -181,7 +181,7 @@ def test_killed_after_any_save_a_solver_ends_with_the_same_bits(store: Store, na
         state.clear()
         with pytest.raises(Killed):
             job(state)
-        assert not take_inventory(store.root).leftovers
+        assert not take_inventory(store.out).leftovers
         resumed = job(StageCheckpoints(store, "stage", "print"))
         for mine, theirs in zip(resumed, undisturbed, strict=True):
             np.testing.assert_array_equal(mine, theirs)
@@ -209,7 +209,7 @@ def test_killed_again_and_again_a_solver_ends_with_the_same_bits(store: Store, n
             resumed = job(DyingState(store, 2))
             break
         except Killed:
-            assert not take_inventory(store.root).leftovers
+            assert not take_inventory(store.out).leftovers
     assert resumed is not None, "it never got to its end"
     for mine, theirs in zip(resumed, undisturbed, strict=True):
         np.testing.assert_array_equal(mine, theirs)
@@ -255,13 +255,13 @@ def test_a_state_of_other_settings_is_none_and_is_replaced(store: Store) -> None
     found = StageCheckpoints(store, "stage", "other").load()
     assert found is not None
     assert (found.facts, found.get("y").tolist()) == ({"n": 2}, [0, 1, 2, 3])
-    assert not take_inventory(store.root).leftovers
+    assert not take_inventory(store.out).leftovers
 
 
 def test_kept_arrays_are_not_written_again(store: Store) -> None:
     state = StageCheckpoints(store, "stage", "print")
     state.save({}, [("old", np.arange(3)), ("gone", np.arange(2))])
-    (before,) = (store.root / "state" / "stage").iterdir()
+    (before,) = (store.out / ".bigcluster" / "state" / "stage").iterdir()
     stamp = before.stat().st_mtime_ns
     state.save({}, [("new", np.arange(5)), ("large", np.zeros(2**18))], keep={"old"})
     assert before.stat().st_mtime_ns == stamp
@@ -269,13 +269,13 @@ def test_kept_arrays_are_not_written_again(store: Store) -> None:
     found = StageCheckpoints(store, "stage", "print").load()
     assert found is not None
     assert found.get("old").tolist() == [0, 1, 2]
-    assert len(list((store.root / "state" / "stage").iterdir())) == 2
+    assert len(list((store.out / ".bigcluster" / "state" / "stage").iterdir())) == 2
 
 
 def test_a_damaged_state_is_named_and_dropped(store: Store) -> None:
     state = StageCheckpoints(store, "stage", "print")
     state.save({}, [("x", np.arange(300))])
-    (file,) = (store.root / "state" / "stage").iterdir()
+    (file,) = (store.out / ".bigcluster" / "state" / "stage").iterdir()
     data = bytearray(file.read_bytes())
     data[-5] ^= 1
     file.write_bytes(data)
@@ -283,7 +283,7 @@ def test_a_damaged_state_is_named_and_dropped(store: Store) -> None:
     assert found is not None
     with pytest.raises(DamagedError, match="saved state"):
         found.get("x")
-    assert store.drop_damaged() == [file.relative_to(store.root).as_posix()]
+    assert store.drop_damaged() == [file.relative_to(store.out).as_posix()]
     assert state.load() is None
 
 
@@ -309,7 +309,7 @@ def test_an_interrupted_run_goes_on_from_its_state(
     out, undisturbed = tmp_path / "out", tmp_path / "undisturbed"
     line = ("--size", 8, "--components", 6, "-k", 60, "--set", "kmeans.tol=0", "--set", "kmeans.n_init=40")
     run = background("run", tmp_path / "images", "--out", out, *line)
-    state = out / "store.zarr" / "marks" / "state" / "cluster.json"
+    state = out / ".bigcluster" / "marks" / "state" / "cluster.json"
     run.wait_until(lambda: state.is_file())
     run.process.send_signal(signal.SIGINT)
     ran = run.end()

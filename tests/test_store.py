@@ -23,12 +23,12 @@ from bigcluster.store.row_source import ArrayRows, DaskRows, RowSource, spans
 
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
-    return Store(tmp_path / "store.zarr")
+    return Store(tmp_path)
 
 
 def digests_on_disk(store: Store, name: str) -> dict[str, str]:
     files = [path for path in (store.root / name / "c").rglob("*") if path.is_file()]
-    return {file.relative_to(store.root).as_posix(): chunk_digest(file.read_bytes()) for file in files}
+    return {file.relative_to(store.out).as_posix(): chunk_digest(file.read_bytes()) for file in files}
 
 
 # -- chunk shapes
@@ -237,7 +237,7 @@ def test_all_zero_chunks_are_stored(store: Store, shape: tuple[int, int]) -> Non
     digests = store.write_rows("x", 0, np.zeros(shape, np.uint8))
     assert len(digests) == 4
     assert digests == digests_on_disk(store, "x")
-    again = Store(store.root)
+    again = Store(store.out)
     again.write_rows("x", 0, np.ones(shape, np.uint8))
     digests = again.write_rows("x", 0, np.zeros(shape, np.uint8))
     assert digests == digests_on_disk(store, "x"), "an array that was opened again keeps them too"
@@ -251,7 +251,7 @@ def test_a_flipped_byte_is_noticed(store: Store) -> None:
     data[10] ^= 1
     chunk.write_bytes(bytes(data))
     with pytest.raises(Exception, match=r"(?i)checksum|crc"):
-        Store(store.root).load("x")
+        Store(store.out).load("x")
 
 
 def test_an_array_is_kept_grown_or_replaced(store: Store) -> None:
@@ -287,10 +287,10 @@ def test_an_unknown_format_is_refused_untouched(store: Store) -> None:
     values = json.loads(metadata.read_text())
     values["attributes"]["bigcluster_format"] = 99
     metadata.write_text(json.dumps(values))
-    before = snapshot(store.root)
+    before = snapshot(store.out)
     with pytest.raises(OutError, match="format 99"):
-        Store(store.root)
-    assert snapshot(store.root) == before
+        Store(store.out)
+    assert snapshot(store.out) == before
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"null", b"\xff\xfe"])
@@ -298,9 +298,9 @@ def test_an_unknown_format_is_refused_untouched(store: Store) -> None:
 def test_damaged_metadata_is_an_error_with_one_line(store: Store, name: str, content: bytes) -> None:
     store.commit("stage", "print", store.save("x", np.zeros((2, 2))), {})
     (store.root / name / "zarr.json").write_bytes(content)
-    Marks(store.root).remove("metadata", name or "store")
+    Marks(store.out).remove("metadata", name or "store")
     with pytest.raises(StoreError, match=r"damaged; delete") as caught:
-        Store(store.root).load("x")
+        Store(store.out).load("x")
     assert "\n" not in str(caught.value)
 
 
@@ -308,18 +308,18 @@ def test_damaged_metadata_is_an_error_with_one_line(store: Store, name: str, con
 @pytest.mark.parametrize("name", ["", "x"])
 def test_damaged_metadata_are_put_back(store: Store, name: str, content: bytes | None) -> None:
     store.save("x", np.arange(6.0).reshape(2, 3))
-    before = snapshot(store.root)
+    before = snapshot(store.out)
     file = store.root / name / "zarr.json"
     file.unlink()
     if content is not None:
         file.write_bytes(content)
-    np.testing.assert_array_equal(Store(store.root).load("x"), np.arange(6.0).reshape(2, 3))
-    assert snapshot(store.root) == before
+    np.testing.assert_array_equal(Store(store.out).load("x"), np.arange(6.0).reshape(2, 3))
+    assert snapshot(store.out) == before
 
 
 def test_a_store_opens_again(store: Store) -> None:
     store.save("x", np.arange(4))
-    np.testing.assert_array_equal(Store(store.root).load("x"), np.arange(4))
+    np.testing.assert_array_equal(Store(store.out).load("x"), np.arange(4))
 
 
 # -- marks
@@ -333,7 +333,7 @@ marks = st.builds(
     Mark,
     st.text(),
     st.dictionaries(
-        st.from_regex(r"[a-z][a-z0-9_.-]*(/[a-z0-9][a-z0-9_.-]*){0,3}", fullmatch=True), st.text(), max_size=3
+        st.from_regex(r"(store.zarr|\.bigcluster)(/[a-z0-9][a-z0-9_.-]*){1,3}", fullmatch=True), st.text(), max_size=3
     ),
     st.dictionaries(st.text(), json_values, max_size=3),
 )
@@ -352,7 +352,7 @@ def test_a_mark_comes_back_whole(tmp_path_factory: pytest.TempPathFactory, mark:
 @given(st.data())
 def test_a_damaged_mark_counts_as_absent(tmp_path_factory: pytest.TempPathFactory, data: st.DataObject) -> None:
     root = tmp_path_factory.mktemp("marks")
-    mark = Mark("abc", {"pixels/c/0": "12"}, {"records": [[1, None, "x"]], "square_sum": 10**40})
+    mark = Mark("abc", {"store.zarr/pixels/c/0": "12"}, {"records": [[1, None, "x"]], "square_sum": 10**40})
     Marks(root).write("stage", mark)
     path = Marks(root).path("stage")
     raw = bytearray(path.read_bytes())

@@ -64,7 +64,7 @@ def test_components_and_mean_lead_from_pixels_to_scores(
     assert components.dtype == np.float32
     from bigcluster.store import Store
 
-    pixels = Store(out / "store.zarr", create=False).load("pixels")
+    pixels = Store(out, create=False).load("pixels")
     np.testing.assert_allclose(run.mean, pixels.mean(axis=0), rtol=1e-12)
     np.testing.assert_allclose(components @ components.T, np.eye(len(components)), atol=1e-3)
     scores = run.scores.compute(scheduler="synchronous")

@@ -166,10 +166,10 @@ def test_every_command_refuses_another_format_and_touches_nothing(images: Path, 
     for version in (99, 1, "2", None):
         values["attributes"]["bigcluster_format"] = version
         metadata.write_text(json.dumps(values))
-        (out / "store.zarr" / "marks" / "metadata" / "store.json").unlink(missing_ok=True)
+        (out / ".bigcluster" / "marks" / "metadata" / "store.json").unlink(missing_ok=True)
         before = {path: path.read_bytes() for path in out.rglob("*") if path.is_file() and path.name != ".lock"}
         with pytest.raises(OutError, match=f"has the format {version}"):
-            Store(out / "store.zarr")
+            Store(out)
         if version == 99:
             for line in (("run", "--out", out), ("sweep", out, "-k", "2:3"), ("verify", out),
                          ("predict", out, images, "--to", tmp_path / "p.csv")):  # fmt: skip
@@ -277,7 +277,7 @@ def test_a_disk_that_vanishes_is_one_line(images: Path, tmp_path: Path, monkeypa
 
 def test_another_folder_in_the_place_of_the_store_is_not_vouched_for(tmp_path: Path) -> None:
     """An unmounted disk leaves its mount point: what would be written there is no part of the store."""
-    store = Store(tmp_path / "store.zarr")
+    store = Store(tmp_path)
     first = store.save("x", np.arange(3))
     (tmp_path / "store.zarr").rename(tmp_path / "elsewhere")
     (tmp_path / "store.zarr").mkdir()

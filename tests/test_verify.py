@@ -19,6 +19,7 @@ import bigcluster as bc
 from benchmarks.stress.flips import flip
 from benchmarks.stress.work import BUDGET, Job
 from bigcluster.errors import OutError, StoreError
+from bigcluster.files.layout import STORES
 from bigcluster.pipeline.predict import predict
 from bigcluster.runtime.events import DecodingStarted, Event
 from bigcluster.store import Mark, Marks, Store, take_inventory
@@ -65,13 +66,13 @@ def test_a_finished_run_is_sound_and_verify_changes_nothing(out: Path, job: Job,
         assert (found["ok"], found["damaged"], found["redo"], found["notes"]) == (True, [], [], [])
         assert found["sampled"] is quick
     assert snapshot(out) == before
-    assert not take_inventory(out / "store.zarr").leftovers, "something vouches for every file"
+    assert not take_inventory(out).leftovers, "something vouches for every file"
 
 
 def test_any_flipped_byte_of_the_store_is_found_and_made_good(out: Path, finished: Path, job: Job) -> None:
     rng = random.Random(os.fspath(out))
     for _ in range(6):
-        file = flip(out / "store.zarr", rng, by_bytes=False)
+        file = flip(out, rng, by_bytes=False)
         found = job.verify(out)
         assert file in damage(found), file
         job.run(out)
@@ -80,41 +81,41 @@ def test_any_flipped_byte_of_the_store_is_found_and_made_good(out: Path, finishe
 
 
 def test_a_flipped_byte_is_found_in_every_file_of_the_store(out: Path, finished: Path, job: Job) -> None:
-    store = out / "store.zarr"
-    for path in [path for path in sorted(store.rglob("*")) if path.is_file()]:
+    for path in [path for store in STORES for path in sorted((out / store).rglob("*")) if path.is_file()]:
         content, file = bytearray(path.read_bytes()), path.relative_to(out).as_posix()
         content[len(content) // 2] ^= 16
         path.write_bytes(content)
         assert file in damage(job.verify(out)), file
-        shutil.rmtree(store)  # with the marks of what was damaged
-        shutil.copytree(finished / "store.zarr", store)
+        for store in STORES:  # with the marks of what was damaged
+            shutil.rmtree(out / store)
+            shutil.copytree(finished / store, out / store)
     assert job.verify(out)["ok"]
 
 
 @pytest.mark.parametrize(
     ("file", "stage"),
     [
-        ("zarr.json", "metadata"),
-        ("scores/zarr.json", "metadata"),
-        ("marks/metadata/scores.json", "metadata"),
-        ("pixels/c/0/0", "ingest"),
-        ("ok/c/0", "ingest"),
-        ("marks/ingest/000000.json", "ingest"),
-        ("scores/c/0/0", "reduce"),
-        ("marks/reduce/done.json", "reduce"),
-        ("labels/c/0", "cluster"),
-        ("marks/cluster/done.json", "cluster"),
-        ("marks/entries/done.json", "output"),
-        ("marks/outputs/done.json", "output"),
+        ("store.zarr/zarr.json", "metadata"),
+        ("store.zarr/scores/zarr.json", "metadata"),
+        (".bigcluster/marks/metadata/scores.json", "metadata"),
+        ("store.zarr/pixels/c/0/0", "ingest"),
+        ("store.zarr/ok/c/0", "ingest"),
+        (".bigcluster/marks/ingest/000000.json", "ingest"),
+        ("store.zarr/scores/c/0/0", "reduce"),
+        (".bigcluster/marks/reduce/done.json", "reduce"),
+        ("store.zarr/labels/c/0", "cluster"),
+        (".bigcluster/marks/cluster/done.json", "cluster"),
+        (".bigcluster/marks/entries/done.json", "output"),
+        (".bigcluster/marks/outputs/done.json", "output"),
     ],
 )
 def test_only_what_depends_on_the_damage_is_redone(out: Path, finished: Path, job: Job, file: str, stage: str) -> None:
-    path = out / "store.zarr" / file
-    array_of_marks = file == "ok/c/0"  # what it says stands in the marks of the blocks
+    path = out / file
+    array_of_marks = file == "store.zarr/ok/c/0"  # what it says stands in the marks of the blocks
     data = path.read_bytes()
     path.write_bytes(data[: len(data) // 2])
     found = job.verify(out)
-    assert damage(found) == {f"store.zarr/{file}": stage}
+    assert damage(found) == {file: stage}
     stages = job.run(out)["stages"]
     redone = {name for name, facts in stages.items() if not facts.get("reused", True)}
     assert redone == {stage} & {"ingest", "reduce", "cluster"} - ({"ingest"} if array_of_marks else set())
@@ -126,7 +127,7 @@ def test_only_what_depends_on_the_damage_is_redone(out: Path, finished: Path, jo
 
 @pytest.mark.parametrize("stage", ["ingest", "reduce", "cluster"])
 def test_a_lost_mark_is_damage(out: Path, job: Job, stage: str) -> None:
-    (out / "store.zarr" / "marks" / stage / "done.json").unlink()
+    (out / ".bigcluster" / "marks" / stage / "done.json").unlink()
     assert job.verify(out)["redo"] == [stage]
     job.run(out)
     assert job.verify(out)["ok"]
@@ -272,12 +273,12 @@ def spoil_numbers(values: np.ndarray[Any, Any]) -> None:
 def test_numbers_that_cannot_be_are_found_though_their_digests_fit(
     out: Path, job: Job, array: str, spoil: Callable[[Any], None], stage: str
 ) -> None:
-    store = Store(out / "store.zarr")
+    store = Store(out)
     values = store.load(array).copy()
     spoil(values)
     mark = store.mark(stage)
     assert mark is not None
-    others = {file: digest for file, digest in mark.digests.items() if not file.startswith(f"{array}/")}
+    others = {file: digest for file, digest in mark.digests.items() if not file.startswith(f"store.zarr/{array}/")}
     store.commit(stage, mark.fingerprint, others | store.save(array, values), mark.payload)
     assert f"store.zarr/{array}" in damage(job.verify(out))
 
@@ -287,7 +288,7 @@ def test_numbers_that_cannot_be_are_found_though_their_digests_fit(
 
 def test_an_interrupted_run_is_a_note(out: Path, job: Job) -> None:
     for name in ("cluster", "outputs"):
-        (out / "store.zarr" / "marks" / name / "done.json").unlink()
+        (out / ".bigcluster" / "marks" / name / "done.json").unlink()
     (out / "store.zarr" / "pixels" / "c" / "0" / ".0123456789abcdef-7.partial").write_bytes(b"half")
     (out / ".lock").write_text("process 1 on elsewhere\nunfinished 0123456789abcdef\n")
     found = job.verify(out)
@@ -300,11 +301,11 @@ def test_an_interrupted_run_is_a_note(out: Path, job: Job) -> None:
 
 def test_rows_that_a_killed_run_was_moving_are_no_damage(out: Path, finished: Path, job: Job) -> None:
     """Their files have moved, one mark of two holds: nothing is lost, and the next run goes on from there."""
-    marks = Marks(out / "store.zarr")
+    marks = Marks(out)
     marks.remove("outputs")
     old = marks.read("ingest", "000000")
     assert old is not None
-    moved = {file.replace("pixels/", "retired/", 1): digest for file, digest in old.digests.items()}
+    moved = {file.replace("/pixels/", "/retired/", 1): digest for file, digest in old.digests.items()}
     marks.write("retired", Mark(old.fingerprint, moved, old.payload), "000000")
     found = job.verify(out)
     assert (found["ok"], found["redo"]) == (True, []), found
@@ -318,8 +319,8 @@ def test_no_store_another_format_and_an_out_in_use(out: Path, tmp_path: Path, jo
     with pytest.raises(StoreError, match="holds no run"):
         job.verify(tmp_path / "nowhere")
     metadata = out / "store.zarr" / "zarr.json"
-    (out / "store.zarr" / "marks" / "metadata" / "store.json").unlink()
-    metadata.write_text(metadata.read_text().replace('"bigcluster_format": 2', '"bigcluster_format": 99'))
+    (out / ".bigcluster" / "marks" / "metadata" / "store.json").unlink()
+    metadata.write_text(metadata.read_text().replace('"bigcluster_format": 3', '"bigcluster_format": 99'))
     before = snapshot(out)
     with pytest.raises(OutError, match="format 99"):
         job.verify(out)

@@ -1,4 +1,4 @@
-"""Single flipped bytes anywhere in store.zarr: `verify` finds and names every one, and the next run makes it good."""
+"""Single flipped bytes anywhere in the store: `verify` finds and names every one, and the next run makes it good."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.stress.work import Job, catalog, labels, scratch
+from bigcluster.files.layout import STORES
 from bigcluster.store.inventory import files_below
 
 
@@ -27,7 +28,7 @@ def main(full: bool) -> dict[str, Any]:
         for number in range(wanted):
             shutil.rmtree(out, ignore_errors=True)
             shutil.copytree(sound, out, symlinks=True)
-            file = flip(out / "store.zarr", rng, by_bytes=number % 2 == 0)
+            file = flip(out, rng, by_bytes=number % 2 == 0)
             found = job.verify(out)
             named = [damage["file"] for damage in found["damaged"]]
             assert file in named, f"flip {number} in {file} was not named: {found}"
@@ -45,13 +46,13 @@ def main(full: bool) -> dict[str, Any]:
     }
 
 
-def flip(store: Path, rng: random.Random, *, by_bytes: bool) -> str:
+def flip(out: Path, rng: random.Random, *, by_bytes: bool) -> str:
     """Change one byte of one file; returns its name as `verify` says it."""
-    files = [path for path in files_below(store) if path.stat().st_size]
+    files = [path for store in STORES for path in files_below(out / store) if path.stat().st_size]
     sizes = [path.stat().st_size if by_bytes else 1 for path in files]
     (path,) = rng.choices(files, sizes)
     flip_file(path, rng)
-    return path.relative_to(store.parent).as_posix()
+    return path.relative_to(out).as_posix()
 
 
 def flip_file(path: Path, rng: random.Random) -> None:

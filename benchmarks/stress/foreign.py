@@ -19,7 +19,10 @@ from benchmarks.stress.work import Job, catalog, scratch
 from bigcluster.files.kept import KEPT
 
 BESIDE = ("labels.csv", "images.csv", "variance.csv", "memory.csv")
-IN_STORE = ("notes.txt", "pixels/notes", "pixels/c/notes", "pixels/c/0/77", "centers/c/9", "marks/notes.json", "x/y/z")
+IN_STORE = (
+    *("store.zarr/notes.txt", "store.zarr/pixels/notes", "store.zarr/pixels/c/notes", "store.zarr/pixels/c/0/77"),
+    *("store.zarr/centers/c/9", "store.zarr/x/y/z", ".bigcluster/marks/notes.json", ".bigcluster/x/y/z"),
+)
 MODES = (0o644, 0o600, 0o444, 0o755)
 
 
@@ -111,7 +114,7 @@ class Person:
         self._put[path] = entry_of(path)
 
     def _note_in_store(self) -> None:
-        self._write(self._out / "store.zarr" / self._rng.choice(IN_STORE), self._text())
+        self._write(self._out / self._rng.choice(IN_STORE), self._text())
 
     def _array_in_store(self) -> None:
         name = f"mine-{self._number}"

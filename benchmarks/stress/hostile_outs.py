@@ -24,13 +24,15 @@ Maker = Callable[[Path], None]
 
 
 def _declare(out: Path, name: str, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change what zarr is told of an array, and vouch for it."""
-    root = out / "store.zarr"
-    file = root / name / "zarr.json"
+    """Change what zarr is told of an array, and vouch for it; where no mark can, it goes."""
+    marks, file = Marks(out), metadata.file_of(out, name)
     told = json.loads(file.read_text(encoding="utf-8"))
     change(told)
     file.write_text(json.dumps(told), encoding="utf-8")
-    metadata.register(Marks(root), root, name)
+    try:
+        metadata.register(marks, name)
+    except ValueError:
+        metadata.unregister(marks, name)
 
 
 def codec(out: Path) -> None:
@@ -82,20 +84,20 @@ def large_chunk(out: Path) -> None:
 
 
 def mark_fifo(out: Path) -> None:
-    path = Marks(out / "store.zarr").path("ingest")
+    path = Marks(out).path("ingest")
     path.unlink()
     os.mkfifo(path)
 
 
 def mark_zero(out: Path) -> None:
-    path = Marks(out / "store.zarr").path("cluster")
+    path = Marks(out).path("cluster")
     path.unlink()
     path.symlink_to("/dev/zero")
 
 
 def mark_lists(out: Path) -> None:
     """A sealed mark of 40 MB of empty lists."""
-    marks = Marks(out / "store.zarr")
+    marks = Marks(out)
     found = marks.read("ingest")
     assert found is not None
     marks.write("ingest", Mark(found.fingerprint, found.digests, {**found.payload, "more": [[]] * 10_000_000}))
@@ -103,14 +105,18 @@ def mark_lists(out: Path) -> None:
 
 def many_marks(out: Path) -> None:
     """2,000 sealed marks, each of which vouches for 2,000 files that are not there."""
-    marks = Marks(out / "store.zarr")
+    marks = Marks(out)
     for i in range(2000):
-        marks.write("ingest", Mark("", {f"pixels/c/{i}/{j}{'x' * 80}": "0" * 32 for j in range(2000)}), f"{i + 1:06d}")
+        marks.write(
+            "ingest",
+            Mark("", {f"store.zarr/pixels/c/{i}/{j}{'x' * 80}": "0" * 32 for j in range(2000)}),
+            f"{i + 1:06d}",
+        )
 
 
 def mark_names(out: Path) -> None:
     """The sealed mark of the clusters is 43 MiB with a million names in it."""
-    marks = Marks(out / "store.zarr")
+    marks = Marks(out)
     found = marks.read("cluster")
     assert found is not None
     names = [f"{i:07d}{'x' * 34}" for i in range(1_000_000)]
@@ -122,7 +128,7 @@ def large_arrays(out: Path) -> None:
     n_bytes = 100 * MIB
     checksum = google_crc32c.value(bytes(n_bytes)).to_bytes(4, "little")
     for name in _WHOLE:
-        itemsize = Store(out / "store.zarr").array(name).dtype.itemsize
+        itemsize = Store(out).array(name).dtype.itemsize
 
         def change(told: dict[str, Any], length: int = n_bytes // itemsize) -> None:
             told["shape"], told["chunk_grid"]["configuration"]["chunk_shape"] = [length], [length]

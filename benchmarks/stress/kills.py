@@ -34,11 +34,11 @@ STAGES = ("ingest", "reduce", "cluster")
 PREPARED: dict[str, Callable[[Path], bool]] = {
     "start": lambda out: True,
     "ingest": lambda out: (out / "run.toml").exists(),
-    "a block": lambda out: any((out / "store.zarr" / "marks" / "ingest").glob("0*.json")),
-    "reduce": lambda out: (out / "store.zarr" / "marks" / "ingest" / "done.json").exists(),
-    "cluster": lambda out: (out / "store.zarr" / "marks" / "reduce" / "done.json").exists(),
-    "iterations": lambda out: (out / "store.zarr" / "marks" / "state" / "cluster.json").exists(),
-    "output": lambda out: (out / "store.zarr" / "marks" / "cluster" / "done.json").exists(),
+    "a block": lambda out: any((out / ".bigcluster" / "marks" / "ingest").glob("0*.json")),
+    "reduce": lambda out: (out / ".bigcluster" / "marks" / "ingest" / "done.json").exists(),
+    "cluster": lambda out: (out / ".bigcluster" / "marks" / "reduce" / "done.json").exists(),
+    "iterations": lambda out: (out / ".bigcluster" / "marks" / "state" / "cluster.json").exists(),
+    "output": lambda out: (out / ".bigcluster" / "marks" / "cluster" / "done.json").exists(),
     "report": lambda out: (out / "summary.json").exists(),
 }
 """What shows that a run has come so far. The kill follows after a random part of what that stage takes."""
@@ -157,7 +157,7 @@ def runs(process: psutil.Process) -> bool:
 
 def done(out: Path) -> dict[str, Any]:
     """What the marks say is done: blocks, stages, iterations of the stage in work; and which that is."""
-    marks = Marks(out / "store.zarr")
+    marks = Marks(out)
     blocks = sum(stage == "ingest" and block != "done" for stage, block in marks.names())
     stages = [stage for stage in STAGES if marks.read(stage) is not None]
     state = marks.read(STATE, "cluster")

@@ -16,8 +16,8 @@ from benchmarks.stress.harness import command, described, differences, refusal, 
 from benchmarks.stress.work import Job, catalog, scratch
 
 MORE_NAMES = (
-    *("manifest.csv", "sweep.csv", "sweep.png", "kept", "profile", "profile/timeline.png", "store.zarr/state"),
-    *("store.zarr/state/cluster", "store.zarr/marks/state", "store.zarr/marks/state/cluster.json"),
+    *("manifest.csv", "sweep.csv", "sweep.png", "kept", "profile", "profile/timeline.png", ".bigcluster/state"),
+    *(".bigcluster/state/cluster", ".bigcluster/marks/state", ".bigcluster/marks/state/cluster.json"),
     *("store.zarr/retired", "store.zarr/components", "store.zarr/norms", "store.zarr/sweep_centers"),
 )
 """Beyond what a run leaves: what other commands and interrupted runs make."""

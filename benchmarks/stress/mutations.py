@@ -146,14 +146,14 @@ def _run(images: Path, out: Path, listener: Callable[[Event], None]) -> bc.Run:
 
 def _pixel_rows(run: bc.Run) -> dict[str, NDArray[np.uint8]]:
     """Name -> its row of pixels."""
-    pixels = Store(run.out / "store.zarr", create=False).load("pixels")
+    pixels = Store(run.out, create=False).load("pixels")
     return dict(zip(map(from_csv_path, run.images["path"]), pixels, strict=True))
 
 
 def _ends(run: bc.Run, rows: dict[str, NDArray[np.uint8]], originals: dict[str, bytes]) -> dict[str, dict[str, int]]:
     """Per kind of file: how many are ok, and how many of these do not look as they did."""
     prepare_codecs()
-    spec = stored_recipe(Store(run.out / "store.zarr", create=False))
+    spec = stored_recipe(Store(run.out, create=False))
     status = dict(zip(map(from_csv_path, run.images["path"]), run.images["status"], strict=True))
     ends: dict[str, Counter[str]] = {kind: Counter(files=0, ok=0, changed=0) for kind in _KINDS}
     for name, data in originals.items():

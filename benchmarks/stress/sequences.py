@@ -32,7 +32,7 @@ NAMES = (
     *("labels.csv", "run.toml", "summary.json", "notes.txt", "clusters/00/p0.png", "clusters/01/mine.txt"),
     *("clusters/Mine/p1.png", "clusters/00/p3.png/inner", "report/index.html", "report/mine.html", "kept/labels.csv"),
     *("store.zarr/notes.txt", "store.zarr/pixels/c/0/0", "store.zarr/mine/zarr.json", ".x.partial", "profile/mine"),
-    *("store.zarr/marks/ingest/000000.json", "store.zarr/marks/other/1.json", "sweep.csv", "memory.csv"),
+    *(".bigcluster/marks/ingest/000000.json", ".bigcluster/marks/other/1.json", "sweep.csv", "memory.csv"),
 )
 LINKED = ("labels.csv", "clusters", "store.zarr", "report", "report/index.html", ".lock", "kept", "sweep.png")
 

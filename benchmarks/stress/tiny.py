@@ -56,7 +56,7 @@ def _measure(images: Path, out: Path) -> dict[str, Any]:
     began = time.monotonic()
     run = bc.run(images, out, n_clusters=10, memory="1GiB", size="8x8")
     wall_seconds = time.monotonic() - began
-    store = Store(out / "store.zarr", create=False)
+    store = Store(out, create=False)
     ingested = load_ingested(store)
     listing, listing_seconds = _timed(lambda: list_images(str(images), out))
     freshness = Freshness(listing, stored_recipe(store), timeout_seconds=30.0)

@@ -6,7 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from bigcluster import outdir
 from bigcluster.api.arguments import Images, PathLike, Sets
 from bigcluster.errors import DamagedError, StoreError, UsageError
 from bigcluster.files import targets
@@ -70,7 +69,7 @@ class Run:
         """Open the store. Raises DamagedError where arrays of the model have other shapes than summary.json says."""
         from bigcluster.store import Store
 
-        store, summary = Store(self.out / outdir.STORE, create=False), self.summary
+        store, summary = Store(self.out, create=False), self.summary
         try:
             n_ok, center_shape = summary["counts"]["ok"], (summary["n_clusters"], summary["n_components"])
             shapes = {"centers": center_shape, "ok": (summary["counts"]["listed"],)}
@@ -143,11 +142,11 @@ class Run:
         summary = self.summary
         if summary["settings"]["reduce"] == "none":
             raise StoreError(f"{self.out} was clustered without a reduction (reduce = none): there are no components")
-        if not are_stored(Store(self.out / outdir.STORE, create=False)):
+        if not are_stored(Store(self.out, create=False)):
             from bigcluster.api.calls import make_components
 
             make_components(self.out)
-        stored = self._stored(Store(self.out / outdir.STORE, create=False), "components", REDUCE)
+        stored = self._stored(Store(self.out, create=False), "components", REDUCE)
         return stored[: summary["n_components"]]
 
     @property
@@ -157,7 +156,7 @@ class Run:
         from bigcluster.stages.ingest import load_ingested
         from bigcluster.store import Store
 
-        store = Store(self.out / outdir.STORE, create=False)
+        store = Store(self.out, create=False)
         if self.summary["settings"]["reduce"] == "none":
             return load_features(store, load_ingested(store)).mean
         return store.load("mean")

@@ -9,7 +9,6 @@ results.py writes the files beside the store.
 from bigcluster.outdir.claim import (
     MANIFEST,
     RUN_TOML,
-    STORE,
     absolute,
     check_is_out,
     claim,
@@ -25,7 +24,6 @@ __all__ = [
     "LOCK",
     "MANIFEST",
     "RUN_TOML",
-    "STORE",
     "absolute",
     "check_is_out",
     "check_places",

@@ -12,15 +12,15 @@ from bigcluster.config import Settings, flatten, read_toml
 from bigcluster.errors import ConfigError, OutError, RunNotFoundError, StoreError
 from bigcluster.files.durable import is_folder, is_regular, is_unfinished
 from bigcluster.files.kept import KEPT
+from bigcluster.files.layout import STORES
 from bigcluster.outdir.lock import LOCK, MOST_BYTES, parse
 
 RUN_TOML = "run.toml"
-STORE = "store.zarr"
 MANIFEST = "manifest.csv"
 """The images of a run that was given a list of them in Python."""
 HEADING = "# The settings of the last run.\n"
 """Begins OUT/run.toml."""
-_BEGUN = {LOCK, RUN_TOML, STORE, KEPT}
+_BEGUN = {LOCK, RUN_TOML, *STORES, KEPT}
 """The only names in an OUT whose run was killed before it wrote its first mark."""
 
 
@@ -69,25 +69,26 @@ def out_of(file: str) -> Path | None:
 def _has_store(out: Path) -> bool:
     from bigcluster.store import is_store  # zarr and numpy: the process that supervises asks nothing of this
 
-    return is_folder(out / STORE) and is_store(out / STORE)
+    return is_store(out)
 
 
 def _is_begun(out: Path) -> bool:
     """Whether a folder holds what a run that was killed at its start leaves, and nothing else."""
-    lock, settings, store = out / LOCK, out / RUN_TOML, out / STORE
+    lock, settings = out / LOCK, out / RUN_TOML
     if not is_regular(lock) or lock.stat().st_size > MOST_BYTES:
         return False
     said = parse(lock.read_bytes())
     if said is None:
         return False
     inside = {name for name in os.listdir(out) if not any(is_unfinished(name, token) for token in said[1])}
-    if not inside <= _BEGUN or (STORE in inside and not (is_folder(store) and _is_bare(store, said[1]))):
+    bare = all(is_folder(out / store) and _is_bare(out / store, said[1]) for store in inside.intersection(STORES))
+    if not (inside <= _BEGUN and bare):
         return False
     return RUN_TOML not in inside or (is_regular(settings) and _starts_with(settings, HEADING.encode()))
 
 
 def _is_bare(store: Path, tokens: list[str]) -> bool:
-    """Whether a store was made and nothing written into it."""
+    """Whether a folder of the store was made and nothing written into it."""
     return all(any(is_unfinished(name, token) for token in tokens) for name in os.listdir(store))
 
 
@@ -96,10 +97,17 @@ def _starts_with(path: Path, heading: bytes) -> bool:
         return file.read(len(heading)) == heading
 
 
-def check_is_out(out: Path) -> None:
-    """Raise RunNotFoundError where no run wrote into this folder: nothing in it is touched then."""
+def check_is_out(out: Path, *, or_damaged: bool = False) -> None:
+    """Raise RunNotFoundError where no run wrote into this folder, OutError where a version with another format did:
+    nothing in it is touched then.
+
+    or_damaged : permit that the file which names the format is not what this version wrote there.
+    """
+    from bigcluster.store import check_format
+
     if not is_out(out):
         raise no_run(out)
+    check_format(out, or_damaged=or_damaged)
 
 
 def no_run(out: str | Path) -> RunNotFoundError:
@@ -110,8 +118,11 @@ def no_run(out: str | Path) -> RunNotFoundError:
 def claim(out: Path, images: str) -> None:
     """Check that OUT may be used for these images and make the folder.
 
-    Raises OutError for a folder of other files or of another IMAGES root, StoreError where it cannot be written.
+    Raises OutError for a folder of other files, of another IMAGES root or of another format, StoreError where it cannot
+    be written.
     """
+    from bigcluster.store import check_format
+
     if out.exists() and not out.is_dir():
         raise OutError(f"OUT is a file: {out}; give a folder")
     try:
@@ -120,6 +131,7 @@ def claim(out: Path, images: str) -> None:
             raise OutError(
                 f"OUT holds files that are not ours ({inside[0]}, {len(inside)} in all): {out}; give another"
             )
+        check_format(out)
         previous = kept_values(str(out)) or {}
         if "images" in previous:
             _check_root(out, previous["images"], root_of(images))

@@ -1,7 +1,7 @@
 """What we made in a folder that others may write to as well: so much of every entry that it is known again.
 
-store.zarr/marks/<created>/done.json      names the list that counts, and vouches for its file
-store.zarr/made/<created>-<digest>.list   the list: 5 columns of 64 bits, little-endian, ordered by the first
+.bigcluster/marks/<created>/done.json      names the list that counts, and vouches for its file
+.bigcluster/made/<created>-<digest>.list   the list: 5 columns of 64 bits, little-endian, ordered by the first
 
 Content decides: an entry is ours where its path is on the list and its content is what the list says. Inode, size and
 time only save the reading: a copied OUT has others, and a file system gives the inode of a deleted file to a new one.
@@ -27,7 +27,8 @@ from bigcluster.catalog import path_key
 from bigcluster.files.bounded import check_room, read_bounded
 from bigcluster.files.durable import digest_of, digest_of_file, unlink_below, write_bytes
 from bigcluster.files.kept import clear_way
-from bigcluster.store import MADE, Mark, Marks, metadata
+from bigcluster.files.layout import MADE
+from bigcluster.store import Mark, Marks, metadata
 
 WORD = (1 << 64) - 1
 """Mask of 64 bits."""
@@ -194,7 +195,7 @@ def _is_untouched(status: os.stat_result, known: Known) -> bool:
 class OwnedList:
     """The stored list of one folder of OUT. A mark names the file that counts, so that it is replaced at once."""
 
-    store_root: Path
+    out: Path
     created: str
     """The name of the mark."""
 
@@ -203,13 +204,13 @@ class OwnedList:
 
         Raises MemoryBudgetError where it takes more memory than the budget leaves.
         """
-        mark = Marks(self.store_root).read(self.created)
+        mark = Marks(self.out).read(self.created)
         if mark is None or len(mark.digests) != 1:
             return None
         ((file, digest),) = mark.digests.items()
-        self._check_room(self.store_root / file)
+        self._check_room(self.out / file)
         try:
-            data = read_bounded(self.store_root / file, self._most_bytes())
+            data = read_bounded(self.out / file, self._most_bytes())
             return Owned.from_bytes(data) if digest_of(data) == digest else None
         except (OSError, ValueError):
             return None
@@ -222,18 +223,18 @@ class OwnedList:
 
     def _most_bytes(self) -> int:
         """Bytes of a list of ours, at most: several entries for every listed image, and the pages of a report."""
-        return _N_COLUMNS * 8 * (_MOST_ENTRIES + _MOST_OF_ONE_IMAGE * metadata.n_rows(self.store_root, "pixels"))
+        return _N_COLUMNS * 8 * (_MOST_ENTRIES + _MOST_OF_ONE_IMAGE * metadata.n_rows(self.out, "pixels"))
 
     def write(self, owned: Owned) -> None:
         """Replace the list. It is on disk when this returns, so that entries are on the list before they are made."""
-        marks = Marks(self.store_root)
+        marks = Marks(self.out)
         before = marks.read(self.created)
         data = owned.to_bytes()
         digest = digest_of(data)
         file = f"{MADE}/{self.created}-{digest}.list"
-        clear_way(self.store_root / MADE, self.store_root.parent)
-        write_bytes(self.store_root / file, data, self.store_root.parent)
+        clear_way(self.out / MADE, self.out)
+        write_bytes(self.out / file, data, self.out)
         marks.write(self.created, Mark("", {file: digest}))
         for old in set(before.digests if before else ()) - {file}:
             if old.startswith(f"{MADE}/"):
-                unlink_below(self.store_root / old, self.store_root.parent)
+                unlink_below(self.out / old, self.out)

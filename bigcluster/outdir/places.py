@@ -13,13 +13,14 @@ from pathlib import Path
 from bigcluster.errors import OutError
 from bigcluster.files.durable import entries_below
 from bigcluster.files.kept import KEPT
+from bigcluster.files.layout import STORES
 
 FILES = (
     *(".lock", "run.toml", "labels.csv", "images.csv", "summary.json", "variance.csv", "memory.csv"),
     *("sweep.csv", "sweep.png", "manifest.csv"),
 )
-FOLDERS = ("store.zarr", "clusters", "report", "profile", KEPT)
-_WALKED = ("store.zarr", "report", "profile")
+FOLDERS = (*STORES, "clusters", "report", "profile", KEPT)
+_WALKED = (*STORES, "report", "profile")
 """Folders below which every entry is checked. In clusters/ links are usual, so that only its folders are checked."""
 
 

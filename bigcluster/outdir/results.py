@@ -42,9 +42,9 @@ _SETTINGS_DO_NOT_FIT = (
 class ResultFiles:
     """Writes the files of OUT, and the list of them: see the module."""
 
-    def __init__(self, store_root: Path, out: Path, tell: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(self, out: Path, tell: Callable[[str], None] = lambda _: None) -> None:
         """tell : is called with one line of text for every file of somebody else that goes to OUT/kept."""
-        self._marks, self._out, self._tell = Marks(store_root), out, tell
+        self._marks, self._out, self._tell = Marks(out), out, tell
         mark = self._marks.read(MARK)
         payload: dict[str, Any] = {} if mark is None else mark.payload
         self._files: dict[str, str] = payload.get("files", {})

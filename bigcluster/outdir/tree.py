@@ -44,8 +44,8 @@ class OwnedTree:
     owned: OwnedList
 
     @classmethod
-    def of(cls, out: Path, folder: str, store_root: Path, created: str) -> OwnedTree:
-        return cls(out, folder, OwnedList(store_root, created))
+    def of(cls, out: Path, folder: str, created: str) -> OwnedTree:
+        return cls(out, folder, OwnedList(out, created))
 
     @property
     def root(self) -> Path:

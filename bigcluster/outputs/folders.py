@@ -98,7 +98,6 @@ def cluster_folder(label: int, n_clusters: int) -> str:
 
 def write_clusters(
     out: Path,
-    store_root: Path,
     listing: Listing,
     ledger: Iterable[FileRecord],
     labels: NDArray[np.int32],
@@ -111,16 +110,16 @@ def write_clusters(
     ledger : the record of every listed row. Our list of what we made goes before the folder: killed at any point, the
     next call puts both right.
     """
-    with _Writing(out, store_root, listing, link) as writing:
+    with _Writing(out, listing, link) as writing:
         return writing.write(ledger, labels, n_clusters, advance)
 
 
 class _Writing:
     """One rewrite of clusters/."""
 
-    def __init__(self, out: Path, store_root: Path, listing: Listing, link: str) -> None:
+    def __init__(self, out: Path, listing: Listing, link: str) -> None:
         self._out, self._listing, self._link = out, listing, link
-        self._tree = OwnedTree.of(out, FOLDER, store_root, CREATED)
+        self._tree = OwnedTree.of(out, FOLDER, CREATED)
         self._root = str(self._tree.root)
         before = self._tree.owned.read()
         self._before = recovered_list(self._tree.root, listing) if before is None else before
@@ -383,6 +382,6 @@ def _is_same(status: os.stat_result, other: os.stat_result) -> bool:
     return (status.st_dev, status.st_ino) == (other.st_dev, other.st_ino)
 
 
-def created(store_root: Path) -> Owned | None:
+def created(out: Path) -> Owned | None:
     """What we made in clusters/; None where the list is lost, or there never was one."""
-    return OwnedList(store_root, CREATED).read()
+    return OwnedList(out, CREATED).read()

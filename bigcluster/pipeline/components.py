@@ -26,7 +26,7 @@ def components(
     """
     job = open_job(settings, resources, listener, caller)
     with job.stages.sampler, outdir.locked(job.out):
-        store = Store(job.out / outdir.STORE, create=False)
+        store = Store(job.out, create=False)
         with naming_damage(store), job.stages.measure(COMPONENTS):
             features = load_features(store, load_ingested(store))
             array = stored_components(job.context(store), features)

@@ -77,7 +77,7 @@ def naming_damage(store: Store, before_dropping: Callable[[], None] = lambda: No
         before_dropping()
         files = store.drop_damaged()
         what = f"{len(files)} damaged files, such as {files[0]}" if files else str(error)
-        raise DamagedError(f"{store.root}: {what}; run again: what is damaged is made anew") from error
+        raise DamagedError(f"{store.out}: {what}; run again: what is damaged is made anew") from error
 
 
 class Stages:

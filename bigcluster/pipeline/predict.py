@@ -123,7 +123,7 @@ def _label_all(
     counted: Counter[str] = Counter()
     with ExitStack() as stack:
         with outdir.locked(job.out):
-            store = Store(job.out / outdir.STORE, create=False, most_bytes=job.remaining_bytes)
+            store = Store(job.out, create=False, most_bytes=job.remaining_bytes)
             spec = stored_recipe(store)
             with naming_damage(store):
                 features = load_features(store, load_ingested(store))
@@ -228,7 +228,7 @@ def _check_version(store: Store, version: list[tuple[int, int] | None]) -> None:
     """Raise StoreError where the model in OUT has changed: rows of two models cannot be compared."""
     if _version(store) != version:
         raise StoreError(
-            f"{store.root.parent} was clustered anew while its model was in use: nothing is written; give the command "
+            f"{store.out} was clustered anew while its model was in use: nothing is written; give the command "
             "again, when that run is done"
         )
 

@@ -38,7 +38,7 @@ def report(
     with job.stages.sampler, _naming_writes(job.out), outdir.locked(job.out):
         if not summary_path.is_file():  # after OUT is locked: a running job is not an unfinished one
             raise StoreError(f"{job.out} holds no finished run; run the job to its end first")
-        store = Store(job.out / outdir.STORE, create=False, most_bytes=job.remaining_bytes)
+        store = Store(job.out, create=False, most_bytes=job.remaining_bytes)
         spec, n_images = stored_recipe(store), store.array("pixels").shape[0]
         n_clusters, n_columns = store.array("centers").shape
         fit = None if settings.reduce == "none" else store.mark(REDUCE)

@@ -68,7 +68,7 @@ def prepare(
         exclude=settings.exclude,
         **vars(settings.manifest),
         most_bytes=beyond,
-        listed_before=tuple if out is None else partial(listed_before, out / outdir.STORE),
+        listed_before=tuple if out is None else partial(listed_before, out),
     )
     if settings.exclude and listing.manifest is not None:
         raise UsageError("exclude is of folders and globs: take the rows out of the manifest, or give --set exclude=[]")
@@ -143,13 +143,13 @@ def _run(
     outdir.claim(job.out, settings.images)
     with outdir.locked(job.out):
         outdir.sweep_unfinished(job.out)
-        store = Store(job.out / outdir.STORE, most_bytes=job.remaining_bytes)
+        store = Store(job.out, most_bytes=job.remaining_bytes)
         was_finished = is_finished(store.marks)
         spec = _decode_spec(settings, plan.image_size, plan.stage(INGEST).choices["decode_bytes"])
         check_recipe(store, spec, replace=replace)
         if given is not None:
             write_manifest_copy(store, Path(given), Path(settings.images))
-        files = ResultFiles(store.root, job.out, job.progress.warn)
+        files = ResultFiles(job.out, job.progress.warn)
         with files.writing((*OF_A_RUN, *OF_A_SWEEP)), files.settings(settings):
             with naming_damage(store):
                 done = _compute(job, listing, plan, spec, store, extractor, isolate_rows, rehash)
@@ -168,7 +168,7 @@ def _run(
                     write_or_reuse(job, store, result, done.plan.stage(REPORT), close)
                 _write_account(result, files, job.stages.close())
             if not (done.reused and was_finished):
-                tidy(store.root)
+                tidy(store.out)
     return result
 
 
@@ -293,7 +293,6 @@ def _write_outputs(job: Job, listing: Listing, store: Store, done: _Done, files:
     ledger = partial(records, store, ingested.n_blocks)
     linked = folders.write_clusters(
         job.out,
-        job.out / outdir.STORE,
         listing,
         ledger(),
         clustered.membership.labels,

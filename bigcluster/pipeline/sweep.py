@@ -44,7 +44,7 @@ def sweep(
     job = open_job(settings, resources, listener, caller)
     outdir.check_is_out(job.out)
     with outdir.locked(job.out):
-        store = Store(job.out / outdir.STORE, create=False, most_bytes=job.remaining_bytes)
+        store = Store(job.out, create=False, most_bytes=job.remaining_bytes)
         with naming_damage(store):
             ingested = load_ingested(store)
             n_ok = int(ingested.ok.sum())
@@ -65,7 +65,7 @@ def sweep(
             with job.stages.sampler, job.stages.measure(SWEEP, plan.projected_bytes) as facts:
                 swept = sweep_stage(context, reduced, ks, plan, ingested.row_keys)
                 facts |= {**swept.facts, "reused": swept.reused}
-        files = ResultFiles(store.root, job.out, job.progress.warn)
+        files = ResultFiles(job.out, job.progress.warn)
         with files.writing(OF_A_SWEEP):
             tables.write(files, swept.rows, swept.suggested_k, swept.why)
     return {

@@ -20,6 +20,7 @@ from bigcluster.catalog import root_of
 from bigcluster.catalog.manifest import MANIFEST_SUFFIXES
 from bigcluster.config import Settings, read_toml
 from bigcluster.errors import ConfigError, DamagedError, StoreError
+from bigcluster.files.layout import ARRAYS, MARKS, OURS
 from bigcluster.files.toml import parse_toml
 from bigcluster.outdir import results
 from bigcluster.outdir.owned import OwnedList
@@ -48,7 +49,7 @@ from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
 from bigcluster.stages.reuse import PREVIOUS
-from bigcluster.store import Damage, Inventory, Marks, Store, check_format, metadata, take_inventory
+from bigcluster.store import Damage, Inventory, Marks, Store, metadata, take_inventory
 from bigcluster.store.inventory import GONE
 
 QUICK_FILES = 64
@@ -97,28 +98,25 @@ def verify(
     holds no store or is in use, and OutError for a store of another format.
     """
     job = open_job(settings, resources, listener, caller)
-    root = job.out / outdir.STORE
     with ExitStack() as stack:
         stack.enter_context(job.stages.sampler)
-        outdir.check_is_out(job.out)  # any other folder is refused
+        outdir.check_is_out(job.out, or_damaged=True)  # any other folder is refused
         outdir.check_places(job.out)
         writable = _lock(stack, job.out)
-        if not root.is_dir():
+        if not (job.out / ARRAYS).is_dir():
             raise StoreError(f"{job.out} holds no store; run `bigcluster run IMAGES --out {job.out} -k 10` first")
-        if not metadata.is_changed(Marks(root), root):  # otherwise it is damage, not another format
-            check_format(root)
         with job.stages.measure("verify"):
             try:
-                inventory, damaged, notes = _look(job, root, quick=quick, writable=writable)
+                inventory, damaged, notes = _look(job, quick=quick, writable=writable)
             except DamagedError:  # in a chunk outside of the sample: all digests show which one
-                inventory, damaged, notes = _look(job, root, quick=False, writable=writable)
+                inventory, damaged, notes = _look(job, quick=False, writable=writable)
             if writable:
-                inventory.drop(Marks(root))
-                _unregister(root, damaged)
+                inventory.drop(Marks(job.out))
+                _unregister(job.out, damaged)
     if inventory.leftovers:
         notes.append(f"{len(inventory.leftovers)} leftover files of an interrupted run; the next run removes them")
     if inventory.n_foreign:
-        notes.append(f"{inventory.n_foreign} files in {outdir.STORE} are not of bigcluster; they are left alone")
+        notes.append(f"{inventory.n_foreign} files in {ARRAYS} and {OURS} are not of bigcluster; they are left alone")
     return {
         "ok": not damaged,
         "damaged": [{"file": damage.file, "stage": damage.stage, "what": damage.what} for damage in damaged],
@@ -131,18 +129,18 @@ def verify(
     }
 
 
-def _look(job: Job, root: Path, *, quick: bool, writable: bool) -> tuple[Inventory, list[Damage], list[str]]:
+def _look(job: Job, *, quick: bool, writable: bool) -> tuple[Inventory, list[Damage], list[str]]:
     """Return the inventory of the store, all damage in OUT, and notes. Raises DamagedError where a sample missed
     damage."""
-    inventory, notes = _take_inventory(job, root, quick), list[str]()
-    if not results.is_finished(Marks(root)):
+    inventory, notes = _take_inventory(job, quick), list[str]()
+    if not results.is_finished(Marks(job.out)):
         inventory = replace(inventory, damaged=[damage for damage in inventory.damaged if not _is_moving(damage)])
-    damaged = [_outside(damage) for damage in inventory.damaged]
+    damaged = [_of_stage(damage) for damage in inventory.damaged]
     if writable:
-        _repair_metadata(root, inventory)
+        _repair_metadata(job.out, inventory)
     if writable or not inventory.damaged:
         damaged += _settings(job.out, put_back=writable)
-        store = Store(root, create=False, most_bytes=job.remaining_bytes)
+        store = Store(job.out, create=False, most_bytes=job.remaining_bytes)
         damaged += _audit(job, store, {damage.stage for damage in damaged}, quick, notes)
     else:
         notes.append("OUT cannot be written: what depends on the damaged files was not looked at")
@@ -175,7 +173,7 @@ def _lock(stack: ExitStack, out: Path) -> bool:
     return True
 
 
-def _take_inventory(job: Job, root: Path, quick: bool) -> Inventory:
+def _take_inventory(job: Job, quick: bool) -> Inventory:
     def spread(task: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         waiting = list(items)
         job.progress.at(0, len(waiting))
@@ -185,37 +183,37 @@ def _take_inventory(job: Job, root: Path, quick: bool) -> Inventory:
 
     with job.progress.stage("verify", 0, "files"):
         return take_inventory(
-            root, sample=QUICK_FILES if quick else None, spread=spread, most_bytes=job.remaining_bytes // 2
+            job.out, sample=QUICK_FILES if quick else None, spread=spread, most_bytes=job.remaining_bytes // 2
         )
 
 
-def _outside(damage: Damage) -> Damage:
-    """Return the damage with a path relative to OUT and with the stage that makes the file."""
-    return replace(damage, file=f"{outdir.STORE}/{damage.file}", stage=_MADE_BY.get(damage.stage, damage.stage))
+def _of_stage(damage: Damage) -> Damage:
+    """Return the damage with the stage that makes the file."""
+    return replace(damage, stage=_MADE_BY.get(damage.stage, damage.stage))
 
 
-def _repair_metadata(root: Path, inventory: Inventory) -> None:
+def _repair_metadata(out: Path, inventory: Inventory) -> None:
     """Restore damaged metadata from its marks, so that arrays can be opened."""
-    store = Store(root)
+    store = Store(out)
     for damage in inventory.damaged:
         if damage.mark is not None and damage.stage == metadata.MARK:
             store.repair_metadata(damage.mark[1])
 
 
-def _unregister(root: Path, damaged: list[Damage]) -> None:
+def _unregister(out: Path, damaged: list[Damage]) -> None:
     """Remove damaged files outside of the store from the lists of owned files, and delete marks of inconsistent stages.
 
     The next run then makes these files again and does not touch what is there. By its size and time alone, an entry or
     a page could still count as the file that was written.
     """
-    marks, entries_of = Marks(root), f"{folders.FOLDER}/"
+    marks, entries_of = Marks(out), f"{folders.FOLDER}/"
     if any(damage.stage == REPORT for damage in damaged):
         marks.remove(REPORT)
     for stage in (INGEST, FEATURES, REDUCE, CLUSTER):  # undamaged files that do not fit each other
         if any(damage.stage == stage and damage.mark is None for damage in damaged):
             marks.remove(stage)
     names = [damage.file.removeprefix(entries_of) for damage in damaged if damage.file.startswith(entries_of)]
-    owned = OwnedList(root, folders.CREATED)
+    owned = OwnedList(out, folders.CREATED)
     made = owned.read() if names else None
     if made is not None:
         owned.write(made.without(names))
@@ -228,7 +226,7 @@ def _settings(out: Path, *, put_back: bool) -> Iterator[Damage]:
         read_toml(out / outdir.RUN_TOML)
     except ConfigError as error:
         if put_back:
-            ResultFiles(out / outdir.STORE, out).put_settings_back()
+            ResultFiles(out).put_settings_back()
         yield Damage(outdir.RUN_TOML, SETTINGS, f"cannot be read: {error.__cause__ or error}")
 
 
@@ -244,22 +242,22 @@ def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[s
             is_there[REDUCE] = stored.fitted is not None
         for stage in (stage for stage, there in is_there.items() if not there and stage not in missing):
             missing = missing | {stage}
-            yield Damage(f"{outdir.STORE}/marks/{stage}", stage, "does not hold any more")
+            yield Damage(f"{MARKS}/{stage}", stage, "does not hold any more")
     else:
         notes.append("the last run did not come to its end; the same command resumes")
     for damage in stages.audit(store, stored, missing):
         missing = missing | {damage.stage}
-        yield _outside(damage)
+        yield _of_stage(damage)
     if finished and not missing & {INGEST, CLUSTER} and stored.clustered is not None:
         # damaged arrays cannot be compared
         yield from files.audit(job.out, store, replace(stored, fitted=None) if REDUCE in missing else stored)
         images = parse_toml(results.listed_settings(store.marks)).get("images")
         yield from _pages(job, store, missing, quick)
         if images is None:
-            yield Damage(f"{outdir.STORE}/marks/{results.MARK}", OUTPUT, "names no images")
+            yield Damage(f"{MARKS}/{results.MARK}", OUTPUT, "names no images")
             return
         sample = QUICK_ENTRIES if quick else None
-        seen = entries.audit(job.out, _root(images), folders.created(store.root), sample=sample)
+        seen = entries.audit(job.out, _root(images), folders.created(job.out), sample=sample)
         notes += seen.notes()
         yield from seen.damaged
 
@@ -268,7 +266,7 @@ def _pages(job: Job, store: Store, missing: set[str], quick: bool) -> Iterator[D
     """Compare the files of the report and of a profile with the lists of written files. A quick check only finds
     them."""
     for stage, created in ((REPORT, report.CREATED), (profiles.FOLDER, profiles.CREATED)):
-        tree = OwnedTree.of(job.out, stage, store.root, created)
+        tree = OwnedTree.of(job.out, stage, created)
         if stage in missing or tree.owned.read() is None:
             continue
         if not tree.is_whole():

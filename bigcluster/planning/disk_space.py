@@ -6,6 +6,7 @@ import shutil
 from pathlib import Path
 
 from bigcluster.errors import StoreError
+from bigcluster.files.layout import STORES
 from bigcluster.planning.plan import Plan
 from bigcluster.store.inventory import files_below
 from bigcluster.units import MIB, show_bytes
@@ -43,7 +44,7 @@ def _state_bytes(plan: Plan) -> int:
 
 def _held_bytes(out: Path) -> int:
     """Return the disk space in bytes of the files that will be used again or overwritten."""
-    return sum(path.lstat().st_blocks * 512 for path in files_below(out / "store.zarr"))
+    return sum(path.lstat().st_blocks * 512 for store in STORES for path in files_below(out / store))
 
 
 def _existing(path: Path) -> Path:

@@ -21,6 +21,7 @@ from bigcluster.catalog import list_images
 from bigcluster.config import Settings, to_toml
 from bigcluster.errors import EXIT_SOME_UNREAD, ConfigError, ProfiledRunError
 from bigcluster.files.durable import remove_folder, unfinished_name, write_text
+from bigcluster.files.layout import ARRAYS
 from bigcluster.files.temporary import temporary_folder
 from bigcluster.outputs.tables import write_csv
 from bigcluster.profiling.publish import publish
@@ -128,7 +129,7 @@ def profile(
 @contextmanager
 def _job_folder(out: Path, listener: Listener) -> Iterator[Path]:
     """Yield the folder in which the job is done: OUT, or where OUT already holds a run, a temporary folder in it."""
-    if not (out / outdir.STORE).exists():
+    if not (out / ARRAYS).exists():
         yield out  # the run itself refuses a folder that is not a folder of results
         return
     outdir.check_is_out(out)

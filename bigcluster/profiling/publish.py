@@ -24,7 +24,7 @@ def publish(folder: Path, out: Path, listener: Listener) -> Path:
     root = Path(out).resolve()
     outdir.check_is_out(root)
     with outdir.locked(root):
-        tree = OwnedTree.of(root, FOLDER, root / outdir.STORE, CREATED)
+        tree = OwnedTree.of(root, FOLDER, CREATED)
         staging = tree.new_staging()
         try:
             for file in sorted(folder.iterdir()):

@@ -69,7 +69,7 @@ def is_current(out: Path, store: Store, settings: Settings) -> bool:
     """Whether OUT/report is complete and would be written in the same way now."""
     mark = store.mark(REPORT)
     expected = report_fingerprint(store, settings)
-    return mark is not None and mark.fingerprint == expected and _tree(out, store).is_whole()
+    return mark is not None and mark.fingerprint == expected and _tree(out).is_whole()
 
 
 def write_report(
@@ -94,7 +94,7 @@ def write_report(
     check_kind(settings.report.map)
     model = read_model(out, store, summary)
     store.marks.remove(REPORT)
-    tree = _tree(out, store)
+    tree = _tree(out)
     staging = tree.new_staging()
     try:
         _Report(staging, store, model, settings, allowance, runtime, on_progress, complete_summary).make()
@@ -107,8 +107,8 @@ def write_report(
     return {"files": n_files, "bytes_written": written}
 
 
-def _tree(out: Path, store: Store) -> OwnedTree:
-    return OwnedTree.of(out, FOLDER, store.root, CREATED)
+def _tree(out: Path) -> OwnedTree:
+    return OwnedTree.of(out, FOLDER, CREATED)
 
 
 class _Report:

@@ -148,7 +148,7 @@ def check_extractor(store: Store, features: Features, extractor: Extractor | Non
     if stored != (None if extractor is None else extractor.fingerprint):
         now = PIXELS if extractor is None else extractor.kind
         raise StoreError(
-            f"{store.root.parent} was clustered by features of the kind {features.kind!r}, which are not those that "
+            f"{store.out} was clustered by features of the kind {features.kind!r}, which are not those that "
             f"would be made of new images now ({now!r}); run the job again"
         )
 

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from bigcluster.config import Settings
 from bigcluster.errors import InvalidDataError, StoreError, VarianceNotReachedError
 from bigcluster.files.durable import unfinished_name
+from bigcluster.files.layout import OURS
 from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.planning.plan import StagePlan
 from bigcluster.planning.stage_names import REDUCE
@@ -163,7 +164,7 @@ def _fit(
 ) -> Mark:
     store = context.store
     store.marks.remove(REDUCE)
-    tiles = FolderTiles(store.root / unfinished_name())
+    tiles = FolderTiles(store.out / OURS / unfinished_name())
     with context.progress.stage(REDUCE, 1, "steps"):
         try:
             fit = checkpoints.resume_or_restart(

@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.catalog import FileRecord, Listing, path_key
+from bigcluster.files.layout import ARRAYS
 from bigcluster.planning.stage_names import INGEST
 from bigcluster.stages.pixel_blocks import Block, names_in, records_in
 from bigcluster.store import Mark, Marks, Store, read_whole
@@ -51,12 +52,12 @@ def name_keys(names: Iterable[str]) -> NDArray[np.uint64]:
     return np.frombuffer(b"".join(map(path_key, names)), np.dtype("<u8")).astype(np.uint64)
 
 
-def listed_before(store_root: Path) -> Iterator[str]:
+def listed_before(out: Path) -> Iterator[str]:
     """Yield every name of which the store has a record, whether its pixels are valid or not.
 
     After a run was killed, some names come twice.
     """
-    marks = Marks(store_root)
+    marks = Marks(out)
     for stage in (INGEST, PREVIOUS):
         for block in marks.blocks(stage):
             mark = marks.read(stage, block)
@@ -176,7 +177,7 @@ class PreviousBlocks:
         The new mark is written first: it is not valid before its files are in place. Then the files move, then the old
         mark is deleted.
         """
-        before, after = f"{PIXELS}/c/{index}/", f"{PREVIOUS}/c/{slot}/"
+        before, after = f"{ARRAYS}/{PIXELS}/c/{index}/", f"{ARRAYS}/{PREVIOUS}/c/{slot}/"
         digests = {after + file.removeprefix(before): d for file, d in mark.digests.items() if file.startswith(before)}
         self._store.marks.write(PREVIOUS, Mark(mark.fingerprint, digests, mark.payload), _name(slot))
         self._store.move_rows(PIXELS, index, PREVIOUS, slot)

@@ -1,4 +1,4 @@
-"""What a run keeps on disk in store.zarr: arrays in chunks, completion marks, checkpoints and their digests.
+"""What a run keeps on disk: arrays in chunks in store.zarr; marks, checkpoints and lists in .bigcluster.
 
 It imports `files`; it is the only package that imports zarr. Begin with arrays.py, then marks.py (which data is
 complete) and row_source.py (what solvers read rows from).
@@ -7,13 +7,12 @@ complete) and row_source.py (what solvers read rows from).
 from bigcluster.store.arrays import Digests, Store, check_format, is_store
 from bigcluster.store.checkpoints import StageCheckpoints
 from bigcluster.store.fingerprints import fingerprint
-from bigcluster.store.inventory import MADE, Damage, Inventory, take_inventory, tidy
+from bigcluster.store.inventory import Damage, Inventory, take_inventory, tidy
 from bigcluster.store.marks import DONE, Mark, Marks
 from bigcluster.store.row_io import ColumnWriter, RowWriter, StoredRows, read_whole
 
 __all__ = [
     "DONE",
-    "MADE",
     "ColumnWriter",
     "Damage",
     "Digests",

@@ -1,4 +1,4 @@
-"""The chunked arrays of a run: store.zarr, and the only module that knows zarr.
+"""The chunked arrays of a run in OUT/store.zarr, and the only module that knows zarr.
 
 Each array is cut as `bigcluster.store.chunk_grid` says; a chunk is one file, uncompressed (line art and photos gain
 little from compression at this speed), with a CRC-32C that is checked at every read.
@@ -18,13 +18,19 @@ from typing import Any
 import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
-from zarr.codecs import BytesCodec, Crc32cCodec
-from zarr.core.sync import sync
 
 from bigcluster.errors import BigclusterError, MemoryBudgetError, OutError, StoreError
 from bigcluster.files.bounded import UnfitFileError, parse_json, read_bounded
-from bigcluster.files.durable import is_folder, open_folder, remove_if_empty, sync_all, unfinished_name
+from bigcluster.files.durable import (
+    is_folder,
+    open_folder,
+    remove_if_empty,
+    sync_all,
+    unfinished_name,
+    write_text,
+)
 from bigcluster.files.kept import clear_way, set_aside
+from bigcluster.files.layout import ARRAYS, OURS
 from bigcluster.store import extents, metadata, shapes
 from bigcluster.store.chunk_io import ChunkFiles
 from bigcluster.store.inventory import is_without_files, remove_array, remove_chunks, take_inventory
@@ -36,40 +42,40 @@ from bigcluster.units import show_bytes
 METADATA = FILE
 
 Digests = dict[str, str]
-"""File that was written, relative to the store -> digest of its content."""
+"""File that was written, relative to OUT -> digest of its content."""
 
 
 class Store:
-    """The arrays and marks in one folder, OUT/store.zarr."""
+    """The arrays and marks in one OUT: see `places`."""
 
-    def __init__(self, root: Path, *, create: bool = True, most_bytes: int | None = None) -> None:
-        """Open a store, or create it.
+    def __init__(self, out: Path, *, create: bool = True, most_bytes: int | None = None) -> None:
+        """Open the store in a folder, or create it there.
 
         create : False where a folder that is no store is an error.
         most_bytes : the memory that all arrays from `load` that are in use may take together, and that the list of
             files may take; None for no limit.
         Raises OutError for a store of another format, StoreError where it cannot be written or is damaged.
         """
+        self.out, self.root, self.most_bytes = out, out / ARRAYS, most_bytes
+        root = self.root
         if not create and not (root / METADATA).is_file():
             raise StoreError(f"{root} is no store; run the job to its end first")
-        self.root, self.most_bytes = root, most_bytes
-        self.marks = Marks(root)
+        self.marks = Marks(out)
         # zarr's own parallelism is kept small: its tasks run inside ours.
         # Empty chunks are written: an all-black image is data, not a hole - in arrays that are opened again, too.
         zarr.config.set({"async.concurrency": 2, "threading.max_workers": 2, "array.write_empty_chunks": True})
-        check_format(root)
+        check_format(out)
         try:
-            metadata.restore(self.marks, root)
+            metadata.restore(self.marks)
             if (root / METADATA).exists():
                 shapes.check_group(root)
-            self._files = ChunkFiles(root)
-            if not (root / METADATA).exists():
-                zarr.create_group(self._files, zarr_format=3, attributes={FORMAT_KEY: FORMAT})
+            if create:
+                out.mkdir(parents=True, exist_ok=True)
+                metadata.write_group(self.marks)
+            self._files = ChunkFiles(out)
             self._group = zarr.open_group(self._files, mode="r+", zarr_format=3)
             if FORMAT_KEY not in self._group.attrs:
                 raise ValueError("a group of somebody else")
-            if create:
-                metadata.register(self.marks, root)
         except BigclusterError:
             raise
         except OSError as error:
@@ -93,22 +99,20 @@ class Store:
             self.remove(name)
             array = None
         if array is None:
-            array = self._create(name, shape, dtype, chunks)
-        elif array.shape != shape:
-            if shape[0] < array.shape[0]:
-                self._remove_marks_of(name, -(-shape[0] // chunks[0]))
-                self._drop_beyond(name, -(-shape[0] // chunks[0]))
-            # Chunks that are there went above; zarr would list all that the old shape may have.
-            sync(array.async_array.resize(shape, delete_outside_chunks=False))
-        metadata.register(self.marks, self.root, name)
-        self._open[name] = array
-        self._expect(name)
+            self._create(name, shape, dtype, chunks)
+        elif shape[0] < array.shape[0]:
+            self._remove_marks_of(name, -(-shape[0] // chunks[0]))
+            self._drop_beyond(name, -(-shape[0] // chunks[0]))
+        metadata.write_array(self.marks, name, shape, np.dtype(dtype).name, chunks)
+        if array is None or array.shape != shape:
+            array = self._open[name] = self._group[name]
+            self._expect(name)
         return array
 
     def _drop_beyond(self, name: str, first: int) -> None:
         """Remove the rows of chunks from number `first` on. Existing files are listed, whatever the metadata say."""
         size = chunk_file_bytes(self.array(name))
-        remove_chunks(self.root, f"{name}/c", size, lambda file: int(file.split("/")[2]) >= first)
+        remove_chunks(self.out, f"{ARRAYS}/{name}/c", size, lambda file: _chunk_row(file) >= first)
 
     def has(self, name: str) -> bool:
         """Whether there is an array of that name that a run of ours made."""
@@ -121,46 +125,37 @@ class Store:
             array.dtype == dtype and array.chunks == chunks and array.shape[1:] == row_shape
         )
 
-    def _create(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, chunks: tuple[int, ...]) -> Any:
+    def _create(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, chunks: tuple[int, ...]) -> None:
         """Make an array. Its folder stands under its name only with its metadata, so that one without is not ours."""
-        place, out = self.root / name, self.root.parent
-        clear_way(place, out)
+        place = self.root / name
+        clear_way(place, self.out)
         if is_folder(place) and ((place / METADATA).exists() or is_without_files(place)):
-            set_aside(place, out)  # an array or a folder of somebody else
+            set_aside(place, self.out)  # an array or a folder of somebody else
         unfinished = unfinished_name()
-        zarr.create(
-            store=self._group.store,
-            path=unfinished,
-            shape=shape,
-            dtype=dtype,
-            chunks=chunks,
-            fill_value=0,
-            zarr_format=3,
-            codecs=[BytesCodec(), Crc32cCodec()],
-        )
-        with open_folder(self.root, out) as store:
+        text = shapes.array_text(shape, np.dtype(dtype).name, chunks)
+        write_text(self.root / unfinished / METADATA, text, self.out)
+        with open_folder(self.root, self.out) as store:
             try:
                 os.rename(unfinished, name, src_dir_fd=store, dst_dir_fd=store)
             except OSError:  # it holds files of somebody else, which stay; or no folder can be renamed there
-                with open_folder(place, out, create=True) as folder:
+                with open_folder(place, self.out, create=True) as folder:
                     os.rename(f"{unfinished}/{METADATA}", METADATA, src_dir_fd=store, dst_dir_fd=folder)
                     os.fsync(folder)
                 remove_if_empty(unfinished, store)
             os.fsync(store)
-        return self._group[name]
 
     def _remove_marks_of(self, name: str, first: int) -> None:
         """Remove the marks that vouch for rows of chunks from number `first` on, before these are removed."""
         for stage, block, mark in self.marks.all():
-            chunks = (file.split("/") for file in mark.digests if file.startswith(f"{name}/c/"))
-            if any(int(chunk[2]) >= first for chunk in chunks):
+            chunks = (file for file in mark.digests if file.startswith(f"{ARRAYS}/{name}/c/"))
+            if any(_chunk_row(file) >= first for file in chunks):
                 self.marks.remove(stage, block)
 
     def _existing(self, name: str) -> Any | None:
         with self._lock:
             try:
                 if name not in self._open and self._is_ours(name):
-                    metadata.restore(self.marks, self.root, name)
+                    metadata.restore(self.marks, name)
                     if (self.root / name / METADATA).exists():
                         shapes.check_array(self.root, name)
                     if name in self._group:
@@ -180,7 +175,7 @@ class Store:
             return True
         if not (self.root / name / METADATA).exists():
             return False
-        return any(file.startswith(f"{name}/") for _, _, mark in self.marks.all() for file in mark.digests)
+        return any(file.startswith(f"{ARRAYS}/{name}/") for _, _, mark in self.marks.all() for file in mark.digests)
 
     def _expect(self, name: str) -> None:
         self._files.expect(name, chunk_file_bytes(self._open[name]))
@@ -191,7 +186,7 @@ class Store:
         block : the block of the `metadata` mark, which is the name of the array.
         """
         if (self.root / block).is_dir() and self._existing(block) is not None:
-            metadata.register(self.marks, self.root, block)
+            metadata.register(self.marks, block)
 
     def array(self, name: str) -> Any:
         """The zarr array of that name. Raises StoreError where there is none."""
@@ -205,7 +200,7 @@ class Store:
         array = self.array(name)
         with self._lock:
             self._open.pop(name, None)
-            remove_array(self.root, name, chunk_file_bytes(array))
+            remove_array(self.out, name, chunk_file_bytes(array))
             metadata.unregister(self.marks, name)
 
     def write_rows(self, name: str, start: int, block: NDArray[Any]) -> Digests:
@@ -243,7 +238,7 @@ class Store:
             part = values[tuple(slice(at, at + chunk) for at, chunk in zip(corners, array.chunks, strict=True))]
             keys.append("/".join([name, "c", *map(str, place)]))
             self._files.write_chunk(keys[-1], _filled_up(part, array.chunks, array.dtype))
-        return self._files.take_digests(keys)
+        return {f"{ARRAYS}/{key}": digest for key, digest in self._files.take_digests(keys).items()}
 
     def move_rows(self, source: str, index: int, target: str, to: int) -> None:
         """Rename the files of a row of chunks: from one matrix to another one with the same chunks.
@@ -251,7 +246,7 @@ class Store:
         index, to : the numbers of the row of chunks in `source` and in `target`.
         """
         old, new = self.root / source / "c" / str(index), self.root / target / "c" / str(to)
-        out = self.root.parent
+        out = self.out
         clear_way(new.parent, out)
         with open_folder(new.parent, out, create=True) as into, open_folder(old.parent, out) as folder:
             if os.path.lexists(new):
@@ -264,7 +259,7 @@ class Store:
             os.fsync(folder)
 
     def _move_chunks(self, old: Path, new: Path) -> None:
-        out = self.root.parent
+        out = self.out
         with open_folder(new, out, create=True) as into, open_folder(old, out) as folder:
             for name in filter(str.isdecimal, os.listdir(folder)):
                 os.rename(name, name, src_dir_fd=folder, dst_dir_fd=into)
@@ -272,11 +267,11 @@ class Store:
 
     def drop_rows(self, name: str, index: int) -> None:
         """Remove the files of row `index` of the chunks; nothing happens where there are none."""
-        array = self.array(name)
+        array, chunks = self.array(name), f"{ARRAYS}/{name}/c"
         if array.ndim == 1:
-            remove_chunks(self.root, f"{name}/c", chunk_file_bytes(array), lambda file: file == f"{name}/c/{index}")
+            remove_chunks(self.out, chunks, chunk_file_bytes(array), lambda file: file == f"{chunks}/{index}")
         else:
-            remove_chunks(self.root, f"{name}/c/{index}", chunk_file_bytes(array))
+            remove_chunks(self.out, f"{chunks}/{index}", chunk_file_bytes(array))
 
     def save(self, name: str, values: NDArray[Any], chunks: tuple[int, ...] | None = None) -> Digests:
         """Store a whole small array in place of the one of that name; returns the digests of its chunk files.
@@ -318,7 +313,7 @@ class Store:
         stage holds only while the arrays have the shapes that it says.
         """
         mark = self.marks.read(stage, block)
-        if mark is None or not all((self.root / file).is_file() for file in mark.digests):
+        if mark is None or not all((self.out / file).is_file() for file in mark.digests):
             return None
         return mark if block != DONE or self.agrees(stage, mark) else None
 
@@ -328,10 +323,10 @@ class Store:
         return extents.agree(stage, mark, self._existing, ingested)
 
     def drop_damaged(self) -> list[str]:
-        """Remove the marks of damaged files, so that the next run makes them anew; returns these files, relative to the
-        store. Every file is read.
+        """Remove the marks of damaged files, so that the next run makes them anew; returns these files, relative to
+        OUT. Every file is read.
         """
-        inventory = take_inventory(self.root, most_bytes=self.most_bytes)
+        inventory = take_inventory(self.out, most_bytes=self.most_bytes)
         inventory.drop(self.marks)
         return [damage.file for damage in inventory.damaged]
 
@@ -344,10 +339,15 @@ class Store:
         """
         if _identity(self.root) != self._identity:
             raise StoreError(f"{self.root} vanished while it was in use; mount its disk and run again to resume")
-        sync_all(self.root / file for file in digests)
+        sync_all(self.out / file for file in digests)
         mark = Mark(fingerprint, dict(digests), payload)
         self.marks.write(stage, mark, block)
         return mark
+
+
+def _chunk_row(file: str) -> int:
+    """The number of the row of chunks in which a chunk file is, `store.zarr/<array>/c/<row>/...`."""
+    return int(file.split("/")[3])
 
 
 def chunk_file_bytes(array: Any) -> int:
@@ -370,25 +370,36 @@ def _identity(folder: Path) -> tuple[int, int]:
     return status.st_dev, status.st_ino
 
 
-def is_store(root: Path) -> bool:
-    """Whether a run of ours wrote into this folder: its metadata name our format, or it holds a sealed mark.
+def is_store(out: Path) -> bool:
+    """Whether a run of ours wrote into this OUT: its metadata name a format of ours, or it holds a sealed mark.
 
     Raises OutError where a folder of marks is closed to us: what they vouch for would be done anew, or removed.
     """
-    Marks(root).check_open()
+    has_marks = is_folder(out / OURS)
+    if has_marks:
+        Marks(out).check_open()
+    is_named = is_folder(out / ARRAYS) and FORMAT_KEY in _attributes(out)
+    return is_named or (has_marks and next(Marks(out).all(), None) is not None)
+
+
+def check_format(out: Path, *, or_damaged: bool = False) -> None:
+    """Raise OutError where the store in OUT has another format: nothing of it may be changed.
+
+    or_damaged : permit it where a mark says that the format is ours: the metadata file that names it is damaged.
+    """
+    version = _attributes(out).get(FORMAT_KEY, FORMAT)  # no store, or a damaged one: dealt with later
+    if version != FORMAT and not (or_damaged and metadata.is_changed(Marks(out))):
+        raise OutError(
+            f"{out / ARRAYS} has the format {version}, this version of bigcluster reads format {FORMAT}: give another "
+            "OUT, or use the version that wrote this one, which is left as it is"
+        )
+
+
+def _attributes(out: Path) -> dict[str, Any]:
+    """The attributes of the group; an empty dict where its metadata cannot be read."""
     try:
-        attributes = parse_json(read_bounded(root / METADATA, shapes.LIMIT_BYTES), shapes.LIMIT_VALUES)["attributes"]
+        text = read_bounded(out / ARRAYS / METADATA, shapes.LIMIT_BYTES)
+        attributes: dict[str, Any] = parse_json(text, shapes.LIMIT_VALUES)["attributes"]
     except (OSError, ValueError, KeyError, TypeError):
-        attributes = {}
-    return FORMAT_KEY in attributes or next(Marks(root).all(), None) is not None
-
-
-def check_format(root: Path) -> None:
-    """Raise OutError where the store says that it has another format: nothing of it may be changed."""
-    try:
-        values = parse_json(read_bounded(root / METADATA, shapes.LIMIT_BYTES), shapes.LIMIT_VALUES)
-        version = values["attributes"].get(FORMAT_KEY, FORMAT)
-    except (OSError, ValueError, KeyError, TypeError, AttributeError):  # no store, or a damaged one: dealt with later
-        return
-    if version != FORMAT:
-        raise OutError(f"{root} has the format {version}, this version reads {FORMAT}; use the version that wrote it")
+        return {}
+    return attributes if isinstance(attributes, dict) else {}

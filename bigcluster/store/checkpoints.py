@@ -1,7 +1,7 @@
 """The state that an unfinished stage saves, so that a resumed run redoes its current pass at most.
 
-    store.zarr/state/<stage>/<digest>.npy       the arrays of a state: a large one, or many small ones in a row
-    store.zarr/marks/state/<stage>.json         the mark that vouches for them, and holds the other values
+    .bigcluster/state/<stage>/<digest>.npy      the arrays of a state: a large one, or many small ones in a row
+    .bigcluster/marks/state/<stage>.json        the mark that vouches for them, and holds the other values
 
 New files are written beside those of the state before; the mark, replaced at once, decides which of them count. A file
 is named by the digest of its content: so one that no mark vouches for, after a kill, is still known for ours.
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from bigcluster.errors import BigclusterError, DamagedError
 from bigcluster.files.durable import Unfinished, digest_of, open_folder, remove_if_empty, unfinished, unlink_below
 from bigcluster.files.kept import clear_way
+from bigcluster.files.layout import STATES
 from bigcluster.store.arrays import Store
 from bigcluster.store.inventory import STATE
 from bigcluster.store.marks import Mark
@@ -45,14 +46,14 @@ _LEAST_COST_SECONDS = 0.02
 
 Fit = TypeVar("Fit")
 Place = tuple[str, int]
-"""File, relative to the store, and the byte at which an array begins."""
+"""File, relative to OUT, and the byte at which an array begins."""
 
 
 @dataclass
 class StoredState:
     """What a solver saved, as a solvers.checkpoint.Checkpoint: its values, and its arrays, which are read on demand."""
 
-    root: Path
+    out: Path
     digests: dict[str, str]
     places: dict[str, Place]
     facts: dict[str, Any]
@@ -63,7 +64,7 @@ class StoredState:
         file, start = self.places[name]
         known, data = self._last  # taken once: another thread may be at another file
         if file != known:
-            data = (self.root / file).read_bytes()
+            data = (self.out / file).read_bytes()
             if digest_of(data) != self.digests[file]:
                 raise DamagedError(f"the saved state {file} is damaged")
             self._last = file, data
@@ -79,7 +80,7 @@ class StageCheckpoints:
     def __init__(self, store: Store, stage: str, fingerprint: str) -> None:
         """fingerprint : of the stage's settings and input; a state of another one counts as none."""
         self._store, self._stage, self._fingerprint = store, stage, fingerprint
-        self._folder = store.root / STATE / stage
+        self._folder = store.out / STATES / stage
         self._saved_at = time.monotonic()
         self._cost_seconds: float | None = None
         self._resumed = False
@@ -90,12 +91,12 @@ class StageCheckpoints:
         if mark is None or not self._fits(mark):
             return None
         self._resumed = True
-        return StoredState(self._store.root, mark.digests, mark.payload["places"], mark.payload["facts"])
+        return StoredState(self._store.out, mark.digests, mark.payload["places"], mark.payload["facts"])
 
     def _fits(self, mark: Mark) -> bool:
         """Whether the memory limit of the store permits to read every file of a state."""
         most_bytes = self._store.most_bytes
-        sizes = ((self._store.root / file).lstat().st_size for file in mark.digests)
+        sizes = ((self._store.out / file).lstat().st_size for file in mark.digests)
         return most_bytes is None or all(_HELD_TWICE * size <= most_bytes for size in sizes)
 
     def resume_or_restart(self, fit: Callable[[], Fit], tell: Callable[[str], None]) -> Fit:
@@ -148,10 +149,9 @@ class StageCheckpoints:
         self._cost_seconds = max(_LEAST_COST_SECONDS, self._saved_at - began)
 
     def _write(self, arrays: Iterable[tuple[str, NDArray[Any]]]) -> Iterator[tuple[list[tuple[str, int]], str, str]]:
-        """For every file: the arrays in it with where they begin, its path in the store, its digest."""
-        out = self._store.root.parent
-        clear_way(self._folder, out)
-        with open_folder(self._folder, out, create=True) as folder, unfinished(folder) as small:
+        """For every file: the arrays in it with where they begin, its path in OUT, its digest."""
+        clear_way(self._folder, self._store.out)
+        with open_folder(self._folder, self._store.out, create=True) as folder, unfinished(folder) as small:
             in_small: list[tuple[str, int]] = []
             for name, array in arrays:
                 if array.nbytes < _LARGE_BYTES:
@@ -166,16 +166,16 @@ class StageCheckpoints:
             os.fsync(folder)
 
     def _place(self, new: Unfinished) -> tuple[str, str]:
-        """Name a file by the digest of its content and put it in place; returns (path in the store, digest)."""
+        """Name a file by the digest of its content and put it in place; returns (path in OUT, digest)."""
         os.fsync(new.file.fileno())
         digest = new.digest()
         new.place(f"{digest}.npy")
-        return f"{STATE}/{self._stage}/{digest}.npy", digest
+        return f"{STATES}/{self._stage}/{digest}.npy", digest
 
     def _remove(self, files: Iterable[str]) -> None:
         for file in files:
-            if file.startswith(f"{STATE}/{self._stage}/"):
-                unlink_below(self._store.root / file, self._store.root.parent)
+            if file.startswith(f"{STATES}/{self._stage}/"):
+                unlink_below(self._store.out / file, self._store.out)
 
     def clear(self) -> None:
         """Remove the state: the stage has ended, so that nothing resumes from it any more."""

@@ -31,6 +31,7 @@ from zarr.storage import LocalStore
 from bigcluster.files.bounded import open_regular
 from bigcluster.files.durable import DIGEST_DIGITS, digest_of, open_folder, unfinished, write_all, write_bytes
 from bigcluster.files.kept import clear_way, set_aside
+from bigcluster.files.layout import ARRAYS
 from bigcluster.store.metadata import CRC_BYTES
 
 _READ_BYTES = 1 << 20
@@ -43,11 +44,9 @@ large pieces are slow to allocate: writes of 8 MiB took three to nine times as l
 def fits_digest(file: str, data: bytes, digest: str) -> bool:
     """Whether the content of a file fits the digest that its mark holds.
 
-    file : path relative to the store, which says whether it is a chunk. data : the whole content.
+    file : path relative to OUT, which says whether it is a chunk. data : the whole content.
     """
-    # Chunks of earlier versions have the digest that other files have.
-    is_whole = len(digest) == DIGEST_DIGITS or not _is_chunk(file)
-    return digest == (digest_of(data) if is_whole else chunk_digest(data))
+    return digest == (chunk_digest(data) if _is_chunk(file) else digest_of(data))
 
 
 def file_fits_digest(path: Path, file: str, digest: str) -> tuple[bool, int]:
@@ -57,7 +56,7 @@ def file_fits_digest(path: Path, file: str, digest: str) -> tuple[bool, int]:
     """
     with open_regular(path) as stream:
         n_bytes = os.fstat(stream.fileno()).st_size
-        if len(digest) == DIGEST_DIGITS or not _is_chunk(file):
+        if not _is_chunk(file):
             return hashlib.file_digest(stream, "sha256").hexdigest()[:DIGEST_DIGITS] == digest, n_bytes
         return stored_digest(stream, n_bytes) == digest, n_bytes
 
@@ -90,16 +89,17 @@ class LostChunkError(ValueError):
 
 
 class ChunkFiles(LocalStore):  # type: ignore[misc]
-    """A zarr store in a folder. Unlike with LocalStore, reading a chunk that has no file raises LostChunkError."""
+    """The zarr store in OUT. Unlike with LocalStore, reading a chunk that has no file raises LostChunkError."""
 
-    def __init__(self, root: Path, *, read_only: bool = False) -> None:
-        super().__init__(root, read_only=read_only)
+    def __init__(self, out: Path, *, read_only: bool = False) -> None:
+        super().__init__(out / ARRAYS, read_only=read_only)
+        self._out = out
         self._digests: dict[str, str] = {}
         self._chunk_bytes: dict[str, int] = {}
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the folder by its path, for reading: the digests of what was written stay here."""
-        return _opened_for_reading, (self.root, dict(self._chunk_bytes))
+        return _opened_for_reading, (self._out, dict(self._chunk_bytes))
 
     def expect(self, name: str, n_bytes: int) -> None:
         """Tell the size in bytes of every chunk file of an array: a file of another size is not read."""
@@ -131,7 +131,7 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
             self._digests[key] = chunk_digest(data)
             self._write(key, [memoryview(data).cast("B")])
         else:
-            write_bytes(self.root / key, data, self.root.parent)
+            write_bytes(self.root / key, data, self._out)
 
     async def set_if_not_exists(self, key: str, value: Any) -> None:
         if not (self.root / key).exists():
@@ -146,7 +146,7 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
         if _is_chunk(key):
             return
         path = self.root / key
-        with suppress(FileNotFoundError), open_folder(path.parent, self.root.parent) as folder:
+        with suppress(FileNotFoundError), open_folder(path.parent, self._out) as folder:
             os.unlink(path.name, dir_fd=folder)
 
     async def delete_dir(self, prefix: str) -> None:
@@ -168,7 +168,7 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
         All chunks of an array have one size: a file of another size in its place is somebody else's, and is moved to
         OUT/kept. So is a file in the place of its folder.
         """
-        path, out = self.root / key, self.root.parent
+        path, out = self.root / key, self._out
         clear_way(path.parent, out)
         with open_folder(path.parent, out, create=True) as folder, unfinished(folder, path.name) as new:
             for piece in pieces:
@@ -208,8 +208,8 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
         return value
 
 
-def _opened_for_reading(root: Path, chunk_bytes: dict[str, int]) -> ChunkFiles:
-    files = ChunkFiles(root, read_only=True)
+def _opened_for_reading(out: Path, chunk_bytes: dict[str, int]) -> ChunkFiles:
+    files = ChunkFiles(out, read_only=True)
     for name, n_bytes in chunk_bytes.items():
         files.expect(name, n_bytes)
     return files

@@ -32,10 +32,12 @@ from bigcluster.files.durable import (
     unfinished_name,
     unlink_below,
 )
+from bigcluster.files.layout import ARRAYS, MADE, MARKS, OURS, STATES
 from bigcluster.store import metadata
 from bigcluster.store.chunk_io import file_fits_digest, stored_digest
 from bigcluster.store.extents import KINDS
-from bigcluster.store.marks import FOLDER, Marks
+from bigcluster.store.marks import Marks
+from bigcluster.store.payloads import GROUP
 from bigcluster.store.shapes import FILE
 from bigcluster.units import show_bytes
 
@@ -45,16 +47,17 @@ have numbers as names too."""
 _NUMBER = re.compile(r"0|[1-9][0-9]*")
 
 
-def remove_array(root: Path, name: str, chunk_bytes: int) -> None:
+def remove_array(out: Path, name: str, chunk_bytes: int) -> None:
     """Remove the chunks of an array and its metadata.
 
     chunk_bytes : the size of a chunk file in bytes, with its checksum.
     """
-    remove_chunks(root, f"{name}/c", chunk_bytes)
+    remove_chunks(out, f"{ARRAYS}/{name}/c", chunk_bytes)
+    root = out / ARRAYS
     with (
         suppress(FileNotFoundError),
-        open_folder(root, root.parent) as store,
-        open_folder(root / name, root.parent) as folder,
+        open_folder(root, out) as store,
+        open_folder(root / name, out) as folder,
     ):
         if FILE not in os.listdir(folder):  # no folder of ours: see `is_without_files`
             return
@@ -76,23 +79,23 @@ def is_without_files(folder: Path) -> bool:
     return not any(True for _ in files_below(folder))
 
 
-def remove_chunks(root: Path, inside: str, chunk_bytes: int, goes: Callable[[str], bool] = lambda _: True) -> bool:
+def remove_chunks(out: Path, inside: str, chunk_bytes: int, goes: Callable[[str], bool] = lambda _: True) -> bool:
     """Remove the chunks below a folder of an array, and the folders that are empty then.
 
-    inside : the folder relative to the store, such as `pixels/c/3`. chunk_bytes : as for `remove_array`.
-    goes : says whether a chunk is to be removed, given its file relative to the store.
+    inside : the folder relative to OUT, such as `store.zarr/pixels/c/3`. chunk_bytes : as for `remove_array`.
+    goes : says whether a chunk is to be removed, given its file relative to OUT.
     Returns whether a chunk was removed.
     """
     removed = False
-    if is_regular(root / inside):  # somebody else's, in the place of our folder
+    if is_regular(out / inside):  # somebody else's, in the place of our folder
         return removed
-    with suppress(FileNotFoundError), open_folder(root / inside, root.parent) as folder:
+    with suppress(FileNotFoundError), open_folder(out / inside, out) as folder:
         for name in sorted(os.listdir(folder)):
             if not _NUMBER.fullmatch(name):
                 continue
             status = os.stat(name, dir_fd=folder, follow_symlinks=False)
-            if stat.S_ISDIR(status.st_mode) and inside.count("/") <= _MOST_AXES:
-                removed |= remove_chunks(root, f"{inside}/{name}", chunk_bytes, goes)
+            if stat.S_ISDIR(status.st_mode) and inside.count("/") <= _MOST_AXES + 1:
+                removed |= remove_chunks(out, f"{inside}/{name}", chunk_bytes, goes)
             elif (
                 stat.S_ISREG(status.st_mode)
                 and status.st_size == chunk_bytes
@@ -102,7 +105,7 @@ def remove_chunks(root: Path, inside: str, chunk_bytes: int, goes: Callable[[str
                 os.unlink(name, dir_fd=folder)
                 removed = True
     if removed:  # an empty folder of somebody else stays
-        remove_if_empty(root / inside)
+        remove_if_empty(out / inside)
     return removed
 
 
@@ -111,8 +114,6 @@ def _is_chunk(name: str, folder: int, n_bytes: int) -> bool:
         return stored_digest(file, n_bytes) != ""
 
 
-MADE = "made"
-"""Folder in the store for the lists of what was made outside of it: no array, but vouched for as arrays are."""
 STATE = "state"
 """Stage of the marks that vouch for what an unfinished stage saved."""
 VOUCHED_BYTES = 500
@@ -121,7 +122,9 @@ GONE = "is gone"
 CHANGED = "is not what was written"
 UNSEALED = "is damaged, its seal does not fit"
 _CHUNK = re.compile(r"(0|[1-9][0-9]*)(/(0|[1-9][0-9]*))*")
-_NAMED_BY_CONTENT = re.compile(rf"(?:{STATE}/[^/]+/|{MADE}/[^/]+-)(?P<digest>[0-9a-f]{{32}})\.(?:npy|list)")
+_NAMED_BY_CONTENT = re.compile(
+    rf"(?:{re.escape(STATES)}/[^/]+/|{re.escape(MADE)}/[^/]+-)(?P<digest>[0-9a-f]{{32}})\.(?:npy|list)"
+)
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}-.*")
 Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
 """A function as `map`, which may use several threads."""
@@ -132,7 +135,7 @@ class Damage:
     """A damaged file: it is gone, or its content is not what was written."""
 
     file: str
-    """The path relative to the store."""
+    """The path relative to OUT."""
     stage: str
     """The stage that makes it."""
     what: str
@@ -147,7 +150,7 @@ class Inventory:
 
     damaged: list[Damage]
     leftovers: list[str]
-    """Files of ours that no mark vouches for, relative to the store."""
+    """Files of ours that no mark vouches for, relative to OUT."""
     n_foreign: int
     """The number of files that are not ours; they stay as they are."""
     n_files: int
@@ -166,9 +169,9 @@ class Inventory:
 
 
 def take_inventory(
-    root: Path, *, sample: int | None = None, spread: Spread = map, most_bytes: int | None = None
+    out: Path, *, sample: int | None = None, spread: Spread = map, most_bytes: int | None = None
 ) -> Inventory:
-    """Compare every file of the store with the marks; nothing is changed.
+    """Compare every file of the store in OUT with the marks; nothing is changed.
 
     sample : the number of chunk files that are read, drawn at random; None reads all. That files exist is checked for
         all of them, and all marks are read.
@@ -176,7 +179,7 @@ def take_inventory(
     most_bytes : the memory in bytes that the names of the files may take.
     Raises MemoryBudgetError where they take more.
     """
-    marks = Marks(root)
+    marks = Marks(out)
     damaged: list[Damage] = []
     vouched: dict[str, tuple[str, str, str]] = {}  # file -> digest, stage, block
     n_bytes = n_marks = 0
@@ -184,12 +187,12 @@ def take_inventory(
         mark, path = marks.read(stage, block), marks.path(stage, block)
         n_marks, n_bytes = n_marks + 1, n_bytes + path.stat().st_size
         if mark is None:
-            damaged.append(Damage(path.relative_to(root).as_posix(), stage, UNSEALED, (stage, block)))
+            damaged.append(Damage(path.relative_to(out).as_posix(), stage, UNSEALED, (stage, block)))
             continue
         vouched |= {file: (digest, stage, block) for file, digest in mark.digests.items()}
         if most_bytes is not None and len(vouched) * VOUCHED_BYTES > most_bytes:
             raise MemoryBudgetError(
-                f"the marks of {root} vouch for more than {len(vouched)} files, and the memory budget leaves "
+                f"the marks in {out} vouch for more than {len(vouched)} files, and the memory budget leaves "
                 f"{show_bytes(most_bytes)} for their names; use a larger --memory"
             )
     chosen = set(vouched) if sample is None else _sampled(vouched, sample)
@@ -198,8 +201,8 @@ def take_inventory(
         """What is wrong with it, and how many bytes were read."""
         try:
             if file not in chosen:
-                return (None if (root / file).is_file() else GONE), 0
-            fits, read = file_fits_digest(root / file, file, vouched[file][0])
+                return (None if (out / file).is_file() else GONE), 0
+            fits, read = file_fits_digest(out / file, file, vouched[file][0])
         except (FileNotFoundError, NotADirectoryError, UnfitFileError):
             return GONE, 0
         return (None if fits else CHANGED), read
@@ -209,7 +212,7 @@ def take_inventory(
         if what is not None:
             _, stage, block = vouched[file]
             damaged.append(Damage(file, stage, what, (stage, block)))
-    leftovers, n_foreign = _leftovers(root, marks, vouched)
+    leftovers, n_foreign = _leftovers(marks, vouched)
     return Inventory(
         sorted(damaged, key=lambda damage: damage.file),
         leftovers,
@@ -225,18 +228,21 @@ def _sampled(vouched: dict[str, Any], sample: int) -> set[str]:
     return small | set(Random().sample(chunks, min(sample, len(chunks))))
 
 
-def _leftovers(root: Path, marks: Marks, vouched: Container[str]) -> tuple[list[str], int]:
+def _leftovers(marks: Marks, vouched: Container[str]) -> tuple[list[str], int]:
     """(files of ours that no mark vouches for, number of files of others). Links are not followed."""
-    sizes = {name: metadata.chunk_file_bytes(root, name) for name in marks.blocks(metadata.MARK) if name != "store"}
+    out, arrays = marks.out, f"{ARRAYS}/"
+    sizes = {
+        f"{arrays}{name}": metadata.chunk_file_bytes(out, name) for name in marks.blocks(metadata.MARK) if name != GROUP
+    }
     ours: list[str] = []
     n_foreign = 0
-    for path in files_below(root):
-        name = path.relative_to(root).as_posix()
-        if name in vouched or (name.startswith(f"{FOLDER}/") and path.suffix == ".json"):
+    for path in (*files_below(out / ARRAYS), *files_below(out / OURS)):
+        name = path.relative_to(out).as_posix()
+        if name in vouched or (name.startswith(f"{MARKS}/") and path.suffix == ".json"):
             continue
         array, _, inside = name.partition("/c/")
         is_chunk = array in sizes and _CHUNK.fullmatch(inside) is not None and _size(path) == sizes[array]
-        if is_chunk or is_named_by_content(path, root) or _UNFINISHED.fullmatch(path.name) or _is_metadata(name, sizes):
+        if is_chunk or is_named_by_content(path, out) or _UNFINISHED.fullmatch(path.name) or _is_metadata(name, sizes):
             ours.append(name)
         else:
             n_foreign += 1
@@ -245,16 +251,16 @@ def _leftovers(root: Path, marks: Marks, vouched: Container[str]) -> tuple[list[
 
 def _is_metadata(name: str, sizes: Container[str]) -> bool:
     array, _, file = name.rpartition("/")
-    return file == FILE and (array == "" or array in sizes)
+    return file == FILE and (array == ARRAYS or array in sizes)
 
 
 def _size(path: Path) -> int | None:
     return path.stat().st_size if is_regular(path) else None
 
 
-def is_named_by_content(path: Path, root: Path) -> bool:
+def is_named_by_content(path: Path, out: Path) -> bool:
     """Whether a file below state/ or made/ is ours, which is so where its name holds the digest of its content."""
-    match = _NAMED_BY_CONTENT.fullmatch(path.relative_to(root).as_posix())
+    match = _NAMED_BY_CONTENT.fullmatch(path.relative_to(out).as_posix())
     return match is not None and is_regular(path) and digest_of_file(path) == match["digest"]
 
 
@@ -263,29 +269,30 @@ def files_below(root: Path) -> Iterator[Path]:
     yield from sorted(Path(entry.path) for entry in entries_below(root) if not entry.is_dir(follow_symlinks=False))
 
 
-def tidy(root: Path) -> None:
+def tidy(out: Path) -> None:
     """Remove the files of earlier settings, for which no mark vouches, at the end of a run. OUT must be locked.
 
     Files of others stay: arrays that no run makes, whatever a mark says of them, arrays that no mark of ours names, and
     files in our folders that are no chunks.
     """
-    marks = Marks(root)
+    marks = Marks(out)
     vouched: set[str] = set()
     for stage, block in marks.names():
         mark = marks.read(stage, block)
-        if mark is None or stage == STATE or not all((root / file).is_file() for file in mark.digests):
+        if mark is None or stage == STATE or not all((out / file).is_file() for file in mark.digests):
             marks.remove(stage, block)
         elif stage != metadata.MARK:
             vouched |= mark.digests.keys()
-    arrays = {file.partition("/")[0] for file in vouched} & KINDS.keys()
+    arrays = {file.split("/")[1] for file in vouched if file.startswith(f"{ARRAYS}/")} & KINDS.keys()
     for name in (set(marks.blocks(metadata.MARK)) & KINDS.keys()) - arrays:
-        remove_array(root, name, metadata.chunk_file_bytes(root, name))
+        remove_array(out, name, metadata.chunk_file_bytes(out, name))
         metadata.unregister(marks, name)
-    for name in ("", *(name for name in arrays if is_regular(root / name / FILE))):
-        metadata.register(marks, root, name)
+    for name in ("", *(name for name in arrays if is_regular(metadata.file_of(out, name)))):
+        metadata.register(marks, name)
     for name in arrays:
-        remove_chunks(root, f"{name}/c", metadata.chunk_file_bytes(root, name), lambda file: file not in vouched)
-    for path in [*files_below(root / MADE), *files_below(root / STATE)]:
-        if path.relative_to(root).as_posix() not in vouched and is_named_by_content(path, root):
-            unlink_below(path, root.parent)
+        chunk_bytes = metadata.chunk_file_bytes(out, name)
+        remove_chunks(out, f"{ARRAYS}/{name}/c", chunk_bytes, lambda file: file not in vouched)
+    for path in [*files_below(out / MADE), *files_below(out / STATES)]:
+        if path.relative_to(out).as_posix() not in vouched and is_named_by_content(path, out):
+            unlink_below(path, out)
             remove_if_empty(path.parent)

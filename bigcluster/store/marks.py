@@ -1,7 +1,7 @@
 """Completion marks: small sealed JSON files that vouch for data already on disk. Resume reads them and never guesses.
 
-    store.zarr/marks/<stage>/<block>.json     one block of a stage
-    store.zarr/marks/<stage>/done.json        the whole stage
+    .bigcluster/marks/<stage>/<block>.json    one block of a stage
+    .bigcluster/marks/<stage>/done.json       the whole stage
 
 A mark holds the fingerprint of what it vouches for, the digests of the files, and what the stage wants to remember. Its
 seal is a digest of all that, byte for byte: a damaged mark counts as absent, and so does one whose payload lacks the
@@ -23,17 +23,15 @@ from bigcluster.errors import OutError, StoreError
 from bigcluster.files.bounded import UnfitFileError, check_room, count_values, json_bytes, parse_json, read_bounded
 from bigcluster.files.durable import digest_of, is_folder, is_regular, unlink_below, write_bytes
 from bigcluster.files.kept import clear_way, set_aside
+from bigcluster.files.layout import ARRAYS, MARKS, OURS
 from bigcluster.store.payloads import has_form
 from bigcluster.units import MIB, show_bytes
 
 DONE = "done"
-FOLDER = "marks"
 LIMIT_BYTES = 48 * MIB
 """Bytes of a mark, at most: those of 65,536 rows, the most that a block has, at 768 bytes for path and record."""
 LIMIT_VALUES = 16 * 65_536
 """JSON values of a mark, at most: 16 for each of 65,536 rows, where a record has nine and the path is one."""
-_METADATA_BYTES = 1 * MIB
-"""Bytes of a mark of metadata, at most. It holds the text of a file of up to 64 KiB, whose JSON escapes are longer."""
 _TOGETHER = 2
 """Marks of whole stages that are in memory at the same time; of blocks, it is one."""
 _OTHERWISE = "or delete it: what it vouches for is computed anew"
@@ -45,29 +43,29 @@ class Mark:
 
     fingerprint: str
     digests: dict[str, str] = field(default_factory=dict)
-    """By file, relative to the store: the digest of its content."""
+    """By file, relative to OUT: the digest of its content."""
     payload: dict[str, Any] = field(default_factory=dict)
     """JSON values that the stage stores; see `payloads` for their form."""
 
 
 class Marks:
-    """The marks of one store."""
+    """The marks in one OUT."""
 
-    def __init__(self, store_root: Path) -> None:
-        self._root, self._out = store_root / FOLDER, store_root.parent
+    def __init__(self, out: Path) -> None:
+        self.out, self._root = out, out / MARKS
 
     def read(self, stage: str, block: str = DONE) -> Mark | None:
         """Read a mark. Returns None where there is none, its seal does not fit, or its content has another form.
 
         Raises MemoryBudgetError where parsing it takes more memory than the budget leaves (bounded.limit_parsing).
         """
-        path, limit_bytes = self.path(stage, block), _METADATA_BYTES if stage == "metadata" else LIMIT_BYTES
+        path = self.path(stage, block)
         share = 1 if block != DONE else _TOGETHER
         try:
             status = path.lstat()
-            if stat.S_ISREG(status.st_mode) and status.st_size <= limit_bytes:
+            if stat.S_ISREG(status.st_mode) and status.st_size <= LIMIT_BYTES:
                 check_room(path, json_bytes(status.st_size, 0) * share, _OTHERWISE)
-            raw = read_bounded(path, limit_bytes)
+            raw = read_bounded(path, LIMIT_BYTES)
         except (FileNotFoundError, NotADirectoryError, UnfitFileError):
             return None
         body = memoryview(raw)[len(_seal(b"")) : -len(_END)]  # a block of many rows has a mark of many MiB
@@ -81,7 +79,7 @@ class Marks:
         check_room(path, json_bytes(len(text), n_values) * share, _OTHERWISE)
         try:
             values = parse_json(text, LIMIT_VALUES)
-            mark = Mark(**values) if _is_of_a_store(**values) else None
+            mark = Mark(**values) if _names_our_places(**values) else None
         except (ValueError, TypeError):  # of another version
             return None
         is_ours = mark is not None and has_form(stage, block, mark.fingerprint, mark.payload)
@@ -101,19 +99,19 @@ class Marks:
                 f"{path}: the paths and records of one block take {show_bytes(len(body))}, a mark may take "
                 f"{show_bytes(LIMIT_BYTES)}; shorten the paths below IMAGES, or use a larger --size"
             )
-        clear_way(path.parent, self._out)
-        write_bytes(path, _seal(body) + body + _END, self._out)
+        clear_way(path.parent, self.out)
+        write_bytes(path, _seal(body) + body + _END, self.out)
 
     def remove(self, stage: str, block: str = DONE) -> None:
         """Remove a mark; nothing happens where there is none. A file that is not ours goes to OUT/kept."""
         self._set_aside(stage, block)
-        unlink_below(self.path(stage, block), self._out)
+        unlink_below(self.path(stage, block), self.out)
 
     def _set_aside(self, stage: str, block: str) -> None:
         """Move a file at the place of a mark that is no sound mark of ours to OUT/kept: it may be somebody else's."""
         path = self.path(stage, block)
         if os.path.lexists(path) and self.read(stage, block) is None:
-            set_aside(path, self._out)
+            set_aside(path, self.out)
 
     def check_open(self) -> None:
         """Raise OutError where the marks, or a folder among them, cannot be read."""
@@ -159,15 +157,18 @@ class Marks:
         return self._root / stage / f"{block}.json"
 
 
-def _is_of_a_store(fingerprint: Any, digests: Any, payload: Any) -> bool:
-    """Whether all files that a mark names lie in the store.
+def _names_our_places(fingerprint: Any, digests: Any, payload: Any) -> bool:
+    """Whether all files that a mark names lie in the folders of the store.
 
     Anybody can write a sealed mark, and the files that it names are read, and removed when they are not needed.
     """
     if not (isinstance(fingerprint, str) and isinstance(digests, dict) and isinstance(payload, dict)):
         return False
     return all(
-        isinstance(digest, str) and not file.startswith("/") and "\0" not in file and ".." not in file.split("/")
+        isinstance(digest, str)
+        and file.startswith((f"{ARRAYS}/", f"{OURS}/"))
+        and "\0" not in file
+        and ".." not in file.split("/")
         for file, digest in digests.items()
     )
 

@@ -149,14 +149,26 @@ def _is_settings(value: Any) -> bool:
         return False
 
 
+_ARRAY_KEYS = keys({"shape": list_of(whole()), "dtype": printable_line, "chunks": list_of(whole(1))})
+
+
 def _is_metadata(payload: Any, block: str) -> bool:
-    if not keys({"text": text})(payload):
+    if block == GROUP:
+        return bool(payload == {"format": shapes.FORMAT})
+    if not _ARRAY_KEYS(payload):
         return False
     try:
-        (shapes.check_group_text if block == GROUP else shapes.check_array_text)(payload["text"])
-    except ValueError:
+        shapes.check_array_text(metadata_text(payload))
+    except (ValueError, TypeError, SyntaxError):  # numpy parses what stands in a dtype
         return False
     return True
+
+
+def metadata_text(facts: dict[str, Any]) -> str:
+    """The text of the metadata file of which a mark of the stage `metadata` has these facts."""
+    if "format" in facts:
+        return shapes.group_text()
+    return shapes.array_text(facts["shape"], facts["dtype"], facts["chunks"])
 
 
 def _is_place(value: Any) -> bool:

@@ -1,4 +1,4 @@
-"""Whether zarr's own files in a store are such as we write: looked at before zarr opens anything.
+"""The text of zarr's own files, and whether those in a store are such as we write, before zarr opens anything.
 
 zarr does what they say: another codec unfolds a chunk of 65 bytes to gigabytes, and a shape is memory. Our arrays have
 one codec chain, values in C order and their CRC-32C; their chunks are of a few MiB, or one holds the whole array.
@@ -6,7 +6,9 @@ one codec chain, values in C order and their CRC-32C; their chunks are of a few 
 
 from __future__ import annotations
 
+import json
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +18,7 @@ from bigcluster.files.bounded import parse_json, read_bounded
 from bigcluster.store.chunk_grid import CHUNK_BYTES
 
 FILE = "zarr.json"
-FORMAT = 2
+FORMAT = 3
 FORMAT_KEY = "bigcluster_format"
 """Among the attributes of the group: what shows that a store is ours."""
 LIMIT_BYTES = 64 << 10
@@ -44,6 +46,32 @@ not measured."""
 _LARGEST_CHUNK_BYTES = 4 * CHUNK_BYTES
 """Bytes of a chunk of an array that has several: ours have CHUNK_BYTES at most, or one row where that is larger. The
 factor is chosen, not measured."""
+
+
+def group_text() -> str:
+    """The text of the metadata of our group, as zarr writes it."""
+    return json.dumps({"attributes": {FORMAT_KEY: FORMAT}, "zarr_format": 3, "node_type": "group"}, indent=2)
+
+
+def array_text(shape: Sequence[int], dtype: str, chunks: Sequence[int]) -> str:
+    """The text of the metadata of an array of ours, as zarr writes it. dtype : its name in numpy, such as `float32`.
+
+    Raises TypeError where numpy knows no such dtype.
+    """
+    kind = np.dtype(dtype)
+    values = {
+        "shape": list(shape),
+        "data_type": kind.name,
+        "chunk_grid": {"name": "regular", "configuration": {"chunk_shape": list(chunks)}},
+        "chunk_key_encoding": {"name": "default", "configuration": {"separator": "/"}},
+        "fill_value": kind.type(0).item(),
+        "codecs": [_CODECS[0][kind.itemsize > 1], _CODECS[1][0]],
+        "attributes": {},
+        "zarr_format": 3,
+        "node_type": "array",
+        "storage_transformers": [],
+    }
+    return json.dumps(values, indent=2)
 
 
 def check_group(root: Path) -> None:

@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import StoreError
+from bigcluster.files.layout import ARRAYS, MARKS
 from bigcluster.kernels.kmeans.assign import two_nearest
 from bigcluster.kernels.kmeans.centers import fit_scaler, prepare
 from bigcluster.kernels.linalg.moments import block_moments
@@ -90,55 +91,55 @@ def _audit_pixels(store: Store, n_blocks: int) -> Iterator[Damage]:
     try:
         recorded = np.fromiter((record.ok for record in ingest.records(store, n_blocks)), bool)
     except StoreError as error:  # a block's mark is gone
-        yield Damage("marks/ingest", INGEST, f"is not whole: {error}")
+        yield Damage(f"{MARKS}/{INGEST}", INGEST, f"is not whole: {error}")
         return
     if not np.array_equal(ok, recorded) or len(ok) != store.array("pixels").shape[0]:
-        yield Damage("ok", INGEST, "does not agree with the records of the files")
+        yield Damage(f"{ARRAYS}/ok", INGEST, "does not agree with the records of the files")
     if len(store.load("row_keys")) != int(ok.sum()):
-        yield Damage("row_keys", INGEST, f"has not one key for each of {int(ok.sum())} good rows")
+        yield Damage(f"{ARRAYS}/row_keys", INGEST, f"has not one key for each of {int(ok.sum())} good rows")
 
 
 def _audit_features(store: Store) -> Iterator[Damage]:
     if not np.isfinite(store.load("feature_mean")).all():
-        yield Damage("feature_mean", FEATURES, "is not finite")
+        yield Damage(f"{ARRAYS}/feature_mean", FEATURES, "is not finite")
     if not all(np.isfinite(block).all() for block in _chunks(store.array("features"))):
-        yield Damage("features", FEATURES, "is not finite")
+        yield Damage(f"{ARRAYS}/features", FEATURES, "is not finite")
 
 
 def _audit_reduction(store: Store, fitted: Mark, *, made: bool) -> Iterator[Damage]:
     """made : whether components that were computed later are checked as well."""
     n_ok, values = int(store.load("ok").sum()), store.load("explained_variance")
     if not np.isfinite(values).all() or (values < 0).any() or (np.diff(values) > 0).any():
-        yield Damage("explained_variance", REDUCE, "is not finite and descending")
+        yield Damage(f"{ARRAYS}/explained_variance", REDUCE, "is not finite and descending")
     if not np.isfinite(store.load("mean")).all():
-        yield Damage("mean", REDUCE, "is not finite")
+        yield Damage(f"{ARRAYS}/mean", REDUCE, "is not finite")
     if store.array("scores").shape != (n_ok, fitted.payload["n_components"]):
-        yield Damage("scores", REDUCE, f"has the shape {store.array('scores').shape}, {n_ok} rows are good")
+        yield Damage(f"{ARRAYS}/scores", REDUCE, f"has the shape {store.array('scores').shape}, {n_ok} rows are good")
     basis = "components" if fitted.payload["components"] == "stored" else "left"
     later = {COMPONENTS} if made and store.mark(COMPONENTS) is not None else set()
     for name in sorted({"scores", basis} | later):
         if not all(np.isfinite(block).all() for block in _chunks(store.array(name))):
-            yield Damage(name, REDUCE, "is not finite")
+            yield Damage(f"{ARRAYS}/{name}", REDUCE, "is not finite")
 
 
 def _audit_clusters(store: Store, clustered: Mark) -> Iterator[Damage]:
     centers, labels, distance = (store.load(name) for name in ("centers", "labels", "distance"))
     n_ok, n_clusters = int(store.load("ok").sum()), clustered.payload["n_clusters"]
     if len(centers) != n_clusters or not np.isfinite(centers).all():
-        yield Damage("centers", CLUSTER, f"is not {n_clusters} finite centers")
+        yield Damage(f"{ARRAYS}/centers", CLUSTER, f"is not {n_clusters} finite centers")
         return
     if len(labels) != n_ok or len(distance) != n_ok:
-        yield Damage("labels", CLUSTER, f"has {len(labels)} rows, {n_ok} are good")
+        yield Damage(f"{ARRAYS}/labels", CLUSTER, f"has {len(labels)} rows, {n_ok} are good")
         return
     sizes = Counter(labels.tolist())
     if set(sizes) != set(range(n_clusters)) or [sizes[c] for c in range(n_clusters)] != sorted(
         sizes.values(), reverse=True
     ):
-        yield Damage("labels", CLUSTER, "does not number the clusters by size")
+        yield Damage(f"{ARRAYS}/labels", CLUSTER, "does not number the clusters by size")
     if not np.isclose(float((distance**2).sum()), clustered.payload["inertia"], rtol=1e-9):
-        yield Damage("distance", CLUSTER, "does not add up to the inertia")
+        yield Damage(f"{ARRAYS}/distance", CLUSTER, "does not add up to the inertia")
     if (_nearest(_rows(store, clustered, centers.shape[1]), centers) != labels[:_LABELLED_ROWS]).any():
-        yield Damage("labels", CLUSTER, "does not name the nearest centers")
+        yield Damage(f"{ARRAYS}/labels", CLUSTER, "does not name the nearest centers")
 
 
 def _rows(store: Store, clustered: Mark, n_columns: int) -> NDArray[Any]:
