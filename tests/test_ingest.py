@@ -256,12 +256,12 @@ def test_a_touched_file_is_looked_at_and_changes_nothing(
     _, _, first = bring_in(images, tmp_path / "s")
     decodes()
     change(images / "05.png", ALL["05.png"])
-    pixels = (tmp_path / "s" / "pixels" / "c" / "1" / "0").stat().st_mtime_ns
+    pixels = (tmp_path / "s" / "store.zarr" / "pixels" / "c" / "1" / "0").stat().st_mtime_ns
     _, _, second = bring_in(images, tmp_path / "s")
     assert decodes() == 0
     assert second.reused
     assert second.fingerprint == first.fingerprint, "the same content: what follows need not be redone"
-    assert (tmp_path / "s" / "pixels" / "c" / "1" / "0").stat().st_mtime_ns == pixels
+    assert (tmp_path / "s" / "store.zarr" / "pixels" / "c" / "1" / "0").stat().st_mtime_ns == pixels
     monkeypatch.setattr(stage, "digest_of", None)
     assert bring_in(images, tmp_path / "s")[2].reused, "its new time is known now: no file is read"
 

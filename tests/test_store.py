@@ -146,16 +146,16 @@ def test_a_row_writer_takes_blocks_of_any_size(
 
 @settings(max_examples=200, deadline=None)
 @given(st.binary(min_size=1, max_size=300), st.integers(0), st.integers(1, 2**32 - 1))
-def test_a_changed_chunk_fits_neither_kind_of_digest(values: bytes, at: int, burst: int) -> None:
+def test_a_changed_chunk_does_not_fit_its_digest(values: bytes, at: int, burst: int) -> None:
     """Any burst of up to 32 bits, the checksum at the end included; and a chunk that lost or gained a byte."""
     file, name = values + google_crc32c.value(values).to_bytes(4, "little"), "pixels/c/0/0"
     place = at % (8 * len(file) - burst.bit_length() + 1)
     changed = int.from_bytes(file, "little") ^ (burst << place)
-    for digest in (chunk_digest(file), digest_of(file)):  # ours, and that of earlier versions
-        assert fits_digest(name, file, digest)
-        assert not fits_digest(name, changed.to_bytes(len(file), "little"), digest)
-        assert not fits_digest(name, file[:-1], digest)
-        assert not fits_digest(name, file + b"\0", digest)
+    digest = chunk_digest(file)
+    assert fits_digest(name, file, digest)
+    assert not fits_digest(name, changed.to_bytes(len(file), "little"), digest)
+    assert not fits_digest(name, file[:-1], digest)
+    assert not fits_digest(name, file + b"\0", digest)
     assert fits_digest("pixels/zarr.json", values, digest_of(values))
     assert not fits_digest("pixels/zarr.json", file, chunk_digest(file))
 
@@ -278,7 +278,9 @@ def test_an_absent_array_is_an_error_that_says_so(store: Store) -> None:
 
 
 def snapshot(folder: Path) -> dict[str, bytes]:
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    """The files of the store, without those that went to OUT/kept."""
+    files = [path for path in folder.rglob("*") if path.is_file() and path.relative_to(folder).parts[0] != "kept"]
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
 
 
 def test_an_unknown_format_is_refused_untouched(store: Store) -> None:
@@ -333,7 +335,7 @@ marks = st.builds(
     Mark,
     st.text(),
     st.dictionaries(
-        st.from_regex(r"(store.zarr|\.bigcluster)(/[a-z0-9][a-z0-9_.-]*){1,3}", fullmatch=True), st.text(), max_size=3
+        st.from_regex(r"(store\.zarr|\.bigcluster)(/[a-z0-9][a-z0-9_.-]*){1,3}", fullmatch=True), st.text(), max_size=3
     ),
     st.dictionaries(st.text(), json_values, max_size=3),
 )
