@@ -488,7 +488,7 @@ def test_metadata_that_none_of_our_arrays_has_is_refused(tmp_path: Path, change:
         with pytest.raises(ValueError):  # noqa: PT011
             look()
     metadata.unregister(store.marks, "values")
-    store.commit("cluster", "", {"store.zarr/values/c/0": ""}, {})
+    store.commit("other", "", {"store.zarr/values/c/0": ""}, {})
     with pytest.raises(StoreError, match="damaged"):
         Store(store.out, create=False, most_bytes=1 << 20).load("values")
 

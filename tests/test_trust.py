@@ -269,7 +269,7 @@ def test_a_disk_that_vanishes_is_one_line(images: Path, tmp_path: Path, monkeypa
         return real(*arguments, **options)
 
     monkeypatch.setattr(module, "reduce", vanish)
-    with pytest.raises(DamagedError, match=r"damaged files, such as pixels/c.*run again"):
+    with pytest.raises(DamagedError, match=r"damaged files, such as store.zarr/pixels/c.*run again"):
         run(settings_of(images, out), Resources(GIB, 2))
     assert not (out / "labels.csv").exists()
     assert outdir.kept_values(str(out)) is not None
