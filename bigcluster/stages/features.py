@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import StoreError
+from bigcluster.files.layout import ARRAYS
 from bigcluster.kernels.linalg.moments import refuse_bad_rows
 from bigcluster.kernels.linalg.types import Float64Array
 from bigcluster.planning.feature_shape import FeatureShape
@@ -227,7 +228,7 @@ class _Extraction:
             mark = self._store.mark(INGEST, f"{number:06d}")
             if mark is None:
                 raise StoreError(f"the mark of pixel block {number} in {self._store.root} is damaged; run again")
-            digests |= {file: digest for file, digest in mark.digests.items() if file.startswith("pixels/")}
+            digests |= {file: digest for file, digest in mark.digests.items() if file.startswith(f"{ARRAYS}/pixels/")}
         ok = np.packbits(self._ingested.ok[block.start : block.stop]).tobytes().hex()
         rows = (block.start, block.stop)
         return fingerprint(
