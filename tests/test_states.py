@@ -330,4 +330,4 @@ def test_a_finished_stage_leaves_no_state(tmp_path: Path, monkeypatch: pytest.Mo
     monkeypatch.setattr(checkpoints, "COST_FACTOR", 0)
     out = tmp_path / "out"
     Job(tmp_path / "images", {"k": 2, "size": "8x8", "components": 3}).run(out)
-    assert not [path for path in (out / "store.zarr").rglob("*") if "state" in path.parts[-3:] and path.is_file()]
+    assert not [path for path in (out / ".bigcluster").rglob("*") if "state" in path.parts[-3:] and path.is_file()]
