@@ -19,6 +19,7 @@ from networks import conv_net, save, transformer, with_outputs
 
 from bigcluster.errors import ModelError
 from bigcluster.kernels.decode import network_input, scaling_tables
+from bigcluster.kernels.decode.resize import resize_for_network
 from bigcluster.models import Network, Options, images_per_second, open_network
 from bigcluster.models.pooling import pooling_of
 from bigcluster.models.session import PROVIDERS
@@ -44,11 +45,12 @@ def by_hand(model: Any, tensor: str, value: Any) -> Any:
 
 
 def cropped(picture: Any, size: int = 16) -> Any:
-    """The largest middle square, resized by area."""
+    """The largest middle square, resized by area; bilinearly where it shrinks to more than half."""
     height, width = picture.shape[:2]
     side = min(height, width)
     top, left = (height - side) // 2, (width - side) // 2
-    return cv2.resize(picture[top : top + side, left : left + side], (size, size), interpolation=cv2.INTER_AREA)
+    how = cv2.INTER_LINEAR if size <= side < 2 * size else cv2.INTER_AREA
+    return cv2.resize(picture[top : top + side, left : left + side], (size, size), interpolation=how)
 
 
 def scaled(small: Any) -> Any:
@@ -216,6 +218,18 @@ def test_inputs_are_the_same_in_every_layout(
         np.testing.assert_array_equal(small, picture)
     expected = scaled(small)[..., ::-1] if bgr else scaled(small)
     np.testing.assert_array_equal(out.transpose(1, 2, 0) if first else out, expected)
+
+
+@pytest.mark.parametrize("rule", ["crop", "squash", "pad"])
+@pytest.mark.parametrize("sides", [(300, 200), (40, 60), (9, 20)])
+def test_a_picture_that_has_the_size_of_the_input_gives_the_same_features(
+    tmp_path: Path, rule: str, sides: tuple[int, int]
+) -> None:
+    """What a decode makes beforehand (`DecodeSpec.view`) and what a network makes of a whole picture are the same."""
+    network = open_network(str(save(tmp_path, conv_net())), Options(resize=rule))
+    whole = photo(5, *sides)
+    small = resize_for_network(whole, 16, 16, rule)
+    np.testing.assert_array_equal(network.features(small), network.features(whole))
 
 
 def test_padding_repeats_the_edges() -> None:

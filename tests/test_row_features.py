@@ -12,6 +12,7 @@ from PIL import Image
 
 from bigcluster.catalog import FileRecord, list_images
 from bigcluster.kernels.decode import Decoded, DecodeSpec, View, decode, prepare_codecs
+from bigcluster.kernels.decode.resize import resize_for_network
 from bigcluster.runtime.events import Progress
 from bigcluster.stages.loading import Loader
 
@@ -34,26 +35,27 @@ def pixels_of(decoded: Decoded) -> NDArray[np.uint8]:
     return decoded.pixels
 
 
-@pytest.mark.parametrize("fit", ["stretch", "pad", "crop"])
+@pytest.mark.parametrize("fit", ["squash", "pad", "crop"])
 @pytest.mark.parametrize("form", ["PNG", "WEBP", "BMP"])
 def test_a_view_is_the_picture_at_another_size(form: str, fit: str) -> None:
     data = picture(70, 50, form)
     both = pixels_of(decode(data, DecodeSpec(8, 6, color=True, view=View(20, 30, fit))))
     np.testing.assert_array_equal(both[: 8 * 6 * 3], pixels_of(decode(data, PIXELS)))
-    alone = pixels_of(decode(data, DecodeSpec(20, 30, color=True, fit=fit)))
-    np.testing.assert_array_equal(both[8 * 6 * 3 :], alone)
+    whole = pixels_of(decode(data, DecodeSpec(70, 50, color=True))).reshape(50, 70, 3)
+    np.testing.assert_array_equal(both[8 * 6 * 3 :], resize_for_network(whole, 20, 30, fit).reshape(-1))
 
 
 def test_normalizing_the_pixels_leaves_the_view() -> None:
     data = picture(40, 40, "PNG")
     both = pixels_of(decode(data, DecodeSpec(8, 6, color=True, normalize="image", view=VIEW)))
-    np.testing.assert_array_equal(both[144:], pixels_of(decode(data, DecodeSpec(32, 32, color=True, fit="crop"))))
+    np.testing.assert_array_equal(both[144:], pixels_of(decode(data, DecodeSpec(8, 6, color=True, view=VIEW)))[144:])
 
 
 def test_a_jpeg_is_decoded_at_a_scale_that_suffices_for_both() -> None:
     data = picture(640, 480, "JPEG", quality=90)
     view = pixels_of(decode(data, BOTH))[144:]
-    np.testing.assert_array_equal(view, pixels_of(decode(data, DecodeSpec(32, 32, color=True, fit="crop"))))
+    eighth = pixels_of(decode(data, DecodeSpec(80, 60, color=True))).reshape(60, 80, 3)
+    np.testing.assert_array_equal(view, resize_for_network(eighth, 32, 32, "crop").reshape(-1))
     small = pixels_of(decode(data, PIXELS)).astype(int)  # decoded at an eighth, and so is the view
     assert np.abs(pixels_of(decode(data, BOTH))[:144] - small).max() <= 2
 

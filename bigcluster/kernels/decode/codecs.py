@@ -32,7 +32,7 @@ from bigcluster.kernels.decode.ifd import ORIENTATION
 from bigcluster.kernels.decode.jpeg import END_OF_IMAGE, JpegHead, lacks_end, without_gaps
 from bigcluster.kernels.decode.limits import check_limits, reduction_of, working_bytes
 from bigcluster.kernels.decode.png import PngHead, fault_of_metadata, picture_only
-from bigcluster.kernels.decode.resize import normalize_each, orient, resize_to
+from bigcluster.kernels.decode.resize import normalize_each, orient, resize_for_network, resize_to
 from bigcluster.kernels.decode.result import Decoded, DecodeSpec, RejectedError, check_memory, verdict
 from bigcluster.kernels.decode.samples import Samples, to_uint8, with_key
 from bigcluster.kernels.decode.tiff import TiffHead
@@ -104,7 +104,7 @@ def _to_targets(array: NDArray[np.uint8], spec: DecodeSpec) -> NDArray[np.uint8]
         picture = normalize_each(picture)
     if spec.view is None:
         return picture.reshape(spec.n_values)
-    view = resize_to(array, *spec.view)
+    view = resize_for_network(array, *spec.view)
     return np.concatenate([picture.reshape(-1), view.reshape(-1)])
 
 

@@ -12,7 +12,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.decode.resize import middle_part, resize
+from bigcluster.kernels.decode.resize import resize_for_network
 from bigcluster.kernels.decode.samples import Pixels
 
 Tables = NDArray[Any]
@@ -33,12 +33,12 @@ def network_input(
 
     picture : (h, w, 3) uint8, RGB. out : (c, height, width), or (height, width, c) where not `channels_first`;
     C-contiguous, of the dtype of `tables`; c is 3, or 1 for a network that takes grey pictures.
-    rule : "crop" takes the largest middle part, "squash" stretches, "pad" repeats the edges. bgr : blue comes first.
+    rule : as for `resize_for_network`; a picture of the size of the input stays as it is. bgr : blue comes first.
     gray : all channels get the grey of the picture (BT.601 luma).
     """
     height, width = out.shape[1:] if channels_first else out.shape[:2]
     n_channels = out.shape[0] if channels_first else out.shape[2]
-    small = _resized(picture, width, height, rule)
+    small = resize_for_network(picture, width, height, rule)
     order = (2, 1, 0) if bgr else (0, 1, 2)
     if gray or n_channels == 1:
         luma = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
@@ -57,21 +57,3 @@ def network_input(
             cv2.LUT(plane, tables[color][None], dst=out[channel])
         else:
             out[..., channel] = cv2.LUT(plane, tables[color][None])
-
-
-def _resized(picture: Pixels, width: int, height: int, rule: str) -> Pixels:
-    """Resize to (height, width, 3) uint8."""
-    old_height, old_width = picture.shape[:2]
-    if rule == "crop":
-        picture = middle_part(picture, width, height)
-    elif rule == "pad":
-        scale = min(width / old_width, height / old_height)
-        inner_width, inner_height = (max(1, round(side * scale)) for side in (old_width, old_height))
-        inner = resize(picture, inner_width, inner_height)
-        left, top = (width - inner_width) // 2, (height - inner_height) // 2
-        right, bottom = width - inner_width - left, height - inner_height - top
-        padded: Pixels = cv2.copyMakeBorder(inner, top, bottom, left, right, cv2.BORDER_REPLICATE)
-        return padded
-    if picture.shape[:2] == (height, width):
-        return picture
-    return resize(picture, width, height)

@@ -30,7 +30,8 @@ class View(NamedTuple):
 
     width: int
     height: int
-    fit: str
+    rule: str
+    """How it takes its size: "crop", "squash" or "pad" (see `resize_for_network`)."""
 
 
 @dataclass(frozen=True)
