@@ -9,11 +9,8 @@ from typing import Any, SupportsIndex
 
 from bigcluster.errors import ConfigError
 
-# Bytes of the binary units (IEC 80000-13).
-KIB = 1024
-MIB = 1024**2
-GIB = 1024**3
-TIB = 1024**4
+KIB, MIB, GIB, TIB = 1024, 1024**2, 1024**3, 1024**4
+"""Bytes of the binary units (IEC 80000-13)."""
 
 _FACTORS = {"B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9, "TB": 10**12, "KIB": KIB, "MIB": MIB, "GIB": GIB, "TIB": TIB}
 

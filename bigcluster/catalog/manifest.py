@@ -26,9 +26,8 @@ from bigcluster.units import counted, printable
 MANIFEST_SUFFIXES = (".csv", PARQUET_SUFFIX)
 _ROWS_COMPARED = 256
 """Rows that are held at a time when the file is read again, until they are known to be unchanged."""
-_MOST_COLUMNS = 4096
-_MOST_EQUAL_NAMES = 100
-"""The most columns of one name: each of them gets a longer prefix in labels.csv than the one before."""
+_MOST_COLUMNS, _MOST_EQUAL_NAMES = 4096, 100
+"""The most columns, and the most of one name: each of these gets a longer prefix in labels.csv than the one before."""
 
 
 class Manifest:

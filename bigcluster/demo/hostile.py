@@ -24,9 +24,10 @@ from bigcluster.demo.styles import draw_cut
 from bigcluster.demo.tones import HEIGHT, WIDTH, Picture
 
 FOLDER = "hostile"
-# Sides of the picture that a file of a hundred bytes claims to hold.
 HUGE_SIDE = 60_000
+"""Pixels of the sides of the picture that a file of a hundred bytes claims to hold."""
 _ORIENTATION_TAG, _TURN_RIGHT = 274, 6
+"""The tag of Exif, and its value for a picture that is to be turned by 90 degrees."""
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ Points = npt.NDArray[np.float64]
 Paint = int | Picture  # a grey value, or a (HEIGHT, WIDTH) tone
 
 WHITE, BLACK = 255, 0  # grey levels
-# OpenCV takes coordinates as integers with this many binary digits after the point.
 FRACTION_BITS = 3
+"""OpenCV takes coordinates as integers with this many binary digits after the point."""
 
 
 @dataclass(frozen=True)

@@ -17,15 +17,16 @@ Picture = npt.NDArray[np.uint8]
 
 WIDTH, HEIGHT = 300, 430  # pixels
 
-# Room for a random offset; wider than the period of every screentone.
 MARGIN = 64
-# Sheet of paper grain that crops are taken from.
+"""Pixels of room for a random offset; more than the period of every screentone."""
 GRAIN_SIDE = 1024
+"""Pixels of a side of the sheet of paper grain that crops are taken from."""
 N_GLYPHS = 240
+"""Glyphs of the made-up writing. Chosen, not measured."""
 GLYPH_SIDES = (11, 13, 16, 20, 26, 34, 46)
-
-# The tones are the same for every seed: the seed chooses among them.
+"""Pixels of the sides in which there are glyphs."""
 _TONE_SEED = 20
+"""The tones are the same for every seed of a catalog, which chooses among them."""
 
 
 def crop(sheet: Picture, rng: np.random.Generator, height: int = HEIGHT, width: int = WIDTH) -> Picture:

@@ -17,11 +17,10 @@ FOUND_FOLDER = Known()
 _MADE = 1
 """Stands where the digest of a file stands. The path of a folder ends with `/`: no file is mistaken for one."""
 
-# struct statx, of Linux since 4.11: 256 bytes, of which we read the mask and the time of birth.
-_STATX_BTIME = 0x800
-_AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH = 0x100, 0x1000
+_AT_SYMLINK_NOFOLLOW, _AT_EMPTY_PATH, _STATX_BTIME = 0x100, 0x1000, 0x800
+"""Flags of statx, of Linux since 4.11: how the path is taken, and that the time of birth is wanted."""
 _STATX_BYTES, _BTIME_AT = 256, 80
-"""Bytes of the struct, and the one at which the time of birth begins: int64 of seconds, then uint32 of nanoseconds."""
+"""Bytes of its struct, and the one at which the time of birth begins: int64 of seconds, then uint32 of nanoseconds."""
 _NS = 10**9
 """Nanoseconds of a second."""
 

@@ -24,11 +24,6 @@ _INK, _FAINT, _FIRST, _SECOND, _THIRD = "#010203", "#010204", "#010205", "#01020
 _LIGHT = {_INK: "#26292c", _FAINT: "#c9ced3", _FIRST: "#1f5f8b", _SECOND: "#b3541e", _THIRD: "#5b6670"}
 _DARK = {_INK: "#dfe3e6", _FAINT: "#454b52", _FIRST: "#7db8e0", _SECOND: "#eaa06f", _THIRD: "#9aa5ae"}
 
-_BUDGET_IN_SIGHT = 3
-"""The budget is drawn where it is at most this many times the peak. With a larger one the curve would be too low."""
-_ROOM_FOR_NAME = 0.06
-"""The name of a stage is drawn where the stage took more than this share of the time. Chosen, not measured."""
-
 
 @contextmanager
 def _figure(path: Path, rows: int = 1, height: float = 3.2) -> Iterator[Any]:
@@ -155,7 +150,7 @@ def draw_memory(path: Path, table: Path, budget_bytes: int) -> bool:
         axes.fill_between(seconds, np.array(n_bytes) / unit, color=_FIRST, alpha=0.15, linewidth=0)
         axes.plot(seconds, np.array(n_bytes) / unit, color=_FIRST, linewidth=1.4)
         axes.set(xlabel="seconds", ylabel=name, xlim=(0, max(seconds[-1], 0.1)))
-        if budget_bytes <= _BUDGET_IN_SIGHT * max(n_bytes):
+        if budget_bytes <= 3 * max(n_bytes):  # with a larger one in sight the curve would be too low
             axes.axhline(budget_bytes / unit, color=_SECOND, linewidth=1, linestyle=(0, (4, 3)))
         axes.set_ylim(0, axes.get_ylim()[1] * 1.15)
         _name_stages(axes, seconds, stages)
@@ -167,5 +162,5 @@ def _name_stages(axes: Any, seconds: tuple[float, ...], stages: tuple[str, ...])
     begins = [i for i, stage in enumerate(stages) if i == 0 or stage != stages[i - 1]]
     for first, last in zip(begins, [*begins[1:], len(stages) - 1], strict=True):
         axes.axvline(seconds[first], color=_FAINT, linewidth=0.8)
-        if seconds[last] - seconds[first] > _ROOM_FOR_NAME * seconds[-1]:
+        if seconds[last] - seconds[first] > 0.06 * seconds[-1]:  # there is room for its name
             axes.text(seconds[first], axes.get_ylim()[1], f" {stages[first]}", va="top", fontsize=8, color=_INK)

@@ -19,8 +19,8 @@ _LIARS = (
 """How TIFF and most camera RAW, WebP and JPEG 2000 (as stream and in its boxes) begin; then JPEG XL and other RAW."""
 _BOX = b"ftyp"
 """From the fifth byte on: AVIF and HEIF."""
-SNIFFED_BYTES = 16
-"""First bytes of a file, in which every format can be recognized."""
+HEAD_BYTES = 32
+"""First bytes of a file, in which every format can be recognized, and where the canvas of a WebP file stands."""
 
 _MOST_HEADER_BYTES = 1 << 20
 """Of metadata, to which the decode may add copies: colour profiles and previews of cameras have some hundred KB."""
@@ -37,7 +37,7 @@ _FRAMES = tuple(code for code in range(0xC0, 0xD0) if code not in (0xC4, 0xC8, 0
 
 
 def header_may_lie(start: bytes) -> bool:
-    """Whether a file is of a format whose header may be wrong about the size. start : SNIFFED_BYTES or more of it."""
+    """Whether a file is of a format whose header may be wrong about the size. start : HEAD_BYTES or more of it."""
     return start.startswith(_LIARS) or start[4:8] == _BOX
 
 
@@ -48,7 +48,7 @@ def has_bounded_memory(file: Any, *, whole: bool) -> bool:
     some hundred KB.
     """
     file.seek(0)
-    start = file.read(SNIFFED_BYTES)
+    start = file.read(HEAD_BYTES)
     if start.startswith(_JPEG):
         return _is_bounded_jpeg(file)
     if start.startswith(_PNG):

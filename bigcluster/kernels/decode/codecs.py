@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from PIL import Image, UnidentifiedImageError
 
 from bigcluster.kernels.decode import bmp, webp
-from bigcluster.kernels.decode.bounded_memory import SNIFFED_BYTES, header_may_lie
+from bigcluster.kernels.decode.bounded_memory import HEAD_BYTES, header_may_lie
 from bigcluster.kernels.decode.extras import decode_jxl
 from bigcluster.kernels.decode.header import FORMATS, Header, parse_header
 from bigcluster.kernels.decode.ifd import ORIENTATION
@@ -91,7 +91,7 @@ def decode(data: bytes, spec: DecodeSpec) -> Decoded:
         found = Decoded(rejected.status, rejected.reason, width, height, needed_bytes=rejected.needed_bytes)
     else:
         return Decoded("ok", header.note, width, height, pixels)
-    if header is not None and found.status == "damaged" and header_may_lie(data[:SNIFFED_BYTES]):
+    if header is not None and found.status == "damaged" and header_may_lie(data[:HEAD_BYTES]):
         # Decoders of AVIF, WebP and JPEG 2000 call a lack of memory damage: here is what the decode may take, or not.
         np.empty(working_bytes(header, spec, 0), np.uint8)
     return found
@@ -269,7 +269,7 @@ def load_pillow(data: bytes, *, turned_by_tag: bool = True, palette: tuple[int, 
         raise
     except Exception as error:  # Pillow's plugins raise nearly anything
         check_memory(error)
-        webp.check_memory(data[: webp.HEAD_BYTES], error)
+        webp.check_memory(data[:HEAD_BYTES], error)
         if "not enough image data" in str(error):
             bmp.check_runs(data)
         raise verdict(error) from error

@@ -29,6 +29,7 @@ from PIL import (  # each plugin registers its format on import; Image.init() wo
 )
 
 from bigcluster.kernels.decode import bmp, extras, webp
+from bigcluster.kernels.decode.bounded_memory import HEAD_BYTES
 from bigcluster.kernels.decode.ifd import orientation_in
 from bigcluster.kernels.decode.jpeg import JpegHead, parse_jpeg
 from bigcluster.kernels.decode.png import SIGNATURE, PngHead, parse_png
@@ -108,7 +109,7 @@ def parse_header(file: Any, n_bytes: int) -> Header:
     if n_bytes == 0:
         raise RejectedError("empty", "the file has no bytes")
     file.seek(0)
-    start: bytes = file.read(webp.HEAD_BYTES)
+    start: bytes = file.read(HEAD_BYTES)
     if start.startswith(b"\xff\xd8\xff"):
         return _of_jpeg(parse_jpeg(file))
     if start.startswith(SIGNATURE):

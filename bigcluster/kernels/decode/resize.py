@@ -9,10 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.kernels.decode.samples import WHITE, Pixels
+from bigcluster.kernels.decode.samples import BAND_VALUES, WHITE, Pixels
 
-_COUNTED = 1 << 16
-"""Values that are counted at once: np.bincount makes an 8-byte copy of each, 512 KiB in all."""
 _NORMAL_MEAN, _NORMAL_SCALE = 128.0, 48.0
 """Mean and standard deviation of a normalized picture, in grey levels: the middle of 0..255, and 2.6 of the deviations
 fit to either side of it."""
@@ -114,8 +112,8 @@ def normalize_each(array: Pixels) -> Pixels:
     """
     flat = array.reshape(-1)
     counts = np.zeros(256, np.int64)
-    for start in range(0, flat.size, _COUNTED):
-        counts += np.bincount(flat[start : start + _COUNTED], minlength=256)
+    for start in range(0, flat.size, BAND_VALUES):
+        counts += np.bincount(flat[start : start + BAND_VALUES], minlength=256)
     levels = np.arange(256, dtype=np.float64)
     mean = (counts @ levels) / flat.size
     std = np.sqrt(counts @ (levels - mean) ** 2 / flat.size)

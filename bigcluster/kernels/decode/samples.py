@@ -20,8 +20,10 @@ from numpy.typing import NDArray
 Pixels: TypeAlias = NDArray[np.uint8]
 
 WHITE = 255
-_BAND_PIXELS = 1 << 16
-"""Pixels that are blended at once: the 16-bit intermediates of a whole picture would be most of what a decode holds."""
+"""Grey level of white in 8 bits."""
+BAND_VALUES = 1 << 16
+"""Values that are handled at once where intermediates are wider than 8 bits: 512 KiB at most. Those of a whole picture
+would be most of what a decode holds."""
 _USUAL_BITS = (8, 10, 12, 14, 16)
 """Bits of a sample that cameras and scanners use."""
 
@@ -91,7 +93,7 @@ def _to_8_bits(values: NDArray[Any], white: int) -> Pixels:
 def _over_white(colors: NDArray[Any], alpha: Pixels, *, premultiplied: bool) -> Pixels:
     """Blend colors (h, w[, 3]) with white by alpha (h, w), rounded to nearest, one band of rows at a time."""
     out: Pixels = np.empty(colors.shape, np.uint8)
-    band_rows = max(1, _BAND_PIXELS // max(1, colors.shape[1]))
+    band_rows = max(1, BAND_VALUES // max(1, colors.shape[1]))
     for start in range(0, len(colors), band_rows):
         band = slice(start, start + band_rows)
         share = alpha[band].astype(np.uint16).reshape(alpha[band].shape + (1,) * (colors.ndim - 2))

@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-HEAD_BYTES = 32
-"""Bytes in which the size of the canvas stands."""
+from bigcluster.kernels.decode.bounded_memory import HEAD_BYTES
+
 _AMBIGUOUS = "could not create decoder object"
 """What Pillow says of both."""
 _BESIDE_BYTES = 1 << 20

@@ -27,7 +27,7 @@ from bigcluster.kernels.decode import (
     header_may_lie,
     without_what_was_filled,
 )
-from bigcluster.kernels.decode.bounded_memory import SNIFFED_BYTES
+from bigcluster.kernels.decode.bounded_memory import HEAD_BYTES
 from bigcluster.stages.loading.captured_stderr import ROOM_BYTES, CapturedStderr
 from bigcluster.units import show_bytes
 
@@ -177,7 +177,7 @@ def _read(
             reason = f"reading it needs {show_bytes(n_bytes)}, the memory budget leaves {show_bytes(max_bytes)}"
             return _failed("too_large", reason, n_bytes, mtime_ns, n_bytes)
         with open_regular(path, follow=True) as file:
-            if passing and header_may_lie(file.peek(SNIFFED_BYTES)):
+            if passing and header_may_lie(file.peek(HEAD_BYTES)):
                 return None
             data = file.read(n_bytes + 1)  # a file may grow while it is read
         after = os.stat(path)
