@@ -124,7 +124,7 @@ NAMES = (
 )
 
 
-@pytest.mark.parametrize("target", ["file", "", "nowhere"])
+@pytest.mark.parametrize("target", ["file", "", "nowhere", "itself"])
 def test_a_link_at_a_name_of_ours_is_refused(images: Path, out: Path, precious: Path, target: str) -> None:
     """As `ln -sf ~/precious OUT/.lock`: the target is as it was, and everything else too."""
     before = described(out)
@@ -134,12 +134,13 @@ def test_a_link_at_a_name_of_ours_is_refused(images: Path, out: Path, precious: 
         if was_there:
             path.rename(aside)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.symlink_to(precious / target)
+        leads_to = Path(path.name) if target == "itself" else precious / target
+        path.symlink_to(leads_to)
         for command in (lambda: run(images, out, k=3), lambda: verify(out)):
             # Without its metadata a store is that of a stranger, as is one at the end of a link.
             with pytest.raises((UsageError, StoreError), match=r"^[^\n]+$"):
                 command()
-        assert path.readlink() == precious / target, name
+        assert path.readlink() == leads_to, name
         path.unlink()
         if was_there:
             aside.rename(path)

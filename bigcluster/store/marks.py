@@ -129,6 +129,13 @@ class Marks:
                 f"{error.filename or self._root} cannot be read: {error.strerror}; it belongs to somebody else or is "
                 "closed to you: permit it, or move it away"
             ) from error
+        except OSError as error:
+            if error.errno != errno.ELOOP:
+                raise
+            raise OutError(
+                f"{error.filename or self._root} is a link that leads nowhere, where bigcluster keeps a folder of its "
+                "own; move it away"
+            ) from error
 
     def names(self) -> Iterator[tuple[str, str]]:
         """The (stage, block) of every mark file, whether its content is sound or not."""
