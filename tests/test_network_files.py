@@ -148,6 +148,17 @@ def test_what_is_no_network(tmp_path: Path, data: bytes, said: str) -> None:
     refused(tmp_path / "net.onnx", said)
 
 
+@pytest.mark.parametrize("number", [14, 13, 5])
+def test_numbers_of_fields_that_other_readers_cut_to_32_bits(tmp_path: Path, number: int) -> None:
+    key = (number << 3) + (1 << 32)
+    varint = bytes(
+        [key & 0x7F | 0x80, key >> 7 & 0x7F | 0x80, key >> 14 & 0x7F | 0x80, key >> 21 & 0x7F | 0x80, key >> 28]
+    )
+    path = save(tmp_path, conv_net())
+    path.write_bytes(path.read_bytes() + varint + b"\1")
+    refused(path, "a field has the number")
+
+
 def test_weights_of_pytorch_are_named(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "net.onnx", "w") as archive:
         archive.writestr("data.pkl", b"x")

@@ -27,6 +27,8 @@ class Field(NamedTuple):
 
 
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
+_MOST_NUMBER = 2**29 - 1
+"""The largest number that a field may have."""
 _MOST_VARINT_BYTES = 10
 """Bytes of a varint of 64 bits."""
 
@@ -42,8 +44,9 @@ def read_fields(message: memoryview) -> Iterator[Field]:
         start = at
         key, at = _read_varint(message, at)
         number, kind = key >> 3, key & 7
-        if number == 0:
-            raise WireError("a field has the number 0")
+        if not 0 < number <= _MOST_NUMBER:
+            # Other readers cut a larger number to 32 bits: what is unknown here would be a field there.
+            raise WireError(f"a field has the number {number}")
         value: Value
         if kind == _VARINT:
             value, at = _read_varint(message, at)
