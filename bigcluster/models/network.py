@@ -201,7 +201,7 @@ class Network:
             raise ModelError(f"the tensor {quoted(self.layer)} of {self.path} does not hold floats; take another layer")
         self._pooling: Pooling = pooling_of(value.shape, pool, **pooling)  # type: ignore[arg-type]
         self.n_features, self.pool = self._pooling.n_features, self._pooling.name
-        self._labels = self._read_labels(given.labels, first[-1].size) if self._logits is not None else ()
+        self.class_names = self._read_labels(given.labels, first[-1].size) if self._logits is not None else ()
 
     def _scaling(self, given: Preprocessing) -> NDArray[Any]:
         if self._input.dtype != "uint8":
@@ -264,7 +264,7 @@ class Network:
         powers = np.exp(scores - scores.max())
         shares = powers / powers.sum()
         best = np.argsort(-shares, kind="stable")[: self._options.n_classes]
-        return tuple(ClassProbability(int(i), self._labels[i], float(shares[i])) for i in best)
+        return tuple(ClassProbability(int(i), self.class_names[i], float(shares[i])) for i in best)
 
     def _run(self, picture: NDArray[np.uint8]) -> list[Any]:
         return run(self._session, self._outputs, {self._input.name: self.prepare(picture)}, self.path)

@@ -1,0 +1,35 @@
+"""A row source whose rows have the length 1, whatever the rows below it have."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.kernels.linalg.unit_length import to_unit_length
+from bigcluster.store.row_source import RowSource
+
+
+class UnitLengthRows:
+    """The float32 rows of another source, each scaled to the length 1. Every read reads whole rows."""
+
+    def __init__(self, rows: RowSource) -> None:
+        if rows.dtype != np.float32:
+            raise ValueError(f"rows of {rows.dtype} cannot have the length 1; float32 rows can")
+        self._rows = rows
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        return self._rows.shape
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        return self._rows.dtype
+
+    def read(
+        self, start: int, stop: int, columns: slice = slice(None), *, spent: NDArray[Any] | None = None
+    ) -> NDArray[Any]:
+        """Return rows start .. stop - 1, as `RowSource.read` does."""
+        del spent  # it has the size of the result, which may be narrower than the rows that are read
+        return np.ascontiguousarray(to_unit_length(self._rows.read(start, stop))[:, columns])
