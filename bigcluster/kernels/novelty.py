@@ -78,14 +78,18 @@ def left_out(
     center_sq: Float64Array,
     counts: NDArray[np.int64],
     runner_up_distance: Float64Array,
+    *,
+    unit_length: bool = False,
 ) -> Traits:
     """Compute the traits of the model's own pictures, each as if it had been left out of the fit.
 
     own : the traits as they are. scores_sq : (n_rows,) |scores|^2. leverage : (n_rows,) the leverage h of each picture
     in the fit. Both are None where no components were computed. center_sq, counts : (k,) |center|^2 and number of
     pictures of each cluster. runner_up_distance : (n_rows,) distance to the second nearest center, which takes a
-    picture that was alone in its cluster. Source: leave-one-out residuals of least squares, e / (1 - h); Cook and
-    Weisberg 1982, "Residuals and influence in regression", chapter 2.
+    picture that was alone in its cluster. unit_length : whether scores were scaled to the length 1 before they were
+    clustered, so that distances and centers are among scaled ones; `scores_sq` is of those before. Source:
+    leave-one-out residuals of least squares, e / (1 - h); Cook and Weisberg 1982, "Residuals and influence in
+    regression", chapter 2.
     """
     of_cluster = counts[own.labels].astype(np.float64)
     others = np.maximum(of_cluster - 1, 1)
@@ -95,6 +99,8 @@ def left_out(
     residual = np.minimum(own.residual / np.maximum(1 - leverage, LEAST_FREEDOM), own.norm)
     # Its norm stays, so its scores shrink by this factor, and its center is the mean of the others.
     shrunk = np.sqrt(np.maximum(own.norm**2 - residual**2, 0) / np.maximum(scores_sq, LEAST_LENGTH**2))
+    if unit_length:
+        scores_sq, shrunk = np.minimum(scores_sq / np.maximum(scores_sq, LEAST_LENGTH**2), 1), np.ones_like(shrunk)
     squares = center_sq[own.labels]
     product = (scores_sq + squares - own.distance**2) / 2  # score times center
     center = (of_cluster**2 * squares - 2 * of_cluster * product + scores_sq) / others**2

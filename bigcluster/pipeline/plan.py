@@ -16,6 +16,7 @@ from bigcluster.planning.stages import target_of
 from bigcluster.runtime.events import Listener, Note, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
+from bigcluster.stages.embedding import open_embedding, shape_of
 from bigcluster.stages.loading.sample import NATIVE, image_size_of
 
 
@@ -34,7 +35,7 @@ def plan(
     Raises the errors of the listing. The caller checks whether the plan fits the budget.
     """
     del caller  # nothing is measured
-    listing, planned = prepare(settings, resources, given)
+    listing, planned = prepare(settings, resources, given, open_embedding(settings, listener))
     if listing.unreadable:
         listener(Note(unread_folders(listing), "warning"))
     return estimated(planned, settings).to_json()
@@ -46,10 +47,12 @@ def plan_absent(settings: Settings, n_images: int, resources: Resources) -> Plan
         raise ConfigError(
             "size = native is that of the pictures, and there are none to look at: use --size WIDTHxHEIGHT"
         )
-    return make_plan(settings, n_images, image_size_of(settings.size), resources)
+    embedding = open_embedding(settings)
+    shape = None if embedding is None else shape_of(embedding)
+    return make_plan(settings, n_images, image_size_of(settings.size), resources, features=shape)
 
 
 def estimated(plan: Plan, settings: Settings) -> Plan:
     """Return the plan with estimated seconds. The first call measures the rates of this machine."""
-    target = target_of(settings) if settings.reduce == "pca" else None
+    target = target_of(settings, plan.n_images, plan.features.n_features) if settings.reduce == "pca" else None
     return with_seconds(plan, settings, target, machine_rates())

@@ -22,6 +22,7 @@ from bigcluster.kernels.decode import STATUSES, DecodeSpec
 from bigcluster.kernels.kmeans.assign import two_nearest
 from bigcluster.kernels.kmeans.centers import Centers, fit_scaler, prepare
 from bigcluster.kernels.linalg.moments import block_moments
+from bigcluster.kernels.linalg.unit_length import to_unit_length
 from bigcluster.kernels.novelty import LEAST_IMAGES, UNUSUAL_PERCENTILE, Novelty, Traits, residual_of, squared_norms
 from bigcluster.outputs.summary import folders_of
 from bigcluster.outputs.tables import Predicted, write_predictions
@@ -35,8 +36,9 @@ from bigcluster.runtime.sampler import Caller
 from bigcluster.solvers.pca.projection import TRANSFORM_COLUMNS, transform
 from bigcluster.stages import reduce
 from bigcluster.stages.components import components
-from bigcluster.stages.features import Extractor, Features, check_extractor, load_features
-from bigcluster.stages.ingest import RECIPE, load_ingested, stored_recipe
+from bigcluster.stages.embedding import Embedding, n_row_values, open_embedding, shape_of
+from bigcluster.stages.features import Features, load_features
+from bigcluster.stages.ingest import RECIPE, load_ingested, stored_embedding, stored_recipe
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading.sample import NATIVE
 from bigcluster.stages.novelty import novelty
@@ -56,7 +58,7 @@ def predict(
     *,
     images: str,
     to: str,
-    extractor: Extractor | None = None,
+    embedding: Embedding | None = None,
     isolate_rows: Sequence[Sequence[int]] = (),
     listener: Listener = silent,
     caller: Caller | None = None,
@@ -64,7 +66,7 @@ def predict(
     """Label `images` by the model in OUT, write the CSV file `to`, and return counts and how unlike the images are.
 
     `beyond_share` and `unlike` are None where the model has too few images.
-    extractor : computes the features of new pictures as it did for the model; None where the pixels are the features.
+    embedding : makes the features of new pictures; None where the settings of the model say what does.
     isolate_rows : pairs (start, stop) of listed rows over which an earlier worker died.
 
     Images of another size are resized as those of the model were. For a model of native size a note says so. Raises
@@ -75,7 +77,9 @@ def predict(
     _check_target(to, images, settings.images, job.out)
     with job.stages.sampler:
         job.stages.sampler.enter("list")
-        listing, spec, counted, can_tell = _label_all(job, images, to, extractor, isolate_rows)
+        listing, spec, counted, can_tell = _label_all(
+            job, images, to, embedding or open_embedding(settings, listener), isolate_rows
+        )
     n_ok = counted["ok"]
     if settings.size == NATIVE and counted["resized"]:
         resized = number_of(counted["resized"], "image", "was", "were")
@@ -104,7 +108,7 @@ def predict(
 
 
 def _label_all(
-    job: Job, images: str, to: str, extractor: Extractor | None, isolate_rows: Sequence[Sequence[int]]
+    job: Job, images: str, to: str, embedding: Embedding | None, isolate_rows: Sequence[Sequence[int]]
 ) -> tuple[Listing, DecodeSpec, Counter[str], bool]:
     """List the images, plan, label them and write the table.
 
@@ -127,6 +131,7 @@ def _label_all(
             spec = stored_recipe(store)
             with naming_damage(store):
                 features = load_features(store, load_ingested(store))
+            _check_embedding(store, embedding)
             n_clusters, n_components = store.array("centers").shape
             n_own = store.array("pixels").shape[0]
             plan = plan_predict(
@@ -134,7 +139,7 @@ def _label_all(
                 len(listing),
                 n_own,
                 spec.n_values,
-                features.shape,
+                features.shape if embedding is None else shape_of(embedding),
                 n_components,
                 n_clusters,
                 resources,
@@ -143,7 +148,7 @@ def _label_all(
             spec = replace(spec, max_bytes=plan.choices["decode_bytes"])
             stack.enter_context(job.stages.measure(PREDICT, plan.projected_bytes))
             with naming_damage(store):
-                model = _load_model(job, store, features, extractor)
+                model = _load_model(job, store, features)
             version = _version(store)
         with (
             _one_model(store, version),
@@ -156,9 +161,10 @@ def _label_all(
                 progress=job.progress,
                 isolate_rows=isolate_rows,
                 children=plan.choices["children"],
+                row_features=embedding,
             ) as loader,
         ):
-            rows = _predicted(loader, listing, spec, model, plan.block_shape[0], counted)
+            rows = _predicted(loader, listing, spec, embedding, model, plan.block_shape[0], counted)
             with targets.writing(TO, to) as file:
                 write_predictions(file, listing, rows)
                 _check_version(store, version)
@@ -208,8 +214,8 @@ class _Model:
     centers: Centers
     novelty: Novelty | None
     """It is None where the model has fewer than LEAST_IMAGES images."""
-    extractor: Extractor | None
-    """It is None where the pixels are the features."""
+    unit_length: bool
+    """Whether scores are scaled to the length 1 before the nearest centers are looked for."""
     mean: NDArray[np.float64]
     """The mean of the features, (n_features,)."""
     components: RowSource | None
@@ -244,15 +250,25 @@ def _one_model(store: Store, version: list[tuple[int, int] | None]) -> Iterator[
         raise
 
 
-def _load_model(job: Job, store: Store, features: Features, extractor: Extractor | None) -> _Model:
-    """Load the model. Raises StoreError where the stages in OUT do not belong to one finished run, or where their
-    features are not those of the extractor."""
+def _check_embedding(store: Store, embedding: Embedding | None) -> None:
+    """Raise StoreError where the features of new images would not be such as the stored ones are."""
+    stored = stored_embedding(store)
+    if (None if stored is None else stored["fingerprint"]) != (None if embedding is None else embedding.fingerprint):
+        of_model = "pixels" if stored is None else stored["name"]
+        of_images = "pixels" if embedding is None else embedding.name
+        raise StoreError(
+            f"{store.out} was clustered by features of {of_model}, and those of new images would be of "
+            f"{of_images}, or of another version of it; run the job again"
+        )
+
+
+def _load_model(job: Job, store: Store, features: Features) -> _Model:
+    """Load the model. Raises StoreError where the stages in OUT do not belong to one finished run."""
     context = job.context(store)
     clustered, fit = store.mark(CLUSTER), store.mark(REDUCE)
     unfinished = StoreError(f"{job.out} holds no finished run; run the job to its end first")
     if clustered is None or clustered.payload["features"] != features.fingerprint:
         raise unfinished
-    check_extractor(store, features, extractor)
     exact = store.load("centers")
     centers = prepare(exact, fit_scaler(block_moments(exact)))
     n_components = exact.shape[1]
@@ -263,27 +279,40 @@ def _load_model(job: Job, store: Store, features: Features, extractor: Extractor
         return novelty(context, features, clustered)
 
     if clustered.payload["reduction"] == "none":
-        return _Model(centers, usual(), extractor, features.mean, None, n_components, 0.0)
-    if fit is None or clustered.payload["rows"] != reduce.rows_fingerprint(fit.fingerprint, n_components):
+        return _Model(centers, usual(), False, features.mean, None, n_components, 0.0)
+    if fit is None or clustered.payload["rows"] != reduce.rows_fingerprint(
+        fit.fingerprint, n_components, unit_length=features.unit_length
+    ):
         raise unfinished
     novelty_of_model = usual()
     vectors, step = StoredRows(components(context, features)), fit.payload["score_step"]
-    return _Model(centers, novelty_of_model, extractor, store.load("mean"), vectors, n_components, step)
+    unit_length = features.unit_length
+    return _Model(centers, novelty_of_model, unit_length, store.load("mean"), vectors, n_components, step)
 
 
 def _predicted(
-    loader: Loader, listing: Listing, spec: DecodeSpec, model: _Model, block_rows: int, counted: Counter[str]
+    loader: Loader,
+    listing: Listing,
+    spec: DecodeSpec,
+    embedding: Embedding | None,
+    model: _Model,
+    block_rows: int,
+    counted: Counter[str],
 ) -> Iterator[tuple[FileRecord, Predicted | None]]:
     """Yield the record of every listed row and its prediction, which is None for a row that failed. One block of
     pixels is in memory at a time."""
     for start, stop in spans(len(listing), block_rows):
         pixels = np.zeros((stop - start, spec.n_values), np.uint8)
-        ledger = loader.load(range(start, stop), pixels, start)
+        features = None
+        if embedding is not None:
+            features = np.zeros((stop - start, n_row_values(embedding)), embedding.dtype)
+        ledger = loader.load(range(start, stop), pixels, start, features=features)
         counted["resized"] += sum(
             record.ok and (record.width, record.height) != (spec.width, spec.height) for record in ledger
         )
         good = np.array([record.ok for record in ledger])
-        predictions = iter(_label(pixels[good], model))
+        rows = pixels if embedding is None or features is None else features[:, : embedding.n_features]
+        predictions = iter(_label(rows[good], model))
         for record in ledger:
             counted[record.status] += 1
             row = next(predictions) if record.ok else None
@@ -293,22 +322,25 @@ def _predicted(
             yield record, row
 
 
-def _label(pixels: NDArray[np.uint8], model: _Model) -> Iterator[Predicted]:
-    if len(pixels) == 0:
+def _label(features: NDArray[Any], model: _Model) -> Iterator[Predicted]:
+    """Yield the prediction of each row of features, (n, n_features)."""
+    if len(features) == 0:
         return
-    features = rows = pixels if model.extractor is None else model.extractor.rows(pixels)
-    norm_sq = np.zeros(len(pixels))
+    rows = features
+    norm_sq = np.zeros(len(features))
     for start, stop in spans(features.shape[1], TRANSFORM_COLUMNS):
         norm_sq += squared_norms(features[:, start:stop], model.mean[start:stop])
-    residual = np.zeros(len(pixels))
+    residual = np.zeros(len(features))
     if model.components is not None:
         rows = transform(features, model.mean, model.components, model.n_components, model.step)
         residual = residual_of(norm_sq, np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
+        if model.unit_length:
+            rows = to_unit_length(rows)
     two = two_nearest(rows, model.centers)
     distance, second = np.sqrt(two.sq), np.sqrt(two.runner_up_sq)
     traits = Traits(two.labels, distance, residual, np.sqrt(norm_sq))
     novelty = None if model.novelty is None else model.novelty.of(traits)
-    for row in range(len(pixels)):
+    for row in range(len(features)):
         runner_up = int(two.runner_up[row])
         yield Predicted(
             int(two.labels[row]),

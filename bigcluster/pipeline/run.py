@@ -17,7 +17,7 @@ from bigcluster import outdir
 from bigcluster.catalog import Listing, left_out, list_images, unread_folders
 from bigcluster.catalog.manifest_rows import LEAST_BYTES
 from bigcluster.config import Settings, flatten
-from bigcluster.errors import ConfigError, NoImagesError, TooFewSamplesError, UsageError
+from bigcluster.errors import NoImagesError, TooFewSamplesError, UsageError
 from bigcluster.files.kept import KEPT
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.outdir.results import OF_A_RUN, OF_A_SWEEP, ResultFiles, is_finished
@@ -28,14 +28,15 @@ from bigcluster.planning import footprint
 from bigcluster.planning.disk_space import check_room
 from bigcluster.planning.plan import Plan
 from bigcluster.planning.planner import make_plan, replan
-from bigcluster.planning.stage_names import CLUSTER, FEATURES, INGEST, OUTPUT, REDUCE, REPORT, SWEEP
+from bigcluster.planning.stage_names import CLUSTER, INGEST, OUTPUT, REDUCE, REPORT, SWEEP
 from bigcluster.planning.stages import baseline_bytes
 from bigcluster.report.scatter import check_kind
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
 from bigcluster.stages.cluster import Clustered, cluster
-from bigcluster.stages.features import Extractor, Features, features_of
+from bigcluster.stages.embedding import Embedding, open_embedding, shape_of
+from bigcluster.stages.features import Features, features_of
 from bigcluster.stages.ingest import Ingested, check_recipe, ingest, records
 from bigcluster.stages.loading import sample
 from bigcluster.stages.loading.sample import Headers, look_at
@@ -47,18 +48,16 @@ from bigcluster.units import EXAMPLES, counted, show_bytes
 
 
 def prepare(
-    settings: Settings, resources: Resources, given: str | None = None, extractor: Extractor | None = None
+    settings: Settings, resources: Resources, given: str | None = None, embedding: Embedding | None = None
 ) -> tuple[Listing, Plan]:
     """List the images and plan the run. Nothing is decoded and nothing is written.
 
     given : the manifest with the list of images that the caller passed; OUT stores it later as `settings.images`.
-    extractor : makes the features; None where the pixels are the features.
+    embedding : makes the features; None where the pixels are the features.
     Raises the errors of the listing and of the plan, and TooFewSamplesError where k or the number of components is
     above the number of listed images.
     """
     assert settings.images is not None
-    if not settings.has_pixel_features:
-        raise ConfigError("features of networks cannot be made yet: use --features gray or color")
     out = None if settings.out is None else Path(settings.out)
     least = baseline_bytes(settings, resources, products=False)
     beyond = max(LEAST_BYTES, resources.budget_bytes - least)
@@ -85,8 +84,8 @@ def prepare(
     header_bytes = beyond - footprint.NAME_BYTES * len(listing) - footprint.DECODING_CHILD_BYTES
     with Headers(listing, settings.image.timeout, max(LEAST_BYTES, header_bytes)) as headers:
         size = sample.image_size(listing, settings.size, headers)
-        pictures = look_at(listing, headers, _decode_spec(settings, size, None))
-    shape = None if extractor is None else extractor.shape
+        pictures = look_at(listing, headers, _decode_spec(settings, size, None, embedding))
+    shape = None if embedding is None else shape_of(embedding)
     return listing, make_plan(settings, len(listing), size, resources, pictures, shape)
 
 
@@ -97,7 +96,7 @@ def run(
     replace: bool = False,
     rehash: bool = False,
     given: str | None = None,
-    extractor: Extractor | None = None,
+    embedding: Embedding | None = None,
     isolate_rows: Sequence[Sequence[int]] = (),
     listener: Listener = silent,
     caller: Caller | None = None,
@@ -107,7 +106,7 @@ def run(
     replace : permit that pixels decoded in another way are discarded.
     rehash : read every image again and compare its content with the record, whatever its size and time are.
     given : a manifest with the list of images that the caller passed; OUT stores it as `settings.images`.
-    extractor : computes the features of pictures from their pixels; None where the pixels are the features.
+    embedding : makes the features of pictures; None where the settings say what does (`open_embedding`).
     isolate_rows : pairs (start, stop) of listed rows over which an earlier worker died; a child decodes their files.
 
     Raises the errors of `prepare`, MemoryBudgetError where the plan does not fit, OutError and StoreError where OUT
@@ -116,7 +115,8 @@ def run(
     job = open_job(settings, resources, listener, caller)
     with job.stages.sampler:
         job.stages.sampler.enter("list")
-        return _run(job, replace=replace, rehash=rehash, given=given, extractor=extractor, isolate_rows=isolate_rows)
+        embedding = embedding or open_embedding(settings, listener)
+        return _run(job, replace=replace, rehash=rehash, given=given, embedding=embedding, isolate_rows=isolate_rows)
 
 
 def _run(
@@ -125,12 +125,12 @@ def _run(
     replace: bool,
     rehash: bool,
     given: str | None,
-    extractor: Extractor | None,
+    embedding: Embedding | None,
     isolate_rows: Sequence[Sequence[int]],
 ) -> dict[str, Any]:
     settings = job.settings
     assert settings.images is not None
-    listing, plan = prepare(settings, job.resources, given, extractor)
+    listing, plan = prepare(settings, job.resources, given, embedding)
     if listing.unreadable:
         job.progress.warn(unread_folders(listing))
     if passed_over := left_out(listing.ignored):
@@ -145,14 +145,14 @@ def _run(
         outdir.sweep_unfinished(job.out)
         store = Store(job.out, most_bytes=job.remaining_bytes)
         was_finished = is_finished(store.marks)
-        spec = _decode_spec(settings, plan.image_size, plan.stage(INGEST).choices["decode_bytes"])
-        check_recipe(store, spec, replace=replace)
+        spec = _decode_spec(settings, plan.image_size, plan.stage(INGEST).choices["decode_bytes"], embedding)
+        check_recipe(store, spec, embedding, replace=replace)
         if given is not None:
             write_manifest_copy(store, Path(given), Path(settings.images))
         files = ResultFiles(job.out, job.progress.warn)
         with files.writing((*OF_A_RUN, *OF_A_SWEEP)), files.settings(settings):
             with naming_damage(store):
-                done = _compute(job, listing, plan, spec, store, extractor, isolate_rows, rehash)
+                done = _compute(job, listing, plan, spec, store, embedding, isolate_rows, rehash)
                 written = done.plan.stage(OUTPUT).projected_bytes
                 with job.stages.measure(OUTPUT, written), job.progress.stage(OUTPUT, len(listing), "images"):
                     _write_outputs(job, listing, store, done, files)
@@ -187,7 +187,7 @@ class _Done:
     @property
     def reused(self) -> bool:
         """Whether every stage was reused, so that the store has not changed."""
-        return all(done.reused for done in (self.ingested, self.features, self.reduced, self.clustered))
+        return all(done.reused for done in (self.ingested, self.reduced, self.clustered))
 
 
 def _compute(
@@ -196,7 +196,7 @@ def _compute(
     plan: Plan,
     spec: DecodeSpec,
     store: Store,
-    extractor: Extractor | None,
+    embedding: Embedding | None,
     isolate_rows: Sequence[Sequence[int]],
     rehash: bool,
 ) -> _Done:
@@ -213,10 +213,13 @@ def _compute(
             spec,
             block_shape=plan.stage(INGEST).block_shape,
             in_flight=plan.stage(INGEST).choices["in_flight"],
+            embedding=embedding,
             isolate_rows=isolate_rows,
             children=plan.stage(INGEST).choices["children"],
             rehash=rehash,
         )
+        if embedding is not None:
+            embedding.release()
         facts |= {"solver": "decode", "passes": 0 if ingested.reused else 1, "reused": ingested.reused}
         facts |= {"blocks": ingested.n_blocks, "blocks_reused": ingested.blocks_reused}
         facts |= {"images_decoded": ingested.n_decoded, "images_reused": len(listing) - ingested.n_decoded}
@@ -225,12 +228,7 @@ def _compute(
         named = ", ".join(closed[:EXAMPLES]) + (" and others" if len(closed) > EXAMPLES else "")
         progress.warn(f"files could not be looked at ({named}): what was decoded of them is kept")
     _check_enough(listing, store, ingested, settings)
-    if extractor is None:
-        features = features_of(context, ingested)
-    else:
-        with stage(FEATURES) as facts:
-            features = features_of(context, ingested, extractor, plan.stage(FEATURES))
-            facts |= {"solver": features.kind, "reused": features.reused}
+    features = features_of(context, ingested)
     planned = plan.stage(REDUCE) if settings.reduce == "pca" else None
     with stage(REDUCE) as facts:
         reduced = reduce(context, features, ingested, planned)
@@ -275,16 +273,19 @@ def _check_enough(listing: Listing, store: Store, ingested: Ingested, settings: 
         )
 
 
-def _decode_spec(settings: Settings, image_size: tuple[int, int], max_bytes: int | None) -> DecodeSpec:
+def _decode_spec(
+    settings: Settings, image_size: tuple[int, int], max_bytes: int | None, embedding: Embedding | None
+) -> DecodeSpec:
     width, height = image_size
     return DecodeSpec(
         width=width,
         height=height,
-        color=settings.features == "color",
+        color=settings.features != "gray",  # features of a network have pixels in color beside them
         fit=settings.image.fit,
         normalize=settings.image.normalize,
         max_pixels=settings.image.max_pixels,
         max_bytes=max_bytes,
+        view=None if embedding is None else embedding.view,
     )
 
 

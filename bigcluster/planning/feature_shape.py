@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from bigcluster.config import Settings
+from bigcluster.planning.footprint import FLOAT32
 
 
 @dataclass(frozen=True)
@@ -20,17 +21,30 @@ class FeatureShape:
     dtype: str
     """`uint8` or `float32`."""
     of_pixels: bool
-    """Whether the features are the stored pixels themselves, so that no stage has to compute them."""
+    """Whether the features are the stored pixels themselves. Others are stored beside the pixels."""
+    n_classes: int = 0
+    """How many classes are stored with the features of an image, by number and probability."""
+    shared_bytes: int = 0
+    """Bytes of what makes the features, such as a network, while pictures are decoded."""
+    thread_bytes: int = 0
+    """Bytes that each decoding thread adds for it."""
+    row_seconds: float = 0.0
+    """Seconds of one thread for the features of one image."""
 
     @property
     def itemsize(self) -> int:
         """The bytes of one feature."""
         return np.dtype(self.dtype).itemsize
 
+    @property
+    def stored_bytes(self) -> int:
+        """The bytes of an image beside its pixels: features and classes; 0 where the pixels are the features."""
+        return 0 if self.of_pixels else self.n_features * self.itemsize + 2 * self.n_classes * FLOAT32
+
 
 def channels(settings: Settings) -> int:
-    """Return the number of values of a stored pixel: 3 in color, otherwise 1."""
-    return 3 if settings.features == "color" else 1
+    """Return the number of values of a stored pixel: 1 in gray, otherwise 3."""
+    return 1 if settings.features == "gray" else 3
 
 
 def feature_shape(settings: Settings, image_size: tuple[int, int]) -> FeatureShape:

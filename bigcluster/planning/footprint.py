@@ -40,14 +40,17 @@ FLOAT32 = 4
 """Bytes of one value of these types."""
 
 
-def project_ingest_bytes(*, block_rows: int, n_values: int, in_flight: int, threads: int, decode_bytes: int) -> int:
+def project_ingest_bytes(
+    *, block_rows: int, n_values: int, row_bytes: int, in_flight: int, threads: int, decode_bytes: int
+) -> int:
     """Return the bytes of blocks that are being filled or written, of their column sums and records, and of the
     decodes.
 
     There is one decode for each thread. Of blocks that wait for the disk, only the records count. A block counts one
     and a quarter times, because chunks are copied from it while they are written.
+    n_values : of the pixels of one image. row_bytes : of all that is stored of one image.
     """
-    block = block_rows * n_values
+    block = block_rows * row_bytes
     sums = n_values * FLOAT64
     records = (in_flight + COMMITS_IN_FLIGHT) * block_rows * RECORD_BYTES
     return in_flight * (block + block // 4 + sums) + records + threads * decode_bytes
@@ -112,16 +115,6 @@ def project_output_bytes(n_images: int, *, block_rows: int, linked: bool) -> int
     The records of one block of pixels are included, and what earlier stages have left. linked : whether links are made.
     """
     return KEPT_BYTES + n_images * (NAME_BYTES + 48 + (LINK_BYTES if linked else 0)) + block_rows * RECORD_BYTES
-
-
-def project_feature_block_bytes(*, block_rows: int, pixel_rows: int, n_values: int, row_bytes: int) -> int:
-    """Return the bytes of one block of features that is being computed.
-
-    These are the block and a copy of one of its chunks, and for the pixels that are read at a time: these pixels, twice
-    because the good rows are copied, and their features. row_bytes : of the features of one image.
-    """
-    block = block_rows * row_bytes
-    return block + block // 4 + pixel_rows * (2 * n_values + row_bytes)
 
 
 def project_predict_bytes(

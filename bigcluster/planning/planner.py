@@ -12,7 +12,6 @@ from bigcluster.planning.stage_names import REDUCE
 from bigcluster.planning.stages import (
     baseline_bytes,
     plan_cluster,
-    plan_features,
     plan_ingest,
     plan_output,
     plan_reduce,
@@ -38,9 +37,7 @@ def make_plan(
     pictures = pictures or assumed(width, height)
     features = features or feature_shape(settings, image_size)
     n_values = width * height * channels(settings)
-    stages = [plan_ingest(settings, n_images, n_values, resources, pictures)]
-    if not features.of_pixels:
-        stages.append(plan_features(settings, n_images, n_values, features, resources))
+    stages = [plan_ingest(settings, n_images, n_values, features, resources, pictures)]
     n_columns, solver = features.n_features, None
     if settings.reduce == "pca":
         reduction = plan_reduce(settings, n_images, features, resources)

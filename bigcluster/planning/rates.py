@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from bigcluster.config import Settings
 from bigcluster.planning.plan import Plan, StagePlan
-from bigcluster.planning.stage_names import CLUSTER, FEATURES, INGEST, OUTPUT, REDUCE, REPORT, SWEEP
+from bigcluster.planning.stage_names import CLUSTER, INGEST, OUTPUT, REDUCE, REPORT, SWEEP
 from bigcluster.solvers.kmeans.seeding import sample_size
 from bigcluster.solvers.pca.lanczos import lanczos_size, lanczos_width
 from bigcluster.solvers.pca.operands import DENSE_LIMIT
@@ -85,7 +85,6 @@ class _Estimate:
     def of(self, stage: StagePlan) -> float:
         estimates: dict[str, Callable[[StagePlan], float]] = {
             INGEST: self.ingest,
-            FEATURES: self.features,
             REDUCE: self.reduce,
             SWEEP: self.kmeans,
             CLUSTER: self.kmeans,
@@ -101,14 +100,10 @@ class _Estimate:
             + pictures.jpeg_pixels * rates.jpeg_pixel_seconds
             + pictures.reduced_pixels * rates.reduced_pixel_seconds
             + pictures.other_pixels * rates.other_pixel_seconds
+            + self.plan.features.row_seconds
         )
         written = stage.bytes_written / rates.write_bytes_per_second / self.plan.workers
         return START_SECONDS + self.plan.n_images * a_file / self.threads_at_work + written
-
-    def features(self, stage: StagePlan) -> float:
-        """Return the seconds of reading and writing; those of the extractor itself are not included."""
-        read = stage.bytes_read / self.rates.read_bytes_per_second
-        return (read + stage.bytes_written / self.rates.write_bytes_per_second) / self.plan.workers
 
     def reduce(self, stage: StagePlan) -> float:
         assert self.target is not None

@@ -10,7 +10,7 @@ from bigcluster.config import Settings
 from bigcluster.planning import footprint
 from bigcluster.planning.feature_shape import FeatureShape
 from bigcluster.planning.plan import Pictures, StagePlan
-from bigcluster.planning.stage_names import CLUSTER, FEATURES, INGEST, OUTPUT, PREDICT, REDUCE, SWEEP
+from bigcluster.planning.stage_names import CLUSTER, INGEST, OUTPUT, PREDICT, REDUCE, SWEEP
 from bigcluster.runtime.resources import Resources
 from bigcluster.solvers.kmeans.blocks import block_rows
 from bigcluster.solvers.kmeans.footprint import (
@@ -76,38 +76,8 @@ def manifest_bytes(settings: Settings, resources: Resources) -> int:
     return parquet_child_bytes(settings.images, resources.budget_bytes - least)
 
 
-def plan_features(
-    settings: Settings, n_images: int, n_values: int, shape: FeatureShape, resources: Resources
-) -> StagePlan:
-    """Return the plan of computing features from the stored pixels, n_values of them for each image.
-
-    The budget decides how many blocks are computed at once. What the extractor itself holds is not included.
-    """
-    rows, columns = matrix_chunks(shape.n_features, shape.itemsize)
-    n_blocks = -(-n_images // rows)
-    baseline = baseline_bytes(settings, resources) + footprint.NAME_BYTES * share_of(n_images, resources)
-    block_bytes = footprint.project_feature_block_bytes(
-        block_rows=min(rows, n_images),
-        pixel_rows=min(rows, pixel_chunks(n_values)[0], n_images),
-        n_values=n_values,
-        row_bytes=shape.n_features * shape.itemsize,
-    )
-    in_flight = max(1, min(resources.threads, n_blocks, (resources.budget_bytes - baseline) // block_bytes))
-    return StagePlan(
-        stage=FEATURES,
-        solver="extract",
-        why=f"{shape.n_features:,} features of {shape.dtype}",
-        block_shape=(rows, columns),
-        passes="1 over the pixels, 1 over the features",
-        bytes_read=n_images * (n_values + shape.n_features * shape.itemsize),
-        bytes_written=stored_bytes((n_images, shape.n_features), (rows, columns), shape.itemsize),
-        projected_bytes=baseline + in_flight * block_bytes,
-        choices={"in_flight": in_flight},
-    )
-
-
 def plan_ingest(
-    settings: Settings, n_images: int, n_values: int, resources: Resources, pictures: Pictures
+    settings: Settings, n_images: int, n_values: int, features: FeatureShape, resources: Resources, pictures: Pictures
 ) -> StagePlan:
     """Return the plan of ingest. The budget decides the blocks in flight and the largest decode."""
     rows, columns = pixel_chunks(n_values)
@@ -115,15 +85,16 @@ def plan_ingest(
     n_blocks = -(-n_images // rows)
     n_names = share_of(n_images, resources)
     names = footprint.NAME_BYTES * n_names + footprint.project_names_bytes(n_names)
-    baseline = baseline_bytes(settings, resources, products=False) + names
+    baseline = baseline_bytes(settings, resources, products=not features.of_pixels) + names + features.shared_bytes
 
     def projected(in_flight: int, decode_bytes: int) -> int:
         return baseline + footprint.project_ingest_bytes(
             block_rows=rows_used,
             n_values=n_values,
+            row_bytes=n_values + features.stored_bytes,
             in_flight=in_flight,
             threads=resources.threads,
-            decode_bytes=decode_bytes,
+            decode_bytes=decode_bytes + features.thread_bytes,
         )
 
     def spare(in_flight: int) -> int:
@@ -146,6 +117,7 @@ def plan_ingest(
         passes="1 over the files",
         bytes_read=int(n_images * pictures.file_bytes),
         bytes_written=stored_bytes((n_images, n_values), (rows, columns), 1)
+        + stored_bytes((n_images, features.stored_bytes), (rows, max(1, features.stored_bytes)), 1)
         + n_images * MARK_BYTES
         + n_blocks * n_values * 4,  # the blocks' column sums
         # The decode limit is what the rest leaves; what is projected is what the pictures take.
@@ -168,19 +140,26 @@ def decoding_children(spare_bytes: int, threads: int, least_bytes: int, *, isola
     return 1 if isolated else 0
 
 
-def target_of(settings: Settings) -> Target:
-    """Return the target of the reduction: a number of components or a share of the variance."""
+def target_of(settings: Settings, n_rows: int, n_features: int) -> Target:
+    """Return the target of the reduction of a matrix: a number of components or a share of the variance."""
     if settings.components is not None:
         return Components(settings.components)
-    assert settings.variance is not None, "one of the two is always set"
-    return Variance(settings.variance)
+    if settings.variance is not None:
+        return Variance(settings.variance)
+    return Components(max(1, min(EMBEDDING_COMPONENTS, n_rows - 1, n_features)))
+
+
+EMBEDDING_COMPONENTS = 64
+"""Number of components of features that are not pixels, where the settings say neither a number nor a variance. Of six
+sets of photographs and drawings, 32 and 64 gave the best groups: see benchmarks/README.md."""
 
 
 def plan_reduce(settings: Settings, n_images: int, shape: FeatureShape, resources: Resources) -> StagePlan:
     """Return the plan of PCA. The numbers of images and features decide the solver, and the budget its workspace."""
     if settings.pca.solver == "incremental":
         return _plan_incremental(settings, n_images, shape, resources)
-    target, n_features = target_of(settings), shape.n_features
+    n_features = shape.n_features
+    target = target_of(settings, n_images, n_features)
     chosen = choose(n_images, n_features, target)
     solver, why = chosen.solver, chosen.reason
     if settings.pca.solver != "auto":
@@ -229,7 +208,9 @@ def _plan_incremental(settings: Settings, n_images: int, shape: FeatureShape, re
     n_features = shape.n_features
     baseline = baseline_bytes(settings, resources)
     usable = resources.budget_bytes - baseline
-    batch_rows, rank = incremental_batch(n_images, n_features, settings.components, usable)
+    target = target_of(settings, n_images, n_features)
+    components = target.n if isinstance(target, Components) else None
+    batch_rows, rank = incremental_batch(n_images, n_features, components, usable)
     return StagePlan(
         stage=REDUCE,
         solver="incremental",
@@ -316,7 +297,7 @@ def plan_predict(
     settings : its images are the new ones. n_images : the number of new images. n_own : the number of images of the
     model, from which the usual distances are measured. n_values : of the pixels of an image.
     """
-    baseline = baseline_bytes(settings, resources)
+    baseline = baseline_bytes(settings, resources) + shape.shared_bytes + resources.threads * shape.thread_bytes
     threads = resources.threads
 
     def projected(rows: int) -> int:
@@ -327,7 +308,7 @@ def plan_predict(
             + footprint.project_predict_bytes(
                 rows=rows,
                 pixel_bytes=n_values,
-                feature_bytes=0 if shape.of_pixels else shape.n_features * shape.itemsize,
+                feature_bytes=shape.stored_bytes,
                 n_features=shape.n_features,
                 n_columns=n_columns,
                 n_clusters=n_clusters,

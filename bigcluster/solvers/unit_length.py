@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.kernels.linalg.unit_length import to_unit_length
 from bigcluster.store.row_source import RowSource
+
+if TYPE_CHECKING:
+    import dask.array as da
 
 
 class UnitLengthRows:
@@ -33,3 +36,8 @@ class UnitLengthRows:
         """Return rows start .. stop - 1, as `RowSource.read` does."""
         del spent  # it has the size of the result, which may be narrower than the rows that are read
         return np.ascontiguousarray(to_unit_length(self._rows.read(start, stop))[:, columns])
+
+    def dask(self) -> da.Array:
+        """Return the same matrix as a dask array, whose blocks have whole rows."""
+        rows = self._rows.dask()
+        return rows.rechunk({1: -1}).map_blocks(to_unit_length, dtype=np.float32)

@@ -7,7 +7,9 @@ were asked for.
 
 from __future__ import annotations
 
-from typing import Protocol
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,66 +19,163 @@ from bigcluster.kernels.decode import View
 from bigcluster.kernels.decode.network_input import FITS
 from bigcluster.kernels.linalg.unit_length import to_unit_length
 from bigcluster.models import Network, Options, open_network
+from bigcluster.planning.feature_shape import FeatureShape
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.store import fingerprint
 
-KIND_OF_NETWORK, KIND_OF_VECTORS = "network", "vectors"
+KIND_OF_NETWORK = "network"
 
 
 class Embedding(Protocol):
-    """Features that are made for every listed row. See `loading.row_features.RowFeatures` for `fill`."""
+    """Makes the features of every listed row. Decoding threads call `fill` at the same time."""
 
-    kind: str
-    name: str
-    """What made them, for people."""
-    n_features: int
-    n_classes: int
-    """How many of the most probable classes are kept for each row; 0 where there are none."""
-    class_names: tuple[str, ...]
-    fingerprint: str
-    """Equal fingerprints mean equal features of equal pictures."""
-    view: View | None
-    """The second picture of each decode; None where no picture is needed."""
-    shared_bytes: int
-    """Bytes that are held once, whatever the number of threads."""
-    thread_bytes: int
-    """Bytes that each decoding thread holds."""
+    @property
+    def kind(self) -> str:
+        """One word for messages and marks: network or vectors."""
 
-    def fill(self, row: int, view: NDArray[np.uint8] | None, out: NDArray[np.float32]) -> str: ...
+    @property
+    def name(self) -> str:
+        """What makes the features, for people."""
+
+    @property
+    def n_features(self) -> int: ...
+
+    @property
+    def dtype(self) -> str:
+        """`float32`, or `uint8` where there are no classes."""
+
+    @property
+    def unit_length(self) -> bool:
+        """Whether the features of every row have the length 1; then PCA scores are scaled to it too."""
+
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        """The names of all classes; empty where none are kept."""
+
+    @property
+    def n_classes(self) -> int:
+        """How many of the most probable classes are kept for each row."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Equal fingerprints mean equal features of equal pictures."""
+
+    @property
+    def view(self) -> View | None:
+        """The second picture of each decode; None where no picture is needed."""
+
+    @property
+    def shared_bytes(self) -> int:
+        """Bytes that are held once, whatever the number of threads."""
+
+    @property
+    def thread_bytes(self) -> int:
+        """Bytes that each decoding thread holds."""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds that one thread takes for a row, beside those of the decode."""
+
+    def release(self) -> None:
+        """Give the memory back, when no more rows are to be filled."""
+
+    def fill(self, row: int, view: NDArray[np.uint8] | None, out: NDArray[Any]) -> str:
+        """Write the values of a listed row to `out`, (n_row_values,) of `dtype`.
+
+        The values are the features, then the numbers and then the probabilities of its classes.
+        view : (height, width, n_channels), the second picture of the decode; None where there is no view.
+        Returns "" or, in one line, why the row has no finite features.
+        """
 
 
 def n_row_values(embedding: Embedding) -> int:
-    """The number of float32 values of a row: features, and then numbers and probabilities of its classes."""
+    """Return the number of values of a row: features, and the numbers and probabilities of its classes."""
     return embedding.n_features + 2 * embedding.n_classes
 
 
+def shape_of(embedding: Embedding) -> FeatureShape:
+    """Return what planning needs to know of the features."""
+    view = embedding.view
+    view_bytes = 0 if view is None else view.width * view.height * 3
+    return FeatureShape(
+        embedding.n_features,
+        embedding.dtype,
+        of_pixels=False,
+        n_classes=embedding.n_classes,
+        shared_bytes=embedding.shared_bytes,
+        thread_bytes=embedding.thread_bytes + 3 * view_bytes,  # the view, its resize and the row of the decode
+        row_seconds=embedding.seconds,
+    )
+
+
+def description_of(embedding: Embedding) -> dict[str, Any]:
+    """Return what is stored with the pixels about their features, as JSON values."""
+    return {
+        "kind": embedding.kind,
+        "name": embedding.name,
+        "n_features": embedding.n_features,
+        "dtype": embedding.dtype,
+        "unit_length": embedding.unit_length,
+        "classes": list(embedding.class_names),
+        "n_classes": embedding.n_classes,
+        "fingerprint": embedding.fingerprint,
+    }
+
+
+@dataclass(frozen=True)
 class NetworkEmbedding:
-    """The features that a network gives, of length 1 where features.normalize = l2."""
+    """The features that a network gives."""
 
-    kind = KIND_OF_NETWORK
+    network: Network
+    unit_length: bool
+    n_classes: int
+    seconds: float
+    kind: str = KIND_OF_NETWORK
+    dtype: str = "float32"
 
-    def __init__(self, network: Network, *, n_classes: int, unit_length: bool) -> None:
-        self._network, self._unit_length = network, unit_length
-        self.name, self.n_features, self.n_classes = network.name, network.n_features, n_classes
-        self.class_names = network.class_names if n_classes else ()
-        self.fingerprint = fingerprint(network=network.fingerprint, unit_length=unit_length, n_classes=n_classes)
-        self.view: View | None = View(network.width, network.height, FITS[network.resize])
-        self.shared_bytes, self.thread_bytes = network.memory.session_bytes, network.memory.thread_bytes
+    @property
+    def name(self) -> str:
+        return self.network.name
 
-    def fill(self, row: int, view: NDArray[np.uint8] | None, out: NDArray[np.float32]) -> str:
-        """Run the network on the view, (height, width, 3) uint8, and fill `out`, (n_row_values,) float32.
+    @property
+    def n_features(self) -> int:
+        return self.network.n_features
 
-        Returns "" or, in one line, why there are no features.
-        """
+    @property
+    def class_names(self) -> tuple[str, ...]:
+        return self.network.class_names if self.n_classes else ()
+
+    @property
+    def fingerprint(self) -> str:
+        return fingerprint(network=self.network.fingerprint, unit_length=self.unit_length, n_classes=self.n_classes)
+
+    @property
+    def view(self) -> View | None:
+        return View(self.network.width, self.network.height, FITS[self.network.resize])
+
+    @property
+    def shared_bytes(self) -> int:
+        return self.network.memory.session_bytes
+
+    @property
+    def thread_bytes(self) -> int:
+        return self.network.memory.thread_bytes
+
+    def release(self) -> None:
+        self.network.close()
+
+    def fill(self, row: int, view: NDArray[np.uint8] | None, out: NDArray[Any]) -> str:
+        """Run the network on the view; see `Embedding.fill`."""
         del row
         assert view is not None
-        seen = self._network.look(view)
+        seen = self.network.look(view)
         if not np.isfinite(seen.features).all():
             return f"the network {self.name} gives a feature that is not finite"
-        out[: self.n_features] = to_unit_length(seen.features) if self._unit_length else seen.features
+        n_features = self.n_features
+        out[:n_features] = to_unit_length(seen.features) if self.unit_length else seen.features
         for place, one in enumerate(seen.classes):
-            out[self.n_features + place] = one.index
-            out[self.n_features + self.n_classes + place] = one.probability
+            out[n_features + place] = one.index
+            out[n_features + self.n_classes + place] = one.probability
         return ""
 
 
@@ -99,4 +198,8 @@ def open_embedding(settings: Settings, listener: Listener = silent) -> Embedding
         n_classes=chosen.classes,
     )
     network = open_network(settings.features, options, offline=settings.models.offline, listener=listener)
-    return NetworkEmbedding(network, n_classes=chosen.classes, unit_length=chosen.normalize == "l2")
+    n_classes = min(chosen.classes, len(network.class_names))
+    black = np.zeros((network.height, network.width, 3), np.uint8)
+    begin = perf_counter()
+    network.look(black)
+    return NetworkEmbedding(network, chosen.normalize == "l2", n_classes, perf_counter() - begin)

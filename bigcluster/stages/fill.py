@@ -19,7 +19,7 @@ from bigcluster.planning.stage_names import INGEST
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading.files import is_out_of_reach, stat_of
 from bigcluster.stages.loading.sample import check_native
-from bigcluster.stages.pixel_blocks import Block, fingerprint_of, mark_of, payload_of, records_in
+from bigcluster.stages.pixel_blocks import Block, BlockLayout, fingerprint_of, mark_of, payload_of, records_in
 from bigcluster.stages.reuse import PreviousBlocks
 from bigcluster.store import Digests, Mark, Store
 
@@ -75,6 +75,26 @@ class Filled:
     n_decoded: int
 
 
+@dataclass(frozen=True)
+class _Buffers:
+    """The memory of one row block."""
+
+    pixels: NDArray[np.uint8]
+    """(n_rows, d)"""
+    features: NDArray[Any] | None
+    """(n_rows, n_row_values): features and then classes. It is None where the pixels are the features."""
+
+    def first_rows(self, n_rows: int) -> _Buffers:
+        return _Buffers(self.pixels[:n_rows], None if self.features is None else self.features[:n_rows])
+
+    def by_name(self, layout: BlockLayout) -> dict[str, NDArray[Any]]:
+        """Return views of the values of each array of the layout, by its name."""
+        if self.features is None:
+            return {layout.arrays[0].name: self.pixels}
+        parts = (self.pixels, self.features[:, : layout.n_features], self.features[:, layout.n_features :])
+        return {array.name: part for array, part in zip(layout.arrays, parts, strict=False)}
+
+
 class Filling:
     """Examines the row blocks of one listing and brings the outdated ones up to date."""
 
@@ -86,11 +106,13 @@ class Filling:
         loader: Loader,
         freshness: Freshness,
         native_size: tuple[int, int] | None,
+        layout: BlockLayout,
     ) -> None:
         self._listing, self._store, self._recipe = listing, store, recipe
         self._loader, self._freshness, self._native_size = loader, freshness, native_size
-        self._spare: list[NDArray[np.uint8]] = []
-        self.previous = PreviousBlocks(store, listing, recipe)
+        self._layout = layout
+        self._spare: list[_Buffers] = []
+        self.previous = PreviousBlocks(store, listing, recipe, [array.name for array in layout.arrays])
 
     def stale_rows(self, block: Block) -> list[int] | None:
         """Return the rows whose files may have changed since the block was filled.
@@ -130,8 +152,9 @@ class Filling:
 
     def fill(self, block: Block) -> Filled:
         """Decode one block and write it. `commit` makes it permanent."""
-        buffer = self._take_buffer()
-        pixels = buffer[: len(block.rows)]  # every row is filled below: copied, decoded, or zeros where that failed
+        buffers = self._take_buffers()
+        # Every row is filled below: copied, decoded, or zeros where that failed.
+        values = buffers.first_rows(len(block.rows))
         ledger: dict[int, FileRecord] = {}
         known: dict[int, FileRecord] = {}
         for source in self.previous.sources(block):
@@ -140,34 +163,42 @@ class Filling:
                 row, record = source.to[i], source.records[i]
                 (ledger if self._freshness.holds(row, record) else known)[row] = record
             at = np.array(source.rows, np.int64)[final]
-            self.previous.copy(source.slot, at, pixels, np.array(source.to, np.int64)[final] - block.start)
+            to = np.array(source.to, np.int64)[final] - block.start
+            for name, array in values.by_name(self._layout).items():
+                self.previous.copy(name, source.slot, at, array, to)
         rest = [row for row in block.rows if row not in ledger]
         self._loader.skip(len(ledger))
-        loaded = self._loader.load(rest, pixels, block.start, known)
+        loaded = self._loader.load(rest, values.pixels, block.start, known, values.features)
         ledger |= zip(rest, loaded, strict=True)
         in_order = [ledger[row] for row in block.rows]
         if self._native_size is not None:
             check_native(self._listing, block.start, in_order, self._native_size)
         n_decoded = sum(row not in known or known[row].digest != ledger[row].digest for row in rest)
-        filled = self._write(block, pixels, in_order, n_decoded)
-        self._spare.append(buffer)
+        filled = self._write(block, values, in_order, n_decoded)
+        self._spare.append(buffers)
         return filled
 
-    def _take_buffer(self) -> NDArray[np.uint8]:
+    def _take_buffers(self) -> _Buffers:
         """Return memory for one block, from a finished block where possible: the system takes as long to hand out new
         memory as a copy takes."""
         try:
             return self._spare.pop()
         except IndexError:
-            array = self._store.array("pixels")
-            return np.empty((min(array.chunks[0], array.shape[0]), array.shape[1]), np.uint8)
+            pixels = self._layout.arrays[0]
+            n_rows = min(self._layout.block_rows, len(self._listing))
+            beside = None
+            if self._layout.n_row_values:
+                beside = np.empty((n_rows, self._layout.n_row_values), self._layout.arrays[1].dtype)
+            return _Buffers(np.empty((n_rows, pixels.n_columns), np.uint8), beside)
 
-    def _write(self, block: Block, pixels: NDArray[np.uint8], ledger: list[FileRecord], n_decoded: int) -> Filled:
+    def _write(self, block: Block, values: _Buffers, ledger: list[FileRecord], n_decoded: int) -> Filled:
         # Rows of failed files are zeros: they add nothing to either sum.
         store = self._store
         store.marks.remove(INGEST, block.name)
-        digests = store.write_rows("pixels", block.start, pixels)
-        sums, square_sum = pixel_sums(pixels)
+        digests: Digests = {}
+        for name, array in values.by_name(self._layout).items():
+            digests |= store.write_rows(name, block.start, array)
+        sums, square_sum = pixel_sums(values.pixels)
         digests |= store.write_rows("sums", block.index, sums[np.newaxis])
         return Filled(block, digests, payload_of(block, self._listing, ledger, square_sum), n_decoded)
 

@@ -21,14 +21,17 @@ from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.planning.footprint import COMMITS_IN_FLIGHT
 from bigcluster.planning.stage_names import INGEST
 from bigcluster.stages.context import Context
+from bigcluster.stages.embedding import Embedding, description_of
 from bigcluster.stages.fill import Filling, Freshness
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading.sample import NATIVE
-from bigcluster.stages.pixel_blocks import Block, mark_of, records_in
+from bigcluster.stages.pixel_blocks import BLOCK_ARRAYS, Block, BlockLayout, mark_of, records_in
 from bigcluster.stages.reuse import name_keys
 from bigcluster.store import Mark, Store, StoredRows, fingerprint, read_whole
 from bigcluster.store.row_source import spans
 
+_SHOWN_DIGITS = 8
+"""Hex digits of a fingerprint in a message: enough to see that two differ."""
 RECIPE = "recipe"
 """The name of the mark that stores how the pixels were decoded."""
 
@@ -68,6 +71,7 @@ def ingest(
     *,
     block_shape: tuple[int, int],
     in_flight: int,
+    embedding: Embedding | None = None,
     isolate_rows: Sequence[Sequence[int]] = (),
     children: int = 1,
     rehash: bool = False,
@@ -75,6 +79,7 @@ def ingest(
     """Bring the stored pixels up to date with the listing. Files that an earlier run decoded are not decoded again.
 
     block_shape : rows and columns of a chunk. in_flight : blocks that are filled at the same time.
+    embedding : what makes the features of each picture; None where the pixels are the features.
     isolate_rows : pairs (start, stop) of rows whose files may crash or hang the codec.
     children : how many child processes may decode files whose headers cannot be trusted.
     rehash : read every file again and compare its content, whatever its size and time are.
@@ -84,7 +89,8 @@ def ingest(
     """
     store, runtime, progress = context.store, context.runtime, context.progress
     native, timeout_seconds = context.settings.size == NATIVE, context.settings.image.timeout
-    recipe = decode_recipe(spec)
+    recipe = decode_recipe(spec, embedding)
+    layout = BlockLayout.of(spec, block_shape, embedding)
     blocks = [Block(index, a, b) for index, (a, b) in enumerate(spans(len(listing), block_shape[0]))]
     loader = Loader(
         listing,
@@ -94,16 +100,17 @@ def ingest(
         progress=progress,
         isolate_rows=isolate_rows,
         children=children,
+        row_features=embedding,
     )
     freshness = Freshness(listing, spec, timeout_seconds, rehash)
-    filling = Filling(listing, store, recipe, loader, freshness, (spec.width, spec.height) if native else None)
-    if not store.fits("pixels", (spec.n_values,), np.uint8, block_shape):
-        store.create(
-            "pixels", (len(listing), spec.n_values), np.uint8, block_shape
-        )  # an array of another shape is deleted
+    filling = Filling(listing, store, recipe, loader, freshness, (spec.width, spec.height) if native else None, layout)
+    for array in layout.arrays:
+        if not store.fits(array.name, (array.n_columns,), array.dtype, array.chunks):
+            # An array of another shape is deleted.
+            store.create(array.name, (len(listing), array.n_columns), array.dtype, array.chunks)
     stale = {block: filling.stale_rows(block) for block in blocks}
     if not any(rows is None or rows for rows in stale.values()):
-        _make_arrays(store, len(listing), spec, block_shape, recipe)
+        _make_arrays(store, len(listing), spec, layout, embedding)
         filling.previous.clear()
         progress.reused(INGEST)
         done = _summarise(listing, store, recipe, blocks, len(blocks), 0)
@@ -113,7 +120,7 @@ def ingest(
         if missing:
             store.marks.remove(INGEST)  # from here on no result of the old pixels may count as current
             filling.previous.prepare(blocks, missing)
-        _make_arrays(store, len(listing), spec, block_shape, recipe)
+        _make_arrays(store, len(listing), spec, layout, embedding)
         progress.advance(len(listing) - sum(len(block.rows) for block in missing))
         try:
             with closing(runtime.map(filling.fill, missing, in_flight=in_flight)) as filled:
@@ -128,15 +135,21 @@ def ingest(
     return replace(done, closed=tuple(freshness.closed))
 
 
-def _make_arrays(store: Store, n_listed: int, spec: DecodeSpec, block_shape: tuple[int, int], recipe: str) -> None:
+def _make_arrays(
+    store: Store, n_listed: int, spec: DecodeSpec, layout: BlockLayout, embedding: Embedding | None
+) -> None:
     """Give the arrays the length of the listing and delete the blocks beyond it."""
-    n_blocks = -(-n_listed // block_shape[0])
+    n_blocks = -(-n_listed // layout.block_rows)
     for name in store.marks.numbers(INGEST):
         if int(name) >= n_blocks:
             store.marks.remove(INGEST, name)
-    store.create("pixels", (n_listed, spec.n_values), np.uint8, block_shape)
+    for array in layout.arrays:
+        store.create(array.name, (n_listed, array.n_columns), array.dtype, array.chunks)
+    for name in set(BLOCK_ARRAYS) - {array.name for array in layout.arrays}:
+        store.discard(name)
     store.create("sums", (n_blocks, spec.n_values), np.uint32, (1, spec.n_values))
-    store.marks.write(RECIPE, Mark(recipe, payload=_recipe_values(spec)))
+    values = _recipe_values(spec, embedding)
+    store.marks.write(RECIPE, Mark(fingerprint(stage=INGEST, **values), payload=values))
 
 
 def pixel_rows(store: Store, ok: NDArray[np.bool_]) -> StoredRows:
@@ -153,14 +166,16 @@ def records(store: Store, n_blocks: int) -> Iterator[FileRecord]:
         yield from map(FileRecord.from_json, mark_of(store, Block(index, 0, 0)).payload["records"])
 
 
-def decode_recipe(spec: DecodeSpec) -> str:
-    """Return the fingerprint of how pictures are decoded. The memory budget is no part of it."""
-    return fingerprint(stage=INGEST, **_recipe_values(spec))
+def decode_recipe(spec: DecodeSpec, embedding: Embedding | None = None) -> str:
+    """Return the fingerprint of how pictures are decoded and described. The memory budget is no part of it."""
+    return fingerprint(stage=INGEST, **_recipe_values(spec, embedding))
 
 
-def _recipe_values(spec: DecodeSpec) -> dict[str, Any]:
+def _recipe_values(spec: DecodeSpec, embedding: Embedding | None = None) -> dict[str, Any]:
     values = {name: value for name, value in asdict(spec).items() if name not in ("max_bytes", "view")}
-    return values if spec.view is None else values | {"view": list(spec.view)}
+    if spec.view is not None:
+        values["view"] = list(spec.view)
+    return values if embedding is None else values | {"embedding": description_of(embedding)}
 
 
 def stored_recipe(store: Store) -> DecodeSpec:
@@ -168,19 +183,26 @@ def stored_recipe(store: Store) -> DecodeSpec:
     mark = store.mark(RECIPE)
     if mark is None:
         raise StoreError(f"{store.root} holds no pixels; run the job to its end first")
-    return DecodeSpec(**mark.payload)
+    return DecodeSpec(**{name: value for name, value in mark.payload.items() if name != "embedding"})
 
 
-def check_recipe(store: Store, spec: DecodeSpec, *, replace: bool) -> None:
-    """Check that the stored pixels were decoded as `spec` says.
+def stored_embedding(store: Store) -> dict[str, Any] | None:
+    """Return what is stored about the embedding that made the features (`description_of`); None for pixels."""
+    mark = store.mark(RECIPE)
+    embedding: dict[str, Any] | None = None if mark is None else mark.payload.get("embedding")
+    return embedding
+
+
+def check_recipe(store: Store, spec: DecodeSpec, embedding: Embedding | None, *, replace: bool) -> None:
+    """Check that the stored pixels were decoded as `spec` says, and described by the same embedding.
 
     replace : permit that pixels decoded in another way are discarded. Raises OutError where they would be discarded
     without that permission.
     """
     mark = store.mark(RECIPE)
-    if mark is None or replace or mark.fingerprint == decode_recipe(spec):
+    if mark is None or replace or mark.fingerprint == decode_recipe(spec, embedding):
         return
-    before, now = _as_settings(mark.payload), _as_settings(_recipe_values(spec))
+    before, now = _as_settings(mark.payload), _as_settings(_recipe_values(spec, embedding))
     differing = ", ".join(
         f"{name} {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value
     )
@@ -191,9 +213,14 @@ def check_recipe(store: Store, spec: DecodeSpec, *, replace: bool) -> None:
 
 def _as_settings(recipe: dict[str, Any]) -> dict[str, Any]:
     """Return the values of a recipe under the names of the settings."""
-    of_image = {f"image.{name}": value for name, value in recipe.items() if name not in ("width", "height", "color")}
+    embedding = recipe.get("embedding")
+    others = ("width", "height", "color", "view", "embedding")
+    of_image = {f"image.{name}": value for name, value in recipe.items() if name not in others}
     size = f"{recipe.get('width')}x{recipe.get('height')}"
-    return {"features": "color" if recipe.get("color") else "gray", "size": size, **of_image}
+    if embedding is None:
+        return {"features": "color" if recipe.get("color") else "gray", "size": size, **of_image}
+    of_features = {"features": embedding["name"], "features.*": embedding["fingerprint"][:_SHOWN_DIGITS]}
+    return {**of_features, "size": size, **of_image}
 
 
 def _summarise(

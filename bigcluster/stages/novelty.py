@@ -56,7 +56,15 @@ def _measure(context: Context, features: Features, clustered: Mark) -> Novelty:
     own = Traits(labels, distance, residual, np.sqrt(norm_sq))
     counts = np.bincount(labels, minlength=len(centers))
     center_sq = np.einsum("ij,ij->i", centers, centers)
-    left = left_out(own, scores_sq, leverage, center_sq, counts, store.load("runner_up_distance"))
+    left = left_out(
+        own,
+        scores_sq,
+        leverage,
+        center_sq,
+        counts,
+        store.load("runner_up_distance"),
+        unit_length=features.unit_length,
+    )
     return Novelty.among(own, left, len(centers))
 
 

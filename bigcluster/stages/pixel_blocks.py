@@ -6,10 +6,19 @@ import os
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from bigcluster.catalog import FileRecord, Listing
 from bigcluster.errors import StoreError
+from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.planning.stage_names import INGEST
+from bigcluster.stages.embedding import Embedding, n_row_values
 from bigcluster.store import Mark, Store, fingerprint
+from bigcluster.store.chunk_grid import block_chunks
+
+BLOCK_ARRAYS = PIXELS, FEATURES, CLASSES = "pixels", "features", "classes"
+"""The names of the arrays that hold the row blocks. `classes` has the numbers of the most probable classes of each
+image in its first half of columns, and their probabilities in the second one."""
 
 
 @dataclass(frozen=True)
@@ -29,6 +38,47 @@ class Block:
     def rows(self) -> range:
         """The listed rows of this block."""
         return range(self.start, self.stop)
+
+
+@dataclass(frozen=True)
+class BlockArray:
+    """One of the arrays that hold the row blocks. A row block is one row of its chunks."""
+
+    name: str
+    dtype: str
+    n_columns: int
+    chunks: tuple[int, int]
+
+
+@dataclass(frozen=True)
+class BlockLayout:
+    """The arrays of a row block: the pixels and, where an embedding makes them, the features and the classes."""
+
+    arrays: tuple[BlockArray, ...]
+    n_features: int = 0
+    n_row_values: int = 0
+    """The number of values of a row that the embedding fills; 0 where the pixels are the features."""
+
+    @property
+    def block_rows(self) -> int:
+        """The number of rows of a block."""
+        return self.arrays[0].chunks[0]
+
+    @classmethod
+    def of(cls, spec: DecodeSpec, block_shape: tuple[int, int], embedding: Embedding | None) -> BlockLayout:
+        """Return the layout of blocks with this shape of a chunk of pixels."""
+        pixels = BlockArray(PIXELS, "uint8", spec.n_values, block_shape)
+        if embedding is None:
+            return cls((pixels,))
+
+        def beside(name: str, dtype: str, n_columns: int) -> BlockArray:
+            itemsize = np.dtype(dtype).itemsize
+            return BlockArray(name, dtype, n_columns, block_chunks(block_shape[0], n_columns, itemsize))
+
+        arrays = [pixels, beside(FEATURES, embedding.dtype, embedding.n_features)]
+        if embedding.n_classes:
+            arrays.append(beside(CLASSES, "float32", 2 * embedding.n_classes))
+        return cls(tuple(arrays), embedding.n_features, n_row_values(embedding))
 
 
 def block_fingerprint(recipe: str, start: int, names: list[str]) -> str:

@@ -21,6 +21,7 @@ from bigcluster.planning.stage_names import REDUCE
 from bigcluster.planning.stages import target_of
 from bigcluster.solvers.pca import PCAFit, fit_pca
 from bigcluster.solvers.spill import FolderTiles
+from bigcluster.solvers.unit_length import UnitLengthRows
 from bigcluster.stages.context import Context
 from bigcluster.stages.features import Features
 from bigcluster.stages.ingest import Ingested
@@ -53,7 +54,7 @@ def reduce(context: Context, features: Features, ingested: Ingested, plan: Stage
     """
     store, settings = context.store, context.settings
     if plan is None:
-        return _unreduced(features)
+        return _unreduced(features, ingested)
     expected = _fit_fingerprint(settings, plan.solver, features)
     mark = store.mark(REDUCE)
     reused = mark is not None and _is_of(mark, expected, features, ingested) and _suffices(store, mark, settings, plan)
@@ -63,19 +64,19 @@ def reduce(context: Context, features: Features, ingested: Ingested, plan: Stage
     else:
         context.progress.reused(REDUCE)
     checkpoints.clear()
-    return _from_mark(store, mark, expected, settings, reused=reused)
+    return _from_mark(store, mark, expected, settings, unit_length=features.unit_length, reused=reused)
 
 
 def load_reduced(context: Context, features: Features, ingested: Ingested, plan: StagePlan | None) -> Reduced:
     """Load the scores of the last reduction without fitting. Raises StoreError where other settings made them."""
     store, settings = context.store, context.settings
     if plan is None:
-        return _unreduced(features)
+        return _unreduced(features, ingested)
     expected = _fit_fingerprint(settings, plan.solver, features)
     mark = store.mark(REDUCE)
     if mark is None or not _is_of(mark, expected, features, ingested):
         raise StoreError(f"{store.root} holds no reduction by these settings; run the job to its end first")
-    return _from_mark(store, mark, expected, settings, reused=True)
+    return _from_mark(store, mark, expected, settings, unit_length=features.unit_length, reused=True)
 
 
 def _is_of(mark: Mark, expected: str, features: Features, ingested: Ingested) -> bool:
@@ -85,18 +86,20 @@ def _is_of(mark: Mark, expected: str, features: Features, ingested: Ingested) ->
     return mark.fingerprint == expected and of_these
 
 
-def _unreduced(features: Features) -> Reduced:
+def _unreduced(features: Features, ingested: Ingested) -> Reduced:
     unreduced = fingerprint(before=features.fingerprint, stage=REDUCE, reduce="none")
     facts = {"solver": "none", "passes": 0}
-    return Reduced(unreduced, features.rows, features.rows.shape[1], None, features.reused, facts)
+    return Reduced(unreduced, features.rows, features.rows.shape[1], None, ingested.reused, facts)
 
 
-def _from_mark(store: Store, mark: Mark, fit_fingerprint: str, settings: Settings, *, reused: bool) -> Reduced:
+def _from_mark(
+    store: Store, mark: Mark, fit_fingerprint: str, settings: Settings, *, unit_length: bool, reused: bool
+) -> Reduced:
     ratio = store.load("explained_variance") / mark.payload["total_variance"]
     n_components = _components_for(ratio, settings, mark.payload)
     return Reduced(
-        fingerprint=rows_fingerprint(fit_fingerprint, n_components),
-        rows=FirstColumns(StoredRows(store.array("scores")), n_components),
+        fingerprint=rows_fingerprint(fit_fingerprint, n_components, unit_length=unit_length),
+        rows=clustered_scores(store, n_components, unit_length=unit_length),
         n_components=n_components,
         explained_variance_ratio=ratio,
         reused=reused,
@@ -104,9 +107,22 @@ def _from_mark(store: Store, mark: Mark, fit_fingerprint: str, settings: Setting
     )
 
 
-def rows_fingerprint(fit: str, n_components: int) -> str:
-    """Return the fingerprint of the first n_components columns of the scores of a fit."""
-    return fingerprint(before=fit, n_components=n_components)
+def clustered_scores(store: Store, n_components: int, *, unit_length: bool) -> RowSource:
+    """Return the rows that are clustered: the first columns of the stored scores, (n_ok, n_components) float32.
+
+    unit_length : whether each row is scaled to the length 1, as for features of a network.
+    """
+    scores: RowSource = FirstColumns(StoredRows(store.array("scores")), n_components)
+    if unit_length:
+        return UnitLengthRows(scores)
+    return scores
+
+
+def rows_fingerprint(fit: str, n_components: int, *, unit_length: bool) -> str:
+    """Return the fingerprint of the first n_components columns of the scores of a fit, as `clustered_scores` has
+    them."""
+    scaled = {"unit_length": True} if unit_length else {}
+    return fingerprint(before=fit, n_components=n_components, **scaled)
 
 
 def _fit_fingerprint(settings: Settings, solver: str, features: Features) -> str:
@@ -140,9 +156,9 @@ def _components_for(ratio: NDArray[np.float64], settings: Settings, fitted: Mapp
     """Return how many columns of the stored scores are used. fitted : the payload of the mark of the fit."""
     if settings.components is not None:
         return settings.components
-    assert settings.variance is not None
     n_stored: int = fitted["n_components"]
-    if fitted["solver"] != "incremental":  # the other solvers store just what this share needs
+    # The other solvers store just what the target needs, and without a variance it is a number.
+    if fitted["solver"] != "incremental" or settings.variance is None:
         return n_stored
     cumulative = np.cumsum(ratio[:n_stored])
     reached = np.flatnonzero(cumulative >= settings.variance - 1e-12)
@@ -210,7 +226,7 @@ def _solve(
         rank = min(plan.choices["rank"], *rows.shape)
         return fit_incremental(
             rows,
-            target=target_of(settings),
+            target=target_of(settings, *features.rows.shape),
             rank=rank,
             batch_rows=max(rank, min(plan.choices["batch_rows"], rows.shape[0])),
             iterated_power=settings.pca.iterated_power,
@@ -223,7 +239,7 @@ def _solve(
     return fit_pca(
         plan.solver,
         rows,
-        target=target_of(settings),
+        target=target_of(settings, *features.rows.shape),
         runtime=runtime,
         workspace_bytes=plan.choices["workspace_bytes"],
         tiles=tiles,

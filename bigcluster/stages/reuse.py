@@ -18,6 +18,7 @@ from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,13 +26,18 @@ from numpy.typing import NDArray
 from bigcluster.catalog import FileRecord, Listing, path_key
 from bigcluster.files.layout import ARRAYS
 from bigcluster.planning.stage_names import INGEST
-from bigcluster.stages.pixel_blocks import Block, names_in, records_in
-from bigcluster.store import Mark, Marks, Store, read_whole
+from bigcluster.stages.pixel_blocks import BLOCK_ARRAYS, PIXELS, Block, names_in, records_in
+from bigcluster.store import Digests, Mark, Marks, Store, read_whole
 from bigcluster.store.row_source import spans
 
-PIXELS = "pixels"
 PREVIOUS = "retired"
-"""The stored name of the array of previous blocks, and of their marks. It is part of the format of the store."""
+"""The stored name of the marks of previous blocks, and of the array of their pixels. It is part of the format of the
+store."""
+
+
+def previous_of(name: str) -> str:
+    """Return the name of the array that holds the previous blocks of another array."""
+    return PREVIOUS if name == PIXELS else f"{PREVIOUS}_{name}"
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,9 @@ def listed_before(out: Path) -> Iterator[str]:
 class PreviousBlocks:
     """The previous blocks of a store, and an index of which of their rows are copied to which rows of the listing."""
 
-    def __init__(self, store: Store, listing: Listing, recipe: str) -> None:
+    def __init__(self, store: Store, listing: Listing, recipe: str, arrays: Sequence[str] = (PIXELS,)) -> None:
+        """arrays : the names of the arrays that hold the row blocks."""
+        self._arrays = arrays
         self._store, self._listing, self._recipe = store, listing, recipe
         self._lock = threading.Lock()
         self._users: Counter[int] = Counter()
@@ -121,19 +129,20 @@ class PreviousBlocks:
             sources.append(Source(slot, [to for to, _ in pairs], [r for _, r in pairs], [ledger[r] for _, r in pairs]))
         return sources
 
-    def copy(self, slot: int, rows: NDArray[np.int64], pixels: NDArray[np.uint8], to: NDArray[np.int64]) -> None:
-        """Copy rows of a previous block into pixels[to], one column of chunks at a time.
+    def copy(self, name: str, slot: int, rows: NDArray[np.int64], values: NDArray[Any], to: NDArray[np.int64]) -> None:
+        """Copy rows of a previous block of an array into values[to], one column of chunks at a time.
 
-        rows, to : (m,) row numbers within the previous block and within `pixels`. pixels : (block rows, d).
+        name : of the array. rows, to : (m,) row numbers within the previous block and within `values`. values :
+        (block rows, n_columns).
         """
         if len(rows) == 0:
             return
-        array = self._store.array(PREVIOUS)
+        array = self._store.array(previous_of(name))
         block_rows, width = array.chunks
         low, high = int(rows.min()), int(rows.max()) + 1
         here = slice(slot * block_rows + low, slot * block_rows + high)
         for columns in spans(array.shape[1], width):
-            pixels[to, slice(*columns)] = read_whole(array, (here, slice(*columns)))[rows - low]
+            values[to, slice(*columns)] = read_whole(array, (here, slice(*columns)))[rows - low]
 
     def release(self, block: Block) -> None:
         """Note that a block is done, and delete the previous blocks that no other block needs."""
@@ -147,8 +156,9 @@ class PreviousBlocks:
         """Delete all previous blocks."""
         for name in self._store.marks.numbers(PREVIOUS):
             self._store.marks.remove(PREVIOUS, name)
-        if self._store.has(PREVIOUS):
-            self._store.remove(PREVIOUS)
+        for name in map(previous_of, BLOCK_ARRAYS):
+            if self._store.has(name):
+                self._store.remove(name)
 
     def _replaced(self, blocks: Sequence[Block], missing: Sequence[Block]) -> list[int]:
         """Return the indices of the stored blocks that will be overwritten or lie beyond the end of the listing."""
@@ -167,9 +177,10 @@ class PreviousBlocks:
                 useful[slot] = keys
 
     def _make_room(self, n_slots: int) -> None:
-        pixels = self._store.array(PIXELS)
-        rows, width = pixels.chunks
-        self._store.create(PREVIOUS, (n_slots * rows, pixels.shape[1]), pixels.dtype, (rows, width))
+        for name in self._arrays:
+            array = self._store.array(name)
+            shape = (n_slots * array.chunks[0], array.shape[1])
+            self._store.create(previous_of(name), shape, array.dtype, array.chunks)
 
     def _set_aside(self, index: int, mark: Mark, slot: int) -> None:
         """Move the files of a block into a slot of the previous blocks.
@@ -177,10 +188,14 @@ class PreviousBlocks:
         The new mark is written first: it is not valid before its files are in place. Then the files move, then the old
         mark is deleted.
         """
-        before, after = f"{ARRAYS}/{PIXELS}/c/{index}/", f"{ARRAYS}/{PREVIOUS}/c/{slot}/"
-        digests = {after + file.removeprefix(before): d for file, d in mark.digests.items() if file.startswith(before)}
+        digests: Digests = {}
+        for name in self._arrays:
+            before, after = f"{ARRAYS}/{name}/c/{index}/", f"{ARRAYS}/{previous_of(name)}/c/{slot}/"
+            files = (file for file in mark.digests if file.startswith(before))
+            digests |= {after + file.removeprefix(before): mark.digests[file] for file in files}
         self._store.marks.write(PREVIOUS, Mark(mark.fingerprint, digests, mark.payload), _name(slot))
-        self._store.move_rows(PIXELS, index, PREVIOUS, slot)
+        for name in self._arrays:
+            self._store.move_rows(name, index, previous_of(name), slot)
         self._store.marks.remove(INGEST, _name(index))
 
     def _build_index(self, useful: dict[int, NDArray[np.uint64]]) -> None:
@@ -209,7 +224,8 @@ class PreviousBlocks:
 
     def _drop(self, slot: int) -> None:
         self._store.marks.remove(PREVIOUS, _name(slot))
-        self._store.drop_rows(PREVIOUS, slot)
+        for name in self._arrays:
+            self._store.drop_rows(previous_of(name), slot)
 
 
 def _name(index: int) -> str:

@@ -203,6 +203,12 @@ class Store:
             remove_array(self.out, name, chunk_file_bytes(array))
             metadata.unregister(self.marks, name)
 
+    def discard(self, name: str) -> None:
+        """Remove an array, and before it the marks that vouch for it; nothing happens where there is none."""
+        if self.has(name):
+            self._remove_marks_of(name, 0)
+            self.remove(name)
+
     def write_rows(self, name: str, start: int, block: NDArray[Any]) -> Digests:
         """Write whole rows; returns the digests of the chunk files, which are not yet synced.
 

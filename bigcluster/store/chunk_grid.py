@@ -61,6 +61,15 @@ def row_chunks(n_columns: int, itemsize: int) -> tuple[int, int]:
     return rows, min(n_columns, CHUNK_BYTES // itemsize)
 
 
+def block_chunks(rows: int, n_columns: int, itemsize: int) -> tuple[int, int]:
+    """(rows, columns) of a chunk of an array whose row blocks have a given number of rows, those of the pixels.
+
+    >>> block_chunks(4096, 1280, 4), block_chunks(4096, 10, 4)
+    ((4096, 256), (4096, 10))
+    """
+    return rows, min(n_columns, max(1, CHUNK_BYTES // (rows * itemsize)))
+
+
 def stored_bytes(shape: tuple[int, int], chunks: tuple[int, int], itemsize: int) -> int:
     """Bytes that an array takes on disk: its chunks at the far edges are written whole.
 

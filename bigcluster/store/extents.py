@@ -20,7 +20,8 @@ KINDS = {
     **dict.fromkeys(("row_keys", "label_keys"), "uint64"),
     "column_sums": "int64",
     **dict.fromkeys(("scores", "components"), "float32"),
-    **dict.fromkeys(("left", "features"), ""),
+    **dict.fromkeys(("left", "features", "retired_features"), ""),
+    **dict.fromkeys(("classes", "retired_classes"), "float32"),
     **dict.fromkeys(("feature_mean", "mean", "explained_variance", "norms", "usual", "sweep_centers"), "float64"),
     **dict.fromkeys(("centers", "distance", "runner_up_distance"), "float64"),
     **dict.fromkeys(("labels", "runner_up"), "int32"),
@@ -78,8 +79,17 @@ class _Shapes:
 
 def _recipe(shapes: _Shapes, payload: dict[str, Any], _: object) -> None:
     channels = 3 if payload.get("color") else 1
-    if shapes.of("pixels", 2)[1] != payload["width"] * payload["height"] * channels:
+    n_listed, n_values = shapes.of("pixels", 2)
+    if n_values != payload["width"] * payload["height"] * channels:
         raise _Misfit
+    embedding = payload.get("embedding")
+    if embedding is None:
+        return
+    shapes.need("features", n_listed, embedding["n_features"])
+    if shapes.dtype("features") != embedding["dtype"]:
+        raise _Misfit
+    if embedding["n_classes"]:
+        shapes.need("classes", n_listed, 2 * embedding["n_classes"])
 
 
 def _ingest(shapes: _Shapes, payload: dict[str, Any], _: object) -> None:
@@ -90,11 +100,8 @@ def _ingest(shapes: _Shapes, payload: dict[str, Any], _: object) -> None:
         raise _Misfit
 
 
-def _features(shapes: _Shapes, payload: dict[str, Any], _: object) -> None:
-    shapes.need("features", *shapes.of("ok", 1), payload["n_features"])
-    shapes.need("feature_mean", payload["n_features"])
-    if shapes.dtype("features") != payload["dtype"]:
-        raise _Misfit
+def _features(shapes: _Shapes, _: dict[str, Any], __: object) -> None:
+    shapes.need("feature_mean", shapes.of("features", 2)[1])
 
 
 def _reduce(shapes: _Shapes, payload: dict[str, Any], images: object) -> None:
@@ -122,7 +129,7 @@ def _cluster(shapes: _Shapes, payload: dict[str, Any], images: object) -> None:
     shapes.need("centers", n_clusters, payload["n_columns"])
     if images == payload["images"]:
         shapes.need("row_keys", n_rows)
-        unreduced = "pixels" if payload["features"] == payload["images"] else "features"
+        unreduced = "features" if shapes.has("features") else "pixels"
         n_most = shapes.of(unreduced if payload["reduction"] == "none" else "scores", 2)[1]
         if payload["n_columns"] > n_most or n_clusters > n_rows:
             raise _Misfit

@@ -176,10 +176,32 @@ def _is_place(value: Any) -> bool:
     return type(value) is list and len(value) == 2 and text(value[0]) and whole()(value[1])
 
 
+def _is_view(value: Any) -> bool:
+    """Whether a value is [width, height, fit] of the second picture of each decode."""
+    return type(value) is list and len(value) == 3 and all(map(whole(1), value[:2])) and printable_line(value[2])
+
+
+_EMBEDDING_KEYS = keys(
+    {
+        **dict.fromkeys(("kind", "name"), printable_line),
+        "fingerprint": text,
+        "n_features": whole(1),
+        "n_classes": whole(),
+        "classes": list_of(printable_line),
+        "dtype": one_of("uint8", "float32"),
+        "unit_length": truth,
+    }
+)
+
+
+def _is_embedding(value: Any) -> bool:
+    """Whether a value describes what made the features, and names at least as many classes as are kept of an image."""
+    return _EMBEDDING_KEYS(value) and value["n_classes"] <= len(value["classes"]) <= _MOST_NUMBERS
+
+
 _OF_BLOCKS: dict[str, Check] = {
     "ingest": _is_block,
     "retired": _is_block,
-    "features": keys({}),
     "state": keys({"places": dict_of(_is_place), "facts": dict_of(lambda _: True)}),
 }
 _FORMS: dict[str, Check] = {
@@ -190,17 +212,12 @@ _FORMS: dict[str, Check] = {
             "fit": printable_line,
             "normalize": printable_line,
             "max_pixels": whole(1),
+            "view": _is_view,
+            "embedding": _is_embedding,
         },
     ),
     "ingest": keys({"square_sum": whole(), "n_blocks": whole(1)}),
-    "features": keys(
-        {
-            "kind": printable_line,
-            **dict.fromkeys(("images", "extractor"), text),
-            "n_features": whole(1),
-            "dtype": one_of("uint8", "float32"),
-        }
-    ),
+    "features": keys({"images": text}),
     "reduce": keys(
         {
             **dict.fromkeys(("rank", "n_components"), whole(1)),

@@ -21,8 +21,8 @@ from bigcluster.kernels.kmeans.centers import fit_scaler, prepare
 from bigcluster.kernels.linalg.moments import block_moments
 from bigcluster.planning.stage_names import CLUSTER, COMPONENTS, FEATURES, INGEST, REDUCE
 from bigcluster.stages import ingest, reduce
-from bigcluster.stages.features import load_features
-from bigcluster.store import Damage, Mark, Store, StoredRows, read_whole
+from bigcluster.stages.features import is_unit_length, load_features
+from bigcluster.store import Damage, Mark, Store, read_whole
 from bigcluster.store.row_source import RowSource, spans
 
 _LABELLED_ROWS = 4096
@@ -37,7 +37,7 @@ class Stored:
     n_blocks: int
     """The number of blocks of pixels; 0 where the ingest did not finish."""
     features: Mark | None
-    """The mark of features that are not the pixels."""
+    """The mark of the mean of features that are not the pixels."""
     fitted: Mark | None
     clustered: Mark | None
 
@@ -49,13 +49,15 @@ def load(store: Store) -> Stored:
         return Stored(0, None, None, None)
     if extracted is not None and extracted.payload["images"] != ingested.fingerprint:
         extracted = None
-    features = (ingested if extracted is None else extracted).fingerprint
-    if fitted is not None and not _are_of(fitted, ingested.fingerprint, features):
+    images = ingested.fingerprint
+    if fitted is not None and not _are_of(fitted, images, images):
         fitted = None
-    if clustered is not None and not _are_of(clustered, ingested.fingerprint, features):
+    if clustered is not None and not _are_of(clustered, images, images):
         clustered = None
     if clustered is not None and fitted is not None and clustered.payload["reduction"] != "none":
-        rows = reduce.rows_fingerprint(fitted.fingerprint, clustered.payload["n_columns"])
+        unit_length = is_unit_length(store)
+        n_columns = clustered.payload["n_columns"]
+        rows = reduce.rows_fingerprint(fitted.fingerprint, n_columns, unit_length=unit_length)
         clustered = clustered if clustered.payload["rows"] == rows else None
     return Stored(ingested.payload["n_blocks"], extracted, fitted, clustered)
 
@@ -148,7 +150,7 @@ def _rows(store: Store, clustered: Mark, n_columns: int) -> NDArray[Any]:
     if clustered.payload["reduction"] == "none":
         source = load_features(store, ingest.load_ingested(store)).rows
     else:
-        source = StoredRows(store.array("scores"))
+        source = reduce.clustered_scores(store, n_columns, unit_length=is_unit_length(store))
     return source.read(0, min(_LABELLED_ROWS, source.shape[0]), slice(0, n_columns))
 
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from types import TracebackType
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -82,7 +83,7 @@ class _Targets:
     """The arrays that a call of `load` fills, and the listed row of their first rows."""
 
     pixels: NDArray[np.uint8]
-    features: NDArray[np.float32] | None
+    features: NDArray[Any] | None
     first: int
 
 
@@ -136,13 +137,13 @@ class Loader:
         pixels: NDArray[np.uint8],
         first: int,
         known: Mapping[int, FileRecord] | None = None,
-        features: NDArray[np.float32] | None = None,
+        features: NDArray[Any] | None = None,
     ) -> list[FileRecord]:
         """Fill pixels[row - first], (d,) uint8, for every listed row of `rows`, and return the records in that order.
 
         rows : ascending. A row is zero where its file failed.
         known : for rows that need a decode only where the content has changed, the record of what they hold.
-        features : (n, n_features) float32, filled as the pixels are; needed where there are `row_features`.
+        features : (n, n_row_values), filled as the pixels are; needed where there are `row_features`.
         """
         if not rows:
             return []

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,10 +11,8 @@ from numpy.typing import NDArray
 class RowFeatures(Protocol):
     """Gives every listed row its features. Decoding threads call it at the same time."""
 
-    n_features: int
-
-    def fill(self, row: int, view: NDArray[np.uint8] | None, out: NDArray[np.float32]) -> str:
-        """Write the features of a listed row to `out`, (n_features,) float32.
+    def fill(self, row: int, view: NDArray[np.uint8] | None, out: NDArray[Any]) -> str:
+        """Write the features of a listed row to `out`, (n_row_values,).
 
         view : (height, width, n_channels), the second picture of the decode; None where the spec has no view.
         Returns "" or, in one line, why the row has no finite features. What is in `out` does not count then.
