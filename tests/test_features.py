@@ -4,7 +4,8 @@ are."""
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -19,40 +20,71 @@ from numpy.typing import NDArray
 import bigcluster as bc
 from benchmarks.stress.work import BUDGET, Job
 from bigcluster.errors import InvalidDataError, StoreError
+from bigcluster.kernels.decode import View
 from bigcluster.pipeline.components import components
 from bigcluster.pipeline.predict import predict
 from bigcluster.pipeline.report import report
 from bigcluster.pipeline.run import run
 from bigcluster.pipeline.sweep import sweep
+from bigcluster.planning import stages
 from bigcluster.planning.feature_shape import FeatureShape, feature_shape
 from bigcluster.planning.plan import Plan
 from bigcluster.planning.planner import make_plan
 from bigcluster.runtime.resources import Resources
-from bigcluster.stages import features
-from bigcluster.stages.features import Extractor
 from bigcluster.store import Store
 from bigcluster.units import GIB, MIB
 
 SIZE = 8 * 8
+AS_PIXELS = View(8, 8, "stretch")
 N_GOOD = 23
 
 
-def copies(dtype: str = "uint8") -> Extractor:
+@dataclass(frozen=True)
+class Maker:
+    """Makes features of the view that a network would see: a real stage, without a network."""
+
+    make: Callable[[NDArray[np.uint8]], NDArray[Any]]
+    """A function from the view, (n_values,) uint8, to the features."""
+    kind: str = "copies"
+    n_features: int = SIZE
+    dtype: str = "uint8"
+    unit_length: bool = False
+    n_classes: int = 0
+    class_names: tuple[str, ...] = ()
+    view: View | None = AS_PIXELS
+    shared_bytes: int = 0
+    thread_bytes: int = 0
+    seconds: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} of {self.n_features}"
+
+    @property
+    def fingerprint(self) -> str:
+        return f"{self.kind} {self.n_features} {self.dtype}"
+
+    def release(self) -> None:
+        pass
+
+    def fill(self, row: int, view: NDArray[np.uint8] | None, out: NDArray[Any]) -> str:
+        assert view is not None
+        out[:] = self.make(view.reshape(-1))
+        return "" if np.isfinite(out).all() else "a feature is not finite"
+
+
+def copies(dtype: str = "uint8", n_features: int = SIZE) -> Maker:
     """The pixels, copied."""
-    return Extractor("copies", f"copies {dtype}", SIZE, dtype, lambda pixels: pixels.astype(dtype))
+    return Maker(lambda pixels: pixels, dtype=dtype, n_features=n_features)
 
 
-def tones(n_features: int = 5) -> Extractor:
+def tones(n_features: int = 5) -> Maker:
     """Something that is no picture: the mean tones of parts of a picture, as floats."""
-    return Extractor(
-        "tones",
-        f"tones {n_features}",
-        n_features,
-        "float32",
-        lambda pixels: np.stack(
-            [part.mean(axis=1) for part in np.array_split(pixels.astype(np.float32), n_features, axis=1)], axis=1
-        ),
-    )
+
+    def make(pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        return np.array([part.mean() for part in np.array_split(pixels.astype(np.float32), n_features)], np.float32)
+
+    return Maker(make, kind="tones", n_features=n_features, dtype="float32")
 
 
 @pytest.fixture(scope="module")
@@ -66,8 +98,8 @@ def images(tmp_path_factory: pytest.TempPathFactory) -> Path:
 VALUES: dict[str, Any] = {"k": 3, "size": "8x8", "components": 4}
 
 
-def made(images: Path, out: Path, extractor: Extractor | None = None, **values: Any) -> dict[str, Any]:
-    return run(Job(images, VALUES | values).settings(out), BUDGET, replace=True, extractor=extractor)
+def made(images: Path, out: Path, embedding: Maker | None = None, **values: Any) -> dict[str, Any]:
+    return run(Job(images, VALUES | values).settings(out), BUDGET, replace=True, embedding=embedding)
 
 
 def store_of(out: Path) -> Store:
@@ -97,7 +129,7 @@ def test_a_stage_that_copies_the_pixels_changes_no_byte_of_the_labels(
     values = REDUCTIONS[reduction]
     n_values = SIZE * (3 if reduction == "color" else 1)
     plain = made(images, tmp_path / "plain", **values)
-    copied = made(images, tmp_path / "copied", replace(copies(), n_features=n_values), **values)
+    copied = made(images, tmp_path / "copied", copies(n_features=n_values), **values)
     for name in ("labels.csv", "images.csv"):
         assert (tmp_path / "copied" / name).read_bytes() == (tmp_path / "plain" / name).read_bytes()
     for name in ("centers", "distance", *(["scores"] if reduction != "none" else [])):
@@ -106,8 +138,6 @@ def test_a_stage_that_copies_the_pixels_changes_no_byte_of_the_labels(
     assert [copied[name] for name in ("inertia", "n_components")] == [
         plain[name] for name in ("inertia", "n_components")
     ]
-    assert "features" not in plain["stages"]
-    assert copied["stages"]["features"]["solver"] == "copies"
 
 
 def test_float_copies_of_the_pixels_give_the_labels_where_nothing_is_reduced(images: Path, tmp_path: Path) -> None:
@@ -125,17 +155,17 @@ def test_float_copies_of_the_pixels_give_the_labels_where_nothing_is_reduced(ima
 
 @pytest.mark.parametrize("reduce", ["pca", "none"])
 def test_every_job_works_on_features_that_are_no_pixels(reduce: str, images: Path, tmp_path: Path) -> None:
-    out, to, extractor = tmp_path / "out", tmp_path / "new.csv", tones()
-    result = made(images, out, extractor, reduce=reduce)
+    out, to, maker = tmp_path / "out", tmp_path / "new.csv", tones()
+    result = made(images, out, maker, reduce=reduce)
     job = Job(images, VALUES | {"reduce": reduce})
     chosen = job.settings(out)
     assert result["n_components"] == (4 if reduce == "pca" else 5)
     assert job.verify(out)["damaged"] == []
-    counts = predict(chosen, BUDGET, images=str(images), to=str(to), extractor=extractor)["counts"]
+    counts = predict(chosen, BUDGET, images=str(images), to=str(to), embedding=maker)["counts"]
     assert counts["ok"] == N_GOOD
     finished = bc.open(out)
     assert list(bc.open(out).labels["label"]) == [int(line.split(",")[1]) for line in to.read_text().splitlines()[1:]]
-    rows = tones().rows(np.asarray(array(out, "pixels")[array(out, "ok")]))
+    rows = np.stack([maker.make(pixels) for pixels in array(out, "pixels")[array(out, "ok")]])
     np.testing.assert_array_equal(array(out, "features")[array(out, "ok")], rows)
     np.testing.assert_allclose(finished.mean, rows.mean(axis=0, dtype=np.float64))
     if reduce == "pca":
@@ -157,7 +187,7 @@ def test_the_report_shows_the_mean_picture_of_a_cluster_where_its_center_is_none
     assert "Center, as a picture" not in shown
     assert "Medoid" in shown
     pca = (tmp_path / "report" / "pca.html").read_text(encoding="utf-8")
-    assert "5 features of the kind tones" in pca
+    assert "5 features of tones of 5" in pca
     assert "eigen-image" not in pca
     pixels, labels = array(tmp_path, "pixels")[array(tmp_path, "ok")], array(tmp_path, "labels")
     for cluster in range(3):
@@ -169,52 +199,55 @@ def test_the_report_shows_the_mean_picture_of_a_cluster_where_its_center_is_none
 
 
 class Stopping:
-    """Copies pixels, and stops after a number of calls: as a killed run, but in this process."""
+    """Copies pixels, and stops after a number of rows: as a killed run, but in this process."""
 
-    def __init__(self, calls: int) -> None:
-        self.calls, self.rows = calls, 0
+    def __init__(self, rows: int) -> None:
+        self.left, self.rows = rows, 0
 
     def __call__(self, pixels: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        if self.calls == 0:
+        if self.left == 0:
             raise KeyboardInterrupt
-        self.calls -= 1
-        self.rows += len(pixels)
+        self.left -= 1
+        self.rows += 1
         return pixels
 
 
 @pytest.fixture
 def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(features, "matrix_chunks", lambda n_columns, itemsize: (4, n_columns))
+    monkeypatch.setattr(stages, "pixel_chunks", lambda n_values: (4, n_values))
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_a_stopped_stage_goes_on_after_its_last_block(images: Path, tmp_path: Path) -> None:
+def test_a_stopped_run_makes_the_features_of_finished_blocks_once(images: Path, tmp_path: Path) -> None:
     one_thread = Resources(GIB, 1)
     chosen = Job(images, VALUES).settings(tmp_path / "out")
-    first, second = Stopping(3), Stopping(100)
+    first, second = Stopping(14), Stopping(100)
     with pytest.raises(KeyboardInterrupt):
-        run(chosen, one_thread, extractor=replace(copies(), extract=first))
-    run(chosen, one_thread, extractor=replace(copies(), extract=second))
-    assert first.rows + second.rows == N_GOOD
+        run(chosen, one_thread, embedding=replace(copies(), make=first))
+    run(chosen, one_thread, embedding=replace(copies(), make=second))
+    in_flight = 2 * 4 + 2 * 4  # blocks that are filled, and blocks that wait for the disk
+    assert N_GOOD - first.rows <= second.rows <= N_GOOD - first.rows + in_flight
     assert second.rows < N_GOOD
-    again = run(chosen, one_thread, extractor=replace(copies(), extract=Stopping(0)))
+    again = run(chosen, one_thread, embedding=replace(copies(), make=Stopping(0)))
     assert all(facts["reused"] for name, facts in again["stages"].items() if name not in ("output",))
     made(images, tmp_path / "plain")
     assert (tmp_path / "out" / "labels.csv").read_bytes() == (tmp_path / "plain" / "labels.csv").read_bytes()
 
 
 @pytest.mark.usefixtures("small_blocks")
-def test_only_blocks_whose_pixels_changed_are_computed_again(tmp_path: Path) -> None:
+@pytest.mark.parametrize("first", [12, 0])
+def test_only_new_pictures_have_their_features_made(first: int, tmp_path: Path) -> None:
+    """Also where the new ones come before the others, so that every block holds other rows than before."""
     folder, out = tmp_path / "images", tmp_path / "out"
-    write_pictures(folder, 12)
+    write_pictures(folder, 12, first=3 - first // 4)
     made(folder, out, copies())
-    write_pictures(folder, 3, first=12)
+    write_pictures(folder, 3, first=first)
     counted = Stopping(100)
-    made(folder, out, replace(copies(), extract=counted))
-    # All pictures lie in one block of pixels, whose chunks have changed.
-    assert counted.rows == 15
+    made(folder, out, replace(copies(), make=counted))
+    assert counted.rows == 3
     made(folder, tmp_path / "fresh")
     assert (out / "labels.csv").read_bytes() == (tmp_path / "fresh" / "labels.csv").read_bytes()
+    np.testing.assert_array_equal(array(out, "features"), array(out, "pixels"))
 
 
 @pytest.mark.usefixtures("small_blocks")
@@ -223,15 +256,15 @@ def test_damage_is_found_and_only_its_block_is_made_again(images: Path, tmp_path
     before = (tmp_path / "labels.csv").read_bytes()
     (tmp_path / "store.zarr" / "features" / "c" / "2" / "0").write_bytes(b"no chunk")
     seen = Job(images, VALUES).verify(tmp_path)
-    assert (seen["ok"], seen["redo"]) == (False, ["features"])
+    assert (seen["ok"], seen["redo"]) == (False, ["ingest"])
     counted = Stopping(100)
-    made(images, tmp_path, replace(copies(), extract=counted))
+    made(images, tmp_path, replace(copies(), make=counted))
     assert counted.rows <= 4
     assert (tmp_path / "labels.csv").read_bytes() == before
     assert Job(images, VALUES).verify(tmp_path)["damaged"] == []
 
 
-KINDS: dict[str, Extractor | None] = {"pixels": None, "copies": copies(), "tones": tones(), "few tones": tones(2)}
+KINDS: dict[str, Maker | None] = {"pixels": None, "copies": copies(), "tones": tones(), "few tones": tones(2)}
 
 
 @pytest.mark.slow
@@ -252,27 +285,43 @@ def test_any_sequence_of_features_ends_as_a_fresh_run(
 def test_predict_wants_the_features_of_the_model(images: Path, tmp_path: Path) -> None:
     made(images, tmp_path / "out", tones())
     chosen, to = Job(images, VALUES).settings(tmp_path / "out"), str(tmp_path / "new.csv")
-    for extractor in (None, tones(6)):
-        with pytest.raises(StoreError, match="features of the kind 'tones'"):
-            predict(chosen, BUDGET, images=str(images), to=to, extractor=extractor)
+    for maker in (None, tones(6)):
+        with pytest.raises(StoreError, match="features of tones of 5"):
+            predict(chosen, BUDGET, images=str(images), to=to, embedding=maker)
     assert not (tmp_path / "new.csv").exists()
     made(images, tmp_path / "plain")
-    with pytest.raises(StoreError, match="'pixels'"):
-        predict(replace(chosen, out=str(tmp_path / "plain")), BUDGET, images=str(images), to=to, extractor=tones())
+    with pytest.raises(StoreError, match="features of pixels"):
+        predict(replace(chosen, out=str(tmp_path / "plain")), BUDGET, images=str(images), to=to, embedding=tones())
 
 
-def test_features_that_cannot_be_clustered_are_refused(images: Path, tmp_path: Path) -> None:
+def test_a_picture_without_finite_features_costs_its_own_row(images: Path, tmp_path: Path) -> None:
     def spoilt(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        rows = pixels.astype(np.float32)
-        rows[5, 3] = np.nan
-        return rows
+        return np.where(pixels[0] % 4 == 0, np.nan, pixels.astype(np.float32))
 
-    with pytest.raises(InvalidDataError, match=r"row 5 .*NaN or infinity as features of the kind 'copies'"):
-        made(images, tmp_path / "nan", replace(copies("float32"), extract=spoilt))
-    with pytest.raises(ValueError, match=r"copies: .* was expected"):
-        made(images, tmp_path / "shape", replace(copies(), n_features=3))
+    counts = made(images, tmp_path / "nan", replace(copies("float32"), make=spoilt))["counts"]
+    assert counts["failed_by_status"]["no_features"] > 0
+    assert counts["listed"] == counts["ok"] + counts["failed"]
+    labels = bc.open(tmp_path / "nan").labels
+    assert set(labels[labels["status"] == "no_features"]["label"]) == {-1}
     with pytest.raises(InvalidDataError, match="have the same features"):
-        made(images, tmp_path / "same", replace(copies(), extract=np.zeros_like))
+        made(images, tmp_path / "same", replace(copies(), make=np.zeros_like))
+
+
+def test_rows_of_unit_length_are_clustered_by_direction(images: Path, tmp_path: Path) -> None:
+    unit = replace(tones(), unit_length=True)
+    made(images, tmp_path / "out", unit, components=3)
+    scores = bc.open(tmp_path / "out").scores.compute(scheduler="synchronous")
+    lengths = np.linalg.norm(scores, axis=1, keepdims=True)
+    centers, labels = array(tmp_path / "out", "centers"), array(tmp_path / "out", "labels")
+    distance = np.linalg.norm(scores / lengths - centers[labels], axis=1)
+    np.testing.assert_allclose(array(tmp_path / "out", "distance"), distance, atol=1e-5)
+    job = Job(images, VALUES | {"components": 3})
+    assert job.verify(tmp_path / "out")["damaged"] == []
+    to = tmp_path / "new.csv"
+    predict(job.settings(tmp_path / "out"), BUDGET, images=str(images), to=str(to), embedding=unit)
+    assert list(bc.open(tmp_path / "out").labels["label"]) == [
+        int(line.split(",")[1]) for line in to.read_text().splitlines()[1:]
+    ]
 
 
 @given(
@@ -281,12 +330,12 @@ def test_features_that_cannot_be_clustered_are_refused(images: Path, tmp_path: P
 def test_a_plan_asks_for_the_shape_of_features_once(n_images: int, n_features: int, dtype: str, budget: int) -> None:
     chosen = Job(Path("images"), {"k": 10, "components": 2}).settings(Path("out"))
     resources = Resources(budget * MIB, 2)
-    shape = FeatureShape(n_features, dtype, of_pixels=False)
+    shape = FeatureShape(n_features, dtype, of_pixels=False, shared_bytes=MIB, thread_bytes=MIB)
     plan = make_plan(chosen, n_images, (64, 64), resources, features=shape)
-    stage = plan.stage("features")
-    assert stage.bytes_written >= n_images * n_features * shape.itemsize
+    of_pixels = make_plan(chosen, n_images, (64, 64), resources)
+    stored = plan.stage("ingest").bytes_written - of_pixels.stage("ingest").bytes_written
+    assert stored >= n_images * n_features * shape.itemsize
+    assert plan.stage("ingest").projected_bytes > of_pixels.stage("ingest").projected_bytes
     assert plan.stage("reduce").bytes_read % (n_images * n_features * shape.itemsize) == 0
     assert Plan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
-    of_pixels = make_plan(chosen, n_images, (64, 64), resources)
     assert of_pixels.features == feature_shape(chosen, (64, 64)) == FeatureShape(4096, "uint8", of_pixels=True)
-    assert [stage.stage for stage in of_pixels.stages] == [s.stage for s in plan.stages if s.stage != "features"]

@@ -252,7 +252,7 @@ class _Report:
         target = None if self._settings.components else self._settings.variance
         plots.draw_variance(self._plot("variance"), model.variance_ratio, n_components, target)
         if not self._features.are_pixels:
-            writer.write("pca", "pca.html", pages.pca_page(model, n_features, self._features.kind))
+            writer.write("pca", "pca.html", pages.pca_page(model, n_features, self._features.name))
             return
         write_picture(self._folder, "pictures/mean.webp", model_pictures.mean)
         eigen = write_sprite(self._folder, "pictures/eigen.webp", model_pictures.eigen, columns=8)
@@ -267,7 +267,7 @@ class _Report:
         )
         names = [model.listed.paths[row] for row in rows]
         shown = pages.pca_pictures(model, model_pictures, eigen, rebuilt, names)
-        writer.write("pca", "pca.html", pages.pca_page(model, n_features, self._features.kind, shown))
+        writer.write("pca", "pca.html", pages.pca_page(model, n_features, self._features.name, shown))
 
     def _write_k(self, writer: Pages) -> None:
         if self._model.sweep is not None:
