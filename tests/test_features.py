@@ -35,7 +35,7 @@ from bigcluster.store import Store
 from bigcluster.units import GIB, MIB
 
 SIZE = 8 * 8
-AS_PIXELS = View(8, 8, "stretch")
+AS_PIXELS = View(8, 8, "squash")
 N_GOOD = 23
 
 

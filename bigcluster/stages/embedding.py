@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 
 from bigcluster.config import Settings
 from bigcluster.kernels.decode import View
-from bigcluster.kernels.decode.network_input import FITS
 from bigcluster.kernels.linalg.unit_length import to_unit_length
 from bigcluster.models import Network, Options, open_network
 from bigcluster.planning.feature_shape import FeatureShape
@@ -151,7 +150,7 @@ class NetworkEmbedding:
 
     @property
     def view(self) -> View | None:
-        return View(self.network.width, self.network.height, FITS[self.network.resize])
+        return View(self.network.width, self.network.height, self.network.resize)
 
     @property
     def shared_bytes(self) -> int:
