@@ -154,6 +154,22 @@ def summary_keys(out: Path) -> None:
     (out / "summary.json").write_text("{" + ",".join(keys) + "}", encoding="ascii")
 
 
+def summary_numbers(out: Path) -> None:
+    """summary.json is 14 MiB, with 1.9 million numbers that take 28 bytes each in memory."""
+    _add_to_summary(out, list(range(1_000_000, 2_900_000)))
+
+
+def summary_wide(out: Path) -> None:
+    """summary.json has a text of 15 MiB, of which one character makes four bytes of each."""
+    _add_to_summary(out, "a" * (15 * MIB) + "\U0001f600")
+
+
+def _add_to_summary(out: Path, value: Any) -> None:
+    file = out / "summary.json"
+    summary = json.loads(file.read_text(encoding="utf-8"))
+    file.write_text(json.dumps({**summary, "more": value}, separators=(",", ":")), encoding="ascii")
+
+
 def summary_sparse(out: Path) -> None:
     sparse(out / "summary.json", b"{")
 
@@ -179,7 +195,7 @@ OUTS: dict[str, Maker] = {
     maker.__name__: maker
     for maker in (
         *(codec, shape, holes, many_chunks, deep_metadata, large_chunk, mark_fifo, mark_zero, mark_lists, many_marks),
-        *(mark_names, large_arrays, summary_keys),
+        *(mark_names, large_arrays, summary_keys, summary_numbers, summary_wide),
         *(summary_sparse, labels_sparse, labels_columns, settings_sparse, settings_fifo),
     )
 }
