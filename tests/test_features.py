@@ -16,6 +16,7 @@ from conftest import write_pictures
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
+from reporting import piece
 
 import bigcluster as bc
 from benchmarks.stress.work import BUDGET, Job
@@ -196,6 +197,46 @@ def test_the_report_shows_the_mean_picture_of_a_cluster_where_its_center_is_none
             str(tmp_path / "report" / "sprites" / f"{cluster:02d}" / "center.webp"), cv2.IMREAD_GRAYSCALE
         )
         assert np.abs(picture.astype(float) - expected).mean() < 8  # WebP loses some
+
+
+@pytest.mark.parametrize("n_features", [2, 600])
+def test_the_map_shows_features_where_nothing_was_reduced(n_features: int, images: Path, tmp_path: Path) -> None:
+    """Two features are the two axes of the map. Of many, some are shown, which take no more memory than pictures."""
+
+    def of_two(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        return np.concatenate([pixels[:2].astype(np.float32), np.zeros(n_features - 2, np.float32)])
+
+    made(images, tmp_path, Maker(of_two, kind="two", n_features=n_features, dtype="float32"), reduce="none")
+    places = np.array([row[:2] for row in piece(tmp_path, "map")], float)
+    two = array(tmp_path, "pixels")[array(tmp_path, "ok")][:, :2].astype(float)
+    shown = two if n_features == 2 else two[:, :1]  # the second one lies between two that are shown
+    for axis in range(shown.shape[1]):
+        assert abs(np.corrcoef(places[:, axis], shown[:, axis])[0, 1]) > 0.999
+
+
+@pytest.mark.parametrize("reduce", ["pca", "none"])
+def test_predictions_by_copies_of_the_pixels_are_those_by_the_pixels(reduce: str, images: Path, tmp_path: Path) -> None:
+    for name, maker in (("plain", None), ("copied", copies())):
+        made(images, tmp_path / name, maker, reduce=reduce)
+        chosen = Job(images, VALUES | {"reduce": reduce}).settings(tmp_path / name)
+        predict(chosen, BUDGET, images=str(images), to=str(tmp_path / f"{name}.csv"), embedding=maker)
+    assert (tmp_path / "copied.csv").read_bytes() == (tmp_path / "plain.csv").read_bytes()
+
+
+@pytest.mark.parametrize("reduce", ["pca", "none"])
+def test_without_the_mean_of_the_features_nothing_is_predicted(reduce: str, images: Path, tmp_path: Path) -> None:
+    """A mean of zeros would give another novelty without a word."""
+    out, to = tmp_path / "out", tmp_path / "new.csv"
+    made(images, out, tones(), reduce=reduce)
+    chosen = Job(images, VALUES | {"reduce": reduce}).settings(out)
+    store_of(out).marks.path("features").write_bytes(b"no mark")
+    with pytest.raises(StoreError, match="mean of the features"):
+        predict(chosen, BUDGET, images=str(images), to=str(to), embedding=tones())
+    assert not to.exists()
+    again = made(images, out, tones(), reduce=reduce)
+    assert again["stages"]["cluster"]["reused"]
+    predict(chosen, BUDGET, images=str(images), to=str(to), embedding=tones())
+    assert Job(images, VALUES | {"reduce": reduce}).verify(out)["damaged"] == []
 
 
 class Stopping:

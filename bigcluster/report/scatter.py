@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from bigcluster.errors import ConfigError
 from bigcluster.report.model import Model
 from bigcluster.report.thumbnails import Thumbnails
+from bigcluster.stages.features import Features
 from bigcluster.stages.novelty import SCORE_ROWS
 from bigcluster.store import Store, StoredRows
 from bigcluster.store.row_source import spans
@@ -49,7 +50,8 @@ _FEWEST_EMBEDDED = 10
 _EMBEDDED_COLUMNS = 50
 """Columns of the scores that are embedded. With more, neighbours hardly change, but the time grows."""
 _TINY = 16
-"""Where there are no scores, a picture is a grid of at most this many values a side. Chosen, not measured."""
+"""Where there are no scores, a picture is a grid of at most this many values a side, and other features are as many as
+the grid has. Chosen, not measured."""
 _TINY_ROWS = 256
 """Thumbnails that are read at once, at most 10 MiB in color. Chosen, not measured."""
 
@@ -63,15 +65,21 @@ EXPLAINED = {
 
 
 def place(
-    kind: str, store: Store, model: Model, thumbnails: Thumbnails, rows: NDArray[np.int64], threads: int
+    kind: str,
+    store: Store,
+    model: Model,
+    features: Features,
+    thumbnails: Thumbnails,
+    rows: NDArray[np.int64],
+    threads: int,
 ) -> Points:
     """Return (n, 2) float64, the places of the images: whole numbers from 0 to GRID, with one scale on both axes.
 
-    kind : pca, tsne or umap. rows : (n,), ascending good rows. threads : for t-SNE.
+    kind : pca, tsne or umap. features : of the run. rows : (n,), ascending good rows. threads : for t-SNE.
     Raises ConfigError where `kind` needs a library that is not installed.
     """
     if model.variance_ratio is None:
-        vectors = _tiny_pictures(thumbnails, rows)
+        vectors = _tiny_pictures(thumbnails, rows) if features.are_pixels else _some_features(features.rows, rows)
     else:
         n_columns = 2 if kind == "pca" else min(_EMBEDDED_COLUMNS, int(model.summary["n_components"]))
         vectors = _read_rows(StoredRows(store.array("scores")), rows, n_columns)
@@ -103,6 +111,23 @@ def _tiny_pictures(thumbnails: Thumbnails, rows: NDArray[np.int64]) -> NDArray[n
     down, across = -(-height // _TINY), -(-width // _TINY)
     parts = (thumbnails.read(rows[a:b])[:, ::down, ::across] for a, b in spans(len(rows), _TINY_ROWS))
     return np.concatenate([part.reshape(len(part), -1) for part in parts]).astype(np.float32)
+
+
+def _some_features(source: StoredRows, rows: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Return (n, up to 256) of some rows for a run without scores: as many features as a tiny picture has pixels, at
+    equal distances. A stored chunk is in memory at a time."""
+    n_rows, n_features = source.shape
+    height, width = source.chunks
+    columns = np.arange(0, n_features, -(-n_features // _TINY**2))
+    selected = np.empty((len(rows), len(columns)), np.float32)
+    for start, stop in spans(n_rows, height):
+        first, last = np.searchsorted(rows, [start, stop]).tolist()
+        for left, right in spans(n_features, width):
+            a, b = np.searchsorted(columns, [left, right]).tolist()
+            if last > first and b > a:
+                block = source.read(start, stop, slice(left, right))
+                selected[first:last, a:b] = block[np.ix_(rows[first:last] - start, columns[a:b] - left)]
+    return selected
 
 
 def _first_axes(vectors: NDArray[np.float32]) -> Points:

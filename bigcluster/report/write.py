@@ -279,7 +279,7 @@ class _Report:
         model, kind, rows = self._model, self._settings.report.map, selection.map_rows
         if kind == "none":
             return
-        points = scatter.place(kind, self._store, model, thumbnails, rows, self._runtime.threads)
+        points = scatter.place(kind, self._store, model, self._features, thumbnails, rows, self._runtime.threads)
         places = lists.places_of(model)
         labels = model.members.labels
         lists.write_piece(

@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import numpy as np
-
+from bigcluster.errors import StoreError
 from bigcluster.kernels.linalg.types import Float64Array
 from bigcluster.planning.feature_shape import FeatureShape
 from bigcluster.planning.stage_names import FEATURES
@@ -41,14 +40,17 @@ class Features:
     unit_length: bool = False
     """Whether rows have the length 1, so that scores are scaled to it too."""
     stored_mean: Float64Array | None = None
-    """The mean of all rows, (n_features,), where there are no moments."""
+    """The mean of all rows, (n_features,), where there are no moments; None where the store does not hold it."""
 
     @property
     def mean(self) -> Float64Array:
-        """The mean of all rows, (n_features,)."""
+        """The mean of all rows, (n_features,). Raises StoreError where the store does not hold it."""
         if self.stored_mean is not None:
             return self.stored_mean
-        assert self.moments is not None
+        if self.moments is None:
+            raise StoreError(
+                "the store does not hold the mean of the features; run the job again: only that is computed"
+            )
         mean: Float64Array = self.moments.column_sums / self.rows.shape[0]
         return mean
 
@@ -98,5 +100,5 @@ def load_features(store: Store, ingested: Ingested) -> Features:
         kind=embedding["kind"],
         name=embedding["name"],
         unit_length=is_unit_length(store),
-        stored_mean=store.load(_MEAN) if is_new else np.zeros(embedding["n_features"]),
+        stored_mean=store.load(_MEAN) if is_new else None,
     )
