@@ -10,7 +10,6 @@ import json
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +17,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster import outdir
+from bigcluster.catalog import FileRecord, Ledger, Listing, StringArray
 from bigcluster.config import flatten, resolve, to_toml
 from bigcluster.outputs.folders import cluster_folder
 from bigcluster.outputs.summary import summary_text, versions
-from bigcluster.outputs.tables import IMAGE_COLUMNS, LABEL_COLUMNS, write_csv
+from bigcluster.outputs.tables import LABEL_COLUMNS, write_csv
+from bigcluster.stages.pixel_blocks import Block, write_block
 from bigcluster.store import Mark, Store, fingerprint
 from bigcluster.store.chunk_grid import pixel_chunks
 from bigcluster.store.row_source import spans
@@ -100,9 +101,22 @@ def _write_scores(
 
 def _write_marks(store: Store, n_images: int, n_clusters: int) -> None:
     recipe = {"width": SIDE, "height": SIDE, "color": False, "fit": "stretch", "normalize": "none", "max_pixels": 10**8}
-    fit = {"images": "i", "components": "stored", "total_variance": 900.0**2 * 8, "n_components": N_COMPONENTS}
+    fit = {
+        "images": "i",
+        "features": "i",
+        "components": "stored",
+        "total_variance": 900.0**2 * 8,
+        "n_components": N_COMPONENTS,
+    }
     fit |= {"solver": "gram", "passes": 1, "bytes_read": 0, "rank": 64, "score_step": 0.0}
-    clustered = {"images": "i", "reduction": "pca", "rows": "r", "n_clusters": n_clusters, "n_columns": N_COMPONENTS}
+    clustered = {
+        "images": "i",
+        "features": "i",
+        "reduction": "pca",
+        "rows": "r",
+        "n_clusters": n_clusters,
+        "n_columns": N_COMPONENTS,
+    }
     clustered |= {"inertia": 1e9, "nearest_previous": None, "facts": {}}
     marks: dict[str, dict[str, Any]] = {
         "recipe": recipe,
@@ -118,10 +132,8 @@ def _write_marks(store: Store, n_images: int, n_clusters: int) -> None:
 def _write_tables(out: Path, labels: NDArray[Any], distance: NDArray[Any], runner_up: NDArray[Any]) -> None:
     n_clusters = int(labels.max()) + 1
 
-    def names() -> Iterator[str]:
-        return (f"shop-{row % 997:03d}/item-{row:07d}.jpg" for row in range(len(labels)))
-
-    rows = zip(names(), labels.tolist(), distance.tolist(), runner_up.tolist(), strict=True)
+    names = [f"shop-{row % 997:03d}/item-{row:07d}.jpg" for row in range(len(labels))]
+    rows = zip(names, labels.tolist(), distance.tolist(), runner_up.tolist(), strict=True)
     write_csv(
         out / "labels.csv",
         LABEL_COLUMNS,
@@ -130,8 +142,12 @@ def _write_tables(out: Path, labels: NDArray[Any], distance: NDArray[Any], runne
             for path, label, far, other in rows
         ),
     )
-    images = ((row, path, 9000, 1, 430, 300, "0", "ok", "") for row, path in enumerate(names()))
-    write_csv(out / "images.csv", IMAGE_COLUMNS, images)
+    store, listing = Store(out), Listing(Path("/photos"), StringArray(names))
+    picture = FileRecord(9000, 1, 430, 300, "ab" * 16, "ok", "")
+    for index, (start, stop) in enumerate(spans(len(labels), store.array("pixels").chunks[0])):
+        block, ledger = Block(index, start, stop), Ledger.of([picture] * (stop - start))
+        digests, payload = write_block(store, block, listing, ledger, 0)
+        store.commit("ingest", "i", digests, payload, block.name)
 
 
 def _write_settings(out: Path, labels: NDArray[np.int32], n_clusters: int) -> None:

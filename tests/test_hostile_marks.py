@@ -255,18 +255,3 @@ def test_what_is_parsed_keeps_to_the_budget(job: Job, name: str) -> None:
                 read_summary(out / "summary.json", 1_000_000)
     finally:
         limit_parsing(None)
-
-
-@pytest.mark.slow
-def test_the_mark_of_the_largest_block_is_read_where_a_million_images_are_clustered(tmp_path: Path) -> None:
-    """65,536 rows, the most that a block has, with half of what 1 GiB leaves."""
-    record = [1234567, 1_700_000_000_000_000_000, 8, 8, "0" * 32, "ok", "", None, None]
-    names = [f"folder-{i % 100}/sub-folder/picture-{i:07d}.jpg" for i in range(65_536)]
-    mark = Mark("", {}, {"start": 0, "names": names, "records": [record] * len(names), "square_sum": 1})
-    marks = Marks(tmp_path)
-    marks.write("ingest", mark, "000000")
-    limit_parsing(((1 << 30) - (126 << 20)) // 2)
-    try:
-        assert marks.read("ingest", "000000") == mark
-    finally:
-        limit_parsing(None)

@@ -29,7 +29,7 @@ from bigcluster.outputs.summary import counts
 from bigcluster.runtime.events import Progress
 from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.stages.context import Context
-from bigcluster.stages.ingest import Ingested, check_recipe, ingest, pixel_rows, records
+from bigcluster.stages.ingest import Ingested, check_recipe, ingest, pixel_rows
 from bigcluster.stages.loading import files as stage
 from bigcluster.store import Store
 from bigcluster.store.marks import Marks
@@ -104,7 +104,7 @@ def fill(folder: Path, contents: dict[str, bytes]) -> Path:
 def check(listing: Listing, store: Store, done: Ingested, contents: dict[str, bytes], spec: DecodeSpec = SPEC) -> None:
     """Every row against a decode of its own file: pixels, status, digest, and the sums over good rows."""
     assert sorted(listing.names) == sorted(contents)
-    ledger = list(records(store, done.n_blocks))
+    ledger = list(done.read_ledger())
     stored = store.load("pixels")
     good = []
     for row, (name, record) in enumerate(zip(listing.names, ledger, strict=True)):
@@ -202,8 +202,8 @@ def test_ledger_counts_add_up(tmp_path_factory: pytest.TempPathFactory, contents
     root = tmp_path_factory.mktemp("counts")
     images = fill(root / "images", contents)
     (images / "notes.txt").write_text("x")
-    listing, store, done = bring_in(images, root / "s")
-    found = counts(listing, records(store, done.n_blocks))
+    listing, _, done = bring_in(images, root / "s")
+    found = counts(listing, done.read_ledger().counts())
     assert found["listed"] == len(contents) == found["ok"] + found["failed"]
     assert found["ok"] == sum(data in GOOD for data in contents.values()) == done.ok.sum()
     assert found["failed_by_status"] == dict(
@@ -446,8 +446,8 @@ def test_another_recipe_is_refused_unless_permitted(images: Path, tmp_path: Path
 def test_a_file_too_large_for_the_budget_is_retried_with_a_larger_one(
     images: Path, tmp_path: Path, decodes: Callable[[], int]
 ) -> None:
-    _, store, small = bring_in(images, tmp_path / "s", spec=DecodeSpec(6, 4, max_bytes=1000))
-    ledger: list[FileRecord] = list(records(store, small.n_blocks))
+    _, _, small = bring_in(images, tmp_path / "s", spec=DecodeSpec(6, 4, max_bytes=1000))
+    ledger: list[FileRecord] = list(small.read_ledger())
     assert {record.status for record in ledger[:8]} == {"too_large"}
     assert all(record.needed_bytes for record in ledger[:8])
     decodes()
@@ -468,8 +468,8 @@ def test_what_is_no_file_is_a_row_and_is_not_retried(tmp_path: Path, decodes: Ca
         listener.bind(str(short))
         (images / "socket.png").symlink_to(short)
         try:
-            listing, store, done = bring_in(images, tmp_path / "s")
-            found = dict(zip(listing.names, records(store, done.n_blocks), strict=True))
+            listing, _, done = bring_in(images, tmp_path / "s")
+            found = dict(zip(listing.names, done.read_ledger(), strict=True))
             assert bring_in(images, tmp_path / "s")[2].reused
         finally:
             short.unlink()
@@ -498,7 +498,7 @@ def test_a_file_that_is_written_to_meanwhile_is_read_again_by_the_next_run(
     with monkeypatch.context() as patch:
         patch.setattr(stage, "open_regular", slow_open)
         _, store, done = bring_in(images, tmp_path / "s", threads=threads)
-    ledger = list(records(store, done.n_blocks))
+    ledger = list(done.read_ledger())
     assert ledger[5].status == "changed_during_run"
     assert not done.ok[5]
     listing, store, done = bring_in(images, tmp_path / "s", threads=threads)

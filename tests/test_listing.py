@@ -19,7 +19,7 @@ from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.runtime.events import Progress
 from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.stages.context import Context
-from bigcluster.stages.ingest import ingest, records
+from bigcluster.stages.ingest import ingest
 from bigcluster.stages.loading.sample import Headers, image_size
 from bigcluster.store import Store
 
@@ -271,7 +271,7 @@ def statuses(listing: Listing, tmp_path: Path) -> list[tuple[str, str]]:
         block_shape=(16, 64),
         in_flight=1,
     )
-    return [(record.status, record.reason) for record in records(store, done.n_blocks)]
+    return [(record.status, record.reason) for record in done.read_ledger()]
 
 
 def test_manifest_rows_that_leave_the_root_are_not_read_unless_permitted(

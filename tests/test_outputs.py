@@ -18,7 +18,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigcluster.catalog import FileRecord, Listing, StringArray, from_csv_path, list_images
+from bigcluster.catalog import FileRecord, Ledger, Listing, StringArray, from_csv_path, list_images
 from bigcluster.errors import StoreError
 from bigcluster.files.durable import digest_of
 from bigcluster.outdir import tree
@@ -162,7 +162,7 @@ def test_variance_csv_is_cumulative(tmp_path: Path) -> None:
 
 def test_summary_is_strict_json(tmp_path: Path) -> None:
     listing = Listing(tmp_path, StringArray(["a.jpg", "b.jpg", "c.jpg"]), ignored={".txt": 2, ".\udce9": 1})
-    found = counts(listing, [record(), record("empty", "x"), record("empty", "x")])
+    found = counts(listing, Ledger.of([record(), record("empty", "x"), record("empty", "x")]).counts())
     (tmp_path / "s.json").write_text(summary_text({"counts": found}), encoding="utf-8")
     assert json.loads((tmp_path / "s.json").read_text(encoding="utf-8"))["counts"] == {
         "listed": 3,

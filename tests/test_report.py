@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import shutil
+from dataclasses import replace
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -22,11 +23,12 @@ from PIL import Image
 from reporting import members_of, piece
 
 import bigcluster as bc
+from bigcluster.catalog import FileRecord, Ledger, StringArray, from_csv_path
 from bigcluster.errors import StoreError
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.report import lists, search
 from bigcluster.report.lists import places_of, select
-from bigcluster.report.model import Listed, Members
+from bigcluster.report.model import Listed, Members, Written
 from bigcluster.report.texts import file_name, number, visible
 from bigcluster.report.thumbnails import factor_for, row_blocks, shrink, shrunk_shape, write_sprite
 
@@ -251,11 +253,11 @@ class Listing:
     def __init__(self, good: list[str], failed: list[str]) -> None:
         n = len(good)
         self.members = members(np.zeros(n, np.int32), np.arange(n)[::-1].astype(float))
-        self.listed = Listed()
+        picture = FileRecord(1, 1, 1, 1, "ab" * 16, "ok", "")
+        ledger = Ledger.of([picture] * n + [replace(picture, status="damaged")] * len(failed))
+        names = StringArray([*map(from_csv_path, good), *map(from_csv_path, failed)])
+        self.listed = Listed.of(Written(names, ledger, names))
         self.n_good = n
-        for column, values in ((self.listed.paths, good), (self.listed.failed[0], failed)):
-            for value in values:
-                column.append(value)
 
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"], exclude_characters="/"), min_size=1, max_size=6)
@@ -384,7 +386,7 @@ def test_tables_that_are_not_those_of_the_clusters_are_noticed(small: Path, cli:
     (small / "labels.csv").write_text(table.replace("p000.png,", "p000.png,1", 1))
     ran = cli("report", small)
     assert ran.code == 1
-    assert "labels.csv and images.csv are not those of the stored clusters" in ran.err
+    assert "labels.csv is not that of the stored clusters" in ran.err
     assert (small / "report" / "index.html").is_file(), "the old one stays"
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import bigcluster as bc
-from bigcluster.catalog import FileRecord, Listing, list_images
+from bigcluster.catalog import Ledger, Listing, list_images
+from bigcluster.files.durable import sync_all
 from bigcluster.outputs.tables import images_csv
-from bigcluster.planning.stage_names import INGEST
 from bigcluster.stages.fill import Freshness
-from bigcluster.stages.ingest import load_ingested, records, stored_recipe
-from bigcluster.stages.pixel_blocks import Block, mark_of
+from bigcluster.stages.ingest import load_ledger, stored_recipe
+from bigcluster.stages.pixel_blocks import Block, write_block
 from bigcluster.store import Store
+from bigcluster.store.row_source import spans
 
 MOST_SHARE = 0.05
 FILES_PER_FOLDER = 1000
@@ -46,7 +47,7 @@ def _write_tiny(images: Path, n_files: int) -> None:
         file.write_bytes(b"P5 8 8 255\n" + bytes((i * (j + 1)) % 251 for j in range(64)))
 
 
-def _write_images(table: Path, listing: Listing, ledger: list[FileRecord]) -> None:
+def _write_images(table: Path, listing: Listing, ledger: Ledger) -> None:
     with images_csv(table, listing, ledger) as rows:
         deque(rows, maxlen=0)
 
@@ -57,18 +58,17 @@ def _measure(images: Path, out: Path) -> dict[str, Any]:
     run = bc.run(images, out, n_clusters=10, memory="1GiB", size="8x8")
     wall_seconds = time.monotonic() - began
     store = Store(out, create=False)
-    ingested = load_ingested(store)
     listing, listing_seconds = _timed(lambda: list_images(str(images), out))
     freshness = Freshness(listing, stored_recipe(store), timeout_seconds=30.0)
-    ledger, reading_seconds = _timed(lambda: list(records(store, ingested.n_blocks)))
+    ledger, reading_seconds = _timed(lambda: load_ledger(store))
     held, stat_seconds = _timed(lambda: [freshness.holds(row, record) for row, record in enumerate(ledger)])
     _, table_seconds = _timed(lambda: _write_images(out / "images.csv", listing, ledger))
-    _, marks_seconds = _timed(lambda: _write_marks_again(store, ingested.n_blocks))
+    _, writing_seconds = _timed(lambda: _write_tables_again(store, listing, ledger))
     assert all(held)
     assert len(ledger) == len(listing) == run.summary["counts"]["ok"]
     parts = {
         "listing_seconds": listing_seconds,
-        "ledger_writing_seconds": marks_seconds,
+        "ledger_writing_seconds": writing_seconds,
         "ledger_reading_seconds": reading_seconds,
         "images_csv_seconds": table_seconds,
     }
@@ -81,10 +81,10 @@ def _measure(images: Path, out: Path) -> dict[str, Any]:
     }
 
 
-def _write_marks_again(store: Store, n_blocks: int) -> None:
-    for index in range(n_blocks):
-        block = Block(index, 0, 0)
-        store.marks.write(INGEST, mark_of(store, block), block.name)
+def _write_tables_again(store: Store, listing: Listing, ledger: Ledger) -> None:
+    for index, (start, stop) in enumerate(spans(len(ledger), store.array("pixels").chunks[0])):
+        digests, _ = write_block(store, Block(index, start, stop), listing, ledger.part(start, stop), 0)
+        sync_all(store.out / file for file in digests)
 
 
 def _timed(task: Callable[[], Any]) -> tuple[Any, float]:

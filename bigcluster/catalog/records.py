@@ -1,4 +1,4 @@
-"""The ledger: one record for every listed file, whatever happened to the file."""
+"""What is known of one listed file."""
 
 from __future__ import annotations
 

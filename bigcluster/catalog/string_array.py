@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_ENCODING = ("utf-8", "surrogatepass")
 
 
 class StringArray:
@@ -19,12 +25,12 @@ class StringArray:
         self._data = bytearray()
         self._ends = array("q", [0])  # (n + 1,) byte offsets into _data
         for string in strings:
-            self._data += string.encode("utf-8", "surrogatepass")
+            self._data += string.encode(*_ENCODING)
             self._ends.append(len(self._data))
 
     def append(self, string: str) -> None:
         """Add one string at the end."""
-        self._data += string.encode("utf-8", "surrogatepass")
+        self._data += string.encode(*_ENCODING)
         self._ends.append(len(self._data))
 
     def __len__(self) -> int:
@@ -32,7 +38,30 @@ class StringArray:
 
     def __getitem__(self, index: int) -> str:
         """The string of that index. index : 0 .. n - 1; it may not be negative."""
-        return self._data[self._ends[index] : self._ends[index + 1]].decode("utf-8", "surrogatepass")
+        return self._data[self._ends[index] : self._ends[index + 1]].decode(*_ENCODING)
 
     def __iter__(self) -> Iterator[str]:
         return (self[index] for index in range(len(self)))
+
+    def to_columns(self, start: int = 0, stop: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
+        """The strings start .. stop - 1 as (ends, text): (n,) where each ends in the text, and the bytes of all."""
+        offsets = np.array(self._ends[start : (len(self) if stop is None else stop) + 1], np.int64)
+        text = np.frombuffer(bytes(self._data[offsets[0] : offsets[-1]]), np.uint8)
+        return offsets[1:] - offsets[0], text
+
+    @classmethod
+    def from_columns(cls, ends: NDArray[Any], text: NDArray[Any]) -> StringArray:
+        """The strings of such columns. Raises ValueError where they are not such: anybody may have written them."""
+        if ends.dtype != np.int64 or text.dtype != np.uint8:
+            raise ValueError("columns of strings have another type")
+        starts = np.concatenate([np.zeros(1, np.int64), ends])
+        if (np.diff(starts) < 0).any() or starts[-1] != len(text):
+            raise ValueError("strings end before they begin, or beyond the text")
+        data = text.tobytes()
+        data.decode(*_ENCODING)  # UnicodeDecodeError is a ValueError
+        inner = starts[starts < len(text)]
+        if ((text[inner] & 0xC0) == 0x80).any():
+            raise ValueError("a string ends within a character")
+        strings = cls()
+        strings._data, strings._ends = bytearray(data), array("q", starts.tobytes())
+        return strings

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import platform
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -22,7 +21,7 @@ from bigcluster.files.forms import dict_of, keys, list_of, number, optional, pri
 from bigcluster.units import MIB, show_bytes
 
 if TYPE_CHECKING:
-    from bigcluster.catalog import FileRecord, Listing
+    from bigcluster.catalog import Listing
 
 FOLDERS_NAMED = 100
 """Folders that could not be read that summary.json names, at most; `ignored_by_suffix` has the number of all."""
@@ -44,15 +43,17 @@ _MOST_QUOTES = 50_000
 _VERSIONED = ("bigcluster", "numpy", "opencv-python-headless", "pillow", "zarr", "dask", "dask-ml", "scikit-learn")
 
 
-def counts(listing: Listing, ledger: Iterable[FileRecord], closed: Iterable[str] = ()) -> dict[str, Any]:
-    """listed = ok + failed; failures by status; files that are not images by suffix."""
-    statuses = Counter(record.status for record in ledger)
-    ok = statuses.pop("ok", 0)
+def counts(listing: Listing, statuses: Mapping[str, int], closed: Iterable[str] = ()) -> dict[str, Any]:
+    """listed = ok + failed; failures by status; files that are not images by suffix.
+
+    statuses : by status, how many of the listed files have it.
+    """
+    failures = {status: n for status, n in sorted(statuses.items()) if status != "ok"}
     return {
         "listed": len(listing),
-        "ok": ok,
-        "failed": sum(statuses.values()),
-        "failed_by_status": dict(sorted(statuses.items())),
+        "ok": statuses.get("ok", 0),
+        "failed": sum(failures.values()),
+        "failed_by_status": failures,
         "ignored": sum(listing.ignored.values()),
         "ignored_by_suffix": listing.ignored,
         **folders_of(listing, closed),

@@ -15,6 +15,7 @@ from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning.plan import StagePlan, check_budget
 from bigcluster.planning.report import components_of, plan_report
 from bigcluster.planning.stage_names import REDUCE, REPORT
+from bigcluster.report.model import Written
 from bigcluster.report.write import FOLDER, Allowance, is_current, write_report
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
@@ -54,11 +55,17 @@ def report(
 
 
 def write_or_reuse(
-    job: Job, store: Store, summary: dict[str, Any], plan: StagePlan, close_account: Callable[[], None]
+    job: Job,
+    store: Store,
+    summary: dict[str, Any],
+    plan: StagePlan,
+    close_account: Callable[[], None],
+    written: Written,
 ) -> None:
     """Write the report at the end of a run, or reuse it where it already shows this result.
 
-    close_account : a function that adds seconds and memory to `summary`, which the last page shows.
+    close_account : a function that adds seconds and memory to `summary`, which the last page shows. written : the
+    listed files, whose tables and entries the run has just written.
     Raises StoreError where the report cannot be written.
     """
     if is_current(job.out, store, job.settings):
@@ -67,11 +74,16 @@ def write_or_reuse(
             facts |= {"solver": "pages", "passes": 0, "reused": True}
     else:
         with _naming_writes(job.out):
-            _write(job, store, summary, plan, close_account)
+            _write(job, store, summary, plan, close_account, written)
 
 
 def _write(
-    job: Job, store: Store, summary: dict[str, Any], plan: StagePlan, close_account: Callable[[], None] | None = None
+    job: Job,
+    store: Store,
+    summary: dict[str, Any],
+    plan: StagePlan,
+    close_account: Callable[[], None] | None = None,
+    written: Written | None = None,
 ) -> None:
     allowance = Allowance(plan.choices["in_flight"], plan.choices["picture_bytes"])
     with job.stages.measure(REPORT, plan.projected_bytes) as facts, job.progress.stage(REPORT, 1, "steps"):
@@ -86,6 +98,7 @@ def _write(
             job.progress.at,
             job.progress.warn,
             close_account,
+            written,
         )
 
 

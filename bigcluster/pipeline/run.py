@@ -37,7 +37,7 @@ from bigcluster.runtime.sampler import Caller
 from bigcluster.stages.cluster import Clustered, cluster
 from bigcluster.stages.embedding import Embedding, open_embedding, shape_of
 from bigcluster.stages.features import Features, features_of
-from bigcluster.stages.ingest import Ingested, check_recipe, ingest, records
+from bigcluster.stages.ingest import Ingested, check_recipe, ingest
 from bigcluster.stages.loading import sample
 from bigcluster.stages.loading.sample import Headers, look_at
 from bigcluster.stages.reduce import Reduced, reduce
@@ -155,17 +155,19 @@ def _run(
                 done = _compute(job, listing, plan, spec, store, embedding, isolate_rows, rehash)
                 written = done.plan.stage(OUTPUT).projected_bytes
                 with job.stages.measure(OUTPUT, written), job.progress.stage(OUTPUT, len(listing), "images"):
-                    _write_outputs(job, listing, store, done, files)
-                result = _summarise(job, listing, store, done)
+                    linked = _write_outputs(job, listing, done, files)
+                result = _summarise(job, listing, done)
                 _write_account(result, files, job.stages.account())  # a later account replaces it
                 if settings.report.write:  # the report shows the account and is itself a stage of it
                     job.stages.sampler.enter(REPORT)  # modules that it imports count for it
                     from bigcluster.pipeline.report import write_or_reuse
+                    from bigcluster.report.model import Written
 
                     def close() -> None:
                         _write_account(result, files, job.stages.close())
 
-                    write_or_reuse(job, store, result, done.plan.stage(REPORT), close)
+                    listed = Written(listing.names, done.ingested.read_ledger(), linked.files)
+                    write_or_reuse(job, store, result, done.plan.stage(REPORT), close, listed)
                 _write_account(result, files, job.stages.close())
             if not (done.reused and was_finished):
                 tidy(store.out)
@@ -227,7 +229,7 @@ def _compute(
     if closed:
         named = ", ".join(closed[:EXAMPLES]) + (" and others" if len(closed) > EXAMPLES else "")
         progress.warn(f"files could not be looked at ({named}): what was decoded of them is kept")
-    _check_enough(listing, store, ingested, settings)
+    _check_enough(listing, ingested, settings)
     features = features_of(context, ingested)
     planned = plan.stage(REDUCE) if settings.reduce == "pca" else None
     with stage(REDUCE) as facts:
@@ -251,17 +253,16 @@ def _compute(
     return _Done(ingested, features, reduced, swept, clustered, plan)
 
 
-def _check_enough(listing: Listing, store: Store, ingested: Ingested, settings: Settings) -> None:
-    n_ok = int(ingested.ok.sum())
+def _check_enough(listing: Listing, ingested: Ingested, settings: Settings) -> None:
+    n_ok, ledger = int(ingested.ok.sum()), ingested.read_ledger()
     if n_ok == 0:
-        bad = list(islice(records(store, ingested.n_blocks), 3))
+        bad = list(islice(ledger, 3))
         reasons = "; ".join(f"{listing.names[i]}: {record.status}, {record.reason}" for i, record in enumerate(bad))
         raise NoImagesError(f"not one of {counted(len(listing), 'listed image')} could be read ({reasons})")
     if n_ok == 1 and settings.reduce == "pca":
         others = ""
         if len(listing) > 1:
-            ledger = enumerate(records(store, ingested.n_blocks))
-            row, first = next((row, record) for row, record in ledger if not record.ok)
+            row, first = next((row, record) for row, record in enumerate(ledger) if not record.ok)
             others = (
                 f" ({len(listing) - 1} more could not be read; {listing.names[row]}: {first.status}, {first.reason})"
             )
@@ -289,19 +290,20 @@ def _decode_spec(
     )
 
 
-def _write_outputs(job: Job, listing: Listing, store: Store, done: _Done, files: ResultFiles) -> None:
+def _write_outputs(job: Job, listing: Listing, done: _Done, files: ResultFiles) -> folders.Linked:
+    """Write the tables and clusters/; return what was linked."""
     clustered, ingested = done.clustered, done.ingested
-    ledger = partial(records, store, ingested.n_blocks)
+    ledger = ingested.read_ledger()
     linked = folders.write_clusters(
         job.out,
         listing,
-        ledger(),
+        ledger,
         clustered.membership.labels,
         clustered.n_clusters,
         job.settings.link,
         job.progress.advance,
     )
-    with tables.images_csv(files.text("images.csv"), listing, ledger()) as rows:
+    with tables.images_csv(files.text("images.csv"), listing, ledger) as rows:
         tables.write_labels(files.text("labels.csv"), listing, rows, clustered.membership, linked.files)
     if done.reduced.explained_variance_ratio is not None:
         tables.write_variance(files.text("variance.csv"), done.reduced.explained_variance_ratio)
@@ -322,6 +324,7 @@ def _write_outputs(job: Job, listing: Listing, store: Store, done: _Done, files:
     if linked.n_kept:
         last = counted(linked.n_kept, "picture", "was the last copy", "were the last copies")
         job.progress.warn(f"{last} of images that are gone: see {job.out / KEPT}, which no command empties")
+    return linked
 
 
 def _write_account(result: dict[str, Any], files: ResultFiles, account: Account) -> None:
@@ -332,12 +335,12 @@ def _write_account(result: dict[str, Any], files: ResultFiles, account: Account)
     files.write("summary.json", summary.summary_text(result).encode())
 
 
-def _summarise(job: Job, listing: Listing, store: Store, done: _Done) -> dict[str, Any]:
+def _summarise(job: Job, listing: Listing, done: _Done) -> dict[str, Any]:
     clustered, reduced, plan = done.clustered, done.reduced, done.plan
     ratio = reduced.explained_variance_ratio
     sizes = np.bincount(clustered.membership.labels, minlength=clustered.n_clusters).tolist()
     return {
-        "counts": summary.counts(listing, records(store, done.ingested.n_blocks), done.ingested.closed),
+        "counts": summary.counts(listing, done.ingested.read_ledger().counts(), done.ingested.closed),
         "n_clusters": clustered.n_clusters,
         "cluster_sizes": sizes,
         "advice": summary.advice(sizes),

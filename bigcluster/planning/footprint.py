@@ -59,9 +59,11 @@ def project_ingest_bytes(
 COMMITS_IN_FLIGHT = 2
 """Number of blocks of pixels that wait for the disk while others are decoded."""
 RECORD_BYTES = 1500
-"""Bytes of the record of one row while its block is decoded and marked: the object, its values and its JSON."""
+"""Bytes of the record of one row while its block is decoded and written, at most: the object and its values."""
 NAME_BYTES = 104
-"""Bytes of one listed name, including the memory of sorting it."""
+"""Bytes of one listed name, including the memory of sorting it, which later holds its row in the ledger: 57 bytes."""
+RECORDS_AT_ONCE = 4096
+"""Records that are made at a time of the rows of a ledger. Chosen, not measured."""
 
 
 def project_names_bytes(n_images: int) -> int:
@@ -109,12 +111,12 @@ LINK_BYTES = 330
 content."""
 
 
-def project_output_bytes(n_images: int, *, block_rows: int, linked: bool) -> int:
+def project_output_bytes(n_images: int, *, linked: bool) -> int:
     """Return the bytes of the names and, for every row, the label, distance, runner-up, margin, key and links.
 
-    The records of one block of pixels are included, and what earlier stages have left. linked : whether links are made.
+    The records that are made at once are included, and what earlier stages have left. linked : whether links are made.
     """
-    return KEPT_BYTES + n_images * (NAME_BYTES + 48 + (LINK_BYTES if linked else 0)) + block_rows * RECORD_BYTES
+    return KEPT_BYTES + n_images * (NAME_BYTES + 48 + (LINK_BYTES if linked else 0)) + RECORDS_AT_ONCE * RECORD_BYTES
 
 
 def project_predict_bytes(

@@ -339,7 +339,6 @@ def plan_output(
     settings: Settings, n_images: int, n_values: int, n_columns: int, resources: Resources, pictures: Pictures
 ) -> StagePlan:
     """Return the plan of folders and tables, which one process writes from the arrays of all rows."""
-    block_rows = min(n_images, pixel_chunks(n_values)[0])
     copied = int(n_images * pictures.file_bytes) if settings.link == "copy" else 0
     return StagePlan(
         stage=OUTPUT,
@@ -352,7 +351,7 @@ def plan_output(
         projected_bytes=clustering_baseline_bytes(settings, resources)
         + charts_bytes(settings)
         + manifest_bytes(settings, resources)
-        + footprint.project_output_bytes(n_images, block_rows=block_rows, linked=settings.link != "none"),
+        + footprint.project_output_bytes(n_images, linked=settings.link != "none"),
     )
 
 

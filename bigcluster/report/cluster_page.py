@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.outputs.folders import cluster_folder
-from bigcluster.report.lists import MONTAGE_ROWS, PAGE_MEMBERS, Picks, Positions, Selection, link_of, write_members
+from bigcluster.report.lists import MONTAGE_ROWS, PAGE_MEMBERS, Picks, Positions, Selection, write_members
 from bigcluster.report.model import LINK_OF_ITS_NAME, NO_LINK, Model
 from bigcluster.report.pages import Column, Pages
 from bigcluster.report.texts import file_name, number, visible
@@ -108,7 +108,7 @@ class ClusterPageWriter:
             "farthest_distance": number(distance[-1]),
             "close_calls": close,
             "was": None if was is None else was[cluster],
-            "linked": any(self.model.listed.link_kinds[row] for row in rows[:PAGE_MEMBERS].tolist()),
+            "linked": any(self.model.listed.link(row) for row in rows[:PAGE_MEMBERS].tolist()),
             "sections": tiles.sections(picks),
             "has_margin": members.margin is not None,
             "n_shown": min(self.selection.n_paged, len(rows)),
@@ -148,7 +148,7 @@ class _Tiles:
             sprite, index = self._first, position
         else:
             sprite, index = self._sprite, int(np.searchsorted(self._others, position))
-        name, link = visible(listed.paths[row]), _href(writer.model, row, writer.name(self._cluster))
+        name, link = visible(listed.path(row)), _href(writer.model, row, writer.name(self._cluster))
         if runner_up and members.runner_up is not None and members.margin is not None:
             other = writer.name(int(members.runner_up[row]))
             return Tile(sprite, index, name, link, other=other, margin=number(members.margin[row]))
@@ -181,9 +181,9 @@ def _section(name: str, title: str, what: str, tiles: list[Tile]) -> dict[str, A
 
 def _href(model: Model, row: int, folder: str) -> str | None:
     """The URL of an image under OUT/clusters/, relative to a page report/clusters/<name>.html."""
-    link = link_of(model, row)
+    link = model.listed.link(row)
     if link == NO_LINK:
         return None
     if link == LINK_OF_ITS_NAME:
-        link = f"{folder}/{quote(os.fsencode(file_name(model.listed.paths[row])))}"
+        link = f"{folder}/{quote(os.fsencode(file_name(model.listed.path(row))))}"
     return f"../../clusters/{link}"

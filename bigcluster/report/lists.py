@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.report.model import LINK_OF_ITS_NAME, NO_LINK, Members, Model
+from bigcluster.report.model import Members, Model
 from bigcluster.store.row_source import spans
 
 DATA = "data"
@@ -140,24 +140,18 @@ def write_members(folder: Path, model: Model, number: int, name: str) -> int:
 def member(model: Model, row: int) -> list[Any]:
     """Return path, distance, runner-up, margin, width, height and link of an image, as JSON values.
 
-    Runner-up and margin are None where there is one cluster only. `link_of` says what the link is.
+    Runner-up and margin are None where there is one cluster only. `Listed.link` says what the link is.
     """
     members, listed = model.members, model.listed
     one = members.runner_up is None or members.margin is None
     return [
-        listed.paths[row],
+        listed.path(row),
         short(members.distance[row]),
         None if one else int(members.runner_up[row]),  # type: ignore[index]
         None if one else short(members.margin[row]),  # type: ignore[index]
         *(int(n) for n in listed.sizes[row]),
-        link_of(model, row),
+        listed.link(row),
     ]
-
-
-def link_of(model: Model, row: int) -> int | str:
-    """Return 1 where the entry under clusters/ has the file's own name, 0 where there is none, else its URL there."""
-    kind = model.listed.link_kinds[row]
-    return kind if kind in (NO_LINK, LINK_OF_ITS_NAME) else model.listed.links[row]
 
 
 def short(number: float) -> float:
@@ -179,8 +173,7 @@ def places_of(model: Model) -> NDArray[np.int32]:
 
 def write_failed(folder: Path, model: Model) -> int:
     """Write path, status and reason of every failed file, PAGE_FAILED to a file; return the number of files."""
-    paths, statuses, reasons = model.listed.failed
     pages = list(spans(model.listed.n_failed, PAGE_FAILED))
     for page, (start, stop) in enumerate(pages):
-        write_piece(folder, f"failed/{page}", [[paths[i], statuses[i], reasons[i]] for i in range(start, stop)])
+        write_piece(folder, f"failed/{page}", [model.listed.failure(number) for number in range(start, stop)])
     return len(pages)

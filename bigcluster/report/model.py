@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -12,7 +11,7 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.catalog import StringArray, from_csv_path
+from bigcluster.catalog import Ledger, StringArray, from_csv_path, guard_cell, to_csv_path
 from bigcluster.errors import StoreError
 from bigcluster.files.bounded import read_rows
 from bigcluster.kernels.decode import DecodeSpec
@@ -21,12 +20,12 @@ from bigcluster.planning.stage_names import CLUSTER, REDUCE, SWEEP
 from bigcluster.report.texts import file_name
 from bigcluster.stages import cluster
 from bigcluster.stages import sweep as sweep_stage
-from bigcluster.stages.ingest import Ingested, load_ingested, stored_recipe
+from bigcluster.stages.ingest import Ingested, load_ingested, load_listed, stored_recipe
 from bigcluster.store import Store
 
-NO_LINK, LINK_OF_ITS_NAME, OTHER_LINK = 0, 1, 2
-"""Kinds of an image's entry under clusters/: none, one with the file's own name, or one with another name. report.js
-reads the first two as numbers."""
+NO_LINK, LINK_OF_ITS_NAME = 0, 1
+"""The link of an image that has no entry under clusters/, and of one whose entry has the file's own name. report.js
+reads them as numbers; an entry with another name is its URL."""
 
 
 @dataclass(frozen=True)
@@ -61,29 +60,65 @@ class Members:
         return self.order[self.starts[number] : self.starts[number + 1]]
 
 
-@dataclass
-class Listed:
-    """The listed files, from labels.csv and images.csv. Columns have one value per good row; `failed` has the rest."""
+@dataclass(frozen=True)
+class Written:
+    """The listed files as a run has them in memory when it writes the report; row i of each is the i-th listed file."""
 
-    paths: StringArray = field(default_factory=StringArray)
-    """The paths as labels.csv shows them."""
-    links: StringArray = field(default_factory=StringArray)
-    """Percent-encoded URL below clusters/ where the entry has another name than the file; else the empty text."""
-    link_kinds: bytearray = field(default_factory=bytearray)
-    """NO_LINK, LINK_OF_ITS_NAME or OTHER_LINK."""
-    sizes: list[tuple[int, int]] | NDArray[np.int32] = field(default_factory=list)
+    names: StringArray
+    ledger: Ledger
+    files: StringArray
+    """The path of the entry below clusters/, which leads to the image; "" where there is none."""
+
+
+@dataclass(frozen=True)
+class Listed:
+    """The listed files. Good rows are those of `ok` in listing order; the other files could not be read."""
+
+    written: Written
+    good: NDArray[np.int32]
+    """(n_ok,) the listed row of every good row."""
+    failed: NDArray[np.int32]
+    """(n_failed,) the listed rows of the others."""
+    sizes: NDArray[np.int64]
     """(n_ok, 2), width and height of the files in pixels."""
-    failed: list[StringArray] = field(default_factory=lambda: [StringArray(), StringArray(), StringArray()])
-    """path, status and reason of every file that could not be read."""
     n_gone: int = 0
     """The number of entries under clusters/ that no longer lead to a file."""
     n_alone: int = 0
     """The number of hard links whose original was removed, or is another file now."""
+    gone: frozenset[int] = frozenset()
+    """The good rows of the entries that are gone."""
+
+    @classmethod
+    def of(cls, written: Written) -> Listed:
+        """The listed files of a run whose entries all lead to their images."""
+        ok = written.ledger.ok
+        good = np.flatnonzero(ok)
+        return cls(written, good.astype(np.int32), np.flatnonzero(~ok).astype(np.int32), written.ledger.sizes()[good])
 
     @property
     def n_failed(self) -> int:
         """Return the number of files that could not be read."""
-        return len(self.failed[0])
+        return len(self.failed)
+
+    def path(self, row: int) -> str:
+        """Return the path of a good row as labels.csv shows it."""
+        return to_csv_path(self.written.names[self.good[row]])
+
+    def failure(self, number: int) -> tuple[str, str, str]:
+        """Return path, status and reason of a failed file, as labels.csv and images.csv show them."""
+        row = int(self.failed[number])
+        record = self.written.ledger[row]
+        return to_csv_path(self.written.names[row]), record.status, guard_cell(record.reason)
+
+    def link(self, row: int) -> int | str:
+        """Return the link of a good row to its entry: NO_LINK, LINK_OF_ITS_NAME or, percent-encoded, its URL below
+        clusters/."""
+        file = self.written.files[self.good[row]]
+        if not file or row in self.gone:
+            return NO_LINK
+        path = self.path(row)
+        plain = file_name(to_csv_path(file)) == file_name(path) and "\\" not in path
+        return LINK_OF_ITS_NAME if plain else quote(os.fsencode(file))
 
 
 @dataclass(frozen=True)
@@ -109,9 +144,10 @@ class Model:
         return len(self.members.labels)
 
 
-def read_model(out: Path, store: Store, summary: dict[str, Any]) -> Model:
+def read_model(out: Path, store: Store, summary: dict[str, Any], written: Written | None = None) -> Model:
     """Read the results of the run in OUT. summary : summary.json of that run.
 
+    written : the listed files, where this process has written their tables and entries; else they are read.
     Raises StoreError where OUT holds no finished run, or tables of one run and arrays of another.
     """
     ingested = load_ingested(store)
@@ -119,7 +155,11 @@ def read_model(out: Path, store: Store, summary: dict[str, Any]) -> Model:
     if clustered is None or clustered.payload["images"] != ingested.fingerprint:
         raise StoreError(f"{out} holds no finished run; run the job to its end first")
     members = _members(store, clustered.payload["n_clusters"])
-    listed = _read_listed(out, ingested.ok, members, hard_links=summary["settings"].get("link") == "hardlink")
+    if written is None:
+        listed = Listed.of(_read_written(out, store, members.labels))
+        listed = _look_at_entries(out, listed, hard_links=summary["settings"].get("link") == "hardlink")
+    else:
+        listed = Listed.of(written)
     ratio = None
     fit = store.mark(REDUCE)
     if clustered.payload["reduction"] == "pca" and fit is not None:
@@ -146,64 +186,37 @@ def _sweep(store: Store, rows: str) -> sweep_stage.Verdict | None:
     return sweep_stage.verdict_of(mark)
 
 
-def _read_listed(out: Path, ok: NDArray[np.bool_], members: Members, *, hard_links: bool) -> Listed:
-    """Read both tables at once, row by row, and check them against the stored labels."""
-    listed = Listed()
-    sizes = np.zeros((int(ok.sum()), 2), np.int32)
-    differs = StoreError(f"{out}: labels.csv and images.csv are not those of the stored clusters; run the job again")
-    rows = _side_by_side(out / "labels.csv", out / "images.csv")
-    good = 0
-    try:
-        for number, (label_row, image_row) in enumerate(rows):
-            if number == len(ok) or label_row[0] != image_row["path"]:
-                raise differs
-            if not ok[number]:
-                for column, value in zip(
-                    listed.failed, (label_row[0], image_row["status"], image_row["reason"]), strict=True
-                ):
-                    column.append(value)
-                continue
-            if int(label_row[1]) != members.labels[good]:
-                raise differs
-            sizes[good] = int(image_row["width"]), int(image_row["height"])
-            _note_file(listed, out, label_row[0], label_row[6], hard_links=hard_links)
-            good += 1
-    except (ValueError, KeyError, IndexError, OverflowError) as error:  # bigcluster did not write this line
-        raise differs from error
-    if good != len(sizes):
-        raise differs
-    listed.sizes = sizes
-    return listed
+def _look_at_entries(out: Path, listed: Listed, *, hard_links: bool) -> Listed:
+    """Return the listed files with what has become of their entries under clusters/ since the run."""
+    gone, n_alone = list[int](), 0
+    for row, listed_row in enumerate(listed.good.tolist()):
+        file = listed.written.files[listed_row]
+        if file:
+            entry = os.path.join(out, CLUSTERS, file)
+            try:
+                status = os.stat(entry)
+            except OSError:
+                gone.append(row)
+            else:
+                n_alone += hard_links and status.st_nlink == 1 and not os.path.islink(entry)
+    return replace(listed, n_gone=len(gone), n_alone=n_alone, gone=frozenset(gone))
 
 
-def _side_by_side(labels: Path, images: Path) -> Iterator[tuple[list[str], dict[str, str]]]:
+def _read_written(out: Path, store: Store, labels: NDArray[np.int32]) -> Written:
+    """Read names and records from the store, and the entries from labels.csv, whose paths and labels are checked."""
+    names, ledger = load_listed(store)
+    differs = StoreError(f"{out}: labels.csv is not that of the stored clusters; run the job again")
+    expected = iter(labels.tolist())
+    files = StringArray()
     try:
-        label_rows, image_rows = read_rows(labels), read_rows(images)
-        next(label_rows, None)
-        header = next(image_rows, [])
-        for label_row, image_row in zip(label_rows, image_rows, strict=True):
-            yield label_row, dict(zip(header, image_row, strict=True))
+        rows = read_rows(out / "labels.csv")
+        next(rows, None)
+        for name, ok, row in zip(names, ledger.ok.tolist(), rows, strict=True):
+            if row[0] != to_csv_path(name) or (ok and int(row[1]) != next(expected)):
+                raise differs
+            files.append(from_csv_path(row[6]) if row[6] else "")
     except FileNotFoundError as error:
         raise StoreError(f"{error.filename} is gone; run the job again: it is written anew") from error
-
-
-def _note_file(listed: Listed, out: Path, path: str, cell: str, *, hard_links: bool) -> None:
-    """Add a good file to the columns: its path, and its entry under clusters/ if that still leads to a file.
-
-    cell : the path of the entry as labels.csv has it; empty where the file has no entry.
-    """
-    listed.paths.append(path)
-    kind, link = NO_LINK, ""
-    if cell:
-        file = from_csv_path(cell)
-        entry = os.path.join(out, CLUSTERS, file)
-        try:
-            status = os.stat(entry)
-        except OSError:
-            listed.n_gone += 1
-        else:
-            listed.n_alone += hard_links and status.st_nlink == 1 and not os.path.islink(entry)
-            plain = file_name(file) == file_name(path) and "\\" not in path
-            kind, link = (LINK_OF_ITS_NAME, "") if plain else (OTHER_LINK, quote(os.fsencode(file)))
-    listed.link_kinds.append(kind)
-    listed.links.append(link)
+    except (ValueError, IndexError, StopIteration) as error:  # bigcluster did not write this line
+        raise differs from error
+    return Written(names, ledger, files)

@@ -41,11 +41,11 @@ def write_search(folder: Path, model: Model) -> int:
 
     A row of a piece is the path, the label of its cluster (FAILED for a failed file), and its place in its list.
     """
-    paths, failed = model.listed.paths, model.listed.failed[0]
-    n_good, n_rows = len(paths), len(paths) + len(failed)
+    listed, n_good = model.listed, model.n_good
+    n_rows = n_good + listed.n_failed
 
     def path_of(row: int) -> str:
-        return paths[row] if row < n_good else failed[row - n_good]
+        return listed.path(row) if row < n_good else listed.failure(row - n_good)[0]
 
     places = places_of(model)
     index = []

@@ -20,7 +20,7 @@ from bigcluster.planning.stage_names import CLUSTER, REPORT, SWEEP
 from bigcluster.report import lists, pages, pictures, plots, scatter
 from bigcluster.report.cluster_page import ClusterPageWriter
 from bigcluster.report.lists import MONTAGE_CLUSTERS, PAGE_MEMBERS, Selection, select
-from bigcluster.report.model import Model, read_model
+from bigcluster.report.model import Model, Written, read_model
 from bigcluster.report.pages import Pages, Site
 from bigcluster.report.scatter import check_kind
 from bigcluster.report.search import write_search
@@ -82,17 +82,19 @@ def write_report(
     on_progress: Callable[[int, int], None],
     tell: Callable[[str], None],
     complete_summary: Callable[[], None] | None = None,
+    listed: Written | None = None,
 ) -> dict[str, Any]:
     """Write OUT/report; return its entry for summary.json. Files in it that bigcluster did not make stay.
 
     on_progress : called with the steps done and their total. tell : called with one line for each such file that had
     the name of a page and was moved to OUT/kept. complete_summary : completes `summary` and memory.csv just before the
-    page that shows them is written; None where they are complete already.
+    page that shows them is written; None where they are complete already. listed : the listed files, where this
+    process has written their tables and entries.
     Raises StoreError where OUT holds no finished run, DamagedError where arrays are damaged, and ConfigError where the
     library of the map is missing.
     """
     check_kind(settings.report.map)
-    model = read_model(out, store, summary)
+    model = read_model(out, store, summary, listed)
     store.marks.remove(REPORT)
     tree = _tree(out)
     staging = tree.new_staging()
@@ -265,7 +267,7 @@ class _Report:
             rebuilt_tiles.reshape(-1, *rebuilt_tiles.shape[2:]),
             columns=rebuilt_tiles.shape[1],
         )
-        names = [model.listed.paths[row] for row in rows]
+        names = [model.listed.path(row) for row in rows]
         shown = pages.pca_pictures(model, model_pictures, eigen, rebuilt, names)
         writer.write("pca", "pca.html", pages.pca_page(model, n_features, self._features.name, shown))
 
@@ -286,7 +288,7 @@ class _Report:
             self._folder,
             "map",
             [
-                [int(x), int(y), int(labels[row]), int(places[row]), model.listed.paths[row]]
+                [int(x), int(y), int(labels[row]), int(places[row]), model.listed.path(row)]
                 for (x, y), row in zip(points, rows.tolist(), strict=True)
             ],
         )

@@ -12,16 +12,17 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.catalog import FileRecord, Listing
+from bigcluster.catalog import FileRecord, Ledger, Listing
+from bigcluster.files.durable import unlink_below
 from bigcluster.kernels.decode import DecodeSpec, needs_extra
 from bigcluster.kernels.linalg.loops import pixel_sums
 from bigcluster.planning.stage_names import INGEST
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading.files import is_out_of_reach, stat_of
 from bigcluster.stages.loading.sample import check_native
-from bigcluster.stages.pixel_blocks import Block, BlockLayout, fingerprint_of, mark_of, payload_of, records_in
+from bigcluster.stages.pixel_blocks import Block, BlockLayout, fingerprint_of, mark_of, records_in, write_block
 from bigcluster.stages.reuse import PreviousBlocks
-from bigcluster.store import Digests, Mark, Store
+from bigcluster.store import Digests, Store, table_of
 
 
 @dataclass(frozen=True)
@@ -112,6 +113,8 @@ class Filling:
         self._loader, self._freshness, self._native_size = loader, freshness, native_size
         self._layout = layout
         self._spare: list[_Buffers] = []
+        self.ledger = Ledger(len(listing))
+        """The records of the blocks that are up to date, and of those that were filled."""
         self.previous = PreviousBlocks(store, listing, recipe, [array.name for array in layout.arrays])
 
     def stale_rows(self, block: Block) -> list[int] | None:
@@ -122,9 +125,10 @@ class Filling:
         mark = self._store.mark(INGEST, block.name)
         if mark is None or mark.fingerprint != fingerprint_of(block, self._listing, self._recipe):
             return None
-        records = records_in(mark)
-        if len(records) != len(block.rows):
+        records = records_in(self._store, mark, len(block.rows))
+        if records is None:
             return None
+        self.ledger.put(block.start, records)
         ledger = zip(block.rows, records, strict=True)
         return [row for row, record in ledger if not self._freshness.holds(row, record)]
 
@@ -135,19 +139,22 @@ class Filling:
         """
         if not stale:
             return stale is not None
-        mark = mark_of(self._store, block)
-        ledger = records_in(mark)
-        known = {row: ledger[row - block.start] for row in stale}
+        known = {row: self.ledger[row] for row in stale}
         if not all(map(self._freshness.is_final, known.values())):
             return False
         now = self._loader.compare(known)
         if now is None:
             return False
         for row, record in now.items():
-            ledger[row - block.start] = record
-        payload = payload_of(block, self._listing, ledger, mark.payload["square_sum"])
-        if payload != mark.payload:
-            self._store.marks.write(INGEST, Mark(mark.fingerprint, mark.digests, payload), block.name)
+            self.ledger.set(row, record)
+        mark = mark_of(self._store, block)
+        ledger, before = self.ledger.part(block.start, block.stop), table_of(mark)
+        table, payload = write_block(self._store, block, self._listing, ledger, mark.payload["square_sum"])
+        if table != before:
+            others = {file: digest for file, digest in mark.digests.items() if file not in before}
+            self._store.commit(INGEST, mark.fingerprint, others | table, payload, block.name)
+            for file in before:
+                unlink_below(self._store.out / file, self._store.out)
         return True
 
     def fill(self, block: Block) -> Filled:
@@ -174,7 +181,7 @@ class Filling:
         if self._native_size is not None:
             check_native(self._listing, block.start, in_order, self._native_size)
         n_decoded = sum(row not in known or known[row].digest != ledger[row].digest for row in rest)
-        filled = self._write(block, values, in_order, n_decoded)
+        filled = self._write(block, values, Ledger.of(in_order), n_decoded)
         self._spare.append(buffers)
         return filled
 
@@ -191,7 +198,7 @@ class Filling:
                 beside = np.empty((n_rows, self._layout.n_row_values), self._layout.arrays[1].dtype)
             return _Buffers(np.empty((n_rows, pixels.n_columns), np.uint8), beside)
 
-    def _write(self, block: Block, values: _Buffers, ledger: list[FileRecord], n_decoded: int) -> Filled:
+    def _write(self, block: Block, values: _Buffers, ledger: Ledger, n_decoded: int) -> Filled:
         # Rows of failed files are zeros: they add nothing to either sum.
         store = self._store
         store.marks.remove(INGEST, block.name)
@@ -200,7 +207,9 @@ class Filling:
             digests |= store.write_rows(name, block.start, array)
         sums, square_sum = pixel_sums(values.pixels)
         digests |= store.write_rows("sums", block.index, sums[np.newaxis])
-        return Filled(block, digests, payload_of(block, self._listing, ledger, square_sum), n_decoded)
+        table, payload = write_block(store, block, self._listing, ledger, square_sum)
+        self.ledger.put(block.start, ledger)
+        return Filled(block, digests | table, payload, n_decoded)
 
     def commit(self, filled: Filled) -> int:
         """Sync a filled block to the disk and write its mark; return how many files were decoded for it."""

@@ -7,15 +7,16 @@ mean and the total variance need no pass of their own. Blocks are synced and mar
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence, Sized
 from contextlib import closing
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.catalog import FileRecord, Listing
+from bigcluster.catalog import Ledger, Listing, StringArray
 from bigcluster.errors import ImageSizeError, OutError, StoreError
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.planning.footprint import COMMITS_IN_FLIGHT
@@ -25,13 +26,15 @@ from bigcluster.stages.embedding import Embedding, description_of
 from bigcluster.stages.fill import Filling, Freshness
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading.sample import NATIVE
-from bigcluster.stages.pixel_blocks import BLOCK_ARRAYS, Block, BlockLayout, mark_of, records_in
+from bigcluster.stages.pixel_blocks import BLOCK_ARRAYS, Block, BlockLayout, Table, mark_of
 from bigcluster.stages.reuse import name_keys
 from bigcluster.store import Mark, Store, StoredRows, fingerprint, read_whole
 from bigcluster.store.row_source import spans
 
 _SHOWN_DIGITS = 8
 """Hex digits of a fingerprint in a message: enough to see that two differ."""
+Found = TypeVar("Found")
+
 RECIPE = "recipe"
 """The name of the mark that stores how the pixels were decoded."""
 
@@ -55,6 +58,8 @@ class Ingested:
     n_blocks: int
     n_decoded: int = 0
     """The number of files that this run decoded or tried to decode. An earlier run decoded the others."""
+    read_ledger: Callable[[], Ledger] = field(kw_only=True, repr=False)
+    """Returns the records of all files, in listing order; they are in memory after an ingest. See `load_ledger`."""
     closed: tuple[str, ...] = ()
     """Folders, relative to the root, in which no file could be examined. The pixels decoded from them stay."""
 
@@ -113,7 +118,7 @@ def ingest(
         _make_arrays(store, len(listing), spec, layout, embedding)
         filling.previous.clear()
         progress.reused(INGEST)
-        done = _summarise(listing, store, recipe, blocks, len(blocks), 0)
+        done = _summarise(listing, store, recipe, blocks, filling.ledger, len(blocks), 0)
         return replace(done, closed=tuple(freshness.closed))
     with progress.stage(INGEST, len(listing), "images"), loader:
         missing = [block for block, rows in stale.items() if not filling.confirm(block, rows)]
@@ -130,7 +135,7 @@ def ingest(
             raise
     if n_decoded < len(listing):
         progress.note(f"{n_decoded} decoded, {len(listing) - n_decoded} reused from earlier runs")
-    done = _summarise(listing, store, recipe, blocks, len(blocks) - len(missing), n_decoded)
+    done = _summarise(listing, store, recipe, blocks, filling.ledger, len(blocks) - len(missing), n_decoded)
     filling.previous.clear()
     return replace(done, closed=tuple(freshness.closed))
 
@@ -157,13 +162,38 @@ def pixel_rows(store: Store, ok: NDArray[np.bool_]) -> StoredRows:
     return StoredRows(store.array("pixels"), ok)
 
 
-def records(store: Store, n_blocks: int) -> Iterator[FileRecord]:
-    """Yield the record of every listed file, in the order of the listing, with one block in memory at a time.
+def load_ledger(store: Store) -> Ledger:
+    """Read the records of all listed files, in the order of the listing.
 
-    Raises StoreError where the mark of a block is missing or damaged.
+    Raises StoreError where the mark or the table of a block is missing or damaged.
     """
-    for index in range(n_blocks):
-        yield from map(FileRecord.from_json, mark_of(store, Block(index, 0, 0)).payload["records"])
+    ledger = Ledger(store.array("pixels").shape[0])
+    for block, table in _tables(store):
+        ledger.put(block.start, _whole(table.records(), block, store))
+    return ledger
+
+
+def load_listed(store: Store) -> tuple[StringArray, Ledger]:
+    """Read the names and the records of all listed files; see `load_ledger`."""
+    names, ledger = StringArray(), Ledger(store.array("pixels").shape[0])
+    for block, table in _tables(store):
+        ledger.put(block.start, _whole(table.records(), block, store))
+        for name in _whole(table.names(), block, store):
+            names.append(name)
+    return names, ledger
+
+
+def _tables(store: Store) -> Iterator[tuple[Block, Table]]:
+    pixels = store.array("pixels")
+    for index, (start, stop) in enumerate(spans(pixels.shape[0], pixels.chunks[0])):
+        block = Block(index, start, stop)
+        yield block, _whole(Table.of(store.out, mark_of(store, block)), block, store)
+
+
+def _whole(found: Found | None, block: Block, store: Store) -> Found:
+    if found is None or (isinstance(found, Sized) and len(found) != len(block.rows)):
+        raise StoreError(f"the records of pixel block {block.index} in {store.out} are damaged; run again")
+    return found
 
 
 def decode_recipe(spec: DecodeSpec, embedding: Embedding | None = None) -> str:
@@ -224,27 +254,32 @@ def _as_settings(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _summarise(
-    listing: Listing, store: Store, recipe: str, blocks: list[Block], blocks_reused: int, n_decoded: int
+    listing: Listing,
+    store: Store,
+    recipe: str,
+    blocks: list[Block],
+    ledger: Ledger,
+    blocks_reused: int,
+    n_decoded: int,
 ) -> Ingested:
     """Read the marks of all blocks back from the store, and store what later stages need without the files."""
-    ok = np.zeros(blocks[-1].stop, bool)
+    ok = ledger.ok
     sums = np.zeros(store.array("sums").shape[1], np.int64)
     squares = 0
     chain = recipe
     for block in blocks:
         mark = mark_of(store, block)
-        ledger = records_in(mark)
-        ok[block.start : block.stop] = [record.ok for record in ledger]
         squares += mark.payload["square_sum"]
         sums += read_whole(store.array("sums"), block.index).astype(np.int64)
-        chain = fingerprint(before=chain, block=mark.fingerprint, files=[(r.digest, r.status) for r in ledger])
+        chain = fingerprint(before=chain, block=mark.fingerprint, files=mark.payload["contents"])
     done, payload = store.mark(INGEST), {"square_sum": squares, "n_blocks": len(blocks)}
     if done is None or done.fingerprint != chain or done.payload != payload:
         store.marks.remove(INGEST)
         digests = store.save("ok", ok) | store.save("row_keys", _row_keys(listing, ok))
         digests |= store.save("column_sums", sums)
         done = store.commit(INGEST, chain, digests, payload)
-    return replace(_from_mark(store, done), blocks_reused=blocks_reused, n_decoded=n_decoded)
+    found = _from_mark(store, done)
+    return replace(found, blocks_reused=blocks_reused, n_decoded=n_decoded, read_ledger=lambda: ledger)
 
 
 def load_ingested(store: Store) -> Ingested:
@@ -264,6 +299,7 @@ def _from_mark(store: Store, mark: Mark) -> Ingested:
         square_sum=mark.payload["square_sum"],
         blocks_reused=mark.payload["n_blocks"],
         n_blocks=mark.payload["n_blocks"],
+        read_ledger=cache(partial(load_ledger, store)),
     )
 
 

@@ -1,29 +1,37 @@
-"""The row blocks of the stored pixels, and the marks that say which files each block holds."""
+"""The row blocks of the stored pixels: their marks, and the tables with the names and records of their files.
+
+.bigcluster/marks/ingest/000007.json          vouches for the chunks of the block, and for its table
+.bigcluster/ledger/000007-<digest>.columns    names and records, row by row, as columns
+"""
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
-from bigcluster.catalog import FileRecord, Listing
+from bigcluster.catalog import Ledger, Listing, StringArray
 from bigcluster.errors import StoreError
+from bigcluster.files.durable import digest_of
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.planning.stage_names import INGEST
 from bigcluster.stages.embedding import Embedding, n_row_values
-from bigcluster.store import Mark, Store, fingerprint
+from bigcluster.store import Digests, Mark, Store, fingerprint, read_table, write_table
 from bigcluster.store.chunk_grid import block_chunks
 
 BLOCK_ARRAYS = PIXELS, FEATURES, CLASSES = "pixels", "features", "classes"
 """The names of the arrays that hold the row blocks. `classes` has the numbers of the most probable classes of each
 image in its first half of columns, and their probabilities in the second one."""
+_ENDS, _NAMES = "name_ends", "names"
+"""The columns of the names in a table."""
 
 
 @dataclass(frozen=True)
 class Block:
-    """Rows start .. stop - 1 of the listing. They have one row of chunks and one mark."""
+    """Rows start .. stop - 1 of the listing. They have one row of chunks, one mark and one table."""
 
     index: int
     start: int
@@ -81,36 +89,68 @@ class BlockLayout:
         return cls(tuple(arrays), embedding.n_features, n_row_values(embedding))
 
 
-def block_fingerprint(recipe: str, start: int, names: list[str]) -> str:
+def _fingerprint(recipe: str, start: int, ends: NDArray[np.int64], names: NDArray[np.uint8]) -> str:
     """Return a fingerprint of which file is in which row and how it was decoded. It does not cover the content of
     files."""
-    return fingerprint(recipe=recipe, start=start, names=[os.fsencode(name).hex() for name in names])
+    return fingerprint(recipe=recipe, start=start, ends=digest_of(ends.tobytes()), names=digest_of(names.tobytes()))
 
 
 def fingerprint_of(block: Block, listing: Listing, recipe: str) -> str:
     """Return the fingerprint that a block of this listing has when it is decoded by this recipe."""
-    return block_fingerprint(recipe, block.start, [listing.names[row] for row in block.rows])
+    return _fingerprint(recipe, block.start, *listing.names.to_columns(block.start, block.stop))
 
 
-def names_in(mark: Mark, recipe: str) -> list[str]:
-    """Return the names of the files of a block, row by row; an empty list where another recipe decoded it."""
-    names: list[str] = mark.payload.get("names", [])
-    return names if mark.fingerprint == block_fingerprint(recipe, mark.payload.get("start", 0), names) else []
+def write_block(
+    store: Store, block: Block, listing: Listing, ledger: Ledger, square_sum: int
+) -> tuple[Digests, dict[str, Any]]:
+    """Write the table of a block, which is not yet synced. Return its digest, and what the mark of the block stores.
+
+    ledger : the records of the rows of the block. square_sum : the sum of all squared values of the block.
+    """
+    ends, names = listing.names.to_columns(block.start, block.stop)
+    digests = write_table(store.out, block.name, {**ledger.to_columns(), _ENDS: ends, _NAMES: names})
+    return digests, {"start": block.start, "square_sum": square_sum, "contents": digest_of(ledger.contents())}
 
 
-def records_in(mark: Mark) -> list[FileRecord]:
-    """Return the records in the mark of a block, row by row."""
-    return [FileRecord.from_json(values) for values in mark.payload["records"]]
+class Table:
+    """The table of a block as it was read: names and records are taken out of it when they are asked for."""
+
+    def __init__(self, mark: Mark, columns: dict[str, NDArray[Any]]) -> None:
+        self._mark, self._columns = mark, columns
+
+    @classmethod
+    def of(cls, out: Path, mark: Mark | None) -> Table | None:
+        """Return the table for which a mark vouches; None where there is none, or where it is damaged."""
+        columns = None if mark is None else read_table(out, mark)
+        return None if mark is None or columns is None else cls(mark, columns)
+
+    def names(self, recipe: str | None = None) -> StringArray | None:
+        """Return the names of the files, row by row; None where these are not names.
+
+        recipe : how pictures are decoded. The result is None where the block was decoded in another way.
+        """
+        try:
+            ends, text = self._columns[_ENDS], self._columns[_NAMES]
+            names = StringArray.from_columns(ends, text)
+        except (KeyError, ValueError):
+            return None
+        start = self._mark.payload["start"]
+        is_current = recipe is None or self._mark.fingerprint == _fingerprint(recipe, start, ends, text)
+        return names if is_current else None
+
+    def records(self) -> Ledger | None:
+        """Return the records of the files, row by row; None where these are not records."""
+        try:
+            return Ledger.from_columns(self._columns)
+        except ValueError:
+            return None
 
 
-def payload_of(block: Block, listing: Listing, ledger: list[FileRecord], squares: int) -> dict[str, Any]:
-    """Return what the mark of a block stores. squares : the sum of all squared values of the block."""
-    return {
-        "start": block.start,
-        "names": [listing.names[row] for row in block.rows],
-        "records": [record.to_json() for record in ledger],
-        "square_sum": squares,
-    }
+def records_in(store: Store, mark: Mark | None, n_rows: int) -> Ledger | None:
+    """Return the records of a block of so many rows; None where they are missing or damaged."""
+    table = Table.of(store.out, mark)
+    ledger = None if table is None else table.records()
+    return ledger if ledger is not None and len(ledger) == n_rows else None
 
 
 def mark_of(store: Store, block: Block) -> Mark:

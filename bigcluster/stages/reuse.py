@@ -23,16 +23,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.catalog import FileRecord, Listing, path_key
+from bigcluster.catalog import FileRecord, Ledger, Listing, StringArray, path_key
 from bigcluster.files.layout import ARRAYS
 from bigcluster.planning.stage_names import INGEST
-from bigcluster.stages.pixel_blocks import BLOCK_ARRAYS, PIXELS, Block, names_in, records_in
-from bigcluster.store import Digests, Mark, Marks, Store, read_whole
+from bigcluster.stages.pixel_blocks import BLOCK_ARRAYS, PIXELS, Block, Table
+from bigcluster.store import Digests, Mark, Marks, Store, read_whole, table_of
 from bigcluster.store.row_source import spans
 
 PREVIOUS = "retired"
 """The stored name of the marks of previous blocks, and of the array of their pixels. It is part of the format of the
 store."""
+_TABLES = 4
+"""Tables of previous blocks that are in memory at the same time, at most. Chosen, not measured."""
 
 
 def previous_of(name: str) -> str:
@@ -66,9 +68,10 @@ def listed_before(out: Path) -> Iterator[str]:
     marks = Marks(out)
     for stage in (INGEST, PREVIOUS):
         for block in marks.blocks(stage):
-            mark = marks.read(stage, block)
-            if mark is not None:
-                yield from mark.payload.get("names", [])
+            table = Table.of(out, marks.read(stage, block))
+            names = None if table is None else table.names()
+            if names is not None:
+                yield from names
 
 
 class PreviousBlocks:
@@ -83,6 +86,8 @@ class PreviousBlocks:
         """For each slot, how many missing blocks have yet to copy from it."""
         self._keys = np.empty(0, np.uint64)  # (n,) the keys of all rows of previous blocks, ascending
         self._places = np.empty((0, 2), np.int32)  # (n, 2) the slot of each of these rows, and the row within it
+        self._tables: dict[int, tuple[StringArray, Ledger]] = {}
+        """Names and records of the slots that were used last: two blocks copy from most of them."""
 
     def prepare(self, blocks: Sequence[Block], missing: Sequence[Block]) -> None:
         """Set aside the outdated blocks with rows that the missing blocks need, and index these rows.
@@ -116,10 +121,10 @@ class PreviousBlocks:
         sources = []
         at, places = self._find(block)
         for slot in np.unique(places[:, 0]).tolist():
-            mark = self._store.mark(PREVIOUS, _name(slot))
-            if mark is None:
-                continue  # its chunk files are missing: the rows are decoded again
-            names, ledger = names_in(mark, self._recipe), records_in(mark)
+            table = self._table_of(slot)
+            if table is None:
+                continue  # a file of it is missing or damaged: the rows are decoded again
+            names, ledger = table
             here = places[:, 0] == slot
             pairs = [
                 (block.start + to, row)
@@ -128,6 +133,19 @@ class PreviousBlocks:
             ]
             sources.append(Source(slot, [to for to, _ in pairs], [r for _, r in pairs], [ledger[r] for _, r in pairs]))
         return sources
+
+    def _table_of(self, slot: int) -> tuple[StringArray, Ledger] | None:
+        """Return the names and records of a slot, row by row; None where they are not there any more."""
+        with self._lock:
+            if slot not in self._tables:
+                table = Table.of(self._store.out, self._store.mark(PREVIOUS, _name(slot)))
+                names, ledger = (None, None) if table is None else (table.names(self._recipe), table.records())
+                if names is None or ledger is None or len(names) != len(ledger):
+                    return None
+                if len(self._tables) >= _TABLES:
+                    del self._tables[min(self._tables)]  # most listings take slots in ascending order
+                self._tables[slot] = names, ledger
+            return self._tables[slot]
 
     def copy(self, name: str, slot: int, rows: NDArray[np.int64], values: NDArray[Any], to: NDArray[np.int64]) -> None:
         """Copy rows of a previous block of an array into values[to], one column of chunks at a time.
@@ -170,8 +188,10 @@ class PreviousBlocks:
         self, useful: dict[int, NDArray[np.uint64]], slot: int, mark: Mark | None, missing_keys: NDArray[np.uint64]
     ) -> None:
         """Add the keys of a block to `useful` where it holds one of `missing_keys`, which are ascending."""
-        if mark is not None:
-            keys = name_keys(names_in(mark, self._recipe))
+        table = Table.of(self._store.out, mark)
+        names = None if table is None else table.names(self._recipe)
+        if names is not None:
+            keys = name_keys(names)
             at = np.minimum(np.searchsorted(missing_keys, keys), len(missing_keys) - 1)
             if (missing_keys[at] == keys).any():
                 useful[slot] = keys
@@ -193,6 +213,7 @@ class PreviousBlocks:
             before, after = f"{ARRAYS}/{name}/c/{index}/", f"{ARRAYS}/{previous_of(name)}/c/{slot}/"
             files = (file for file in mark.digests if file.startswith(before))
             digests |= {after + file.removeprefix(before): mark.digests[file] for file in files}
+        digests |= table_of(mark)  # whose name does not change
         self._store.marks.write(PREVIOUS, Mark(mark.fingerprint, digests, mark.payload), _name(slot))
         for name in self._arrays:
             self._store.move_rows(name, index, previous_of(name), slot)
@@ -223,6 +244,8 @@ class PreviousBlocks:
         return name_keys(self._listing.names[row] for row in block.rows)
 
     def _drop(self, slot: int) -> None:
+        """Delete a slot. Its table may be that of a block as well: `tidy` removes it where no mark vouches for it."""
+        self._tables.pop(slot, None)
         self._store.marks.remove(PREVIOUS, _name(slot))
         for name in self._arrays:
             self._store.drop_rows(previous_of(name), slot)

@@ -6,6 +6,7 @@ complete) and row_source.py (what solvers read rows from).
 
 from bigcluster.store.arrays import Digests, Store, check_format, is_store
 from bigcluster.store.checkpoints import StageCheckpoints
+from bigcluster.store.columns import Columns, read_table, table_of, write_table
 from bigcluster.store.fingerprints import fingerprint
 from bigcluster.store.inventory import Damage, Inventory, take_inventory, tidy
 from bigcluster.store.marks import DONE, Mark, Marks
@@ -14,6 +15,7 @@ from bigcluster.store.row_io import ColumnWriter, RowWriter, StoredRows, read_wh
 __all__ = [
     "DONE",
     "ColumnWriter",
+    "Columns",
     "Damage",
     "Digests",
     "Inventory",
@@ -26,7 +28,10 @@ __all__ = [
     "check_format",
     "fingerprint",
     "is_store",
+    "read_table",
     "read_whole",
+    "table_of",
     "take_inventory",
     "tidy",
+    "write_table",
 ]

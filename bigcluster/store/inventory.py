@@ -32,7 +32,7 @@ from bigcluster.files.durable import (
     unfinished_name,
     unlink_below,
 )
-from bigcluster.files.layout import ARRAYS, MADE, MARKS, OURS, STATES
+from bigcluster.files.layout import ARRAYS, LEDGER, MADE, MARKS, OURS, STATES
 from bigcluster.store import metadata
 from bigcluster.store.chunk_io import file_fits_digest, stored_digest
 from bigcluster.store.extents import KINDS
@@ -123,7 +123,8 @@ CHANGED = "is not what was written"
 UNSEALED = "is damaged, its seal does not fit"
 _CHUNK = re.compile(r"(0|[1-9][0-9]*)(/(0|[1-9][0-9]*))*")
 _NAMED_BY_CONTENT = re.compile(
-    rf"(?:{re.escape(STATES)}/[^/]+/|{re.escape(MADE)}/[^/]+-)(?P<digest>[0-9a-f]{{32}})\.(?:npy|list)"
+    rf"(?:{re.escape(STATES)}/[^/]+/|(?:{re.escape(MADE)}|{re.escape(LEDGER)})/[^/]+-)(?P<digest>[0-9a-f]{{32}})"
+    r"\.(?:npy|list|columns)"
 )
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}-.*")
 Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
@@ -259,7 +260,7 @@ def _size(path: Path) -> int | None:
 
 
 def is_named_by_content(path: Path, out: Path) -> bool:
-    """Whether a file below state/ or made/ is ours, which is so where its name holds the digest of its content."""
+    """Whether a file below state/, made/ or ledger/ is ours: then its name holds the digest of its content."""
     match = _NAMED_BY_CONTENT.fullmatch(path.relative_to(out).as_posix())
     return match is not None and is_regular(path) and digest_of_file(path) == match["digest"]
 
@@ -292,7 +293,7 @@ def tidy(out: Path) -> None:
     for name in arrays:
         chunk_bytes = metadata.chunk_file_bytes(out, name)
         remove_chunks(out, f"{ARRAYS}/{name}/c", chunk_bytes, lambda file: file not in vouched)
-    for path in [*files_below(out / MADE), *files_below(out / STATES)]:
+    for path in [path for folder in (MADE, LEDGER, STATES) for path in files_below(out / folder)]:
         if path.relative_to(out).as_posix() not in vouched and is_named_by_content(path, out):
             unlink_below(path, out)
             remove_if_empty(path.parent)

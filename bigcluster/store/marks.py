@@ -28,10 +28,10 @@ from bigcluster.store.payloads import has_form
 from bigcluster.units import MIB, show_bytes
 
 DONE = "done"
-LIMIT_BYTES = 48 * MIB
-"""Bytes of a mark, at most: those of 65,536 rows, the most that a block has, at 768 bytes for path and record."""
-LIMIT_VALUES = 16 * 65_536
-"""JSON values of a mark, at most: 16 for each of 65,536 rows, where a record has nine and the path is one."""
+LIMIT_BYTES = 8 * MIB
+"""Bytes of a mark, at most. That of a stage names all its chunks, in about 60 bytes each: 10 GB have 2,600 chunks."""
+LIMIT_VALUES = 1 << 18
+"""JSON values of a mark, at most: a digest for each of 100,000 chunks, and as many numbers in its facts."""
 _TOGETHER = 2
 """Marks of whole stages that are in memory at the same time; of blocks, it is one."""
 _OTHERWISE = "or delete it: what it vouches for is computed anew"
@@ -68,7 +68,7 @@ class Marks:
             raw = read_bounded(path, LIMIT_BYTES)
         except (FileNotFoundError, NotADirectoryError, UnfitFileError):
             return None
-        body = memoryview(raw)[len(_seal(b"")) : -len(_END)]  # a block of many rows has a mark of many MiB
+        body = memoryview(raw)[len(_seal(b"")) : -len(_END)]
         if not (raw.startswith(_seal(body)) and raw.endswith(_END)):
             return None
         text = bytes(body)
@@ -96,8 +96,8 @@ class Marks:
         body = json.dumps(content).encode()
         if len(body) + len(_seal(b"")) + len(_END) > LIMIT_BYTES:
             raise StoreError(
-                f"{path}: the paths and records of one block take {show_bytes(len(body))}, a mark may take "
-                f"{show_bytes(LIMIT_BYTES)}; shorten the paths below IMAGES, or use a larger --size"
+                f"{path}: what it holds takes {show_bytes(len(body))}, and {show_bytes(LIMIT_BYTES)} are the most; use "
+                "fewer images"
             )
         clear_way(path.parent, self.out)
         write_bytes(path, _seal(body) + body + _END, self.out)

@@ -6,8 +6,7 @@ who uses a payload need not look at it again. Whether the arrays have the sizes 
 
 from __future__ import annotations
 
-import re
-from itertools import pairwise, product
+from itertools import pairwise
 from typing import Any
 
 from bigcluster.files.forms import (
@@ -28,7 +27,6 @@ from bigcluster.files.forms import (
 from bigcluster.files.toml import parse_toml
 from bigcluster.store import shapes
 from bigcluster.store.fingerprints import fingerprint
-from bigcluster.units import MOST_WHOLE
 
 GROUP = "store"
 """The block of the metadata mark of the group; those of arrays have the names of the arrays."""
@@ -67,48 +65,8 @@ _FACTS = keys(
 )
 """Facts of a stage that go into summary.json, beside its times and its memory."""
 
-# Types of the values of a record (catalog.ledger): earlier versions wrote the first seven or eight alone.
-_RECORD_TYPES = {
-    (*start, str, str, str, *rest)
-    for start in product((int, type(None)), repeat=4)
-    for rest in (
-        (),
-        *product((int, type(None))),
-        *product((int, type(None)), (int, float, type(None))),
-    )
-}
-_OK_TYPES = (int, int, int, int)
-_DIGEST_DIGITS = 32
-"""Hex digits of the digest of a picture; see files.durable.DIGEST_DIGITS."""
-_HEX = re.compile("[0-9a-f]*")
-
-
-def _is_ledger(records: Any) -> bool:
-    """Whether a value is a list of records. A million are usual: types are looked up, columns checked as a whole."""
-    if type(records) is not list:
-        return False
-    for record in records:
-        if type(record) is not list or (types := tuple(map(type, record))) not in _RECORD_TYPES:
-            return False
-        if record[5] == "ok" and (types[:4] != _OK_TYPES or len(record[4]) != _DIGEST_DIGITS):
-            return False
-    for column in range(4):
-        values = [record[column] or 0 for record in records]
-        if values and not -MOST_WHOLE <= min(values) <= max(values) <= MOST_WHOLE:
-            return False
-    try:
-        "".join(record[6] for record in records).encode()
-    except UnicodeEncodeError:  # no table can hold it
-        return False
-    return _HEX.fullmatch("".join(record[4] for record in records)) is not None
-
-
-_BLOCK_KEYS = keys({"records": _is_ledger, "square_sum": whole()}, {"start": whole(), "names": list_of(text)})
-
-
-def _is_block(payload: Any) -> bool:
-    return _BLOCK_KEYS(payload) and len(payload.get("names", payload["records"])) == len(payload["records"])
-
+_is_block = keys({"start": whole(), "square_sum": whole(), "contents": text}, others=True)
+"""Names and records are in the table for which the mark vouches. A later version may say more."""
 
 _SILHOUETTE = "simplified_silhouette"
 _SWEEP_ROW = keys(

@@ -7,13 +7,15 @@ Digests show that each file is as it was written; these checks show that the fil
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import cache, partial
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from bigcluster.catalog import Ledger
 from bigcluster.errors import StoreError
 from bigcluster.files.layout import ARRAYS, MARKS
 from bigcluster.kernels.kmeans.assign import two_nearest
@@ -40,13 +42,16 @@ class Stored:
     """The mark of the mean of features that are not the pixels."""
     fitted: Mark | None
     clustered: Mark | None
+    read_ledger: Callable[[], Ledger]
+    """Returns the records of all files. Raises StoreError where they are damaged."""
 
 
 def load(store: Store) -> Stored:
     """Load the marks of the stages that belong to one state: after an interrupted run, later marks are outdated."""
     ingested, extracted, fitted, clustered = (_sized(store, name) for name in (INGEST, FEATURES, REDUCE, CLUSTER))
+    read_ledger = cache(partial(ingest.load_ledger, store))
     if ingested is None:
-        return Stored(0, None, None, None)
+        return Stored(0, None, None, None, read_ledger)
     if extracted is not None and extracted.payload["images"] != ingested.fingerprint:
         extracted = None
     images = ingested.fingerprint
@@ -59,7 +64,7 @@ def load(store: Store) -> Stored:
         n_columns = clustered.payload["n_columns"]
         rows = reduce.rows_fingerprint(fitted.fingerprint, n_columns, unit_length=unit_length)
         clustered = clustered if clustered.payload["rows"] == rows else None
-    return Stored(ingested.payload["n_blocks"], extracted, fitted, clustered)
+    return Stored(ingested.payload["n_blocks"], extracted, fitted, clustered, read_ledger)
 
 
 def _are_of(mark: Mark, images: str, features: str) -> bool:
@@ -79,7 +84,7 @@ def audit(store: Store, stored: Stored, missing: set[str]) -> Iterator[Damage]:
     missing : stages that are known to be damaged. Results that depend on them are not checked.
     """
     if stored.n_blocks and INGEST not in missing:
-        yield from _audit_pixels(store, stored.n_blocks)
+        yield from _audit_pixels(store, stored)
     if stored.features is not None and not missing & {INGEST, FEATURES}:
         yield from _audit_features(store)
     if stored.fitted is not None and not missing & {INGEST, FEATURES, REDUCE}:
@@ -88,10 +93,10 @@ def audit(store: Store, stored: Stored, missing: set[str]) -> Iterator[Damage]:
         yield from _audit_clusters(store, stored.clustered)
 
 
-def _audit_pixels(store: Store, n_blocks: int) -> Iterator[Damage]:
+def _audit_pixels(store: Store, stored: Stored) -> Iterator[Damage]:
     ok = store.load("ok")
     try:
-        recorded = np.fromiter((record.ok for record in ingest.records(store, n_blocks)), bool)
+        recorded = stored.read_ledger().ok
     except StoreError as error:  # a block's mark is gone
         yield Damage(f"{MARKS}/{INGEST}", INGEST, f"is not whole: {error}")
         return

@@ -8,14 +8,13 @@ from __future__ import annotations
 
 import csv
 import os
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
 
 import numpy as np
 
-from bigcluster.catalog import from_csv_path, path_key
+from bigcluster.catalog import Ledger, from_csv_path, path_key
 from bigcluster.errors import MemoryBudgetError, StoreError
 from bigcluster.files.bounded import UnfitFileError, read_rows
 from bigcluster.files.durable import digest_of_file, is_regular
@@ -25,7 +24,6 @@ from bigcluster.outputs import manifest_copy, tables
 from bigcluster.outputs.summary import read_summary
 from bigcluster.pipeline.audit.model import Stored
 from bigcluster.planning.stage_names import OUTPUT, REDUCE
-from bigcluster.stages import ingest
 from bigcluster.stages.cluster import load_labels, load_membership
 from bigcluster.store import Damage, Store
 
@@ -34,12 +32,12 @@ Row = list[str]
 
 def audit(out: Path, store: Store, stored: Stored) -> Iterator[Damage]:
     """Yield the damage of the files of a finished run, at most one for each file."""
-    digests = results.listed_files(store.marks)
+    digests, ledger = results.listed_files(store.marks), stored.read_ledger()
     compare: dict[str, Callable[[Path], str | None]] = {
-        "labels.csv": lambda path: _compare_labels(path, store, stored),
-        "images.csv": lambda path: _compare_images(path, store, stored),
+        "labels.csv": lambda path: _compare_labels(path, store, stored, ledger),
+        "images.csv": lambda path: _compare_images(path, ledger),
         "variance.csv": lambda path: _compare_variance(path, store, stored),
-        results.SUMMARY: lambda path: _compare_summary(path, store, stored),
+        results.SUMMARY: lambda path: _compare_summary(path, store, stored, ledger),
     }
     for name in sorted(digests.keys() - {RUN_TOML}):
         what = _difference(out / name, compare.get(name), digests[name])
@@ -86,16 +84,15 @@ def rows_of(path: Path) -> Iterator[Row]:
     yield from read_rows(path)
 
 
-def _compare_labels(path: Path, store: Store, stored: Stored) -> str | None:
+def _compare_labels(path: Path, store: Store, stored: Stored, ledger: Ledger) -> str | None:
     """Compare the label, distance, runner-up, margin and status of every row, and the paths of the good rows."""
     if stored.clustered is None:
         return None
     membership = load_membership(store, stored.clustered.payload["n_clusters"])
-    records = ingest.records(store, stored.n_blocks)
     width = len(tables.LABEL_COLUMNS) - 2  # without path and file
     written = ((row[0], row[1 : 1 + width]) for row in _body(path, tables.LABEL_COLUMNS))
     keys = (key.tobytes() for key in store.load("row_keys").astype("<u8"))
-    for number, (row, expected) in enumerate(zip_longest(written, tables.label_cells(records, membership)), start=1):
+    for number, (row, expected) in enumerate(zip_longest(written, tables.label_cells(ledger, membership)), start=1):
         if row is None or expected is None:
             return f"has {'fewer' if row is None else 'more'} rows than images were listed"
         if row[1] != expected:
@@ -105,8 +102,8 @@ def _compare_labels(path: Path, store: Store, stored: Stored) -> str | None:
     return None
 
 
-def _compare_images(path: Path, store: Store, stored: Stored) -> str | None:
-    expected = map(tables.file_cells, ingest.records(store, stored.n_blocks))
+def _compare_images(path: Path, ledger: Ledger) -> str | None:
+    expected = map(tables.file_cells, ledger)
     return _first_difference((row[2:] for row in _body(path, tables.IMAGE_COLUMNS)), expected)
 
 
@@ -132,10 +129,9 @@ def _first_difference(written: Iterable[Row], expected: Iterable[Row]) -> str | 
     return None
 
 
-def _compare_summary(path: Path, store: Store, stored: Stored) -> str | None:
+def _compare_summary(path: Path, store: Store, stored: Stored, ledger: Ledger) -> str | None:
     summary = read_summary(path, None if stored.clustered is None else stored.clustered.payload["n_clusters"])
-    statuses = Counter(record.status for record in ingest.records(store, stored.n_blocks))
-    counts = summary["counts"]
+    counts, statuses = summary["counts"], ledger.counts()
     if counts["listed"] != counts["ok"] + counts["failed"] or counts["listed"] != statuses.total():
         return f"counts {counts['listed']} images as listed, the store {statuses.total()}"
     if counts["ok"] != statuses["ok"]:
