@@ -17,7 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster import outdir
-from bigcluster.catalog import FileRecord, Ledger, Listing, StringArray
+from bigcluster.catalog import FileRecord, Listing, StringArray
+from bigcluster.catalog.ledger import Ledger
 from bigcluster.config import flatten, resolve, to_toml
 from bigcluster.outputs.folders import cluster_folder
 from bigcluster.outputs.summary import summary_text, versions

@@ -12,7 +12,8 @@ from conftest import write_pictures
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigcluster.catalog import FileRecord, Ledger, Listing, StringArray
+from bigcluster.catalog import FileRecord, Listing, StringArray
+from bigcluster.catalog.ledger import Ledger
 from bigcluster.config import Settings, resolve
 from bigcluster.files.bounded import limit_parsing
 from bigcluster.files.durable import digest_of

@@ -18,7 +18,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bigcluster.catalog import FileRecord, Ledger, Listing, StringArray, from_csv_path, list_images
+from bigcluster.catalog import FileRecord, Listing, StringArray, from_csv_path, list_images
+from bigcluster.catalog.ledger import Ledger
 from bigcluster.errors import StoreError
 from bigcluster.files.durable import digest_of
 from bigcluster.outdir import tree

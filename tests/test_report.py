@@ -23,7 +23,8 @@ from PIL import Image
 from reporting import members_of, piece
 
 import bigcluster as bc
-from bigcluster.catalog import FileRecord, Ledger, StringArray, from_csv_path
+from bigcluster.catalog import FileRecord, StringArray, from_csv_path
+from bigcluster.catalog.ledger import Ledger
 from bigcluster.errors import StoreError
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.report import lists, search

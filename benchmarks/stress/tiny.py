@@ -11,7 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import bigcluster as bc
-from bigcluster.catalog import Ledger, Listing, list_images
+from bigcluster.catalog import Listing, list_images
+from bigcluster.catalog.ledger import Ledger
 from bigcluster.files.durable import sync_all
 from bigcluster.outputs.tables import images_csv
 from bigcluster.stages.fill import Freshness

@@ -5,7 +5,6 @@ It imports `files`, `runtime` and `planning.footprint`; nothing is decoded here.
 """
 
 from bigcluster.catalog.file_filter import KNOWN_SUFFIXES, image_suffixes, left_out
-from bigcluster.catalog.ledger import Ledger
 from bigcluster.catalog.listing import Listing, is_confined, list_images, unread_folders
 from bigcluster.catalog.names import from_csv_path, guard_cell, natural_key, path_key, to_csv_path
 from bigcluster.catalog.records import FileRecord
@@ -15,7 +14,6 @@ from bigcluster.catalog.string_array import StringArray
 __all__ = [
     "KNOWN_SUFFIXES",
     "FileRecord",
-    "Ledger",
     "Listing",
     "StringArray",
     "from_csv_path",

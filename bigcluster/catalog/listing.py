@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from bigcluster.catalog.file_filter import FileFilter, left_out
@@ -39,7 +40,12 @@ class Listing:
 
     def path(self, row: int) -> str:
         """The absolute path of the file of a row."""
-        return os.path.join(self.root, self.names[row])
+        name = self.names[row]
+        return name if name.startswith("/") else self._prefix + name
+
+    @cached_property
+    def _prefix(self) -> str:
+        return os.path.join(self.root, "")
 
     @property
     def confined_to(self) -> Path | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Iterable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from numpy.typing import NDArray
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
 
 _ENCODING = ("utf-8", "surrogatepass")
 
@@ -45,6 +46,8 @@ class StringArray:
 
     def to_columns(self, start: int = 0, stop: int | None = None) -> tuple[NDArray[np.int64], NDArray[np.uint8]]:
         """The strings start .. stop - 1 as (ends, text): (n,) where each ends in the text, and the bytes of all."""
+        import numpy as np  # not above: the process that supervises lists names without it
+
         offsets = np.array(self._ends[start : (len(self) if stop is None else stop) + 1], np.int64)
         text = np.frombuffer(bytes(self._data[offsets[0] : offsets[-1]]), np.uint8)
         return offsets[1:] - offsets[0], text
@@ -52,6 +55,8 @@ class StringArray:
     @classmethod
     def from_columns(cls, ends: NDArray[Any], text: NDArray[Any]) -> StringArray:
         """The strings of such columns. Raises ValueError where they are not such: anybody may have written them."""
+        import numpy as np
+
         if ends.dtype != np.int64 or text.dtype != np.uint8:
             raise ValueError("columns of strings have another type")
         starts = np.concatenate([np.zeros(1, np.int64), ends])

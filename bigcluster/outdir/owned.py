@@ -103,11 +103,11 @@ class Owned:
 
     def get(self, name: str) -> list[Known]:
         """What an entry of that path may be; an empty list where it is not ours."""
-        key = np.uint64(_key(name))
-        first, last = np.searchsorted(self._columns[0], [key, key + np.uint64(1)]).tolist()
-        if key == np.uint64(WORD):
-            last = len(self)
-        return [Known(*row) for row in self._columns[1:, first:last].T.tolist()]
+        keys, key = self._columns[0], np.uint64(_key(name))
+        first = last = int(keys.searchsorted(key))
+        while last < len(keys) and keys[last] == key:  # nearly always one, or none
+            last += 1
+        return [Known(*row) for row in self._columns[1:, first:last].T.tolist()] if last > first else []
 
     def with_digest(self, digest: int) -> list[Known]:
         """All entries of that digest, ascending by the hash of their paths."""

@@ -72,13 +72,13 @@ class EntryNames:
     """
 
     def __init__(self, n_clusters: int) -> None:
-        self._n_clusters = n_clusters
+        self._folders = [cluster_folder(label, n_clusters) for label in range(n_clusters)]
         # 64 bits of a hash for each name given: two that share them count as equal too.
         self._used: dict[bytes, int] = {}
 
     def of(self, label: int, name: str, is_taken: Callable[[str], bool] = lambda _: False) -> str:
         """name : the image's path; is_taken : whether something of others stands under a name inside clusters/."""
-        folder = cluster_folder(label, self._n_clusters)
+        folder = self._folders[label]
         stem, suffix = os.path.splitext(name.rsplit("/", 1)[-1])
         candidate, number, used = stem + suffix, 1, self._used
         first = key = path_key(f"{folder}/{candidate.casefold()}")
@@ -273,12 +273,13 @@ class _Writing:
         Raises _ChangedError where the image leads to another file than when its entry was planned.
         """
         source = self._listing.path(row)
-        folder = self._open.get(f"{self._root}/{os.path.dirname(name)}")
+        folder = self._open.get(f"{self._root}/{name.rpartition('/')[0]}")
         try:
-            if os.path.islink(source) and self._other_copies.leads_elsewhere(row, os.stat(source)):
+            is_link = os.path.islink(source)
+            if is_link and self._other_copies.leads_elsewhere(row, os.stat(source)):
                 raise _ChangedError(source)
             if self._link == "hardlink":
-                self._hardlink(source, name, folder, made)
+                self._hardlink(source, name, folder, made, is_link=is_link)
             elif self._link == "symlink":
                 self._symlink(source, name, folder)
             else:
@@ -288,13 +289,13 @@ class _Writing:
             return False
         return True
 
-    def _hardlink(self, source: str, name: str, folder: int, made: Owned) -> None:
+    def _hardlink(self, source: str, name: str, folder: int, made: Owned, *, is_link: bool) -> None:
         # The system follows links on the way to a file, not the last one.
-        file = os.path.realpath(source) if os.path.islink(source) else source
+        file = os.path.realpath(source) if is_link else source
         try:
             self._replacing(
                 name,
-                lambda: os.link(file, os.path.basename(name), dst_dir_fd=folder),
+                lambda: os.link(file, name.rpartition("/")[2], dst_dir_fd=folder),
                 lambda path: _is_same(os.lstat(path), os.stat(file)),
             )
         except OSError as error:

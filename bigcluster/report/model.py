@@ -11,7 +11,8 @@ from urllib.parse import quote
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.catalog import Ledger, StringArray, from_csv_path, guard_cell, to_csv_path
+from bigcluster.catalog import StringArray, from_csv_path, guard_cell, to_csv_path
+from bigcluster.catalog.ledger import Ledger
 from bigcluster.errors import StoreError
 from bigcluster.files.bounded import read_rows
 from bigcluster.kernels.decode import DecodeSpec

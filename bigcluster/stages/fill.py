@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.catalog import FileRecord, Ledger, Listing
+from bigcluster.catalog import FileRecord, Listing
+from bigcluster.catalog.ledger import Ledger
 from bigcluster.files.durable import unlink_below
 from bigcluster.kernels.decode import DecodeSpec, needs_extra
 from bigcluster.kernels.linalg.loops import pixel_sums

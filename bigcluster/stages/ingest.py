@@ -16,7 +16,8 @@ from typing import Any, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.catalog import Ledger, Listing, StringArray
+from bigcluster.catalog import Listing, StringArray
+from bigcluster.catalog.ledger import Ledger
 from bigcluster.errors import ImageSizeError, OutError, StoreError
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.planning.footprint import COMMITS_IN_FLIGHT

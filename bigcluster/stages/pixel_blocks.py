@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.catalog import Ledger, Listing, StringArray
+from bigcluster.catalog import Listing, StringArray
+from bigcluster.catalog.ledger import Ledger
 from bigcluster.errors import StoreError
 from bigcluster.files.durable import digest_of
 from bigcluster.kernels.decode import DecodeSpec

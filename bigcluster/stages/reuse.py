@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.catalog import FileRecord, Ledger, Listing, StringArray, path_key
+from bigcluster.catalog import FileRecord, Listing, StringArray, path_key
+from bigcluster.catalog.ledger import Ledger
 from bigcluster.files.layout import ARRAYS
 from bigcluster.planning.stage_names import INGEST
 from bigcluster.stages.pixel_blocks import BLOCK_ARRAYS, PIXELS, Block, Table

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.catalog import Ledger
+from bigcluster.catalog.ledger import Ledger
 from bigcluster.errors import StoreError
 from bigcluster.files.layout import ARRAYS, MARKS
 from bigcluster.kernels.kmeans.assign import two_nearest

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import numpy as np
 
-from bigcluster.catalog import Ledger, from_csv_path, path_key
+from bigcluster.catalog import from_csv_path, path_key
+from bigcluster.catalog.ledger import Ledger
 from bigcluster.errors import MemoryBudgetError, StoreError
 from bigcluster.files.bounded import UnfitFileError, read_rows
 from bigcluster.files.durable import digest_of_file, is_regular
