@@ -437,8 +437,8 @@ def test_another_recipe_is_refused_unless_permitted(images: Path, tmp_path: Path
     check_recipe(store, DecodeSpec(6, 4, max_bytes=10**9), replace=False)  # the budget is no part of it
     other = DecodeSpec(5, 4, color=True)
     with pytest.raises(OutError, match=r"\(features gray -> color, size 6x4 -> 5x4\).*--replace"):
-        check_recipe(store, other, replace=False)
-    check_recipe(store, other, replace=True)
+        check_recipe(store, other, None, replace=False)
+    check_recipe(store, other, None, replace=True)
     check(*bring_in(images, tmp_path / "s", spec=other), ALL, other)
     check(*bring_in(images, tmp_path / "s"), ALL)
 
