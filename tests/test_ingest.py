@@ -434,7 +434,7 @@ def test_an_interrupted_ingest_goes_on_where_it_stopped(
 
 def test_another_recipe_is_refused_unless_permitted(images: Path, tmp_path: Path) -> None:
     _, store, _ = bring_in(images, tmp_path / "s")
-    check_recipe(store, DecodeSpec(6, 4, max_bytes=10**9), replace=False)  # the budget is no part of it
+    check_recipe(store, DecodeSpec(6, 4, max_bytes=10**9), None, replace=False)  # the budget is no part of it
     other = DecodeSpec(5, 4, color=True)
     with pytest.raises(OutError, match=r"\(features gray -> color, size 6x4 -> 5x4\).*--replace"):
         check_recipe(store, other, None, replace=False)
