@@ -15,8 +15,9 @@ import pytest
 from conftest import environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import conv_net, save, transformer, with_outputs
+from networks import TABLE, conv_net, save, transformer, with_outputs
 
+from bigcluster.config import resolve
 from bigcluster.errors import ModelError
 from bigcluster.kernels.decode import network_input, scaling_tables
 from bigcluster.kernels.decode.resize import resize_for_network
@@ -24,6 +25,7 @@ from bigcluster.models import Network, Options, images_per_second, open_network
 from bigcluster.models.pooling import pooling_of
 from bigcluster.models.session import PROVIDERS
 from bigcluster.runtime.onnx_runtime import onnx_runtime
+from bigcluster.stages.embedding import NetworkEmbedding, open_embedding
 
 onnxruntime = onnx_runtime()
 
@@ -254,11 +256,28 @@ def test_options_are_checked(tmp_path: Path) -> None:
         (Options(size=(32, 32)), "takes pictures of 16 x 16 pixels, and features.size says 32 x 32"),
         (Options(layer="featurs"), "no tensor 'featurs' from the picture; near are 'features'"),
         (Options(layer="w1"), "computes no tensor 'w1'"),
+        (Options(n_classes=8), "features.classes = 8, and .* has 7 classes; give features.classes = 7 or fewer"),
     ):
         with pytest.raises(ModelError, match=said):
             open_network(path, options)
     with pytest.raises(ModelError, match="has no classifier"):
         open_network(str(save(tmp_path, conv_net(head="none"), name="headless")), Options(n_classes=5))
+
+
+def test_the_table_of_a_network_says_how_its_pictures_are_resized_and_pooled(tmp_path: Path) -> None:
+    """An option that nobody gives leaves it as the table says, through the settings too."""
+    table = TABLE.format(size=16) + "resize = 'pad'\npool = 'max'\nlayer = 'map'\n"
+    path = str(save(tmp_path, conv_net(), table=table))
+    for values, expected in (
+        ({}, ("pad", "max")),
+        ({"features.resize": "squash"}, ("squash", "max")),
+        ({"features.pool": "avg", "features.resize": "crop"}, ("crop", "avg")),
+    ):
+        embedding = open_embedding(resolve(flags={"features": path, **values}, sets=(), config=None, kept=None))
+        assert isinstance(embedding, NetworkEmbedding)
+        assert (embedding.network.resize, embedding.network.pool) == expected
+    plain = open_network(str(save(tmp_path, conv_net(), name="plain")))
+    assert (plain.resize, plain.pool) == ("crop", "none")
 
 
 def test_a_provider_that_is_not_there_is_refused(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """Which value of a setting counts where several are given: flag > --set > --config > kept in OUT/run.toml > default.
 
 A `--config` replaces all kept values. A level that gives `variance` or `components` removes the other one of the lower
-levels; a level that gives both is an error.
+levels; a level that gives both is an error. So is a setting features.* of a call whose features are the pixels.
 """
 
 from __future__ import annotations
@@ -45,14 +45,34 @@ def resolve(*, flags: Values, sets: Iterable[str], config: str | None, kept: Val
     name of a shipped config, or None. kept : dict, the values that OUT/run.toml holds, or None. Raises ConfigError.
     """
     below = read_config(config) if config is not None else dict(kept or {})
+    levels = [below, _checked(parse_sets(sets)), _checked({k: v for k, v in flags.items() if v is not None})]
     merged: Values = {"variance": KEYS["variance"].default}
     chooses_rank = False
-    for level in (below, _checked(parse_sets(sets)), _checked({k: v for k, v in flags.items() if v is not None})):
+    for level in levels:
         chooses_rank = chooses_rank or level.get("variance") is not None or level.get("components") is not None
         _merge(merged, level)
-    if not chooses_rank and merged.get("features", "gray") not in PIXELS:
+    if merged.get("features", KEYS["features"].default) in PIXELS:
+        _drop_embedding(merged, levels[1:] if config is None else levels)
+    elif not chooses_rank:
         merged["variance"] = None  # the plan takes planning.stages.EMBEDDING_COMPONENTS
     return settings_from(merged)
+
+
+def _drop_embedding(merged: Values, given: list[Values]) -> None:
+    """Remove the settings features.* where the features are pixels: an earlier run with a network has left them.
+
+    given : the levels of this call. Raises ConfigError where one of them has such a setting, which would do nothing.
+    """
+    for level in given:
+        for name, value in level.items():
+            if name.startswith(f"{FEATURES}.") and value != KEYS[name].default:
+                source = merged.get(FEATURES, KEYS[FEATURES].default)
+                raise ConfigError(
+                    f"{name} = {value} is for a network, and features = {source} are the pixels themselves; give "
+                    f"--features mobilenetv2, or leave {name} out"
+                )
+    for name in [name for name in merged if name.startswith(f"{FEATURES}.")]:
+        del merged[name]
 
 
 def _merge(merged: Values, level: Values) -> None:

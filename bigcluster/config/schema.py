@@ -96,15 +96,15 @@ class EmbeddingSettings:
         optional(text),
         "the tensor of the network that is taken (`bigcluster models show NAME` lists them)",
     )
-    pool: str = key(
-        "auto",
-        one_of("auto", "avg", "max", "gem", "flatten", "cls", "mean"),
-        "how a map (avg, max, gem, flatten) or tokens (cls, mean) become one vector; auto is avg or cls",
+    pool: str | None = key(
+        None,
+        optional(one_of("avg", "max", "gem", "flatten", "cls", "mean")),
+        "how a map (avg, max, gem, flatten) or tokens (cls, mean) become one vector; else as its table says",
     )
-    resize: str = key(
-        "crop",
-        one_of("crop", "squash", "pad"),
-        "how an image takes the network's input size: crop the largest middle, squash it, or pad it",
+    resize: str | None = key(
+        None,
+        optional(one_of("crop", "squash", "pad")),
+        "how an image takes the input size: crop its middle, squash or pad it; else as its table says, or crop",
     )
     gray: bool = key(False, yes_or_no, "whether the network sees images in gray, as three equal channels")
     normalize: str = key(

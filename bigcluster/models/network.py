@@ -150,7 +150,7 @@ class Network:
         self.resize = (
             given.resize if options.resize is None else one_of(RESIZE_RULES, options.resize, "features.resize")
         )
-        pool = given.pool if options.pool in (None, "auto") else one_of(POOLS, options.pool, "features.pool")
+        pool = given.pool if options.pool is None else one_of(POOLS, options.pool, "features.pool")
         provider_of(options.provider)
         graph = NetworkGraph(source.file)
         self.width, self.height = input_size(graph, given, options.size)
@@ -202,6 +202,11 @@ class Network:
         self._pooling: Pooling = pooling_of(value.shape, pool, **pooling)  # type: ignore[arg-type]
         self.n_features, self.pool = self._pooling.n_features, self._pooling.name
         self.class_names = self._read_labels(given.labels, first[-1].size) if self._logits is not None else ()
+        if options.n_classes > len(self.class_names):
+            raise ModelError(
+                f"features.classes = {options.n_classes}, and {self.path} has {len(self.class_names)} classes; give "
+                f"features.classes = {len(self.class_names)} or fewer"
+            )
 
     def _scaling(self, given: Preprocessing) -> NDArray[Any]:
         if self._input.dtype != "uint8":

@@ -190,15 +190,14 @@ def open_embedding(settings: Settings, listener: Listener = silent) -> Embedding
     size = None if chosen.size is None else tuple(int(side) for side in chosen.size.split("x"))
     options = Options(
         layer=chosen.layer,
-        pool=None if chosen.pool == "auto" else chosen.pool,
+        pool=chosen.pool,
         resize=chosen.resize,
         size=size,  # type: ignore[arg-type]
         gray=chosen.gray,
         n_classes=chosen.classes,
     )
     network = open_network(settings.features, options, offline=settings.models.offline, listener=listener)
-    n_classes = min(chosen.classes, len(network.class_names))
     black = np.zeros((network.height, network.width, 3), np.uint8)
     begin = perf_counter()
     network.look(black)
-    return NetworkEmbedding(network, chosen.normalize == "l2", n_classes, perf_counter() - begin)
+    return NetworkEmbedding(network, chosen.normalize == "l2", chosen.classes, perf_counter() - begin)
