@@ -14,7 +14,7 @@ import hashlib
 import os
 import stat
 from array import array
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,7 +99,7 @@ class Owned:
         """All entries of both."""
         if not len(other) or not len(self) or self is other:
             return self if len(self) else other
-        return Owned(_ordered([np.concatenate(pair) for pair in zip(self._columns, other._columns, strict=True)]))
+        return Owned(_ordered(np.concatenate(pair) for pair in zip(self._columns, other._columns, strict=True)))
 
     def get(self, name: str) -> list[Known]:
         """What an entry of that path may be; an empty list where it is not ours."""
@@ -136,15 +136,19 @@ class OwnedBuilder:
         self._flat.extend((_key(name), *known))
 
     def build(self) -> Owned:
-        return Owned(
-            _ordered([np.frombuffer(self._flat, np.uint64)[column::_N_COLUMNS] for column in range(_N_COLUMNS)])
-        )
+        """The entries that were added. They are not held here any more, so that they are in memory once."""
+        flat, self._flat = np.frombuffer(self._flat, np.uint64), array("Q")
+        return Owned(_ordered(flat[column::_N_COLUMNS] for column in range(_N_COLUMNS)))
 
 
-def _ordered(columns: Sequence[NDArray[np.uint64]]) -> NDArray[np.uint64]:
-    order = np.argsort(columns[0], kind="stable")
-    ordered = np.empty((len(columns), len(order)), np.uint64)
-    for column, into in zip(columns, ordered, strict=True):
+def _ordered(columns: Iterable[NDArray[np.uint64]]) -> NDArray[np.uint64]:
+    """The columns of a list, ordered by the first. They are taken one at a time: all of them twice would be a peak."""
+    each = iter(columns)
+    keys = next(each)
+    order = np.argsort(keys, kind="stable")
+    ordered = np.empty((_N_COLUMNS, len(order)), np.uint64)
+    np.take(keys, order, out=ordered[0])
+    for column, into in zip(each, ordered[1:], strict=True):
         np.take(column, order, out=into)
     return ordered
 
