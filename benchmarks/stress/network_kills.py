@@ -54,8 +54,8 @@ def main(full: bool) -> dict[str, Any]:
     return {
         "kills": n_kills,
         "killed_in": dict(moments),
-        "says": f"{n_kills} of {n_kills} runs of {n_images} images, killed while a network made their features, end with "
-        f"the same labels; {most} finished blocks were done again; killed in {dict(moments)}",
+        "says": f"{n_kills} of {n_kills} runs of {n_images} images, killed while a network made their features, end "
+        f"with the same labels; {most} finished blocks were done again; killed in {dict(moments)}",
     }
 
 
