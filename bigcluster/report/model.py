@@ -76,6 +76,8 @@ class Listed:
     """The listed files. Good rows are those of `ok` in listing order; the other files could not be read."""
 
     written: Written
+    paths: StringArray
+    """(n_ok,) the paths of the good rows as labels.csv shows them: the search asks for each several times."""
     good: NDArray[np.int32]
     """(n_ok,) the listed row of every good row."""
     failed: NDArray[np.int32]
@@ -94,7 +96,9 @@ class Listed:
         """The listed files of a run whose entries all lead to their images."""
         ok = written.ledger.ok
         good = np.flatnonzero(ok)
-        return cls(written, good.astype(np.int32), np.flatnonzero(~ok).astype(np.int32), written.ledger.sizes()[good])
+        paths = StringArray(to_csv_path(written.names[row]) for row in good.tolist())
+        failed = np.flatnonzero(~ok).astype(np.int32)
+        return cls(written, paths, good.astype(np.int32), failed, written.ledger.sizes()[good])
 
     @property
     def n_failed(self) -> int:
@@ -103,7 +107,7 @@ class Listed:
 
     def path(self, row: int) -> str:
         """Return the path of a good row as labels.csv shows it."""
-        return to_csv_path(self.written.names[self.good[row]])
+        return self.paths[row]
 
     def failure(self, number: int) -> tuple[str, str, str]:
         """Return path, status and reason of a failed file, as labels.csv and images.csv show them."""
