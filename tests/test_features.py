@@ -62,6 +62,10 @@ class Maker:
         return f"{self.kind} of {self.n_features}"
 
     @property
+    def facts(self) -> dict[str, str | int | bool]:
+        return {"of": "this test"}
+
+    @property
     def fingerprint(self) -> str:
         return f"{self.kind} {self.n_features} {self.dtype}"
 

@@ -191,6 +191,8 @@ def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:
         f"inertia {summary['inertia']:.6g}",
         f"sizes, largest first: {_shown_sizes(sizes)}",
     ]
+    if names := summary.get("cluster_names"):
+        lines.append(f"suggested names: {_shown_names(names)}")
     if share is not None:
         lines.insert(1, f"{summary['n_components']} components hold {share:.1%} of the variance")
     if counts["failed"]:
@@ -277,6 +279,11 @@ def print_verified(report: dict[str, Any], out: str, console: Console) -> None:
         lines.append(f"{read}: {n_damaged} damaged{anew}")
     for line in lines:
         _show(console, line)
+
+
+def _shown_names(names: list[str], most: int = 10) -> str:
+    shown = "; ".join(f"{number} {name or '-'}" for number, name in enumerate(names[:most]))
+    return shown if len(names) <= most else f"{shown}; ..."
 
 
 def _shown_sizes(sizes: list[int], most: int = 20) -> str:

@@ -28,10 +28,12 @@ from bigcluster.models.processor import cpu_class
 from bigcluster.models.session import open_session, provider_of, run, run_first, runtime_version
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.sampler import release_memory, resident_bytes
-from bigcluster.units import MIB, quoted
+from bigcluster.units import MIB, printable, quoted
 
 _LABEL_BYTES = 4 * MIB
 """Bytes of a file of class names, at most: some hundred thousand names."""
+_MOST_LABEL_CHARACTERS = 1000
+"""Characters of the name of a class, at most."""
 _VERSION = 1
 """Of how a picture becomes features. It is raised when the same settings give other bits than before."""
 
@@ -121,7 +123,7 @@ def find_source(name_or_path: str, *, offline: bool = False, listener: Listener 
     if known is not None:
         entry, known_file = known
         return _source(entry.name, entry.licence, path, file, known_file.preprocessing, "")
-    return _source(path.name, "unknown", path, file, None, f"{path} has the SHA-256 {file.sha256}")
+    return _source(printable(path.name), "unknown", path, file, None, f"{path} has the SHA-256 {file.sha256}")
 
 
 def _source(name: str, licence: str, path: Path, file: OnnxFile, registered: Preprocessing | None, note: str) -> Source:
@@ -225,9 +227,20 @@ class Network:
                 names = tuple(read_bounded(labels, _LABEL_BYTES, follow=True).decode().splitlines())
             except (OSError, UnicodeDecodeError) as error:
                 raise ModelError(f"the class names {labels} cannot be read: {error}") from error
+        names = tuple(printable(name) for name in names)
+        if any(len(name) > _MOST_LABEL_CHARACTERS for name in names):
+            raise ModelError(
+                f"the class names {labels} have a line of more than {_MOST_LABEL_CHARACTERS} characters; give one name "
+                "in each line"
+            )
         if len(names) != n_classes:
             raise ModelError(f"{self.path} has {n_classes} classes, and its list of names has {len(names)}")
         return names
+
+    @property
+    def gray(self) -> bool:
+        """Whether pictures are seen in grey."""
+        return self._options.gray
 
     @property
     def identity(self) -> dict[str, Any]:

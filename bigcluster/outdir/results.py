@@ -31,7 +31,7 @@ from bigcluster.store import Mark, Marks
 
 MARK = "outputs"
 SUMMARY = "summary.json"
-OF_A_RUN = ("labels.csv", "images.csv", "variance.csv", "memory.csv", SUMMARY, RUN_TOML)
+OF_A_RUN = ("labels.csv", "images.csv", "classes.csv", "variance.csv", "memory.csv", SUMMARY, RUN_TOML)
 OF_A_SWEEP = ("sweep.csv", "sweep.png")
 _SETTINGS_DO_NOT_FIT = (
     *(ImageSizeError, InvalidDataError, NoImagesError),

@@ -22,9 +22,14 @@ from bigcluster.units import MIB, show_bytes
 
 if TYPE_CHECKING:
     from bigcluster.catalog import Listing
+    from bigcluster.stages.classes import ClusterClasses
 
 FOLDERS_NAMED = 100
 """Folders that could not be read that summary.json names, at most; `ignored_by_suffix` has the number of all."""
+CLUSTERS_NAMED = 1000
+"""Clusters whose name and classes summary.json tells, at most: half a MiB."""
+CLASS_CHARACTERS = 130
+"""Characters of the name of a class in it, at most; the longest of ImageNet has 121."""
 SWALLOWED = 0.6
 """Share of the images in one cluster above which the summary advises other settings. Chosen, not measured."""
 SPIKE_SHARE = 0.02
@@ -81,6 +86,32 @@ def advice(sizes: list[int]) -> list[str]:
         hold = "clusters hold one image each" if alone > 1 else "clusters holds a single image"
         lines.append(f"{alone} of {len(sizes)} {hold}: outliers, or k is too large; try a smaller k")
     return lines
+
+
+def names_of_clusters(classes: ClusterClasses | None, n_clusters: int) -> dict[str, Any]:
+    """What the summary says of the classes of each cluster, the largest first: its suggested name and its classes.
+
+    It has no such entries where images have no classes. Of more than CLUSTERS_NAMED clusters, it names the largest;
+    labels.csv names all.
+    """
+    if classes is None:
+        return {}
+    named = range(min(n_clusters, CLUSTERS_NAMED))
+    return {
+        "cluster_names": [classes.name(cluster) for cluster in named],
+        "cluster_classes": [
+            [
+                {"class": clipped(one.name), "share": round(one.share, 4), "lift": round(one.lift, 3)}
+                for one in classes.of(cluster)
+            ]
+            for cluster in named
+        ],
+    }
+
+
+def clipped(name: str) -> str:
+    """Return the name of a class in at most CLASS_CHARACTERS characters."""
+    return name if len(name) <= CLASS_CHARACTERS else f"{name[: CLASS_CHARACTERS - 1]}…"
 
 
 def memory_lines(memory: Mapping[str, Any]) -> Iterator[str]:
@@ -145,6 +176,8 @@ _is_summary = keys(
     {
         "seconds": number,
         "nearest_previous": optional(list_of(optional(whole()))),
+        "cluster_names": list_of(printable_line),
+        "cluster_classes": list_of(list_of(keys({"class": printable_line, "share": number, "lift": number}))),
         "sweep": optional(
             keys({"k": whole(1), "reason": printable_line, "caveats": list_of(printable_line)}, others=True)
         ),

@@ -1,4 +1,4 @@
-"""The CSV files of a run: labels.csv, images.csv, variance.csv, memory.csv. RFC 4180, UTF-8, streamed row by row.
+"""The CSV files of a run: labels.csv, images.csv, classes.csv, variance.csv, memory.csv. RFC 4180, UTF-8, streamed.
 
 sweep.csv and sweep.png: elbow, silhouettes and stability over k.
 
@@ -23,9 +23,13 @@ from bigcluster.catalog import FileRecord, Listing, guard_cell, to_csv_path
 from bigcluster.files.durable import replacing
 from bigcluster.outdir.results import ResultFiles
 from bigcluster.runtime.sampler import Reading
+from bigcluster.stages.classes import ClusterClasses, ImageClasses
 from bigcluster.stages.cluster import Membership
 
 LABEL_COLUMNS = ("path", "label", "distance", "runner_up", "margin", "status", "file")
+CLUSTER_NAME = "cluster_name"
+"""The column of labels.csv with the suggested name of the cluster, where images have classes."""
+CLASS_COLUMNS = ("path", "rank", "class", "probability")
 VARIANCE_COLUMNS = ("n_components", "cumulative_share")
 IMAGE_COLUMNS = ("id", "path", "bytes", "mtime_ns", "width", "height", "digest", "status", "reason")
 
@@ -48,11 +52,20 @@ def write_rows(file: IO[str], header: Iterable[str], rows: Iterable[Iterable[Any
 
 
 def write_labels(
-    target: Target, listing: Listing, ledger: Iterable[FileRecord], membership: Membership, files: Iterable[str]
+    target: Target,
+    listing: Listing,
+    ledger: Iterable[FileRecord],
+    membership: Membership,
+    files: Iterable[str],
+    classes: ClusterClasses | None = None,
 ) -> None:
-    """labels.csv: one row per listed file in listing order. `files` names each row's entry under clusters/, or ''."""
-    header = [*LABEL_COLUMNS, *passed_columns(listing)]
-    write_csv(target, header, _label_rows(listing, ledger, membership, files))
+    """labels.csv: one row per listed file in listing order. `files` names each row's entry under clusters/, or ''.
+
+    classes : of the clusters; where they are given, a column has the suggested name of each row's cluster.
+    """
+    columns = LABEL_COLUMNS if classes is None else (*LABEL_COLUMNS, CLUSTER_NAME)
+    header = [*columns, *passed_columns(listing, columns)]
+    write_csv(target, header, _label_rows(listing, ledger, membership, files, classes))
 
 
 def passed_columns(listing: Listing, taken: Iterable[str] = LABEL_COLUMNS) -> list[str]:
@@ -80,11 +93,21 @@ def _free_names(columns: Iterable[str], used: Iterable[str]) -> Iterator[str]:
 
 
 def _label_rows(
-    listing: Listing, ledger: Iterable[FileRecord], membership: Membership, files: Iterable[str]
+    listing: Listing,
+    ledger: Iterable[FileRecord],
+    membership: Membership,
+    files: Iterable[str],
+    classes: ClusterClasses | None,
 ) -> Iterator[list[str]]:
     labelled = label_cells(ledger, membership)
     for name, label, file, cells in zip(listing.names, labelled, files, passed_cells(listing), strict=True):
-        yield [to_csv_path(name), *label, to_csv_path(file) if file else "", *cells]
+        named = [] if classes is None else [cluster_name_cell(classes, label[0])]
+        yield [to_csv_path(name), *label, to_csv_path(file) if file else "", *named, *cells]
+
+
+def cluster_name_cell(classes: ClusterClasses, label: str) -> str:
+    """What labels.csv says in the column CLUSTER_NAME. label : the cell of the column `label`."""
+    return "" if label == "-1" else guard_cell(classes.name(int(label)))
 
 
 def label_cells(ledger: Iterable[FileRecord], membership: Membership) -> Iterator[list[str]]:
@@ -127,6 +150,23 @@ def file_cells(record: FileRecord) -> list[str]:
     """What images.csv says of a file, after its number and its path."""
     numbers = (record.n_bytes, record.mtime_ns, record.width, record.height)
     return [*("" if v is None else str(v) for v in numbers), record.digest, record.status, guard_cell(record.reason)]
+
+
+def write_classes(target: Target, paths: Iterable[str], classes: ImageClasses) -> None:
+    """classes.csv: the most probable classes of every good image, in listing order. paths : of the good images."""
+    cells = class_cells(classes)
+    rows = ([to_csv_path(path), *next(cells)] for path in paths for _ in range(classes.per_image))
+    write_csv(target, CLASS_COLUMNS, rows)
+
+
+def class_cells(classes: ImageClasses) -> Iterator[list[str]]:
+    """What classes.csv says after the path, row by row."""
+    names = [guard_cell(name) for name in classes.names]
+    for start, stop in classes.blocks:
+        numbers, probabilities = classes.read(start, stop)
+        for row, values in zip(numbers.tolist(), probabilities.tolist(), strict=True):
+            for rank, (number, value) in enumerate(zip(row, values, strict=True), start=1):
+                yield [str(rank), names[number], f"{value:.6g}"]
 
 
 def write_variance(target: Target, ratio: NDArray[np.float64]) -> None:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -34,6 +34,7 @@ from bigcluster.report.scatter import check_kind
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
+from bigcluster.stages.classes import ClusterClasses, ImageClasses, classes_of_clusters, load_classes
 from bigcluster.stages.cluster import Clustered, cluster
 from bigcluster.stages.embedding import Embedding, open_embedding, shape_of
 from bigcluster.stages.features import Features, features_of
@@ -185,6 +186,16 @@ class _Done:
     clustered: Clustered
     plan: Plan
     """The plan after the number of components was known."""
+    classes: ImageClasses | None
+    """The most probable classes of every good image, where they are stored."""
+
+    @cached_property
+    def cluster_classes(self) -> ClusterClasses | None:
+        """The classes that stand out in each cluster; None where none are stored."""
+        clustered = self.clustered
+        if self.classes is None:
+            return None
+        return classes_of_clusters(self.classes, clustered.membership.labels, clustered.n_clusters)
 
     @property
     def reused(self) -> bool:
@@ -250,7 +261,7 @@ def _compute(
     with stage(CLUSTER) as facts:
         clustered = cluster(context, reduced, plan.stage(CLUSTER), listing, features, ingested, swept=swept)
         facts |= {**clustered.facts, "reused": clustered.reused}
-    return _Done(ingested, features, reduced, swept, clustered, plan)
+    return _Done(ingested, features, reduced, swept, clustered, plan, load_classes(store, ingested.ok))
 
 
 def _check_enough(listing: Listing, ingested: Ingested, settings: Settings) -> None:
@@ -303,8 +314,16 @@ def _write_outputs(job: Job, listing: Listing, done: _Done, files: ResultFiles) 
         job.settings.link,
         job.progress.advance,
     )
+    classes = done.classes
     with tables.images_csv(files.text("images.csv"), listing, ledger) as rows:
-        tables.write_labels(files.text("labels.csv"), listing, rows, clustered.membership, linked.files)
+        tables.write_labels(
+            files.text("labels.csv"), listing, rows, clustered.membership, linked.files, done.cluster_classes
+        )
+    if classes is not None:
+        paths = (listing.names[row] for row in np.flatnonzero(ingested.ok).tolist())
+        tables.write_classes(files.text("classes.csv"), paths, classes)
+    else:
+        files.remove("classes.csv")
     if done.reduced.explained_variance_ratio is not None:
         tables.write_variance(files.text("variance.csv"), done.reduced.explained_variance_ratio)
     else:
@@ -343,10 +362,17 @@ def _summarise(job: Job, listing: Listing, done: _Done) -> dict[str, Any]:
         "counts": summary.counts(listing, done.ingested.read_ledger().counts(), done.ingested.closed),
         "n_clusters": clustered.n_clusters,
         "cluster_sizes": sizes,
+        **summary.names_of_clusters(done.cluster_classes, clustered.n_clusters),
         "advice": summary.advice(sizes),
         "nearest_previous": clustered.nearest_previous,
         "inertia": clustered.inertia,
         "image_size": list(plan.image_size),
+        "features": {
+            "kind": done.features.kind,
+            "name": done.features.name,
+            "n_features": done.features.rows.shape[1],
+            **done.features.facts,
+        },
         "n_components": reduced.n_components,
         "explained_variance_ratio": None if ratio is None else round(float(ratio[: reduced.n_components].sum()), 6),
         "sweep": None

@@ -111,12 +111,34 @@ LINK_BYTES = 330
 content."""
 
 
-def project_output_bytes(n_images: int, *, linked: bool) -> int:
+CLASSES_OF_A_CLUSTER = 3
+"""Classes that are told of a cluster, at most. Chosen, not measured."""
+CLASS_COUNT_BYTES = 8 * MIB
+"""Bytes of the counts of classes in clusters that are made at once. Chosen, not measured."""
+CLASS_BLOCK_BYTES = 4 * MIB
+"""Bytes of the stored classes that are read at once. Chosen, not measured."""
+_CLASS_BLOCKS = 6
+"""Such a block as it is stored, as whole numbers, of some clusters alone, and the places that are counted."""
+
+
+def project_classes_bytes(n_clusters: int, n_classes: int) -> int:
+    """Return the bytes of the classes of clusters: counts, a block that is counted, and what is told of each cluster.
+
+    n_classes : how many classes are stored of each image; 0 where there are none.
+    """
+    if n_classes == 0:
+        return 0
+    return CLASS_COUNT_BYTES + _CLASS_BLOCKS * CLASS_BLOCK_BYTES + n_clusters * CLASSES_OF_A_CLUSTER * 3 * FLOAT32
+
+
+def project_output_bytes(n_images: int, *, linked: bool, n_clusters: int = 1, n_classes: int = 0) -> int:
     """Return the bytes of the names and, for every row, the label, distance, runner-up, margin, key and links.
 
     The records that are made at once are included, and what earlier stages have left. linked : whether links are made.
+    n_classes : how many classes are stored of each image.
     """
-    return KEPT_BYTES + n_images * (NAME_BYTES + 48 + (LINK_BYTES if linked else 0)) + RECORDS_AT_ONCE * RECORD_BYTES
+    rows = n_images * (NAME_BYTES + 48 + (LINK_BYTES if linked else 0)) + RECORDS_AT_ONCE * RECORD_BYTES
+    return KEPT_BYTES + rows + project_classes_bytes(n_clusters, n_classes)
 
 
 def project_predict_bytes(

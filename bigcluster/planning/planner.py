@@ -46,7 +46,7 @@ def make_plan(
     if len(settings.ks) > 1:
         stages.append(plan_sweep(settings, settings.ks, n_images, n_columns, features.dtype, resources))
     stages.append(plan_cluster(settings, n_images, n_columns, features.dtype, resources))
-    client_stages = [plan_output(settings, n_images, n_values, n_columns, resources, pictures)]
+    client_stages = [plan_output(settings, n_images, features.n_classes, n_columns, resources, pictures)]
     if settings.report.write:
         n_clusters = max(settings.ks, default=1)
         components = components_of(solver, of_pixels=features.of_pixels)

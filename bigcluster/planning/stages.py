@@ -38,6 +38,9 @@ MARK_BYTES = 330
 TABLE_BYTES = 400
 """Bytes on the disk of one row of labels.csv and of images.csv, and of its entry among the links."""
 
+CLASS_ROW_BYTES = 100
+"""Bytes on the disk of one row of classes.csv: a path, a class and its probability."""
+
 
 def baseline_bytes(settings: Settings, resources: Resources, *, products: bool = True) -> int:
     """Return the bytes of the processes of a run before they hold any data. products : whether ONNX Runtime is
@@ -336,9 +339,13 @@ def plan_predict(
 
 
 def plan_output(
-    settings: Settings, n_images: int, n_values: int, n_columns: int, resources: Resources, pictures: Pictures
+    settings: Settings, n_images: int, n_classes: int, n_columns: int, resources: Resources, pictures: Pictures
 ) -> StagePlan:
-    """Return the plan of folders and tables, which one process writes from the arrays of all rows."""
+    """Return the plan of folders and tables, which one process writes from the arrays of all rows.
+
+    n_classes : how many classes are stored of each image.
+    """
+    n_clusters = max(settings.ks, default=1)
     copied = int(n_images * pictures.file_bytes) if settings.link == "copy" else 0
     return StagePlan(
         stage=OUTPUT,
@@ -347,11 +354,13 @@ def plan_output(
         block_shape=(n_images, n_columns),
         passes="1 over the rows",
         bytes_read=copied,
-        bytes_written=n_images * TABLE_BYTES + copied,
+        bytes_written=n_images * (TABLE_BYTES + n_classes * CLASS_ROW_BYTES) + copied,
         projected_bytes=clustering_baseline_bytes(settings, resources)
         + charts_bytes(settings)
         + manifest_bytes(settings, resources)
-        + footprint.project_output_bytes(n_images, linked=settings.link != "none"),
+        + footprint.project_output_bytes(
+            n_images, linked=settings.link != "none", n_clusters=n_clusters, n_classes=n_classes
+        ),
     )
 
 

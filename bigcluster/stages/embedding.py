@@ -21,6 +21,7 @@ from bigcluster.models import Network, Options, open_network
 from bigcluster.planning.feature_shape import FeatureShape
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.store import fingerprint
+from bigcluster.units import printable
 
 KIND_OF_NETWORK = "network"
 
@@ -35,6 +36,10 @@ class Embedding(Protocol):
     @property
     def name(self) -> str:
         """What makes the features, for people."""
+
+    @property
+    def facts(self) -> dict[str, str | int | bool]:
+        """What people are told of it beside its name, in one line each: in summary.json and in the report."""
 
     @property
     def n_features(self) -> int: ...
@@ -112,6 +117,7 @@ def description_of(embedding: Embedding) -> dict[str, Any]:
     return {
         "kind": embedding.kind,
         "name": embedding.name,
+        "facts": embedding.facts,
         "n_features": embedding.n_features,
         "dtype": embedding.dtype,
         "unit_length": embedding.unit_length,
@@ -135,6 +141,20 @@ class NetworkEmbedding:
     @property
     def name(self) -> str:
         return self.network.name
+
+    @property
+    def facts(self) -> dict[str, str | int | bool]:
+        network = self.network
+        return {
+            "sha256": network.sha256,
+            "licence": network.licence,
+            "layer": printable(network.layer),
+            "pool": network.pool,
+            "input": f"{network.width}x{network.height}",
+            "resize": network.resize,
+            "gray": network.gray,
+            "normalize": "l2" if self.unit_length else "none",
+        }
 
     @property
     def n_features(self) -> int:

@@ -6,7 +6,8 @@ stored beside the pixels in the array `features`, whose rows are those of the li
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import Any
 
 from bigcluster.errors import StoreError
 from bigcluster.kernels.linalg.types import Float64Array
@@ -37,6 +38,8 @@ class Features:
     """`pixels`, or the kind of the embedding."""
     name: str
     """What made them, for people: `pixels`, or the name of the network."""
+    facts: dict[str, Any] = field(default_factory=dict)
+    """What people are told of it beside its name; empty for pixels."""
     unit_length: bool = False
     """Whether rows have the length 1, so that scores are scaled to it too."""
     stored_mean: Float64Array | None = None
@@ -99,6 +102,7 @@ def load_features(store: Store, ingested: Ingested) -> Features:
         fingerprint=ingested.fingerprint,
         kind=embedding["kind"],
         name=embedding["name"],
+        facts=embedding["facts"],
         unit_length=is_unit_length(store),
         stored_mean=store.load(_MEAN) if is_new else None,
     )

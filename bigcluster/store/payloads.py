@@ -148,6 +148,7 @@ _EMBEDDING_KEYS = keys(
         "classes": list_of(printable_line),
         "dtype": one_of("uint8", "float32"),
         "unit_length": truth,
+        "facts": dict_of(_fact),
     }
 )
 

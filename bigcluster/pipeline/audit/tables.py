@@ -1,4 +1,4 @@
-"""This module checks that labels.csv, images.csv, variance.csv, summary.json and run.toml agree with the store.
+"""This module checks that the tables of OUT, summary.json and run.toml agree with the store.
 
 It also checks the list of images that a Python call passed, which is in OUT/manifest.csv. Each file is compared row by
 row with what would be written today. The first difference is reported.
@@ -11,6 +11,7 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from itertools import zip_longest
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +23,10 @@ from bigcluster.files.durable import digest_of_file, is_regular
 from bigcluster.files.toml import parse_toml
 from bigcluster.outdir import MANIFEST, RUN_TOML, results
 from bigcluster.outputs import manifest_copy, tables
-from bigcluster.outputs.summary import read_summary
+from bigcluster.outputs.summary import names_of_clusters, read_summary
 from bigcluster.pipeline.audit.model import Stored
 from bigcluster.planning.stage_names import OUTPUT, REDUCE
+from bigcluster.stages.classes import classes_of_clusters, load_classes
 from bigcluster.stages.cluster import load_labels, load_membership
 from bigcluster.store import Damage, Store
 
@@ -37,6 +39,7 @@ def audit(out: Path, store: Store, stored: Stored) -> Iterator[Damage]:
     compare: dict[str, Callable[[Path], str | None]] = {
         "labels.csv": lambda path: _compare_labels(path, store, stored, ledger),
         "images.csv": lambda path: _compare_images(path, ledger),
+        "classes.csv": lambda path: _compare_classes(path, store, ledger),
         "variance.csv": lambda path: _compare_variance(path, store, stored),
         results.SUMMARY: lambda path: _compare_summary(path, store, stored, ledger),
     }
@@ -86,19 +89,26 @@ def rows_of(path: Path) -> Iterator[Row]:
 
 
 def _compare_labels(path: Path, store: Store, stored: Stored, ledger: Ledger) -> str | None:
-    """Compare the label, distance, runner-up, margin and status of every row, and the paths of the good rows."""
+    """Compare the label, distance, runner-up, margin, status and name of every row, and the paths of the good rows."""
     if stored.clustered is None:
         return None
-    membership = load_membership(store, stored.clustered.payload["n_clusters"])
-    width = len(tables.LABEL_COLUMNS) - 2  # without path and file
-    written = ((row[0], row[1 : 1 + width]) for row in _body(path, tables.LABEL_COLUMNS))
+    n_clusters = stored.clustered.payload["n_clusters"]
+    membership, classes = load_membership(store, n_clusters), load_classes(store, ledger.ok)
+    named = None if classes is None else classes_of_clusters(classes, membership.labels, n_clusters)
+    columns = tables.LABEL_COLUMNS if named is None else (*tables.LABEL_COLUMNS, tables.CLUSTER_NAME)
+    width, places = len(tables.LABEL_COLUMNS) - 2, len(columns)  # without path and file
+    written = ((row[0], row[1 : 1 + width] + row[2 + width : places]) for row in _body(path, columns))
+    cells = (
+        cells if named is None else [*cells, tables.cluster_name_cell(named, cells[0])]
+        for cells in tables.label_cells(ledger, membership)
+    )
     keys = (key.tobytes() for key in store.load("row_keys").astype("<u8"))
-    for number, (row, expected) in enumerate(zip_longest(written, tables.label_cells(ledger, membership)), start=1):
+    for number, (row, expected) in enumerate(zip_longest(written, cells), start=1):
         if row is None or expected is None:
             return f"has {'fewer' if row is None else 'more'} rows than images were listed"
         if row[1] != expected:
             return f"row {number} says {','.join(row[1])}, the store {','.join(expected)}"
-        if expected[-1] == "ok" and path_key(from_csv_path(row[0])) != next(keys):
+        if expected[width - 1] == "ok" and path_key(from_csv_path(row[0])) != next(keys):
             return f"row {number} names another image than the store"
     return None
 
@@ -106,6 +116,16 @@ def _compare_labels(path: Path, store: Store, stored: Stored, ledger: Ledger) ->
 def _compare_images(path: Path, ledger: Ledger) -> str | None:
     expected = map(tables.file_cells, ledger)
     return _first_difference((row[2:] for row in _body(path, tables.IMAGE_COLUMNS)), expected)
+
+
+def _compare_classes(path: Path, store: Store, ledger: Ledger) -> str | None:
+    classes = load_classes(store, ledger.ok)
+    if classes is None:
+        return "is of features without classes"
+    keys = (key.tobytes() for key in store.load("row_keys").astype("<u8") for _ in range(classes.per_image))
+    expected = ([key, *cells] for key, cells in zip(keys, tables.class_cells(classes), strict=True))
+    written = ([path_key(from_csv_path(row[0])), *row[1:]] for row in _body(path, tables.CLASS_COLUMNS))
+    return _first_difference(written, expected)
 
 
 def _compare_variance(path: Path, store: Store, stored: Stored) -> str | None:
@@ -123,7 +143,7 @@ def _body(path: Path, header: Iterable[str]) -> Iterator[Row]:
     return rows
 
 
-def _first_difference(written: Iterable[Row], expected: Iterable[Row]) -> str | None:
+def _first_difference(written: Iterable[list[Any]], expected: Iterable[list[Any]]) -> str | None:
     for number, (row, other) in enumerate(zip_longest(written, expected), start=1):
         if row != other:
             return f"row {number} is not what the store says"
@@ -141,6 +161,11 @@ def _compare_summary(path: Path, store: Store, stored: Stored, ledger: Ledger) -
         return None
     n_clusters = stored.clustered.payload["n_clusters"]
     sizes = np.bincount(load_labels(store, n_clusters), minlength=n_clusters).tolist()
+    classes = load_classes(store, ledger.ok)
+    named = None if classes is None else classes_of_clusters(classes, load_labels(store, n_clusters), n_clusters)
+    told = names_of_clusters(named, n_clusters)
+    if any(summary.get(name) != value for name, value in told.items()):
+        return "has other names of clusters than the store"
     if summary["cluster_sizes"] != sizes or summary["inertia"] != stored.clustered.payload["inertia"]:
         return "has other clusters than the store"
     return None
