@@ -14,16 +14,23 @@ from numpy.typing import NDArray
 
 from bigcluster.catalog import FileRecord, Listing
 from bigcluster.catalog.ledger import Ledger
-from bigcluster.files.durable import unlink_below
 from bigcluster.kernels.decode import DecodeSpec, needs_extra
 from bigcluster.kernels.linalg.loops import pixel_sums
 from bigcluster.planning.stage_names import INGEST
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading.files import is_out_of_reach, stat_of
 from bigcluster.stages.loading.sample import check_native
-from bigcluster.stages.pixel_blocks import Block, BlockLayout, fingerprint_of, mark_of, records_in, write_block
+from bigcluster.stages.pixel_blocks import (
+    Block,
+    BlockLayout,
+    fingerprint_of,
+    mark_of,
+    records_in,
+    renew_records,
+    write_block,
+)
 from bigcluster.stages.reuse import PreviousBlocks
-from bigcluster.store import Digests, Store, table_of
+from bigcluster.store import Digests, Store
 
 
 @dataclass(frozen=True)
@@ -148,14 +155,8 @@ class Filling:
             return False
         for row, record in now.items():
             self.ledger.set(row, record)
-        mark = mark_of(self._store, block)
-        ledger, before = self.ledger.part(block.start, block.stop), table_of(mark)
-        table, payload = write_block(self._store, block, self._listing, ledger, mark.payload["square_sum"])
-        if table != before:
-            others = {file: digest for file, digest in mark.digests.items() if file not in before}
-            self._store.commit(INGEST, mark.fingerprint, others | table, payload, block.name)
-            for file in before:
-                unlink_below(self._store.out / file, self._store.out)
+        ledger = self.ledger.part(block.start, block.stop)
+        renew_records(self._store, block, mark_of(self._store, block), self._listing, ledger)
         return True
 
     def fill(self, block: Block) -> Filled:

@@ -169,7 +169,7 @@ def load_ledger(store: Store) -> Ledger:
     Raises StoreError where the mark or the table of a block is missing or damaged.
     """
     ledger = Ledger(store.array("pixels").shape[0])
-    for block, table in _tables(store):
+    for block, _, table in tables(store):
         ledger.put(block.start, _whole(table.records(), block, store))
     return ledger
 
@@ -177,18 +177,20 @@ def load_ledger(store: Store) -> Ledger:
 def load_listed(store: Store) -> tuple[StringArray, Ledger]:
     """Read the names and the records of all listed files; see `load_ledger`."""
     names, ledger = StringArray(), Ledger(store.array("pixels").shape[0])
-    for block, table in _tables(store):
+    for block, _, table in tables(store):
         ledger.put(block.start, _whole(table.records(), block, store))
         for name in _whole(table.names(), block, store):
             names.append(name)
     return names, ledger
 
 
-def _tables(store: Store) -> Iterator[tuple[Block, Table]]:
+def tables(store: Store) -> Iterator[tuple[Block, Mark, Table]]:
+    """Yield every row block with its mark and its table; see `load_ledger`."""
     pixels = store.array("pixels")
     for index, (start, stop) in enumerate(spans(pixels.shape[0], pixels.chunks[0])):
         block = Block(index, start, stop)
-        yield block, _whole(Table.of(store.out, mark_of(store, block)), block, store)
+        mark = mark_of(store, block)
+        yield block, mark, _whole(Table.of(store.out, mark), block, store)
 
 
 def _whole(found: Found | None, block: Block, store: Store) -> Found:

@@ -6,8 +6,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -16,11 +18,11 @@ from numpy.typing import NDArray
 from bigcluster.catalog import Listing, StringArray
 from bigcluster.catalog.ledger import Ledger
 from bigcluster.errors import StoreError
-from bigcluster.files.durable import digest_of
+from bigcluster.files.durable import digest_of, unlink_below
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.planning.stage_names import INGEST
 from bigcluster.stages.embedding import Embedding, n_row_values
-from bigcluster.store import Digests, Mark, Store, fingerprint, read_table, write_table
+from bigcluster.store import Columns, Digests, Mark, Store, fingerprint, read_table, table_of, write_table
 from bigcluster.store.chunk_grid import block_chunks
 
 BLOCK_ARRAYS = PIXELS, FEATURES, CLASSES = "pixels", "features", "classes"
@@ -28,6 +30,7 @@ BLOCK_ARRAYS = PIXELS, FEATURES, CLASSES = "pixels", "features", "classes"
 image in its first half of columns, and their probabilities in the second one."""
 _ENDS, _NAMES = "name_ends", "names"
 """The columns of the names in a table."""
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
 
 
 @dataclass(frozen=True)
@@ -108,16 +111,49 @@ def write_block(
 
     ledger : the records of the rows of the block. square_sum : the sum of all squared values of the block.
     """
-    ends, names = listing.names.to_columns(block.start, block.stop)
-    digests = write_table(store.out, block.name, {**ledger.to_columns(), _ENDS: ends, _NAMES: names})
+    digests = write_table(store.out, block.name, _columns_of(block, listing, ledger))
     return digests, {"start": block.start, "square_sum": square_sum, "contents": digest_of(ledger.contents())}
+
+
+def _columns_of(block: Block, listing: Listing, ledger: Ledger) -> Columns:
+    ends, names = listing.names.to_columns(block.start, block.stop)
+    return {**ledger.to_columns(), _ENDS: ends, _NAMES: names}
+
+
+def renew_records(store: Store, block: Block, mark: Mark, listing: Listing, ledger: Ledger) -> None:
+    """Write new records of files whose contents are the same as before.
+
+    What this version does not know, columns of the table and values of the mark, stays: it depends on contents alone.
+    mark : the mark of the block. ledger : the records of the rows of the block.
+    """
+    table = Table.of(store.out, mark)
+    columns = ({} if table is None else table.columns) | _columns_of(block, listing, ledger)
+    replace_table(store, block, mark, columns, {"contents": digest_of(ledger.contents())})
+
+
+def replace_table(
+    store: Store, block: Block, mark: Mark, columns: Columns, payload: Mapping[str, Any] = _NOTHING
+) -> Mark:
+    """Put another table in place of that for which the mark of a block vouches, and return the new mark.
+
+    payload : the values of the mark that change. Killed at any point, the block has the one table or the other.
+    """
+    before = table_of(mark)
+    table = write_table(store.out, block.name, columns)
+    if table == before and payload.items() <= mark.payload.items():
+        return mark
+    others = {file: digest for file, digest in mark.digests.items() if file not in before}
+    new = store.commit(INGEST, mark.fingerprint, others | table, {**mark.payload, **payload}, block.name)
+    for file in before.keys() - table.keys():
+        unlink_below(store.out / file, store.out)
+    return new
 
 
 class Table:
     """The table of a block as it was read: names and records are taken out of it when they are asked for."""
 
-    def __init__(self, mark: Mark, columns: dict[str, NDArray[Any]]) -> None:
-        self._mark, self._columns = mark, columns
+    def __init__(self, mark: Mark, columns: Columns) -> None:
+        self._mark, self.columns = mark, columns
 
     @classmethod
     def of(cls, out: Path, mark: Mark | None) -> Table | None:
@@ -131,7 +167,7 @@ class Table:
         recipe : how pictures are decoded. The result is None where the block was decoded in another way.
         """
         try:
-            ends, text = self._columns[_ENDS], self._columns[_NAMES]
+            ends, text = self.columns[_ENDS], self.columns[_NAMES]
             names = StringArray.from_columns(ends, text)
         except (KeyError, ValueError):
             return None
@@ -142,7 +178,7 @@ class Table:
     def records(self) -> Ledger | None:
         """Return the records of the files, row by row; None where these are not records."""
         try:
-            return Ledger.from_columns(self._columns)
+            return Ledger.from_columns(self.columns)
         except ValueError:
             return None
 
