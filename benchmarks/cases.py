@@ -36,6 +36,18 @@ class Rows:
 
 
 @dataclass(frozen=True)
+class Graph:
+    """From rows in memory or in a store to the exact nearest neighbors of each, by cosine."""
+
+    n_rows: int
+    n_columns: int
+    neighbors: int = 15
+
+
+Work = Images | Rows | Graph
+
+
+@dataclass(frozen=True)
 class Case:
     name: str
     peer: str
@@ -57,7 +69,7 @@ class RowCase(Case):
 class Family:
     name: str
     title: str
-    work: dict[str, Images | Rows]
+    work: dict[str, Work]
     """By scale."""
     cases: dict[str, tuple[Case, ...]]
     """By scale."""
@@ -199,7 +211,28 @@ SWEEP = Family(
     },
 )
 
-FAMILIES = (CATALOG, KMEANS, SWEEP, LARGE, THUMBS, MILLION)
+_GRAPH_OURS = (
+    Case(OURS, "neighbors_ours", "ours, in memory"),
+    Case("ours-streamed", "neighbors_ours", "ours, streamed, 1/4 of the data", ("--streamed", "0.25")),
+)
+_GRAPH_FAISS = Case("faiss", "neighbors_faiss", "faiss IndexFlatIP, rows scaled to length 1 by numpy")
+
+NEIGHBORS = Family(
+    name="neighbors",
+    title="The 15 nearest neighbors of every row, exactly",
+    work={"small": Graph(n_rows=10_000, n_columns=64), "full": Graph(n_rows=100_000, n_columns=64)},
+    cases={"small": (*_GRAPH_OURS, _GRAPH_FAISS), "full": (*_GRAPH_OURS, _GRAPH_FAISS)},
+)
+
+MILLION_NEIGHBORS = Family(
+    name="million-neighbors",
+    title="The 15 nearest neighbors of a million rows, exactly",
+    work={"full": Graph(n_rows=1_000_000, n_columns=64)},
+    cases={"full": _GRAPH_OURS},
+    opt_in=True,
+)
+
+FAMILIES = (CATALOG, KMEANS, SWEEP, NEIGHBORS, LARGE, THUMBS, MILLION, MILLION_NEIGHBORS)
 SCALES = ("small", "full")
 
 

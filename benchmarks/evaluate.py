@@ -55,6 +55,12 @@ def agreement(labels: NDArray[Any], others: Any) -> float:
     return float(adjusted_rand_score(others, labels))
 
 
+def shared_neighbors(ids: NDArray[Any], others: NDArray[Any]) -> float:
+    """The share of the neighbors in `ids`, (n, k) row numbers, that `others` has for the same row, in any order."""
+    shared = sum(len(np.intersect1d(one, other)) for one, other in zip(ids, others, strict=True))
+    return shared / ids.size
+
+
 def load(out: Path, name: str) -> NDArray[Any] | None:
     """What a peer saved under that name, or None."""
     file = out / f"{name}.npy"

@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from benchmarks import data, evaluate
-from benchmarks.cases import OURS, Case, Family, Images, RowCase, Rows
+from benchmarks.cases import OURS, Case, Family, Graph, Images, RowCase, Work
 from benchmarks.machine import describe_machine, now, versions
 from benchmarks.measure import Outcome, measure
 
 Row = dict[str, Any]
 MEDIANS = ("wall_seconds", "peak_bytes", "highest_rss_bytes")
-REPORT_MEDIANS = ("load_seconds", "scores_seconds", "fit_seconds", "labels_seconds")
+REPORT_MEDIANS = ("load_seconds", "scores_seconds", "fit_seconds", "labels_seconds", "graph_seconds")
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class _Job:
     outcomes: dict[str, list[Outcome]] = field(default_factory=dict)
 
     @property
-    def work(self) -> Images | Rows:
+    def work(self) -> Work:
         return self.family.work[self.options.scale]
 
     @property
@@ -74,6 +74,8 @@ def run_family(family: Family, cases: tuple[Case, ...], options: Options) -> dic
     if isinstance(work, Images):
         _judge_images(job, source, rows)
         limits = _limit(job, source, work, rows)
+    elif isinstance(work, Graph):
+        _judge_graphs(job, rows)
     else:
         _judge_rows(job, source, rows)
     found = {
@@ -123,6 +125,10 @@ def _arguments(job: _Job, case: Case, source: Path, out: Path) -> list[str]:
         given = ["--images", str(source), "--components", str(work.components), "--clusters", str(work.clusters)]
         if case.peer == "ours":
             given += ["--size", work.size]
+    elif isinstance(work, Graph):
+        if case.peer == "neighbors_ours":
+            data.rows_store(source)
+        given = ["--rows", str(source), "--neighbors", str(work.neighbors)]
     else:
         assert isinstance(case, RowCase)
         if case.peer == "kmeans_ours":
@@ -150,7 +156,7 @@ def _row(case: Case, outcomes: list[Outcome]) -> Row:
             row[name] = statistics.median(values)
     if good:
         row |= {name: value for name, value in good[0].report.items() if name not in REPORT_MEDIANS}
-        for name in ("labels_digest", "scores_digest"):
+        for name in ("labels_digest", "scores_digest", "graph_digest"):
             if name in good[0].report:
                 row[f"same_{name}_every_repeat"] = len({outcome.report[name] for outcome in good}) == 1
     return row
@@ -208,6 +214,15 @@ def _judge_rows(job: _Job, source: Path, rows: list[Row]) -> None:
             row["clusters_found"] = len(np.unique(labels))
         if labels is not None and same_k is not None:
             row["ari_ours"] = evaluate.agreement(labels, same_k)
+
+
+def _judge_graphs(job: _Job, rows: list[Row]) -> None:
+    """The share of neighbors that ours found, too: float32 alone orders some that are nearly as near otherwise."""
+    ours = evaluate.load(job.folder / OURS, "ids")
+    for row in rows:
+        ids = evaluate.load(job.folder / row["case"], "ids")
+        if row["ok"] and ids is not None and ours is not None:
+            row["neighbors_ours"] = evaluate.shared_neighbors(ids, ours)
 
 
 def _limit(job: _Job, source: Path, work: Images, rows: list[Row]) -> dict[str, Any] | None:

@@ -83,10 +83,24 @@ ROW_COLUMNS: dict[str, Cell] = {
     "dask tasks": number("dask_tasks", "d"),
 }
 
+GRAPH_COLUMNS: dict[str, Cell] = {
+    "neighbors, s": number("graph_seconds", ".2f"),
+    "peak, MiB": _peak,
+    "neighbors that ours has": number("neighbors_ours", ".6f"),
+    "passes": number("passes", "d"),
+    "read, MiB": number("bytes_read", ".0f", MIB),
+}
+
+
+def _columns(found: dict[str, Any]) -> dict[str, Cell]:
+    if "n_images" in found["work"]:
+        return IMAGE_COLUMNS
+    return GRAPH_COLUMNS if "neighbors" in found["work"] else ROW_COLUMNS
+
 
 def render(found: dict[str, Any]) -> str:
     """One family's results as Markdown."""
-    columns = IMAGE_COLUMNS if "n_images" in found["work"] else ROW_COLUMNS
+    columns = _columns(found)
     lines = [f"### {found['title']} (`--{found['scale']}`, family `{found['family']}`)", "", _work(found), ""]
     lines += [_line(["", *columns]), _line(["---", *("---:" for _ in columns)])]
     for row in found["rows"]:
@@ -111,6 +125,8 @@ def _work(found: dict[str, Any]) -> str:
         text = f"{work['n_images']:,} images of {shape}"
         text += "" if work["size"] == "native" else f", resized to {work['size']}"
         text += f", {work['components']} components, k = {work['clusters']}"
+    elif "neighbors" in work:
+        text = f"{work['n_rows']:,} x {work['n_columns']} float32, {work['neighbors']} neighbors by cosine"
     else:
         text = f"{work['n_rows']:,} x {work['n_columns']} float32, "
         text += f"{work['iterations']} iterations" if work["iterations"] else "until all starts have converged"
@@ -180,14 +196,21 @@ def _same(found: dict[str, Any]) -> list[str]:
     notes = []
     for name, row in rows.items():
         base = rows.get(_base(name))
-        if base is None or base is row or "labels_digest" not in row or "labels_digest" not in base:
+        if base is None or base is row:
+            continue
+        if "graph_digest" in row and "graph_digest" in base:
+            notes.append(f"`{name}` and `{base['case']}`: neighbors {_equal(row, base, 'graph_digest')}.")
+        if "labels_digest" not in row or "labels_digest" not in base:
             continue
         said = [f"labels {_equal(row, base, 'labels_digest')}"]
         if row.get("scores_digest"):
             said.append(f"scores {_equal(row, base, 'scores_digest')}")
         notes.append(f"`{name}` and `{base['case']}`: {', '.join(said)}.")
-    changing = [name for name, row in rows.items() if row.get("same_labels_digest_every_repeat") is False]
-    return notes + ([f"Labels differ between repeats: {', '.join(changing)}."] if changing else [])
+    for what, digest in (("Labels", "labels_digest"), ("Neighbors", "graph_digest")):
+        changing = [name for name, row in rows.items() if row.get(f"same_{digest}_every_repeat") is False]
+        if changing:
+            notes.append(f"{what} differ between repeats: {', '.join(changing)}.")
+    return notes
 
 
 def _busy(found: dict[str, Any]) -> list[str]:

@@ -14,8 +14,22 @@ from browsing import missing
 from PIL import Image
 
 from benchmarks import report_picture, table
-from benchmarks.cases import CATALOG, FAMILIES, KMEANS, OURS, SCRIPT, SWEEP, Case, Images, RowCase, Rows, choose
-from benchmarks.evaluate import center_inertia, explained_variance, label_inertia
+from benchmarks.cases import (
+    CATALOG,
+    FAMILIES,
+    KMEANS,
+    NEIGHBORS,
+    OURS,
+    SCRIPT,
+    SWEEP,
+    Case,
+    Graph,
+    Images,
+    RowCase,
+    Rows,
+    choose,
+)
+from benchmarks.evaluate import center_inertia, explained_variance, label_inertia, shared_neighbors
 from benchmarks.limit import Rates, Work, decode_seconds, pca_ways
 from benchmarks.measure import measure, plain_environment
 from benchmarks.reference import judge
@@ -118,6 +132,16 @@ def test_a_sweep_is_compared_with_its_fits(tmp_path: Path) -> None:
         assert words in shown
 
 
+@pytest.mark.slow
+def test_graphs_of_neighbors_are_compared(tmp_path: Path) -> None:
+    family = replace(NEIGHBORS, work={"small": Graph(n_rows=700, n_columns=6, neighbors=4)})
+    found = run_family(family, family.cases["small"][:2], Options("small", results=tmp_path))
+    assert all(row["ok"] and row["neighbors_ours"] == 1 for row in found["rows"])
+    shown = table.render(found)
+    check_table(shown, 2)
+    assert "neighbors the same to the byte" in shown
+
+
 def check_table(shown: str, n_rows: int) -> None:
     """Every line of the table has as many cells as its head."""
     lines = [line for line in shown.splitlines() if line.startswith("|")]
@@ -152,6 +176,7 @@ def test_judgement_of_scores_and_centers() -> None:
     _, s, vt = np.linalg.svd(centered, full_matrices=False)
     share = explained_variance((x @ vt[:2].T).astype(np.float32), float(x.var(axis=0, ddof=1).sum()))
     assert share == pytest.approx((s[:2] ** 2).sum() / (s**2).sum(), rel=1e-5)
+    assert shared_neighbors(np.array([[1, 2], [0, 2]]), np.array([[2, 1], [2, 3]])) == 0.75
     nearest = ((x[:, None] - x[None, :7]) ** 2).sum(axis=2).min(axis=1).sum()
     assert center_inertia(x, x[:7]) == pytest.approx(nearest)
 
@@ -175,7 +200,7 @@ def test_names_are_unique_and_choosing_is_strict() -> None:
         for cases in family.cases.values():
             names = [case.name for case in cases]
             assert len(set(names)) == len(names)
-    assert [family.name for family, _ in choose("small", [])] == ["catalog", "kmeans", "sweep"]
+    assert [family.name for family, _ in choose("small", [])] == ["catalog", "kmeans", "sweep", "neighbors"]
     assert [family.name for family, _ in choose("full", ["large"])] == ["large"]
     ((family, (case,)),) = choose("full", [SCRIPT])
     assert (family.name, case.name) == ("catalog", SCRIPT)

@@ -38,7 +38,7 @@ class Clock:
 def parser(doc: str | None) -> argparse.ArgumentParser:
     """Arguments of every peer."""
     arguments = argparse.ArgumentParser(description=doc)
-    arguments.add_argument("--out", type=Path, required=True, help="takes scores.npy, labels.npy, centers.npy")
+    arguments.add_argument("--out", type=Path, required=True, help="takes scores.npy, labels.npy, centers.npy, ids.npy")
     arguments.add_argument("--seed", type=int, default=0)
     arguments.add_argument("--started", type=float, default=time.monotonic(), help=argparse.SUPPRESS)
     return arguments
@@ -59,6 +59,14 @@ def row_parser(doc: str | None) -> argparse.ArgumentParser:
     arguments.add_argument("--rows", type=Path, required=True, help=".npy, (n_samples, n_features) float32")
     arguments.add_argument("--init", type=Path, help=".npy, (n_clusters, n_features) first centers")
     arguments.add_argument("--iterations", type=int, default=20)
+    return arguments
+
+
+def graph_parser(doc: str | None) -> argparse.ArgumentParser:
+    """Arguments of the peers that find the nearest neighbors of the rows of a float32 matrix."""
+    arguments = parser(doc)
+    arguments.add_argument("--rows", type=Path, required=True, help=".npy, (n_samples, n_features) float32")
+    arguments.add_argument("--neighbors", type=int, default=15)
     return arguments
 
 
