@@ -157,6 +157,15 @@ def test_classes_are_written_listed_verified_and_removed(cli: Cli, images: Path,
     assert list(bc.open(out).labels["cluster_name"]) == [row["cluster_name"] for row in labels]
     assert cli("verify", out).code == 0
 
+    index = (out / "report" / "index.html").read_text(encoding="utf-8")
+    for told in (f"SHA-256 {summary['features']['sha256'][:12]}…, licence: unknown", "made by net.onnx", "(crop)"):
+        assert told in index
+    for cluster, suggested in enumerate(summary["cluster_names"]):
+        assert suggested in index
+        page = (out / "report" / "clusters" / f"{cluster:02d}.html").read_text(encoding="utf-8")
+        assert f"<h1>Cluster {cluster:02d}: {suggested}</h1>" in page
+        assert all(f"<bdi>{one['class']}</bdi>" in page for one in summary["cluster_classes"][cluster])
+
     for name, old, new in (("classes.csv", ",2,", ",9,"), ("labels.csv", ",mine", "x,mine")):
         before = (out / name).read_bytes()
         (out / name).write_bytes(before.replace(old.encode(), new.encode(), 1))

@@ -191,6 +191,11 @@ def test_the_report_shows_the_mean_picture_of_a_cluster_where_its_center_is_none
     assert "Mean of its pictures" in shown
     assert "Center, as a picture" not in shown
     assert "Medoid" in shown
+    index = (tmp_path / "report" / "index.html").read_text(encoding="utf-8")
+    assert "5 of each image, made by tones of 5" in index
+    assert "stored beside the features (8 × 8, grey)" in index
+    assert "what pixels see" not in index
+    assert "of what tones of 5 saw" in (tmp_path / "report" / "map.html").read_text(encoding="utf-8")
     pca = (tmp_path / "report" / "pca.html").read_text(encoding="utf-8")
     assert "5 features of tones of 5" in pca
     assert "eigen-image" not in pca

@@ -127,7 +127,8 @@ grown = st.integers(1, 5000)
 def test_ingest_holds_more_with_larger_blocks(rows: int, values: int, in_flight: int, threads: int, by: int) -> None:
     def projected(**more: int) -> int:
         given = {"block_rows": rows, "n_values": values, "in_flight": in_flight, "threads": threads}
-        return footprint.project_ingest_bytes(**{**given, "decode_bytes": 1 << 20, **more})
+        given |= {"decode_bytes": 1 << 20, **more}
+        return footprint.project_ingest_bytes(row_bytes=given["n_values"], **given)
 
     for name, value in {"block_rows": rows, "n_values": values, "in_flight": in_flight, "threads": threads}.items():
         assert projected() <= projected(**{name: value + by})

@@ -20,8 +20,7 @@ from bigcluster.report.write import FOLDER, Allowance, is_current, write_report
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
-from bigcluster.stages.features import load_features
-from bigcluster.stages.ingest import load_ingested, stored_recipe
+from bigcluster.stages.ingest import stored_embedding, stored_recipe
 from bigcluster.store import Store
 
 
@@ -44,10 +43,11 @@ def report(
         n_clusters, n_columns = store.array("centers").shape
         fit = None if settings.reduce == "none" else store.mark(REDUCE)
         components = "none" if fit is None else str(fit.payload["components"])
-        if not load_features(store, load_ingested(store)).are_pixels:
+        embedding = stored_embedding(store)
+        if embedding is not None:
             components = components_of(None, of_pixels=False)
-        size = (spec.width, spec.height)
-        plan = plan_report(settings, n_images, size, n_columns, n_clusters, components, resources)
+        size, n_classes = (spec.width, spec.height), 0 if embedding is None else embedding["n_classes"]
+        plan = plan_report(settings, n_images, size, n_columns, n_clusters, components, n_classes, resources)
         check_budget((plan,), resources.budget_bytes, otherwise="--workers 1")
         with naming_damage(store):
             _write(job, store, read_summary(summary_path, n_clusters), plan)

@@ -50,7 +50,11 @@ def make_plan(
     if settings.report.write:
         n_clusters = max(settings.ks, default=1)
         components = components_of(solver, of_pixels=features.of_pixels)
-        client_stages.append(plan_report(settings, n_images, image_size, n_columns, n_clusters, components, resources))
+        client_stages.append(
+            plan_report(
+                settings, n_images, image_size, n_columns, n_clusters, components, features.n_classes, resources
+            )
+        )
     # On a cluster the client writes folders and pages, not the workers.
     stages += [replace(stage, projected_bytes=0) if resources.joined else stage for stage in client_stages]
     return Plan(
@@ -82,8 +86,11 @@ def replan(plan: Plan, settings: Settings, n_components: int, resources: Resourc
     if settings.report.write and not plan.joined:
         n_clusters = max(settings.ks, default=1)
         components = components_of(plan.stage(REDUCE).solver, of_pixels=plan.features.of_pixels)
+        n_classes = plan.features.n_classes
         known = known.replaced(
-            plan_report(settings, plan.n_images, plan.image_size, n_components, n_clusters, components, resources)
+            plan_report(
+                settings, plan.n_images, plan.image_size, n_components, n_clusters, components, n_classes, resources
+            )
         )
     known = replace(known, is_bound=False)
     check_budget(known.stages, known.budget_bytes, otherwise=f"--components {max(1, n_components // 2)}")

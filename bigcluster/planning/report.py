@@ -43,17 +43,19 @@ def plan_report(
     n_columns: int,
     n_clusters: int,
     components: str,
+    n_classes: int,
     resources: Resources,
 ) -> StagePlan:
     """Return the plan of the report. Where the budget is small, pictures are smaller and one block is read at a time.
 
     n_columns : columns of the rows that are clustered. components : the result of `components_of`.
+    n_classes : how many classes are stored of each image.
     """
     n_channels = channels(settings)
     n_values = image_size[0] * image_size[1] * n_channels
     rows, columns = pixel_chunks(n_values)
     values = footprint.report_picture_values(image_size, n_channels)
-    baseline = clustering_baseline_bytes(settings, resources)
+    baseline = clustering_baseline_bytes(settings, resources) + footprint.project_classes_bytes(n_clusters, n_classes)
     if settings.report.map in ("tsne", "umap"):
         baseline += footprint.EMBEDDING_BYTES
 

@@ -83,7 +83,12 @@ class ClusterPageWriter:
         tiles = _Tiles(self, cluster, lists[0] if lists else None, picks)
         center_size = (center.shape[1], center.shape[0])
         self.pages.write("cluster", f"clusters/{name}.html", self._facts(cluster, tiles, picks, center_size))
-        return Column(name, len(rows), strip, center_size)
+        return Column(name, len(rows), strip, center_size, self._suggested(cluster))
+
+    def _suggested(self, cluster: int) -> str:
+        """Return the name that the classes of the images suggest; "" without one."""
+        classes = self.model.classes
+        return "" if classes is None else visible(classes.name(cluster))
 
     def _facts(self, cluster: int, tiles: _Tiles, picks: Picks, center_size: tuple[int, int]) -> dict[str, Any]:
         members, summary = self.model.members, self.model.summary
@@ -94,6 +99,8 @@ class ClusterPageWriter:
         was = summary.get("nearest_previous")
         return {
             "name": name,
+            "suggested": self._suggested(cluster),
+            "classes": [] if self.model.classes is None else self.model.classes.of(cluster),
             "size": len(rows),
             "share": 100 * len(rows) / self.model.n_good,
             "previous": self.name(cluster - 1) if cluster > 0 else None,

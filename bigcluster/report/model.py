@@ -21,6 +21,7 @@ from bigcluster.planning.stage_names import CLUSTER, REDUCE, SWEEP
 from bigcluster.report.texts import file_name
 from bigcluster.stages import cluster
 from bigcluster.stages import sweep as sweep_stage
+from bigcluster.stages.classes import ClusterClasses, classes_of_clusters, load_classes
 from bigcluster.stages.ingest import Ingested, load_ingested, load_listed, stored_recipe
 from bigcluster.store import Store
 
@@ -142,6 +143,8 @@ class Model:
     """The sweep over k on these scores. None where there is none."""
     fingerprint: str
     """The fingerprint of the clusters."""
+    classes: ClusterClasses | None
+    """The classes that stand out in each cluster. None where images have no classes."""
 
     @property
     def n_good(self) -> int:
@@ -170,7 +173,11 @@ def read_model(out: Path, store: Store, summary: dict[str, Any], written: Writte
     if clustered.payload["reduction"] == "pca" and fit is not None:
         ratio = store.load("explained_variance") / fit.payload["total_variance"]
     sweep = _sweep(store, clustered.payload["rows"])
-    return Model(out, summary, stored_recipe(store), ingested, members, listed, ratio, sweep, clustered.fingerprint)
+    of_images = load_classes(store, ingested.ok)
+    classes = None if of_images is None else classes_of_clusters(of_images, members.labels, members.n_clusters)
+    return Model(
+        out, summary, stored_recipe(store), ingested, members, listed, ratio, sweep, clustered.fingerprint, classes
+    )
 
 
 def _members(store: Store, n_clusters: int) -> Members:

@@ -21,11 +21,13 @@ from bigcluster.report.pictures import Pictures
 from bigcluster.report.scatter import EXPLAINED
 from bigcluster.report.texts import number, visible
 from bigcluster.report.thumbnails import Sprite
+from bigcluster.stages.features import Features
 from bigcluster.units import show_bytes, show_count, show_seconds
 
 _TABLES = {
     "labels.csv": "every listed file with its cluster and distances",
     "images.csv": "what became of every listed file",
+    "classes.csv": "the most probable classes of every image",
     "summary.json": "this page in numbers",
     "variance.csv": "cumulative variance by number of components",
     "sweep.csv": "every k that was swept",
@@ -46,6 +48,8 @@ class Column:
     """(width, height) in pixels"""
     center_size: tuple[int, int]
     """(width, height) in pixels"""
+    suggested: str
+    """The name that the classes of its images suggest; may be empty."""
 
     @property
     def href(self) -> str:
@@ -79,6 +83,8 @@ class Site:
     """(width, height) of a thumbnail in pixels"""
     pixels: str
     """How the images were decoded, as text."""
+    seen_by: str | None
+    """What made the features of the images, such as the name of a network; None where these are the pixels."""
     nav: tuple[tuple[str, str], ...]
     """(title, URL relative to report/) of the pages in the navigation."""
 
@@ -113,13 +119,38 @@ class Pages:
         path.write_text(text, encoding="utf-8")
 
 
-def overview(
-    model: Model, columns: list[Column], *, centers_are_pictures: bool, has_memory_plot: bool
-) -> dict[str, Any]:
+_DIGITS = 12
+"""Digits of a digest on a page: enough to tell files apart. Chosen, not measured."""
+_RESIZED = {
+    "crop": "the largest middle part of each",
+    "squash": "each one stretched to it",
+    "pad": "each one whole, with its edges repeated",
+}
+
+
+def features_in_words(features: Features) -> list[tuple[str, str]]:
+    """Return what is told of features that are not the pixels, as pairs of a term and its value."""
+    facts = features.facts
+    told = [("Features", f"{show_count(features.rows.shape[1])} of each image, made by {features.name}")]
+    if "sha256" in facts:
+        told.append(("Its file", f"SHA-256 {facts['sha256'][:_DIGITS]}…, licence: {facts['licence']}"))
+    if "layer" in facts:
+        pooled = "" if facts["pool"] == "none" else f", pooled by {facts['pool']}"
+        told.append(("Taken from", f"the tensor {facts['layer']}{pooled}"))
+    if "input" in facts:
+        size = facts["input"].replace("x", " × ")
+        gray = ", in grey" if facts["gray"] else ""
+        told.append(("It saw", f"pictures of {size} pixels: {_RESIZED[facts['resize']]} ({facts['resize']}){gray}"))
+    if features.unit_length:
+        told.append(("Scaled", "features and scores to the length 1, so that directions are compared"))
+    return [(term, visible(value)) for term, value in told]
+
+
+def overview(model: Model, columns: list[Column], features: Features, *, has_memory_plot: bool) -> dict[str, Any]:
     """Return the values of index.html.
 
-    columns : those of the largest clusters, the largest first. centers_are_pictures : whether the pictures on top are
-    the centers themselves, and not the mean pictures of the clusters.
+    columns : those of the largest clusters, the largest first. features : what was clustered; where these are not the
+    pixels, the pictures on top are not the centers, but the mean pictures of the clusters.
     """
     summary = model.summary
     stages = _stages(summary)
@@ -136,7 +167,8 @@ def overview(
         "seconds": summary.get("seconds", sum(stage["seconds"] for stage in stages)),
         "stages": stages,
         "columns": columns,
-        "centers_are_pictures": centers_are_pictures,
+        "centers_are_pictures": features.are_pixels,
+        "features": [] if features.are_pixels else features_in_words(features),
         "n_more": len(sizes) - len(columns),
         "next_cluster": f"clusters/{len(columns):0{len(columns[0].name)}d}.html",
         "sizes": _size_chart(columns, sizes),
@@ -174,7 +206,10 @@ def _stages(summary: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _size_chart(columns: list[Column], sizes: Any) -> dict[str, Any]:
     largest = int(sizes.max())
-    bars = [{"href": c.href, "name": c.name, "size": c.size, "height": 100 * c.size / largest} for c in columns]
+    bars = [
+        {"href": c.href, "name": c.name, "size": c.size, "height": 100 * c.size / largest, "suggested": c.suggested}
+        for c in columns
+    ]
     half = int(np.searchsorted(np.cumsum(sizes), sizes.sum() / 2)) + 1
     return {
         "width": 10 * len(columns),
@@ -199,6 +234,7 @@ def pca_page(model: Model, n_features: int, kind: str, shown: dict[str, Any] | N
         "n_components": n_components,
         "share": float(cumulative[n_components - 1]),
         "target": None if summary["settings"].get("components") else summary["settings"].get("variance"),
+        "asked": bool(summary["settings"].get("components")),
         "n_features": n_features,
         "kind": kind,
         "table": [(n, float(cumulative[n - 1]), n > n_components) for n in numbers],
@@ -244,7 +280,7 @@ def failures_page(model: Model) -> dict[str, Any]:
     return {"counts": model.summary["counts"], "meanings": STATUSES, "page_failed": PAGE_FAILED}
 
 
-def map_page(model: Model, kind: str, n_rows: int, *, of_members: bool) -> dict[str, Any]:
+def map_page(model: Model, features: Features, kind: str, n_rows: int, *, of_members: bool) -> dict[str, Any]:
     """Return the values of map.html.
 
     kind : the setting `report.map`. n_rows : the number of points. of_members : whether the map takes its thumbnails
@@ -253,6 +289,7 @@ def map_page(model: Model, kind: str, n_rows: int, *, of_members: bool) -> dict[
     return {
         "n_rows": n_rows,
         "explained": EXPLAINED[kind],
+        "seen_by": None if features.are_pixels else visible(features.name),
         "thumbs": "members" if of_members else "map",
         "page": PAGE_MEMBERS,
         "sizes": " ".join(map(str, model.members.sizes.tolist())) if of_members else None,

@@ -24,6 +24,7 @@ from bigcluster.report.model import Model, Written, read_model
 from bigcluster.report.pages import Pages, Site
 from bigcluster.report.scatter import check_kind
 from bigcluster.report.search import write_search
+from bigcluster.report.texts import visible
 from bigcluster.report.thumbnails import Thumbnails, draw_thumbnails, write_picture, write_sprite
 from bigcluster.runtime.threads import Runtime
 from bigcluster.stages.features import load_features
@@ -33,7 +34,7 @@ from bigcluster.store.row_source import spans
 FOLDER = "report"
 CREATED = "report-pages"
 """Name of the stored list of the files that bigcluster made in OUT/report."""
-LAYOUT = 2
+LAYOUT = 3
 """Version of the pages: where it differs from that of OUT/report, the next run writes the report again."""
 _ASSETS = Path(__file__).parent / "assets"
 
@@ -166,9 +167,7 @@ class _Report:
         if self._complete_summary is not None:
             self._complete_summary()
         has_plot = self._plot_memory()
-        overview = pages.overview(
-            self._model, columns, centers_are_pictures=self._features.are_pixels, has_memory_plot=has_plot
-        )
+        overview = pages.overview(self._model, columns, self._features, has_memory_plot=has_plot)
         writer.write("index", "index.html", overview)
         self._step()
 
@@ -193,6 +192,7 @@ class _Report:
             digits=len(cluster_folder(0, model.members.n_clusters)),
             tile=thumbnails.size,
             pixels=f"{spec.width} × {spec.height}, {'colour' if spec.color else 'grey'}{how}",
+            seen_by=None if self._features.are_pixels else visible(self._features.name),
             nav=tuple(nav),
         )
 
@@ -296,7 +296,7 @@ class _Report:
         if not of_members:
             for page, (start, stop) in enumerate(spans(len(rows), PAGE_MEMBERS)):
                 write_sprite(self._folder, f"sprites/map/{page}.webp", thumbnails.read(rows[start:stop]))
-        writer.write("map", "map.html", pages.map_page(model, kind, len(rows), of_members=of_members))
+        writer.write("map", "map.html", pages.map_page(model, self._features, kind, len(rows), of_members=of_members))
 
     def _plot_memory(self) -> bool:
         budget = self._model.summary["memory"]["budget_bytes"]
