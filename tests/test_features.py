@@ -20,6 +20,7 @@ from reporting import piece
 
 import bigcluster as bc
 from benchmarks.stress.work import BUDGET, Job
+from bigcluster.catalog import Listing
 from bigcluster.errors import InvalidDataError, StoreError
 from bigcluster.kernels.decode import View
 from bigcluster.pipeline.components import components
@@ -68,6 +69,9 @@ class Maker:
     @property
     def fingerprint(self) -> str:
         return f"{self.kind} {self.n_features} {self.dtype}"
+
+    def listed(self, listing: Listing) -> None:
+        pass
 
     def release(self) -> None:
         pass

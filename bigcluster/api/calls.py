@@ -8,7 +8,6 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import replace as replace_in
 from typing import TYPE_CHECKING, Any
 
 from bigcluster.api.arguments import (
@@ -28,15 +27,14 @@ from bigcluster.api.arguments import (
     stored_settings,
 )
 from bigcluster.api.finished_run import Run
-from bigcluster.config import Settings
+from bigcluster.config import KEYS, Settings
 from bigcluster.errors import ConfigError, UsageError
 from bigcluster.files import targets
 from bigcluster.files.paths import local_path
 from bigcluster.pipeline import image_list
 from bigcluster.runtime.events import RESULT, Event, Listener, Note
-from bigcluster.runtime.processes import absolute
 from bigcluster.runtime.sampler import Caller
-from bigcluster.runtime.supervisor import supervise
+from bigcluster.runtime.supervisor import from_the_root, supervise
 from bigcluster.units import parse_bytes, parse_count, quoted
 
 if TYPE_CHECKING:
@@ -94,7 +92,7 @@ def run(
     flags = {"k": n_clusters, **settings, **values}
     resolved = resolve_settings(images, out, flags=flags, sets=sets, config=config, fresh=fresh)
     # The listener may change the current folder.
-    resolved = replace_in(resolved, images=absolute(resolved.images or ""), out=absolute(resolved.out or ""))
+    resolved = from_the_root(resolved)
     limits = resources(memory, workers)
     for note in [
         *reused_settings_notes(resolved.out or "", resolved, flags, sets, config=config, fresh=fresh),
@@ -227,6 +225,7 @@ def predict(
     images: Images,
     to: PathLike,
     *,
+    features: PathLike | None = None,
     exclude: Sequence[str] | str | None = None,
     memory: str | None = None,
     workers: int | None = None,
@@ -234,18 +233,20 @@ def predict(
 ) -> dict[str, Any]:
     """Label new images by the model in OUT, and write the labels to a CSV file or a stream.
 
-    images : as in `run`. to : the file or stream. exclude : patterns of files that are not listed; default: those of
-    the run. Returns a dict: `counts` of the images, and `beyond_share` and `unlike`, which say whether they
-    resemble the images of the run (None where the model has too few images to tell).
+    images : as in `run`. to : the file or stream. features : the vectors of the new images, where the model was made of
+    vectors; default: those of the model, which may have the new images too. exclude : patterns of files that are not
+    listed; default: those of the run. Returns a dict: `counts` of the images, and `beyond_share` and `unlike`, which
+    say whether they resemble the images of the run (None where the model has too few images to tell).
     """
     settings, limits = stored_settings(out, exclude=exclude), resources(memory, workers)
     target = targets.named("--to", to)
+    of_new = None if features is None else KEYS["features"].check("features", features)
     if image_list.is_list(images):
         with image_list.as_manifest(images) as source:
-            return _run_task(
-                "predict", image_list.settings_for_list(settings), limits, listener, images=source, to=target
-            )
-    return _run_task("predict", settings, limits, listener, images=local_path("IMAGES", images), to=target)
+            settings = image_list.settings_for_list(settings)
+            return _run_task("predict", settings, limits, listener, images=source, to=target, features=of_new)
+    source = local_path("IMAGES", images)
+    return _run_task("predict", settings, limits, listener, images=source, to=target, features=of_new)
 
 
 def verify(

@@ -180,6 +180,7 @@ class Run:
         images: Images,
         to: PathLike,
         *,
+        features: PathLike | None = None,
         exclude: Sequence[str] | str | None = None,
         memory: str | None = None,
         workers: int | None = None,
@@ -187,6 +188,7 @@ class Run:
         """Label new images with the stored model; return the columns of labels.csv and `novelty`.
 
         images : as in `run`. to : the CSV file that the table is written to; an existing one is replaced.
+        features : the vectors of the new images, where the model was made of vectors; default: those of the model.
         exclude : patterns of files that are not listed; default: those of the run. memory, workers : as in `run`.
         Raises UsageError where `to` is a stream.
         """
@@ -196,7 +198,7 @@ class Run:
         target = targets.named("to", to)
         if not targets.check("to", target):
             raise UsageError(f"to must be a file, from which the table is read: {target} is a stream")
-        predict(self.out, images, target, exclude=exclude, memory=memory, workers=workers)
+        predict(self.out, images, target, features=features, exclude=exclude, memory=memory, workers=workers)
         return read_table(Path(target), NUMBERS_OF_PREDICTIONS)
 
     def verify(self, *, quick: bool = False, memory: str | None = None, workers: int | None = None) -> dict[str, Any]:

@@ -77,6 +77,7 @@ def list_images(
     *,
     allow_outside: bool = False,
     encoding: str = AUTO,
+    leave_out_lists: bool = False,
     exclude: tuple[str, ...] = (),
     most_bytes: int | None = None,
     listed_before: Callable[[], Iterable[str]] = tuple,
@@ -85,6 +86,7 @@ def list_images(
 
     images : the path, glob or manifest. out : the folder for the results, which is not listed; None for none.
     allow_outside, encoding : for a manifest only, see the settings manifest.*.
+    leave_out_lists : the columns of lists of a Parquet manifest are not copied to the results: they are vectors.
     exclude : patterns of names, or of paths relative to IMAGES, that are not listed; not for a manifest.
     most_bytes : the memory that the names may take, in bytes; None for no limit.
     listed_before : returns the names that the last run listed. Those in folders that cannot be read are listed again.
@@ -96,7 +98,7 @@ def list_images(
     if os.path.isdir(images):  # unlike pathlib's, it raises nothing where a folder above is closed
         listing = _list_folder(root_of(images), out, exclude, Ignored(listed_before), name_budget)
     elif os.path.isfile(images) and source.suffix.lower() in MANIFEST_SUFFIXES:
-        manifest = Manifest(source.resolve(), encoding, parquet_bytes(most_bytes))
+        manifest = Manifest(source.resolve(), encoding, parquet_bytes(most_bytes), leave_out_lists=leave_out_lists)
         names = StringArray(name_budget.taken_by(manifest.paths()))
         listing = Listing(root_of(images), names, manifest=manifest, confined=not allow_outside)
     elif os.path.isfile(images):
@@ -151,13 +153,13 @@ def _check_apart(listing: Listing, out: Path) -> None:
     prefix, root = os.path.join(out.resolve(), ""), os.path.join(listing.root, "")
     if listing.manifest is None and not prefix.startswith(root) and not root.startswith(prefix):
         return  # a manifest may list what lies outside its root, a folder and a glob do not
-    inside_out = next((n for n in listing.names if _joined(listing.root, n).startswith(prefix)), None)
+    inside_out = next((n for n in listing.names if joined(listing.root, n).startswith(prefix)), None)
     if inside_out is not None:
         raise OutError(f"IMAGES lists {inside_out}, which lies inside OUT ({out}); move OUT or narrow the glob")
 
 
-def _joined(root: Path, name: str) -> str:
-    """The path of a listed name. A name that begins with `../` leads out of the root."""
+def joined(root: Path, name: str) -> str:
+    """Return the absolute path of a listed name. A name that begins with `../` leads out of the root."""
     if is_url(name):
         return name
     path = os.path.join(root, name)

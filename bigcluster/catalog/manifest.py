@@ -35,13 +35,24 @@ class Manifest:
 
     encoding : str, of a CSV file; "auto" knows UTF-8 and byte order marks, and accepts any bytes in paths.
     parquet_bytes : the memory for reading a Parquet file, in bytes, beyond what Python and pyarrow take.
+    leave_out_lists : do not read the columns of lists of a Parquet file.
+    folder : the folder that relative paths begin in, and names are relative to; by default that of the file.
     Raises UsageError where the file cannot be read, has no or several columns named `path`, or has too many columns.
     """
 
-    def __init__(self, path: Path, encoding: str = AUTO, parquet_bytes: int = PARQUET_BYTES) -> None:
+    def __init__(
+        self,
+        path: Path,
+        encoding: str = AUTO,
+        parquet_bytes: int = PARQUET_BYTES,
+        *,
+        leave_out_lists: bool = False,
+        folder: Path | None = None,
+    ) -> None:
         self.path = path
+        self._folder = os.fspath(folder or path.parent)
         self._encoding = encoding
-        of_parquet = partial(parquet_rows, limit_bytes=parquet_bytes)
+        of_parquet = partial(parquet_rows, limit_bytes=parquet_bytes, leave_out_lists=leave_out_lists)
         self._reader = of_parquet if path.suffix.lower() == PARQUET_SUFFIX else csv_rows
         line, self._header = next(self._reader(path, encoding))
         self._check_columns()
@@ -167,7 +178,7 @@ class Manifest:
         """
         if is_url(cell):
             return cell
-        folder = os.fspath(self.path.parent)
+        folder = self._folder
         whole = os.path.normpath(os.path.join(folder, self._on_disk(cell, folder)))
         relative = os.path.relpath(whole, folder)
         leaves = relative == os.pardir or relative.startswith(os.pardir + os.sep)

@@ -40,13 +40,17 @@ PARQUET_BYTES = 64 * MIB
 LEAST_BYTES = 16 * MIB
 """Bytes that reading names, headers or a Parquet file may take in any case: the pages of a dozen columns, or 150,000
 names. Where the budget has no room for them, the plan refuses it and names its need."""
+LISTS_LEFT_OUT = "lists-left-out"
+"""The argument of the child for rows without the columns of lists."""
 TOO_LARGE = "out of memory"
 NO_PYARROW = "a Parquet manifest needs pyarrow: pip install 'bigcluster[parquet]', or use CSV"
 """What the child writes to stderr where it has no more memory, and where pyarrow is not installed."""
-_UNFOLDED_CHARACTERS, _UNFOLDED_TIMES = 64 * MIB, 1000
+_UNFOLDED_CHARACTERS, UNFOLDED_TIMES = 64 * MIB, 1000
 """The most characters of all rows of a Parquet file: so many, and so many times the bytes of the file. Equal cells are
 stored once, so that a small file may unfold to very much."""
-_MOST_SAID = 64 << 10
+ENDED = "the process that read it ended"
+"""What is said of a child that said nothing."""
+MOST_SAID = 64 << 10
 """The most bytes that are read of the child's error message."""
 _NEITHER_CLOSED_NOR_DOUBLED = "a quote in a quoted cell is neither doubled nor followed by a delimiter"
 
@@ -152,14 +156,18 @@ def _fault(error: csv.Error) -> str:
     return said
 
 
-def parquet_rows(path: Path, encoding: str, limit_bytes: int = PARQUET_BYTES) -> Iterator[Row]:
+def parquet_rows(
+    path: Path, encoding: str, limit_bytes: int = PARQUET_BYTES, *, leave_out_lists: bool = False
+) -> Iterator[Row]:
     """Yield the header, then the rows. A child reads them, which may allocate limit_bytes beyond Python and pyarrow.
 
+    leave_out_lists : without the columns of lists, such as vectors.
     Raises UsageError where pyarrow is missing, cannot read the file, or needs more memory.
     """
     child = start_python(
         "bigcluster.catalog.parquet",
         *(os.fspath(path.absolute()), encoding, str(limit_bytes)),
+        *[LISTS_LEFT_OUT] * leave_out_lists,
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
@@ -171,19 +179,19 @@ def parquet_rows(path: Path, encoding: str, limit_bytes: int = PARQUET_BYTES) ->
     number = 0
     try:
         with child.stdout as rows:
-            lines, characters_left = _lines(rows, path), _UNFOLDED_CHARACTERS + _UNFOLDED_TIMES * path.stat().st_size
+            lines, characters_left = _lines(rows, path), _UNFOLDED_CHARACTERS + UNFOLDED_TIMES * path.stat().st_size
             for number, cells in enumerate(csv.reader(lines, strict=True), start=1):
                 characters_left -= lines.taken
                 if characters_left < 0:
                     raise UsageError(
-                        f"the manifest {path.name} unfolds to more than {_UNFOLDED_TIMES} times its size; leave out "
+                        f"the manifest {path.name} unfolds to more than {UNFOLDED_TIMES} times its size; leave out "
                         "columns of long texts"
                     )
                 lines.taken = 0
                 yield number, cells
-        said = child.stderr.read(_MOST_SAID).strip().splitlines()
+        said = child.stderr.read(MOST_SAID).strip().splitlines()
         if child.wait() != 0:
-            raise UsageError(_why(path, said[-1] if said else "the process that read it ended", limit_bytes))
+            raise UsageError(why_unread(path, said[-1] if said else ENDED, limit_bytes))
     except csv.Error as error:
         raise UsageError(f"cannot read the manifest {path}: row {number + 1}: {_fault(error)}") from error
     finally:
@@ -193,7 +201,8 @@ def parquet_rows(path: Path, encoding: str, limit_bytes: int = PARQUET_BYTES) ->
             child.stderr.close()
 
 
-def _why(path: Path, said: str, limit_bytes: int) -> str:
+def why_unread(path: Path, said: str, limit_bytes: int) -> str:
+    """Return the message for a Parquet file that a child could not read. said : the last line of its stderr."""
     if said == TOO_LARGE:
         return (
             f"reading the manifest {path} takes more than {show_bytes(limit_bytes)}; write it with smaller row groups "

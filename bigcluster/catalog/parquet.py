@@ -1,4 +1,5 @@
-"""The child that reads a Parquet manifest: `python -m bigcluster.catalog.parquet FILE ENCODING BYTES` writes it as CSV.
+"""The child that reads a Parquet manifest, `python -m bigcluster.catalog.parquet FILE ENCODING BYTES`, and writes it as
+CSV. With a fourth argument, LEFT_OUT, it leaves out the columns of lists.
 
 A Parquet file of some KB may unfold to GB, and neither its size nor its metadata say so beforehand. Therefore the
 system limits the memory of this process. Cells that share a value (dictionaries) are unfolded row by row.
@@ -9,31 +10,46 @@ from __future__ import annotations
 import csv
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
-from bigcluster.catalog.manifest_rows import AUTO, NO_PYARROW, TOO_LARGE
+from bigcluster.catalog.manifest_rows import AUTO, LISTS_LEFT_OUT, NO_PYARROW, TOO_LARGE
 from bigcluster.runtime.memory_limit import limit_memory
 
 _BATCH_ROWS = 1024
 """Rows that are decoded and written at a time; a batch is in memory whole. Chosen, not measured."""
+OPENED = {"pre_buffer": False, "buffer_size": 1 << 16}
+"""How files are opened: a part at a time, and nothing ahead."""
 
 
 def main() -> int:
     """Write the rows to stdout. An error is one line on stderr and exit status 1."""
     path, encoding, limit_bytes = sys.argv[1], sys.argv[2], int(sys.argv[3])
+    leave_out_lists = sys.argv[4:] == [LISTS_LEFT_OUT]
+
+    def write() -> None:
+        with open(1, "w", encoding="utf-8", errors="surrogateescape", newline="") as out:
+            csv.writer(out).writerows(_rows(path, encoding, leave_out_lists=leave_out_lists))
+
+    return with_limited_memory(limit_bytes, write)
+
+
+def with_limited_memory(limit_bytes: int, write: Callable[[], None]) -> int:
+    """Call a function that reads by pyarrow and writes to stdout, with so many bytes beyond Python and pyarrow.
+
+    Returns the exit status of this process. An error is one line on stderr and 1.
+    """
     os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # others reserve memory ahead
     try:
         import pyarrow as pa
-        import pyarrow.parquet as pq
+        import pyarrow.parquet  # before memory is limited
     except ImportError:
         return _say(NO_PYARROW)
     pa.set_cpu_count(1)
     pa.set_io_thread_count(1)
     limit_memory(limit_bytes)
     try:
-        with open(1, "w", encoding="utf-8", errors="surrogateescape", newline="") as out:
-            csv.writer(out).writerows(_rows(pq, path, encoding))
+        write()
     except BrokenPipeError:  # the reader needs no more rows
         return 0
     except MemoryError:
@@ -46,16 +62,26 @@ def main() -> int:
     return 0
 
 
-def _rows(pq: Any, path: str, encoding: str) -> Iterator[list[str]]:
+def _rows(path: str, encoding: str, *, leave_out_lists: bool) -> Iterator[list[str]]:
     """Yield the header, then the rows, as texts."""
-    with pq.ParquetFile(path, pre_buffer=False, buffer_size=1 << 16) as plain:
-        names = list(plain.schema_arrow.names)
+    import pyarrow.parquet as pq
+
+    with pq.ParquetFile(path, **OPENED) as plain:
+        names = [field.name for field in plain.schema_arrow if not (leave_out_lists and is_list(field.type))]
     yield names
-    with pq.ParquetFile(path, read_dictionary=names, pre_buffer=False, buffer_size=1 << 16) as file:
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, use_threads=False):
+    with pq.ParquetFile(path, read_dictionary=names, **OPENED) as file:
+        wanted = names if leave_out_lists else None
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted, use_threads=False):
             columns = batch.columns
             for row in range(batch.num_rows):
                 yield [_text(column[row].as_py(), encoding) for column in columns]
+
+
+def is_list(of_type: Any) -> bool:
+    """Return whether a type of Arrow is one of lists."""
+    import pyarrow as pa
+
+    return bool(pa.types.is_list(of_type) or pa.types.is_large_list(of_type) or pa.types.is_fixed_size_list(of_type))
 
 
 def _text(value: Any, encoding: str) -> str:

@@ -229,6 +229,10 @@ def predict(
         typer.Argument(help="The new images: a folder, a glob in quotes, or a CSV or Parquet file with a path column."),
     ],
     to: Annotated[str, typer.Option("--to", metavar="FILE.csv", help="The CSV file for the labels.")],
+    features: Annotated[
+        str | None,
+        typer.Option(help="The vectors of the new images, where the model was made of vectors: a file or column:NAME."),
+    ] = None,
     exclude: Exclude = None,
     memory: Memory = None,
     workers: Workers = None,
@@ -244,7 +248,9 @@ def predict(
     if log is not None and os.path.realpath(log) == os.path.realpath(targets.named("--to", to)):
         raise UsageError(f"--log and --to are the same file ({to}); give two")
     with listening(quiet=quiet) as listener:
-        prediction = api.predict(out, images, to, exclude=exclude, memory=memory, workers=workers, listener=listener)
+        prediction = api.predict(
+            out, images, to, features=features, exclude=exclude, memory=memory, workers=workers, listener=listener
+        )
     tell(prediction, as_json, lambda: display.print_prediction(prediction, to, stdout()), quiet=quiet)
     _leave_with(prediction["counts"], to, quiet)
 

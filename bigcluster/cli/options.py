@@ -40,7 +40,13 @@ K = Annotated[
     str | None,
     typer.Option("-k", "--n-clusters", help="The number of clusters, or a range to try: 5:20, 10:100:10 or 5,9,17."),
 ]
-Features = Annotated[str | None, typer.Option(help="What describes an image: gray (the default) or color pixels.")]
+Features = Annotated[
+    str | None,
+    typer.Option(
+        help="What describes an image: gray (the default) or color pixels, a network by name or .onnx file, or your "
+        "own vectors: a file .npy or .parquet, or column:NAME of a Parquet manifest."
+    ),
+]
 Size = Annotated[
     str | None,
     typer.Option(help="The size that images are resized to: 64, WIDTHxHEIGHT, or native (all images have one size)."),

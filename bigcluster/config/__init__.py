@@ -4,16 +4,19 @@ It imports `files`. Begin with schema.py (the settings) and checks.py (their val
 files and kept values).
 """
 
-from bigcluster.config.checks import PIXELS
+from bigcluster.config.checks import COLUMN, PIXELS, are_vectors, is_file_of_features
 from bigcluster.config.ks import parse_ks
 from bigcluster.config.levels import parse_sets, read_toml, resolve, shipped_configs, to_toml
 from bigcluster.config.schema import KEYS, Settings, flatten, settings_from
 
 __all__ = [
+    "COLUMN",
     "KEYS",
     "PIXELS",
     "Settings",
+    "are_vectors",
     "flatten",
+    "is_file_of_features",
     "parse_ks",
     "parse_sets",
     "read_toml",

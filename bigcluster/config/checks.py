@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import os
 import re
 import sys
 from collections.abc import Callable
@@ -128,10 +129,29 @@ PIXELS = ("gray", "color")
 _SPELLINGS = {"grey": "gray", "colour": "color"}
 
 
+COLUMN = "column:"
+"""Begins a value of `features` that names a column of the manifest."""
+_VECTOR_SUFFIXES = (".npy", ".parquet")
+"""The files of vectors that `features` may name."""
+
+
+def are_vectors(features: str) -> bool:
+    """Return whether a value of `features` names vectors of the user."""
+    return features.startswith(COLUMN) or features.lower().endswith(_VECTOR_SUFFIXES)
+
+
+def is_file_of_features(features: str) -> bool:
+    """Return whether a value of `features` is the path of a file, and not one of the words or the name of a network."""
+    if features in PIXELS or features.startswith(COLUMN):
+        return False
+    return "/" in features or features.lower().endswith(".onnx") or are_vectors(features)
+
+
 def source_of_features(name: str, value: Any) -> str:
     """Accept gray, color, the name of a network, a file, or column:NAME. Whether there is one is seen later."""
+    value = os.fspath(value) if isinstance(value, os.PathLike) else value
     value = _SPELLINGS.get(value, value) if isinstance(value, str) else value
-    if not isinstance(value, str) or not value.strip() or not value.isprintable() or value == "column:":
+    if not isinstance(value, str) or not value.strip() or not value.isprintable() or value == COLUMN:
         raise ConfigError(
             f"{name} must be gray, color, the name of a network (`bigcluster models` lists them), a file .onnx, .npy "
             f"or .parquet, or column:NAME, not {quoted(value)}"

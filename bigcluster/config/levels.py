@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bigcluster.config.checks import PIXELS
+from bigcluster.config.checks import PIXELS, are_vectors
 from bigcluster.config.schema import KEYS, Settings, settings_from
 from bigcluster.errors import ConfigError
 from bigcluster.files.bounded import SETTINGS_BYTES, read_bounded
@@ -51,28 +51,32 @@ def resolve(*, flags: Values, sets: Iterable[str], config: str | None, kept: Val
     for level in levels:
         chooses_rank = chooses_rank or level.get("variance") is not None or level.get("components") is not None
         _merge(merged, level)
-    if merged.get("features", KEYS["features"].default) in PIXELS:
-        _drop_embedding(merged, levels[1:] if config is None else levels)
-    elif not chooses_rank:
+    features = merged.get(FEATURES, KEYS[FEATURES].default)
+    if features in PIXELS or are_vectors(features):
+        _drop_embedding(merged, features, levels[1:] if config is None else levels)
+    if features not in PIXELS and not chooses_rank:
         merged["variance"] = None  # the plan takes planning.stages.EMBEDDING_COMPONENTS
     return settings_from(merged)
 
 
-def _drop_embedding(merged: Values, given: list[Values]) -> None:
-    """Remove the settings features.* where the features are pixels: an earlier run with a network has left them.
+def _drop_embedding(merged: Values, features: str, given: list[Values]) -> None:
+    """Remove the settings features.* that do nothing: an earlier run with a network has left them.
 
-    given : the levels of this call. Raises ConfigError where one of them has such a setting, which would do nothing.
+    features : pixels or vectors; vectors are normalized. given : the levels of this call. Raises ConfigError where one
+    of them has such a setting.
     """
+    kind = "the pixels themselves" if features in PIXELS else "vectors as they are"
+    used = () if features in PIXELS else (f"{FEATURES}.normalize",)
+    idle = [name for name in KEYS if name.startswith(f"{FEATURES}.") and name not in used]
     for level in given:
-        for name, value in level.items():
-            if name.startswith(f"{FEATURES}.") and value != KEYS[name].default:
-                source = merged.get(FEATURES, KEYS[FEATURES].default)
+        for name in idle:
+            if level.get(name, KEYS[name].default) != KEYS[name].default:
                 raise ConfigError(
-                    f"{name} = {value} is for a network, and features = {source} are the pixels themselves; give "
+                    f"{name} = {level[name]} is for a network, and features = {features} are {kind}; give "
                     f"--features mobilenetv2, or leave {name} out"
                 )
-    for name in [name for name in merged if name.startswith(f"{FEATURES}.")]:
-        del merged[name]
+    for name in idle:
+        merged.pop(name, None)
 
 
 def _merge(merged: Values, level: Values) -> None:

@@ -268,9 +268,10 @@ class Network:
         return digest_of(json.dumps(self.identity, sort_keys=True).encode())
 
     def close(self) -> None:
-        """Give the memory of the session back. The network cannot run after that."""
-        del self._session
-        release_memory()
+        """Give the memory of the session back. The network cannot run after that. A second call does nothing."""
+        if hasattr(self, "_session"):
+            del self._session
+            release_memory()
 
     def features(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Describe a picture. picture : (h, w, 3) uint8, RGB, of any size. Returns (n_features,) float32."""

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from bigcluster.catalog.roots import root_of
-from bigcluster.config import Settings, flatten, read_toml
+from bigcluster.config import Settings, flatten, is_file_of_features, read_toml
 from bigcluster.errors import ConfigError, OutError, RunNotFoundError, StoreError
 from bigcluster.files.durable import is_folder, is_regular, is_unfinished
 from bigcluster.files.kept import KEPT
@@ -41,12 +41,12 @@ def kept_values(out: str) -> dict[str, Any] | None:
 
 
 def absolute(settings: Settings) -> dict[str, Any]:
-    """The flat settings as run.toml stores them: `images` and `out` are absolute, so that they hold in any folder.
+    """The flat settings as run.toml stores them: paths are absolute, so that they hold in any folder.
 
     Raises ConfigError for a name that TOML cannot hold.
     """
     values = flatten(settings)
-    for name in ("images", "out"):
+    for name in ("images", "out", *["features"] * is_file_of_features(settings.features)):
         values[name] = str(Path(values[name]).absolute())
         if not values[name].isprintable() or any("\ud800" <= c <= "\udfff" for c in values[name]):
             raise ConfigError(f"{name} has a name that run.toml cannot hold: {values[name]!r}; rename the folder")

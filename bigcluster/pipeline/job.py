@@ -45,8 +45,12 @@ class Job:
     @property
     def remaining_bytes(self) -> int:
         """The bytes of the budget beyond Python and the libraries: no array of OUT may be larger."""
-        least = baseline_bytes(self.settings, self.resources, products=False)
-        return max(LEAST_BYTES, self.resources.budget_bytes - least)
+        return remaining_bytes(self.settings, self.resources)
+
+
+def remaining_bytes(settings: Settings, resources: Resources) -> int:
+    """Return the bytes of the budget beyond Python and the libraries."""
+    return max(LEAST_BYTES, resources.budget_bytes - baseline_bytes(settings, resources, products=False))
 
 
 def open_job(settings: Settings, resources: Resources, listener: Listener, caller: Caller | None) -> Job:

@@ -7,6 +7,7 @@ from typing import Any
 from bigcluster.catalog import unread_folders
 from bigcluster.config import Settings
 from bigcluster.errors import ConfigError
+from bigcluster.pipeline.job import remaining_bytes
 from bigcluster.pipeline.run import prepare
 from bigcluster.planning.machine import machine_rates
 from bigcluster.planning.plan import Plan
@@ -35,7 +36,18 @@ def plan(
     Raises the errors of the listing. The caller checks whether the plan fits the budget.
     """
     del caller  # nothing is measured
-    listing, planned = prepare(settings, resources, given, open_embedding(settings, listener))
+    embedding = open_embedding(
+        settings,
+        listener,
+        images=given or settings.images,
+        most_bytes=remaining_bytes(settings, resources),
+        store_rows=False,
+    )
+    try:
+        listing, planned = prepare(settings, resources, given, embedding)
+    finally:
+        if embedding is not None:
+            embedding.release()
     if listing.unreadable:
         listener(Note(unread_folders(listing), "warning"))
     return estimated(planned, settings).to_json()
@@ -47,7 +59,7 @@ def plan_absent(settings: Settings, n_images: int, resources: Resources) -> Plan
         raise ConfigError(
             "size = native is that of the pictures, and there are none to look at: use --size WIDTHxHEIGHT"
         )
-    embedding = open_embedding(settings)
+    embedding = open_embedding(settings, images=settings.images, store_rows=False)
     shape = None if embedding is None else shape_of(embedding)
     return make_plan(settings, n_images, image_size_of(settings.size), resources, features=shape)
 

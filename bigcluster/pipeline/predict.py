@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from bigcluster import outdir
 from bigcluster.catalog import KNOWN_SUFFIXES, FileRecord, Listing, left_out, list_images, root_of, unread_folders
-from bigcluster.config import Settings
-from bigcluster.errors import NoImagesError, StoreError, UsageError
+from bigcluster.config import Settings, are_vectors
+from bigcluster.errors import ConfigError, NoImagesError, StoreError, UsageError
 from bigcluster.files import targets
 from bigcluster.kernels.decode import STATUSES, DecodeSpec
 from bigcluster.kernels.kmeans.assign import two_nearest
@@ -36,12 +36,13 @@ from bigcluster.runtime.sampler import Caller
 from bigcluster.solvers.pca.projection import TRANSFORM_COLUMNS, transform
 from bigcluster.stages import reduce
 from bigcluster.stages.components import components
-from bigcluster.stages.embedding import Embedding, n_row_values, open_embedding, shape_of
+from bigcluster.stages.embedding import Embedding, fits_stored, n_row_values, open_embedding, shape_of
 from bigcluster.stages.features import Features, load_features
 from bigcluster.stages.ingest import RECIPE, load_ingested, stored_embedding, stored_recipe
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading.sample import NATIVE
 from bigcluster.stages.novelty import novelty
+from bigcluster.stages.vectors import KIND_OF_VECTORS
 from bigcluster.store import Store, StoredRows
 from bigcluster.store.row_source import RowSource, spans
 from bigcluster.units import counted as number_of
@@ -58,6 +59,7 @@ def predict(
     *,
     images: str,
     to: str,
+    features: str | None = None,
     embedding: Embedding | None = None,
     isolate_rows: Sequence[Sequence[int]] = (),
     listener: Listener = silent,
@@ -66,7 +68,9 @@ def predict(
     """Label `images` by the model in OUT, write the CSV file `to`, and return counts and how unlike the images are.
 
     `beyond_share` and `unlike` are None where the model has too few images.
-    embedding : makes the features of new pictures; None where the settings of the model say what does.
+    features : vectors of the new images, where those of the model are vectors too; None for the ones that the settings
+    of the model name. embedding : makes the features of new pictures; None where `features` and the settings say what
+    does.
     isolate_rows : pairs (start, stop) of listed rows over which an earlier worker died.
 
     Images of another size are resized as those of the model were. For a model of native size a note says so. Raises
@@ -75,11 +79,17 @@ def predict(
     """
     job = open_job(settings, resources, listener, caller)
     _check_target(to, images, settings.images, job.out)
+    settings = _with_features(settings, features)
+    _check_not_vectors(to, settings.features)
     with job.stages.sampler:
         job.stages.sampler.enter("list")
-        listing, spec, counted, can_tell = _label_all(
-            job, images, to, embedding or open_embedding(settings, listener), isolate_rows
-        )
+        outdir.check_is_out(job.out)
+        embedding = embedding or open_embedding(settings, listener, images=images, most_bytes=job.remaining_bytes)
+        try:
+            listing, spec, counted, can_tell = _label_all(job, images, to, embedding, isolate_rows)
+        finally:
+            if embedding is not None:
+                embedding.release()
     n_ok = counted["ok"]
     if settings.size == NATIVE and counted["resized"]:
         resized = number_of(counted["resized"], "image", "was", "were")
@@ -115,10 +125,16 @@ def _label_all(
     Returns the listing, how it was decoded, counts by status and novelty, and whether the model has a novelty.
     """
     settings, resources = job.settings, job.resources
-    outdir.check_is_out(job.out)
     listing = list_images(
-        images, job.out, exclude=settings.exclude, **vars(settings.manifest), most_bytes=job.remaining_bytes
+        images,
+        job.out,
+        exclude=settings.exclude,
+        **vars(settings.manifest),
+        leave_out_lists=embedding is not None and embedding.kind == KIND_OF_VECTORS,
+        most_bytes=job.remaining_bytes,
     )
+    if embedding is not None:
+        embedding.listed(listing)
     if listing.unreadable:
         job.progress.warn(unread_folders(listing))
     if passed_over := left_out(listing.ignored):
@@ -179,6 +195,18 @@ def _unlike(n_beyond: int, n_ok: int) -> bool:
     return bool(n_beyond > max(chance, UNLIKE_SHARE * n_ok))
 
 
+def _with_features(settings: Settings, features: str | None) -> Settings:
+    """Return the settings of the model with the vectors of the new images. Raises ConfigError where it takes none."""
+    if features is None or features == settings.features:
+        return settings
+    if not (are_vectors(settings.features) and are_vectors(features)):
+        raise ConfigError(
+            f"the model describes images by {settings.features}, and new ones in the same way: leave out --features, "
+            "which names the vectors of new images where the model is of vectors"
+        )
+    return replace(settings, features=features)
+
+
 def _check_target(to: str, images: str, images_of_model: str | None, out: Path) -> None:
     """Raise UsageError where `to` cannot be written, lies in an OUT, or would overwrite a file among the images."""
     targets.check(TO, to)
@@ -192,6 +220,14 @@ def _check_target(to: str, images: str, images_of_model: str | None, out: Path) 
         images_lie_in = source if os.path.isfile(source) else root_of(source)
         if os.path.exists(to) and targets.lies_in(to, images_lie_in):
             raise UsageError(f"{TO} {to} would write over what lies in IMAGES ({source}); give another file")
+
+
+def _check_not_vectors(to: str, features: str) -> None:
+    """Raise UsageError where `to` would overwrite the vectors or their paths."""
+    if are_vectors(features):
+        real = os.path.realpath(to)
+        if real in (os.path.realpath(features), os.path.realpath(Path(features).with_suffix(".csv"))):
+            raise UsageError(f"{TO} {to} would write over the vectors in {features}; give another file")
 
 
 def _check_not_listed(to: str, listing: Listing) -> None:
@@ -253,12 +289,16 @@ def _one_model(store: Store, version: list[tuple[int, int] | None]) -> Iterator[
 def _check_embedding(store: Store, embedding: Embedding | None) -> None:
     """Raise StoreError where the features of new images would not be such as the stored ones are."""
     stored = stored_embedding(store)
-    if (None if stored is None else stored["fingerprint"]) != (None if embedding is None else embedding.fingerprint):
+    if stored is None or embedding is None or stored["kind"] != KIND_OF_VECTORS:
+        values = ""
+    else:
+        values = f" ({stored['n_features']} values each, and {embedding.n_features})"
+    if not fits_stored(stored, embedding):
         of_model = "pixels" if stored is None else stored["name"]
         of_images = "pixels" if embedding is None else embedding.name
         raise StoreError(
             f"{store.out} was clustered by features of {of_model}, and those of new images would be of "
-            f"{of_images}, or of another version of it; run the job again"
+            f"{of_images}, or of another version of it{values}; run the job again"
         )
 
 

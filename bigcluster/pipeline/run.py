@@ -16,20 +16,19 @@ import numpy as np
 from bigcluster import outdir
 from bigcluster.catalog import Listing, left_out, list_images, unread_folders
 from bigcluster.catalog.manifest_rows import LEAST_BYTES
-from bigcluster.config import Settings, flatten
+from bigcluster.config import COLUMN, Settings, flatten
 from bigcluster.errors import NoImagesError, TooFewSamplesError, UsageError
 from bigcluster.files.kept import KEPT
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.outdir.results import OF_A_RUN, OF_A_SWEEP, ResultFiles, is_finished
 from bigcluster.outputs import folders, summary, tables
 from bigcluster.outputs.manifest_copy import write_manifest_copy
-from bigcluster.pipeline.job import Account, Job, naming_damage, open_job
+from bigcluster.pipeline.job import Account, Job, naming_damage, open_job, remaining_bytes
 from bigcluster.planning import footprint
 from bigcluster.planning.disk_space import check_room
 from bigcluster.planning.plan import Plan
 from bigcluster.planning.planner import make_plan, replan
 from bigcluster.planning.stage_names import CLUSTER, INGEST, OUTPUT, REDUCE, REPORT, SWEEP
-from bigcluster.planning.stages import baseline_bytes
 from bigcluster.report.scatter import check_kind
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
@@ -60,13 +59,13 @@ def prepare(
     """
     assert settings.images is not None
     out = None if settings.out is None else Path(settings.out)
-    least = baseline_bytes(settings, resources, products=False)
-    beyond = max(LEAST_BYTES, resources.budget_bytes - least)
+    beyond = remaining_bytes(settings, resources)
     listing = list_images(
         given or settings.images,
         out,
         exclude=settings.exclude,
         **vars(settings.manifest),
+        leave_out_lists=settings.features.startswith(COLUMN),
         most_bytes=beyond,
         listed_before=tuple if out is None else partial(listed_before, out),
     )
@@ -82,6 +81,8 @@ def prepare(
             f"components = {settings.components} needs as many good images, and "
             f"{counted(len(listing), 'image', 'is', 'are')} listed; use --components {len(listing)} or fewer"
         )
+    if embedding is not None:
+        embedding.listed(listing)
     header_bytes = beyond - footprint.NAME_BYTES * len(listing) - footprint.DECODING_CHILD_BYTES
     with Headers(listing, settings.image.timeout, max(LEAST_BYTES, header_bytes)) as headers:
         size = sample.image_size(listing, settings.size, headers)
@@ -116,8 +117,16 @@ def run(
     job = open_job(settings, resources, listener, caller)
     with job.stages.sampler:
         job.stages.sampler.enter("list")
-        embedding = embedding or open_embedding(settings, listener)
-        return _run(job, replace=replace, rehash=rehash, given=given, embedding=embedding, isolate_rows=isolate_rows)
+        embedding = embedding or open_embedding(
+            settings, listener, images=given or settings.images, most_bytes=job.remaining_bytes
+        )
+        try:
+            return _run(
+                job, replace=replace, rehash=rehash, given=given, embedding=embedding, isolate_rows=isolate_rows
+            )
+        finally:
+            if embedding is not None:
+                embedding.release()
 
 
 def _run(

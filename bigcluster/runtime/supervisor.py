@@ -19,7 +19,7 @@ from queue import Empty, SimpleQueue
 from typing import IO, Any
 
 from bigcluster import errors
-from bigcluster.config import Settings, flatten
+from bigcluster.config import Settings, flatten, is_file_of_features
 from bigcluster.runtime.events import SEND_SECONDS, DecodingEnded, DecodingStarted, Listener, Note, from_json
 from bigcluster.runtime.failures import OUT_OF_MEMORY, mentions_memory
 from bigcluster.runtime.processes import absolute, start_python
@@ -49,6 +49,20 @@ class _LostError(Exception):
     stderr_tail: str
 
 
+def from_the_root(settings: Settings) -> Settings:
+    """Return the settings with absolute paths: `images`, `out`, and `features` where it names a file."""
+    return replace(
+        settings,
+        images=settings.images and absolute(settings.images),
+        out=settings.out and absolute(settings.out),
+        features=_features_from_the_root(settings.features),
+    )
+
+
+def _features_from_the_root(features: str) -> str:
+    return absolute(features) if is_file_of_features(features) else features
+
+
 def supervise(
     task: str,
     settings: Settings,
@@ -69,11 +83,9 @@ def supervise(
     """
     isolate_rows: list[tuple[int, int]] = []
     arguments |= {name: absolute(arguments[name]) for name in _PATHS if name in arguments}
-    settings = replace(
-        settings,
-        images=settings.images and absolute(settings.images),
-        out=settings.out and absolute(settings.out),
-    )
+    if arguments.get("features") is not None:
+        arguments["features"] = _features_from_the_root(arguments["features"])
+    settings = from_the_root(settings)
     while True:
         request = {
             "task": task,

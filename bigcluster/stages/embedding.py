@@ -14,12 +14,15 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.config import Settings
+from bigcluster.catalog import Listing
+from bigcluster.catalog.manifest_rows import LEAST_BYTES
+from bigcluster.config import Settings, are_vectors
 from bigcluster.kernels.decode import View
 from bigcluster.kernels.linalg.unit_length import to_unit_length
 from bigcluster.models import Network, Options, open_network
 from bigcluster.planning.feature_shape import FeatureShape
 from bigcluster.runtime.events import Listener, silent
+from bigcluster.stages.vectors import KIND_OF_VECTORS, Vectors
 from bigcluster.store import fingerprint
 from bigcluster.units import printable
 
@@ -79,6 +82,12 @@ class Embedding(Protocol):
     @property
     def seconds(self) -> float:
         """Seconds that one thread takes for a row, beside those of the decode."""
+
+    def listed(self, listing: Listing) -> None:
+        """Learn which images there are. It is called once, before the first row is filled.
+
+        Raises UsageError where none of the images can have features.
+        """
 
     def release(self) -> None:
         """Give the memory back, when no more rows are to be filled."""
@@ -180,6 +189,9 @@ class NetworkEmbedding:
     def thread_bytes(self) -> int:
         return self.network.memory.thread_bytes
 
+    def listed(self, listing: Listing) -> None:
+        pass
+
     def release(self) -> None:
         self.network.close()
 
@@ -198,14 +210,39 @@ class NetworkEmbedding:
         return ""
 
 
-def open_embedding(settings: Settings, listener: Listener = silent) -> Embedding | None:
+def fits_stored(stored: dict[str, Any] | None, embedding: Embedding | None) -> bool:
+    """Return whether new features may be compared with stored ones. stored : from `description_of`; None for pixels.
+
+    Vectors of new images are in another file than the stored ones: they need the same length and normalization.
+    """
+    if stored is None or embedding is None:
+        return stored is None and embedding is None
+    if stored["kind"] == embedding.kind == KIND_OF_VECTORS:
+        now = description_of(embedding)
+        return all(stored[name] == now[name] for name in ("n_features", "unit_length"))
+    return bool(stored["fingerprint"] == embedding.fingerprint)
+
+
+def open_embedding(
+    settings: Settings,
+    listener: Listener = silent,
+    *,
+    images: str | None = None,
+    most_bytes: int = LEAST_BYTES,
+    store_rows: bool = True,
+) -> Embedding | None:
     """Open what makes the features; None where they are the pixels.
 
-    Raises ModelError for a network that cannot be used, FetchError where it cannot be fetched, and ConfigError for
-    settings that do not fit together.
+    images : the images, where a column of their manifest may be meant. most_bytes : what the budget leaves for reading
+    vectors. store_rows : False for a plan, which fills no row.
+
+    Raises ModelError for a network that cannot be used, FetchError where it cannot be fetched, ConfigError for settings
+    that do not fit together, and UsageError for vectors that cannot be used.
     """
     if settings.has_pixel_features:
         return None
+    if are_vectors(settings.features):
+        return Vectors(settings, images, most_bytes, listener, store_rows=store_rows)
     chosen = settings.embedding
     size = None if chosen.size is None else tuple(int(side) for side in chosen.size.split("x"))
     options = Options(

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.catalog import Listing, StringArray
+from bigcluster.catalog.keys import name_keys
 from bigcluster.catalog.ledger import Ledger
 from bigcluster.errors import ImageSizeError, OutError, StoreError
 from bigcluster.kernels.decode import DecodeSpec
@@ -28,7 +29,7 @@ from bigcluster.stages.fill import Filling, Freshness
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading.sample import NATIVE
 from bigcluster.stages.pixel_blocks import BLOCK_ARRAYS, Block, BlockLayout, Table, mark_of
-from bigcluster.stages.reuse import name_keys
+from bigcluster.stages.vectors import KIND_OF_VECTORS
 from bigcluster.store import Mark, Store, StoredRows, fingerprint, read_whole
 from bigcluster.store.row_source import spans
 
@@ -235,6 +236,8 @@ def check_recipe(store: Store, spec: DecodeSpec, embedding: Embedding | None, *,
     mark = store.mark(RECIPE)
     if mark is None or replace or mark.fingerprint == decode_recipe(spec, embedding):
         return
+    if _are_changed_vectors(mark.payload.get("embedding"), embedding):
+        return  # a file was changed, as images are: no setting
     before, now = _as_settings(mark.payload), _as_settings(_recipe_values(spec, embedding))
     differing = ", ".join(
         f"{name} {before.get(name)} -> {value}" for name, value in now.items() if before.get(name) != value
@@ -242,6 +245,14 @@ def check_recipe(store: Store, spec: DecodeSpec, embedding: Embedding | None, *,
     raise OutError(
         f"OUT holds pixels decoded in another way ({differing}); --replace discards them, or give another OUT"
     )
+
+
+def _are_changed_vectors(stored: dict[str, Any] | None, embedding: Embedding | None) -> bool:
+    """Return whether the features are of the same file of vectors as before, whose content has changed."""
+    if stored is None or embedding is None or embedding.kind != KIND_OF_VECTORS:
+        return False
+    now = description_of(embedding)
+    return all(stored[name] == now[name] for name in ("kind", "name", "unit_length"))
 
 
 def _as_settings(recipe: dict[str, Any]) -> dict[str, Any]:

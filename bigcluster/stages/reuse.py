@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -23,7 +23,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.catalog import FileRecord, Listing, StringArray, path_key
+from bigcluster.catalog import FileRecord, Listing, StringArray
+from bigcluster.catalog.keys import name_keys
 from bigcluster.catalog.ledger import Ledger
 from bigcluster.files.layout import ARRAYS
 from bigcluster.planning.stage_names import INGEST
@@ -54,11 +55,6 @@ class Source:
     """The row within the previous block for each of them."""
     records: list[FileRecord]
     """The record of the file for each of them."""
-
-
-def name_keys(names: Iterable[str]) -> NDArray[np.uint64]:
-    """Return a 64-bit hash of every name, (n,) uint64. Millions of names are compared by these hashes."""
-    return np.frombuffer(b"".join(map(path_key, names)), np.dtype("<u8")).astype(np.uint64)
 
 
 def listed_before(out: Path) -> Iterator[str]:
