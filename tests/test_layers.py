@@ -53,6 +53,7 @@ ALLOWED = {
     "typer": ("cli",),
     "sklearn": ("estimators", "solvers", "profiling.naive"),
     "distributed": ("runtime",),
+    "graspologic_native": ("solvers.communities",),
 }
 NOWHERE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 NOT_IN_KERNELS = {"dask", "pathlib", "os", "zarr", "shutil", "tempfile", "glob"}
