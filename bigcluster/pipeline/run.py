@@ -37,7 +37,7 @@ from bigcluster.stages.classes import ClusterClasses, ImageClasses, classes_of_c
 from bigcluster.stages.cluster import Clustered, cluster
 from bigcluster.stages.embedding import Embedding, open_embedding, shape_of
 from bigcluster.stages.features import Features, features_of
-from bigcluster.stages.ingest import Ingested, check_recipe, ingest
+from bigcluster.stages.ingest import RECIPE, Ingested, check_recipe, ingest
 from bigcluster.stages.loading import sample
 from bigcluster.stages.loading.sample import Headers, look_at
 from bigcluster.stages.reduce import Reduced, reduce
@@ -45,6 +45,12 @@ from bigcluster.stages.reuse import listed_before
 from bigcluster.stages.sweep import Swept, sweep
 from bigcluster.store import Store, tidy
 from bigcluster.units import EXAMPLES, counted, show_bytes
+
+PHOTOS_HINT = (
+    "these look like photographs, and pixels group them by tone and layout; to group them by what they show, give "
+    "--features mobilenetv2 (14 MB are fetched once) and another OUT, or --replace"
+)
+"""Said once for an OUT: by the first run on pixels of such images."""
 
 
 def prepare(
@@ -156,6 +162,8 @@ def _run(
         store = Store(job.out, most_bytes=job.remaining_bytes)
         was_finished = is_finished(store.marks)
         spec = _decode_spec(settings, plan.image_size, plan.stage(INGEST).choices["decode_bytes"], embedding)
+        if embedding is None and plan.pictures.are_photos and store.mark(RECIPE) is None:
+            job.progress.note(PHOTOS_HINT)
         check_recipe(store, spec, embedding, replace=replace)
         if given is not None:
             write_manifest_copy(store, Path(given), Path(settings.images))

@@ -31,6 +31,8 @@ class Pictures:
     """The mean number of pixels of other formats."""
     isolated: bool = False
     """Whether a child decodes some of them, because their headers cannot be trusted."""
+    are_photos: bool = False
+    """Whether most look like photographs: JPEGs in colour, and not all of one size, as scans of a catalog are."""
 
     @property
     def largest_bytes(self) -> int:

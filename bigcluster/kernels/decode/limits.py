@@ -36,13 +36,22 @@ def check_limits(header: Header, spec: DecodeSpec, n_bytes: int) -> None:
 class Workload:
     """The work of decoding one file, as its header says."""
 
-    n_pixels: int
+    width: int
+    """Pixels, as the picture is shown; so is `height`."""
+    height: int
     n_bytes: int
     is_jpeg: bool
+    has_color: bool
+    """Whether the file stores colours, which may all be grey. Known of JPEG; False for others."""
     reduction: int
     """Divisor of the scale at which a JPEG is decoded: 1, 2, 4 or 8."""
     working_bytes: int
     """Upper bound of the memory of the decode, in bytes."""
+
+    @property
+    def n_pixels(self) -> int:
+        """The number of pixels of the picture."""
+        return self.width * self.height
 
 
 def read_workload(file: Any, n_bytes: int, spec: DecodeSpec) -> Workload | None:
@@ -51,10 +60,18 @@ def read_workload(file: Any, n_bytes: int, spec: DecodeSpec) -> Workload | None:
         header = parse_header(file, n_bytes)
     except RejectedError:
         return None
-    n_pixels = header.width * header.height
-    if n_pixels > spec.max_pixels:
+    width, height = header.display_size
+    if width * height > spec.max_pixels:
         return None
-    return Workload(n_pixels, n_bytes, header.is_jpeg, reduction_of(header, spec), working_bytes(header, spec, n_bytes))
+    return Workload(
+        width=width,
+        height=height,
+        n_bytes=n_bytes,
+        is_jpeg=header.is_jpeg,
+        has_color=header.is_jpeg and header.mode != "L",
+        reduction=reduction_of(header, spec),
+        working_bytes=working_bytes(header, spec, n_bytes),
+    )
 
 
 def working_bytes(header: Header, spec: DecodeSpec, n_bytes: int) -> int:

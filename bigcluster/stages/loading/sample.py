@@ -123,6 +123,8 @@ measured."""
 HEADERS_READ = 64
 """Number of headers that are read of the largest of these, and as many again spread over the listing. Chosen, not
 measured."""
+PHOTO_SHARE = 0.8
+"""Share of the headers that must be of JPEGs in colour before the images count as photographs. Chosen, not measured."""
 
 
 def look_at(listing: Listing, headers: Headers, spec: DecodeSpec) -> Pictures | None:
@@ -148,7 +150,14 @@ def look_at(listing: Listing, headers: Headers, spec: DecodeSpec) -> Pictures | 
         reduced_pixels=pixels(lambda each: each.is_jpeg and each.reduction > 1),
         other_pixels=pixels(lambda each: not each.is_jpeg),
         isolated=any(isolated for _, isolated in both),
+        are_photos=_are_photos(spread),
     )
+
+
+def _are_photos(looks: Sequence[Workload]) -> bool:
+    """Return whether most of these files, spread over the listing, look like photographs."""
+    in_color = [(each.width, each.height) for each in looks if each.has_color]
+    return len(in_color) > PHOTO_SHARE * len(looks) and len(set(in_color)) > 1
 
 
 def _spread(n: int, most: int) -> list[int]:
