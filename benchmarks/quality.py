@@ -70,7 +70,7 @@ def ours(folder: Path, out: Path, network: Path, k: int, sets: dict[str, Any]) -
         )
         table = pd.read_csv(run.out / "labels.csv")
         truth = [path.split("/")[0] for path in table["path"]]
-        scores.append(judge(truth, table["cluster"].to_numpy()))
+        scores.append(judge(truth, table["label"].to_numpy()))
     return scores
 
 
