@@ -8,6 +8,7 @@ were asked for.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -17,9 +18,11 @@ from numpy.typing import NDArray
 from bigcluster.catalog import Listing
 from bigcluster.catalog.manifest_rows import LEAST_BYTES
 from bigcluster.config import Settings, are_vectors
+from bigcluster.errors import ModelError
 from bigcluster.kernels.decode import View
 from bigcluster.kernels.linalg.unit_length import to_unit_length
 from bigcluster.models import Network, Options, open_network
+from bigcluster.models.registry import find
 from bigcluster.planning.feature_shape import FeatureShape
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.stages.vectors import KIND_OF_VECTORS, Vectors
@@ -253,6 +256,11 @@ def open_embedding(
         gray=chosen.gray,
         n_classes=chosen.classes,
     )
+    if not Path(settings.features).exists():
+        try:
+            find(settings.features)
+        except ModelError as error:
+            raise ModelError(f"features: {error}") from error
     network = open_network(settings.features, options, offline=settings.models.offline, listener=listener)
     black = np.zeros((network.height, network.width, 3), np.uint8)
     begin = perf_counter()
