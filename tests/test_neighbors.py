@@ -18,7 +18,7 @@ from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.linalg.unit_length import to_unit_length
 from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.solvers.kmeans import blocks as kmeans_blocks
-from bigcluster.solvers.neighbors import METRICS, NeighborGraph, graph, neighbor_graph
+from bigcluster.solvers.neighbors import METRICS, NeighborGraph, graph, nearest_to, neighbor_graph
 from bigcluster.solvers.neighbors.footprint import project_neighbors_bytes
 from bigcluster.solvers.progress import FitProgress
 from bigcluster.store import StageCheckpoints, Store
@@ -27,16 +27,22 @@ from bigcluster.store.row_source import ArrayRows
 Array = NDArray[Any]
 
 
-def brute_force(x: Array, k: int, metric: str) -> tuple[Array, Array]:
-    """The definition: float64 sums of squared differences, of equal ones the smaller number first."""
-    y = (to_unit_length(x) if metric == "cosine" else x).astype(np.float64)
-    sq = np.empty((len(x), len(x)))
-    for row in range(len(x)):
-        difference = y[row] - y
+def by_definition(queries: Array, x: Array, metric: str) -> Array:
+    """Squared distances in float64, (n_queries, n_rows)."""
+    one, other = (to_unit_length(y) if metric == "cosine" else y for y in (queries, x))
+    one, other = one.astype(np.float64), other.astype(np.float64)
+    sq = np.empty((len(one), len(other)))
+    for row in range(len(one)):
+        difference = one[row] - other
         sq[row] = np.einsum("ij,ij->i", difference, difference)
     if metric == "cosine":
-        zero = ~y.any(axis=1)
-        sq[zero], sq[:, zero] = 2, 2
+        sq[~one.any(axis=1)], sq[:, ~other.any(axis=1)] = 2, 2
+    return sq
+
+
+def brute_force(x: Array, k: int, metric: str) -> tuple[Array, Array]:
+    """The definition: float64 sums of squared differences, of equal ones the smaller number first."""
+    sq = by_definition(x, x, metric)
     np.fill_diagonal(sq, np.inf)
     ids = np.argsort(sq, axis=1, kind="stable")[:, : min(k, len(x) - 1)]
     nearest = np.take_along_axis(sq, ids, axis=1)
@@ -110,6 +116,49 @@ def test_brute_force_finds_the_same_however_the_work_is_cut(
         runtime = EmbeddedRuntime(threads)
         found = neighbor_graph(ArrayRows(x), k, metric=metric, runtime=runtime, workspace_bytes=workspace)
     assert_same(found, *brute_force(x, k, metric))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    metric=st.sampled_from(METRICS),
+    n=st.integers(1, 60),
+    n_queries=st.integers(0, 40),
+    known=st.booleans(),
+    r=st.integers(1, 9),
+    k=st.integers(1, 12),
+    seed=st.integers(0, 1000),
+    block=st.integers(1, 32),
+    sample=st.integers(1, 40),
+)
+def test_brute_force_finds_the_same_for_new_rows(
+    kind: str, metric: str, n: int, n_queries: int, known: bool, r: int, k: int, seed: int, block: int, sample: int
+) -> None:
+    x = data(kind, n, r, seed)
+    queries = x[np.arange(n_queries) % n] if known else data(kind, max(1, n_queries), r, seed + 1)[:n_queries]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(kmeans_blocks, "block_rows", lambda n_columns: block)
+        patch.setattr(graph, "group_rows", lambda n_rows, n_columns: 16)
+        patch.setattr(graph, "SAMPLE_ROWS", sample)
+        ids, distances = nearest_to(queries, ArrayRows(x), k, metric=metric)
+    sq = by_definition(queries, x, metric)
+    expected = np.argsort(sq, axis=1, kind="stable")[:, : min(k, n)]
+    nearest = np.take_along_axis(sq, expected, axis=1)
+    np.testing.assert_array_equal(ids, expected)
+    np.testing.assert_array_equal(
+        distances, (nearest / 2 if metric == "cosine" else np.sqrt(nearest)).astype(np.float32)
+    )
+
+
+def test_new_rows_must_fit_the_known_ones() -> None:
+    x = data("plain", 20, 3, 0)
+    for queries in (x[:, :2], x.astype(np.float64), x[0]):
+        with pytest.raises(UsageError, match="do not fit rows of float32"):
+            nearest_to(queries, ArrayRows(x), 3)
+    queries = x.copy()
+    queries[4] = np.nan
+    with pytest.raises(InvalidDataError, match="row 4"):
+        nearest_to(queries, ArrayRows(x), 3)
 
 
 @pytest.mark.parametrize("metric", METRICS)

@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import ConfigError, TooFewSamplesError, UsageError
-from bigcluster.kernels.kmeans.centers import Scaler
-from bigcluster.kernels.linalg.moments import refuse_bad_rows
+from bigcluster.kernels.kmeans.centers import Scaler, fit_scaler
+from bigcluster.kernels.linalg.moments import block_moments, refuse_bad_rows
 from bigcluster.kernels.linalg.types import AnyArray, Float32Array, Int32Array
+from bigcluster.kernels.linalg.unit_length import to_unit_length
 from bigcluster.kernels.neighbors import NOBODY, Nearest, Points, points
 from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
@@ -72,17 +73,8 @@ def neighbor_graph(
     Raises UsageError for fewer than 1 neighbor and rows of another dtype, ConfigError for an unknown metric,
     InvalidDataError for NaN or infinity, TooFewSamplesError where there are no rows.
     """
+    _check(rows, n_neighbors, metric)
     n_rows, n_columns = rows.shape
-    if n_neighbors < 1:
-        raise UsageError(f"n_neighbors must be at least 1, not {n_neighbors}")
-    if metric not in METRICS:
-        raise ConfigError(f"metric must be one of {', '.join(METRICS)}, not {metric!r}")
-    if rows.dtype != np.float32:
-        raise UsageError(f"the neighbors of {rows.dtype} rows cannot be found; convert them to float32")
-    if not 0 < n_rows < NOBODY or not n_columns:
-        raise TooFewSamplesError(
-            f"a graph of neighbors needs from 1 to {NOBODY - 1} rows, and a column; got {n_rows} x {n_columns}"
-        )
     search = _Search(rows, runtime or EmbeddedRuntime(), workspace_bytes, metric == "cosine")
     k = min(n_neighbors, n_rows - 1)
     ids, distances = np.empty((n_rows, k), np.int32), np.empty((n_rows, k), np.float32)
@@ -103,6 +95,50 @@ def neighbor_graph(
     return NeighborGraph(ids, distances, metric, search.blocks.passes, search.blocks.bytes_read)
 
 
+def nearest_to(
+    queries: Float32Array,
+    rows: RowSource,
+    n_neighbors: int,
+    *,
+    metric: str = "cosine",
+    runtime: Runtime | None = None,
+    workspace_bytes: int | None = None,
+) -> tuple[Int32Array, Float32Array]:
+    """Find the exact nearest known rows of new ones, nearest first; of equal distances the smaller number first.
+
+    queries : (n_queries, n_columns) float32, the new rows. rows : (n_rows, n_columns) float32, the known ones. Other
+    arguments, and errors, as of `neighbor_graph`; UsageError also where the numbers of columns differ.
+    Returns ids and distances, (n_queries, k) int32 and float32; k is at most the number of known rows. A known row that
+    is searched for is its own nearest one, unless a row before it is equal.
+    """
+    _check(rows, n_neighbors, metric)
+    if queries.dtype != np.float32 or queries.ndim != 2 or queries.shape[1] != rows.shape[1]:
+        raise UsageError(f"queries of {queries.dtype} {queries.shape} do not fit rows of float32 {rows.shape}")
+    refuse_bad_rows(queries, 0)
+    search = _Search(rows, runtime or EmbeddedRuntime(), workspace_bytes, metric == "cosine", queries)
+    k = min(n_neighbors, rows.shape[0])
+    ids, distances = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.float32)
+    groups = list(spans(len(queries), group_rows(*queries.shape)))
+    for (start, stop), found in zip(groups, search.nearest(groups, k), strict=True):
+        ids[start:stop], distances[start:stop] = found
+    return ids, distances
+
+
+def _check(rows: RowSource, n_neighbors: int, metric: str) -> None:
+    """Raise UsageError, ConfigError or TooFewSamplesError for arguments of `neighbor_graph` that cannot be."""
+    n_rows, n_columns = rows.shape
+    if n_neighbors < 1:
+        raise UsageError(f"n_neighbors must be at least 1, not {n_neighbors}")
+    if metric not in METRICS:
+        raise ConfigError(f"metric must be one of {', '.join(METRICS)}, not {metric!r}")
+    if rows.dtype != np.float32:
+        raise UsageError(f"the neighbors of {rows.dtype} rows cannot be found; convert them to float32")
+    if not 0 < n_rows < NOBODY or not n_columns:
+        raise TooFewSamplesError(
+            f"a graph of neighbors needs from 1 to {NOBODY - 1} rows, and a column; got {n_rows} x {n_columns}"
+        )
+
+
 def group_rows(n_rows: int, n_columns: int) -> int:
     """Choose the rows of a group: a power of two, from 256 to 4,096."""
     most = max(1, min(_MOST_ROWS, _GROUP_BYTES // (4 * n_columns), n_rows // _GROUPS))
@@ -112,9 +148,19 @@ def group_rows(n_rows: int, n_columns: int) -> int:
 class _Search:
     """What all groups of a search share: the rows in blocks, their scale, and a sample of them."""
 
-    def __init__(self, rows: RowSource, runtime: Runtime, workspace_bytes: int | None, cosine: bool) -> None:
-        """Read all rows once. Raises InvalidDataError for NaN or infinity."""
-        self._cosine = cosine
+    def __init__(
+        self,
+        rows: RowSource,
+        runtime: Runtime,
+        workspace_bytes: int | None,
+        cosine: bool,
+        queries: Float32Array | None = None,
+    ) -> None:
+        """Read all rows once. queries : rows beside them that are searched for; None for the rows themselves.
+
+        Raises InvalidDataError for NaN or infinity.
+        """
+        self._cosine, self._queries = cosine, queries
         n_rows, n_columns = rows.shape
         cache_bytes = 4 * n_rows * n_columns if workspace_bytes is None else workspace_bytes
         self.blocks = Blocks(UnitLengthRows(rows) if cosine else rows, runtime, cache_bytes)
@@ -122,18 +168,27 @@ class _Search:
             self._scaler = Scaler(None, 1.0)
             _refuse_bad_rows(Blocks(rows, runtime))
         else:
-            self._scaler = summarize(self.blocks, None).scaler
+            moments = summarize(self.blocks, None).moments
+            if queries is not None and len(queries):  # new rows may lie far from the known ones
+                moments = moments.merge(block_moments(queries))
+            self._scaler = fit_scaler(moments)
         numbers = np.unique(np.linspace(0, n_rows - 1, min(n_rows, SAMPLE_ROWS)).astype(np.int64))
         self._sample = self._points(self.blocks.take(numbers), 0)
 
     def _points(self, rows: Float32Array, first: int) -> Points:
         return points(rows, first, self._scaler, directions=self._cosine)
 
+    def _unit(self, rows: Float32Array) -> Float32Array:
+        return to_unit_length(rows) if self._cosine else rows
+
     def nearest(self, groups: list[tuple[int, int]], n_neighbors: int) -> Iterator[tuple[Int32Array, Float32Array]]:
-        """The ids and distances of the rows start .. stop - 1 of each group, in order; groups run in threads."""
+        """The ids and distances of the queries start .. stop - 1 of each group, in order; groups run in threads."""
 
         def of_group(group: tuple[int, int]) -> tuple[Int32Array, Float32Array]:
-            queries = self._points(self.blocks.rows.read(*group), group[0])
+            if self._queries is None:
+                queries = self._points(self.blocks.rows.read(*group), group[0])
+            else:  # their numbers are those of no known row: none of them is left out
+                queries = self._points(self._unit(self._queries[slice(*group)]), self.blocks.n_rows)
             nearest = Nearest(queries, n_neighbors, self._scaler, self._sample)
             for number in range(self.blocks.count):
                 nearest.look_at(self._points(self.blocks.read(number), self.blocks.row_slice(number).start))
