@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 import tracemalloc
 from collections.abc import Collection, Iterable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from conftest import environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -250,7 +255,7 @@ class Everytime:
         self.inner.save(facts, arrays, keep)
 
 
-def test_a_killed_search_goes_on_where_it_was(tmp_path: Any) -> None:
+def test_a_killed_search_goes_on_where_it_was(tmp_path: Path) -> None:
     x = data("plain", 2_000, 8, 0)  # eight groups
     expected = neighbor_graph(ArrayRows(x), 7)
     store = Store(tmp_path / "store.zarr")
@@ -264,8 +269,50 @@ def test_a_killed_search_goes_on_where_it_was(tmp_path: Any) -> None:
     assert_same(found, expected.ids, expected.distances)
 
 
+_SEARCH = """
+import sys
+from pathlib import Path
+import numpy as np
+from bigcluster.solvers.neighbors import neighbor_graph
+from bigcluster.store import StageCheckpoints, Store
+from bigcluster.store.row_source import ArrayRows
+class Everytime(StageCheckpoints):
+    def should_save(self, n_bytes):
+        return True
+folder = Path(sys.argv[1])
+x = np.load(folder / "x.npy")
+checkpoints = Everytime(Store(folder / "store.zarr"), "neighbors", "f")
+tell = lambda event: print(event.done, flush=True)
+found = neighbor_graph(ArrayRows(x), 7, checkpoints=checkpoints, on_progress=tell)
+np.savez(folder / "found.npz", ids=found.ids, distances=found.distances)
+"""
+
+
+@pytest.mark.slow
+def test_killed_processes_find_the_same_in_the_end(tmp_path: Path) -> None:
+    """Killed by a real signal after the first, or the second, group that it finds."""
+    x = data("plain", 2_000, 8, 0)  # eight groups
+    np.save(tmp_path / "x.npy", x)
+    begun: list[int] = []
+    for kill in range(5):
+        command = [sys.executable, "-c", _SEARCH, str(tmp_path)]
+        with subprocess.Popen(command, env=environment(), stdout=subprocess.PIPE, text=True) as process:
+            assert process.stdout is not None
+            begun.append(int(process.stdout.readline()))
+            for _ in range(1 + kill % 2):
+                process.stdout.readline()
+            process.kill()
+        assert process.returncode == -signal.SIGKILL
+    subprocess.run([sys.executable, "-c", _SEARCH, str(tmp_path)], env=environment(), check=True, capture_output=True)
+    assert begun == sorted(begun)
+    assert begun[-1] > 0  # what was found before a kill is not searched for again
+    found = np.load(tmp_path / "found.npz")
+    expected = neighbor_graph(ArrayRows(x), 7)
+    assert_same(expected, found["ids"], found["distances"])
+
+
 @pytest.mark.parametrize("spoil", ["shape", "number", "ends"])
-def test_a_state_of_another_search_is_begun_anew(tmp_path: Any, spoil: str) -> None:
+def test_a_state_of_another_search_is_begun_anew(tmp_path: Path, spoil: str) -> None:
     x = data("plain", 600, 8, 0)
     expected = neighbor_graph(ArrayRows(x), 7)
     ids, distances = expected.ids[:256].copy(), expected.distances[:256]
