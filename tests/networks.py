@@ -81,7 +81,7 @@ def conv_net(
     return model_of(nodes, inputs, [last], constants, ir_version=ir_version)
 
 
-def transformer(*, size: int = 16, prefix: int = 1, width: int = 16, batch: Any = "batch") -> Any:
+def transformer(*, size: Any = 16, prefix: int = 1, width: int = 16, batch: Any = "batch") -> Any:
     """Patches of 4x4 pixels, `prefix` tokens before them, one block of attention, and a norm: (n, tokens, width)."""
     constants = [
         weights("patch", width, 3, 4, 4),

@@ -17,7 +17,7 @@ from networks import conv_net, model_of, picture_input, save, transformer, weigh
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from bigcluster.errors import ModelError
-from bigcluster.models import open_network, session
+from bigcluster.models import Options, onnx_file, open_network, session
 from bigcluster.models.graph import NetworkGraph
 from bigcluster.models.onnx_file import read_onnx
 
@@ -225,6 +225,117 @@ def test_weights_beside_the_file_are_read_and_those_elsewhere_refused(tmp_path: 
                     entry.value = location
         (folder / "bad.onnx").write_bytes(changed.SerializeToString())
         refused(folder / "bad.onnx", "not allowed")
+
+
+def varint(number: int) -> bytes:
+    low = bytes(number >> 7 * i & 0x7F | 0x80 for i in range((max(number.bit_length(), 1) - 1) // 7))
+    return low + bytes([number >> 7 * len(low)])
+
+
+def inner(number: int, *parts: bytes) -> bytes:
+    """A field that holds a message or a text."""
+    return varint(number << 3 | 2) + varint(sum(map(len, parts))) + b"".join(parts)
+
+
+def elsewhere(place: int, location: str = "../secret") -> bytes:
+    """A tensor (12, 7) in another file; place : the varint that says so, of which readers take the lowest 32 bits."""
+    tensor = TensorProto(name="k", data_type=TensorProto.FLOAT, dims=[12, 7])
+    for key, value in {"location": location, "length": str(4 * 12 * 7)}.items():
+        tensor.external_data.add(key=key, value=value)
+    return bytes(tensor.SerializeToString()) + varint(14 << 3) + varint(place)
+
+
+def with_function(*parts: bytes) -> bytes:
+    """A network whose last operator is a function of the file: opset, inputs and outputs, and these fields."""
+    model = conv_net(head="none")
+    model.graph.node.append(helper.make_node("Secret", ["features"], ["seen"], domain="of.file"))
+    model.graph.output[0].name = "seen"
+    model.opset_import.append(helper.make_opsetid("of.file", 1))
+    start = onnx.FunctionProto(name="Secret", domain="of.file", input=["x"], output=["y"])
+    start.opset_import.append(helper.make_opsetid("", 17))
+    product = inner(7, helper.make_node("MatMul", ["x", "k"], ["y"]).SerializeToString())
+    return bytes(model.SerializeToString()) + inner(25, start.SerializeToString(), *parts, product)
+
+
+def attribute(name: str, tensor: bytes) -> bytes:
+    return inner(1, name.encode()) + varint(20 << 3) + varint(4) + inner(5, tensor)
+
+
+def in_a_default(place: int, location: str) -> bytes:
+    constant = onnx.NodeProto(op_type="Constant", output=["k"])
+    constant.attribute.add(name="value", ref_attr_name="v", type=onnx.AttributeProto.TENSOR)
+    default = inner(11, attribute("v", elsewhere(place, location)))
+    return with_function(default, inner(7, constant.SerializeToString()))
+
+
+def in_a_function(place: int, location: str) -> bytes:
+    constant = onnx.NodeProto(op_type="Constant", output=["k"]).SerializeToString()
+    return with_function(inner(7, constant, inner(5, attribute("value", elsewhere(place, location)))))
+
+
+def in_sparse_weights(place: int, location: str) -> bytes:
+    model = conv_net(head="none")
+    model.graph.node.append(helper.make_node("MatMul", ["features", "k"], ["seen"]))
+    model.graph.output[0].name = "seen"
+    places = helper.make_tensor("places", TensorProto.INT64, [12 * 7], range(12 * 7)).SerializeToString()
+    values = elsewhere(place, location).replace(bytes([8, 12, 8, 7]), bytes([8, 12 * 7]))
+    sparse = inner(15, inner(1, values), inner(2, places), bytes([3 << 3, 12, 3 << 3, 7]))
+    graph = inner(7, model.graph.SerializeToString(), sparse)
+    model.ClearField("graph")
+    return bytes(model.SerializeToString()) + graph
+
+
+@pytest.mark.parametrize("place", [1, 0x1_0000_0001])
+@pytest.mark.parametrize("make", [in_a_default, in_a_function, in_sparse_weights])
+def test_no_tensor_anywhere_leads_out_of_the_folder(tmp_path: Path, make: Any, place: int) -> None:
+    folder = tmp_path / "net"
+    folder.mkdir()
+    data = np.arange(12 * 7, dtype=np.float32).tobytes()
+    (tmp_path / "secret").write_bytes(data)
+    path = folder / "net.onnx"
+    path.with_suffix(".toml").write_text("size = 16\nlayer = 'seen'")
+    path.write_bytes(make(place, "../secret"))
+    refused(path, "not in the folder of the network: not allowed")
+    (folder / "weights").write_bytes(data)
+    path.write_bytes(make(place, "weights"))
+    kept = NetworkGraph(read_onnx(path)).pruned(["seen"])
+    assert data in kept, "what lies in the folder is read"
+    assert b"location" not in kept, "and ONNX Runtime sees the name of no file"
+    assert open_network(str(path)).n_features == 7
+
+
+def test_class_names_lie_in_the_folder_of_the_network(tmp_path: Path) -> None:
+    folder = tmp_path / "net"
+    folder.mkdir()
+    (tmp_path / "secret").write_text("\n".join("abcdefg"))
+    (folder / "link").symlink_to("../secret")
+    (folder / "names").write_text("\n".join("abcdefg"))
+    path = save(folder, conv_net())
+    table = path.with_suffix(".toml").read_text()
+    for labels in ("../secret", str(tmp_path / "secret"), "link", "./x/../../secret", r"a\u0000b"):
+        path.with_suffix(".toml").write_text(f'{table}labels = "{labels}"')
+        refused(path, "has its class names in the file .* not in the folder of the network: not allowed")
+    path.with_suffix(".toml").write_text(f'{table}labels = "./names"')
+    assert open_network(str(path), Options(n_classes=1)).class_names == tuple("abcdefg")
+
+
+def test_a_file_of_weights_with_many_spellings_is_read_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And all files of weights together are bounded."""
+    model = conv_net()
+    onnx.save(model, str(tmp_path / "net.onnx"), save_as_external_data=True, location="weights", size_threshold=0)
+    model = onnx.load(str(tmp_path / "net.onnx"), load_external_data=False)
+    for i, tensor in enumerate(model.graph.initializer):
+        (entry,) = (entry for entry in tensor.external_data if entry.key == "location")
+        entry.value = "./" * i + "weights"
+    path = save(tmp_path, model)
+    n_bytes = (tmp_path / "weights").stat().st_size
+    monkeypatch.setattr(onnx_file, "MOST_BYTES", n_bytes + path.stat().st_size)
+    assert open_network(str(path)).n_features == 12
+    tensor = model.graph.initializer[0]
+    (entry,) = (entry for entry in tensor.external_data if entry.key == "location")
+    entry.value = "copy"
+    (tmp_path / "copy").write_bytes((tmp_path / "weights").read_bytes())
+    refused(save(tmp_path, model), "are the most")
 
 
 def test_inputs_that_are_no_picture(tmp_path: Path) -> None:

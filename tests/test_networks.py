@@ -6,6 +6,7 @@ import hashlib
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from bigcluster.kernels.decode import network_input, scaling_tables
 from bigcluster.kernels.decode.resize import resize_for_network
 from bigcluster.models import Network, Options, images_per_second, open_network
 from bigcluster.models.pooling import pooling_of
+from bigcluster.models.preprocess import Preprocessing
 from bigcluster.models.session import PROVIDERS
 from bigcluster.runtime.onnx_runtime import onnx_runtime
 from bigcluster.stages.embedding import NetworkEmbedding, open_embedding
@@ -312,6 +314,30 @@ def test_the_fingerprint_covers_what_decides_the_features(tmp_path: Path) -> Non
     assert {"onnxruntime", "cpu", "sha256"} <= first.identity.keys()
 
 
+def test_every_value_of_the_table_that_changes_what_is_stored_changes_the_fingerprint(tmp_path: Path) -> None:
+    def stored(**changed: Any) -> str:
+        table = {"size": 16, "mean": 100.0, "std": 50.0, "layer": "last_hidden_state", "pool": "mean"}
+        lines = [f"{key} = {value!r}\n" for key, value in (table | {"prefix_tokens": 1} | changed).items()]
+        path = save(tmp_path, transformer(prefix=2, size="any"), table="".join(lines))
+        return NetworkEmbedding(open_network(str(path)), True, 0, 0.0).fingerprint
+
+    def with_classes(**changed: Any) -> str:
+        lines = [f"{key} = {value!r}\n" for key, value in changed.items()]
+        path = save(tmp_path, conv_net(head="convolution"), table="".join(lines))
+        (tmp_path / "names.txt").write_text("\n".join("abcdefg"))
+        return NetworkEmbedding(open_network(str(path), Options(n_classes=2)), True, 2, 0.0).fingerprint
+
+    given = {"size": 32, "mean": 99.0, "std": 51.0, "order": "BGR", "resize": "pad", "layer": "sum", "pool": "cls",
+             "prefix_tokens": 2}  # fmt: skip
+    prints = [stored(), *(stored(**{key: value}) for key, value in given.items())]
+    assert len(set(prints)) == len(prints)
+    plain = {"size": 16, "head": "convolution"}
+    named = [with_classes(**plain), with_classes(**plain, labels="names.txt")]
+    assert named[0] != named[1], "the names of classes are stored too"
+    told = {item.name for item in fields(Preprocessing)}
+    assert told == {*given, "head", "labels", "layout"}, "head decides layer and classifier, layout stands beside"
+
+
 # -- the real networks
 
 
@@ -363,6 +389,7 @@ USE = """
 import sys, threading
 import numpy as np
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import fields
 from bigcluster.models import open_network
 from bigcluster.runtime.sampler import release_memory, resident_bytes
 

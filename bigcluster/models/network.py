@@ -167,7 +167,12 @@ class Network:
             self._outputs.append(self._logits)
         self._input = graph.input
         self._options, self._order = options, given.order
-        self._described = {"mean": given.mean, "std": given.std, "order": given.order}
+        self._described = {
+            "mean": given.mean,
+            "std": given.std,
+            "order": given.order,
+            "prefix_tokens": given.prefix_tokens,
+        }
         n_channels = graph.input.channels or 3
         self._shape = (
             (1, n_channels, self.height, self.width)
@@ -241,6 +246,11 @@ class Network:
     def gray(self) -> bool:
         """Whether pictures are seen in grey."""
         return self._options.gray
+
+    @property
+    def classifier(self) -> str | None:
+        """The tensor of which the classes are taken; None where none were asked for."""
+        return self._logits
 
     @property
     def identity(self) -> dict[str, Any]:

@@ -19,17 +19,20 @@ from pathlib import Path
 
 from bigcluster.errors import ModelError
 from bigcluster.files.bounded import UnfitFileError, open_regular
+from bigcluster.models.beside import path_beside
 from bigcluster.models.protobuf import (
     Field,
     Pieces,
+    Value,
     WireError,
+    as_enum,
     as_number,
-    as_numbers,
     as_text,
     as_view,
     bytes_field,
     message_field,
     read_fields,
+    read_numbers,
 )
 from bigcluster.units import quoted, show_bytes
 
@@ -51,6 +54,12 @@ _LEARNED = (1, 2, 3, 10, 11, 16, *range(17, 24))
 """Element types of weights: floats of any size, 8 bits and less. Sizes and axes are int32 and int64."""
 _GRAPH, _OPSETS, _FUNCTIONS = 7, 8, 25
 """Fields of ModelProto; field 1 is the version of the format."""
+_OF_FUNCTION = (1, 4, 5, 6, 8, 9, 10, 13)
+"""Fields of FunctionProto that are kept as they are: all but its nodes, its defaults and what is only told."""
+_OF_NODE = (1, 2, 3, 4, 6, 7, 8, 9)
+_OF_ATTRIBUTE = (1, 2, 3, 4, 7, 8, 9, 13, 14, 15, 20, 21)
+_OF_TENSOR = tuple(range(1, 13))
+"""The same of NodeProto, AttributeProto and TensorProto. No field names a file: 13 and 14 of a tensor do."""
 
 
 @dataclass(frozen=True)
@@ -104,7 +113,7 @@ class Graph:
     """Weights that are listed as inputs too, as old files do."""
     outputs: list[ValueInfo] = field(default_factory=list)
     others: Pieces = field(default_factory=list)
-    """Fields that are kept as they are: sparse weights."""
+    """Other fields that are kept: sparse weights, without any file that they name."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +128,7 @@ class OnnxFile:
     ir_version: int
     graph: Graph
     others: Pieces
-    """Fields of the model that are kept as they are: version, opsets, functions."""
+    """Other fields of the model that are kept: version, opsets, functions."""
 
 
 def read_onnx(path: Path) -> OnnxFile:
@@ -169,8 +178,9 @@ class _Reader:
         self._path, self._data = path, memoryview(data)
         self._n_fields = self._n_nodes = 0
         self._n_external_bytes = 0
+        self._n_bytes_beside = 0
         self._files: dict[str, memoryview] = {}
-        """Name -> content of the files that hold weights."""
+        """Path in the folder -> content of the files that hold weights. A file with many spellings is read once."""
         self._functions: set[tuple[str, str]] = set()
         """(domain, name) of the operators that the file defines itself."""
 
@@ -185,26 +195,42 @@ class _Reader:
                 continue
             elif number == _FUNCTIONS:
                 functions.append(as_view(value))
-            if number in (1, _OPSETS, _FUNCTIONS):
+            if number in (1, _OPSETS):
                 others.append(whole)
         if not ir_version or len(graphs) != 1:
             raise WireError("it has no version, or no graph")
         self._functions = {self._name_of_function(function) for function in functions}
         for function in functions:
-            for number, value, _ in self._fields(function):
-                if number == 7:
-                    self._node(as_view(value), 1)
-        if self._files:
-            raise ModelError(f"{self._path} has weights of a function in another file, which is not supported")
+            others += message_field(_FUNCTIONS, self._function(function))
         graph = self._graph(graphs[0], 0)
         return OnnxFile(self._path, self._digest(), len(self._data) + self._n_external_bytes, ir_version, graph, others)
 
     def _fields(self, message: memoryview) -> Iterator[Field]:
         for found in read_fields(message):
-            self._n_fields += 1
-            if self._n_fields > _MOST_FIELDS:
-                raise ModelError(f"{self._path} has more than {_MOST_FIELDS:,} fields, more than a network can need")
+            self._count_field()
             yield found
+
+    def _numbers(self, value: Value) -> Iterator[int]:
+        for number in read_numbers(value):
+            self._count_field()
+            yield number
+
+    def _count_field(self) -> None:
+        self._n_fields += 1
+        if self._n_fields > _MOST_FIELDS:
+            raise ModelError(f"{self._path} has more than {_MOST_FIELDS:,} fields, more than a network can need")
+
+    def _function(self, message: memoryview) -> Pieces:
+        """Return the fields of a function. Its nodes, and the defaults of its attributes, may hold tensors."""
+        pieces: Pieces = []
+        for number, value, whole in self._fields(message):
+            if number == 7:
+                pieces += message_field(number, self._node(as_view(value), 1).message)
+            elif number == 11:
+                pieces += message_field(number, self._attribute(as_view(value), 1)[-1])
+            elif number in _OF_FUNCTION:
+                pieces.append(whole)
+        return pieces
 
     def _name_of_function(self, message: memoryview) -> tuple[str, str]:
         name = domain = ""
@@ -219,7 +245,7 @@ class _Reader:
         if depth > _MOST_DEPTH:
             raise ModelError(f"{self._path} has graphs nested more than {_MOST_DEPTH} deep")
         graph, inputs = Graph(), list[ValueInfo]()
-        for number, value, whole in self._fields(message):
+        for number, value, _ in self._fields(message):
             if number == 1:
                 graph.nodes.append(self._node(as_view(value), depth))
             elif number == 5:
@@ -230,8 +256,7 @@ class _Reader:
             elif number == 12:
                 graph.outputs.append(self._value_info(as_view(value)))
             elif number == 15:
-                self._check_sparse(as_view(value))
-                graph.others.append(whole)
+                graph.others += message_field(number, self._sparse(as_view(value)))
         for given in inputs:
             (graph.weight_inputs if given.name in graph.weights else graph.inputs).append(given)
         return graph
@@ -259,7 +284,8 @@ class _Reader:
                 n_constant_bytes += n_bytes
                 pieces += message_field(5, attribute)
                 continue
-            pieces.append(whole)
+            if number in _OF_NODE:
+                pieces.append(whole)
         if domain not in _DOMAINS and (domain, op) not in self._functions:
             raise ModelError(
                 f"{self._path} needs the operator {quoted(op)} of the domain {quoted(domain)}, which is not one of "
@@ -286,15 +312,17 @@ class _Reader:
                 pieces += message_field(number, graph_fields(graph, graph.outputs))
                 continue
             if number in (22, 23):
-                self._check_sparse(as_view(value))
+                pieces += message_field(number, self._sparse(as_view(value)))
                 n_bytes += len(as_view(value))
-            elif number == 1:
+                continue
+            if number == 1:
                 name = as_text(value)
             elif number in (3, 8):
-                numbers += as_numbers(value)
+                numbers += self._numbers(value)
             elif number == 7 and not isinstance(value, int):
                 n_bytes += len(value)
-            pieces.append(whole)
+            if number in _OF_ATTRIBUTE:
+                pieces.append(whole)
         return name, numbers, captured, n_bytes, pieces
 
     def _tensor(self, message: memoryview) -> Tensor:
@@ -308,17 +336,18 @@ class _Reader:
                 external[key] = text
                 continue
             if number == 14:
-                is_external = as_number(value) == _EXTERNAL
+                is_external = as_enum(value) == _EXTERNAL
                 continue
             if number == 8:
                 name = as_text(value)
             elif number == 1:
-                shape += as_numbers(value)
+                shape += self._numbers(value)
             elif number == 2:
-                dtype = as_number(value)
+                dtype = as_enum(value)
             elif number in (4, 5, 6, 7, 9, 10, 11):
                 n_bytes += 8 if isinstance(value, int) else len(value)
-            pieces.append(whole)
+            if number in _OF_TENSOR:
+                pieces.append(whole)
         if is_external:
             data = self._external(name, external)
             n_bytes = len(data)
@@ -328,12 +357,15 @@ class _Reader:
             pieces += bytes_field(9, data)
         return Tensor(name, tuple(shape), n_bytes if dtype in _LEARNED else 0, pieces)
 
-    def _check_sparse(self, message: memoryview) -> None:
-        for number, value, _ in self._fields(message):
+    def _sparse(self, message: memoryview) -> Pieces:
+        """Return the fields of a SparseTensorProto: its values, their places and its shape."""
+        pieces: Pieces = []
+        for number, value, whole in self._fields(message):
             if number in (1, 2):
-                for key, inner, _ in self._fields(as_view(value)):
-                    if key == 14 and as_number(inner) == _EXTERNAL:
-                        raise ModelError(f"{self._path} has sparse weights in another file, which is not supported")
+                pieces += message_field(number, self._tensor(as_view(value)).message)
+            elif number == 3:
+                pieces.append(whole)
+        return pieces
 
     def _pair(self, message: memoryview) -> tuple[str, str]:
         key = text = ""
@@ -347,24 +379,24 @@ class _Reader:
     def _external(self, name: str, where: dict[str, str]) -> memoryview:
         """Return the data of a tensor from a file in the folder of the network."""
         location = where.get("location", "")
-        folder = os.path.realpath(self._path.parent)
-        is_name = bool(location) and "\0" not in location and not os.path.isabs(location)
-        target = os.path.realpath(os.path.join(folder, location)) if is_name else "/"
-        if not Path(target).is_relative_to(folder):
+        target = path_beside(self._path, location)
+        if target is None:
             raise ModelError(
                 f"{self._path} has the weights {quoted(name)} in the file {quoted(location)}, which is not in the "
                 "folder of the network: not allowed"
             )
-        if location not in self._files:
+        key = os.path.relpath(target, os.path.realpath(self._path.parent))
+        if key not in self._files:
             try:
-                self._files[location] = memoryview(_read(Path(target), MOST_BYTES))
+                self._files[key] = memoryview(_read(target, MOST_BYTES - self._n_bytes_beside))
             except FileNotFoundError as error:
                 raise ModelError(
                     f"{self._path} has its weights in the file {quoted(location)}, which is not there; put it beside"
                 ) from error
             except OSError as error:
-                raise _unreadable(Path(target), error) from error
-        content = self._files[location]
+                raise _unreadable(target, error) from error
+            self._n_bytes_beside += len(self._files[key])
+        content = self._files[key]
         try:
             start = int(where.get("offset", "0"))
             n_bytes = int(where.get("length", len(content) - start))
@@ -385,7 +417,7 @@ class _Reader:
                         continue
                     for key, inner, _ in self._fields(as_view(tensor_type)):
                         if key == 1:
-                            dtype = as_number(inner)
+                            dtype = as_enum(inner)
                         elif key == 2:
                             shape = tuple(
                                 self._size(as_view(size)) for at, size, _ in self._fields(as_view(inner)) if at == 1

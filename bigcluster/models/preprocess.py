@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import Any
 
 from bigcluster.errors import ModelError
 from bigcluster.files.bounded import SETTINGS_BYTES, parse_json, read_bounded
 from bigcluster.files.toml import parse_toml
+from bigcluster.models.beside import path_beside
 from bigcluster.units import as_real, as_whole, quoted
 
 RESIZE_RULES = ("crop", "squash", "pad")
@@ -50,7 +51,7 @@ class Preprocessing:
     pool: str | None = None
     prefix_tokens: int | None = None
     labels: str | None = None
-    """ "imagenet", or the path of a text file with one class in a line."""
+    """ "imagenet", or the path of a text file in the folder of the network, with one class in a line."""
 
 
 def preprocessing_from(table: Mapping[str, Any], where: str) -> Preprocessing:
@@ -138,7 +139,13 @@ def preprocessing_beside(file: Path, registered: Preprocessing | None) -> tuple[
             raise ModelError(f"{table} cannot be read: {error}") from error
         found = preprocessing_from(values, str(table))
         if found.labels not in (None, "imagenet"):
-            found = preprocessing_from(values | {"labels": str(table.parent / str(found.labels))}, str(table))
+            names = path_beside(table, str(found.labels))
+            if names is None:
+                raise ModelError(
+                    f"{table} has its class names in the file {quoted(found.labels)}, which is not in the folder of "
+                    "the network: not allowed; copy it there"
+                )
+            found = replace(found, labels=str(names))
         return found, str(table)
     if registered is not None:
         return registered, "the registry"

@@ -100,15 +100,24 @@ def as_text(value: Value) -> str:
         raise WireError("a name is not UTF-8") from error
 
 
-def as_numbers(value: Value) -> list[int]:
-    """Return the numbers of one occurrence of a repeated field: one number, or several that are packed into bytes."""
+def as_enum(value: Value) -> int:
+    """Return the value of a field that holds an enum or an int32, of which every reader takes the lowest 32 bits.
+
+    Raises WireError for bytes.
+    """
+    number = as_number(value) & (1 << 32) - 1
+    return number - (1 << 32) if number >> 31 else number
+
+
+def read_numbers(value: Value) -> Iterator[int]:
+    """Yield the numbers of one occurrence of a repeated field: one number, or several that are packed into bytes."""
     if isinstance(value, int):
-        return [as_number(value)]
-    numbers, at = [], 0
+        yield as_number(value)
+        return
+    at = 0
     while at < len(value):
         number, at = _read_varint(value, at)
-        numbers.append(as_number(number))
-    return numbers
+        yield as_number(number)
 
 
 def bytes_field(number: int, value: bytes | memoryview) -> Pieces:

@@ -178,7 +178,13 @@ class NetworkEmbedding:
 
     @property
     def fingerprint(self) -> str:
-        return fingerprint(network=self.network.fingerprint, unit_length=self.unit_length, n_classes=self.n_classes)
+        return fingerprint(
+            network=self.network.fingerprint,
+            unit_length=self.unit_length,
+            n_classes=self.n_classes,
+            classifier=self.network.classifier,
+            class_names=list(self.class_names),
+        )
 
     @property
     def view(self) -> View | None:
