@@ -22,6 +22,7 @@ from hypothesis import strategies as st
 from benchmarks.stress.person import Person, there
 from bigcluster import outdir
 from bigcluster.catalog import FileRecord, Listing, list_images
+from bigcluster.catalog.ledger import Ledger
 from bigcluster.errors import BigclusterError
 from bigcluster.files.durable import digest_of, remove_folder
 from bigcluster.outdir import tree
@@ -147,7 +148,7 @@ class Job:
                 elif store.has("scores"):
                     store.marks.remove("scores")
                 labels = (np.arange(len(listing)) % k).astype(np.int32)
-                write_clusters(self.out, listing, self.records(listing), labels, k, link)
+                write_clusters(self.out, listing, Ledger.of(self.records(listing)), labels, k, link)
                 with files.text("labels.csv") as file:
                     file.write(f"{k} {link}\n")
                 files.write("summary.json", b"{}")

@@ -61,6 +61,8 @@ def test_records_come_back_as_they_were(records: list[FileRecord]) -> None:
     assert again.contents() == ledger.contents()
     assert ledger.ok.tolist() == [record.ok for record in records]
     assert sum(ledger.counts().values()) == len(records)
+    facts = [(r.ok, r.n_bytes, r.mtime_ns, int(r.digest[:16] or "0", 16)) for r in records]
+    assert list(ledger.identities()) == facts
 
 
 @given(ledgers, ledgers, st.integers(0, 3))
@@ -146,8 +148,9 @@ def test_columns_of_a_stranger_are_records_or_refused(data: st.DataObject) -> No
         ledger = Ledger.from_columns(columns)
     except ValueError:
         return
-    for record in ledger:
-        assert len("".join(file_cells(record)).encode()) > 0
+    for record, cells in zip(ledger, file_cells(ledger), strict=True):
+        assert len("".join(map(str, cells)).encode()) > 0
+        assert record.status in cells
     assert sum(ledger.counts().values()) == len(ledger)
 
 

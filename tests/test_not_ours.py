@@ -205,7 +205,7 @@ def test_inode_size_and_time_of_ours_do_not_make_a_file_ours(tmp_path: Path) -> 
     out, entry = tmp_path, tmp_path / "clusters" / "00" / "p.png"
     entry.parent.mkdir(parents=True)
     entry.write_text("mine!")
-    known = known_file(entry.stat(), digest_of(b"ours!"), own=False)
+    known = known_file(entry.stat(), short_digest(digest_of(b"ours!")), own=False)
     other_copies = OtherCopies(out, lambda row: str(tmp_path / "images" / f"{row}.png"))
     other_copies.remove(str(entry), [known])
     other_copies.remove(str(entry), [known._replace(inode=0)])
@@ -697,7 +697,7 @@ def test_an_image_is_read_once_for_all_copies_of_its_content(tmp_path: Path, mon
     other_copies = OtherCopies(out, lambda _: str(image))
     other_copies.add(0, short_digest(digest), found.st_size, found.st_mtime_ns)
     for entry in entries:
-        other_copies.remove(str(entry), [known_file(found, digest, own=True)])
+        other_copies.remove(str(entry), [known_file(found, short_digest(digest), own=True)])
     other_copies.close()
     assert not any(entry.exists() for entry in entries)
     assert read == [str(image)]

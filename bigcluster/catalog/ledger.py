@@ -25,6 +25,8 @@ _NONE = -(1 << 63)
 """Stands in a column of int64 for a number that is not known."""
 _NS = 10**9
 """Nanoseconds of a second. A time takes two columns: in 64 bits of nanoseconds a year after 2262 has no room."""
+_SECONDS_IN_64_BITS = (1 << 63) // _NS - 1
+"""Seconds whose nanoseconds have room in 64 bits, at most."""
 _DIGEST_BYTES = 16
 """Bytes of the digest of a content; all are zero where the content could not be read."""
 _STATUS_CHARACTERS = 100
@@ -48,6 +50,18 @@ class _Note(NamedTuple):
 
 
 _PLAIN = _Note("", None, None)
+
+
+class Facts(NamedTuple):
+    """What images.csv says of consecutive files, in columns; None for a number that is not known."""
+
+    n_bytes: list[int | None]
+    mtime_ns: list[int | None]
+    width: list[int | None]
+    height: list[int | None]
+    digest: list[str]
+    status: list[str]
+    reason: list[str]
 
 
 class Ledger:
@@ -144,22 +158,49 @@ class Ledger:
             yield from self._records(start, min(len(self), start + RECORDS_AT_ONCE))
 
     def _records(self, start: int, stop: int) -> Iterator[FileRecord]:
-        rows = slice(start, stop)
-        numbers = [self._numbers[name][rows].tolist() for name in _NUMBERS]
-        digests, no_digest = self._digests[rows].tobytes().hex(), "0" * (2 * _DIGEST_BYTES)
-        columns = zip(*numbers, self._mtime_ns[rows].tolist(), self._status[rows].tolist(), strict=True)
-        for i, (n_bytes, seconds, width, height, ns, status) in enumerate(columns):
-            digest = digests[2 * _DIGEST_BYTES * i : 2 * _DIGEST_BYTES * (i + 1)]
-            note = self._notes.get(start + i, _PLAIN)
+        for row, facts in enumerate(zip(*self.facts(start, stop), strict=True), start):
+            note = self._notes.get(row, _PLAIN)
+            n_bytes, mtime_ns, width, height, digest, status, reason = facts
             yield FileRecord(
-                None if n_bytes == _NONE else n_bytes,
-                None if seconds == _NONE else seconds * _NS + ns,
-                None if width == _NONE else width,
-                None if height == _NONE else height,
-                "" if digest == no_digest else digest,
-                self._statuses[status],
-                *note,
+                n_bytes, mtime_ns, width, height, digest, status, reason, note.needed_bytes, note.tried_seconds
             )
+
+    def facts(self, start: int, stop: int) -> Facts:
+        """What images.csv says of the rows start .. stop - 1."""
+        rows = slice(start, stop)
+        n_bytes, width, height = (self._known(name, rows) for name in ("n_bytes", "width", "height"))
+        hexed, digits = self._digests[rows].tobytes().hex(), 2 * _DIGEST_BYTES
+        digests = [hexed[at : at + digits] for at in range(0, len(hexed), digits)]
+        if not self._digests[rows].any(axis=1).all():
+            digests = ["" if digest == "0" * digits else digest for digest in digests]
+        statuses = [self._statuses[code] for code in self._status[rows].tolist()]
+        reasons = [""] * (stop - start)
+        if self._notes:
+            reasons = [self._notes.get(row, _PLAIN).reason for row in range(start, stop)]
+        return Facts(n_bytes, self._times(rows), width, height, digests, statuses, reasons)
+
+    def identities(self) -> Iterator[tuple[bool, int | None, int | None, int]]:
+        """Yield for every row whether it holds a picture, size in bytes, time in nanoseconds, and the first 64 bits of
+        the digest as a number."""
+        digests = self.digest_numbers()
+        for start in range(0, len(self), RECORDS_AT_ONCE):
+            rows = slice(start, start + RECORDS_AT_ONCE)
+            ok = (self._status[rows] == 0).tolist()
+            yield from zip(ok, self._known("n_bytes", rows), self._times(rows), digests[rows].tolist(), strict=True)
+
+    def _known(self, name: str, rows: slice) -> list[int | None]:
+        numbers = self._numbers[name][rows]
+        values: list[int | None] = numbers.tolist()
+        return [None if value == _NONE else value for value in values] if (numbers == _NONE).any() else values
+
+    def _times(self, rows: slice) -> list[int | None]:
+        """The times in nanoseconds."""
+        seconds, ns = self._numbers["mtime_s"][rows], self._mtime_ns[rows]
+        if ((seconds > -_SECONDS_IN_64_BITS) & (seconds < _SECONDS_IN_64_BITS)).all():
+            times: list[int | None] = (seconds * _NS + ns).tolist()
+            return times
+        each = zip(seconds.tolist(), ns.tolist(), strict=True)
+        return [None if second == _NONE else second * _NS + of_second for second, of_second in each]
 
     def contents(self) -> bytes:
         """What the files hold and whether they could be read, as bytes: equal exactly where these are equal."""

@@ -8,15 +8,17 @@ spreadsheet would run as a formula starts with `./`, which names the same file.
 from __future__ import annotations
 
 import hashlib
-import os
 import re
+import sys
 
 _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "＠")
 """Cells with such a beginning are formulas for a spreadsheet, which also drops white space and reads full-width signs
 as the usual ones. Source: OWASP, "CSV Injection"."""
+_ASCII_STARTS = frozenset(start for start in _FORMULA_STARTS if start.isascii())
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _DIGITS = re.compile(r"\d+")
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
+_OF_FILES = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
 
 
 def natural_key(name: str) -> tuple[str, str]:
@@ -35,6 +37,8 @@ def _length_first(run: re.Match[str]) -> str:
 
 def to_csv_path(path: str) -> str:
     """Return a path as it is written in a CSV cell: valid UTF-8, which `from_csv_path` turns back into the path."""
+    if path.isascii() and "\\" not in path and path[:1] not in _ASCII_STARTS:  # nearly all of millions
+        return path
     cell = path.replace("\\", "\\\\")
     cell = _NOT_UTF8.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", cell)
     return "./" + cell if cell.startswith(_FORMULA_STARTS) else cell
@@ -56,4 +60,4 @@ def guard_cell(cell: str) -> str:
 
 def path_key(path: str) -> bytes:
     """Return a hash of 8 bytes for a path. Random choices that concern a file are seeded with it."""
-    return hashlib.blake2b(os.fsencode(path), digest_size=8).digest()
+    return hashlib.blake2b(path.encode(*_OF_FILES), digest_size=8).digest()

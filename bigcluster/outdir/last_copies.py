@@ -76,6 +76,10 @@ class OtherCopies:
         """
         return path in self._led_to
 
+    def was_link(self, row: int) -> bool:
+        """Whether an image was a symbolic link when it was added."""
+        return row < len(self._linked_files) and self._linked_files[row] != 0
+
     def leads_elsewhere(self, row: int, status: os.stat_result) -> bool:
         """Whether an image that was a symbolic link when it was added led to another file than that of this stat."""
         known = self._linked_files[row] if row < len(self._linked_files) else 0

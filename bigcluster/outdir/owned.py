@@ -14,9 +14,10 @@ import hashlib
 import os
 import stat
 from array import array
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -63,14 +64,13 @@ def known_link(text: str) -> Known:
     return Known(digest=short_digest(hashlib.sha256(os.fsencode(text)).hexdigest()))
 
 
-def known_file(status: os.stat_result, digest: str, *, own: bool) -> Known:
+def known_file(status: os.stat_result, digest: int, *, own: bool) -> Known:
     """What identifies a regular file.
 
-    digest : of its content, in hex. own : whether it has a content of its own, and is not a hard link to an image.
+    digest : of its content, as `short_digest` shortens it. own : whether it has a content of its own, and is not a hard
+    link to an image.
     """
-    return Known(
-        0 if own else status.st_ino & WORD, status.st_size & WORD, status.st_mtime_ns & WORD, short_digest(digest)
-    )
+    return Known(0 if own else status.st_ino & WORD, status.st_size & WORD, status.st_mtime_ns & WORD, digest)
 
 
 class Owned:
@@ -108,6 +108,15 @@ class Owned:
         while last < len(keys) and keys[last] == key:  # nearly always one, or none
             last += 1
         return [Known(*row) for row in self._columns[1:, first:last].T.tolist()] if last > first else []
+
+    def get_all(self, names: Sequence[str]) -> list[list[Known]]:
+        """As `get`, for many paths at once."""
+        keys = np.fromiter(map(_key, names), np.uint64, len(names))
+        firsts = self._columns[0].searchsorted(keys).tolist()
+        lasts = self._columns[0].searchsorted(keys, "right").tolist()
+        rows = [row for first, last in zip(firsts, lasts, strict=True) for row in range(first, last)]
+        knowns = iter([Known(*row) for row in self._columns[1:, rows].T.tolist()])
+        return [list(islice(knowns, last - first)) for first, last in zip(firsts, lasts, strict=True)]
 
     def with_digest(self, digest: int) -> list[Known]:
         """All entries of that digest, ascending by the hash of their paths."""

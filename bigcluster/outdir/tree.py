@@ -27,7 +27,7 @@ from bigcluster.files.durable import (
 )
 from bigcluster.files.kept import clear_way, set_aside
 from bigcluster.outdir.made_folders import FOUND_FOLDER, is_made, made_folder, made_folders
-from bigcluster.outdir.owned import Known, Owned, OwnedList, is_ours_by_content, known_file
+from bigcluster.outdir.owned import Known, Owned, OwnedList, is_ours_by_content, known_file, short_digest
 
 BATCH = 4096
 """Entries of a folder that are read, and then removed, at a time. Chosen, not measured."""
@@ -74,7 +74,7 @@ class OwnedTree:
         yield from ((name, self.make_folder(name, before)) for name in ("", *sorted(folders)))
         for name in names:
             path = staging / name
-            yield name, known_file(path.stat(), digest_of_file(path), own=True)
+            yield name, known_file(path.stat(), short_digest(digest_of_file(path)), own=True)
 
     def make_folder(self, name: str, before: Owned) -> Known:
         """Make a folder for entries of ours where there is none; returns what the list has to store for it.
@@ -131,12 +131,12 @@ class OwnedTree:
         folder = self.root / inside
         with open_folder(folder, self.out) as descriptor, os.scandir(descriptor) as entries:
             while batch := list(islice(entries, BATCH)):
-                for entry in batch:
-                    name = inside + entry.name
-                    if entry.is_dir(follow_symlinks=False):
-                        if ours.get(f"{name}/"):
-                            self._remove_below(f"{name}/", ours, stay, remove)
-                    elif not stay.get(name) and (knowns := ours.get(name)):
+                names = [f"{inside}{entry.name}{'/' if entry.is_dir(follow_symlinks=False) else ''}" for entry in batch]
+                each = zip(names, batch, ours.get_all(names), stay.get_all(names), strict=True)
+                for name, entry, knowns, staying in each:
+                    if knowns and name.endswith("/"):
+                        self._remove_below(name, ours, stay, remove)
+                    elif knowns and not staying:
                         remove(f"{folder}/{entry.name}", knowns)
         if not stay.get(inside):
             self._remove_folder(folder, ours.get(inside))

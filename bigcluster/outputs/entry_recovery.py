@@ -12,11 +12,11 @@ from bigcluster.catalog import Listing, from_csv_path
 from bigcluster.files.bounded import read_dicts
 from bigcluster.files.durable import digest_of_file
 from bigcluster.outdir.made_folders import FOUND_FOLDER
-from bigcluster.outdir.owned import Known, Owned, known_file, known_link
+from bigcluster.outdir.owned import Known, Owned, known_file, known_link, short_digest
 
 LABELS = "labels.csv"
 _NAME = re.compile(r"[0-9]+/[^/]+")
-_UNKNOWN = "0"
+_UNKNOWN = 0
 """Stands for the digest of a hard link that is identified by its inode, size and time alone."""
 
 
@@ -40,7 +40,7 @@ def _recovered_entries(folder: Path, listing: Listing) -> Iterator[tuple[str, Kn
             is_link = stat.S_ISLNK(status.st_mode)
             yield file, known_link(str(entry.readlink())) if is_link else known_file(status, _UNKNOWN, own=False)
         elif looks_equal(entry, source) and (digest := digest_of_file(entry)) == digest_of_file(source):
-            yield file, known_file(entry.lstat(), digest, own=True)
+            yield file, known_file(entry.lstat(), short_digest(digest), own=True)
         else:
             continue
         inner, _, _ = file.rpartition("/")

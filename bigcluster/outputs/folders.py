@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import os
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property, partial
@@ -21,13 +21,14 @@ from typing import IO
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.catalog import FileRecord, Listing, StringArray, path_key
+from bigcluster.catalog import Listing, StringArray, path_key
+from bigcluster.catalog.ledger import Ledger
 from bigcluster.errors import StoreError
 from bigcluster.files.durable import OpenFolders, sync_file_system, unfinished
 from bigcluster.files.kept import COPY_BYTES, numbered
 from bigcluster.outdir.last_copies import OtherCopies
 from bigcluster.outdir.made_folders import is_made, n_folders
-from bigcluster.outdir.owned import Known, Owned, OwnedBuilder, OwnedList, is_ours, known_file, known_link, short_digest
+from bigcluster.outdir.owned import Known, Owned, OwnedBuilder, OwnedList, is_ours, known_file, known_link
 from bigcluster.outdir.tree import OwnedTree
 from bigcluster.outputs.entry_recovery import recovered_list
 from bigcluster.units import EXAMPLES, show_bytes
@@ -79,10 +80,12 @@ class EntryNames:
     def of(self, label: int, name: str, is_taken: Callable[[str], bool] = lambda _: False) -> str:
         """name : the image's path; is_taken : whether something of others stands under a name inside clusters/."""
         folder = self._folders[label]
-        stem, suffix = os.path.splitext(name.rsplit("/", 1)[-1])
-        candidate, number, used = stem + suffix, 1, self._used
+        candidate, number, used = name.rsplit("/", 1)[-1], 1, self._used
+        stem, suffix = candidate, ""
         first = key = path_key(f"{folder}/{candidate.casefold()}")
         while key in used or is_taken(f"{folder}/{candidate}"):
+            if number == 1:
+                stem, suffix = os.path.splitext(candidate)
             number = used.get(first, number) + 1
             used[first] = number
             candidate = numbered(stem, suffix, number)
@@ -99,7 +102,7 @@ def cluster_folder(label: int, n_clusters: int) -> str:
 def write_clusters(
     out: Path,
     listing: Listing,
-    ledger: Iterable[FileRecord],
+    ledger: Ledger,
     labels: NDArray[np.int32],
     n_clusters: int,
     link: str,
@@ -139,7 +142,7 @@ class _Writing:
         self._other_copies.close()
 
     def write(
-        self, ledger: Iterable[FileRecord], labels: NDArray[np.int32], n_clusters: int, advance: Callable[[int], None]
+        self, ledger: Ledger, labels: NDArray[np.int32], n_clusters: int, advance: Callable[[int], None]
     ) -> Linked:
         builder = OwnedBuilder()
         if not self._is_first:  # it looks at every image; no image leads to an entry of an OUT that had none
@@ -182,37 +185,31 @@ class _Writing:
                 names |= {known: name for known in before.get(f"{name}/") if is_made(known)}
         return names
 
-    def _plan(
-        self, ledger: Iterable[FileRecord], labels: NDArray[np.int32], n_clusters: int, builder: OwnedBuilder
-    ) -> Iterator[str]:
+    def _plan(self, ledger: Ledger, labels: NDArray[np.int32], n_clusters: int, builder: OwnedBuilder) -> Iterator[str]:
         """The name of each listed row's entry, '' where it has none; what will be known of it goes to the builder."""
         names, good = EntryNames(n_clusters), 0
-        for row, record in enumerate(ledger):
+        for row, (ok, n_bytes, mtime_ns, digest) in enumerate(ledger.identities()):
             name = ""
-            if record.ok:
+            if ok:
                 label, source = int(labels[good]), self._listing.path(row)
                 good += 1
                 try:
-                    status = self._found(row, record)
+                    status = self._other_copies.add(row, digest, n_bytes, mtime_ns)
                 except (FileNotFoundError, NotADirectoryError, PermissionError):
                     self._linked.n_gone += 1
                 else:
-                    name = names.of(label, self._listing.names[row], partial(self._is_taken, source, status))
-                    builder.add(name, self._known(source, name, status, record.digest))
+                    is_taken = _nothing_is if self._is_first else partial(self._is_taken, source, status)
+                    name = names.of(label, source, is_taken)
+                    builder.add(name, self._known(source, name, status, digest))
             yield name
 
-    def _no_entries(self, ledger: Iterable[FileRecord]) -> Iterator[str]:
+    def _no_entries(self, ledger: Ledger) -> Iterator[str]:
         """As `_plan`, where none are wanted: entries of an earlier run go if their images are still there."""
-        for row, record in enumerate(ledger):
-            if record.ok and self._was_there:
+        for row, (ok, n_bytes, mtime_ns, digest) in enumerate(ledger.identities()):
+            if ok and self._was_there:
                 with suppress(FileNotFoundError, NotADirectoryError, PermissionError):
-                    self._found(row, record)
+                    self._other_copies.add(row, digest, n_bytes, mtime_ns)
             yield ""
-
-    def _found(self, row: int, record: FileRecord) -> os.stat_result:
-        """The file of a listed image. Raises OSError where it is gone, or out of reach."""
-        digest = short_digest(record.digest)
-        return self._other_copies.add(row, digest, record.n_bytes, record.mtime_ns)
 
     def _is_taken(self, source: str, file: os.stat_result, name: str) -> bool:
         """Whether something of others stands there, which is neither ours nor the image itself.
@@ -237,7 +234,7 @@ class _Writing:
             return False
         return self._is_link_there(source, name) if self._link == "symlink" else _is_same(os.lstat(path), file)
 
-    def _known(self, source: str, name: str, status: os.stat_result, digest: str) -> Known:
+    def _known(self, source: str, name: str, status: os.stat_result, digest: int) -> Known:
         if self._link == "symlink" or (self._link == "hardlink" and status.st_dev != self._device):
             return known_link(self._link_text(source, name))
         return known_file(status, digest, own=self._link == "copy")
@@ -275,7 +272,8 @@ class _Writing:
         source = self._listing.path(row)
         folder = self._open.get(f"{self._root}/{name.rpartition('/')[0]}")
         try:
-            is_link = os.path.islink(source)
+            # One that has become a link since is linked as what it leads to now, as the system does it.
+            is_link = self._other_copies.was_link(row) and os.path.islink(source)
             if is_link and self._other_copies.leads_elsewhere(row, os.stat(source)):
                 raise _ChangedError(source)
             if self._link == "hardlink":
@@ -290,7 +288,6 @@ class _Writing:
         return True
 
     def _hardlink(self, source: str, name: str, folder: int, made: Owned, *, is_link: bool) -> None:
-        # The system follows links on the way to a file, not the last one.
         file = os.path.realpath(source) if is_link else source
         try:
             self._replacing(
@@ -373,6 +370,11 @@ class _Writing:
             raise StoreError(
                 f"link = copy needs {show_bytes(need)}, {show_bytes(free)} are free in {self._out}; use symlink"
             )
+
+
+def _nothing_is(_: str) -> bool:
+    """Whether something of others stands there, where clusters/ is new."""
+    return False
 
 
 class _ChangedError(Exception):

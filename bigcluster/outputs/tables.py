@@ -10,7 +10,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import repeat
 from pathlib import Path
@@ -20,12 +20,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.catalog import FileRecord, Listing, guard_cell, to_csv_path
+from bigcluster.catalog.ledger import OK, Ledger
 from bigcluster.files.durable import replacing
 from bigcluster.outdir.results import ResultFiles
+from bigcluster.planning.footprint import RECORDS_AT_ONCE
 from bigcluster.runtime.sampler import Reading
 from bigcluster.stages.classes import ClusterClasses, ImageClasses
 from bigcluster.stages.cluster import Membership
+from bigcluster.store.row_source import spans
 
+_NO_LABEL = ("-1", "", "", "")
+"""What labels.csv says of a file without a picture, from `label` to `margin`."""
 LABEL_COLUMNS = ("path", "label", "distance", "runner_up", "margin", "status", "file")
 CLUSTER_NAME = "cluster_name"
 """The column of labels.csv with the suggested name of the cluster, where images have classes."""
@@ -54,7 +59,7 @@ def write_rows(file: IO[str], header: Iterable[str], rows: Iterable[Iterable[Any
 def write_labels(
     target: Target,
     listing: Listing,
-    ledger: Iterable[FileRecord],
+    ledger: Ledger,
     membership: Membership,
     files: Iterable[str],
     classes: ClusterClasses | None = None,
@@ -94,15 +99,15 @@ def _free_names(columns: Iterable[str], used: Iterable[str]) -> Iterator[str]:
 
 def _label_rows(
     listing: Listing,
-    ledger: Iterable[FileRecord],
+    ledger: Ledger,
     membership: Membership,
     files: Iterable[str],
     classes: ClusterClasses | None,
-) -> Iterator[list[str]]:
-    labelled = label_cells(ledger, membership)
-    for name, label, file, cells in zip(listing.names, labelled, files, passed_cells(listing), strict=True):
-        named = [] if classes is None else [cluster_name_cell(classes, label[0])]
-        yield [to_csv_path(name), *label, to_csv_path(file) if file else "", *named, *cells]
+) -> Iterator[tuple[str, ...]]:
+    labelled, paths = label_cells(ledger, membership), map(to_csv_path, listing.names)
+    for path, label, file, cells in zip(paths, labelled, map(to_csv_path, files), passed_cells(listing), strict=True):
+        named = () if classes is None else (cluster_name_cell(classes, label[0]),)
+        yield (path, *label, file, *named, *cells)
 
 
 def cluster_name_cell(classes: ClusterClasses, label: str) -> str:
@@ -110,46 +115,47 @@ def cluster_name_cell(classes: ClusterClasses, label: str) -> str:
     return "" if label == "-1" else guard_cell(classes.name(int(label)))
 
 
-def label_cells(ledger: Iterable[FileRecord], membership: Membership) -> Iterator[list[str]]:
-    """What labels.csv says of every listed file from `label` to `status`."""
-    good = 0
-    for record in ledger:
-        if record.ok:
-            yield [*_membership_cells(membership, good), record.status]
-            good += 1
-        else:
-            yield ["-1", "", "", "", record.status]
+def label_cells(ledger: Ledger, membership: Membership) -> Iterator[tuple[str, ...]]:
+    """What labels.csv says of every listed file from `label` to `status`.
 
-
-def _membership_cells(membership: Membership, row: int) -> list[str]:
-    cells = [str(membership.labels[row]), f"{membership.distance[row]:.6g}"]
-    if membership.runner_up is None or membership.margin is None:
-        return [*cells, "", ""]
-    return [*cells, str(membership.runner_up[row]), f"{membership.margin[row]:.6g}"]
-
-
-@contextmanager
-def images_csv(target: Target, listing: Listing, ledger: Iterable[FileRecord]) -> Iterator[Iterator[FileRecord]]:
-    """images.csv: what became of every listed file. Yields the records; a record has its row once it is taken.
-
-    So labels.csv is written in the same pass: the records are read from the marks once for both tables.
+    Raises ValueError where these are not the labels of the good rows of the ledger.
     """
-    with replacing(target) if isinstance(target, Path) else target as file:
-        writer = csv.writer(file, lineterminator="\r\n")
-        writer.writerow(IMAGE_COLUMNS)
+    if len(membership.labels) != ledger.counts()[OK]:
+        raise ValueError("there are not as many labels as good images")
+    good = 0
+    for start, stop in spans(len(ledger), RECORDS_AT_ONCE):
+        statuses = ledger.facts(start, stop).status
+        n_good = statuses.count(OK)
+        labelled = zip(*_membership_columns(membership, slice(good, good + n_good)), strict=True)
+        good += n_good
+        for status in statuses:
+            yield (*next(labelled), OK) if status == OK else (*_NO_LABEL, status)
 
-        def records() -> Iterator[FileRecord]:
-            for row, (name, record) in enumerate(zip(listing.names, ledger, strict=True)):
-                writer.writerow([row, to_csv_path(name), *file_cells(record)])
-                yield record
 
-        yield records()
+def _membership_columns(membership: Membership, rows: slice) -> list[list[str]]:
+    """What labels.csv says of some good rows, from `label` to `margin`."""
+    columns = [list(map(str, membership.labels[rows].tolist())), _shown(membership.distance[rows])]
+    if membership.runner_up is None or membership.margin is None:
+        return [*columns, [""] * len(columns[0]), [""] * len(columns[0])]
+    return [*columns, list(map(str, membership.runner_up[rows].tolist())), _shown(membership.margin[rows])]
 
 
-def file_cells(record: FileRecord) -> list[str]:
-    """What images.csv says of a file, after its number and its path."""
-    numbers = (record.n_bytes, record.mtime_ns, record.width, record.height)
-    return [*("" if v is None else str(v) for v in numbers), record.digest, record.status, guard_cell(record.reason)]
+def _shown(numbers: NDArray[np.float64]) -> list[str]:
+    return [f"{number:.6g}" for number in numbers.tolist()]
+
+
+def write_images(target: Target, listing: Listing, ledger: Ledger) -> None:
+    """images.csv: what became of every listed file."""
+    cells = zip(map(to_csv_path, listing.names), file_cells(ledger), strict=True)
+    write_csv(target, IMAGE_COLUMNS, ((row, path, *facts) for row, (path, facts) in enumerate(cells)))
+
+
+def file_cells(ledger: Ledger) -> Iterator[tuple[str | int, ...]]:
+    """What images.csv says of every file, after its number and its path."""
+    for start, stop in spans(len(ledger), RECORDS_AT_ONCE):
+        facts = ledger.facts(start, stop)
+        numbers = [["" if n is None else n for n in column] for column in facts[:4]]
+        yield from zip(*numbers, facts.digest, facts.status, map(guard_cell, facts.reason), strict=True)
 
 
 def write_classes(target: Target, paths: Iterable[str], classes: ImageClasses) -> None:

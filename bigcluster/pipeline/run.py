@@ -332,10 +332,10 @@ def _write_outputs(job: Job, listing: Listing, done: _Done, files: ResultFiles) 
         job.progress.advance,
     )
     classes = done.classes
-    with tables.images_csv(files.text("images.csv"), listing, ledger) as rows:
-        tables.write_labels(
-            files.text("labels.csv"), listing, rows, clustered.membership, linked.files, done.cluster_classes
-        )
+    tables.write_images(files.text("images.csv"), listing, ledger)
+    tables.write_labels(
+        files.text("labels.csv"), listing, ledger, clustered.membership, linked.files, done.cluster_classes
+    )
     if classes is not None:
         paths = (listing.names[row] for row in np.flatnonzero(ingested.ok).tolist())
         tables.write_classes(files.text("classes.csv"), paths, classes)

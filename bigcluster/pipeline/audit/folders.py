@@ -115,7 +115,7 @@ def _has_content_of(entry: Path, source: Path) -> bool:
 def _is_untouched(source: Path, knowns: list[Known]) -> bool:
     """Return whether the size and the time of an image are unchanged. Links are followed, for it may be one itself."""
     status = source.stat()
-    return any(known[1:3] == known_file(status, "0", own=True)[1:3] for known in knowns) or not any(
+    return any(known[1:3] == known_file(status, 0, own=True)[1:3] for known in knowns) or not any(
         known.n_bytes or known.mtime_ns for known in knowns
     )
 

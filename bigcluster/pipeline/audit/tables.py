@@ -99,7 +99,7 @@ def _compare_labels(path: Path, store: Store, stored: Stored, ledger: Ledger) ->
     width, places = len(tables.LABEL_COLUMNS) - 2, len(columns)  # without path and file
     written = ((row[0], row[1 : 1 + width] + row[2 + width : places]) for row in _body(path, columns))
     cells = (
-        cells if named is None else [*cells, tables.cluster_name_cell(named, cells[0])]
+        [*cells] if named is None else [*cells, tables.cluster_name_cell(named, cells[0])]
         for cells in tables.label_cells(ledger, membership)
     )
     keys = (key.tobytes() for key in store.load("row_keys").astype("<u8"))
@@ -114,7 +114,7 @@ def _compare_labels(path: Path, store: Store, stored: Stored, ledger: Ledger) ->
 
 
 def _compare_images(path: Path, ledger: Ledger) -> str | None:
-    expected = map(tables.file_cells, ledger)
+    expected = (list(map(str, cells)) for cells in tables.file_cells(ledger))
     return _first_difference((row[2:] for row in _body(path, tables.IMAGE_COLUMNS)), expected)
 
 
