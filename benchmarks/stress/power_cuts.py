@@ -137,7 +137,12 @@ class Disk:
     @contextmanager
     def watched(self, after_sync: Callable[[], None]) -> Iterator[None]:
         """Within the block, what is synced is noted."""
-        real_fsync, real_syncfs = os.fsync, durable.sync_file_system
+        real_fsync, real_syncfs, real_mkdir = os.fsync, durable.sync_file_system, os.mkdir
+
+        def mkdir(path: Any, *args: Any, **others: Any) -> None:
+            real_mkdir(path, *args, **others)
+            # It may have the inode of a removed folder, whose names are not in it.
+            self._names.pop(os.stat(path, dir_fd=others.get("dir_fd")).st_ino, None)
 
         def fsync(descriptor: int) -> None:
             real_fsync(descriptor)
@@ -150,13 +155,13 @@ class Disk:
             after_sync()
 
         bound = [module for module in _modules() if getattr(module, "sync_file_system", None) is real_syncfs]
-        os.fsync = fsync  # type: ignore[assignment]
+        os.fsync, os.mkdir = fsync, mkdir  # type: ignore[assignment]
         for module in bound:
             module.sync_file_system = sync_file_system
         try:
             yield
         finally:
-            os.fsync = real_fsync
+            os.fsync, os.mkdir = real_fsync, real_mkdir
             for module in bound:
                 module.sync_file_system = real_syncfs
 
