@@ -12,13 +12,14 @@ import contextlib
 import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
 
 from bigcluster.files.durable import (
-    digest_of_file,
-    is_regular,
+    digest_of_open,
+    entries_below,
     kept_mode,
+    open_file,
     open_folder,
     remove_if_empty,
     sync_file_system,
@@ -58,12 +59,13 @@ class OwnedTree:
         tell : is called with one line of text for each of those.
         """
         before = self.owned.read() or Owned.of()
-        names = sorted(path.relative_to(staging).as_posix() for path in staging.rglob("*") if is_regular(path))
+        at = len(str(staging)) + 1
+        names = sorted(entry.path[at:] for entry in entries_below(staging) if entry.is_file(follow_symlinks=False))
         made = Owned.of(self._made(staging, names, before))
         sync_file_system(staging)
         self.owned.write(before | made)
-        for name in names:
-            self._place(staging / name, self.root / name, before.get(name), tell)
+        for inside, files in groupby(names, lambda name: name.rpartition("/")[0]):
+            self._place(staging / inside, inside, [name.rpartition("/")[2] for name in files], before, tell)
         self.remove_others(before, made, self._remove_file)
         sync_file_system(self.out)
         self.owned.write(made)
@@ -73,8 +75,8 @@ class OwnedTree:
         folders = {f"{folder}/" for name in names for folder in map(str, PurePosixPath(name).parents) if folder != "."}
         yield from ((name, self.make_folder(name, before)) for name in ("", *sorted(folders)))
         for name in names:
-            path = staging / name
-            yield name, known_file(path.stat(), short_digest(digest_of_file(path)), own=True)
+            with open_file(f"{staging}/{name}") as file:
+                yield name, known_file(os.fstat(file.fileno()), short_digest(digest_of_open(file)), own=True)
 
     def make_folder(self, name: str, before: Owned) -> Known:
         """Make a folder for entries of ours where there is none; returns what the list has to store for it.
@@ -108,18 +110,22 @@ class OwnedTree:
                 if known in made and known not in before.get(f"{name}/"):
                     yield name, known
 
-    def _place(self, file: Path, target: Path, knowns: list[Known], tell: Callable[[str], None]) -> None:
+    def _place(self, staged: Path, inside: str, names: list[str], before: Owned, tell: Callable[[str], None]) -> None:
+        """Put files of a staged folder in their place. inside : the path of their folder within the whole."""
+        place = self.root / inside
+        knowns_of = before.get_all([f"{inside}/{name}" if inside else name for name in names])
         with (
-            open_folder(file.parent, self.out) as source,
-            open_folder(target.parent, self.out, create=True, synced=False) as folder,
+            open_folder(staged, self.out) as source,
+            open_folder(place, self.out, create=True, synced=False) as folder,
         ):
-            mode = kept_mode(target.name, folder)
-            if os.path.lexists(target) and not is_ours_by_content(str(target), knowns):
-                moved = set_aside(target, self.out)
-                tell(f"{target} is not what bigcluster wrote there; it was moved to {moved}")
-            if mode is not None:
-                os.chmod(file.name, mode, dir_fd=source)
-            os.replace(file.name, target.name, src_dir_fd=source, dst_dir_fd=folder)
+            for name, knowns in zip(names, knowns_of, strict=True):
+                mode, target = kept_mode(name, folder), f"{place}/{name}"
+                if os.path.lexists(target) and not is_ours_by_content(target, knowns):
+                    moved = set_aside(Path(target), self.out)
+                    tell(f"{target} is not what bigcluster wrote there; it was moved to {moved}")
+                if mode is not None:
+                    os.chmod(name, mode, dir_fd=source)
+                os.replace(name, name, src_dir_fd=source, dst_dir_fd=folder)
 
     def remove_others(self, ours: Owned, stay: Owned, remove: Remove) -> None:
         """Remove the entries that are on the list `ours` and not on `stay`, and folders of ours that are empty then."""

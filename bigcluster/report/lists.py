@@ -37,6 +37,7 @@ MAP_ROWS = 10_000
 _FEWEST, _MOST = 4, 24
 """Limits of the number of images in one section of a cluster's page. Chosen, not measured."""
 
+_to_json = json.JSONEncoder(separators=(",", ":"), allow_nan=False).encode
 Positions = NDArray[np.int64]
 """Places in a cluster's order of distance: 0 is the nearest to the center."""
 
@@ -120,43 +121,50 @@ def _smallest(values: NDArray[np.float64] | NDArray[np.uint64], number: int) -> 
 def write_piece(folder: Path, name: str, value: Any) -> None:
     """Write a JSON value to <folder>/data/<name>.js."""
     path = folder / DATA / f"{name}.js"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(value, separators=(",", ":"), allow_nan=False).replace("<", "\\u003c")
-    path.write_text(f'bigclusterTake("{name}",{text});\n', encoding="ascii")
+    text = _to_json(value).replace("<", "\\u003c")
+    data = f'bigclusterTake("{name}",{text});\n'.encode("ascii")
+    try:
+        path.write_bytes(data)
+    except FileNotFoundError:  # the first one in its folder
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(data)
 
 
 def write_members(folder: Path, model: Model, number: int, name: str) -> int:
     """Write all members of a cluster, the nearest first, PAGE_MEMBERS to a file; return the number of files.
 
-    name : the name of the cluster's folder. A row is what `member` returns.
+    name : the name of the cluster's folder. A row is one of `members`.
     """
     rows = model.members.of(number)
     pages = list(spans(len(rows), PAGE_MEMBERS))
     for page, (start, stop) in enumerate(pages):
-        write_piece(folder, f"members/{name}/{page}", [member(model, row) for row in rows[start:stop].tolist()])
+        write_piece(folder, f"members/{name}/{page}", members(model, rows[start:stop]))
     return len(pages)
 
 
-def member(model: Model, row: int) -> list[Any]:
-    """Return path, distance, runner-up, margin, width, height and link of an image, as JSON values.
+def members(model: Model, rows: NDArray[np.int64]) -> list[tuple[Any, ...]]:
+    """Return path, distance, runner-up, margin, width, height and link of images, as JSON values.
 
     Runner-up and margin are None where there is one cluster only. `Listed.link` says what the link is.
     """
-    members, listed = model.members, model.listed
-    one = members.runner_up is None or members.margin is None
-    return [
-        listed.path(row),
-        short(members.distance[row]),
-        None if one else int(members.runner_up[row]),  # type: ignore[index]
-        None if one else short(members.margin[row]),  # type: ignore[index]
-        *(int(n) for n in listed.sizes[row]),
-        listed.link(row),
-    ]
+    of, listed = model.members, model.listed
+    none = [None] * len(rows)
+    return list(
+        zip(
+            map(listed.path, rows.tolist()),
+            _short(of.distance[rows]),
+            none if of.runner_up is None else of.runner_up[rows].tolist(),
+            none if of.margin is None else _short(of.margin[rows]),
+            *listed.sizes[rows].T.tolist(),
+            map(listed.link, rows.tolist()),
+            strict=True,
+        )
+    )
 
 
-def short(number: float) -> float:
+def _short(numbers: NDArray[np.float64]) -> list[float]:
     """Round to six significant digits, as labels.csv does."""
-    return float(f"{number:.6g}")
+    return [float(f"{number:.6g}") for number in numbers.tolist()]
 
 
 def places_of(model: Model) -> NDArray[np.int32]:

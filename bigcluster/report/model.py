@@ -97,7 +97,9 @@ class Listed:
         """The listed files of a run whose entries all lead to their images."""
         ok = written.ledger.ok
         good = np.flatnonzero(ok)
-        paths = StringArray(to_csv_path(written.names[row]) for row in good.tolist())
+        paths = StringArray(
+            to_csv_path(name) for name, is_good in zip(written.names, ok.tolist(), strict=True) if is_good
+        )
         failed = np.flatnonzero(~ok).astype(np.int32)
         return cls(written, paths, good.astype(np.int32), failed, written.ledger.sizes()[good])
 
@@ -123,7 +125,7 @@ class Listed:
         if not file or row in self.gone:
             return NO_LINK
         path = self.path(row)
-        plain = file_name(to_csv_path(file)) == file_name(path) and "\\" not in path
+        plain = "\\" not in path and file_name(to_csv_path(file)) == file_name(path)
         return LINK_OF_ITS_NAME if plain else quote(os.fsencode(file))
 
 

@@ -8,14 +8,14 @@ from __future__ import annotations
 
 import unicodedata
 from bisect import bisect_right
-from collections.abc import Callable, Iterator
-from itertools import pairwise
+from collections.abc import Iterator
+from itertools import chain, pairwise
 from pathlib import Path
 
 import numpy as np
 
 from bigcluster.report.lists import places_of, write_piece
-from bigcluster.report.model import Model
+from bigcluster.report.model import Listed, Model
 from bigcluster.report.texts import file_name
 
 PIECE_ROWS = 1500
@@ -28,7 +28,7 @@ FAILED = -1
 
 def folded(name: str) -> str:
     """Return a name in the form that is compared: in lower case, with composed letters. report.js has the same rule."""
-    return unicodedata.normalize("NFC", name.lower())
+    return name.lower() if name.isascii() else unicodedata.normalize("NFC", name.lower())
 
 
 def _key(path: str) -> tuple[bytes, str]:
@@ -41,35 +41,35 @@ def write_search(folder: Path, model: Model) -> int:
 
     A row of a piece is the path, the label of its cluster (FAILED for a failed file), and its place in its list.
     """
-    listed, n_good = model.listed, model.n_good
-    n_rows = n_good + listed.n_failed
-
-    def path_of(row: int) -> str:
-        return listed.path(row) if row < n_good else listed.failure(row - n_good)[0]
-
-    places = places_of(model)
-    index = []
-    for number, rows in enumerate(_sorted_pieces(n_rows, path_of)):
-        labels = [int(model.members.labels[row]) if row < n_good else FAILED for row in rows]
-        piece = [[path_of(row), label, int(places[row])] for row, label in zip(rows, labels, strict=True)]
+    labels = np.concatenate([model.members.labels, np.full(model.listed.n_failed, FAILED, np.int32)])
+    places, index = places_of(model), list[str]()
+    for number, (paths, rows) in enumerate(_sorted_pieces(model.listed)):
+        piece = list(zip(paths, labels[rows].tolist(), places[rows].tolist(), strict=True))
         write_piece(folder, f"search/{number}", piece)
-        index.append(folded(file_name(path_of(rows[0]))))
+        index.append(folded(file_name(paths[0])))
     write_piece(folder, "search/index", index)
     return len(index)
 
 
-def _sorted_pieces(n_rows: int, path_of: Callable[[int], str]) -> Iterator[list[int]]:
-    """Yield the rows in order of their names, in pieces of about PIECE_ROWS.
+def _sorted_pieces(listed: Listed) -> Iterator[tuple[list[str], list[int]]]:
+    """Yield paths and rows in order of their names, in pieces of about PIECE_ROWS. Failed files are after good rows.
 
     This is a sample sort: only one piece at a time is held as strings.
     """
+    n_good, n_rows = len(listed.paths), len(listed.paths) + listed.n_failed
+
+    def path_of(row: int) -> str:
+        return listed.path(row) if row < n_good else listed.failure(row - n_good)[0]
+
     n_pieces = -(-n_rows // PIECE_ROWS)
     step = max(1, n_rows // (n_pieces * _SAMPLES_PER_PIECE))
     sample = sorted(_key(path_of(row)) for row in range(0, n_rows, step))
     cuts = [sample[len(sample) * i // n_pieces] for i in range(1, n_pieces)]
-    piece_of = np.fromiter((bisect_right(cuts, _key(path_of(row))) for row in range(n_rows)), np.int32, n_rows)
+    paths = chain(listed.paths, map(path_of, range(n_good, n_rows)))
+    piece_of = np.fromiter((bisect_right(cuts, _key(path)) for path in paths), np.int32, n_rows)
     in_pieces = np.argsort(piece_of, kind="stable")
     edges = np.concatenate([[0], np.cumsum(np.bincount(piece_of, minlength=n_pieces))]).tolist()
     for start, stop in pairwise(edges):
         if stop > start:
-            yield sorted(in_pieces[start:stop].tolist(), key=lambda row: _key(path_of(row)))
+            keyed = sorted((*_key(path_of(row)), row) for row in in_pieces[start:stop].tolist())
+            yield [path for _, path, _ in keyed], [row for _, _, row in keyed]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import stat
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -13,7 +14,7 @@ from numpy.typing import NDArray
 
 from bigcluster._version import __version__
 from bigcluster.config import Settings
-from bigcluster.files.durable import remove_folder
+from bigcluster.files.durable import entries_below, remove_folder
 from bigcluster.outdir.tree import OwnedTree
 from bigcluster.outputs.folders import cluster_folder
 from bigcluster.planning.stage_names import CLUSTER, REPORT, SWEEP
@@ -101,8 +102,9 @@ def write_report(
     staging = tree.new_staging()
     try:
         _Report(staging, store, model, settings, allowance, runtime, on_progress, complete_summary).make()
-        files = [path for path in staging.rglob("*") if path.is_file()]
-        n_files, written = len(files), sum(path.stat().st_size for path in files)
+        statuses = (entry.stat(follow_symlinks=False) for entry in entries_below(staging))
+        sizes = [status.st_size for status in statuses if stat.S_ISREG(status.st_mode)]
+        n_files, written = len(sizes), sum(sizes)
         tree.replace_by(staging, tell)
     finally:
         remove_folder(staging)
