@@ -423,6 +423,8 @@ def test_a_list_gives_back_what_each_entry_is_known_by(entries: dict[str, Known]
         assert made.get("another/name") == [] or "another/name" in entries
         both = made | Owned.of([(name, known._replace(inode=1)) for name, known in entries.items()])
         assert all(len(both.get(name)) == 2 for name in entries)
+        asked = ["another/name", *entries, "another/name"]
+        assert both.get_all(asked) == [both.get(name) for name in asked]
 
 
 def test_a_time_that_no_clock_shows_is_a_time(job: Job) -> None:

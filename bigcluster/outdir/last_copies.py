@@ -151,7 +151,7 @@ class OtherCopies:
 
         digest : of its content, None where it was not read. An entry that may not be read has another name, and goes.
         """
-        folder, name = os.path.split(path)
+        folder, _, name = path.rpartition("/")
         at = self._open.get(folder)
         try:
             descriptor = os.open(name, READING, dir_fd=at)

@@ -111,7 +111,10 @@ class Owned:
 
     def get_all(self, names: Sequence[str]) -> list[list[Known]]:
         """As `get`, for many paths at once."""
-        keys = np.fromiter(map(_key, names), np.uint64, len(names))
+        return self.of_keys(keys_of(names))
+
+    def of_keys(self, keys: NDArray[np.uint64]) -> list[list[Known]]:
+        """As `get_all`, for the keys of paths (`keys_of`)."""
         firsts = self._columns[0].searchsorted(keys).tolist()
         lasts = self._columns[0].searchsorted(keys, "right").tolist()
         rows = [row for first, last in zip(firsts, lasts, strict=True) for row in range(first, last)]
@@ -160,6 +163,11 @@ def _ordered(columns: Iterable[NDArray[np.uint64]]) -> NDArray[np.uint64]:
     for column, into in zip(each, ordered[1:], strict=True):
         np.take(column, order, out=into)
     return ordered
+
+
+def keys_of(names: Sequence[str]) -> NDArray[np.uint64]:
+    """What stands for paths in a list, (n,): for whoever asks two lists for the same paths."""
+    return np.frombuffer(b"".join(map(path_key, names)), "<u8").astype(np.uint64)
 
 
 def _key(name: str) -> int:

@@ -28,7 +28,7 @@ from bigcluster.files.durable import (
 )
 from bigcluster.files.kept import clear_way, set_aside
 from bigcluster.outdir.made_folders import FOUND_FOLDER, is_made, made_folder, made_folders
-from bigcluster.outdir.owned import Known, Owned, OwnedList, is_ours_by_content, known_file, short_digest
+from bigcluster.outdir.owned import Known, Owned, OwnedList, is_ours_by_content, keys_of, known_file, short_digest
 
 BATCH = 4096
 """Entries of a folder that are read, and then removed, at a time. Chosen, not measured."""
@@ -138,7 +138,8 @@ class OwnedTree:
         with open_folder(folder, self.out) as descriptor, os.scandir(descriptor) as entries:
             while batch := list(islice(entries, BATCH)):
                 names = [f"{inside}{entry.name}{'/' if entry.is_dir(follow_symlinks=False) else ''}" for entry in batch]
-                each = zip(names, batch, ours.get_all(names), stay.get_all(names), strict=True)
+                keys = keys_of(names)
+                each = zip(names, batch, ours.of_keys(keys), stay.of_keys(keys), strict=True)
                 for name, entry, knowns, staying in each:
                     if knowns and name.endswith("/"):
                         self._remove_below(name, ours, stay, remove)
