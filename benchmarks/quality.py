@@ -5,6 +5,8 @@
 PICTURES has one folder for each class. Beside all of them, fixed subsets are judged: half of the classes, drawn by a
 seed. Each figure is the mean of five seeds of the clustering. The peer is what most people write: every picture is
 squashed to the input of the network, its features get the length 1, and scikit-learn's KMeans has ten starts.
+
+The last columns are of communities of the nearest-neighbor graph of our rows: groups that nobody told the true k.
 """
 
 from __future__ import annotations
@@ -74,6 +76,28 @@ def ours(folder: Path, out: Path, network: Path, k: int, sets: dict[str, Any]) -
     return scores
 
 
+def communities(out: Path) -> list[tuple[float, float, float]]:
+    """ARI, NMI and the number of the communities of the rows that the run in `out` has clustered, for each seed."""
+    import pandas as pd
+
+    from bigcluster.solvers.communities import leiden
+    from bigcluster.solvers.communities.footprint import neighbors_for
+    from bigcluster.solvers.neighbors import neighbor_graph
+    from bigcluster.stages.features import is_unit_length
+    from bigcluster.stages.reduce import clustered_scores
+    from bigcluster.store import Store
+
+    store = Store(out, create=False)
+    table = pd.read_csv(out / "labels.csv")
+    truth = [path.split("/")[0] for path in table["path"][table["status"] == "ok"]]
+    n_components = store.array("scores").shape[1]
+    graph = neighbor_graph(
+        clustered_scores(store, n_components, unit_length=is_unit_length(store)), neighbors_for(len(truth))
+    )
+    found = [leiden(graph.ids, seed=seed) for seed in SEEDS]
+    return [(*judge(truth, one.labels), one.count) for one in found]
+
+
 def script(features: NDArray[np.float32], truth: Sequence[str], k: int) -> list[tuple[float, float]]:
     """ARI and NMI of scikit-learn's KMeans for each seed."""
     from sklearn.cluster import KMeans
@@ -115,7 +139,9 @@ def main(argv: list[str] | None = None) -> int:
     for seed in SUBSETS:
         names = np.random.default_rng(seed).choice(everything, len(everything) // 2, replace=False)
         chosen.append((f"subset {seed}", sorted(names.tolist())))
-    print("| pictures | images | k | ours ARI | ours NMI | script ARI | script NMI |\n|---|---|---|---|---|---|---|")
+    heads = ["pictures", "images", "k", "ours ARI", "ours NMI", "script ARI", "script NMI"]
+    heads += ["communities ARI", "communities NMI", "communities"]
+    print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     gains = []
     scratch = Path(tempfile.mkdtemp(prefix="bigcluster-quality-"))
     try:
@@ -124,8 +150,9 @@ def main(argv: list[str] | None = None) -> int:
             folder = subset(args.pictures, classes, scratch / f"pictures-{number}")
             mine = np.mean(ours(folder, scratch / f"out-{number}", args.network, len(classes), sets), axis=0)
             theirs = np.mean(script(features[inside], truth[inside].tolist(), len(classes)), axis=0)
-            row = " | ".join(f"{value:.3f}" for value in (*mine, *theirs))
-            print(f"| {title} | {inside.sum()} | {len(classes)} | {row} |", flush=True)
+            *without_k, count = np.mean(communities(scratch / f"out-{number}"), axis=0)
+            row = " | ".join(f"{value:.3f}" for value in (*mine, *theirs, *without_k))
+            print(f"| {title} | {inside.sum()} | {len(classes)} | {row} | {count:.1f} |", flush=True)
             gains.append(mine - theirs)
     finally:
         shutil.rmtree(scratch)
