@@ -23,7 +23,7 @@ from bigcluster.config import flatten, resolve, to_toml
 from bigcluster.outputs.folders import cluster_folder
 from bigcluster.outputs.summary import summary_text, versions
 from bigcluster.outputs.tables import LABEL_COLUMNS, write_csv
-from bigcluster.stages.pixel_blocks import Block, write_block
+from bigcluster.stages.pixel_blocks import Block, fingerprint_of, write_block
 from bigcluster.store import Mark, Store, fingerprint
 from bigcluster.store.chunk_grid import pixel_chunks
 from bigcluster.store.row_source import spans
@@ -32,6 +32,9 @@ from bigcluster.units import GIB, MIB, show_bytes
 SIDE = 64
 N_COMPONENTS = 32
 _BLOCK_ROWS = 4096
+
+RECIPE = {"width": SIDE, "height": SIDE, "color": False, "fit": "stretch", "normalize": "none", "max_pixels": 10**8}
+"""How the pictures of the store are said to be decoded."""
 
 
 def make_out(out: Path, n_images: int, n_clusters: int, seed: int = 0) -> None:
@@ -101,7 +104,6 @@ def _write_scores(
 
 
 def _write_marks(store: Store, n_images: int, n_clusters: int) -> None:
-    recipe = {"width": SIDE, "height": SIDE, "color": False, "fit": "stretch", "normalize": "none", "max_pixels": 10**8}
     fit = {
         "images": "i",
         "features": "i",
@@ -120,13 +122,13 @@ def _write_marks(store: Store, n_images: int, n_clusters: int) -> None:
     }
     clustered |= {"inertia": 1e9, "nearest_previous": None, "facts": {}}
     marks: dict[str, dict[str, Any]] = {
-        "recipe": recipe,
+        "recipe": RECIPE,
         "ingest": {"square_sum": 0, "n_blocks": -(-n_images // pixel_chunks(SIDE * SIDE)[0])},
         "reduce": fit,
         "cluster": clustered,
     }
     for stage, payload in marks.items():
-        print_ = fingerprint(stage="ingest", **recipe) if stage == "recipe" else "i"
+        print_ = fingerprint(stage="ingest", **RECIPE) if stage == "recipe" else "i"
         store.marks.write(stage, Mark(print_, payload=payload))
 
 
@@ -148,7 +150,8 @@ def _write_tables(out: Path, labels: NDArray[Any], distance: NDArray[Any], runne
     for index, (start, stop) in enumerate(spans(len(labels), store.array("pixels").chunks[0])):
         block, ledger = Block(index, start, stop), Ledger.of([picture] * (stop - start))
         digests, payload = write_block(store, block, listing, ledger, 0)
-        store.commit("ingest", "i", digests, payload, block.name)
+        print_ = fingerprint_of(block, listing, fingerprint(stage="ingest", **RECIPE))
+        store.commit("ingest", print_, digests, payload, block.name)
 
 
 def _write_settings(out: Path, labels: NDArray[np.int32], n_clusters: int) -> None:

@@ -14,15 +14,17 @@ import pytest
 from conftest import Cli, write_pictures
 from hypothesis import given
 from hypothesis import strategies as st
-from networks import TABLE, conv_net, save
+from networks import TABLE, conv_net, model_of, picture_input, save, weights
 from numpy.typing import NDArray
+from onnx import helper
 
 import bigcluster as bc
-from bigcluster.errors import DamagedError
+from bigcluster.errors import DamagedError, StoreError
 from bigcluster.models.registry import imagenet_labels
 from bigcluster.runtime.onnx_runtime import onnx_runtime
 from bigcluster.stages import classes as stage
 from bigcluster.stages.classes import ClusterClasses, ImageClasses, classes_of_clusters
+from bigcluster.store import Marks
 
 NAMES = ["=1+1", "one, uno", "two", "three", "four", "five", "six"]
 
@@ -183,6 +185,35 @@ def test_classes_are_written_listed_verified_and_removed(cli: Cli, images: Path,
     assert "cluster_names" not in json.loads((out / "summary.json").read_text())
     assert list(rows(out / "labels.csv")[0])[6:] == ["file", "cluster_name"], "the manifest's own column"
     assert cli("verify", out).code == 0
+
+
+def test_long_names_of_classes_and_layers_never_make_pixels_of_features(tmp_path: Path) -> None:
+    """A mark that cannot be read again would say nothing of the network, and the pixels would be clustered."""
+    layer, names = "f" * 11_000, [f"c{i}" + "," * 300 for i in range(1000)]
+    (tmp_path / "names.txt").write_text("\n".join(names))
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["pixels"], ["pooled"]),
+        helper.make_node("Flatten", ["pooled"], ["flat"]),
+        helper.make_node("Gemm", ["flat", "w0", "b0"], [layer], transB=1),
+        helper.make_node("Gemm", [layer, "w", "b"], ["logits"], transB=1),
+    ]
+    constants = [weights("w0", 8, 3), weights("b0", 8), weights("w", 1000, 8), weights("b", 1000)]
+    model = model_of(nodes, [picture_input("NCHW", "float32", 1, 16)], ["logits"], constants)
+    network = save(tmp_path, model, table=TABLE.format(size=16) + "labels = 'names.txt'\n")
+    write_pictures(tmp_path / "in", 8)
+    for _ in ("new", "reused"):
+        ran = bc.run(
+            tmp_path / "in", out=tmp_path / "out", n_clusters=2, features=str(network), set={"features.classes": 2}
+        )
+        assert ran.summary["features"]["kind"] == "network"
+    found = rows(tmp_path / "out" / "classes.csv")
+    assert len(found) == 16
+    assert {row["class"] for row in found} <= set(names)
+    recipe = Marks(tmp_path / "out").path("recipe")
+    assert recipe.stat().st_size < 2000
+    recipe.unlink()
+    with pytest.raises(StoreError, match="does not say how its pixels were decoded"):
+        _ = bc.open(tmp_path / "out").pixels
 
 
 def test_more_classes_than_the_network_has_are_refused(cli: Cli, images: Path, network: Path, tmp_path: Path) -> None:

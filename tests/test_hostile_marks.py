@@ -17,9 +17,11 @@ from hypothesis import strategies as st
 
 from benchmarks.stress import hostile_outs
 from benchmarks.stress.harness import described, refusal
+from benchmarks.stress.hostile_outs import forge
 from bigcluster.config import Settings, resolve
 from bigcluster.errors import MemoryBudgetError, StoreError
 from bigcluster.files.bounded import limit_parsing
+from bigcluster.models import preprocess
 from bigcluster.outputs.summary import read_summary
 from bigcluster.pipeline.predict import predict
 from bigcluster.pipeline.report import report
@@ -27,8 +29,11 @@ from bigcluster.pipeline.run import run
 from bigcluster.pipeline.sweep import sweep
 from bigcluster.pipeline.verify import verify
 from bigcluster.runtime.resources import Resources
-from bigcluster.store import Mark, Marks, StageCheckpoints, Store, tidy
+from bigcluster.store import Mark, Marks, StageCheckpoints, Store, payloads, tidy
 from bigcluster.store.extents import KINDS
+from bigcluster.store.fingerprints import fingerprint
+from bigcluster.store.marks import LIMIT_BYTES, LIMIT_VALUES
+from bigcluster.store.payloads import has_form
 
 BUDGET = Resources(1 << 30, 2)
 COMMANDS = ("run", "verify", "report", "predict", "sweep")
@@ -140,7 +145,7 @@ def test_whatever_a_sealed_mark_holds_ends_in_one_line_and_is_computed_anew(
     stage, block = name
     old = job.marks.get(name, Mark(""))
     payload = data.draw(of_another_kind(old.payload) | PAYLOADS)
-    job.check(lambda marks: marks.write(stage, Mark(old.fingerprint, old.digests, payload), block), (command,))
+    job.check(lambda marks: forge(marks, stage, Mark(old.fingerprint, old.digests, payload), block), (command,))
 
 
 @pytest.mark.slow
@@ -148,7 +153,7 @@ def test_whatever_a_sealed_mark_holds_ends_in_one_line_and_is_computed_anew(
 def test_marks_that_all_lack_what_is_written_are_all_made_anew(job: Job, payload: dict[str, Any]) -> None:
     def change(marks: Marks) -> None:
         for (stage, block), mark in job.marks.items():
-            marks.write(stage, Mark(mark.fingerprint, mark.digests, payload), block)
+            forge(marks, stage, Mark(mark.fingerprint, mark.digests, payload), block)
 
     job.check(change, COMMANDS)
 
@@ -167,7 +172,7 @@ def test_marks_that_contradict_what_is_stored_do_not_hold(job: Job, changes: dic
     def change(marks: Marks) -> None:
         for stage, changed in changes.items():
             mark = job.marks[stage, "done"]
-            marks.write(stage, Mark(mark.fingerprint, mark.digests, mark.payload | changed))
+            forge(marks, stage, Mark(mark.fingerprint, mark.digests, mark.payload | changed))
 
     job.check(change, ("predict",) if "novelty" in changes else ("verify",))
 
@@ -213,7 +218,7 @@ def test_a_mark_of_metadata_gives_no_folder_of_a_person_away(job: Job) -> None:
     def change(marks: Marks) -> None:
         root = job.folder / "out" / "store.zarr"
         shutil.copytree(root / "labels", root / "mine")
-        marks.write("metadata", Mark("", {}, job.marks["metadata", "labels"].payload), "mine")
+        forge(marks, "metadata", Mark("", {}, job.marks["metadata", "labels"].payload), "mine")
 
     out = job.changed(change)
     mine = described(out / "store.zarr" / "mine")
@@ -255,3 +260,65 @@ def test_what_is_parsed_keeps_to_the_budget(job: Job, name: str) -> None:
                 read_summary(out / "summary.json", 1_000_000)
     finally:
         limit_parsing(None)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"embedding": {"kind": "pixels"}},
+        {"embedding": {"kind": "vectors"}},
+        {"view": [2**40, 2**40, "crop"]},
+        {"view": [30_000, 30_000, "crop"]},
+        {"view": [16, 16, "foo"]},
+        {"view": None},
+        {"fit": "foo"},
+        {"normalize": "foo"},
+        {"embedding": None},
+    ],
+)
+def test_a_recipe_that_no_run_writes_is_no_recipe(change: dict[str, Any]) -> None:
+    embedding = {"kind": "network", "name": "n", "fingerprint": "f", "n_features": 4, "n_classes": 0, "n_names": 0}
+    embedding |= {"names": "", "dtype": "float32", "unit_length": True, "facts": {}}
+    recipe: dict[str, Any] = {"width": 8, "height": 8, "fit": "crop", "view": [16, 16, "crop"], "embedding": embedding}
+    assert has_form("recipe", "done", fingerprint(stage="ingest", **recipe), recipe)
+    for name, value in change.items():
+        if value is None:
+            del recipe[name]
+        else:
+            recipe[name] = recipe[name] | value if isinstance(value, dict) else value
+    assert not has_form("recipe", "done", fingerprint(stage="ingest", **recipe), recipe)
+
+
+def test_the_limits_of_a_second_picture_are_those_of_networks() -> None:
+    assert (payloads.MOST_VIEW_PIXELS, payloads.RESIZE_RULES) == (preprocess.MOST_PIXELS, preprocess.RESIZE_RULES)
+
+
+def test_a_recipe_of_other_pixels_counts_as_none(job: Job) -> None:
+    """It is well formed and sealed, and the arrays have its sizes; the blocks were decoded by another one."""
+    recipe = job.marks["recipe", "done"].payload | {"fit": "crop", "normalize": "image"}
+
+    def change(marks: Marks) -> None:
+        marks.write("recipe", Mark(fingerprint(stage="ingest", **recipe), {}, recipe))
+
+    out = job.changed(change)
+    for name in ("predict", "report", "sweep"):
+        assert "not that of its pixels" in refusal(job.commands(out)[name])
+    assert [damage["file"] for damage in job.commands(out)["verify"]()["damaged"]] == [".bigcluster/marks/recipe"]
+    job.check(change, ("verify",))
+    job.check(change, ("run",))
+
+
+def test_verify_wants_the_recipe_of_a_finished_run(job: Job) -> None:
+    out = job.changed(lambda marks: marks.remove("recipe"))
+    assert [damage["file"] for damage in job.commands(out)["verify"]()["damaged"]] == [".bigcluster/marks/recipe"]
+    job.check(lambda marks: marks.remove("recipe"), ("verify",))
+
+
+@pytest.mark.parametrize("payload", [{"n": [0] * LIMIT_VALUES}, {"n": "x" * LIMIT_BYTES}])
+def test_what_could_not_be_read_again_is_not_written(tmp_path: Path, payload: dict[str, Any]) -> None:
+    marks = Marks(tmp_path)
+    with pytest.raises(StoreError, match="are the most"):
+        marks.write("stage", Mark("x", {}, payload))
+    with pytest.raises(StoreError, match="longer or larger"):
+        marks.write("ingest", Mark("x", {}, {"square_sum": 1, "n_blocks": 0}))
+    assert list(marks.names()) == []

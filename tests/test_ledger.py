@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -220,3 +221,22 @@ def test_a_record_is_parsed_once_in_a_run_at_most(tmp_path: Path, parsed: Callab
     assert parsed() == 21
     verify(job.settings(), budget)
     assert parsed() == 21
+
+
+def test_a_long_column_alone_takes_no_memory_for_its_rows() -> None:
+    columns = Ledger.of([]).to_columns() | {"status": np.zeros(10_000_000, np.uint8)}
+    tracemalloc.start()
+    with pytest.raises(ValueError, match="another length"):
+        Ledger.from_columns(columns)
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 1 << 20
+
+
+@pytest.mark.parametrize("content", [b'{"columns": []}\n', b'{"columns": "x"}\n', b"[]\n", b'{"columns": {"a": 3}}\n'])
+def test_a_table_without_named_columns_counts_as_damaged(tmp_path: Path, content: bytes) -> None:
+    digest = digest_of(content)
+    file = tmp_path / ".bigcluster" / "ledger" / f"000000-{digest}.columns"
+    file.parent.mkdir(parents=True)
+    file.write_bytes(content)
+    assert read_table(tmp_path, Mark("x", {str(file.relative_to(tmp_path)): digest})) is None

@@ -26,6 +26,7 @@ import zarr
 from conftest import Cli, picture, run_cli, write_pictures
 
 from benchmarks.stress.harness import make_deep, remove_deep
+from benchmarks.stress.hostile_outs import forge
 from bigcluster import outdir
 from bigcluster.catalog import list_images
 from bigcluster.config import resolve
@@ -488,7 +489,7 @@ def test_a_mark_vouches_for_nothing_outside_of_its_store(images: Path, out: Path
     marks = Marks(out)
     named = name.format(precious)
     for stage, block in (("entries", "done"), ("state", "cluster"), ("strange", "done"), ("ingest", "0")):
-        marks.write(stage, Mark("", {named: "0" * 32}, {"places": {}, "facts": {}}), block)
+        forge(marks, stage, Mark("", {named: "0" * 32}, {"places": {}, "facts": {}}), block)
         assert marks.read(stage, block) is None
     assert [damage["file"] for damage in verify(out)["damaged"]]
     run(images, out, k=3)
@@ -940,7 +941,7 @@ def test_a_mark_named_for_the_folder_above_touches_nothing_there(
     (out / "c" / "0").mkdir(parents=True)
     (out / "c" / "0" / "0").write_bytes(b"x" * 20)
     before = described(out / "c"), (out / "zarr.json").read_bytes()
-    Marks(out).write("metadata", Mark("", digests, {"shape": [16], "dtype": "uint8", "chunks": [16]}), "..")
+    forge(Marks(out), "metadata", Mark("", digests, {"shape": [16], "dtype": "uint8", "chunks": [16]}), "..")
     verify(out)
     run(images, out, k=3)
     assert (described(out / "c"), (out / "zarr.json").read_bytes()) == before

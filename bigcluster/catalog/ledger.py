@@ -235,12 +235,20 @@ class Ledger:
         """
         if not columns.keys() >= _REQUIRED:
             raise ValueError("columns of the records are missing")
-        ledger = cls(len(columns["status"]))
+        n_rows = len(columns["status"])
+        for name, kind, n_values in (
+            *((name, np.int64, n_rows) for name in _NUMBERS),
+            ("mtime_ns", np.uint32, n_rows),
+            ("digests", np.uint8, n_rows * _DIGEST_BYTES),
+            ("status", np.uint8, n_rows),
+        ):  # before anything of that many rows is made: one column alone may say any number
+            if columns[name].shape != (n_values,) or columns[name].dtype != kind:
+                raise ValueError("a column has another length or type")
+        ledger = cls(n_rows)
         for name in _NUMBERS:
-            _put(ledger._numbers[name], columns[name])
-        _put(ledger._mtime_ns, columns["mtime_ns"])
-        _put(ledger._digests.reshape(-1), columns["digests"])
-        _put(ledger._status, columns["status"])
+            ledger._numbers[name][:] = columns[name]
+        ledger._mtime_ns[:], ledger._status[:] = columns["mtime_ns"], columns["status"]
+        ledger._digests.reshape(-1)[:] = columns["digests"]
         ledger._statuses = columns["statuses"].tobytes().decode().split("\n")
         noted, needed, tried = (columns[name] for name in ("noted", "needed", "tried"))
         reasons = StringArray.from_columns(columns["reason_ends"], columns["reasons"])
@@ -255,12 +263,6 @@ class Ledger:
                 reason, None if n_bytes == _NONE else n_bytes, None if seconds != seconds else seconds
             )
         return ledger
-
-
-def _put(into: NDArray[Any], column: NDArray[Any]) -> None:
-    if column.shape != into.shape or column.dtype != into.dtype:
-        raise ValueError("a column has another length or type")
-    into[:] = column
 
 
 def _check(ledger: Ledger, noted: NDArray[Any]) -> None:

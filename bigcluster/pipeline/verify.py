@@ -48,6 +48,7 @@ from bigcluster.report import write as report
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
+from bigcluster.stages.ingest import RECIPE
 from bigcluster.stages.reuse import PREVIOUS
 from bigcluster.store import Damage, Inventory, Marks, Store, metadata, take_inventory
 from bigcluster.store.inventory import GONE
@@ -72,7 +73,7 @@ ORDER = (
     profiles.FOLDER,
 )
 _MADE_BY = {
-    "recipe": INGEST,
+    RECIPE: INGEST,
     PREVIOUS: INGEST,
     results.MARK: OUTPUT,
     folders.CREATED: OUTPUT,
@@ -212,6 +213,8 @@ def _unregister(out: Path, damaged: list[Damage]) -> None:
     for stage in (INGEST, FEATURES, REDUCE, CLUSTER):  # undamaged files that do not fit each other
         if any(damage.stage == stage and damage.mark is None for damage in damaged):
             marks.remove(stage)
+    if any(damage.file == f"{MARKS}/{RECIPE}" for damage in damaged):
+        marks.remove(RECIPE)
     names = [damage.file.removeprefix(entries_of) for damage in damaged if damage.file.startswith(entries_of)]
     owned = OwnedList(out, folders.CREATED)
     made = owned.read() if names else None
@@ -236,13 +239,15 @@ def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[s
     finished = results.is_finished(store.marks)
     if finished:
         is_there = {INGEST: stored.n_blocks > 0}
-        if stored.n_blocks and FEATURES not in missing:
+        if stored.n_blocks and INGEST not in missing:
+            is_there[RECIPE] = stored.recipe is not None
+        if stored.recipe is not None and FEATURES not in missing:
             is_there[CLUSTER] = stored.clustered is not None
         if stored.clustered is not None and stored.clustered.payload["reduction"] != "none":
             is_there[REDUCE] = stored.fitted is not None
         for stage in (stage for stage, there in is_there.items() if not there and stage not in missing):
-            missing = missing | {stage}
-            yield Damage(f"{MARKS}/{stage}", stage, "does not hold any more")
+            missing = missing | {_MADE_BY.get(stage, stage)}
+            yield _of_stage(Damage(f"{MARKS}/{stage}", stage, "does not hold any more"))
     else:
         notes.append("the last run did not come to its end; the same command resumes")
     for damage in stages.audit(store, stored, missing):

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from bigcluster.errors import DamagedError
 from bigcluster.planning.footprint import CLASS_BLOCK_BYTES, CLASS_COUNT_BYTES, CLASSES_OF_A_CLUSTER
-from bigcluster.stages.ingest import stored_embedding
+from bigcluster.stages.ingest import stored_class_names, stored_embedding
 from bigcluster.stages.pixel_blocks import CLASSES
 from bigcluster.store import Store, StoredRows
 from bigcluster.store.row_source import spans
@@ -106,7 +106,7 @@ def load_classes(store: Store, ok: NDArray[np.bool_]) -> ImageClasses | None:
     embedding = stored_embedding(store)
     if embedding is None or not embedding["n_classes"]:
         return None
-    return ImageClasses(tuple(embedding["classes"]), embedding["n_classes"], StoredRows(store.array(CLASSES), ok))
+    return ImageClasses(stored_class_names(store), embedding["n_classes"], StoredRows(store.array(CLASSES), ok))
 
 
 def classes_of_clusters(classes: ImageClasses, labels: NDArray[np.int32], n_clusters: int) -> ClusterClasses:

@@ -7,6 +7,7 @@ were asked for.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -19,6 +20,7 @@ from bigcluster.catalog import Listing
 from bigcluster.catalog.manifest_rows import LEAST_BYTES
 from bigcluster.config import Settings, are_vectors
 from bigcluster.errors import ModelError
+from bigcluster.files.durable import digest_of
 from bigcluster.kernels.decode import View
 from bigcluster.kernels.linalg.unit_length import to_unit_length
 from bigcluster.models import Network, Options, open_network
@@ -30,6 +32,8 @@ from bigcluster.store import fingerprint
 from bigcluster.units import printable
 
 KIND_OF_NETWORK = "network"
+_SHOWN_CHARACTERS = 200
+"""Characters of the name of a layer that are shown, at most: exporters write names of up to about 100."""
 
 
 class Embedding(Protocol):
@@ -124,6 +128,11 @@ def shape_of(embedding: Embedding) -> FeatureShape:
     )
 
 
+def names_digest(names: Iterable[str]) -> str:
+    """Return the digest of the names of classes, each in one line."""
+    return digest_of("\n".join(names).encode())
+
+
 def description_of(embedding: Embedding) -> dict[str, Any]:
     """Return what is stored with the pixels about their features, as JSON values."""
     return {
@@ -133,10 +142,16 @@ def description_of(embedding: Embedding) -> dict[str, Any]:
         "n_features": embedding.n_features,
         "dtype": embedding.dtype,
         "unit_length": embedding.unit_length,
-        "classes": list(embedding.class_names),
+        "names": names_digest(embedding.class_names),
+        "n_names": len(embedding.class_names),
         "n_classes": embedding.n_classes,
         "fingerprint": embedding.fingerprint,
     }
+
+
+def _shown(layer: str) -> str:
+    """Return the name of a layer as it is shown; the fingerprint covers the whole name."""
+    return layer if len(layer) <= _SHOWN_CHARACTERS else f"{layer[:_SHOWN_CHARACTERS]}…"
 
 
 @dataclass(frozen=True)
@@ -160,7 +175,7 @@ class NetworkEmbedding:
         return {
             "sha256": network.sha256,
             "licence": network.licence,
-            "layer": printable(network.layer),
+            "layer": _shown(printable(network.layer)),
             "pool": network.pool,
             "input": f"{network.width}x{network.height}",
             "resize": network.resize,

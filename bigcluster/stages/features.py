@@ -75,7 +75,10 @@ def is_unit_length(store: Store) -> bool:
 
 
 def features_of(context: Context, ingested: Ingested) -> Features:
-    """Return the features that ingest has stored; the mean of those that are not pixels is computed where it is new."""
+    """Return the features that ingest has stored; the mean of those that are not pixels is computed where it is new.
+
+    Raises StoreError where the store does not say what they are.
+    """
     store = context.store
     embedding = stored_embedding(store)
     mark = store.mark(FEATURES)
@@ -89,7 +92,10 @@ def features_of(context: Context, ingested: Ingested) -> Features:
 
 
 def load_features(store: Store, ingested: Ingested) -> Features:
-    """Return the features that the last run stored, without computing anything."""
+    """Return the features that the last run stored, without computing anything.
+
+    Raises StoreError where the store does not say what they are.
+    """
     embedding = stored_embedding(store)
     if embedding is None:
         moments = ExactSums(ingested.column_sums, ingested.square_sum)

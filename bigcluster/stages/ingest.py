@@ -24,13 +24,13 @@ from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.planning.footprint import COMMITS_IN_FLIGHT
 from bigcluster.planning.stage_names import INGEST
 from bigcluster.stages.context import Context
-from bigcluster.stages.embedding import Embedding, description_of
+from bigcluster.stages.embedding import Embedding, description_of, names_digest
 from bigcluster.stages.fill import Filling, Freshness
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading.sample import NATIVE
 from bigcluster.stages.pixel_blocks import BLOCK_ARRAYS, Block, BlockLayout, Table, mark_of
 from bigcluster.stages.vectors import KIND_OF_VECTORS
-from bigcluster.store import Mark, Store, StoredRows, fingerprint, read_whole
+from bigcluster.store import Digests, Mark, Store, StoredRows, fingerprint, read_table, read_whole, write_table
 from bigcluster.store.row_source import spans
 
 _SHOWN_DIGITS = 8
@@ -38,7 +38,9 @@ _SHOWN_DIGITS = 8
 Found = TypeVar("Found")
 
 RECIPE = "recipe"
-"""The name of the mark that stores how the pixels were decoded."""
+"""The name of the mark that stores how the pixels were decoded. It vouches for the table of the names of classes."""
+_CLASS_NAMES = "classes"
+"""What the name of the file of that table begins with."""
 
 
 @dataclass(frozen=True)
@@ -156,7 +158,11 @@ def _make_arrays(
         store.discard(name)
     store.create("sums", (n_blocks, spec.n_values), np.uint32, (1, spec.n_values))
     values = _recipe_values(spec, embedding)
-    store.marks.write(RECIPE, Mark(fingerprint(stage=INGEST, **values), payload=values))
+    digests: Digests = {}
+    if embedding is not None and embedding.n_classes:
+        ends, text = StringArray(embedding.class_names).to_columns()
+        digests = write_table(store.out, _CLASS_NAMES, {"name_ends": ends, "names": text})
+    store.commit(RECIPE, fingerprint(stage=INGEST, **values), digests, values)
 
 
 def pixel_rows(store: Store, ok: NDArray[np.bool_]) -> StoredRows:
@@ -214,17 +220,49 @@ def _recipe_values(spec: DecodeSpec, embedding: Embedding | None = None) -> dict
 
 def stored_recipe(store: Store) -> DecodeSpec:
     """Return how the stored pixels were decoded. Raises StoreError where the store holds no pixels."""
-    mark = store.mark(RECIPE)
-    if mark is None:
-        raise StoreError(f"{store.root} holds no pixels; run the job to its end first")
+    mark = _recipe_mark(store)
+    if not is_recipe_of_blocks(store, mark.fingerprint):
+        raise StoreError(f"the recipe in {store.root} is not that of its pixels; run the job again")
     return DecodeSpec(**{name: value for name, value in mark.payload.items() if name != "embedding"})
 
 
 def stored_embedding(store: Store) -> dict[str, Any] | None:
-    """Return what is stored about the embedding that made the features (`description_of`); None for pixels."""
-    mark = store.mark(RECIPE)
-    embedding: dict[str, Any] | None = None if mark is None else mark.payload.get("embedding")
+    """Return what is stored about the embedding that made the features (`description_of`); None for pixels.
+
+    Raises StoreError where the store does not say it: that there is no embedding is never concluded from silence.
+    """
+    embedding: dict[str, Any] | None = _recipe_mark(store).payload.get("embedding")
     return embedding
+
+
+def stored_class_names(store: Store) -> tuple[str, ...]:
+    """Return the names of the classes of the network. Raises StoreError where they are missing or damaged."""
+    mark = _recipe_mark(store)
+    columns, embedding = read_table(store.out, mark), mark.payload["embedding"]
+    try:
+        if columns is not None:
+            names = tuple(StringArray.from_columns(columns["name_ends"], columns["names"]))
+            if (len(names), names_digest(names)) == (embedding["n_names"], embedding["names"]):
+                return names
+    except (KeyError, ValueError):
+        pass  # told below, as any other damage
+    raise StoreError(f"the names of the classes in {store.root} are missing or damaged; run the job again")
+
+
+def _recipe_mark(store: Store) -> Mark:
+    mark = store.mark(RECIPE)
+    if mark is None:
+        raise StoreError(f"{store.root} does not say how its pixels were decoded; run the job to its end first")
+    return mark
+
+
+def is_recipe_of_blocks(store: Store, recipe: str) -> bool:
+    """Return whether the first block of pixels was decoded by the recipe of this fingerprint.
+
+    Anybody can write a sealed mark of another recipe; but the fingerprint of each block covers the recipe too.
+    """
+    table = Table.of(store.out, store.mark(INGEST, Block(0, 0, 0).name))
+    return table is not None and table.names(recipe) is not None
 
 
 def check_recipe(store: Store, spec: DecodeSpec, embedding: Embedding | None, *, replace: bool) -> None:
@@ -234,7 +272,8 @@ def check_recipe(store: Store, spec: DecodeSpec, embedding: Embedding | None, *,
     without that permission.
     """
     mark = store.mark(RECIPE)
-    if mark is None or replace or mark.fingerprint == decode_recipe(spec, embedding):
+    recipe = decode_recipe(spec, embedding)
+    if mark is None or replace or mark.fingerprint == recipe or is_recipe_of_blocks(store, recipe):
         return
     if _are_changed_vectors(mark.payload.get("embedding"), embedding):
         return  # a file was changed, as images are: no setting
@@ -297,10 +336,14 @@ def _summarise(
 
 
 def load_ingested(store: Store) -> Ingested:
-    """Load the results of the last ingest without examining the files. Raises StoreError where it did not finish."""
+    """Load the results of the last ingest without examining the files.
+
+    Raises StoreError where it did not finish, or where the stored recipe is not that of the pixels.
+    """
     mark = store.mark(INGEST)
     if mark is None:
         raise StoreError(f"{store.root} holds no finished ingest; run the job to its end first")
+    stored_recipe(store)
     return _from_mark(store, mark)
 
 

@@ -89,6 +89,8 @@ def _unpack(data: bytes) -> Columns:
     """The columns in the content of a file. Raises ValueError, TypeError or KeyError where it has another form."""
     end = data.index(b"\n", 0, _HEADER_BYTES)
     header = parse_json(data[:end], _HEADER_VALUES)["columns"]
+    if not isinstance(header, dict):
+        raise TypeError("the columns have no names")
     columns, at = dict[str, NDArray[Any]](), end + 1
     for name, (kind, length) in header.items():
         if kind not in _TYPES or type(length) is not int or not 0 <= length <= len(data):

@@ -34,6 +34,8 @@ LIMIT_VALUES = 1 << 18
 """JSON values of a mark, at most: a digest for each of 100,000 chunks, and as many numbers in its facts."""
 _TOGETHER = 2
 """Marks of whole stages that are in memory at the same time; of blocks, it is one."""
+_SHOWN_CHARACTERS = 200
+"""Characters of the values of a mark in a message, at most."""
 _OTHERWISE = "or delete it: what it vouches for is computed anew"
 
 
@@ -79,28 +81,31 @@ class Marks:
         check_room(path, json_bytes(len(text), n_values) * share, _OTHERWISE)
         try:
             values = parse_json(text, LIMIT_VALUES)
-            mark = Mark(**values) if _names_our_places(**values) else None
+            mark = Mark(**values)
         except (ValueError, TypeError):  # of another version
             return None
-        is_ours = mark is not None and has_form(stage, block, mark.fingerprint, mark.payload)
-        return mark if is_ours else None
+        return mark if _is_ours(stage, block, mark) else None
 
     def write(self, stage: str, mark: Mark, block: str = DONE) -> None:
         """Write a mark, which is on disk when this returns. The files that it vouches for must be synced already.
 
-        Raises StoreError where it would be larger than LIMIT_BYTES.
+        Raises StoreError for a mark that `read` would take for absent: a stage would be done anew at every run, or
+        what it says would be taken for what was never said.
         """
         path = self.path(stage, block)
         self._set_aside(stage, block)
-        content = {"fingerprint": mark.fingerprint, "digests": mark.digests, "payload": mark.payload}
-        body = json.dumps(content).encode()
-        if len(body) + len(_seal(b"")) + len(_END) > LIMIT_BYTES:
+        data = sealed(mark)
+        n_bytes, n_values = len(data), count_values(data)
+        if n_bytes > LIMIT_BYTES or n_values > LIMIT_VALUES:
             raise StoreError(
-                f"{path}: what it holds takes {show_bytes(len(body))}, and {show_bytes(LIMIT_BYTES)} are the most; use "
-                "fewer images"
+                f"{path}: what it holds takes {show_bytes(n_bytes)} in {n_values:,} values, and "
+                f"{show_bytes(LIMIT_BYTES)} in {LIMIT_VALUES:,} values are the most; use fewer images"
             )
+        as_read = Mark(**json.loads(data)["mark"])
+        if not _is_ours(stage, block, as_read):
+            raise StoreError(f"{path}: a value in it is longer or larger than any that is read back: {_shown(as_read)}")
         clear_way(path.parent, self.out)
-        write_bytes(path, _seal(body) + body + _END, self.out)
+        write_bytes(path, data, self.out)
 
     def remove(self, stage: str, block: str = DONE) -> None:
         """Remove a mark; nothing happens where there is none. A file that is not ours goes to OUT/kept."""
@@ -162,6 +167,24 @@ class Marks:
     def path(self, stage: str, block: str = DONE) -> Path:
         """The path of a mark file, whether it exists or not."""
         return self._root / stage / f"{block}.json"
+
+
+def sealed(mark: Mark) -> bytes:
+    """The content of the file of a mark, whatever it says."""
+    content = {"fingerprint": mark.fingerprint, "digests": mark.digests, "payload": mark.payload}
+    body = json.dumps(content).encode()
+    return _seal(body) + body + _END
+
+
+def _is_ours(stage: str, block: str, mark: Mark) -> bool:
+    """Whether a mark has the form of those that this program writes for a stage and a block."""
+    is_ours = _names_our_places(mark.fingerprint, mark.digests, mark.payload)
+    return is_ours and has_form(stage, block, mark.fingerprint, mark.payload)
+
+
+def _shown(mark: Mark) -> str:
+    text = json.dumps(mark.payload)
+    return text if len(text) <= _SHOWN_CHARACTERS else f"{text[:_SHOWN_CHARACTERS]}..."
 
 
 def _names_our_places(fingerprint: Any, digests: Any, payload: Any) -> bool:

@@ -30,6 +30,10 @@ from bigcluster.store.fingerprints import fingerprint
 
 GROUP = "store"
 """The block of the metadata mark of the group; those of arrays have the names of the arrays."""
+MOST_VIEW_PIXELS = 4096
+"""Pixels of a side of the second picture of a decode, at most: networks for photographs take 224 to 1,024."""
+RESIZE_RULES = ("crop", "squash", "pad")
+"""How the second picture takes its size (see `kernels.decode.View`)."""
 _MOST_NUMBERS = 100_000
 """Numbers in a list of facts, at most, such as the inertia of every start. Chosen, not measured."""
 
@@ -135,8 +139,10 @@ def _is_place(value: Any) -> bool:
 
 
 def _is_view(value: Any) -> bool:
-    """Whether a value is [width, height, fit] of the second picture of each decode."""
-    return type(value) is list and len(value) == 3 and all(map(whole(1), value[:2])) and printable_line(value[2])
+    """Whether a value is [width, height, rule] of the second picture of each decode."""
+    if type(value) is not list or len(value) != 3:
+        return False
+    return all(whole(1)(side) and side <= MOST_VIEW_PIXELS for side in value[:2]) and one_of(*RESIZE_RULES)(value[2])
 
 
 _EMBEDDING_KEYS = keys(
@@ -144,8 +150,8 @@ _EMBEDDING_KEYS = keys(
         **dict.fromkeys(("kind", "name"), printable_line),
         "fingerprint": text,
         "n_features": whole(1),
-        "n_classes": whole(),
-        "classes": list_of(printable_line),
+        **dict.fromkeys(("n_classes", "n_names"), whole()),
+        "names": text,
         "dtype": one_of("uint8", "float32"),
         "unit_length": truth,
         "facts": dict_of(_fact),
@@ -154,8 +160,31 @@ _EMBEDDING_KEYS = keys(
 
 
 def _is_embedding(value: Any) -> bool:
-    """Whether a value describes what made the features, and names at least as many classes as are kept of an image."""
-    return _EMBEDDING_KEYS(value) and value["n_classes"] <= len(value["classes"]) <= _MOST_NUMBERS
+    """Whether a value describes what made the features, and has at least as many classes as are kept of an image."""
+    return _EMBEDDING_KEYS(value) and value["n_classes"] <= value["n_names"]
+
+
+_RECIPE_KEYS = keys(
+    {"width": whole(1), "height": whole(1)},
+    {
+        "color": truth,
+        "fit": one_of("stretch", "pad", "crop"),
+        "normalize": one_of("none", "image"),
+        "max_pixels": whole(1),
+        "view": _is_view,
+        "embedding": _is_embedding,
+    },
+)
+
+
+def _is_recipe(payload: Any) -> bool:
+    """Whether a value says how pictures are decoded, with a second picture where a network sees it, and only there."""
+    if not _RECIPE_KEYS(payload):
+        return False
+    kind, has_view = payload.get("embedding", {"kind": "pixels"})["kind"], "view" in payload
+    if ("embedding" in payload) == (kind == "pixels"):
+        return False
+    return has_view if kind == "network" else not has_view or kind not in ("pixels", "vectors")
 
 
 _OF_BLOCKS: dict[str, Check] = {
@@ -164,17 +193,7 @@ _OF_BLOCKS: dict[str, Check] = {
     "state": keys({"places": dict_of(_is_place), "facts": dict_of(lambda _: True)}),
 }
 _FORMS: dict[str, Check] = {
-    "recipe": keys(
-        {"width": whole(1), "height": whole(1)},
-        {
-            "color": truth,
-            "fit": printable_line,
-            "normalize": printable_line,
-            "max_pixels": whole(1),
-            "view": _is_view,
-            "embedding": _is_embedding,
-        },
-    ),
+    "recipe": _is_recipe,
     "ingest": keys({"square_sum": whole(), "n_blocks": whole(1)}),
     "features": keys({"images": text}),
     "reduce": keys(

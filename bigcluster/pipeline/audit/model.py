@@ -38,6 +38,8 @@ class Stored:
 
     n_blocks: int
     """The number of blocks of pixels; 0 where the ingest did not finish."""
+    recipe: Mark | None
+    """How the pixels were decoded; None also where the pixels were decoded in another way."""
     features: Mark | None
     """The mark of the mean of features that are not the pixels."""
     fitted: Mark | None
@@ -48,10 +50,13 @@ class Stored:
 
 def load(store: Store) -> Stored:
     """Load the marks of the stages that belong to one state: after an interrupted run, later marks are outdated."""
-    ingested, extracted, fitted, clustered = (_sized(store, name) for name in (INGEST, FEATURES, REDUCE, CLUSTER))
+    names = (INGEST, ingest.RECIPE, FEATURES, REDUCE, CLUSTER)
+    ingested, recipe, extracted, fitted, clustered = (_sized(store, name) for name in names)
     read_ledger = cache(partial(ingest.load_ledger, store))
     if ingested is None:
-        return Stored(0, None, None, None, read_ledger)
+        return Stored(0, None, None, None, None, read_ledger)
+    if recipe is None or not ingest.is_recipe_of_blocks(store, recipe.fingerprint):
+        return Stored(ingested.payload["n_blocks"], None, None, None, None, read_ledger)
     if extracted is not None and extracted.payload["images"] != ingested.fingerprint:
         extracted = None
     images = ingested.fingerprint
@@ -60,11 +65,11 @@ def load(store: Store) -> Stored:
     if clustered is not None and not _are_of(clustered, images, images):
         clustered = None
     if clustered is not None and fitted is not None and clustered.payload["reduction"] != "none":
-        unit_length = is_unit_length(store)
+        unit_length = recipe.payload.get("embedding", {"unit_length": False})["unit_length"]
         n_columns = clustered.payload["n_columns"]
         rows = reduce.rows_fingerprint(fitted.fingerprint, n_columns, unit_length=unit_length)
         clustered = clustered if clustered.payload["rows"] == rows else None
-    return Stored(ingested.payload["n_blocks"], extracted, fitted, clustered, read_ledger)
+    return Stored(ingested.payload["n_blocks"], recipe, extracted, fitted, clustered, read_ledger)
 
 
 def _are_of(mark: Mark, images: str, features: str) -> bool:
