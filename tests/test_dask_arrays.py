@@ -19,6 +19,7 @@ from hypothesis.extra import numpy as arrays
 
 import bigcluster as bc
 from benchmarks.stress.work import Job
+from bigcluster.errors import StoreError
 from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.solvers.pca import Components
 from bigcluster.store import Store, StoredRows
@@ -150,3 +151,23 @@ def test_dask_mls_solvers_compute_the_array_of_the_store_itself(out: Path, graph
     assert found.rows is not None
     assert len(found.rows.labels) == 20
     assert dask.config.get("scheduler", None) is None
+
+
+@pytest.mark.parametrize("reduce", ["pca", "none"])
+def test_arrays_of_an_earlier_run_never_give_rows_of_a_later_one(tmp_path: Path, reduce: str) -> None:
+    images, out = tmp_path / "images", tmp_path / "out"
+    files = write_pictures(images, 12)
+    job = Job(images, {"k": 2, "size": "8x8", "components": 3, "reduce": reduce, "report.write": False})
+    job.run(out)
+    pixels, scores = bc.open(out).pixels, bc.open(out).scores
+    elsewhere = pickle.loads(pickle.dumps(pixels))  # noqa: S301 - as dask sends it
+    before = pixels.compute(scheduler="synchronous")
+    job.run(out)
+    np.testing.assert_array_equal(pixels.compute(scheduler="synchronous"), before)
+    scores.compute(scheduler="synchronous")
+    files[0].unlink()
+    job.run(out)
+    for lazy in (pixels, scores, elsewhere):
+        with pytest.raises(StoreError, match="was clustered anew"):
+            lazy.compute(scheduler="synchronous")
+    np.testing.assert_array_equal(bc.open(out).pixels.compute(scheduler="synchronous"), before[1:])

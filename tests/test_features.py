@@ -305,6 +305,40 @@ def test_only_new_pictures_have_their_features_made(first: int, tmp_path: Path) 
 
 
 @pytest.mark.usefixtures("small_blocks")
+@pytest.mark.parametrize("n_moves", [0, 1, 2, 5, 6])
+def test_killed_between_the_moves_of_two_arrays_no_picture_is_decoded_twice(
+    n_moves: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, out = tmp_path / "images", tmp_path / "out"
+    write_pictures(folder, 12, first=1)
+    made(folder, out, copies())
+    write_pictures(folder, 1, first=0)
+    move, done = Store.move_rows, list[str]()
+
+    def killed(store: Store, source: str, *args: Any, **options: Any) -> None:
+        if len(done) == n_moves:
+            raise KeyboardInterrupt
+        move(store, source, *args, **options)
+        done.append(source)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Store, "move_rows", killed)
+        if n_moves < 6:  # three blocks, each in two arrays
+            with pytest.raises(KeyboardInterrupt):
+                made(folder, out, copies())
+            assert done == ["pixels", "features", "pixels", "features", "pixels", "features"][:n_moves]
+        else:
+            made(folder, out, copies())
+    counted = Stopping(100)
+    made(folder, out, replace(copies(), make=counted))
+    assert counted.rows == (1 if n_moves < 6 else 0)
+    made(folder, tmp_path / "fresh")
+    assert (out / "labels.csv").read_bytes() == (tmp_path / "fresh" / "labels.csv").read_bytes()
+    np.testing.assert_array_equal(array(out, "features"), array(out, "pixels"))
+    assert not (out / "kept").exists()
+
+
+@pytest.mark.usefixtures("small_blocks")
 def test_damage_is_found_and_only_its_block_is_made_again(images: Path, tmp_path: Path) -> None:
     made(images, tmp_path, copies())
     before = (tmp_path / "labels.csv").read_bytes()

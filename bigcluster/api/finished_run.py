@@ -90,14 +90,14 @@ class Run:
 
         Where nothing was reduced (reduce = none), these are the features, such as the pixels, (n_ok, n_features).
         """
-        from bigcluster.planning.stage_names import REDUCE
+        from bigcluster.planning.stage_names import INGEST, REDUCE
         from bigcluster.stages.features import load_features
         from bigcluster.stages.ingest import load_ingested
 
         store, summary = self._store(), self.summary
         if summary["settings"]["reduce"] == "none":
             features = load_features(store, load_ingested(store))
-            return features.rows.dask(features.fingerprint).astype("float32")
+            return features.rows.dask((INGEST, features.fingerprint)).astype("float32")
         return self._stored(store, "scores", REDUCE)[:, : summary["n_components"]]
 
     @property
@@ -105,13 +105,15 @@ class Run:
         """Return (n_ok, n_values) uint8, the stored pixels of the good images, in listing order.
 
         A row holds a picture of `summary["image_size"]`, row by row, in color its three values side by side. Every
-        process that sees the folder of the store can compute it, such as the workers of a dask cluster.
+        process that sees the folder of the store can compute it, such as the workers of a dask cluster. After a later
+        run into OUT has changed the rows, that raises StoreError; `bc.open(OUT).pixels` has the new ones.
         """
+        from bigcluster.planning.stage_names import INGEST
         from bigcluster.stages.ingest import load_ingested, pixel_rows
 
         store = self._store()
         ingested = load_ingested(store)
-        return pixel_rows(store, ingested.ok).dask(ingested.fingerprint)
+        return pixel_rows(store, ingested.ok).dask((INGEST, ingested.fingerprint))
 
     def _stored(self, store: Store, name: str, stage: str) -> da.Array:
         """Return an array that a stage has stored, in its stored chunks."""
@@ -120,7 +122,7 @@ class Run:
         mark = store.mark(stage)
         if mark is None:
             raise StoreError(f"{store.root} holds no finished {stage}; run the job to its end first")
-        return StoredRows(store.array(name)).dask(mark.fingerprint)
+        return StoredRows(store.array(name)).dask((stage, mark.fingerprint))
 
     @property
     def centers(self) -> Any:

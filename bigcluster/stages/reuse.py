@@ -7,8 +7,9 @@
 
 Before anything is overwritten, the blocks that are no longer valid but have rows that are needed are set aside: their
 chunk files are renamed into the array `retired`, under a mark of their own. Such a previous block is deleted when the
-last block that copies from it is done, so that little is on the disk twice. At every moment each row is covered by one
-mark, so that a run that was killed continues from there.
+last block that copies from it is done, so that little is on the disk twice. A block has one folder of files in each of
+several arrays, and these are renamed one after the other: a run that is killed in between leaves two marks, neither of
+which holds. The next run finishes the moves first. At every other moment each row is covered by one mark that holds.
 """
 
 from __future__ import annotations
@@ -92,6 +93,8 @@ class PreviousBlocks:
         It must be called before the pixel array is resized. After a run was killed, it continues from where it stopped.
         """
         slots = [int(name) for name in self._store.marks.numbers(PREVIOUS)]
+        for slot in slots:
+            self._finish_moves(slot)
         replaced = self._replaced(blocks, missing)
         if not slots and not replaced:
             return
@@ -202,8 +205,8 @@ class PreviousBlocks:
     def _set_aside(self, index: int, mark: Mark, slot: int) -> None:
         """Move the files of a block into a slot of the previous blocks.
 
-        The new mark is written first: it is not valid before its files are in place. Then the files move, then the old
-        mark is deleted.
+        The new mark is written first: it is not valid before its files are in place. Then the files move, array by
+        array, then the old mark is deleted: until then `_finish_moves` knows from both marks what belongs where.
         """
         digests: Digests = {}
         for name in self._arrays:
@@ -215,6 +218,21 @@ class PreviousBlocks:
         for name in self._arrays:
             self._store.move_rows(name, index, previous_of(name), slot)
         self._store.marks.remove(INGEST, _name(index))
+
+    def _finish_moves(self, slot: int) -> None:
+        """Move what is left of the files of a block that a killed run was moving into a slot."""
+        marks = self._store.marks
+        moving = marks.read(PREVIOUS, _name(slot))
+        if moving is None or self._store.mark(PREVIOUS, _name(slot)) is not None:
+            return
+        index = moving.payload["start"] // self._store.array(PIXELS).chunks[0]
+        stored = marks.read(INGEST, _name(index))
+        if stored is None or (stored.fingerprint, stored.payload) != (moving.fingerprint, moving.payload):
+            return
+        if self._store.mark(INGEST, _name(index)) is None:  # else nothing was moved: the block is whole in its place
+            for name in self._arrays:
+                self._store.move_rows(name, index, previous_of(name), slot, begun=True)
+            marks.remove(INGEST, _name(index))
 
     def _build_index(self, useful: dict[int, NDArray[np.uint64]]) -> None:
         keys = np.concatenate([self._keys, *useful.values()])

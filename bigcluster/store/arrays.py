@@ -246,18 +246,21 @@ class Store:
             self._files.write_chunk(keys[-1], _filled_up(part, array.chunks, array.dtype))
         return {f"{ARRAYS}/{key}": digest for key, digest in self._files.take_digests(keys).items()}
 
-    def move_rows(self, source: str, index: int, target: str, to: int) -> None:
+    def move_rows(self, source: str, index: int, target: str, to: int, *, begun: bool = False) -> None:
         """Rename the files of a row of chunks: from one matrix to another one with the same chunks.
 
         index, to : the numbers of the row of chunks in `source` and in `target`.
+        begun : what is at the target was moved there by an earlier call, which was killed; nothing may be left to move.
         """
         old, new = self.root / source / "c" / str(index), self.root / target / "c" / str(to)
         out = self.out
+        if begun and not is_folder(old):
+            return
         clear_way(new.parent, out)
         with open_folder(new.parent, out, create=True) as into, open_folder(old.parent, out) as folder:
-            if os.path.lexists(new):
+            if os.path.lexists(new) and not begun:
                 set_aside(new, out)
-            if all(name.isdecimal() for name in os.listdir(old)):
+            if not os.path.lexists(new) and all(name.isdecimal() for name in os.listdir(old)):
                 os.rename(old.name, new.name, src_dir_fd=folder, dst_dir_fd=into)
             else:  # what somebody else put there stays
                 self._move_chunks(old, new)

@@ -28,10 +28,12 @@ import numpy as np
 from numpy.typing import NDArray
 from zarr.storage import LocalStore
 
+from bigcluster.errors import StoreError
 from bigcluster.files.bounded import open_regular
 from bigcluster.files.durable import DIGEST_DIGITS, digest_of, open_folder, unfinished, write_all, write_bytes
 from bigcluster.files.kept import clear_way, set_aside
 from bigcluster.files.layout import ARRAYS
+from bigcluster.store.marks import Marks
 from bigcluster.store.metadata import CRC_BYTES
 
 _READ_BYTES = 1 << 20
@@ -96,10 +98,37 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
         self._out = out
         self._digests: dict[str, str] = {}
         self._chunk_bytes: dict[str, int] = {}
+        self._version: tuple[str, str] | None = None
+        self._seen: tuple[int, int] | None = None
+        """Inode number and time of the file of the mark when it was last found to be that of the version."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the folder by its path, for reading: the digests of what was written stay here."""
-        return _opened_for_reading, (self._out, dict(self._chunk_bytes))
+        return _opened_for_reading, (self._out, dict(self._chunk_bytes), self._version)
+
+    def of_version(self, stage: str, fingerprint: str) -> ChunkFiles:
+        """These files for reading; a chunk raises StoreError once the mark of a stage has another fingerprint."""
+        return _opened_for_reading(self._out, dict(self._chunk_bytes), (stage, fingerprint))
+
+    def _check_version(self, key: str) -> None:
+        """Raise StoreError where a later run has written other chunks: it removes the mark before it writes any."""
+        if self._version is None or not _is_chunk(key):
+            return
+        stage, fingerprint = self._version
+        marks = Marks(self._out)
+        try:
+            status = marks.path(stage).lstat()
+            now = (status.st_ino, status.st_mtime_ns)
+        except (FileNotFoundError, NotADirectoryError):
+            now = None
+        if now is None or now != self._seen:
+            mark = marks.read(stage)
+            if mark is None or mark.fingerprint != fingerprint:
+                raise StoreError(
+                    f"{self._out} was clustered anew after this array of it was opened, or is just now; open the run "
+                    "again"
+                )
+            self._seen = now
 
     def expect(self, name: str, n_bytes: int) -> None:
         """Tell the size in bytes of every chunk file of an array: a file of another size is not read."""
@@ -114,12 +143,18 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
                     raise ValueError(f"{self.root / key} is not a file of {self._chunk_bytes[name]} bytes")
 
     async def get(self, key: str, *args: Any, **options: Any) -> Any:
+        self._check_version(key)
         self._check_size(key)
-        return self._there(key, await super().get(key, *args, **options))
+        value = await super().get(key, *args, **options)
+        self._check_version(key)  # after the read as well: a run may have begun meanwhile
+        return self._there(key, value)
 
     def get_sync(self, key: str, *args: Any, **options: Any) -> Any:
+        self._check_version(key)
         self._check_size(key)
-        return self._there(key, super().get_sync(key, *args, **options))
+        value = super().get_sync(key, *args, **options)
+        self._check_version(key)
+        return self._there(key, value)
 
     async def set(self, key: str, value: Any) -> None:
         await asyncio.to_thread(self.set_sync, key, value)
@@ -208,8 +243,10 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
         return value
 
 
-def _opened_for_reading(out: Path, chunk_bytes: dict[str, int]) -> ChunkFiles:
+def _opened_for_reading(out: Path, chunk_bytes: dict[str, int], version: tuple[str, str] | None = None) -> ChunkFiles:
+    """The files of a store for reading. chunk_bytes : see `expect`. version : see `of_version`."""
     files = ChunkFiles(out, read_only=True)
+    files._version = version
     for name, n_bytes in chunk_bytes.items():
         files.expect(name, n_bytes)
     return files

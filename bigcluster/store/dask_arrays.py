@@ -11,23 +11,28 @@ from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 import numpy as np
+import zarr
 from numpy.typing import NDArray
 
 if TYPE_CHECKING:
     import dask.array as da
 
 
-def lazy_array(array: Any, version: str | None = None) -> da.Array:
+def lazy_array(array: Any, version: tuple[str, str] | None = None) -> da.Array:
     """Return a stored zarr array as a dask array in its stored chunks. Nothing is read.
 
-    version : a fingerprint of the content; None for names that occur once. It goes into the names of the chunks in the
-    graph, so that a scheduler that holds results of another content never takes them for these.
+    version : the stage that made it and the fingerprint of its mark; None for an array that is used up at once, whose
+    names occur once. It goes into the names of the chunks in the graph, so that a scheduler that holds results of
+    another content never takes them for these. Once the mark is another one, reading a chunk raises StoreError: rows of
+    other images would be there.
     """
     import dask.array as da  # brings numba along where dask-ml is installed: 70 MiB that a run does not need
     from dask.base import tokenize
 
     known = (str(array.store.root), array.shape, array.chunks, version)
     token = uuid4().hex if version is None else tokenize(*known)
+    if version is not None:
+        array = zarr.open_array(array.store.of_version(*version), path=array.path, mode="r", zarr_format=3)
     return da.from_zarr(array, name=f"{array.path}-{token}")
 
 

@@ -173,7 +173,7 @@ class StoredRows:
         rows, columns = self._array.chunks
         return int(rows), int(columns)
 
-    def dask(self, version: str | None = None) -> da.Array:
+    def dask(self, version: tuple[str, str] | None = None) -> da.Array:
         """The rows as a dask array in their stored chunks, (n_rows, n_columns). version : see `lazy_array`."""
         lazy = lazy_array(self._array, version)
         if self._physical is None:
