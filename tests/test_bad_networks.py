@@ -111,6 +111,48 @@ def test_a_file_that_cannot_be_used_is_one_line(cli: Cli, images: Path, tmp_path
     assert f"{tmp_path}/" in line, "the file is named"
 
 
+def test_names_that_are_too_long_are_one_line(
+    cli: Cli, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("n" * 300, f"{'n' * 300}.onnx", f"{tmp_path}/{'n' * 300}.onnx"):
+        line = refused(cli, images, tmp_path / "out", name, 2)
+        assert line.startswith("bigcluster: features: '")
+        assert line.endswith("cannot be read: File name too long")
+    monkeypatch.setenv("BIGCLUSTER_MODELS", f"{tmp_path}/{'n' * 300}")
+    line = refused(cli, images, tmp_path / "out", "mobilenetv2", 2)
+    assert line.startswith("bigcluster: the folder of networks: '")
+    assert line.endswith("cannot be read: File name too long")
+
+
+def test_a_tensor_with_a_name_that_is_markup_is_shown_as_it_is(cli: Cli, tmp_path: Path) -> None:
+    model = conv_net()
+    name = "[/red][bold]map"
+    model.graph.node[3].output[0] = model.graph.node[4].input[0] = name
+    ran = cli("models", "show", save(tmp_path, model))
+    assert ran.code == 0, ran.err
+    assert name in ran.out
+
+
+def test_a_network_that_does_not_fit_into_the_budget_is_not_read(cli: Cli, images: Path, tmp_path: Path) -> None:
+    path = plain(tmp_path)
+    with open(path, "ab") as file:
+        file.truncate(2_000_000_000)  # a hole, which takes no room on the disk
+    line = refused(cli, images, tmp_path / "out", path, 2, "--memory", "600MB")
+    assert "net.onnx takes about" in line
+    assert "the memory budget leaves" in line
+
+
+def test_a_network_in_the_current_folder(
+    cli: Cli, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "nets").mkdir()
+    plain(tmp_path / "nets")
+    monkeypatch.chdir(tmp_path)
+    for i, name in enumerate(("nets/net.onnx", "./nets/net.onnx")):
+        ran = cli("run", images, "--out", tmp_path / str(i), "-k", 2, "--features", name)
+        assert ran.code == 0, ran.err
+
+
 def test_settings_of_networks_beside_pixels_are_refused(cli: Cli, images: Path, tmp_path: Path) -> None:
     line = refused(cli, images, tmp_path / "out", "color", 2, "--set", "features.classes=5")
     assert "features.classes = 5 is for a network, and features = color are the pixels themselves" in line

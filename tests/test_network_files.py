@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import zipfile
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 from networks import conv_net, model_of, picture_input, save, transformer, weights, with_outputs
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
-from bigcluster.errors import ModelError
+from bigcluster.errors import MemoryBudgetError, ModelError
 from bigcluster.models import Options, onnx_file, open_network, session
 from bigcluster.models.graph import NetworkGraph
 from bigcluster.models.onnx_file import read_onnx
@@ -336,6 +337,78 @@ def test_a_file_of_weights_with_many_spellings_is_read_once(tmp_path: Path, monk
     entry.value = "copy"
     (tmp_path / "copy").write_bytes((tmp_path / "weights").read_bytes())
     refused(save(tmp_path, model), "are the most")
+
+
+CYCLES = {
+    "two makers": [("Identity", "pixels", "a"), ("Identity", "a", "b"), ("Identity", "b", "a")],
+    "before the output": [("Relu", "pixels", "x"), ("Max", "b x", "a"), ("Relu", "a", "b")],
+    "itself": [("Add", "pixels a", "a"), ("Relu", "a", "b")],
+    "behind the products": [("Relu", "pixels", "x"), ("Add", "b x", "a"), ("Identity", "a", "b")],
+}
+
+
+@pytest.mark.parametrize("kind", CYCLES)
+def test_a_cycle_is_refused(tmp_path: Path, kind: str) -> None:
+    nodes = [helper.make_node(op, read.split(), [made]) for op, read, made in CYCLES[kind]]
+    model = model_of(nodes, [picture_input("NCHW", "float32", 1, 16)], ["b"], [weights("w0", 8, 3)])
+    refused(save(tmp_path, model), "has a cycle: the tensor|has two operators that make the tensor 'a'")
+
+
+def test_lists_of_numbers_are_bounded_as_fields_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = conv_net()
+    model.graph.node[0].attribute.add(name="many", ints=[1] * 5000, type=onnx.AttributeProto.INTS)
+    path = save(tmp_path, model)
+    data = path.read_bytes()
+    packed = inner(5, inner(1, b"many"), inner(8, b"\1" * 5000), varint(20 << 3), varint(7))
+    node = model.graph.node[0]
+    del node.attribute[-1]
+    graph = inner(7, inner(1, node.SerializeToString(), packed))
+    model.ClearField("graph")
+    kinds = (data, model.SerializeToString() + graph)
+    for kind in kinds:
+        path.write_bytes(kind)
+        read_onnx(path)
+    monkeypatch.setattr(onnx_file, "_MOST_FIELDS", 4999)
+    for kind in kinds:
+        path.write_bytes(kind)
+        with pytest.raises(ModelError, match="more than 4,999 fields"):
+            read_onnx(path)
+
+
+def test_a_network_that_does_not_fit_is_not_read(tmp_path: Path) -> None:
+    path = save(tmp_path, conv_net())
+    n_bytes = path.stat().st_size
+    assert open_network(str(path), most_bytes=2 * n_bytes).n_features == 12
+    with open(path, "ab") as file:
+        file.truncate(1 << 30)  # a hole, which takes no room on the disk
+    with pytest.raises(MemoryBudgetError, match=r"takes about .* the memory budget leaves") as caught:
+        open_network(str(path), most_bytes=100 << 20)
+    assert "\n" not in str(caught.value)
+    model = conv_net()
+    onnx.save(model, str(path), save_as_external_data=True, location="weights", size_threshold=0)
+    n_bytes = path.stat().st_size + (tmp_path / "weights").stat().st_size
+    assert open_network(str(path), most_bytes=2 * n_bytes).n_features == 12
+    with pytest.raises(MemoryBudgetError, match=r"loading .*weights takes about"):
+        open_network(str(path), most_bytes=2 * n_bytes - 1)
+
+
+def test_names_that_are_compared_are_bounded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[int] = []
+
+    def close(word: str, names: list[str], *others: Any) -> list[str]:
+        compared.extend(map(len, [word, *names]))
+        return []
+
+    names = ["pixels", *("a" * (20 + 170 * (i % 2)) + f"{i:05d}" for i in range(3000))]
+    nodes = [helper.make_node("Relu", [read], [made]) for read, made in pairwise(names)]
+    model = model_of(nodes, [picture_input("NCHW", "float32", 1, 16)], names[-1:], [weights("w0", 8, 3)])
+    graph = graph_of(tmp_path, model)
+    monkeypatch.setattr("difflib.get_close_matches", close)
+    for layer in ("b" * 20, "b" * 190):
+        with pytest.raises(ModelError, match="computes no tensor"):
+            graph.check(layer)
+    assert 0 < len(compared) <= 1001
+    assert max(compared) <= 100
 
 
 def test_inputs_that_are_no_picture(tmp_path: Path) -> None:

@@ -16,7 +16,8 @@ import pytest
 from conftest import environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import TABLE, conv_net, save, transformer, with_outputs
+from networks import TABLE, conv_net, model_of, picture_input, save, transformer, weights, with_outputs
+from onnx import helper, numpy_helper
 
 from bigcluster.config import resolve
 from bigcluster.errors import ModelError
@@ -312,6 +313,75 @@ def test_the_fingerprint_covers_what_decides_the_features(tmp_path: Path) -> Non
     assert len({first.fingerprint, *others}) == len(others) + 1
     assert open_network(path).fingerprint == first.fingerprint
     assert {"onnxruntime", "cpu", "sha256"} <= first.identity.keys()
+
+
+def depending(end: list[Any], *constants: Any) -> Any:
+    """A network, of which `end` makes `seen`, and `bright` says whether the picture is brighter than black."""
+    nodes = [
+        helper.make_node("GlobalAveragePool", ["pixels"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["means"]),
+        helper.make_node("Gemm", ["means", "w"], ["f"]),
+        helper.make_node("ReduceMean", ["pixels"], ["mean"], keepdims=0),
+        helper.make_node("Greater", ["mean", "black"], ["bright"]),
+        *end,
+    ]
+    values = [
+        numpy_helper.from_array(np.array(value), name)
+        for name, value in {"black": np.float32(-0.9), "zero": [0], "one": [1], "eight": [8]}.items()
+    ]
+    given = [weights("w", 3, 8), *values, *constants]
+    return model_of(nodes, [picture_input("NCHW", "float32", 1, 16)], ["seen"], given)
+
+
+def filled(path: Path, n_classes: int = 0, layer: str | None = None) -> tuple[str, str]:
+    """What is said of a black and of a white picture."""
+    network = open_network(str(path), Options(n_classes=n_classes, layer=layer))
+    embedding = NetworkEmbedding(network, True, n_classes, 0.0)
+    out = np.zeros(embedding.n_features + 2 * n_classes, np.float32)
+    black, white = (embedding.fill(0, np.full((16, 16, 3), level, np.uint8), out) for level in (0, 255))
+    return black, white
+
+
+@pytest.mark.parametrize(("black", "white"), [("eight", "one"), ("one", "eight")])
+def test_a_length_that_depends_on_the_picture_is_no_features(tmp_path: Path, black: str, white: str) -> None:
+    cut = [
+        helper.make_node("Where", ["bright", white, black], ["n"]),
+        helper.make_node("Slice", ["f", "zero", "n", "one"], ["seen"]),
+    ]
+    counts = {"one": 1, "eight": 8}
+    said = f"the network gives {counts[white]} values, expected {counts[black]}"
+    assert filled(save(tmp_path, depending(cut))) == ("", said)
+    tokens = [
+        helper.make_node("Where", ["bright", white, black], ["n"]),
+        helper.make_node("Add", ["n", "one"], ["n_tokens"]),
+        helper.make_node("Concat", ["one", "n_tokens", "one"], ["shape"], axis=0),
+        helper.make_node("Expand", ["f", "shape"], ["tokens"]),
+        helper.make_node("MatMul", ["tokens", "v"], ["seen"]),
+    ]
+    said = f"the network gives {5 * counts[white] + 5} classes, expected {5 * counts[black] + 5}"
+    assert filled(save(tmp_path, depending(tokens, weights("v", 8, 5))), 1) == ("", said)
+
+
+def test_an_order_of_axes_that_depends_on_the_picture_is_no_features(tmp_path: Path) -> None:
+    shapes = {"flat": [1, 8], "turned": [8, 1]}
+    end = [
+        helper.make_node("Where", ["bright", "turned", "flat"], ["shape"]),
+        helper.make_node("Reshape", ["f", "shape"], ["seen"]),
+    ]
+    constants = [numpy_helper.from_array(np.array(shape), name) for name, shape in shapes.items()]
+    black, white = filled(save(tmp_path, depending(end, *constants)))
+    assert (black, white) == ("", "the network gives a tensor (8, 1) of another shape than of other pictures")
+
+
+def test_scores_of_classes_that_are_not_finite_are_no_features(tmp_path: Path) -> None:
+    end = [
+        helper.make_node("MatMul", ["f", "v"], ["m"]),
+        helper.make_node("Mul", ["m", "huge"], ["large"]),
+        helper.make_node("Mul", ["large", "huge"], ["seen"]),
+    ]
+    model = depending(end, weights("v", 8, 8), numpy_helper.from_array(np.array(1e30, np.float32), "huge"))
+    said = "the network gives a score of a class that is not finite"
+    assert filled(save(tmp_path, model), 2) == (said, said)
 
 
 def test_every_value_of_the_table_that_changes_what_is_stored_changes_the_fingerprint(tmp_path: Path) -> None:

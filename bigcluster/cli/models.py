@@ -56,6 +56,13 @@ def show(
     tell(shown, as_json, lambda: _print_network(shown), quiet=quiet, in_files=False)
 
 
+def _cell(value: str) -> Any:
+    """Return a cell that shows a name as it is, also one that rich would read as markup."""
+    from rich.text import Text
+
+    return Text(printable(value))
+
+
 def _print_list(networks: list[dict[str, Any]]) -> None:
     from rich.table import Table
 
@@ -71,7 +78,7 @@ def _print_list(networks: list[dict[str, Any]]) -> None:
             "" if speed is None else f"{speed:,.0f}",
             network["about"],
         ]
-        table.add_row(*map(printable, cells))
+        table.add_row(*map(_cell, cells))
     stdout().print(table)
     for network in networks:
         for line in filter(None, (network["fault"], network["note"])):
@@ -97,5 +104,5 @@ def _print_network(shown: dict[str, Any]) -> None:
     for tensor in shown["tensors"]:
         shape = " x ".join(map(str, tensor["shape"]))
         cells = [tensor["name"], tensor["operator"], shape, str(tensor["n_features"]), tensor["pool"]]
-        table.add_row(*map(printable, cells), "default" if tensor["is_default"] else "")
+        table.add_row(*map(_cell, cells), "default" if tensor["is_default"] else "")
     stdout().print(table)

@@ -5,7 +5,8 @@ nor lists them; stages does. It imports `files`, `kernels` and `runtime`. Begin 
 
 1. registry.py knows the networks that have a name (registry.toml), and recognizes their files.
 2. fetch.py finds a file on this machine, or downloads it and checks its digest.
-3. onnx_file.py reads it (protobuf.py has the format of its bytes) and refuses what is not safe.
+3. onnx_file.py reads it (protobuf.py has the format of its bytes) and refuses what is not safe; beside.py says which
+   other files it may name.
 4. graph.py finds the image input and the tensor to take, and prunes what follows it.
 5. preprocess.py reads how pictures are scaled.
 6. session.py loads it into ONNX Runtime; pooling.py makes a vector of its tensor; processor.py names the class of the
@@ -15,12 +16,13 @@ listing.py has what `bigcluster models` prints.
 """
 
 from bigcluster.models.listing import images_per_second, list_networks, show_network
-from bigcluster.models.network import ClassProbability, MemoryUse, Network, Options, Seen, open_network
+from bigcluster.models.network import ClassProbability, MemoryUse, Network, NoFeaturesError, Options, Seen, open_network
 
 __all__ = [
     "ClassProbability",
     "MemoryUse",
     "Network",
+    "NoFeaturesError",
     "Options",
     "Seen",
     "images_per_second",

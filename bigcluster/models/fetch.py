@@ -16,6 +16,7 @@ from typing import Any
 from bigcluster.errors import FetchError, ModelError
 from bigcluster.files.bounded import open_regular
 from bigcluster.files.paths import cache_folder
+from bigcluster.models.beside import is_there
 from bigcluster.models.registry import Entry, KnownFile
 from bigcluster.runtime.events import Listener, Progress, silent
 
@@ -59,7 +60,7 @@ def find_stored(entry: Entry) -> Found | None:
     for folder in folders():
         for known in entry.files:
             path = folder / known.file
-            if not path.is_file():
+            if not is_there(path, "the folder of networks") or not path.is_file():
                 continue
             digest = digest_of_model(path)
             if known.sha256 is None:

@@ -41,6 +41,10 @@ _LEAST_PATCH = 4
 """Pixels: a first convolution with a stride from here on, and without overlap, cuts a picture into patches."""
 _SHOWN_NAMES = 5
 """Names that a message shows, at most."""
+_COMPARED_NAMES = 1000
+"""Names that a wrong one is compared with, at most: the last ones, from which a layer is taken as a rule."""
+_COMPARED_CHARACTERS = 100
+"""Characters of a name that is compared, at most: names that differ little take a millisecond each."""
 
 
 @dataclass(frozen=True)
@@ -88,7 +92,9 @@ class NetworkGraph:
         if not n_bytes + sum(node.n_constant_bytes for node in graph.nodes):
             raise ModelError(f"{file.path} has no weights: it is a graph alone; export the network with its weights")
         self.input = _image_input(file)
-        self._producers = {name: node for node in graph.nodes for name in node.outputs if name}
+        self._producers = _producers(file)
+        self._channels_axes: dict[str, int] = {}
+        """What `channels_axis` found before."""
         self.tensors: list[str] = []
         """The names of all tensors that depend on the picture, in the order in which they are computed."""
         known = {self.input.name}
@@ -103,7 +109,10 @@ class NetworkGraph:
         """Return the name of a tensor. Raises ModelError, with the nearest names, where there is none."""
         if layer in self.tensors:
             return layer
-        near = difflib.get_close_matches(layer, self.tensors, _SHOWN_NAMES, 0.5)
+        near = list[str]()
+        if len(layer) <= _COMPARED_CHARACTERS:
+            compared = [name for name in self.tensors if len(name) <= _COMPARED_CHARACTERS][-_COMPARED_NAMES:]
+            near = difflib.get_close_matches(layer, compared, _SHOWN_NAMES, 0.5)
         near = near or [name for name in self.tensors if layer.lower() in name.lower()][:_SHOWN_NAMES]
         names = f"; near are {', '.join(map(quoted, near))}" if near else ""
         raise ModelError(
@@ -165,16 +174,23 @@ class NetworkGraph:
 
     def channels_axis(self, name: str) -> int:
         """Return the axis of the channels of a map (n, ., ., .): 1, or 3 behind a transpose to channels last."""
-        while (node := self._producers.get(name)) is not None:
-            if node.op in _CHANNELS_FIRST:
-                return 1
-            if node.op == "Transpose" and node.ints.get("perm") in (_TO_CHANNELS_LAST, _TO_CHANNELS_FIRST):
-                return 3 if node.ints["perm"] == _TO_CHANNELS_LAST else 1
-            before = self._inputs_of_picture(node)
-            if not before:
-                return 1
-            name = before[0]
-        return 1 if self.input.layout == "NCHW" else 3
+        passed = list[str]()
+        axis = None
+        while axis is None and (axis := self._channels_axes.get(name)) is None:
+            passed.append(name)
+            node = self._producers.get(name)
+            if node is None:
+                axis = 1 if self.input.layout == "NCHW" else 3
+            elif node.op in _CHANNELS_FIRST:
+                axis = 1
+            elif node.op == "Transpose" and node.ints.get("perm") in (_TO_CHANNELS_LAST, _TO_CHANNELS_FIRST):
+                axis = 3 if node.ints["perm"] == _TO_CHANNELS_LAST else 1
+            elif before := self._inputs_of_picture(node):
+                name = before[0]
+            else:
+                axis = 1
+        self._channels_axes.update(dict.fromkeys(passed, axis))
+        return axis
 
     def n_patches(self, height: int, width: int) -> int | None:
         """Return the number of patches into which the first convolution cuts a picture; None where it cuts none."""
@@ -182,7 +198,7 @@ class NetworkGraph:
             if node.op not in _CONVOLUTIONS or not self._inputs_of_picture(node):
                 continue
             kernel = node.ints.get("kernel_shape") or []
-            weights = self.file.graph.weights.get(node.inputs[1])
+            weights = self.file.graph.weights.get("".join(node.inputs[1:2]))
             if not kernel and weights is not None:
                 kernel = list(weights.shape[2:])
             strides = node.ints.get("strides") or [1, 1]
@@ -214,6 +230,36 @@ class NetworkGraph:
 
 _WEIGHTS_NEED_NO_INPUT = 4
 """Version of the format from which on weights need not be inputs. Source: ONNX, docs/IR.md."""
+
+
+def _producers(file: OnnxFile) -> dict[str, Node]:
+    """Return which node makes each tensor. Raises ModelError where two make one, or one is made from itself."""
+    nodes = file.graph.nodes
+    makers: dict[str, int] = {}
+    for i, node in enumerate(nodes):
+        for name in filter(None, node.outputs):
+            if name in makers:
+                raise ModelError(f"{file.path} has two operators that make the tensor {quoted(name)}: it is damaged")
+            makers[name] = i
+    # Nodes leave one by one, each after all that it reads from. Those of a cycle wait for each other and stay.
+    waits_for = [{makers[name] for name in node.inputs if name in makers} for node in nodes]
+    readers: list[list[int]] = [[] for _ in nodes]
+    for i, makers_of in enumerate(waits_for):
+        for maker in makers_of:
+            readers[maker].append(i)
+    n_awaited = [len(makers_of) for makers_of in waits_for]
+    ready = [i for i, n in enumerate(n_awaited) if not n]
+    n_left = len(nodes)
+    while ready:
+        n_left -= 1
+        for reader in readers[ready.pop()]:
+            n_awaited[reader] -= 1
+            if not n_awaited[reader]:
+                ready.append(reader)
+    if n_left:
+        name = next((name for i, n in enumerate(n_awaited) if n for name in nodes[i].outputs if name), "")
+        raise ModelError(f"{file.path} has a cycle: the tensor {quoted(name)} waits for itself; export it again")
+    return {name: nodes[i] for name, i in makers.items()}
 
 
 def _image_input(file: OnnxFile) -> ImageInput:

@@ -146,6 +146,7 @@ def _tensors(
     shape = (1, channels, height, width) if layout == "NCHW" else (1, height, width, channels)
     session = open_session(graph.pruned(graph.tensors), source.path, optimized=False)
     picture = np.zeros(shape, graph.input.dtype)
+    n_patches = graph.n_patches(height, width)
     values = run_first(session, graph.tensors, {graph.input.name: picture}, source.path)
     for name, value in zip(graph.tensors, values, strict=True):
         if not isinstance(value, np.ndarray) or value.dtype.kind != "f" or value.size < 2:
@@ -155,7 +156,7 @@ def _tensors(
                 value.shape,
                 None,
                 channels_axis=graph.channels_axis(name),
-                n_patches=graph.n_patches(height, width),
+                n_patches=n_patches,
                 prefix_tokens=given.prefix_tokens,
             )
         except ModelError:  # a tensor of another kind

@@ -20,6 +20,7 @@ from bigcluster.files.bounded import read_bounded
 from bigcluster.files.durable import digest_of
 from bigcluster.kernels.decode import network_input, scaling_tables
 from bigcluster.models import fetch, registry
+from bigcluster.models.beside import is_there
 from bigcluster.models.graph import NetworkGraph
 from bigcluster.models.onnx_file import OnnxFile, read_onnx
 from bigcluster.models.pooling import Pooling, pooling_of
@@ -100,25 +101,33 @@ class MemoryUse:
     """The most while it is loaded, before any picture: the file, what is kept of it, and the session."""
 
 
-def find_source(name_or_path: str, *, offline: bool = False, listener: Listener = silent) -> Source:
+class NoFeaturesError(ModelError):
+    """A network has nothing to say of one picture; it can describe others."""
+
+
+def find_source(
+    name_or_path: str, *, offline: bool = False, most_bytes: int | None = None, listener: Listener = silent
+) -> Source:
     """Find and read a network: a name of the registry first, then a file.
 
-    Raises ModelError for what cannot be used, FetchError where a download fails.
+    most_bytes : memory that reading it may take; None for any.
+    Raises ModelError for what cannot be used, FetchError where a download fails, MemoryBudgetError for a file that is
+    too large for `most_bytes`.
     """
     if name_or_path in registry.registry():
         entry = registry.find(name_or_path)
         found = fetch.get(entry, offline=offline, listener=listener)
-        file = read_onnx(found.path)
+        file = read_onnx(found.path, most_bytes)
         registered = None if found.known is None else found.known.preprocessing
         if found.known is not None and found.known.sha256 not in (None, file.sha256):
             raise ModelError(f"{found.path} was changed while it was read; give the command again")
         return _source(entry.name, entry.licence, found.path, file, registered, found.note)
     path = Path(name_or_path)
-    if not path.exists():
+    if not is_there(path):
         registry.find(name_or_path)  # raises
     if path.is_dir():
         raise ModelError(f"{path} is a folder; give the ONNX file in it")
-    file = read_onnx(path)
+    file = read_onnx(path, most_bytes)
     known = registry.recognize(file.sha256)
     if known is not None:
         entry, known_file = known
@@ -132,13 +141,19 @@ def _source(name: str, licence: str, path: Path, file: OnnxFile, registered: Pre
 
 
 def open_network(
-    name_or_path: str, options: Options | None = None, *, offline: bool = False, listener: Listener = silent
+    name_or_path: str,
+    options: Options | None = None,
+    *,
+    offline: bool = False,
+    most_bytes: int | None = None,
+    listener: Listener = silent,
 ) -> Network:
     """Load a network by a name of the registry, or by the path of its file; the listener hears of a download.
 
-    Raises ModelError for what cannot be used, FetchError where a download fails.
+    Raises what `find_source` does, to which `most_bytes` goes.
     """
-    return Network(find_source(name_or_path, offline=offline, listener=listener), options or Options())
+    source = find_source(name_or_path, offline=offline, most_bytes=most_bytes, listener=listener)
+    return Network(source, options or Options())
 
 
 class Network:
@@ -206,6 +221,7 @@ class Network:
         value = first[0]
         if not isinstance(value, np.ndarray) or value.dtype not in (np.float32, np.float16, np.float64):
             raise ModelError(f"the tensor {quoted(self.layer)} of {self.path} does not hold floats; take another layer")
+        self._n_axes = value.ndim
         self._pooling: Pooling = pooling_of(value.shape, pool, **pooling)  # type: ignore[arg-type]
         self.n_features, self.pool = self._pooling.n_features, self._pooling.name
         self.class_names = self._read_labels(given.labels, first[-1].size) if self._logits is not None else ()
@@ -284,17 +300,36 @@ class Network:
             release_memory()
 
     def features(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Describe a picture. picture : (h, w, 3) uint8, RGB, of any size. Returns (n_features,) float32."""
-        return self._pooling.apply(self._run(picture)[0])
+        """Describe a picture. picture : (h, w, 3) uint8, RGB, of any size. Returns (n_features,) float32.
+
+        Raises NoFeaturesError where the network gives another number of values than for other pictures.
+        """
+        return self._vector(self._run(picture)[0])
+
+    def _vector(self, value: NDArray[Any]) -> NDArray[np.float32]:
+        # The shape may depend on the picture.
+        if value.ndim != self._n_axes or value.shape[0] != 1 or not value.size:
+            raise NoFeaturesError(f"the network gives a tensor {value.shape} of another shape than of other pictures")
+        vector = self._pooling.apply(value)
+        if len(vector) != self.n_features:
+            raise NoFeaturesError(f"the network gives {len(vector)} values, expected {self.n_features}")
+        return vector
 
     def look(self, picture: NDArray[np.uint8]) -> Seen:
-        """Describe a picture and name its most probable classes, from one Run. picture : as for `features`."""
+        """Describe a picture and name its most probable classes, from one Run. picture : as for `features`.
+
+        Raises NoFeaturesError as `features` does, and where the scores of the classes are not finite.
+        """
         values = self._run(picture)
-        features = self._pooling.apply(values[0])
+        features = self._vector(values[0])
         return Seen(features, self._most_probable(values[-1]) if self._logits is not None else ())
 
     def _most_probable(self, logits: NDArray[Any]) -> tuple[ClassProbability, ...]:
         scores = logits.reshape(-1).astype(np.float64)
+        if len(scores) != len(self.class_names):
+            raise NoFeaturesError(f"the network gives {len(scores)} classes, expected {len(self.class_names)}")
+        if not np.isfinite(scores).all():
+            raise NoFeaturesError("the network gives a score of a class that is not finite")
         powers = np.exp(scores - scores.max())
         shares = powers / powers.sum()
         best = np.argsort(-shares, kind="stable")[: self._options.n_classes]

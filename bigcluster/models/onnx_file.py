@@ -17,7 +17,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from bigcluster.errors import ModelError
+from bigcluster.errors import MemoryBudgetError, ModelError
 from bigcluster.files.bounded import UnfitFileError, open_regular
 from bigcluster.models.beside import path_beside
 from bigcluster.models.protobuf import (
@@ -38,6 +38,8 @@ from bigcluster.units import quoted, show_bytes
 
 MOST_BYTES = 2**31 - 1
 """Bytes of a network with all of its weights, at most: what one protocol buffer can hold."""
+_COPIES = 2
+"""Copies of a file in memory while it is loaded, at least: its bytes, and those that ONNX Runtime is given."""
 _MOST_NODES = 100_000
 """Nodes of a network, at most. A large transformer has some thousand."""
 _MOST_FIELDS = 5_000_000
@@ -131,26 +133,36 @@ class OnnxFile:
     """Other fields of the model that are kept: version, opsets, functions."""
 
 
-def read_onnx(path: Path) -> OnnxFile:
-    """Read an ONNX file. Raises ModelError, in one line, for everything that is wrong with it."""
+def read_onnx(path: Path, most_bytes: int | None = None) -> OnnxFile:
+    """Read an ONNX file. Raises ModelError, in one line, for everything that is wrong with it.
+
+    most_bytes : memory that it may take; None for any. Raises MemoryBudgetError, before a byte is read, where that is
+    too little for the file, and for the weights beside it.
+    """
     try:
-        data = _read(path, MOST_BYTES)
+        data = _read(path, MOST_BYTES, most_bytes)
     except OSError as error:
         raise _unreadable(path, error) from error
     if not data:
         raise ModelError(f"{path} is empty; copy or download it again")
-    reader = _Reader(path, data)
+    reader = _Reader(path, data, most_bytes)
     try:
         return reader.read()
     except (WireError, RecursionError) as error:
         raise ModelError(f"{path} is no ONNX file, or is cut or damaged: {error}{_looks_like(data)}") from error
 
 
-def _read(path: Path, limit_bytes: int) -> bytes:
+def _read(path: Path, limit_bytes: int, room_bytes: int | None, n_bytes_before: int = 0) -> bytes:
     with open_regular(path, follow=True) as file:
         n_bytes = os.fstat(file.fileno()).st_size
         if n_bytes > limit_bytes:
             raise UnfitFileError(errno.EFBIG, f"it has {show_bytes(n_bytes)}, {show_bytes(limit_bytes)} are the most")
+        n_needed = _COPIES * (n_bytes_before + n_bytes)
+        if room_bytes is not None and n_needed > room_bytes:
+            raise MemoryBudgetError(
+                f"loading {path} takes about {show_bytes(n_needed)}, the memory budget leaves "
+                f"{show_bytes(room_bytes)}; use a larger --memory or a smaller network"
+            )
         return file.read(n_bytes)
 
 
@@ -174,8 +186,8 @@ def _looks_like(data: bytes) -> str:
 class _Reader:
     """Reads one file, and counts what it reads."""
 
-    def __init__(self, path: Path, data: bytes) -> None:
-        self._path, self._data = path, memoryview(data)
+    def __init__(self, path: Path, data: bytes, most_bytes: int | None) -> None:
+        self._path, self._data, self._most_bytes = path, memoryview(data), most_bytes
         self._n_fields = self._n_nodes = 0
         self._n_external_bytes = 0
         self._n_bytes_beside = 0
@@ -388,14 +400,13 @@ class _Reader:
         key = os.path.relpath(target, os.path.realpath(self._path.parent))
         if key not in self._files:
             try:
-                self._files[key] = memoryview(_read(target, MOST_BYTES - self._n_bytes_beside))
+                self._files[key] = memoryview(self._read_beside(target))
             except FileNotFoundError as error:
                 raise ModelError(
                     f"{self._path} has its weights in the file {quoted(location)}, which is not there; put it beside"
                 ) from error
             except OSError as error:
                 raise _unreadable(target, error) from error
-            self._n_bytes_beside += len(self._files[key])
         content = self._files[key]
         try:
             start = int(where.get("offset", "0"))
@@ -405,6 +416,13 @@ class _Reader:
         if start < 0 or n_bytes < 0 or start + n_bytes > len(content):
             raise ModelError(f"{target} ends before the weights {quoted(name)} of {self._path.name}: it is cut")
         return content[start : start + n_bytes]
+
+    def _read_beside(self, target: Path) -> bytes:
+        data = _read(
+            target, MOST_BYTES - self._n_bytes_beside, self._most_bytes, len(self._data) + self._n_bytes_beside
+        )
+        self._n_bytes_beside += len(data)
+        return data
 
     def _value_info(self, message: memoryview) -> ValueInfo:
         name, dtype, shape = "", 0, None

@@ -7,6 +7,8 @@ is the fastest and takes the least memory, and no bit depends on the number of t
 from __future__ import annotations
 
 import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +27,7 @@ PROVIDERS = {
 _FATAL = 4
 """The level of ONNX Runtime's log from which it writes to stderr: its errors come as exceptions too."""
 PATIENCE_SECONDS = 60.0
-"""Seconds that a network may take for its first picture. The slowest of the registry takes a tenth of a second."""
+"""Seconds that a network may take to be loaded, and for its first picture; those of the registry take less than one."""
 _MOST_TEXT = 200
 """Characters of an error of ONNX Runtime that a message quotes."""
 
@@ -58,28 +60,42 @@ def open_session(network: bytes, path: Path, *, provider: str = "cpu", optimized
     options.graph_optimization_level = levels.ORT_ENABLE_ALL if optimized else levels.ORT_DISABLE_ALL
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = _FATAL
+    providers = [provider_of(provider)]
+    # Constants are computed while a network is loaded: that may take as long as a picture, or never end.
+    with _watched(lambda: options.set_load_cancellation_flag(True), path, "to be loaded"):
+        try:
+            return onnxruntime.InferenceSession(network, options, providers=providers)
+        except Exception as error:  # its exceptions have no class in common
+            raise _as_ours(error, f"{path} cannot be loaded") from error
+
+
+@contextmanager
+def _watched(stop: Callable[[], None], path: Path, what: str) -> Iterator[None]:
+    """Call `stop` where the work takes too long, and raise ModelError for it. what : the work, for the message."""
+    has_stopped = threading.Event()
+
+    def end() -> None:
+        has_stopped.set()
+        stop()
+
+    watch = threading.Timer(PATIENCE_SECONDS, end)
+    watch.start()
     try:
-        return onnxruntime.InferenceSession(network, options, providers=[provider_of(provider)])
-    except ModelError:
+        yield
+    except ModelError as error:
+        if has_stopped.is_set():
+            raise ModelError(f"{path} takes more than {PATIENCE_SECONDS:g} s {what}: not used") from error
         raise
-    except Exception as error:  # its exceptions have no class in common
-        raise _as_ours(error, f"{path} cannot be loaded") from error
+    finally:
+        watch.cancel()
 
 
 def run_first(session: Any, outputs: list[str], inputs: dict[str, Any], path: Path) -> list[Any]:
     """As `run`, for the first picture of a network: one that does not end, as a file may say, is stopped."""
     options = onnx_runtime().RunOptions()
     options.log_severity_level = _FATAL
-    watch = threading.Timer(PATIENCE_SECONDS, setattr, (options, "terminate", True))
-    watch.start()
-    try:
+    with _watched(lambda: setattr(options, "terminate", True), path, "for one picture"):
         return run(session, outputs, inputs, path, options)
-    except ModelError as error:
-        if options.terminate:
-            raise ModelError(f"{path} takes more than {PATIENCE_SECONDS:g} s for one picture: not used") from error
-        raise
-    finally:
-        watch.cancel()
 
 
 def run(session: Any, outputs: list[str], inputs: dict[str, Any], path: Path, options: Any = None) -> list[Any]:

@@ -23,7 +23,8 @@ from bigcluster.errors import ModelError
 from bigcluster.files.durable import digest_of
 from bigcluster.kernels.decode import View
 from bigcluster.kernels.linalg.unit_length import to_unit_length
-from bigcluster.models import Network, Options, open_network
+from bigcluster.models import Network, NoFeaturesError, Options, open_network
+from bigcluster.models.beside import is_there
 from bigcluster.models.registry import find
 from bigcluster.planning.feature_shape import FeatureShape
 from bigcluster.runtime.events import Listener, silent
@@ -223,7 +224,10 @@ class NetworkEmbedding:
         """Run the network on the view; see `Embedding.fill`."""
         del row
         assert view is not None
-        seen = self.network.look(view)
+        try:
+            seen = self.network.look(view)
+        except NoFeaturesError as error:
+            return str(error)
         if not np.isfinite(seen.features).all():
             return f"the network {self.name} gives a feature that is not finite"
         n_features = self.n_features
@@ -252,21 +256,23 @@ def open_embedding(
     listener: Listener = silent,
     *,
     images: str | None = None,
-    most_bytes: int = LEAST_BYTES,
+    most_bytes: int | None = None,
     store_rows: bool = True,
 ) -> Embedding | None:
     """Open what makes the features; None where they are the pixels.
 
     images : the images, where a column of their manifest may be meant. most_bytes : what the budget leaves for reading
-    vectors. store_rows : False for a plan, which fills no row.
+    vectors or a network; None for 16 MiB of vectors and any network. store_rows : False for a plan, which fills no row.
 
     Raises ModelError for a network that cannot be used, FetchError where it cannot be fetched, ConfigError for settings
-    that do not fit together, and UsageError for vectors that cannot be used.
+    that do not fit together, UsageError for vectors that cannot be used, and MemoryBudgetError for a network that is
+    too large to be read.
     """
     if settings.has_pixel_features:
         return None
     if are_vectors(settings.features):
-        return Vectors(settings, images, most_bytes, listener, store_rows=store_rows)
+        room = LEAST_BYTES if most_bytes is None else most_bytes
+        return Vectors(settings, images, room, listener, store_rows=store_rows)
     chosen = settings.embedding
     size = None if chosen.size is None else tuple(int(side) for side in chosen.size.split("x"))
     options = Options(
@@ -277,12 +283,14 @@ def open_embedding(
         gray=chosen.gray,
         n_classes=chosen.classes,
     )
-    if not Path(settings.features).exists():
+    if not is_there(Path(settings.features)):
         try:
             find(settings.features)
         except ModelError as error:
             raise ModelError(f"features: {error}") from error
-    network = open_network(settings.features, options, offline=settings.models.offline, listener=listener)
+    network = open_network(
+        settings.features, options, offline=settings.models.offline, most_bytes=most_bytes, listener=listener
+    )
     black = np.zeros((network.height, network.width, 3), np.uint8)
     begin = perf_counter()
     network.look(black)
