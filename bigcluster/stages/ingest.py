@@ -222,7 +222,10 @@ def stored_recipe(store: Store) -> DecodeSpec:
     """Return how the stored pixels were decoded. Raises StoreError where the store holds no pixels."""
     mark = _recipe_mark(store)
     if not is_recipe_of_blocks(store, mark.fingerprint):
-        raise StoreError(f"the recipe in {store.root} is not that of its pixels; run the job again")
+        raise StoreError(
+            f"the recipe in {store.root} is not that of its pixels, or the records of the first block are damaged; run "
+            "the job again"
+        )
     return DecodeSpec(**{name: value for name, value in mark.payload.items() if name != "embedding"})
 
 
