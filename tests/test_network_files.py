@@ -122,6 +122,25 @@ def test_functions_of_the_file_are_no_custom_operators(tmp_path: Path) -> None:
     np.testing.assert_allclose(open_network(str(path)).features(picture), 2 * plain.features(picture))
 
 
+def test_functions_that_call_each_other_are_bounded(tmp_path: Path) -> None:
+    def twice(name: str, *operators: tuple[str, str]) -> Any:
+        nodes = [helper.make_node(op, ["x"], ["a"], domain=domain) for op, domain in operators[:1]]
+        nodes += [helper.make_node(op, ["a"], ["y"], domain=domain) for op, domain in operators[1:]]
+        opsets = [helper.make_opsetid("", 17), helper.make_opsetid("of.file", 1)]
+        return helper.make_function("of.file", name, ["x"], ["y"], nodes, opsets)
+
+    for depth in (3, 40):
+        model = conv_net()
+        model.functions.extend(twice(f"F{i}", *[(f"F{i + 1}", "of.file")] * 2) for i in range(depth))
+        model.functions.append(twice(f"F{depth}", ("Neg", ""), ("Relu", "")))
+        model.opset_import.append(helper.make_opsetid("of.file", 1))
+        model.graph.node.insert(4, helper.make_node("F0", ["map"], ["seen"], domain="of.file"))
+        path = save(tmp_path, model, table="size = 16\nlayer = 'seen'")
+        if depth == 3:
+            assert open_network(str(path)).n_features == 12
+    refused(path, "has functions that make more than 100,000 nodes")
+
+
 # -- what is refused
 
 

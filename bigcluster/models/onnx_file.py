@@ -13,6 +13,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -62,6 +63,10 @@ _OF_NODE = (1, 2, 3, 4, 6, 7, 8, 9)
 _OF_ATTRIBUTE = (1, 2, 3, 4, 7, 8, 9, 13, 14, 15, 20, 21)
 _OF_TENSOR = tuple(range(1, 13))
 """The same of NodeProto, AttributeProto and TensorProto. No field names a file: 13 and 14 of a tensor do."""
+
+
+_Owner = tuple[str, str] | None
+"""(domain, name) of a function; None for the graph, and for an operator of ONNX Runtime."""
 
 
 @dataclass(frozen=True)
@@ -195,6 +200,10 @@ class _Reader:
         """Path in the folder -> content of the files that hold weights. A file with many spellings is read once."""
         self._functions: set[tuple[str, str]] = set()
         """(domain, name) of the operators that the file defines itself."""
+        self._calls: dict[_Owner, Counter[_Owner]] = defaultdict(Counter)
+        """The operators of each function, and of the graph under None: those of ONNX Runtime count under None."""
+        self._owner: _Owner = None
+        """The function that is read; None for the graph."""
 
     def read(self) -> OnnxFile:
         ir_version, others = 0, Pieces()
@@ -214,7 +223,12 @@ class _Reader:
         self._functions = {self._name_of_function(function) for function in functions}
         for function in functions:
             others += message_field(_FUNCTIONS, self._function(function))
+        self._owner = None
         graph = self._graph(graphs[0], 0)
+        # ONNX Runtime puts the nodes of a function in the place of each call: twenty that call each other twice make
+        # a million.
+        if self._n_expanded(None, {}) > _MOST_NODES:
+            raise ModelError(f"{self._path} has functions that make more than {_MOST_NODES:,} nodes: not allowed")
         return OnnxFile(self._path, self._digest(), len(self._data) + self._n_external_bytes, ir_version, graph, others)
 
     def _fields(self, message: memoryview) -> Iterator[Field]:
@@ -232,8 +246,18 @@ class _Reader:
         if self._n_fields > _MOST_FIELDS:
             raise ModelError(f"{self._path} has more than {_MOST_FIELDS:,} fields, more than a network can need")
 
+    def _n_expanded(self, owner: _Owner, known: dict[_Owner, int]) -> int:
+        """Return the nodes of a function, or of the graph, with those of all that it calls; a large number is cut."""
+        if owner not in known:
+            known[owner] = 0  # a function that calls itself: ONNX Runtime refuses it
+            calls = self._calls[owner].items()
+            n_nodes = sum(times * (1 if called is None else self._n_expanded(called, known)) for called, times in calls)
+            known[owner] = min(n_nodes, _MOST_NODES + 1)
+        return known[owner]
+
     def _function(self, message: memoryview) -> Pieces:
         """Return the fields of a function. Its nodes, and the defaults of its attributes, may hold tensors."""
+        self._owner = self._name_of_function(message)
         pieces: Pieces = []
         for number, value, whole in self._fields(message):
             if number == 7:
@@ -303,6 +327,7 @@ class _Reader:
                 f"{self._path} needs the operator {quoted(op)} of the domain {quoted(domain)}, which is not one of "
                 "ONNX Runtime's own: custom operators are native code, and are not loaded"
             )
+        self._calls[self._owner][(domain, op) if (domain, op) in self._functions else None] += 1
         if op in _LOADING_OPERATORS:
             raise ModelError(f"{self._path} has an operator {op}, which loads code or data from elsewhere: not allowed")
         return Node(op, tuple(inputs), tuple(outputs), ints, n_constant_bytes, pieces)
