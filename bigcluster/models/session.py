@@ -61,7 +61,8 @@ def open_session(network: bytes, path: Path, *, provider: str = "cpu", optimized
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.log_severity_level = _FATAL
     providers = [provider_of(provider)]
-    # Constants are computed while a network is loaded: that may take as long as a picture, or never end.
+    # Constants are computed while a network is loaded, and may take long. ONNX Runtime looks at the request to stop
+    # between the steps of loading, and not within the one that computes constants.
     with _watched(lambda: options.set_load_cancellation_flag(True), path, "to be loaded"):
         try:
             return onnxruntime.InferenceSession(network, options, providers=providers)
