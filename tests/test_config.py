@@ -12,7 +12,17 @@ from conftest import CHECKOUT
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bigcluster.config import KEYS, PIXELS, flatten, read_toml, resolve, settings_from, shipped_configs, to_toml
+from bigcluster.config import (
+    KEYS,
+    PIXELS,
+    are_vectors,
+    flatten,
+    read_toml,
+    resolve,
+    settings_from,
+    shipped_configs,
+    to_toml,
+)
 from bigcluster.errors import ConfigError
 from bigcluster.files.paths import is_url
 from bigcluster.units import parse_bytes, show_bytes
@@ -120,15 +130,16 @@ def test_flag_beats_set_beats_config_beats_kept_beats_default(
     levels = [flags, sets, config if with_config else kept]  # a config replaces the kept values whole
     source = next((values["features"] for values in levels if "features" in values), "gray")
     of_this_call = levels if with_config else levels[:2]
-    if source in PIXELS and any(name in OF_NETWORKS and v != KEYS[name].default
-                                for values in of_this_call for name, v in values.items()):  # fmt: skip
+    used = {"features.normalize"} if are_vectors(source) else set()  # vectors can be normalized
+    idle = set(OF_NETWORKS) - used if source in PIXELS or are_vectors(source) else set()
+    if any(name in idle and v != KEYS[name].default for values in of_this_call for name, v in values.items()):
         with pytest.raises(ConfigError, match=r"^features\.\w+ = .* is for a network"):
             resolve(flags=flags, sets=as_sets(sets), config=file, kept=kept)
         return
     found = flatten(resolve(flags=flags, sets=as_sets(sets), config=file, kept=kept))
     for name in INDEPENDENT:
         expected = next((values[name] for values in levels if name in values), KEYS[name].default)
-        if name in OF_NETWORKS and source in PIXELS:
+        if name in idle:
             expected = KEYS[name].default  # what an earlier run with a network has left counts for nothing
         assert found[name] == expected, name
     # The highest level that gives one of the two decides, and drops the other below it.

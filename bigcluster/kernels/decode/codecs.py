@@ -110,6 +110,10 @@ def _to_targets(array: NDArray[np.uint8], spec: DecodeSpec) -> NDArray[np.uint8]
 
 _TAILS = (b"\x00", b"\xa5", b"\x5a")
 """Bytes that stand for the missing end of a file: each bit is 0 in one of them and 1 in another."""
+_RESTART_INTERVAL = b"\xff\xdd"
+"""The marker of a file with restart markers (DRI). Source: T.81, B.2.4.4."""
+_RESTARTS = tuple(b"\xff" + bytes([0xD0 + number]) for number in range(8))
+"""All restart markers, one of which may be the next to come."""
 _TAIL_BYTES = 256
 """More than a block of 64 coefficients takes: each has at most 16 bits of code and 10 of value. Source: T.81, F.1.2."""
 
@@ -122,9 +126,12 @@ def _lacks_its_end_alone(data: bytes, head: JpegHead) -> bool:
     if not lacks_end(data, head):
         return False
     first = None
-    for tail in _TAILS:
+    # Where a restart marker is missing too, libjpeg takes no bytes before it has found one: every marker is tried.
+    restarts = (b"", *_RESTARTS) if _RESTART_INTERVAL in data else (b"",)
+    tails = [restart + tail * _TAIL_BYTES for restart in restarts for tail in _TAILS]
+    for tail in tails:
         try:
-            samples = load_pillow(data.removesuffix(END_OF_IMAGE[:1]) + tail * _TAIL_BYTES + END_OF_IMAGE)
+            samples = load_pillow(data.removesuffix(END_OF_IMAGE[:1]) + tail + END_OF_IMAGE)
         except RejectedError:
             return False
         digest = hashlib.blake2b(np.ascontiguousarray(samples.array).data).digest()
