@@ -18,7 +18,7 @@ from networks import conv_net, model_of, picture_input, save, transformer, weigh
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from bigcluster.errors import MemoryBudgetError, ModelError
-from bigcluster.models import Options, onnx_file, open_network, session
+from bigcluster.models import Options, onnx_file, open_network, session, weight_files
 from bigcluster.models.graph import NetworkGraph
 from bigcluster.models.onnx_file import read_onnx
 
@@ -349,7 +349,7 @@ def test_a_file_of_weights_with_many_spellings_is_read_once(tmp_path: Path, monk
         entry.value = "./" * i + "weights"
     path = save(tmp_path, model)
     n_bytes = (tmp_path / "weights").stat().st_size
-    monkeypatch.setattr(onnx_file, "MOST_BYTES", n_bytes + path.stat().st_size)
+    monkeypatch.setattr(weight_files, "MOST_BYTES", n_bytes + path.stat().st_size)
     assert open_network(str(path)).n_features == 12
     tensor = model.graph.initializer[0]
     (entry,) = (entry for entry in tensor.external_data if entry.key == "location")

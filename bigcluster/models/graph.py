@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bigcluster.errors import ModelError
-from bigcluster.models.onnx_file import Graph, Node, OnnxFile, ValueInfo, graph_fields
+from bigcluster.models.onnx_graph import Graph, Node, OnnxFile, ValueInfo, graph_fields
 from bigcluster.models.protobuf import bytes_field, join, message_field
 from bigcluster.units import counted, quoted
 

@@ -22,7 +22,8 @@ from bigcluster.kernels.decode import network_input, scaling_tables
 from bigcluster.models import fetch, registry
 from bigcluster.models.beside import is_there
 from bigcluster.models.graph import NetworkGraph
-from bigcluster.models.onnx_file import OnnxFile, read_onnx
+from bigcluster.models.onnx_file import read_onnx
+from bigcluster.models.onnx_graph import OnnxFile
 from bigcluster.models.pooling import Pooling, pooling_of
 from bigcluster.models.preprocess import POOLS, RESIZE_RULES, Preprocessing, one_of, preprocessing_beside
 from bigcluster.models.processor import cpu_class

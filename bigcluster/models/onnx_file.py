@@ -10,17 +10,12 @@ Source of the numbers of fields: onnx.proto of ONNX 1.23.
 
 from __future__ import annotations
 
-import errno
-import hashlib
-import os
 from collections import Counter, defaultdict
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 
-from bigcluster.errors import MemoryBudgetError, ModelError
-from bigcluster.files.bounded import UnfitFileError, open_regular
-from bigcluster.models.beside import path_beside
+from bigcluster.errors import ModelError
+from bigcluster.models.onnx_graph import Graph, Node, OnnxFile, Tensor, ValueInfo, graph_fields, read_from_outside
 from bigcluster.models.protobuf import (
     Field,
     Pieces,
@@ -35,12 +30,9 @@ from bigcluster.models.protobuf import (
     read_fields,
     read_numbers,
 )
-from bigcluster.units import quoted, show_bytes
+from bigcluster.models.weight_files import WeightFiles
+from bigcluster.units import quoted
 
-MOST_BYTES = 2**31 - 1
-"""Bytes of a network with all of its weights, at most: what one protocol buffer can hold."""
-_COPIES = 2
-"""Copies of a file in memory while it is loaded, at least: its bytes, and those that ONNX Runtime is given."""
 _MOST_NODES = 100_000
 """Nodes of a network, at most. A large transformer has some thousand."""
 _MOST_FIELDS = 5_000_000
@@ -69,112 +61,18 @@ _Owner = tuple[str, str] | None
 """(domain, name) of a function; None for the graph, and for an operator of ONNX Runtime."""
 
 
-@dataclass(frozen=True)
-class Tensor:
-    """A constant of a network: its weights."""
-
-    name: str
-    shape: tuple[int, ...]
-    n_bytes: int
-    """Bytes of its data where they are learned numbers (floats and 8-bit integers); 0 for sizes and axes."""
-    message: Pieces
-    """The fields of its TensorProto, with all data inside."""
-
-
-@dataclass(frozen=True)
-class Node:
-    """One operator of a graph."""
-
-    op: str
-    inputs: tuple[str, ...]
-    """Names of the tensors that it reads, also those that its inner graphs read from outside."""
-    outputs: tuple[str, ...]
-    ints: dict[str, list[int]]
-    """Its attributes that are whole numbers, such as strides or perm."""
-    n_constant_bytes: int
-    """Bytes of learned numbers in its attributes, as in a Constant."""
-    message: Pieces
-
-
-@dataclass(frozen=True)
-class ValueInfo:
-    """An input or output of a graph."""
-
-    name: str
-    dtype: int
-    """The number of its element type in ONNX: 1 float32, 2 uint8, 10 float16; 0 where it is no tensor."""
-    shape: tuple[int | None, ...] | None
-    """None for a size that is free; the whole is None where nothing is known."""
-    message: memoryview
-
-
-@dataclass
-class Graph:
-    """What a network computes."""
-
-    nodes: list[Node] = field(default_factory=list)
-    weights: dict[str, Tensor] = field(default_factory=dict)
-    inputs: list[ValueInfo] = field(default_factory=list)
-    """Inputs that are not weights."""
-    weight_inputs: list[ValueInfo] = field(default_factory=list)
-    """Weights that are listed as inputs too, as old files do."""
-    outputs: list[ValueInfo] = field(default_factory=list)
-    others: Pieces = field(default_factory=list)
-    """Other fields that are kept: sparse weights, without any file that they name."""
-
-
-@dataclass(frozen=True)
-class OnnxFile:
-    """An ONNX file that is safe to run."""
-
-    path: Path
-    sha256: str
-    """The SHA-256 of the file; where weights lie in other files, of the digests of all of them."""
-    n_bytes: int
-    """Bytes of the file and of the weights beside it."""
-    ir_version: int
-    graph: Graph
-    others: Pieces
-    """Other fields of the model that are kept: version, opsets, functions."""
-
-
 def read_onnx(path: Path, most_bytes: int | None = None) -> OnnxFile:
     """Read an ONNX file. Raises ModelError, in one line, for everything that is wrong with it.
 
     most_bytes : memory that it may take; None for any. Raises MemoryBudgetError, before a byte is read, where that is
     too little for the file, and for the weights beside it.
     """
+    files = WeightFiles(path, most_bytes)
     try:
-        data = _read(path, MOST_BYTES, most_bytes)
-    except OSError as error:
-        raise _unreadable(path, error) from error
-    if not data:
-        raise ModelError(f"{path} is empty; copy or download it again")
-    reader = _Reader(path, data, most_bytes)
-    try:
-        return reader.read()
+        return _Reader(path, files).read()
     except (WireError, RecursionError) as error:
-        raise ModelError(f"{path} is no ONNX file, or is cut or damaged: {error}{_looks_like(data)}") from error
-
-
-def _read(path: Path, limit_bytes: int, room_bytes: int | None, n_bytes_before: int = 0) -> bytes:
-    with open_regular(path, follow=True) as file:
-        n_bytes = os.fstat(file.fileno()).st_size
-        if n_bytes > limit_bytes:
-            raise UnfitFileError(errno.EFBIG, f"it has {show_bytes(n_bytes)}, {show_bytes(limit_bytes)} are the most")
-        n_needed = _COPIES * (n_bytes_before + n_bytes)
-        if room_bytes is not None and n_needed > room_bytes:
-            raise MemoryBudgetError(
-                f"loading {path} takes about {show_bytes(n_needed)}, the memory budget leaves "
-                f"{show_bytes(room_bytes)}; use a larger --memory or a smaller network"
-            )
-        return file.read(n_bytes)
-
-
-def _unreadable(path: Path, error: OSError) -> ModelError:
-    if isinstance(error, FileNotFoundError):
-        return ModelError(f"there is no network {path}")
-    return ModelError(f"{path} cannot be read: {error.strerror or error}")
+        kind = _looks_like(files.network)
+        raise ModelError(f"{path} is no ONNX file, or is cut or damaged: {error}{kind}") from error
 
 
 def _looks_like(data: bytes) -> str:
@@ -191,13 +89,9 @@ def _looks_like(data: bytes) -> str:
 class _Reader:
     """Reads one file, and counts what it reads."""
 
-    def __init__(self, path: Path, data: bytes, most_bytes: int | None) -> None:
-        self._path, self._data, self._most_bytes = path, memoryview(data), most_bytes
+    def __init__(self, path: Path, files: WeightFiles) -> None:
+        self._path, self._files = path, files
         self._n_fields = self._n_nodes = 0
-        self._n_external_bytes = 0
-        self._n_bytes_beside = 0
-        self._files: dict[str, memoryview] = {}
-        """Path in the folder -> content of the files that hold weights. A file with many spellings is read once."""
         self._functions: set[tuple[str, str]] = set()
         """(domain, name) of the operators that the file defines itself."""
         self._calls: dict[_Owner, Counter[_Owner]] = defaultdict(Counter)
@@ -208,7 +102,7 @@ class _Reader:
     def read(self) -> OnnxFile:
         ir_version, others = 0, Pieces()
         graphs, functions = list[memoryview](), list[memoryview]()
-        for number, value, whole in self._fields(self._data):
+        for number, value, whole in self._fields(memoryview(self._files.network)):
             if number == 1:
                 ir_version = as_number(value)
             elif number == _GRAPH:
@@ -229,7 +123,7 @@ class _Reader:
         # a million.
         if self._n_expanded(None, {}) > _MOST_NODES:
             raise ModelError(f"{self._path} has functions that make more than {_MOST_NODES:,} nodes: not allowed")
-        return OnnxFile(self._path, self._digest(), len(self._data) + self._n_external_bytes, ir_version, graph, others)
+        return OnnxFile(self._path, self._files.digest(), self._files.n_bytes, ir_version, graph, others)
 
     def _fields(self, message: memoryview) -> Iterator[Field]:
         for found in read_fields(message):
@@ -344,7 +238,7 @@ class _Reader:
                 continue
             if number in (6, 11):
                 graph = self._graph(as_view(value), depth + 1)
-                captured += _read_from_outside(graph)
+                captured += read_from_outside(graph)
                 n_bytes += sum(tensor.n_bytes for tensor in graph.weights.values())
                 pieces += message_field(number, graph_fields(graph, graph.outputs))
                 continue
@@ -386,11 +280,8 @@ class _Reader:
             if number in _OF_TENSOR:
                 pieces.append(whole)
         if is_external:
-            data = self._external(name, external)
+            data = self._files.data(name, external)
             n_bytes = len(data)
-            self._n_external_bytes += n_bytes
-            if len(self._data) + self._n_external_bytes > MOST_BYTES:
-                raise ModelError(f"{self._path} and its weights have more than {show_bytes(MOST_BYTES)}")
             pieces += bytes_field(9, data)
         return Tensor(name, tuple(shape), n_bytes if dtype in _LEARNED else 0, pieces)
 
@@ -413,42 +304,6 @@ class _Reader:
                 text = as_text(value)
         return key, text
 
-    def _external(self, name: str, where: dict[str, str]) -> memoryview:
-        """Return the data of a tensor from a file in the folder of the network."""
-        location = where.get("location", "")
-        target = path_beside(self._path, location)
-        if target is None:
-            raise ModelError(
-                f"{self._path} has the weights {quoted(name)} in the file {quoted(location)}, which is not in the "
-                "folder of the network: not allowed"
-            )
-        key = os.path.relpath(target, os.path.realpath(self._path.parent))
-        if key not in self._files:
-            try:
-                self._files[key] = memoryview(self._read_beside(target))
-            except FileNotFoundError as error:
-                raise ModelError(
-                    f"{self._path} has its weights in the file {quoted(location)}, which is not there; put it beside"
-                ) from error
-            except OSError as error:
-                raise _unreadable(target, error) from error
-        content = self._files[key]
-        try:
-            start = int(where.get("offset", "0"))
-            n_bytes = int(where.get("length", len(content) - start))
-        except ValueError as error:
-            raise WireError("the place of its weights in another file is no number") from error
-        if start < 0 or n_bytes < 0 or start + n_bytes > len(content):
-            raise ModelError(f"{target} ends before the weights {quoted(name)} of {self._path.name}: it is cut")
-        return content[start : start + n_bytes]
-
-    def _read_beside(self, target: Path) -> bytes:
-        data = _read(
-            target, MOST_BYTES - self._n_bytes_beside, self._most_bytes, len(self._data) + self._n_bytes_beside
-        )
-        self._n_bytes_beside += len(data)
-        return data
-
     def _value_info(self, message: memoryview) -> ValueInfo:
         name, dtype, shape = "", 0, None
         for number, value, _ in self._fields(message):
@@ -470,35 +325,3 @@ class _Reader:
     def _size(self, message: memoryview) -> int | None:
         sizes = [as_number(value) for number, value, _ in self._fields(message) if number == 1]
         return sizes[-1] if sizes and sizes[-1] > 0 else None
-
-    def _digest(self) -> str:
-        whole = hashlib.sha256(self._data)
-        if not self._files:
-            return whole.hexdigest()
-        digests = [whole.hexdigest()]
-        digests += [f"{name}:{hashlib.sha256(self._files[name]).hexdigest()}" for name in sorted(self._files)]
-        return hashlib.sha256("\n".join(digests).encode()).hexdigest()
-
-
-def _read_from_outside(graph: Graph) -> list[str]:
-    """Return the tensors that an inner graph reads and does not make itself."""
-    own = {*graph.weights, *(given.name for given in graph.inputs)}
-    own.update(name for node in graph.nodes for name in node.outputs)
-    read = [name for node in graph.nodes for name in node.inputs]
-    read += [output.name for output in graph.outputs]
-    return [name for name in dict.fromkeys(read) if name and name not in own]
-
-
-def graph_fields(graph: Graph, outputs: list[ValueInfo]) -> Pieces:
-    """Return the fields of a GraphProto."""
-    pieces: Pieces = []
-    for node in graph.nodes:
-        pieces += message_field(1, node.message)
-    pieces += bytes_field(2, b"graph")
-    for tensor in graph.weights.values():
-        pieces += message_field(5, tensor.message)
-    for given in (*graph.inputs, *graph.weight_inputs):
-        pieces += bytes_field(11, given.message)
-    for output in outputs:
-        pieces += bytes_field(12, output.message)
-    return pieces + graph.others
