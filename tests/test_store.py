@@ -9,6 +9,7 @@ from typing import Any
 import google_crc32c
 import numpy as np
 import pytest
+import zarr
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
@@ -422,3 +423,14 @@ def test_a_file_is_replaced_whole_or_not_at_all(tmp_path: Path) -> None:
         file.write("after\r\nπ")
     assert path.read_bytes() == "after\r\nπ".encode()
     assert [p.name for p in tmp_path.iterdir()] == ["a.txt"]
+
+
+def test_zarr_may_not_delete_a_folder_of_the_store(store: Store) -> None:
+    """As it would where an array is made in place of another one: files of a person may lie there."""
+    store.save("labels", np.arange(5, dtype=np.int32))
+    theirs = store.root / "labels" / "notes.txt"
+    theirs.write_text("theirs")
+    with pytest.raises(StoreError, match=r"labels is not deleted as a folder"):
+        zarr.create(store=store.array("labels").store, path="labels", shape=(2,), dtype="int32", overwrite=True)
+    assert theirs.read_text() == "theirs"
+    np.testing.assert_array_equal(store.load("labels"), np.arange(5))

@@ -185,7 +185,10 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
             os.unlink(path.name, dir_fd=folder)
 
     async def delete_dir(self, prefix: str) -> None:
-        raise NotImplementedError("arrays are removed by Store.remove, which knows what in their folders is ours")
+        """Refuse: zarr would delete a whole folder where an array is made in place of another one."""
+        raise StoreError(
+            f"{self.root / prefix} is not deleted as a folder: Store.remove knows which of its files are ours"
+        )
 
     def write_chunk(self, key: str, chunk: NDArray[Any]) -> None:
         """Write a whole chunk. Its file is in place, but not yet synced, when this returns.
