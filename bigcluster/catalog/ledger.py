@@ -1,7 +1,7 @@
 """The ledger: one record for every listed file, whatever happened to the file, in columns.
 
-A row takes 57 bytes, and more only where there is something to say of it. On disk it is one table of columns for each
-block of pixels (see stages.pixel_blocks); the numbers and texts of a row come back as they were.
+A row takes 53 bytes, and more only where it has a note, such as the reason why its file failed. On disk it is one table
+of columns for each block of pixels (see stages.pixel_blocks), from which all numbers and texts are read as they were.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _NOT_SET = 255
 
 
 class _Note(NamedTuple):
-    """What is known of few files."""
+    """What is known of few files only: the reason why one failed, the memory that it needs, how long it was tried."""
 
     reason: str
     needed_bytes: int | None
@@ -96,7 +96,7 @@ class Ledger:
         return ok
 
     def digest_numbers(self) -> NDArray[np.uint64]:
-        """The first 64 bits of every digest as a number, (n,), in the way of outdir.owned.short_digest."""
+        """The first 64 bits of every digest as a number, (n,), as outdir.owned.short_digest gives it."""
         return np.ascontiguousarray(self._digests[:, :8]).view(">u8")[:, 0].astype(np.uint64)
 
     def sizes(self) -> NDArray[np.int64]:
@@ -135,8 +135,9 @@ class Ledger:
             self._numbers[name][rows] = part._numbers[name]
         self._mtime_ns[rows], self._digests[rows] = part._mtime_ns, part._digests
         self._status[rows] = np.array([self._code(status) for status in part._statuses], np.uint8)[part._status]
-        for row in [row for row in list(self._notes) if rows.start <= row < rows.stop] if self._notes else ():
-            del self._notes[row]
+        if self._notes:  # they may be those of millions of rows: a part costs what its own rows cost
+            for row in range(rows.start, rows.stop):
+                self._notes.pop(row, None)
         self._notes |= {start + row: note for row, note in part._notes.items()}
 
     def part(self, start: int, stop: int) -> Ledger:
@@ -146,7 +147,7 @@ class Ledger:
             part._numbers[name][:] = self._numbers[name][start:stop]
         part._mtime_ns[:], part._digests[:] = self._mtime_ns[start:stop], self._digests[start:stop]
         part._status[:], part._statuses = self._status[start:stop], list(self._statuses)
-        part._notes = {row - start: note for row, note in self._notes.items() if start <= row < stop}
+        part._notes = {row - start: self._notes[row] for row in range(start, stop) if row in self._notes}
         return part
 
     def __getitem__(self, row: int) -> FileRecord:
@@ -203,7 +204,7 @@ class Ledger:
         return [None if second == _NONE else second * _NS + of_second for second, of_second in each]
 
     def contents(self) -> bytes:
-        """What the files hold and whether they could be read, as bytes: equal exactly where these are equal."""
+        """Bytes that are equal exactly where the digests of all files, and their statuses, are equal."""
         used = sorted(self.counts())  # codes are given in the order in which statuses come
         codes = np.array([used.index(status) if status in used else _NOT_SET for status in self._statuses], np.uint8)
         return "\n".join(used).encode() + b"\0" + codes[self._status].tobytes() + self._digests.tobytes()
@@ -229,9 +230,9 @@ class Ledger:
 
     @classmethod
     def from_columns(cls, columns: Mapping[str, NDArray[Any]]) -> Ledger:
-        """The ledger of columns that `to_columns` made. Columns of other names are not looked at.
+        """The ledger of columns that `to_columns` made. Columns of other names are ignored.
 
-        Raises ValueError where they are not such: anybody may have written them.
+        Raises ValueError for columns of another form: anybody may have written them.
         """
         if not columns.keys() >= _REQUIRED:
             raise ValueError("columns of the records are missing")
@@ -266,9 +267,10 @@ class Ledger:
 
 
 def _check(ledger: Ledger, noted: NDArray[Any]) -> None:
+    """Raise ValueError where a ledger has values that `set` never stores. noted : the rows that have notes."""
     statuses, n_rows = ledger._statuses, len(ledger)
     if statuses[0] != OK or len(set(statuses)) != len(statuses) or len(statuses) > _NOT_SET:
-        raise ValueError("its statuses are not such")
+        raise ValueError("its statuses do not begin with ok, or one comes twice")
     if not all(0 < len(status) <= _STATUS_CHARACTERS and status.isprintable() for status in statuses):
         raise ValueError("its statuses have other names")
     if n_rows and ledger._status.max() >= len(statuses):

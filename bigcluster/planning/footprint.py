@@ -61,7 +61,7 @@ COMMITS_IN_FLIGHT = 2
 RECORD_BYTES = 1500
 """Bytes of the record of one row while its block is decoded and written, at most: the object and its values."""
 NAME_BYTES = 104
-"""Bytes of one listed name, including the memory of sorting it, which later holds its row in the ledger: 57 bytes."""
+"""Bytes of one listed name, including the memory of sorting it, which later holds its row in the ledger: 53 bytes."""
 RECORDS_AT_ONCE = 4096
 """Records that are made at a time of the rows of a ledger. Chosen, not measured."""
 
