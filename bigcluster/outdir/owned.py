@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.catalog import path_key
+from bigcluster.catalog.keys import name_keys
 from bigcluster.files.bounded import check_room, read_bounded
 from bigcluster.files.durable import digest_of, digest_of_file, unlink_below, write_bytes
 from bigcluster.files.kept import clear_way
@@ -74,11 +75,11 @@ def known_file(status: os.stat_result, digest: int, *, own: bool) -> Known:
 
 
 class Owned:
-    """Path inside the folder -> what the entry is known by, in 40 bytes each: a million entries are of every day.
+    """What identifies each of our entries, by its path inside the folder: 40 bytes each, for millions of entries.
 
-    For a path stand 64 bits of its hash. Two of a million paths share them with a chance of 3e-8, and then either is
-    taken for ours where its content is that of one of them. A path may be known in several ways: while a folder is
-    being rewritten, by what it held and by what it will hold. A folder's path ends with `/`.
+    A path is stored as 64 bits of its hash. Two of a million paths share them with a chance of 3e-8, and then either is
+    taken for ours where its content is that of one of them. A path may be listed several times: while a folder is
+    being rewritten, with what it had and with what it will have. The path of a folder ends with `/`.
     """
 
     def __init__(self, columns: NDArray[np.uint64]) -> None:
@@ -111,10 +112,10 @@ class Owned:
 
     def get_all(self, names: Sequence[str]) -> list[list[Known]]:
         """As `get`, for many paths at once."""
-        return self.of_keys(keys_of(names))
+        return self.of_keys(name_keys(names))
 
     def of_keys(self, keys: NDArray[np.uint64]) -> list[list[Known]]:
-        """As `get_all`, for the keys of paths (`keys_of`)."""
+        """As `get_all`, for the `name_keys` of paths, (n,), which are computed once where several lists are asked."""
         firsts = self._columns[0].searchsorted(keys).tolist()
         lasts = self._columns[0].searchsorted(keys, "right").tolist()
         rows = [row for first, last in zip(firsts, lasts, strict=True) for row in range(first, last)]
@@ -163,11 +164,6 @@ def _ordered(columns: Iterable[NDArray[np.uint64]]) -> NDArray[np.uint64]:
     for column, into in zip(each, ordered[1:], strict=True):
         np.take(column, order, out=into)
     return ordered
-
-
-def keys_of(names: Sequence[str]) -> NDArray[np.uint64]:
-    """What stands for paths in a list, (n,): for whoever asks two lists for the same paths."""
-    return np.frombuffer(b"".join(map(path_key, names)), "<u8").astype(np.uint64)
 
 
 def _key(name: str) -> int:

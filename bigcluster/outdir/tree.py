@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path, PurePosixPath
 
+from bigcluster.catalog.keys import name_keys
 from bigcluster.files.durable import (
     digest_of_open,
     entries_below,
@@ -28,7 +29,7 @@ from bigcluster.files.durable import (
 )
 from bigcluster.files.kept import clear_way, set_aside
 from bigcluster.outdir.made_folders import FOUND_FOLDER, is_made, made_folder, made_folders
-from bigcluster.outdir.owned import Known, Owned, OwnedList, is_ours_by_content, keys_of, known_file, short_digest
+from bigcluster.outdir.owned import Known, Owned, OwnedList, is_ours_by_content, known_file, short_digest
 
 BATCH = 4096
 """Entries of a folder that are read, and then removed, at a time. Chosen, not measured."""
@@ -138,7 +139,7 @@ class OwnedTree:
         with open_folder(folder, self.out) as descriptor, os.scandir(descriptor) as entries:
             while batch := list(islice(entries, BATCH)):
                 names = [f"{inside}{entry.name}{'/' if entry.is_dir(follow_symlinks=False) else ''}" for entry in batch]
-                keys = keys_of(names)
+                keys = name_keys(names)
                 each = zip(names, batch, ours.of_keys(keys), stay.of_keys(keys), strict=True)
                 for name, entry, knowns, staying in each:
                     if knowns and name.endswith("/"):
