@@ -86,7 +86,7 @@ def list_images(
 
     images : the path, glob or manifest. out : the folder for the results, which is not listed; None for none.
     allow_outside, encoding : for a manifest only, see the settings manifest.*.
-    leave_out_lists : the columns of lists of a Parquet manifest are not copied to the results: they are vectors.
+    leave_out_lists : do not read the columns of lists of a Parquet manifest, which are vectors.
     exclude : patterns of names, or of paths relative to IMAGES, that are not listed; not for a manifest.
     most_bytes : the memory that the names may take, in bytes; None for no limit.
     listed_before : returns the names that the last run listed. Those in folders that cannot be read are listed again.

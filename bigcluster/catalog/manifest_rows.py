@@ -49,7 +49,7 @@ _UNFOLDED_CHARACTERS, UNFOLDED_TIMES = 64 * MIB, 1000
 """The most characters of all rows of a Parquet file: so many, and so many times the bytes of the file. Equal cells are
 stored once, so that a small file may unfold to very much."""
 ENDED = "the process that read it ended"
-"""What is said of a child that said nothing."""
+"""The reason that a message gives where a child wrote none to stderr."""
 MOST_SAID = 64 << 10
 """The most bytes that are read of the child's error message."""
 _NEITHER_CLOSED_NOR_DOUBLED = "a quote in a quoted cell is neither doubled nor followed by a delimiter"
@@ -161,7 +161,7 @@ def parquet_rows(
 ) -> Iterator[Row]:
     """Yield the header, then the rows. A child reads them, which may allocate limit_bytes beyond Python and pyarrow.
 
-    leave_out_lists : without the columns of lists, such as vectors.
+    leave_out_lists : do not read the columns of lists, such as vectors.
     Raises UsageError where pyarrow is missing, cannot read the file, or needs more memory.
     """
     child = start_python(

@@ -15,10 +15,12 @@ _FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r", "\n", "＝", "＋", "－", "�
 """Cells with such a beginning are formulas for a spreadsheet, which also drops white space and reads full-width signs
 as the usual ones. Source: OWASP, "CSV Injection"."""
 _ASCII_STARTS = frozenset(start for start in _FORMULA_STARTS if start.isascii())
+"""The only beginnings of a formula that a path of ASCII characters can have."""
 _NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
 _DIGITS = re.compile(r"\d+")
 _NOT_UTF8 = re.compile("[\udc80-\udcff]")
 _OF_FILES = sys.getfilesystemencoding(), sys.getfilesystemencodeerrors()
+"""Encoding and error handler of names of files, as os.fsencode uses them: it would ask for them at every name."""
 
 
 def natural_key(name: str) -> tuple[str, str]:
@@ -37,7 +39,7 @@ def _length_first(run: re.Match[str]) -> str:
 
 def to_csv_path(path: str) -> str:
     """Return a path as it is written in a CSV cell: valid UTF-8, which `from_csv_path` turns back into the path."""
-    if path.isascii() and "\\" not in path and path[:1] not in _ASCII_STARTS:  # nearly all of millions
+    if path.isascii() and "\\" not in path and path[:1] not in _ASCII_STARTS:  # as nearly all paths
         return path
     cell = path.replace("\\", "\\\\")
     cell = _NOT_UTF8.sub(lambda byte: f"\\x{ord(byte[0]) - 0xDC00:02x}", cell)

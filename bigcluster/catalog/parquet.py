@@ -1,5 +1,5 @@
-"""The child that reads a Parquet manifest, `python -m bigcluster.catalog.parquet FILE ENCODING BYTES`, and writes it as
-CSV. With a fourth argument, LEFT_OUT, it leaves out the columns of lists.
+"""The child that reads a Parquet manifest: `python -m bigcluster.catalog.parquet FILE ENCODING BYTES` writes it as CSV.
+With a fourth argument, `lists-left-out`, it leaves out the columns of lists.
 
 A Parquet file of some KB may unfold to GB, and neither its size nor its metadata say so beforehand. Therefore the
 system limits the memory of this process. Cells that share a value (dictionaries) are unfolded row by row.
@@ -19,7 +19,7 @@ from bigcluster.runtime.memory_limit import limit_memory
 _BATCH_ROWS = 1024
 """Rows that are decoded and written at a time; a batch is in memory whole. Chosen, not measured."""
 OPENED = {"pre_buffer": False, "buffer_size": 1 << 16}
-"""How files are opened: a part at a time, and nothing ahead."""
+"""How pyarrow opens files: it reads 64 KiB at a time, and nothing ahead, because memory is limited."""
 
 
 def main() -> int:
@@ -35,9 +35,10 @@ def main() -> int:
 
 
 def with_limited_memory(limit_bytes: int, write: Callable[[], None]) -> int:
-    """Call a function that reads by pyarrow and writes to stdout, with so many bytes beyond Python and pyarrow.
+    """Call a function that reads with pyarrow and writes to stdout.
 
-    Returns the exit status of this process. An error is one line on stderr and 1.
+    limit_bytes : the memory in bytes that it may use beyond what Python and pyarrow take.
+    Returns the exit status of this process: 1 after an error, of which one line is on stderr.
     """
     os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # others reserve memory ahead
     try:
@@ -70,15 +71,15 @@ def _rows(path: str, encoding: str, *, leave_out_lists: bool) -> Iterator[list[s
         names = [field.name for field in plain.schema_arrow if not (leave_out_lists and is_list(field.type))]
     yield names
     with pq.ParquetFile(path, read_dictionary=names, **OPENED) as file:
-        wanted = names if leave_out_lists else None
-        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=wanted, use_threads=False):
+        selected = names if leave_out_lists else None
+        for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=selected, use_threads=False):
             columns = batch.columns
             for row in range(batch.num_rows):
                 yield [_text(column[row].as_py(), encoding) for column in columns]
 
 
 def is_list(of_type: Any) -> bool:
-    """Return whether a type of Arrow is one of lists."""
+    """Return whether an Arrow type is a type of lists, of variable or of fixed size."""
     import pyarrow as pa
 
     return bool(pa.types.is_list(of_type) or pa.types.is_large_list(of_type) or pa.types.is_fixed_size_list(of_type))

@@ -21,9 +21,10 @@ from bigcluster.units import counted
 _MOST_BATCH_ROWS = 1024
 """Rows that are decoded and written at a time, at most. Chosen, not measured."""
 _BATCH_SHARE = 16
-"""A batch takes about this part of the allowed memory: it is in memory as read, as floats, and with its flags."""
+"""A batch takes about one part in so many of the allowed memory, since it is in memory as read, as floats, and with its
+flags. Chosen, not measured."""
 _SHOWN_NAMES = 300
-"""Characters of the names of columns in a message."""
+"""Characters of the names of columns that a message shows, at most."""
 
 
 def main() -> int:
@@ -63,13 +64,13 @@ def _check_type(schema: Any, column: str) -> None:
         near = difflib.get_close_matches(column, schema.names, n=3)
         hint = f"; near names: {', '.join(near)}" if near else ""
         raise ValueError(f"it has no column {column!r}{hint}; it has {', '.join(schema.names):.{_SHOWN_NAMES}}")
-    found = schema.field(places[0]).type
-    if not (is_list(found) and pa.types.is_floating(found.value_type)):
-        raise ValueError(f"its column {column!r} is of {found!s:.100}, and lists of floats are needed")
+    its_type = schema.field(places[0]).type
+    if not (is_list(its_type) and pa.types.is_floating(its_type.value_type)):
+        raise ValueError(f"its column {column!r} is of {its_type!s:.100}, and lists of floats are needed")
 
 
 def _batch_rows(file: Any, column: str, limit_bytes: int) -> int:
-    """Return how many rows are read at a time, by what the metadata say of their size."""
+    """Return how many rows are read at a time. The metadata of the file say how large they are."""
     n_bytes = n_rows = 0
     for group in range(file.metadata.num_row_groups):
         of_group = file.metadata.row_group(group)

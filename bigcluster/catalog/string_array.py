@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 _ENCODING = ("utf-8", "surrogatepass")
+"""Encoding and error handler: in the name of a file, lone surrogates stand for bytes that are not UTF-8."""
 
 
 class StringArray:
@@ -45,7 +46,7 @@ class StringArray:
         return self.between(0, len(self))
 
     def between(self, start: int, stop: int) -> Iterator[str]:
-        """Yield the strings start .. stop - 1, in half the time of one by one."""
+        """Yield the strings start .. stop - 1, in half the time that single strings take."""
         data, ends = self._data, self._ends
         first = ends[start]
         for index in range(start + 1, stop + 1):
@@ -63,7 +64,7 @@ class StringArray:
 
     @classmethod
     def from_columns(cls, ends: NDArray[Any], text: NDArray[Any]) -> StringArray:
-        """The strings of such columns. Raises ValueError where they are not such: anybody may have written them."""
+        """The strings of columns that `to_columns` made. Anybody may write columns: ValueError is raised for others."""
         import numpy as np
 
         if ends.dtype != np.int64 or text.dtype != np.uint8:

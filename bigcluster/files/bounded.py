@@ -188,15 +188,15 @@ def json_bytes(n_bytes: int, n_values: int) -> int:
 def count_values(raw: bytes) -> int:
     """An upper estimate of the number of values in JSON: commas and brackets in strings count as well.
 
-    A string with a character beyond U+FFFF takes four bytes in memory for each of its characters. What its text makes
-    more than `json_bytes` knows of counts as values too.
+    A string with a character beyond U+FFFF takes four bytes in memory for each of its characters. `json_bytes` does not
+    see that in the size of the text, so that these bytes count as further values.
     """
     return raw.count(b",") + raw.count(b"[") + raw.count(b"{") + 4 * _bytes_of_wide(raw) // _VALUE_BYTES
 
 
 def _bytes_of_wide(raw: bytes) -> int:
     """Bytes of the strings in JSON that hold the escape of a character beyond U+FFFF."""
-    if _WIDE.search(raw) is None:  # as a rule
+    if _WIDE.search(raw) is None:  # as in nearly all JSON of ours
         return 0
     places = (match.span() for match in _STRING.finditer(raw))
     return sum(stop - start for start, stop in places if _WIDE.search(raw, start, stop))

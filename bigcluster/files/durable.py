@@ -311,7 +311,7 @@ def is_folder(path: Path) -> bool:
 
 def unlink_below(path: Path, root: Path) -> None:
     """Remove a file below a trusted folder without following a link. Nothing happens where there is no such file."""
-    if not os.path.lexists(path):  # nor where a file is in the place of its folder
+    if not os.path.lexists(path):  # also where a file stands in the place of its folder
         return
     with contextlib.suppress(FileNotFoundError), open_folder(path.parent, root) as folder:
         os.unlink(path.name, dir_fd=folder)

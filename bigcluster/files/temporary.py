@@ -22,7 +22,7 @@ from bigcluster.files.durable import remove_folder
 _NAME = re.compile(r"bigcluster-([1-9][0-9]*)-[0-9a-f]{16}")
 """The number of the process, and 64 random bits, so that nobody else has the name."""
 _MODE = 0o700
-"""Nobody but the owner reads what is in it."""
+"""Mode of a folder: only its owner may list it and open what is in it."""
 
 
 @contextmanager

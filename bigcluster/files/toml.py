@@ -1,4 +1,4 @@
-"""Reading TOML that a stranger may have written: what no settings of ours look like is refused before it is parsed.
+"""Reading TOML that a stranger may have written. Larger or deeper text than settings is refused unparsed.
 
 tomllib keeps about 900 bytes for each part of a dotted key, and takes time quadratic in the parts of one key.
 """

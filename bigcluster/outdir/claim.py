@@ -62,7 +62,7 @@ def is_out(out: Path) -> bool:
 
 
 def out_of(file: str) -> Path | None:
-    """The folder with a store of ours in which a file lies, at any depth and links followed; None for no such."""
+    """The folder with a store of ours in which a file lies at any depth, links followed; None where there is none."""
     return next((folder for folder in Path(os.path.realpath(file)).parents if _has_store(folder)), None)
 
 

@@ -32,7 +32,8 @@ from bigcluster.units import MIB
 MOST_SECONDS = 60.0
 """Seconds between two states, at most, to which the pass that is under way is added. Chosen, not measured."""
 COST_FACTOR = 50
-"""Times that saving has taken, to be waited before the next save: so saving takes at most 2 % of the time."""
+"""The next save comes after this many times the seconds that the last one took, so that saving takes at most 2 % of the
+time."""
 _LARGE_BYTES = 1 * MIB
 """Bytes from which an array has a file of its own. Smaller ones share one file, since every file costs two syncs.
 Chosen, not measured."""

@@ -21,7 +21,7 @@ ROW_BLOCK_BYTES = 64 * MIB
 MOST_BLOCK_ROWS = 4096
 """Rows (images) of a row block of pixels: what an interrupted ingest decodes again at most. Chosen, not measured."""
 MOST_ROWS = 65536
-"""Rows of any chunk, at most; marks.LIMIT_BYTES is made for so many paths and records."""
+"""Rows of any chunk, at most: columns.LIMIT_BYTES has room for the paths and records of so many rows."""
 MOST_COLUMNS = 131_072
 """Columns (values) of a chunk of pixels whose row block holds few rows. Matrix products read whole chunks, 8,192
 columns at a time."""

@@ -3,7 +3,7 @@
     {"columns": {"status": ["|u1", 4096], ...}}     one line of JSON: type and length of each column, in their order
     ...                                             then their values, little-endian, one column after the other
 
-Columns may be added to a table later. Who reads one takes the columns that it knows.
+Later versions may add columns. A reader uses the columns that it knows, and ignores the others.
 """
 
 from __future__ import annotations
@@ -31,8 +31,9 @@ LIMIT_BYTES = 48 * MIB
 _HEADER_BYTES = 16 << 10
 """Bytes of the first line, at most: ours have less than 1 KiB."""
 _HEADER_VALUES = 1000
+"""JSON values in the first line, at most: ours have about fifty."""
 _TYPES = {"|b1", "|u1", "<u4", "<u8", "<i4", "<i8", "<f4", "<f8"}
-"""Types of numbers that a column may have."""
+"""Types that the values of a column may have, as numpy names them."""
 _COPIES = 3
 """Copies of a table in memory while it is read: its bytes, its columns, and what is made of them."""
 

@@ -21,23 +21,23 @@ if TYPE_CHECKING:
 def lazy_array(array: Any, version: tuple[str, str] | None = None) -> da.Array:
     """Return a stored zarr array as a dask array in its stored chunks. Nothing is read.
 
-    version : the stage that made it and the fingerprint of its mark; None for an array that is used up at once, whose
-    names occur once. It goes into the names of the chunks in the graph, so that a scheduler that holds results of
-    another content never takes them for these. Once the mark is another one, reading a chunk raises StoreError: rows of
-    other images would be there.
+    version : the stage that made it and the fingerprint of its mark. It goes into the names of the chunks in the graph,
+    so that a scheduler never takes results of an earlier content for these. Once the stage has another mark, reading a
+    chunk raises StoreError, because it may hold rows of other images. None where a stage computes the array before the
+    stored one can change: the names of the chunks are random.
     """
     import dask.array as da  # brings numba along where dask-ml is installed: 70 MiB that a run does not need
     from dask.base import tokenize
 
-    known = (str(array.store.root), array.shape, array.chunks, version)
-    token = uuid4().hex if version is None else tokenize(*known)
+    identity = (str(array.store.root), array.shape, array.chunks, version)
+    token = uuid4().hex if version is None else tokenize(*identity)
     if version is not None:
         array = zarr.open_array(array.store.of_version(*version), path=array.path, mode="r", zarr_format=3)
     return da.from_zarr(array, name=f"{array.path}-{token}")
 
 
 def without_holes(lazy: da.Array, ok: NDArray[np.bool_]) -> da.Array:
-    """Return the rows of a dask array that are good, (n_ok, ...), in the chunks that they are stored in.
+    """Return the good rows of a dask array, (n_ok, ...), each in the chunk in which it is stored.
 
     ok : (n_rows,). Where all rows are good, it is the array itself.
     """

@@ -1,7 +1,7 @@
 """The arrays that a run makes, and whether they have the sizes that the marks say: looked at before any is read.
 
-Metadata are files that anybody can write as well. Where an array has another length than the pixels, or a mark that
-counts them, has, the mark that vouches for it does not hold, and its stage is computed anew. So a plan made of the
+Anybody can write the metadata of an array, as well as a mark. Where an array has not the length that follows from the
+pixels and from the mark of its stage, that mark does not hold, and the stage is computed anew. So a plan made of the
 numbers of images, values, components and clusters holds for all arrays.
 """
 

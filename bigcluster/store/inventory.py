@@ -1,9 +1,9 @@
-"""Removing arrays of ours and nothing else.
+"""Removing arrays of ours and nothing else, and comparing what lies in a store with what its marks vouch for.
 
-Every chunk of an array has one size, stands under its numbers and ends with the checksum of its values: what lies in an
-array's folder without all of that was put there by somebody, and stays with the folders that it is in.
+Every chunk of an array has one size, has its numbers as its path, and ends with the checksum of its values. Any other
+file in the folder of an array was put there by somebody, and stays with the folders that it is in.
 
-What lies in a store against what its marks vouch for.
+A comparison finds:
 
 damaged     a mark whose seal does not fit; a vouched file that is gone or not what was written
 leftovers   files of ours that nothing vouches for: of an interrupted write, or of settings that are no more
@@ -75,7 +75,8 @@ def remove_array(out: Path, name: str, chunk_bytes: int) -> None:
 
 
 def is_without_files(folder: Path) -> bool:
-    """Whether a folder at the name of an array is somebody else's: one of ours always has its metadata."""
+    """Whether a folder at the name of an array has no file at any depth. It is somebody else's then: one of ours always
+    has its metadata."""
     return not any(True for _ in files_below(folder))
 
 

@@ -89,8 +89,7 @@ class Marks:
     def write(self, stage: str, mark: Mark, block: str = DONE) -> None:
         """Write a mark, which is on disk when this returns. The files that it vouches for must be synced already.
 
-        Raises StoreError for a mark that `read` would take for absent: a stage would be done anew at every run, or
-        what it says would be taken for what was never said.
+        Raises StoreError for a mark that `read` would take for absent: its stage would be computed anew at every run.
         """
         path = self.path(stage, block)
         self._set_aside(stage, block)

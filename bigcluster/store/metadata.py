@@ -54,7 +54,8 @@ def register(marks: Marks, name: str = "") -> None:
 
 
 def _write(marks: Marks, name: str, facts: dict[str, Any]) -> None:
-    """The file first: until its mark is there, the array has the form that it had."""
+    """Write a metadata file and then its mark. Where this process is killed between the two, `restore` writes the file
+    anew from the earlier mark."""
     text = metadata_text(facts).encode()
     file = file_of(marks.out, name)
     if not file.is_file() or _content(file) != text:

@@ -38,12 +38,12 @@ _MOST_NUMBERS = 100_000
 """Numbers in a list of facts, at most, such as the inertia of every start. Chosen, not measured."""
 
 
-def has_form(stage: str, block: str, print_: str, payload: dict[str, Any]) -> bool:
+def has_form(stage: str, block: str, mark_fingerprint: str, payload: dict[str, Any]) -> bool:
     """Whether a payload has the keys and types that this program writes into the mark of that stage and block.
 
-    print_ : the fingerprint in the mark. Any payload of a stage that is not described here has the form.
+    mark_fingerprint : the fingerprint in the mark. Any payload of a stage that is not described here has the form.
     """
-    if stage == "recipe" and print_ != fingerprint(stage="ingest", **payload):
+    if stage == "recipe" and mark_fingerprint != fingerprint(stage="ingest", **payload):
         return False
     if stage in _OF_BLOCKS and block != "done":
         return _OF_BLOCKS[stage](payload)
@@ -70,7 +70,7 @@ _FACTS = keys(
 """Facts of a stage that go into summary.json, beside its times and its memory."""
 
 _is_block = keys({"start": whole(), "square_sum": whole(), "contents": text}, others=True)
-"""Names and records are in the table for which the mark vouches. A later version may say more."""
+"""Names and records are in the table for which the mark vouches. A later version may add values."""
 
 _SILHOUETTE = "simplified_silhouette"
 _SWEEP_ROW = keys(
@@ -160,7 +160,7 @@ _EMBEDDING_KEYS = keys(
 
 
 def _is_embedding(value: Any) -> bool:
-    """Whether a value describes what made the features, and has at least as many classes as are kept of an image."""
+    """Whether a value describes what made the features, with no more classes stored for an image than have names."""
     return _EMBEDDING_KEYS(value) and value["n_classes"] <= value["n_names"]
 
 
@@ -178,7 +178,7 @@ _RECIPE_KEYS = keys(
 
 
 def _is_recipe(payload: Any) -> bool:
-    """Whether a value says how pictures are decoded, with a second picture where a network sees it, and only there."""
+    """Whether a value says how pictures are decoded. A network has a second picture; pixels and vectors have none."""
     if not _RECIPE_KEYS(payload):
         return False
     kind, has_view = payload.get("embedding", {"kind": "pixels"})["kind"], "view" in payload
