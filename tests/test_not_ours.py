@@ -107,17 +107,8 @@ def precious(tmp_path: Path) -> Iterator[Path]:
 
 NAMES = (
     *(".lock", "run.toml", "labels.csv", "images.csv", "summary.json", "memory.csv", "variance.csv", "sweep.csv"),
-    *(
-        "sweep.png",
-        "manifest.csv",
-        "store.zarr",
-        ".bigcluster",
-        "clusters",
-        "clusters/00",
-        "report",
-        "report/index.html",
-        "profile",
-    ),
+    *("sweep.png", "manifest.csv", "store.zarr", ".bigcluster", "clusters", "clusters/00"),
+    *("report", "report/index.html", "profile"),
     *("profile/timeline.png", "kept", "store.zarr/zarr.json", ".bigcluster/marks", ".bigcluster/marks/ingest"),
     *(".bigcluster/marks/ingest/done.json", ".bigcluster/marks/metadata/pixels.json", ".bigcluster/made"),
     *("store.zarr/pixels", "store.zarr/pixels/zarr.json", "store.zarr/pixels/c", "store.zarr/pixels/c/0"),
@@ -429,8 +420,8 @@ def test_what_is_kept_finds_a_place_beside_a_file(tmp_path: Path) -> None:
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(name)
         set_aside(tmp_path / name, tmp_path)
-    found = {path.relative_to(tmp_path / KEPT).as_posix() for path in (tmp_path / KEPT).rglob("*") if path.is_file()}
-    assert found == {"pixels/c", "pixels/c (2)/0", "pixels/c (2)/0 (2)"}
+    kept = {path.relative_to(tmp_path / KEPT).as_posix() for path in (tmp_path / KEPT).rglob("*") if path.is_file()}
+    assert kept == {"pixels/c", "pixels/c (2)/0", "pixels/c (2)/0 (2)"}
 
 
 def test_a_file_of_ours_that_is_replaced_keeps_the_mode_that_it_was_given(images: Path, out: Path) -> None:
@@ -438,15 +429,15 @@ def test_a_file_of_ours_that_is_replaced_keeps_the_mode_that_it_was_given(images
     run(images, out, k=4, **line)
     names = ("labels.csv", "images.csv", "summary.json", "run.toml", "memory.csv", "variance.csv", "report/index.html")
     modes = (0o600, 0o640, 0o666, 0o600, 0o444, 0o604, 0o600)
-    given = {out / name: mode for name, mode in zip(names, modes, strict=True)}
-    for path, mode in given.items():
+    modes_of = {out / name: mode for name, mode in zip(names, modes, strict=True)}
+    for path, mode in modes_of.items():
         path.chmod(mode)
-    before = {path: path.stat().st_mtime_ns for path in given}
+    before = {path: path.stat().st_mtime_ns for path in modes_of}
     os.utime(images / "p000.png", ns=(0, 0))
     (images / "p001.png").unlink()
     run(images, out, k=3, **line | {"components": 3})
-    assert {path: stat.S_IMODE(path.stat().st_mode) for path in given} == given
-    assert [path for path in given if path.stat().st_mtime_ns == before[path]] == [], "all of them were replaced"
+    assert {path: stat.S_IMODE(path.stat().st_mode) for path in modes_of} == modes_of
+    assert [path for path in modes_of if path.stat().st_mtime_ns == before[path]] == [], "all of them were replaced"
 
 
 def test_a_copy_of_out_has_nothing_of_an_earlier_clustering(images: Path, out: Path, tmp_path: Path) -> None:
@@ -479,6 +470,26 @@ def test_damage_beside_the_store_is_made_good_and_what_was_there_stays(
 
 
 # -- a mark of a stranger names files that are not in the store
+
+
+@pytest.mark.parametrize("row", ["x", "", "²", "9" * 5000])
+def test_a_mark_that_names_no_row_of_chunks_stops_nothing(tmp_path: Path, row: str) -> None:
+    store = Store(tmp_path)
+    store.create("pixels", (8, 4), np.uint8, (2, 4))
+    store.marks.write("strange", Mark("", {f"store.zarr/pixels/c/{row}/0": "0" * 32}))
+    store.create("pixels", (4, 4), np.uint8, (2, 4))
+    assert store.array("pixels").shape == (4, 4)
+    assert store.marks.read("strange") is None
+
+
+@pytest.mark.parametrize("name", ["9", "9" * 200])
+def test_a_note_among_the_marks_of_earlier_blocks_stops_no_run(images: Path, out: Path, name: str) -> None:
+    note = out / ".bigcluster" / "marks" / "retired" / f"{name}.json"
+    note.parent.mkdir(exist_ok=True)
+    note.write_text("mine")
+    (images / "p000.png").unlink()
+    assert run(images, out)["counts"]["listed"] == N_IMAGES - 1
+    assert [path.read_text() for path in out.rglob(note.name)] == ["mine"]
 
 
 @pytest.mark.parametrize(

@@ -34,7 +34,7 @@ from bigcluster.files.layout import ARRAYS, OURS
 from bigcluster.store import extents, metadata, shapes
 from bigcluster.store.chunk_io import ChunkFiles
 from bigcluster.store.inventory import is_without_files, remove_array, remove_chunks, take_inventory
-from bigcluster.store.marks import DONE, Mark, Marks
+from bigcluster.store.marks import DONE, Mark, Marks, is_number
 from bigcluster.store.row_io import read_at_once
 from bigcluster.store.shapes import FILE, FORMAT, FORMAT_KEY
 from bigcluster.units import show_bytes
@@ -46,7 +46,7 @@ Digests = dict[str, str]
 
 
 class Store:
-    """The arrays and marks in one OUT: see `places`."""
+    """The arrays and marks in one OUT. Where they lie: see `files.layout`."""
 
     def __init__(self, out: Path, *, create: bool = True, most_bytes: int | None = None) -> None:
         """Open the store in a folder, or create it there.
@@ -91,7 +91,7 @@ class Store:
     def create(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, chunks: tuple[int, ...]) -> Any:
         """Create an array, or keep the stored one where row shape, dtype and chunks are the same; it is resized.
 
-        chunks : the shape of a chunk. Returns the zarr array. Marks that vouch for chunks that are removed go first.
+        chunks : the shape of a chunk. Returns the zarr array. Chunks are removed after the marks that vouch for them.
         """
         array = self._existing(name)
         if array is not None and not self.fits(name, shape[1:], dtype, chunks):
@@ -112,7 +112,7 @@ class Store:
     def _drop_beyond(self, name: str, first: int) -> None:
         """Remove the rows of chunks from number `first` on. Existing files are listed, whatever the metadata say."""
         size = chunk_file_bytes(self.array(name))
-        remove_chunks(self.out, f"{ARRAYS}/{name}/c", size, lambda file: _chunk_row(file) >= first)
+        remove_chunks(self.out, f"{ARRAYS}/{name}/c", size, lambda file: _is_from(first, file))
 
     def has(self, name: str) -> bool:
         """Whether there is an array of that name that a run of ours made."""
@@ -126,7 +126,7 @@ class Store:
         )
 
     def _create(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, chunks: tuple[int, ...]) -> None:
-        """Make an array. Its folder stands under its name only with its metadata, so that one without is not ours."""
+        """Make an array. Its folder gets its name once its metadata are in it: one without metadata is not ours."""
         place = self.root / name
         clear_way(place, self.out)
         if is_folder(place) and ((place / METADATA).exists() or is_without_files(place)):
@@ -147,8 +147,7 @@ class Store:
     def _remove_marks_of(self, name: str, first: int) -> None:
         """Remove the marks that vouch for rows of chunks from number `first` on, before these are removed."""
         for stage, block, mark in self.marks.all():
-            chunks = (file for file in mark.digests if file.startswith(f"{ARRAYS}/{name}/c/"))
-            if any(_chunk_row(file) >= first for file in chunks):
+            if any(_is_from(first, file) for file in mark.digests if file.startswith(f"{ARRAYS}/{name}/c/")):
                 self.marks.remove(stage, block)
 
     def _existing(self, name: str) -> Any | None:
@@ -275,7 +274,9 @@ class Store:
             os.fsync(into)
 
     def drop_rows(self, name: str, index: int) -> None:
-        """Remove the files of row `index` of the chunks; nothing happens where there are none."""
+        """Remove the files of row `index` of the chunks; nothing happens where there are none, or no such array."""
+        if not self.has(name):
+            return
         array, chunks = self.array(name), f"{ARRAYS}/{name}/c"
         if array.ndim == 1:
             remove_chunks(self.out, chunks, chunk_file_bytes(array), lambda file: file == f"{chunks}/{index}")
@@ -354,9 +355,13 @@ class Store:
         return mark
 
 
-def _chunk_row(file: str) -> int:
-    """The number of the row of chunks in which a chunk file is, `store.zarr/<array>/c/<row>/...`."""
-    return int(file.split("/")[3])
+def _is_from(first: int, file: str) -> bool:
+    """Whether a chunk file, `store.zarr/<array>/c/<row>/...`, is in row `first` of the chunks, or in a later one.
+
+    A name that has no row of ours, as in the mark of a stranger, counts as one of a later row.
+    """
+    row = file.split("/")[3]
+    return not is_number(row) or int(row) >= first
 
 
 def chunk_file_bytes(array: Any) -> int:

@@ -34,6 +34,8 @@ LIMIT_VALUES = 1 << 18
 """JSON values of a mark, at most: a digest for each of 100,000 chunks, and as many numbers in its facts."""
 _TOGETHER = 2
 """Marks of whole stages that are in memory at the same time; of blocks, it is one."""
+_NUMBER_DIGITS = 9
+"""Digits of the number of a block, at most: numbers of blocks are stored in 32 bits."""
 _SHOWN_CHARACTERS = 200
 """Characters of the values of a mark in a message, at most."""
 _OTHERWISE = "or delete it: what it vouches for is computed anew"
@@ -154,7 +156,7 @@ class Marks:
 
     def numbers(self, stage: str) -> list[str]:
         """The blocks of a stage whose names are numbers. A mark file of another name is not ours."""
-        return [block for block in self.blocks(stage) if block.isascii() and block.isdecimal()]
+        return [block for block in self.blocks(stage) if is_number(block)]
 
     def all(self) -> Iterator[tuple[str, str, Mark]]:
         """(stage, block, mark) of every sound mark."""
@@ -173,6 +175,11 @@ def sealed(mark: Mark) -> bytes:
     content = {"fingerprint": mark.fingerprint, "digests": mark.digests, "payload": mark.payload}
     body = json.dumps(content).encode()
     return _seal(body) + body + _END
+
+
+def is_number(name: str) -> bool:
+    """Whether a name is the number of a block, or of a row of chunks, as this program may write it."""
+    return name.isascii() and name.isdecimal() and len(name) <= _NUMBER_DIGITS
 
 
 def _is_ours(stage: str, block: str, mark: Mark) -> bool:
