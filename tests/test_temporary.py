@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from conftest import environment
 
 from bigcluster.files.temporary import temporary_folder
 
@@ -30,7 +31,7 @@ def begin(above: Path) -> tuple[subprocess.Popen[str], Path]:
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
-        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])},
+        env=environment(),
     )
     assert process.stdout is not None
     return process, Path(process.stdout.readline().strip())

@@ -70,7 +70,7 @@ class OtherCopies:
                             self._led_to.add(os.path.join(self._out, passed[len(self._prefix) :]))
 
     def is_led_to(self, path: str) -> bool:
-        """Whether a listed image leads to this path below OUT, or passes it on its way: it may not become another one.
+        """Whether a listed image leads to this path below OUT, or passes it on its way: no other picture may get it.
 
         path : begins with OUT as it was given.
         """

@@ -9,7 +9,6 @@ Later versions may add columns. A reader uses the columns that it knows, and ign
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -97,7 +96,7 @@ def _unpack(data: bytes) -> Columns:
         if kind not in _TYPES or type(length) is not int or not 0 <= length <= len(data):
             raise ValueError("a column has a type or a length that none of ours has")
         columns[name] = np.frombuffer(data, np.dtype(kind), length, at)
-        at += math.prod((length, np.dtype(kind).itemsize))
+        at += columns[name].nbytes
     if at != len(data):
         raise ValueError("the file has another length than its columns")
     return columns

@@ -39,7 +39,7 @@ _ARRAY_KEYS = {
 _MOST_AXES = 3
 """Axes of our arrays, at most: `usual` has three."""
 _KINDS = "biuf"
-"""Of numpy: truth values, integers, floats."""
+"""Kinds of numpy dtypes that our arrays have: truth values, integers with and without a sign, and floats."""
 _MOST_SMALL_CHUNKS = 65_536
 """Chunks of an array whose chunks are far smaller than CHUNK_BYTES, such as the column sums of narrow pictures. Chosen,
 not measured."""
