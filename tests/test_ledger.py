@@ -57,6 +57,8 @@ ledgers = st.lists(good | failed, max_size=9)
 def test_records_come_back_as_they_were(records: list[FileRecord]) -> None:
     ledger = Ledger.of(records)
     assert list(ledger) == [ledger[row] for row in range(len(records))] == records
+    backwards = list(range(len(records)))[::-1]
+    assert ledger.at(backwards) == records[::-1]
     again = Ledger.from_columns(ledger.to_columns())
     assert list(again) == records
     assert again.contents() == ledger.contents()

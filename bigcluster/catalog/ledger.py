@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -19,6 +19,7 @@ from bigcluster.catalog.string_array import StringArray
 from bigcluster.planning.footprint import RECORDS_AT_ONCE
 
 Columns = dict[str, NDArray[Any]]
+_Index = slice | NDArray[np.intp]
 
 OK = "ok"
 _NONE = -(1 << 63)
@@ -152,14 +153,20 @@ class Ledger:
 
     def __getitem__(self, row: int) -> FileRecord:
         """The record of a row, 0 .. n - 1."""
-        return next(self._records(row, row + 1))
+        return next(self._records(slice(row, row + 1), [row]))
+
+    def at(self, rows: Sequence[int]) -> list[FileRecord]:
+        """The records of some rows, in their order, in about a tenth of the time that single rows take."""
+        return list(self._records(np.array(rows, np.intp), rows))
 
     def __iter__(self) -> Iterator[FileRecord]:
         for start in range(0, len(self), RECORDS_AT_ONCE):
-            yield from self._records(start, min(len(self), start + RECORDS_AT_ONCE))
+            stop = min(len(self), start + RECORDS_AT_ONCE)
+            yield from self._records(slice(start, stop), range(start, stop))
 
-    def _records(self, start: int, stop: int) -> Iterator[FileRecord]:
-        for row, facts in enumerate(zip(*self.facts(start, stop), strict=True), start):
+    def _records(self, index: _Index, rows: Sequence[int]) -> Iterator[FileRecord]:
+        """The records of some rows. index, rows : the same rows, as numpy takes them and as numbers."""
+        for row, facts in zip(rows, zip(*self._facts(index, rows), strict=True), strict=True):
             note = self._notes.get(row, _PLAIN)
             n_bytes, mtime_ns, width, height, digest, status, reason = facts
             yield FileRecord(
@@ -168,17 +175,21 @@ class Ledger:
 
     def facts(self, start: int, stop: int) -> Facts:
         """What images.csv says of the rows start .. stop - 1."""
-        rows = slice(start, stop)
-        n_bytes, width, height = (self._known(name, rows) for name in ("n_bytes", "width", "height"))
-        hexed, digits = self._digests[rows].tobytes().hex(), 2 * _DIGEST_BYTES
+        return self._facts(slice(start, stop), range(start, stop))
+
+    def _facts(self, index: _Index, rows: Sequence[int]) -> Facts:
+        """As `facts`; index, rows : as for `_records`."""
+        n_bytes, width, height = (self._known(name, index) for name in ("n_bytes", "width", "height"))
+        content = self._digests[index]
+        hexed, digits = content.tobytes().hex(), 2 * _DIGEST_BYTES
         digests = [hexed[at : at + digits] for at in range(0, len(hexed), digits)]
-        if not self._digests[rows].any(axis=1).all():
+        if not content.any(axis=1).all():
             digests = ["" if digest == "0" * digits else digest for digest in digests]
-        statuses = [self._statuses[code] for code in self._status[rows].tolist()]
-        reasons = [""] * (stop - start)
+        statuses = [self._statuses[code] for code in self._status[index].tolist()]
+        reasons = [""] * len(rows)
         if self._notes:
-            reasons = [self._notes.get(row, _PLAIN).reason for row in range(start, stop)]
-        return Facts(n_bytes, self._times(rows), width, height, digests, statuses, reasons)
+            reasons = [self._notes.get(row, _PLAIN).reason for row in rows]
+        return Facts(n_bytes, self._times(index), width, height, digests, statuses, reasons)
 
     def identities(self) -> Iterator[tuple[bool, int | None, int | None, int]]:
         """Yield for every row whether it holds a picture, size in bytes, time in nanoseconds, and the first 64 bits of
@@ -189,14 +200,15 @@ class Ledger:
             ok = (self._status[rows] == 0).tolist()
             yield from zip(ok, self._known("n_bytes", rows), self._times(rows), digests[rows].tolist(), strict=True)
 
-    def _known(self, name: str, rows: slice) -> list[int | None]:
-        numbers = self._numbers[name][rows]
+    def _known(self, name: str, index: _Index) -> list[int | None]:
+        """The numbers of a column in some rows; None for a number that is not known."""
+        numbers = self._numbers[name][index]
         values: list[int | None] = numbers.tolist()
         return [None if value == _NONE else value for value in values] if (numbers == _NONE).any() else values
 
-    def _times(self, rows: slice) -> list[int | None]:
-        """The times in nanoseconds."""
-        seconds, ns = self._numbers["mtime_s"][rows], self._mtime_ns[rows]
+    def _times(self, index: _Index) -> list[int | None]:
+        """The times of some rows in nanoseconds."""
+        seconds, ns = self._numbers["mtime_s"][index], self._mtime_ns[index]
         if ((seconds > -_SECONDS_IN_64_BITS) & (seconds < _SECONDS_IN_64_BITS)).all():
             times: list[int | None] = (seconds * _NS + ns).tolist()
             return times

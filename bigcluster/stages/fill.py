@@ -147,7 +147,7 @@ class Filling:
         """
         if not stale:
             return stale is not None
-        known = {row: self.ledger[row] for row in stale}
+        known = dict(zip(stale, self.ledger.at(stale), strict=True))
         if not all(map(self._freshness.is_final, known.values())):
             return False
         now = self._loader.compare(known)

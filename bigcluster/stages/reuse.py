@@ -131,7 +131,8 @@ class PreviousBlocks:
                 for to, row in zip(at[here].tolist(), places[here, 1].tolist(), strict=True)
                 if names[row] == self._listing.names[block.start + to]  # and not merely of the same hash
             ]
-            sources.append(Source(slot, [to for to, _ in pairs], [r for _, r in pairs], [ledger[r] for _, r in pairs]))
+            rows = [row for _, row in pairs]
+            sources.append(Source(slot, [to for to, _ in pairs], rows, ledger.at(rows)))
         return sources
 
     def _table_of(self, slot: int) -> tuple[StringArray, Ledger] | None:
