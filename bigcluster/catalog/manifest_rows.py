@@ -189,9 +189,9 @@ def parquet_rows(
                     )
                 lines.taken = 0
                 yield number, cells
-        said = child.stderr.read(MOST_SAID).strip().splitlines()
+        error_lines = child.stderr.read(MOST_SAID).strip().splitlines()
         if child.wait() != 0:
-            raise UsageError(why_unread(path, said[-1] if said else ENDED, limit_bytes))
+            raise UsageError(why_unread(path, error_lines[-1] if error_lines else ENDED, limit_bytes))
     except csv.Error as error:
         raise UsageError(f"cannot read the manifest {path}: row {number + 1}: {_fault(error)}") from error
     finally:

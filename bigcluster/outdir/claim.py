@@ -77,12 +77,13 @@ def _is_begun(out: Path) -> bool:
     lock, settings = out / LOCK, out / RUN_TOML
     if not is_regular(lock) or lock.stat().st_size > MOST_BYTES:
         return False
-    said = parse(lock.read_bytes())
-    if said is None:
+    parsed = parse(lock.read_bytes())
+    if parsed is None:
         return False
-    inside = {name for name in os.listdir(out) if not any(is_unfinished(name, token) for token in said[1])}
-    bare = all(is_folder(out / store) and _is_bare(out / store, said[1]) for store in inside.intersection(STORES))
-    if not (inside <= _BEGUN and bare):
+    _, tokens = parsed
+    inside = {name for name in os.listdir(out) if not any(is_unfinished(name, token) for token in tokens)}
+    are_bare = all(is_folder(out / store) and _is_bare(out / store, tokens) for store in inside.intersection(STORES))
+    if not (inside <= _BEGUN and are_bare):
         return False
     return RUN_TOML not in inside or (is_regular(settings) and _starts_with(settings, HEADING.encode()))
 

@@ -257,7 +257,7 @@ class PreviousBlocks:
         return slots
 
     def _keys_of(self, block: Block) -> NDArray[np.uint64]:
-        return name_keys(self._listing.names[row] for row in block.rows)
+        return name_keys(self._listing.names.between(block.start, block.stop))
 
     def _drop(self, slot: int) -> None:
         """Delete a slot. Its table may be that of a block as well: `tidy` removes it where no mark vouches for it."""
