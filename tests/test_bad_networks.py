@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Cli, Ran, write_pictures
+from file_server import DATA, DIGEST, Server, running_server, use_empty_cache
 from networks import conv_net, model_of, picture_input, save, weights
 from onnx import TensorProto, helper
-from test_network_fetch import DATA, DIGEST, Server
 
 from bigcluster.files.paths import cache_folder
 
@@ -173,12 +172,8 @@ def test_a_wrong_file_in_the_folder_of_the_user(
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with running_server() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
@@ -198,11 +193,8 @@ def registry(running: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         f"registry._TABLE = pathlib.Path({str(tmp_path / 'registry.toml')!r})\n"
     )
     monkeypatch.setenv("PYTHONPATH", str(site))
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv("BIGCLUSTER_MODELS", raising=False)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    running.asked.clear()
+    use_empty_cache(tmp_path / "cache", monkeypatch)
+    running.requested_paths.clear()
     return running
 
 
@@ -222,7 +214,7 @@ def test_a_download_that_fails_is_one_line(cli: Cli, images: Path, registry: Ser
     assert DOWNLOADS[kind] in line
     for needed in (registry.address(kind), f"{len(DATA):,} bytes", DIGEST, "BIGCLUSTER_MODELS"):
         assert needed in line
-    assert registry.asked
+    assert registry.requested_paths
     models = cache_folder() / "models"
     assert not models.is_dir() or not list(models.iterdir()), "nothing half-written stays"
 
@@ -230,4 +222,4 @@ def test_a_download_that_fails_is_one_line(cli: Cli, images: Path, registry: Ser
 def test_offline_without_the_file_asks_nobody(cli: Cli, images: Path, registry: Server, tmp_path: Path) -> None:
     line = refused(cli, images, tmp_path / "out", "net-404", 1, "--set", "models.offline=true")
     assert "models.offline is true; by hand: fetch" in line
-    assert registry.asked == []
+    assert registry.requested_paths == []

@@ -3,17 +3,16 @@
 from __future__ import annotations
 
 import hashlib
-import http.server
 import json
 import socket
 import threading
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 from conftest import Cli
+from file_server import DATA, DIGEST, Server, running_server, use_empty_cache
 from networks import conv_net, save
 
 from bigcluster.errors import FetchError, ModelError
@@ -23,91 +22,18 @@ from bigcluster.models.preprocess import Preprocessing, preprocessing_beside, pr
 from bigcluster.models.registry import Entry, KnownFile, find, imagenet_labels, recognize, registry
 from bigcluster.runtime.events import StageAdvanced, StageStarted
 
-DATA = bytes(range(256)) * 4096
-"""A mebibyte."""
-DIGEST = hashlib.sha256(DATA).hexdigest()
-
-
-def answer(handler: http.server.BaseHTTPRequestHandler) -> None:
-    """What the server does, by the last part of the address."""
-    kind = handler.path.rsplit("/", 1)[-1].replace("-", " ")
-    if kind == "cut once" and handler.path in handler.server.cut_already:  # type: ignore[attr-defined]
-        kind = "right"
-    if kind == "404":
-        handler.send_error(404)
-        return
-    if kind == "silent":
-        time.sleep(3)
-        return
-    if kind == "moved":
-        handler.send_response(302)
-        handler.send_header("Location", "/right")
-        handler.end_headers()
-        return
-    body = {
-        "wrong": DATA[:-1] + b"\0",
-        "html": b"<!DOCTYPE html><html><body>Sign in</body></html>",
-        "lfs": b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n",
-        "empty": b"",
-        "long": DATA + b"more",
-    }.get(kind, DATA)
-    handler.send_response(200)
-    if kind != "unsized":
-        handler.send_header("Content-Length", str(len(body)))
-    handler.end_headers()
-    pieces = [body[at : at + 100_000] for at in range(0, len(body), 100_000)]
-    for number, piece in enumerate(pieces):
-        if kind.startswith("cut") and number == 3:
-            handler.server.cut_already.add(handler.path)  # type: ignore[attr-defined]
-            handler.close_connection = True
-            return
-        handler.wfile.write(piece)
-        if kind == "slow":
-            time.sleep(0.05)
-
-
-class Server(http.server.ThreadingHTTPServer):
-    daemon_threads = True
-
-    def __init__(self) -> None:
-        asked = self.asked = []  # type: list[str]
-        self.cut_already: set[str] = set()
-
-        class Handler(http.server.BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                asked.append(self.path)
-                answer(self)
-
-            def log_message(self, *args: Any) -> None:
-                pass
-
-        super().__init__(("127.0.0.1", 0), Handler)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A client that hangs up is what some tests want."""
-
-    def address(self, kind: str) -> str:
-        return f"http://127.0.0.1:{self.server_address[1]}/{kind}"
-
 
 @pytest.fixture(scope="module")
 def running() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
-        thread.start()
+    with running_server() as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture
 def server(running: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
     """The server, with an empty cache."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.delenv(fetch.FOLDER_VARIABLE, raising=False)
-    for name in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
-        monkeypatch.delenv(name, raising=False)
-    running.asked.clear()
+    use_empty_cache(tmp_path / "cache", monkeypatch)
+    running.requested_paths.clear()
     return running
 
 
@@ -132,15 +58,15 @@ def test_a_right_file_is_stored_once(server: Server, kind: str) -> None:
     assert events[0] == StageStarted("download net", len(DATA), "bytes")
     advanced = [event.done for event in events if isinstance(event, StageAdvanced)]
     assert advanced[-1] == len(DATA)
-    n_asked = len(server.asked)
+    n_requests = len(server.requested_paths)
     assert fetch.get(entry(server.address(kind))) == found
-    assert len(server.asked) == n_asked
+    assert len(server.requested_paths) == n_requests
 
 
 def test_a_download_that_was_cut_is_begun_anew(server: Server) -> None:
     found = fetch.get(entry(server.address("cut-once")))
     assert found.path.read_bytes() == DATA
-    assert server.asked == ["/cut-once", "/cut-once"]
+    assert server.requested_paths == ["/cut-once", "/cut-once"]
     assert left() == ["net.onnx"]
 
 
@@ -180,7 +106,7 @@ def test_a_wrong_answer_says_what_came_and_how_to_fetch_by_hand(server: Server, 
 def test_a_mirror_is_asked_where_the_first_address_fails(server: Server, kind: str) -> None:
     found = fetch.get(entry(server.address(kind), server.address("right")), patience=0.3)
     assert found.path.read_bytes() == DATA
-    assert list(dict.fromkeys(server.asked)) == [f"/{kind}", "/right"]
+    assert list(dict.fromkeys(server.requested_paths)) == [f"/{kind}", "/right"]
     assert left() == ["net.onnx"]
 
 
@@ -240,13 +166,13 @@ def test_a_file_that_is_there_needs_no_network(
     for offline in (False, True):
         assert fetch.get(entry(server.address("right")), offline=offline).path == folder / "net.onnx"
     assert list_networks(measure=False)
-    assert server.asked == []
+    assert server.requested_paths == []
 
 
 def test_offline_asks_nobody(server: Server, no_network: None) -> None:
     with pytest.raises(FetchError, match=f"models.offline is true; by hand: fetch .*/right .*{DIGEST}"):
         fetch.get(entry(server.address("right")), offline=True)
-    assert server.asked == []
+    assert server.requested_paths == []
 
 
 def test_a_wrong_file_of_the_user_is_named_and_kept(
@@ -259,7 +185,7 @@ def test_a_wrong_file_of_the_user_is_named_and_kept(
     ):
         fetch.get(entry(server.address("right")))
     assert (tmp_path / "net.onnx").read_bytes() == b"mine"
-    assert server.asked == []
+    assert server.requested_paths == []
 
 
 def test_a_network_without_digest_is_taken_from_the_user_alone(
@@ -392,15 +318,16 @@ def test_a_table_beside_the_file_comes_first(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def offline_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[], Path]:
+def offline_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """The folder of the user for networks, which is empty, as the cache is."""
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv("BIGCLUSTER_MODELS", str(tmp_path))
-    return lambda: tmp_path
+    return tmp_path
 
 
-def test_models_lists_all(cli: Cli, offline_home: Callable[[], Path]) -> None:
-    (offline_home() / "resnet50-v2-7.onnx").write_bytes(b"another")
-    save(offline_home(), conv_net(), name="efficientnet-lite0")
+def test_models_lists_all(cli: Cli, offline_home: Path) -> None:
+    (offline_home / "resnet50-v2-7.onnx").write_bytes(b"another")
+    save(offline_home, conv_net(), name="efficientnet-lite0")
     ran = cli("models", "--json")
     assert ran.code == 0, ran.err
     told = {network["name"]: network for network in json.loads(ran.out)["models"]}
@@ -410,7 +337,7 @@ def test_models_lists_all(cli: Cli, offline_home: Callable[[], Path]) -> None:
     assert "is not the resnet50-v2 of the registry" in told["resnet50-v2"]["fault"]
     assert told["efficientnet-lite0"]["images_per_second"] > 0
     assert "has the SHA-256" in told["efficientnet-lite0"]["note"]
-    assert not (offline_home() / "cache").exists(), "nothing is written"
+    assert not (offline_home / "cache").exists(), "nothing is written"
     table = cli("models").out
     for name in registry():
         assert name in table
@@ -435,21 +362,13 @@ def test_models_shows_every_tensor(cli: Cli, tmp_path: Path) -> None:
         "logits": ([1, 7], 7, "none"),
         "probabilities": ([1, 7], 7, "none"),
     }
+    assert open_network(str(path)).n_features == 12
+    table = cli("models", "show", path).out
     for name in shapes:
-        assert open_network(str(path)).n_features == 12
-        assert name in cli_table(cli, path)
+        assert name in table
 
 
-_TABLES: dict[Path, str] = {}
-
-
-def cli_table(cli: Cli, path: Path) -> str:
-    if path not in _TABLES:
-        _TABLES[path] = cli("models", "show", path).out
-    return _TABLES[path]
-
-
-def test_models_of_any_size_and_offline(cli: Cli, tmp_path: Path, offline_home: Callable[[], Path]) -> None:
+def test_models_of_any_size_and_offline(cli: Cli, tmp_path: Path, offline_home: Path) -> None:
     path = save(tmp_path, conv_net(size="any"), table="mean = 1")
     assert show_network(str(path), size=(24, 32))["tensors"][0]["shape"] == [1, 8, 16, 12]
     assert cli("models", "show", path, "--size", "24x32").code == 0
