@@ -1,12 +1,12 @@
-"""Finds the file of a network: where the user keeps such files, in the cache, or by a download that is checked.
+"""This module finds the file of a network in the folder of the user or in the cache, or downloads it.
 
-A file that is there is used without a single call of the network. A download goes to another name first, and gets its
-own only when its digest is right: one that was cut is begun anew, from the next address where there are several.
+A file that is on this machine is used without any connection. A download is written to a temporary file, which gets its
+final name only when its digest is right. A download that breaks off is started again, and after some attempts the next
+address is tried.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import os
 from dataclasses import dataclass
@@ -23,37 +23,39 @@ from bigcluster.runtime.events import Listener, Progress, silent
 FOLDER_VARIABLE = "BIGCLUSTER_MODELS"
 """The environment variable with the folder in which a user keeps networks. Nothing is written there."""
 _PATIENCE_SECONDS = 30.0
-"""Seconds that a server may be silent: then the next address is tried."""
+"""Seconds that a server may be silent before the next address is tried. Chosen, not measured."""
 _ATTEMPTS = 3
-"""How often a download that breaks off is begun at one address. Chosen, not measured: a bad connection breaks twice."""
+"""Attempts at one address where downloads break off: a bad connection may break twice. Chosen, not measured."""
 _PIECE_BYTES = 1 << 16
-"""Bytes that are taken from a server at once."""
+"""Bytes that are read from a server at once. Chosen, not measured."""
+_START_BYTES = 512
+"""Bytes at the start of a wrong file by which it is recognized: web pages and pointers of Git LFS begin in them."""
 
 
 @dataclass(frozen=True)
-class Found:
-    """The file of a network, on this machine."""
+class StoredFile:
+    """The file of a network on this machine."""
 
     path: Path
-    known: KnownFile | None
-    """What the registry says of it; None for a file that it does not know."""
+    known: KnownFile
+    """The file of the registry that it is, by its digest, or by its name where the registry has no digest."""
     note: str = ""
     """What the user should know about the file."""
 
 
 def models_folder() -> Path:
-    """Return the folder of the cache for networks."""
+    """Return the folder of the cache in which networks are stored."""
     return cache_folder() / "models"
 
 
 def folders() -> list[Path]:
     """Return the folders in which networks are looked for, in this order."""
-    own = os.environ.get(FOLDER_VARIABLE, "")
-    return [*([Path(own)] if own else []), models_folder()]
+    folder_of_user = os.environ.get(FOLDER_VARIABLE, "")
+    return [*([Path(folder_of_user)] if folder_of_user else []), models_folder()]
 
 
-def find_stored(entry: Entry) -> Found | None:
-    """Return the file of a network that is on this machine; None where there is none.
+def find_stored(entry: Entry) -> StoredFile | None:
+    """Return the file of a network where it is on this machine, and None otherwise.
 
     Raises ModelError for a file in BIGCLUSTER_MODELS that has the right name and another content.
     """
@@ -64,10 +66,12 @@ def find_stored(entry: Entry) -> Found | None:
                 continue
             digest = digest_of_model(path)
             if known.sha256 is None:
-                return Found(path, known, f"{path} has the SHA-256 {digest}; the registry has none to compare it with")
+                return StoredFile(
+                    path, known, f"{path} has the SHA-256 {digest}; the registry has none to compare it with"
+                )
             by_digest = next((file for file in entry.files if file.sha256 == digest), None)
             if by_digest is not None:
-                return Found(path, by_digest)
+                return StoredFile(path, by_digest)
             if folder != models_folder():
                 raise ModelError(
                     f"{path} is not the {entry.name} of the registry: its SHA-256 is {digest}, and should be "
@@ -85,15 +89,17 @@ def digest_of_model(path: Path) -> str:
         raise ModelError(f"{path} cannot be read: {error.strerror or error}") from error
 
 
-def get(entry: Entry, *, offline: bool = False, listener: Listener = silent, patience: float | None = None) -> Found:
+def get(
+    entry: Entry, *, offline: bool = False, listener: Listener = silent, patience: float | None = None
+) -> StoredFile:
     """Return the file of a network, downloaded into the cache where it is not on this machine.
 
-    offline : nothing is downloaded. patience : seconds that a server may be silent.
-    Raises FetchError where no address gave the file, or none may be asked; ModelError as `find_stored`.
+    offline : whether downloads are forbidden. patience : seconds that a server may be silent.
+    Raises FetchError where no address sent the file, or downloads are forbidden; ModelError as `find_stored` does.
     """
-    found = find_stored(entry)
-    if found is not None:
-        return found
+    stored = find_stored(entry)
+    if stored is not None:
+        return stored
     known = entry.files[0]
     if not known.addresses or known.sha256 is None or known.n_bytes is None:
         raise FetchError(
@@ -112,7 +118,7 @@ def get(entry: Entry, *, offline: bool = False, listener: Listener = silent, pat
                 continue
             break
         if fault is None:
-            return Found(models_folder() / known.file, known)
+            return StoredFile(models_folder() / known.file, known)
         faults.append(f"{address} {fault}")
     raise FetchError(f"{entry.name} could not be downloaded: {'; '.join(faults)}; {_by_hand(known)}")
 
@@ -125,20 +131,20 @@ def _by_hand(known: KnownFile) -> str:
 
 
 class _BrokeOffError(Exception):
-    """A server began to send, and ended before the file did."""
+    """A server ended the connection before the end of the file."""
 
 
 class _TooLongError(Exception):
-    """A server sends more bytes than the file has."""
+    """A server sends more bytes than the registry says that the file has."""
 
 
 class _Bar:
-    """What pooch takes for a progress bar: it hears of every piece, and ends a download that is too long."""
+    """The progress bar that pooch calls for every piece of a download. It ends a download that is too long."""
 
     def __init__(self, n_bytes: int, progress: Progress) -> None:
         self._n_bytes, self._progress, self._done, self._has_ended = n_bytes, progress, 0, False
         self.total = n_bytes
-        """Set by pooch to what the server says; nothing reads it, because the registry knows."""
+        """pooch sets it to the number of bytes that the server announces. It is not used: the registry has it."""
 
     def update(self, n_bytes: int) -> None:
         if self._has_ended:
@@ -149,52 +155,50 @@ class _Bar:
         self._progress.at(min(self._done, self._n_bytes))
 
     def reset(self) -> None:
-        """Called by pooch at the end, before it tells all bytes that the server announced once more."""
+        """Ignore later updates: pooch calls it at the end, and then reports all bytes a second time."""
         self._has_ended = True
 
     def close(self) -> None:
-        """Called by pooch at the end."""
+        """Do nothing. pooch calls it at the end."""
 
 
 def _download(entry: Entry, known: KnownFile, address: str, listener: Listener, patience: float) -> str | None:
-    """Download a file into the cache; return what went wrong with this address, or None.
+    """Download a file into the cache. Return what went wrong with this address, or None where nothing did.
 
-    Raises _BrokeOffError where it is worth while to begin anew, and FetchError where the cache cannot be written to,
-    so that no other address would help.
+    Raises _BrokeOffError where another attempt may succeed, and FetchError where the cache cannot be written to, so
+    that no other address would help.
     """
-    import pooch  # with it comes requests, 0.1 s: only where something is downloaded
+    import pooch  # it imports requests, which takes 0.1 s, so it is imported only where something is downloaded
     import requests
 
     pooch.get_logger().setLevel("ERROR")
-    assert known.n_bytes is not None
+    n_bytes = known.n_bytes
+    assert n_bytes is not None
     progress = Progress(listener)
     start = b""
 
-    def remember(path: str) -> None:
+    def download(url: str, path: str, pooch_object: Any) -> None:
         nonlocal start
-        with contextlib.suppress(OSError), open(path, "rb") as file:
-            start = file.read(512)
-
-    def fetch(url: str, output_file: Any, mover: Any) -> None:
-        bar = _Bar(known.n_bytes or 0, progress)
-        pooch.HTTPDownloader(progressbar=bar, chunk_size=_PIECE_BYTES, timeout=patience)(url, output_file, mover)
-        remember(str(output_file))
+        bar = _Bar(n_bytes, progress)
+        pooch.HTTPDownloader(progressbar=bar, chunk_size=_PIECE_BYTES, timeout=patience)(url, path, pooch_object)
+        with open(path, "rb") as file:
+            start = file.read(_START_BYTES)
 
     try:
-        with progress.stage(f"download {entry.name}", known.n_bytes, "bytes"):
-            pooch.retrieve(address, f"sha256:{known.sha256}", known.file, models_folder(), downloader=fetch)
+        with progress.stage(f"download {entry.name}", n_bytes, "bytes"):
+            pooch.retrieve(address, f"sha256:{known.sha256}", known.file, models_folder(), downloader=download)
     except _TooLongError:
-        return f"sends more than the {known.n_bytes:,} bytes of the file"
+        return f"sends more than the {n_bytes:,} bytes of the file"
     except requests.exceptions.Timeout:
         return f"was silent for {patience:g} seconds"
     except requests.exceptions.HTTPError as error:
         return f"answers {error.response.status_code}"
-    except requests.exceptions.ChunkedEncodingError as error:  # what requests makes of too few bytes too
+    except requests.exceptions.ChunkedEncodingError as error:  # requests raises it for too few bytes, too
         raise _BrokeOffError from error
     except requests.exceptions.RequestException as error:
         return f"cannot be reached ({type(error).__name__})"
-    except ValueError:  # pooch: the digest is another one
-        return _what_came(start)
+    except ValueError:  # pooch raises it where the digest is wrong
+        return _kind_of_wrong_file(start)
     except OSError as error:
         raise FetchError(
             f"{models_folder()} cannot be written to ({error.strerror or error}); set XDG_CACHE_HOME to another "
@@ -203,7 +207,8 @@ def _download(entry: Entry, known: KnownFile, address: str, listener: Listener, 
     return None
 
 
-def _what_came(start: bytes) -> str:
+def _kind_of_wrong_file(start: bytes) -> str:
+    """Say what a server sends instead of the file. start : the first bytes of it."""
     if not start:
         return "sends an empty file"
     if start.lstrip().lower().startswith((b"<!doctype", b"<html")):

@@ -64,9 +64,10 @@ class ImageInput:
     width: int | None
     """Pixels; None where any size may come."""
 
-    def shape(self, height: int, width: int, channels: int) -> tuple[int, int, int, int]:
-        """Return the shape of a batch of one picture."""
-        return (1, channels, height, width) if self.layout == "NCHW" else (1, height, width, channels)
+    def shape(self, height: int, width: int, layout: str) -> tuple[int, int, int, int]:
+        """Return the shape of a batch of one picture. layout : NCHW or NHWC, which may come from the table beside."""
+        n_channels = self.channels or 3
+        return (1, n_channels, height, width) if layout == "NCHW" else (1, height, width, n_channels)
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What `bigcluster models` tells: the networks of the registry, and all that can be taken from one of them."""
+"""This module makes the lists that `bigcluster models` prints: the networks of the registry, and the tensors of one."""
 
 from __future__ import annotations
 
@@ -15,23 +15,22 @@ from bigcluster.models import fetch
 from bigcluster.models.graph import NetworkGraph
 from bigcluster.models.network import Network, Source, find_source, input_size, layout_of, open_network
 from bigcluster.models.pooling import pooling_of
-from bigcluster.models.preprocess import Preprocessing
 from bigcluster.models.registry import registry
 from bigcluster.models.session import open_session, run_first
 from bigcluster.runtime.blas import available_cores
 from bigcluster.runtime.events import Listener, silent
 
 _MEASURED_SECONDS = 0.5
-"""Seconds for which the speed of a network is measured: some dozen pictures of a small one. Chosen, not measured."""
+"""Seconds for which the speed of a network is measured. Chosen, not measured: a small one sees some dozen pictures."""
 _PICTURE = (400, 533, 3)
-"""Height, width and channels of the picture with which it is measured: a photo of a shop."""
+"""Height, width and channels of the picture with which the speed is measured: those of a photo of a web shop."""
 
 
 def list_networks(*, measure: bool = True) -> list[dict[str, Any]]:
     """Return the networks of the registry as JSON values, in its order.
 
     measure : whether the speed of those on this machine is measured, on all cores, for about a second each.
-    A file that cannot be used is told in `fault`.
+    `fault` says why a file cannot be used, and is None otherwise.
     """
     return [_entry(name, measure) for name in registry()]
 
@@ -39,7 +38,7 @@ def list_networks(*, measure: bool = True) -> list[dict[str, Any]]:
 def _entry(name: str, measure: bool) -> dict[str, Any]:
     entry = registry()[name]
     first = entry.files[0]
-    told: dict[str, Any] = {
+    row: dict[str, Any] = {
         "name": name,
         "about": entry.about,
         "licence": entry.licence,
@@ -51,14 +50,14 @@ def _entry(name: str, measure: bool) -> dict[str, Any]:
         "note": first.note,
     }
     try:
-        found = fetch.find_stored(entry)
-        if found is not None:
-            told |= {"file": str(found.path), "bytes": found.path.stat().st_size, "note": found.note}
+        stored = fetch.find_stored(entry)
+        if stored is not None:
+            row |= {"file": str(stored.path), "bytes": stored.path.stat().st_size, "note": stored.note}
             if measure:
-                told["images_per_second"] = round(images_per_second(open_network(name, offline=True)), 1)
+                row["images_per_second"] = round(images_per_second(open_network(name, offline=True)), 1)
     except ModelError as error:
-        told["fault"] = str(error)
-    return told
+        row["fault"] = str(error)
+    return row
 
 
 def images_per_second(network: Network) -> float:
@@ -67,17 +66,17 @@ def images_per_second(network: Network) -> float:
     cores = available_cores()
 
     def work(end: float) -> int:
-        done = 0
-        while done == 0 or time.perf_counter() < end:
+        n_images = 0
+        while n_images == 0 or time.perf_counter() < end:
             network.features(picture)
-            done += 1
-        return done
+            n_images += 1
+        return n_images
 
     with ThreadPoolExecutor(cores) as pool:
         list(pool.map(lambda _: network.features(picture), range(cores)))  # each thread makes its buffers
         began = time.perf_counter()
-        done = sum(pool.map(work, [began + _MEASURED_SECONDS] * cores))
-        return done / (time.perf_counter() - began)
+        n_images = sum(pool.map(work, [began + _MEASURED_SECONDS] * cores))
+        return n_images / (time.perf_counter() - began)
 
 
 @dataclass(frozen=True)
@@ -87,28 +86,28 @@ class TensorInfo:
     name: str
     operator: str
     shape: tuple[int, ...]
-    """For one picture."""
+    """Shape for one picture."""
     n_features: int
-    """Values of the vector that is made of it, with the default pool."""
+    """Number of values of the vector that the default pool makes of it."""
     pool: str
-    """The default pool; none for a vector."""
+    """The default pool; "none" for a tensor that is a vector."""
     is_default: bool
 
 
 def show_network(
     name_or_path: str, *, size: tuple[int, int] | None = None, offline: bool = False, listener: Listener = silent
 ) -> dict[str, Any]:
-    """Return the input of a network and every tensor that can be taken, as JSON values.
+    """Return the input of a network and every tensor that can be used as features, as JSON values.
 
-    size : (width, height) of the input, where the network takes any. Raises what `open_network` does.
+    size : (width, height) of the input in pixels, for a network that takes any size. Raises what `open_network` does.
     """
     source = find_source(name_or_path, offline=offline, listener=listener)
     graph = NetworkGraph(source.file)
-    given = source.preprocessing
-    width, height = input_size(graph, given, size)
-    # Only the tensor by default, without a classifier: a network whose default cannot be taken is shown all the same.
-    chosen = graph.choose(given.layer, head=given.head)
-    tensors = list(_tensors(source, graph, given, (width, height), chosen.layer))
+    preprocessing = source.preprocessing
+    width, height = input_size(graph, preprocessing, size)
+    # The default tensor is not computed here, so a network whose default cannot be used is shown, too.
+    chosen = graph.choose(preprocessing.layer, head=preprocessing.head)
+    tensors = list(_tensors(source, graph, (width, height), chosen.layer))
     return {
         "name": source.name,
         "file": str(source.path),
@@ -119,16 +118,16 @@ def show_network(
         "input": {
             "name": graph.input.name,
             "dtype": graph.input.dtype,
-            "layout": layout_of(graph, given),
+            "layout": layout_of(graph, preprocessing),
             "width": width,
             "height": height,
         },
         "preprocessing": {
             "from": source.described_in,
-            "resize": given.resize,
-            "order": given.order,
-            "mean": list(given.mean),
-            "std": list(given.std),
+            "resize": preprocessing.resize,
+            "order": preprocessing.order,
+            "mean": list(preprocessing.mean),
+            "std": list(preprocessing.std),
         },
         "default": {"layer": chosen.layer, "why": chosen.why},
         "classifier": chosen.logits,
@@ -136,14 +135,10 @@ def show_network(
     }
 
 
-def _tensors(
-    source: Source, graph: NetworkGraph, given: Preprocessing, size: tuple[int, int], default: str
-) -> Iterator[TensorInfo]:
-    """Yield all tensors of floats that make a vector, computed for one black picture, in the order of computation."""
+def _tensors(source: Source, graph: NetworkGraph, size: tuple[int, int], default: str) -> Iterator[TensorInfo]:
+    """Yield all tensors of floats that make a vector, in the order of their computation, for one black picture."""
     width, height = size
-    channels = graph.input.channels or 3
-    layout = layout_of(graph, given)
-    shape = (1, channels, height, width) if layout == "NCHW" else (1, height, width, channels)
+    shape = graph.input.shape(height, width, layout_of(graph, source.preprocessing))
     session = open_session(graph.pruned(graph.tensors), source.path, optimized=False)
     picture = np.zeros(shape, graph.input.dtype)
     n_patches = graph.n_patches(height, width)
@@ -157,8 +152,8 @@ def _tensors(
                 None,
                 channels_axis=graph.channels_axis(name),
                 n_patches=n_patches,
-                prefix_tokens=given.prefix_tokens,
+                prefix_tokens=source.preprocessing.prefix_tokens,
             )
-        except ModelError:  # a tensor of another kind
+        except ModelError:  # no pool makes a vector of a tensor of this shape
             continue
         yield TensorInfo(name, graph.operator_of(name), value.shape, pooling.n_features, pooling.name, name == default)

@@ -117,22 +117,21 @@ def find_source(
     """
     if name_or_path in registry.registry():
         entry = registry.find(name_or_path)
-        found = fetch.get(entry, offline=offline, listener=listener)
-        file = read_onnx(found.path, most_bytes)
-        registered = None if found.known is None else found.known.preprocessing
-        if found.known is not None and found.known.sha256 not in (None, file.sha256):
-            raise ModelError(f"{found.path} was changed while it was read; give the command again")
-        return _source(entry.name, entry.licence, found.path, file, registered, found.note)
+        stored = fetch.get(entry, offline=offline, listener=listener)
+        file = read_onnx(stored.path, most_bytes)
+        if stored.known.sha256 not in (None, file.sha256):
+            raise ModelError(f"{stored.path} was changed while it was read; give the command again")
+        return _source(entry.name, entry.licence, stored.path, file, stored.known.preprocessing, stored.note)
     path = Path(name_or_path)
     if not is_there(path):
         registry.find(name_or_path)  # raises
     if path.is_dir():
         raise ModelError(f"{path} is a folder; give the ONNX file in it")
     file = read_onnx(path, most_bytes)
-    known = registry.recognize(file.sha256)
-    if known is not None:
-        entry, known_file = known
-        return _source(entry.name, entry.licence, path, file, known_file.preprocessing, "")
+    recognized = registry.recognize(file.sha256)
+    if recognized is not None:
+        entry, known = recognized
+        return _source(entry.name, entry.licence, path, file, known.preprocessing, "")
     return _source(printable(path.name), "unknown", path, file, None, f"{path} has the SHA-256 {file.sha256}")
 
 
@@ -189,12 +188,7 @@ class Network:
             "order": given.order,
             "prefix_tokens": given.prefix_tokens,
         }
-        n_channels = graph.input.channels or 3
-        self._shape = (
-            (1, n_channels, self.height, self.width)
-            if self._layout == "NCHW"
-            else (1, self.height, self.width, n_channels)
-        )
+        self._shape = graph.input.shape(self.height, self.width, self._layout)
         self._tables = self._scaling(given)
         self._own = threading.local()
         pooling = {

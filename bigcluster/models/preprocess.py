@@ -17,11 +17,12 @@ from bigcluster.errors import ModelError
 from bigcluster.files.bounded import SETTINGS_BYTES, parse_json, read_bounded
 from bigcluster.files.toml import parse_toml
 from bigcluster.models.beside import path_beside
+from bigcluster.models.pooling import MAP_POOLS, TOKEN_POOLS
 from bigcluster.units import as_real, as_whole, quoted
 
 RESIZE_RULES = ("crop", "squash", "pad")
 """The largest middle part with the proportions of the input; all, stretched; all, with its edges repeated."""
-POOLS = ("avg", "max", "gem", "flatten", "cls", "mean")
+POOLS = (*MAP_POOLS, *TOKEN_POOLS)
 LAYOUTS = ("NCHW", "NHWC")
 ORDERS = ("RGB", "BGR")
 HEADS = ("product", "convolution")

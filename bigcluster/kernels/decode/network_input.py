@@ -1,7 +1,7 @@
-"""Makes the input of a neural network of a decoded picture: resized, scaled, and in the layout of the network.
+"""This module makes the input of a neural network from a decoded picture: resized, scaled and in its layout.
 
-The part of the picture that is resized is a view, and the scaled values are looked up in a table for each channel and
-written straight into the input: between picture and input there is one small copy, of the size of the input in uint8.
+The part of the picture that is resized is a view. The scaled values are looked up in a table for each channel and
+written directly into the input, so the only copy between picture and input is the resized picture in uint8.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from bigcluster.kernels.decode.resize import resize_for_network
 from bigcluster.kernels.decode.samples import Pixels
 
 Tables = NDArray[Any]
-"""(3, 256): what each grey level of red, green and blue becomes; in the type of the input, float32 or uint8."""
+"""(3, 256): the input value of each grey level of red, green and blue, in the dtype of the input, float32 or uint8."""
 
 
 def scaling_tables(mean: tuple[float, ...], std: tuple[float, ...]) -> Tables:
@@ -39,10 +39,9 @@ def network_input(
     height, width = out.shape[1:] if channels_first else out.shape[:2]
     n_channels = out.shape[0] if channels_first else out.shape[2]
     small = resize_for_network(picture, width, height, rule)
-    order = (2, 1, 0) if bgr else (0, 1, 2)
+    order = (1,) if n_channels == 1 else (2, 1, 0) if bgr else (0, 1, 2)  # grey is scaled as green is
     if gray or n_channels == 1:
-        luma = cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)
-        planes = [luma] * n_channels
+        planes = [cv2.cvtColor(small, cv2.COLOR_RGB2GRAY)] * 3
     elif channels_first:
         planes = list(cv2.split(small))
     else:
@@ -50,10 +49,8 @@ def network_input(
             small = cv2.cvtColor(small, cv2.COLOR_RGB2BGR)
         cv2.LUT(small, np.ascontiguousarray(tables[list(order)].T)[None], dst=out)
         return
-    for channel in range(n_channels):
-        color = order[channel] if n_channels == 3 else 1
-        plane = planes[color] if n_channels == 3 else planes[0]
+    for channel, color in enumerate(order):
         if channels_first:
-            cv2.LUT(plane, tables[color][None], dst=out[channel])
+            cv2.LUT(planes[color], tables[color][None], dst=out[channel])
         else:
-            out[..., channel] = cv2.LUT(plane, tables[color][None])
+            out[..., channel] = cv2.LUT(planes[color], tables[color][None])
