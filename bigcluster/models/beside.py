@@ -1,4 +1,4 @@
-"""Which files a network may name: those in its own folder, wherever links lead, and no others; and what is there."""
+"""This module decides which files a network may name: those in its own folder, after links are resolved."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from bigcluster.units import quoted
 
 
 def path_beside(network: Path, name: str) -> Path | None:
-    """Return the file that a network, or the table beside it, calls by a name; None where it is not in its folder.
+    """Return the path of a file that a network or its table names; None where it is not in the folder of the network.
 
-    The path has no links and no parts such as `.`: one file has one path, however it is spelled.
+    The path has no links and no parts such as `.`, so that one file has one path.
     """
     if not name or "\0" in name or os.path.isabs(name):
         return None
@@ -22,9 +22,9 @@ def path_beside(network: Path, name: str) -> Path | None:
 
 
 def is_there(path: Path, named_by: str = "features") -> bool:
-    """Return whether there is anything at a path of the user. named_by : what names it, for the message.
+    """Return whether a path that the user gave exists. named_by : the setting that names it, for the message.
 
-    Raises ModelError where the system does not tell, as of a name that is too long.
+    Raises ModelError where the system cannot say, for example because the name is too long.
     """
     try:
         path.stat()

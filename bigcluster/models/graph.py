@@ -1,8 +1,8 @@
-"""Finds what can be taken from a network: its image input, its inner tensors, and the one that describes a picture.
+"""This module finds the image input of a network, its tensors, and the tensor whose values become features.
 
-The default tensor is what goes into the last matrix product, the classifier: what the network knows of a picture before
-it is pressed into the classes that it was trained for. A network without a classifier gives its output, and never a
-softmax. What follows the tensors that are taken is pruned: it is neither loaded nor computed.
+The default tensor is the input of the last matrix product, the classifier, because it describes a picture before it is
+reduced to the classes of the training. Without a classifier, the default is the output of the network, and never a
+softmax. Nodes that the chosen tensors do not need are removed, so they are neither loaded nor computed.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from bigcluster.units import counted, quoted
 _DTYPES = {1: "float32", 2: "uint8", 10: "float16"}
 """Element types of an image input, by their numbers in ONNX."""
 _SOFTMAX = ("Softmax", "LogSoftmax")
+"""Operators that make probabilities from scores."""
 _AFTER_PRODUCT = (
     *_SOFTMAX,
     *("Sigmoid", "Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze", "Cast", "Dropout", "Clip"),
@@ -26,25 +27,31 @@ _AFTER_PRODUCT = (
 )
 """Operators that may stand between the classifier and the output."""
 _AFTER_CONVOLUTION = (*_AFTER_PRODUCT, "Relu", "GlobalAveragePool", "AveragePool", "ReduceMean")
-"""Operators that may stand behind a classifier that is a convolution."""
+"""Operators that may stand between a classifier that is a convolution and the output."""
 _PRODUCTS = (
     *("Gemm", "MatMul", "FusedMatMul", "MatMulInteger", "QLinearMatMul", "QGemm", "MatMulNBits"),
     *("DynamicQuantizeMatMul", "MatMulIntegerToFloat"),
 )
+"""Operators of ONNX and ONNX Runtime that are matrix products."""
 _CONVOLUTIONS = ("Conv", "QLinearConv", "ConvInteger")
+"""Operators of ONNX that are convolutions."""
 _QUANTIZED = ("DequantizeLinear", "QuantizeLinear", "DynamicQuantizeLinear")
+"""Operators that change only how values are stored."""
 _CHANNELS_FIRST = (*_CONVOLUTIONS, "BatchNormalization", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize")
 """Operators of ONNX whose maps are (n, channels, height, width)."""
 _TO_CHANNELS_LAST = [0, 2, 3, 1]
 _TO_CHANNELS_FIRST = [0, 3, 1, 2]
+"""Permutations of the axes of a map, from NCHW to NHWC and back."""
 _LEAST_PATCH = 4
-"""Pixels: a first convolution with a stride from here on, and without overlap, cuts a picture into patches."""
+"""Pixels: a first convolution without overlap and with at least this stride cuts a picture into patches."""
 _SHOWN_NAMES = 5
-"""Names that a message shows, at most."""
+"""Names that a message shows, at most. Chosen, not measured."""
 _COMPARED_NAMES = 1000
-"""Names that a wrong one is compared with, at most: the last ones, from which a layer is taken as a rule."""
+"""Names with which a wrong name is compared, at most: the last ones, since features come from a late layer."""
 _COMPARED_CHARACTERS = 100
-"""Characters of a name that is compared, at most: names that differ little take a millisecond each."""
+"""Characters of a name that is compared, at most: a comparison of long similar names takes a millisecond."""
+_WEIGHTS_NEED_NO_INPUT = 4
+"""The version of the format since which weights need not be inputs. Source: ONNX, docs/IR.md."""
 
 
 @dataclass(frozen=True)
@@ -57,12 +64,12 @@ class ImageInput:
     layout: str
     """NCHW or NHWC."""
     is_layout_known: bool
-    """Whether the file says so; NCHW is assumed where it does not."""
+    """Whether the file has the layout. Otherwise NCHW is assumed."""
     channels: int | None
-    """1, 3, or None where the file does not say."""
+    """1 or 3; None where the file does not say it."""
     height: int | None
     width: int | None
-    """Pixels; None where any size may come."""
+    """In pixels, as is `height`; None where any size is allowed."""
 
     def shape(self, height: int, width: int, layout: str) -> tuple[int, int, int, int]:
         """Return the shape of a batch of one picture. layout : NCHW or NHWC, which may come from the table beside."""
@@ -72,21 +79,21 @@ class ImageInput:
 
 @dataclass(frozen=True)
 class Chosen:
-    """The tensors that are taken from a network."""
+    """The tensors of a network that are computed."""
 
     layer: str
-    """The tensor that describes a picture."""
+    """The tensor whose values become features."""
     why: str
-    """Why this one, in words."""
+    """Why this tensor was chosen, as text for the user."""
     logits: str | None
     """The scores of the classes before a softmax; None where the network has no classifier."""
 
 
 class NetworkGraph:
-    """A network that was read and can be taken apart."""
+    """The graph of a network that was read from a file."""
 
     def __init__(self, file: OnnxFile) -> None:
-        """Raises ModelError for a network without weights, or without exactly one input, which takes a picture."""
+        """Raises ModelError for a network without weights, or whose inputs are not one picture."""
         self.file = file
         graph = file.graph
         n_bytes = sum(weights.n_bytes for weights in graph.weights.values())
@@ -95,19 +102,19 @@ class NetworkGraph:
         self.input = _image_input(file)
         self._producers = _producers(file)
         self._channels_axes: dict[str, int] = {}
-        """What `channels_axis` found before."""
+        """The results of `channels_axis` by the name of the tensor."""
         self.tensors: list[str] = []
         """The names of all tensors that depend on the picture, in the order in which they are computed."""
         known = {self.input.name}
         for node in graph.nodes:
             if any(name in known for name in node.inputs):
-                made = [name for name in node.outputs if name and name not in known]
-                self.tensors += made
-                known.update(made)
+                new = [name for name in node.outputs if name and name not in known]
+                self.tensors += new
+                known.update(new)
         self._of_picture = known
 
     def check(self, layer: str) -> str:
-        """Return the name of a tensor. Raises ModelError, with the nearest names, where there is none."""
+        """Return the name of a tensor. Raises ModelError, with similar names, where the network has no such tensor."""
         if layer in self.tensors:
             return layer
         near = list[str]()
@@ -122,10 +129,10 @@ class NetworkGraph:
         )
 
     def choose(self, layer: str | None = None, *, head: str = "product") -> Chosen:
-        """Choose the tensors that are taken.
+        """Choose the tensors that are computed.
 
         layer : the name of a tensor, or None for the default one. head : "product" or "convolution", the kind of the
-        classifier; only somebody who knows the network can say the latter.
+        classifier. The graph does not show the latter, so the table of the network has to say it.
         Raises ModelError for an unknown layer.
         """
         default = self._default(head)
@@ -134,7 +141,7 @@ class NetworkGraph:
         return Chosen(self.check(layer), "it was asked for", default.logits)
 
     def _default(self, head: str) -> Chosen:
-        output = next((given.name for given in self.file.graph.outputs if given.name in self._of_picture), None)
+        output = next((value.name for value in self.file.graph.outputs if value.name in self._of_picture), None)
         if output is None or output == self.input.name:
             raise ModelError(f"{self.file.path} has no output that depends on its picture")
         last, logits = output, output
@@ -174,7 +181,7 @@ class NetworkGraph:
         return self._producers[name].op
 
     def channels_axis(self, name: str) -> int:
-        """Return the axis of the channels of a map (n, ., ., .): 1, or 3 behind a transpose to channels last."""
+        """Return the axis of the channels of a map with four axes: 1, or 3 after a transpose to channels last."""
         passed = list[str]()
         axis = None
         while axis is None and (axis := self._channels_axes.get(name)) is None:
@@ -194,7 +201,10 @@ class NetworkGraph:
         return axis
 
     def n_patches(self, height: int, width: int) -> int | None:
-        """Return the number of patches into which the first convolution cuts a picture; None where it cuts none."""
+        """Return the number of patches into which the first convolution cuts a picture; None without patches.
+
+        height, width : those of the input in pixels.
+        """
         for node in self.file.graph.nodes:
             if node.op not in _CONVOLUTIONS or not self._inputs_of_picture(node):
                 continue
@@ -209,32 +219,28 @@ class NetworkGraph:
         return None
 
     def pruned(self, outputs: list[str]) -> bytes:
-        """Return the network as an ONNX file that computes these tensors alone."""
-        wanted, kept = set(outputs), list[Node]()
+        """Return the bytes of an ONNX file that computes only these tensors."""
+        needed, nodes = set(outputs), list[Node]()
         for node in reversed(self.file.graph.nodes):
-            if not wanted.isdisjoint(node.outputs):
-                kept.append(node)
-                wanted.update(node.inputs)
+            if not needed.isdisjoint(node.outputs):
+                nodes.append(node)
+                needed.update(node.inputs)
         graph = self.file.graph
-        # Weights that are inputs too can be replaced by a caller and are no constants: only old files need them there.
+        # A caller may replace weights that are inputs, so they are no constants. Only old files need such inputs.
         is_old = self.file.ir_version < _WEIGHTS_NEED_NO_INPUT
         small = Graph(
-            kept[::-1],
-            {name: weights for name, weights in graph.weights.items() if name in wanted},
+            nodes[::-1],
+            {name: weights for name, weights in graph.weights.items() if name in needed},
             graph.inputs,
-            [given for given in graph.weight_inputs if is_old and given.name in wanted],
+            [value for value in graph.weight_inputs if is_old and value.name in needed],
             others=graph.others,
         )
         declared = [ValueInfo(name, 0, None, memoryview(join(bytes_field(1, name.encode())))) for name in outputs]
         return join([*self.file.others, *message_field(7, graph_fields(small, declared))])
 
 
-_WEIGHTS_NEED_NO_INPUT = 4
-"""Version of the format from which on weights need not be inputs. Source: ONNX, docs/IR.md."""
-
-
 def _producers(file: OnnxFile) -> dict[str, Node]:
-    """Return which node makes each tensor. Raises ModelError where two make one, or one is made from itself."""
+    """Return the node that makes each tensor. Raises ModelError where two nodes make one, or nodes form a cycle."""
     nodes = file.graph.nodes
     makers: dict[str, int] = {}
     for i, node in enumerate(nodes):
@@ -242,7 +248,7 @@ def _producers(file: OnnxFile) -> dict[str, Node]:
             if name in makers:
                 raise ModelError(f"{file.path} has two operators that make the tensor {quoted(name)}: it is damaged")
             makers[name] = i
-    # Nodes leave one by one, each after all that it reads from. Those of a cycle wait for each other and stay.
+    # A node is removed after all nodes from which it reads. Nodes of a cycle wait for each other and remain.
     waits_for = [{makers[name] for name in node.inputs if name in makers} for node in nodes]
     readers: list[list[int]] = [[] for _ in nodes]
     for i, makers_of in enumerate(waits_for):
@@ -267,7 +273,7 @@ def _image_input(file: OnnxFile) -> ImageInput:
     inputs = file.graph.inputs
     path: Path = file.path
     if len(inputs) > 1:
-        names = ", ".join(given.name for given in inputs[:_SHOWN_NAMES])
+        names = ", ".join(value.name for value in inputs[:_SHOWN_NAMES])
         raise ModelError(
             f"{path} has {counted(len(inputs), 'input')} ({names}), and a picture is one: take the file of the image "
             "part alone, which is often called vision_model.onnx or image_encoder.onnx"
@@ -276,9 +282,9 @@ def _image_input(file: OnnxFile) -> ImageInput:
     needed = "(1, 3, height, width) or (1, height, width, 3) of float32, float16 or uint8"
     if not inputs or inputs[0].shape is None or len(inputs[0].shape) != 4 or inputs[0].dtype not in _DTYPES:
         raise ModelError(f"{path} has no image input: it must be {needed}, and is {shown}")
-    given = inputs[0]
-    assert given.shape is not None
-    batch, second, third, last = given.shape
+    image = inputs[0]
+    assert image.shape is not None
+    batch, second, third, last = image.shape
     if batch not in (1, None):
         raise ModelError(f"{path} takes {batch} pictures at once; export it with a batch of 1, or of any size")
     if second in (1, 3):
@@ -289,7 +295,7 @@ def _image_input(file: OnnxFile) -> ImageInput:
         layout, sizes, channels, is_known = "NCHW", (third, last), None, last is not None
     else:
         raise ModelError(f"{path} has no image input: it must be {needed}, and is {shown}")
-    return ImageInput(given.name, _DTYPES[given.dtype], layout, is_known, channels, *sizes)
+    return ImageInput(image.name, _DTYPES[image.dtype], layout, is_known, channels, *sizes)
 
 
 def _shown(shape: tuple[int | None, ...] | None) -> str:

@@ -1,8 +1,8 @@
-"""A network that is ready to describe pictures: one session for all threads, one picture at a time.
+"""This module opens a network, which describes pictures: one session for all threads, one picture at a time.
 
 network = open_network("mobilenetv2")        # or the path of an ONNX file
 network.features(picture)                    # (h, w, 3) uint8 -> (n_features,) float32
-network.look(picture)                        # the same, with the classes that were asked for, from the same Run
+network.look(picture)                        # the features and the classes, from one computation
 """
 
 from __future__ import annotations
@@ -33,47 +33,47 @@ from bigcluster.runtime.sampler import release_memory, resident_bytes
 from bigcluster.units import MIB, printable, quoted
 
 _LABEL_BYTES = 4 * MIB
-"""Bytes of a file of class names, at most: some hundred thousand names."""
+"""Bytes of a file of class names, at most. Chosen, not measured: it is room for some hundred thousand names."""
 _MOST_LABEL_CHARACTERS = 1000
-"""Characters of the name of a class, at most."""
+"""Characters of the name of a class, at most. Chosen, not measured: the longest of ImageNet has 121."""
 _VERSION = 1
-"""Of how a picture becomes features. It is raised when the same settings give other bits than before."""
+"""The version of the computation of features. It is raised when the same settings give other bits than before."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a user may choose of a network; None takes what the file or the registry says."""
+    """The settings of a user for a network. None stands for the value of its table or of the registry."""
 
     layer: str | None = None
     pool: str | None = None
     resize: str | None = None
     size: tuple[int, int] | None = None
-    """(width, height) in pixels, of a network whose input may have any size."""
+    """(width, height) in pixels, for a network whose input may have any size."""
     gray: bool = False
-    """Whether pictures are seen in grey: three equal channels."""
+    """Whether pictures are turned to grey: three equal channels."""
     n_classes: int = 0
-    """How many of the most probable classes are told of each picture."""
+    """The number of the most probable classes that are returned for each picture."""
     provider: str = "cpu"
 
 
 @dataclass(frozen=True)
 class Source:
-    """A network file, with what is known of it."""
+    """A network file that was read, with its preprocessing."""
 
     name: str
-    """Its name in the registry, or that of the file."""
+    """The name in the registry, or that of the file."""
     licence: str
     path: Path
     file: OnnxFile
     preprocessing: Preprocessing
     described_in: str
-    """Where it is written how pictures are prepared."""
+    """The source of the preprocessing: a path, or the registry."""
     note: str
 
 
 @dataclass(frozen=True)
 class ClassProbability:
-    """One class of a picture."""
+    """A class and its probability for a picture, 0 to 1."""
 
     index: int
     name: str
@@ -82,38 +82,39 @@ class ClassProbability:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a network says of one picture."""
+    """The features and classes of one picture."""
 
     features: NDArray[np.float32]
     """(n_features,)"""
     classes: tuple[ClassProbability, ...]
-    """The most probable first; empty where none were asked for."""
+    """The most probable classes, in descending order; empty where `Options.n_classes` is 0."""
 
 
 @dataclass(frozen=True)
 class MemoryUse:
-    """Measured when a network is loaded: the growth of this process."""
+    """The memory of a network in bytes: the growth of this process, measured while the network is loaded."""
 
     session_bytes: int
-    """Weights, in the layouts of ONNX Runtime; once for all threads."""
+    """The weights in the layouts of ONNX Runtime, once for all threads."""
     thread_bytes: int
-    """What one thread adds while it computes, which is kept for the next picture."""
+    """The memory that one thread adds when it computes. It is not released between pictures."""
     loading_bytes: int
-    """The most while it is loaded, before any picture: the file, what is kept of it, and the session."""
+    """The largest use during loading: the file, the pruned copy of it, and the session."""
 
 
 class NoFeaturesError(ModelError):
-    """A network has nothing to say of one picture; it can describe others."""
+    """A network has no features for one picture, while it can describe others."""
 
 
 def find_source(
     name_or_path: str, *, offline: bool = False, most_bytes: int | None = None, listener: Listener = silent
 ) -> Source:
-    """Find and read a network: a name of the registry first, then a file.
+    """Find a network by a name of the registry or by the path of its file, and read it.
 
-    most_bytes : memory that reading it may take; None for any.
-    Raises ModelError for what cannot be used, FetchError where a download fails, MemoryBudgetError for a file that is
-    too large for `most_bytes`.
+    offline : whether downloads are forbidden. most_bytes : bytes of memory that reading may take; None for no limit.
+    listener : called with the events of a download.
+    Raises ModelError for a network that cannot be used, FetchError where a download fails, MemoryBudgetError for a file
+    that is too large for `most_bytes`.
     """
     if name_or_path in registry.registry():
         entry = registry.find(name_or_path)
@@ -124,7 +125,7 @@ def find_source(
         return _source(entry.name, entry.licence, stored.path, file, stored.known.preprocessing, stored.note)
     path = Path(name_or_path)
     if not is_there(path):
-        registry.find(name_or_path)  # raises
+        registry.find(name_or_path)  # raises ModelError, since the name is not in the registry
     if path.is_dir():
         raise ModelError(f"{path} is a folder; give the ONNX file in it")
     file = read_onnx(path, most_bytes)
@@ -148,31 +149,31 @@ def open_network(
     most_bytes: int | None = None,
     listener: Listener = silent,
 ) -> Network:
-    """Load a network by a name of the registry, or by the path of its file; the listener hears of a download.
+    """Load a network by a name of the registry or by the path of its file. The arguments are those of `find_source`.
 
-    Raises what `find_source` does, to which `most_bytes` goes.
+    Raises the errors of `find_source`, and ModelError for options that do not fit the network.
     """
     source = find_source(name_or_path, offline=offline, most_bytes=most_bytes, listener=listener)
     return Network(source, options or Options())
 
 
 class Network:
-    """A network that is loaded. All methods may be called by any number of threads at the same time."""
+    """A loaded network. Any number of threads may call its methods at the same time, except `close`."""
 
     def __init__(self, source: Source, options: Options) -> None:
-        """Load it, and look at one black picture: its size of features and its memory are known after that."""
-        given = source.preprocessing
+        """Load it and describe one black picture, which gives the number of features and the use of memory."""
+        preprocessing = source.preprocessing
         self.name, self.licence, self.path = source.name, source.licence, source.path
         self.sha256, self.note = source.file.sha256, source.note
         self.resize = (
-            given.resize if options.resize is None else one_of(RESIZE_RULES, options.resize, "features.resize")
+            preprocessing.resize if options.resize is None else one_of(RESIZE_RULES, options.resize, "features.resize")
         )
-        pool = given.pool if options.pool is None else one_of(POOLS, options.pool, "features.pool")
+        pool = preprocessing.pool if options.pool is None else one_of(POOLS, options.pool, "features.pool")
         provider_of(options.provider)
         graph = NetworkGraph(source.file)
-        self.width, self.height = input_size(graph, given, options.size)
-        self._layout = layout_of(graph, given)
-        chosen = graph.choose(options.layer or given.layer, head=given.head)
+        self.width, self.height = input_size(graph, preprocessing, options.size)
+        self._layout = layout_of(graph, preprocessing)
+        chosen = graph.choose(options.layer or preprocessing.layer, head=preprocessing.head)
         self.layer, self.why = chosen.layer, chosen.why
         if options.n_classes and chosen.logits is None:
             raise ModelError(f"{self.path} has no classifier, so features.classes must be 0")
@@ -181,20 +182,20 @@ class Network:
         if self._logits is not None and self._logits != chosen.layer:
             self._outputs.append(self._logits)
         self._input = graph.input
-        self._options, self._order = options, given.order
-        self._described = {
-            "mean": given.mean,
-            "std": given.std,
-            "order": given.order,
-            "prefix_tokens": given.prefix_tokens,
+        self._options, self._order = options, preprocessing.order
+        self._preprocessing = {
+            "mean": preprocessing.mean,
+            "std": preprocessing.std,
+            "order": preprocessing.order,
+            "prefix_tokens": preprocessing.prefix_tokens,
         }
         self._shape = graph.input.shape(self.height, self.width, self._layout)
-        self._tables = self._scaling(given)
-        self._own = threading.local()
+        self._tables = self._scaling(preprocessing)
+        self._of_thread = threading.local()
         pooling = {
             "channels_axis": graph.channels_axis(chosen.layer),
             "n_patches": graph.n_patches(self.height, self.width),
-            "prefix_tokens": given.prefix_tokens,
+            "prefix_tokens": preprocessing.prefix_tokens,
             "layer": f"the tensor {quoted(chosen.layer)} of {self.path}",
         }
         release_memory()
@@ -219,17 +220,17 @@ class Network:
         self._n_axes = value.ndim
         self._pooling: Pooling = pooling_of(value.shape, pool, **pooling)  # type: ignore[arg-type]
         self.n_features, self.pool = self._pooling.n_features, self._pooling.name
-        self.class_names = self._read_labels(given.labels, first[-1].size) if self._logits is not None else ()
+        self.class_names = self._read_labels(preprocessing.labels, first[-1].size) if self._logits is not None else ()
         if options.n_classes > len(self.class_names):
             raise ModelError(
                 f"features.classes = {options.n_classes}, and {self.path} has {len(self.class_names)} classes; give "
                 f"features.classes = {len(self.class_names)} or fewer"
             )
 
-    def _scaling(self, given: Preprocessing) -> NDArray[Any]:
+    def _scaling(self, preprocessing: Preprocessing) -> NDArray[Any]:
         if self._input.dtype != "uint8":
-            return scaling_tables(given.mean, given.std)
-        if given.mean != (0.0, 0.0, 0.0) or given.std != (1.0, 1.0, 1.0):
+            return scaling_tables(preprocessing.mean, preprocessing.std)
+        if preprocessing.mean != (0.0, 0.0, 0.0) or preprocessing.std != (1.0, 1.0, 1.0):
             raise ModelError(f"{self.path} takes uint8, so its mean must be 0 and its std 1, not as in its table")
         return np.tile(np.arange(256, dtype=np.uint8), (3, 1))
 
@@ -255,17 +256,17 @@ class Network:
 
     @property
     def gray(self) -> bool:
-        """Whether pictures are seen in grey."""
+        """Whether pictures are turned to grey."""
         return self._options.gray
 
     @property
     def classifier(self) -> str | None:
-        """The tensor of which the classes are taken; None where none were asked for."""
+        """The tensor of the scores of the classes; None where `Options.n_classes` is 0."""
         return self._logits
 
     @property
     def identity(self) -> dict[str, Any]:
-        """Return all that decides the bits of the features, as JSON values."""
+        """Everything on which the bits of the features depend, as JSON values."""
         return {
             "version": _VERSION,
             "sha256": self.sha256,
@@ -275,7 +276,7 @@ class Network:
             "resize": self.resize,
             "gray": self._options.gray,
             "layout": self._layout,
-            **{name: list(value) if isinstance(value, tuple) else value for name, value in self._described.items()},
+            **{name: list(value) if isinstance(value, tuple) else value for name, value in self._preprocessing.items()},
             "provider": self._options.provider,
             "onnxruntime": runtime_version(),
             "cpu": cpu_class(),
@@ -283,13 +284,13 @@ class Network:
 
     @property
     def fingerprint(self) -> str:
-        """Return the digest of `identity`, 32 hex digits: equal fingerprints mean equal features."""
+        """The digest of `identity`, 32 hex digits: equal fingerprints mean equal features."""
         import json
 
         return digest_of(json.dumps(self.identity, sort_keys=True).encode())
 
     def close(self) -> None:
-        """Give the memory of the session back. The network cannot run after that. A second call does nothing."""
+        """Release the memory of the session. The network cannot run after that. A second call does nothing."""
         if hasattr(self, "_session"):
             del self._session
             release_memory()
@@ -297,12 +298,12 @@ class Network:
     def features(self, picture: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Describe a picture. picture : (h, w, 3) uint8, RGB, of any size. Returns (n_features,) float32.
 
-        Raises NoFeaturesError where the network gives another number of values than for other pictures.
+        Raises NoFeaturesError where the number of values is another one than for other pictures.
         """
         return self._vector(self._run(picture)[0])
 
     def _vector(self, value: NDArray[Any]) -> NDArray[np.float32]:
-        # The shape may depend on the picture.
+        # A network may compute a shape that depends on the picture.
         if value.ndim != self._n_axes or value.shape[0] != 1 or not value.size:
             raise NoFeaturesError(f"the network gives a tensor {value.shape} of another shape than of other pictures")
         vector = self._pooling.apply(value)
@@ -311,7 +312,7 @@ class Network:
         return vector
 
     def look(self, picture: NDArray[np.uint8]) -> Seen:
-        """Describe a picture and name its most probable classes, from one Run. picture : as for `features`.
+        """Describe a picture and name its most probable classes, in one computation. picture : as for `features`.
 
         Raises NoFeaturesError as `features` does, and where the scores of the classes are not finite.
         """
@@ -334,10 +335,13 @@ class Network:
         return run(self._session, self._outputs, {self._input.name: self.prepare(picture)}, self.path)
 
     def prepare(self, picture: NDArray[np.uint8]) -> NDArray[Any]:
-        """Return a picture as the input of the network. The array is that of this thread, until its next picture."""
-        buffer = getattr(self._own, "buffer", None)
+        """Return a picture as the input of the network, in its shape and dtype. picture : as for `features`.
+
+        Every thread has one array, which its next picture overwrites.
+        """
+        buffer = getattr(self._of_thread, "buffer", None)
         if buffer is None:
-            buffer = self._own.buffer = np.empty(self._shape, self._tables.dtype)
+            buffer = self._of_thread.buffer = np.empty(self._shape, self._tables.dtype)
         network_input(
             picture,
             buffer[0],
@@ -350,28 +354,33 @@ class Network:
         return buffer.astype(np.float16) if self._input.dtype == "float16" else buffer
 
 
-def input_size(graph: NetworkGraph, given: Preprocessing, asked: tuple[int, int] | None) -> tuple[int, int]:
-    """Return (width, height) of the input. Raises ModelError where nothing says it, or two sources disagree."""
+def input_size(graph: NetworkGraph, preprocessing: Preprocessing, size: tuple[int, int] | None) -> tuple[int, int]:
+    """Return (width, height) of the input in pixels. size : that of the settings, or None.
+
+    Raises ModelError where no source has the size, or two sources disagree.
+    """
     path, (width, height) = graph.file.path, (graph.input.width, graph.input.height)
-    wanted = asked or given.size
-    if wanted is None:
+    chosen = size or preprocessing.size
+    if chosen is None:
         if width is None or height is None:
             raise ModelError(f"{path} takes pictures of any size, and nothing says which; use features.size = 224")
         return width, height
-    for fixed, side in ((width, wanted[0]), (height, wanted[1])):
+    for fixed, side in ((width, chosen[0]), (height, chosen[1])):
         if fixed is not None and fixed != side:
-            where = "features.size" if asked else "its table"
+            where = "features.size" if size else "its table"
             raise ModelError(
                 f"{path} takes pictures of {width or '?'} x {height or '?'} pixels, and {where} says "
-                f"{wanted[0]} x {wanted[1]}"
+                f"{chosen[0]} x {chosen[1]}"
             )
-    return wanted
+    return chosen
 
 
-def layout_of(graph: NetworkGraph, given: Preprocessing) -> str:
+def layout_of(graph: NetworkGraph, preprocessing: Preprocessing) -> str:
     """Return NCHW or NHWC. Raises ModelError where the file and its table disagree."""
-    if given.layout is None or given.layout == graph.input.layout:
+    if preprocessing.layout is None or preprocessing.layout == graph.input.layout:
         return graph.input.layout
     if graph.input.is_layout_known:
-        raise ModelError(f"{graph.file.path} has the layout {graph.input.layout}, and its table says {given.layout}")
-    return given.layout
+        raise ModelError(
+            f"{graph.file.path} has the layout {graph.input.layout}, and its table says {preprocessing.layout}"
+        )
+    return preprocessing.layout

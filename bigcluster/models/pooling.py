@@ -1,4 +1,4 @@
-"""How a tensor of a network becomes a vector: a map by an average over its places, tokens by one of them or a mean."""
+"""This module makes a vector from a tensor of a network: by pooling a map over its positions, or tokens."""
 
 from __future__ import annotations
 
@@ -12,23 +12,26 @@ from numpy.typing import NDArray
 from bigcluster.errors import ModelError
 
 Vector = NDArray[np.float32]
+"""A vector of features, (n_features,) float32."""
 MAP_POOLS = ("avg", "max", "gem", "flatten")
+"""The pools of a map: average, maximum and generalized mean over positions, or all values."""
 TOKEN_POOLS = ("cls", "mean")
+"""The pools of tokens: the class token, or the mean of the tokens of patches."""
 _GEM_POWER = 3.0
-"""The power of generalized means where it is not learned. Source: Radenovic et al. 2018, arXiv 1711.02512."""
+"""The exponent of the generalized mean where it is not learned. Source: Radenovic et al. 2018, arXiv 1711.02512."""
 _GEM_LEAST = 1e-6
-"""What smaller values count as, before the root. Source: the same authors' code."""
+"""Smaller values are raised to this one before the power is taken. Source: the code of the same authors."""
 
 
 @dataclass(frozen=True)
 class Pooling:
-    """Makes a vector of a tensor of one shape."""
+    """The function that makes a vector from a tensor of one shape."""
 
     name: str
-    """avg, max, gem, flatten, cls, mean; or none for a tensor that is a vector already."""
+    """avg, max, gem, flatten, cls or mean; "none" for a tensor that is a vector already."""
     n_features: int
     apply: Callable[[NDArray[Any]], Vector]
-    """(1, ...) -> (n_features,) float32, a copy."""
+    """It takes a tensor (1, ...) and returns (n_features,) float32, a copy."""
 
 
 def pooling_of(
@@ -40,13 +43,14 @@ def pooling_of(
     prefix_tokens: int | None = None,
     layer: str = "the tensor",
 ) -> Pooling:
-    """Return how a tensor of this shape becomes a vector.
+    """Return the pooling for tensors of this shape.
 
-    shape : of the tensor for one picture: (1, d), (1, tokens, d), or a map of four axes. pool : None for avg of a map,
-    and of tokens cls, or mean where there is no class token. channels_axis : 1 or 3, of a map. n_patches : the tokens
-    of the parts of a picture, which come last. prefix_tokens : those before them, where it is known. layer : for
-    messages.
-    Raises ModelError for a shape of another kind, or a pool that does not fit it.
+    shape : the shape of the tensor for one picture: (1, d), (1, n_tokens, d), or a map with four axes. pool : one of
+    the pools, or None for the default: avg for a map, cls for tokens, and mean for tokens without a class token.
+    channels_axis : the axis of the channels of a map, 1 or 3. n_patches : the number of tokens of patches, which come
+    last, where it is known. prefix_tokens : the number of tokens before them, where it is known. layer : the name of
+    the tensor in messages.
+    Raises ModelError for another shape, or for a pool that does not fit the shape.
     """
     if len(shape) < 2 or shape[0] != 1:
         raise ModelError(f"{layer} has the shape {shape}: it must be of one picture, (1, ...)")
@@ -68,25 +72,25 @@ def _flat(value: NDArray[Any]) -> Vector:
 def _of_map(shape: tuple[int, ...], pool: str, channels_axis: int, layer: str) -> Pooling:
     if pool == "flatten":
         return Pooling(pool, int(np.prod(shape)), _flat)
-    places = (2, 3) if channels_axis == 1 else (1, 2)
+    positions = (2, 3) if channels_axis == 1 else (1, 2)
 
     def average(value: NDArray[Any]) -> Vector:
-        means: Vector = value.mean(axis=places, dtype=np.float64)[0].astype(np.float32)
+        means: Vector = value.mean(axis=positions, dtype=np.float64)[0].astype(np.float32)
         return means
 
     def largest(value: NDArray[Any]) -> Vector:
-        most: Vector = value.max(axis=places)[0].astype(np.float32)
-        return most
+        maxima: Vector = value.max(axis=positions)[0].astype(np.float32)
+        return maxima
 
     def generalized(value: NDArray[Any]) -> Vector:
         powers = np.maximum(value, _GEM_LEAST).astype(np.float64) ** _GEM_POWER
-        means: Vector = (powers.mean(axis=places)[0] ** (1 / _GEM_POWER)).astype(np.float32)
+        means: Vector = (powers.mean(axis=positions)[0] ** (1 / _GEM_POWER)).astype(np.float32)
         return means
 
-    how = {"avg": average, "max": largest, "gem": generalized}
-    if pool not in how:
+    functions = {"avg": average, "max": largest, "gem": generalized}
+    if pool not in functions:
         raise ModelError(f"{layer} is a map {shape}: features.pool must be one of {', '.join(MAP_POOLS)}, not {pool}")
-    return Pooling(pool, shape[channels_axis], how[pool])
+    return Pooling(pool, shape[channels_axis], functions[pool])
 
 
 def _of_tokens(

@@ -1,8 +1,8 @@
-"""How a picture becomes the input of a network: size, resize rule, scaling and layout, read from a table.
+"""This module reads how a picture becomes the input of a network: its size, resize rule, scaling and layout.
 
-The values come from the first of these that is there: a TOML table beside the file (`net.toml` beside `net.onnx`), the
-registry, or a `preprocessor_config.json` as exporters of Hugging Face write it. Without any of them the network is
-refused, and the message shows the table to write: a wrong scaling gives features that look right and are not.
+The values come from the first source that exists: a TOML table beside the file (`net.toml` beside `net.onnx`), the
+registry, and a `preprocessor_config.json` as exporters of Hugging Face write it. A network without any of them is
+refused, and the message shows a table to write, because wrong scaling gives wrong features that nobody would notice.
 """
 
 from __future__ import annotations
@@ -21,28 +21,32 @@ from bigcluster.models.pooling import MAP_POOLS, TOKEN_POOLS
 from bigcluster.units import as_real, as_whole, quoted
 
 RESIZE_RULES = ("crop", "squash", "pad")
-"""The largest middle part with the proportions of the input; all, stretched; all, with its edges repeated."""
+"""How a picture takes the size of the input: its largest middle part that has the proportions of the input; all of it,
+stretched; or all of it, with its edges repeated."""
 POOLS = (*MAP_POOLS, *TOKEN_POOLS)
 LAYOUTS = ("NCHW", "NHWC")
 ORDERS = ("RGB", "BGR")
 HEADS = ("product", "convolution")
 MOST_PIXELS = 4096
-"""Pixels of one side of an input, at most: the largest networks take some 1,000."""
+"""Pixels of one side of an input, at most. Chosen, not measured: large networks take about 1,000."""
 _CONFIG = "preprocessor_config.json"
 _MOST_VALUES = 10_000
-"""JSON values of such a file, at most; real ones have some dozen."""
+"""JSON values in a preprocessor_config.json, at most; real ones have some dozen."""
 _LEVELS = 255.0
+"""The largest grey level: 1 in the units of a preprocessor_config.json."""
+_MOST_SCALE = 1e6
+"""Grey levels of a mean or a standard deviation, at most. Chosen, not measured: those of networks are below 256."""
 _EXAMPLE = "size = 224, mean = [123.675, 116.28, 103.53], std = [58.395, 57.12, 57.375]"
 
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """What has to be known of a network beside its file. value = (grey level 0..255 - mean) / std."""
+    """What a network file does not say. The value of an input is (grey level 0..255 - mean) / std."""
 
     size: tuple[int, int] | None = None
-    """(width, height) in pixels; None where the file says it."""
+    """(width, height) in pixels; None where the network file says it."""
     mean: tuple[float, float, float] = (0.0, 0.0, 0.0)
-    """Grey levels of red, green and blue."""
+    """In grey levels, for red, green and blue; so is `std`."""
     std: tuple[float, float, float] = (1.0, 1.0, 1.0)
     order: str = "RGB"
     layout: str | None = None
@@ -56,7 +60,7 @@ class Preprocessing:
 
 
 def preprocessing_from(table: Mapping[str, Any], where: str) -> Preprocessing:
-    """Read a table. where : names it in messages. Raises ModelError for an unknown key or a bad value."""
+    """Read a table. where : its name in messages. Raises ModelError for an unknown key or a wrong value."""
     known = [item.name for item in fields(Preprocessing)]
     unknown = [key for key in table if key not in known]
     if unknown:
@@ -74,14 +78,13 @@ def _size(value: Any, what: str) -> tuple[int, int]:
 
 
 def _three(value: Any, what: str) -> tuple[float, float, float]:
-    given = value if isinstance(value, list | tuple) else [value]
-    numbers = [as_real(one) for one in given]
+    numbers = [as_real(item) for item in (value if isinstance(value, list | tuple) else [value])]
     numbers = numbers * 3 if len(numbers) == 1 else numbers
-    if len(numbers) != 3 or any(one is None or not abs(one) < 1e6 for one in numbers):
+    if len(numbers) != 3 or any(number is None or not abs(number) < _MOST_SCALE for number in numbers):
         raise ModelError(
             f"{what} must be three numbers in grey levels, such as [127.5, 127.5, 127.5], not {quoted(value)}"
         )
-    red, green, blue = (float(one or 0.0) for one in numbers)
+    red, green, blue = (float(number or 0.0) for number in numbers)
     return red, green, blue
 
 
@@ -93,7 +96,7 @@ def _std(value: Any, what: str) -> tuple[float, float, float]:
 
 
 def one_of(choices: tuple[str, ...], value: Any, what: str) -> str:
-    """Return a choice. Raises ModelError, with all of them, for another value. what : names it in the message."""
+    """Return a value that is one of the choices. Raises ModelError for another one. what : its name in the message."""
     if value not in choices:
         raise ModelError(f"{what} must be one of {', '.join(choices)}, not {quoted(value)}")
     return str(value)
@@ -128,9 +131,10 @@ _CHECKS: dict[str, Any] = {
 
 
 def preprocessing_beside(file: Path, registered: Preprocessing | None) -> tuple[Preprocessing, str]:
-    """Return how pictures are prepared for a network file, and where that is written.
+    """Return how pictures are prepared for a network file, and the name of the source that says so.
 
-    registered : what the registry knows of the file. Raises ModelError where nothing says it, or a table is wrong.
+    registered : the values of the registry for this file, or None. Raises ModelError without a source, and for a wrong
+    table.
     """
     table = file.with_suffix(".toml")
     if table.is_file():
@@ -138,19 +142,19 @@ def preprocessing_beside(file: Path, registered: Preprocessing | None) -> tuple[
             values = parse_toml(read_bounded(table, SETTINGS_BYTES, follow=True).decode())
         except (OSError, ValueError) as error:
             raise ModelError(f"{table} cannot be read: {error}") from error
-        found = preprocessing_from(values, str(table))
-        if found.labels not in (None, "imagenet"):
-            names = path_beside(table, str(found.labels))
-            if names is None:
+        preprocessing = preprocessing_from(values, str(table))
+        if preprocessing.labels not in (None, "imagenet"):
+            labels = path_beside(table, str(preprocessing.labels))
+            if labels is None:
                 raise ModelError(
-                    f"{table} has its class names in the file {quoted(found.labels)}, which is not in the folder of "
-                    "the network: not allowed; copy it there"
+                    f"{table} has its class names in the file {quoted(preprocessing.labels)}, which is not in the "
+                    "folder of the network: not allowed; copy it there"
                 )
-            found = replace(found, labels=str(names))
-        return found, str(table)
+            preprocessing = replace(preprocessing, labels=str(labels))
+        return preprocessing, str(table)
     if registered is not None:
         return registered, "the registry"
-    # A folder that was exported for transformers.js has its networks in a folder onnx/.
+    # An export for transformers.js has its networks in a folder onnx/ below its settings.
     folders = [file.parent, file.parent.parent] if file.parent.name == "onnx" else [file.parent]
     for config in (folder / _CONFIG for folder in folders):
         if config.is_file():
@@ -162,7 +166,10 @@ def preprocessing_beside(file: Path, registered: Preprocessing | None) -> tuple[
 
 
 def _of_config(file: Path) -> Preprocessing:
-    """Read a preprocessor_config.json. Its resize rule is not read: ours measured better on pictures of all shapes."""
+    """Read a preprocessor_config.json.
+
+    Its resize rule is ignored: the rule crop was measured to be better for pictures of all shapes.
+    """
     try:
         values = parse_json(read_bounded(file, SETTINGS_BYTES, follow=True), _MOST_VALUES)
     except (OSError, ValueError) as error:
@@ -178,7 +185,7 @@ def _of_config(file: Path) -> Preprocessing:
             raise ModelError(f"{file} has no image_mean and image_std, and does not say do_normalize = false")
         mean = _three(values["image_mean"], f"image_mean in {file}")
         std = _std(values["image_std"], f"image_std in {file}")
-        table = {"mean": [one / factor for one in mean], "std": [one / factor for one in std]}
+        table = {"mean": [level / factor for level in mean], "std": [level / factor for level in std]}
     size = values.get("crop_size") if values.get("do_center_crop") else values.get("size")
     if isinstance(size, dict):
         height = size.get("height", size.get("shortest_edge"))

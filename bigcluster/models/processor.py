@@ -1,4 +1,4 @@
-"""The class of a processor: what decides which kernels ONNX Runtime takes, and with them the last bits of features."""
+"""This module names the class of the processor, on which the kernels of ONNX Runtime and the last bits depend."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import platform
 from functools import cache
 from pathlib import Path
 
-_DECIDING = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "sve")
-"""Instruction sets, as Linux names them, by which ONNX Runtime (MLAS) chooses its kernels and layouts."""
+_NAMES = ("avx", "avx2", "fma", "avx512f", "avx512_vnni", "avx_vnni", "avx512_bf16", "amx_int8", "asimddp", "sve")
+"""The instruction sets by which ONNX Runtime (MLAS) chooses its kernels and layouts, as Linux names them."""
 
 
 @cache
 def cpu_class() -> str:
-    """Return the architecture with those instruction sets, such as "x86_64 avx avx2 fma"."""
+    """Return the architecture and the instruction sets of this machine, such as "x86_64 avx avx2 fma"."""
     cpuinfo = Path("/proc/cpuinfo")
     flags: set[str] = set()
     if cpuinfo.is_file():
@@ -21,4 +21,4 @@ def cpu_class() -> str:
             if name.strip() in ("flags", "Features"):
                 flags = set(value.split())
                 break
-    return " ".join([platform.machine(), *(name for name in _DECIDING if name in flags)])
+    return " ".join([platform.machine(), *(name for name in _NAMES if name in flags)])

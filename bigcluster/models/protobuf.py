@@ -1,7 +1,7 @@
-"""Reads and writes the wire format of protocol buffers: fields with a number, and a whole number or some bytes each.
+"""This module reads and writes the wire format of protocol buffers: numbered fields with an integer or bytes each.
 
-An ONNX file is one message of this format. It is read as views of one buffer, without copies, and what is kept of it is
-written back as the same bytes. So reading takes no memory beside the file, and no library that knows all of ONNX.
+An ONNX file is one message of this format. It is read as views of one buffer, without copies, and fields are written
+back with the same bytes. Reading takes no memory beside the file, and needs no library for ONNX.
 
 Source: "Encoding" in the documentation of protocol buffers.
 """
@@ -12,9 +12,9 @@ from collections.abc import Iterable, Iterator
 from typing import NamedTuple, cast
 
 Value = int | memoryview
-"""The value of a field: a varint as int; 4 or 8 bytes, or a text, bytes or inner message, as a view."""
+"""The value of a field: int for a varint; a view for 4 or 8 bytes, and for a text, bytes or an inner message."""
 Pieces = list[bytes | memoryview]
-"""Bytes that are written one after the other. They are views as long as nothing needs them joined."""
+"""Parts of a message that are written one after the other. They stay views until `join` copies them."""
 
 
 class Field(NamedTuple):
@@ -23,29 +23,30 @@ class Field(NamedTuple):
     number: int
     value: Value
     whole: memoryview
-    """All bytes of the field, its number included."""
+    """All bytes of the field, with its number."""
 
 
 _VARINT, _EIGHT_BYTES, _LENGTH, _FOUR_BYTES = 0, 1, 2, 5
+"""Wire types: how the value of a field is stored."""
 _MOST_NUMBER = 2**29 - 1
-"""The largest number that a field may have."""
+"""The largest number of a field that the format allows."""
 _MOST_VARINT_BYTES = 10
-"""Bytes of a varint of 64 bits."""
+"""The most bytes of a varint: it has 64 bits, of which each byte stores seven."""
 
 
 class WireError(ValueError):
-    """The bytes are no message, or end before it does."""
+    """The bytes are not a message, or end before the message does."""
 
 
 def read_fields(message: memoryview) -> Iterator[Field]:
-    """Yield all fields of a message, in their order. Raises WireError."""
+    """Yield all fields of a message in their order. Raises WireError where the bytes are not a message."""
     at, end = 0, len(message)
     while at < end:
         start = at
         key, at = _read_varint(message, at)
         number, kind = key >> 3, key & 7
         if not 0 < number <= _MOST_NUMBER:
-            # Other readers cut a larger number to 32 bits: what is unknown here would be a field there.
+            # Other readers cut a larger number to 32 bits, and would take an unknown field for a known one.
             raise WireError(f"a field has the number {number}")
         value: Value
         if kind == _VARINT:
@@ -64,7 +65,7 @@ def read_fields(message: memoryview) -> Iterator[Field]:
 
 
 def _read_varint(message: memoryview, at: int) -> tuple[int, int]:
-    """Return the number that begins at `at`, and where it ends."""
+    """Return the number that begins at byte `at`, and the byte after its end."""
     number = 0
     for n_read in range(_MOST_VARINT_BYTES):
         if at >= len(message):

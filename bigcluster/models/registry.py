@@ -1,8 +1,8 @@
-"""The networks that are known by a name (registry.toml), and those that are recognized by the digest of their file.
+"""This module reads the networks that have a name (registry.toml), and recognizes a file of theirs by its digest.
 
-Which network for what: `mobilenetv2` is the default for photographs. `dinov2-small` is the general embedding: it was
-trained without labels, which clusters better far from ImageNet (Lowe et al. 2024, arXiv 2406.02465), and its licence
-permits every use. MobileCLIP2 (research only) and DINOv3 (a licence of its own, behind a gate) do not.
+`mobilenetv2` is the choice for photographs. `dinov2-small` is the general one: it was trained without labels, and such
+networks cluster pictures unlike those of ImageNet better (Lowe et al. 2024, arXiv 2406.02465). Only networks whose
+licence permits every use are listed: MobileCLIP2 is for research only, and DINOv3 has a licence of its own.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from bigcluster.units import quoted
 _TABLE = Path(__file__).with_name("registry.toml")
 _LABELS = Path(__file__).with_name("imagenet_labels.txt")
 _OF_THE_FILE = ("file", "addresses", "bytes", "sha256", "note", "about", "licence", "files")
-"""Keys of the table that say nothing about the input and the tensors of a network."""
+"""Keys of the table that do not describe the input and the tensors of a network."""
 
 
 @dataclass(frozen=True)
@@ -33,7 +33,7 @@ class KnownFile:
     addresses: tuple[str, ...]
     n_bytes: int | None
     sha256: str | None
-    """64 hex digits; None where nobody computed it: then there are no addresses."""
+    """64 hex digits; None where it was never computed, and then there are no addresses."""
     preprocessing: Preprocessing
     note: str
 
@@ -46,7 +46,7 @@ class Entry:
     about: str
     licence: str
     files: tuple[KnownFile, ...]
-    """The one that is fetched stands first."""
+    """All files that are accepted under the name. The first one is downloaded."""
 
 
 @cache
@@ -59,16 +59,16 @@ def registry() -> Mapping[str, Entry]:
 def _entry(name: str, values: dict[str, Any]) -> Entry:
     shared = {key: value for key, value in values.items() if key not in _OF_THE_FILE}
     files = []
-    for given in values["files"]:
-        about_input = shared | {key: value for key, value in given.items() if key not in _OF_THE_FILE}
+    for table in values["files"]:
+        preprocessing = shared | {key: value for key, value in table.items() if key not in _OF_THE_FILE}
         files.append(
             KnownFile(
-                given["file"],
-                tuple(given.get("addresses", ())),
-                given.get("bytes"),
-                given.get("sha256"),
-                preprocessing_from(about_input, f"registry.toml, {name}"),
-                given.get("note", ""),
+                table["file"],
+                tuple(table.get("addresses", ())),
+                table.get("bytes"),
+                table.get("sha256"),
+                preprocessing_from(preprocessing, f"registry.toml, {name}"),
+                table.get("note", ""),
             )
         )
     return Entry(name, values["about"], values["licence"], tuple(files))
@@ -86,7 +86,7 @@ def find(name: str) -> Entry:
 
 
 def recognize(sha256: str) -> tuple[Entry, KnownFile] | None:
-    """Return what the registry knows of a file with this digest; None where it knows none."""
+    """Return the network and the file of the registry that have this digest, and None where there is none."""
     for entry in registry().values():
         for file in entry.files:
             if file.sha256 == sha256:
@@ -96,5 +96,5 @@ def recognize(sha256: str) -> tuple[Entry, KnownFile] | None:
 
 @cache
 def imagenet_labels() -> tuple[str, ...]:
-    """Return the names of the thousand classes. The first line of the file is the background, which is no class."""
+    """Return the names of the thousand classes. The first line of the file, the background, is not a class."""
     return tuple(_LABELS.read_text(encoding="utf-8").splitlines()[1:])

@@ -1,7 +1,7 @@
-"""Sessions of ONNX Runtime: how a network is loaded, and its errors in one line.
+"""This module loads a network into a session of ONNX Runtime, runs it, and turns its errors into one line.
 
-One session serves all threads. Each call of Run takes one picture and works on the calling thread alone: measured, that
-is the fastest and takes the least memory, and no bit depends on the number of threads or on the pictures beside.
+One session serves all threads. Each call of `run` takes one picture and computes on the calling thread alone. This was
+measured to be the fastest and to take the least memory. No bit depends on the number of threads or on other pictures.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from bigcluster.errors import ModelError, OutOfMemoryError
+from bigcluster.runtime.failures import mentions_memory
 from bigcluster.runtime.onnx_runtime import onnx_runtime
 from bigcluster.units import quoted
 
@@ -23,13 +24,13 @@ PROVIDERS = {
     "openvino": "OpenVINOExecutionProvider",
     "coreml": "CoreMLExecutionProvider",
 }
-"""Names of what computes, and what ONNX Runtime calls them."""
+"""The names of providers in settings, and those that ONNX Runtime gives to them."""
 _FATAL = 4
-"""The level of ONNX Runtime's log from which it writes to stderr: its errors come as exceptions too."""
+"""The lowest level of messages that ONNX Runtime writes to stderr. Errors are lower, and come as exceptions."""
 PATIENCE_SECONDS = 60.0
-"""Seconds that a network may take to be loaded, and for its first picture; those of the registry take less than one."""
+"""Seconds that loading may take, and the first picture. Networks of the registry take less than one."""
 _MOST_TEXT = 200
-"""Characters of an error of ONNX Runtime that a message quotes."""
+"""Characters of an error of ONNX Runtime that a message quotes, at most. Chosen, not measured."""
 
 
 def runtime_version() -> str:
@@ -38,19 +39,26 @@ def runtime_version() -> str:
 
 
 def provider_of(name: str) -> str:
-    """Return ONNX Runtime's name of a provider. Raises ModelError where there is none, or it is not installed."""
+    """Return the name of a provider in ONNX Runtime.
+
+    Raises ModelError for an unknown provider, or one that is not installed.
+    """
     if name not in PROVIDERS:
         raise ModelError(f"the provider must be one of {', '.join(PROVIDERS)}, not {quoted(name)}")
     provider = PROVIDERS[name]
     available = onnx_runtime().get_available_providers()
     if provider not in available:
-        there = ", ".join(known for known, theirs in PROVIDERS.items() if theirs in available)
-        raise ModelError(f"the provider {name} is not there: this ONNX Runtime has {there}")
+        installed = ", ".join(known for known, name_of_runtime in PROVIDERS.items() if name_of_runtime in available)
+        raise ModelError(f"the provider {name} is not there: this ONNX Runtime has {installed}")
     return provider
 
 
 def open_session(network: bytes, path: Path, *, provider: str = "cpu", optimized: bool = True) -> Any:
-    """Load a network. Raises ModelError where ONNX Runtime refuses it. path : for messages."""
+    """Load a network and return its session.
+
+    network : the bytes of an ONNX file. path : the file that messages name. optimized : whether the graph is optimized.
+    Raises ModelError where ONNX Runtime refuses the network, OutOfMemoryError where there is no memory.
+    """
     onnxruntime = onnx_runtime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
@@ -66,13 +74,13 @@ def open_session(network: bytes, path: Path, *, provider: str = "cpu", optimized
     with _watched(lambda: options.set_load_cancellation_flag(True), path, "to be loaded"):
         try:
             return onnxruntime.InferenceSession(network, options, providers=providers)
-        except Exception as error:  # its exceptions have no class in common
+        except Exception as error:  # the exceptions of ONNX Runtime have no common class
             raise _as_ours(error, f"{path} cannot be loaded") from error
 
 
 @contextmanager
 def _watched(stop: Callable[[], None], path: Path, what: str) -> Iterator[None]:
-    """Call `stop` where the work takes too long, and raise ModelError for it. what : the work, for the message."""
+    """Call `stop` where the block takes too long, and then raise ModelError. what : the work, for the message."""
     has_stopped = threading.Event()
 
     def end() -> None:
@@ -92,7 +100,7 @@ def _watched(stop: Callable[[], None], path: Path, what: str) -> Iterator[None]:
 
 
 def run_first(session: Any, outputs: list[str], inputs: dict[str, Any], path: Path) -> list[Any]:
-    """As `run`, for the first picture of a network: one that does not end, as a file may say, is stopped."""
+    """Do as `run` does, and stop a network that takes too long: a file may describe a computation without an end."""
     options = onnx_runtime().RunOptions()
     options.log_severity_level = _FATAL
     with _watched(lambda: setattr(options, "terminate", True), path, "for one picture"):
@@ -100,16 +108,20 @@ def run_first(session: Any, outputs: list[str], inputs: dict[str, Any], path: Pa
 
 
 def run(session: Any, outputs: list[str], inputs: dict[str, Any], path: Path, options: Any = None) -> list[Any]:
-    """Compute tensors of one picture. Raises ModelError where the network fails, OutOfMemoryError."""
+    """Compute tensors of one picture.
+
+    outputs : the names of the tensors. inputs : arrays by the names of inputs. path : the file that messages name.
+    Returns one value for each output. Raises ModelError where the network fails, OutOfMemoryError without memory.
+    """
     try:
         values: list[Any] = session.run(outputs, inputs, options)
-    except Exception as error:  # as above
+    except Exception as error:  # as in open_session
         raise _as_ours(error, f"{path} cannot be computed") from error
     return values
 
 
 def _as_ours(error: Exception, what: str) -> ModelError | OutOfMemoryError:
-    said = " ".join(str(error).split())
-    if isinstance(error, MemoryError) or "bad_alloc" in said or "Failed to allocate memory" in said:
+    text = " ".join(str(error).split())
+    if isinstance(error, MemoryError) or mentions_memory(text):
         return OutOfMemoryError(f"{what}: the system gave no more memory")
-    return ModelError(f"{what}; ONNX Runtime says: {said[:_MOST_TEXT]}")
+    return ModelError(f"{what}; ONNX Runtime says: {text[:_MOST_TEXT]}")
