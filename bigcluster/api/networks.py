@@ -1,4 +1,4 @@
-"""The functions about pretrained networks: which there are, and what can be taken from one. They start no process."""
+"""This module has the functions that list the pretrained networks and show one of them. They start no process."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from bigcluster.runtime.events import Listener
 
 
 def list_models(*, measure: bool = True) -> list[dict[str, Any]]:
-    """Return the networks that are known by a name, one dict each, in the order of the registry.
+    """Return the networks that have a name, one dict each, in the order of the registry.
 
-    measure : whether to measure the speed of those that are on this machine, which takes about a second each.
+    measure : whether to measure the speed of networks that are on this machine, which takes about a second each.
     The keys of a dict are name, about, licence, bytes, can_be_fetched, file (None where it is not on this machine),
-    images_per_second (on all cores), fault (why a file cannot be used) and note.
+    images_per_second (on all cores, or None), fault (why a file cannot be used, or None) and note.
     """
     from bigcluster.models import list_networks
 
@@ -28,12 +28,14 @@ def list_models(*, measure: bool = True) -> list[dict[str, Any]]:
 def show_model(
     model: PathLike, *, size: Any = None, set: Sets = None, listener: Listener = log_events
 ) -> dict[str, Any]:
-    """Return the input of a network, and every tensor that can be taken from it, with its shape.
+    """Return the input of a network and every tensor that can be used as features, with its shape, as JSON values.
 
     model : a name of the registry, whose file is downloaded where it is not on this machine, or the path of an ONNX
-    file. size : of the input where the network takes any: 224 or "320x240". set : models.offline alone.
+    file. size : the size of the input in pixels, 224 or "320x240", for a network that takes any size. set : only
+    models.offline is allowed.
     listener : called with the events of a download.
-    Raises ModelError where the network cannot be used, FetchError where it cannot be downloaded, ConfigError.
+    Raises ModelError where the network cannot be used, FetchError where it cannot be downloaded, ConfigError for a
+    wrong `size` or `set`.
     """
     values = parse_sets(as_texts(set))
     for name in values:

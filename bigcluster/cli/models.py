@@ -1,4 +1,4 @@
-"""The command `models`: the networks that are known by a name, and the tensors of one."""
+"""This module has the command `models`, which lists the networks that have a name, and shows the tensors of one."""
 
 from __future__ import annotations
 
@@ -52,12 +52,12 @@ def show(
     from bigcluster import api
 
     with listening(quiet=quiet) as listener:
-        shown = api.show_model(model, size=size, set=sets, listener=listener)
-    tell(shown, as_json, lambda: _print_network(shown), quiet=quiet, in_files=False)
+        network = api.show_model(model, size=size, set=sets, listener=listener)
+    tell(network, as_json, lambda: _print_network(network), quiet=quiet, in_files=False)
 
 
 def _cell(value: str) -> Any:
-    """Return a cell that shows a name as it is, also one that rich would read as markup."""
+    """Return a cell that shows a text unchanged, even where rich would read it as markup."""
     from rich.text import Text
 
     return Text(printable(value))
@@ -69,12 +69,12 @@ def _print_list(networks: list[dict[str, Any]]) -> None:
     table = Table("name", "licence", "size", "on this machine", "images/s", "what it is")
     for network in networks:
         n_bytes, speed = network["bytes"], network["images_per_second"]
-        there = "yes" if network["file"] else "no" if network["can_be_fetched"] else "no; bring the file"
+        stored = "yes" if network["file"] else "no" if network["can_be_fetched"] else "no; bring the file"
         cells = [
             network["name"],
             network["licence"],
             "?" if n_bytes is None else show_bytes(n_bytes),
-            "cannot be used" if network["fault"] else there,
+            "cannot be used" if network["fault"] else stored,
             "" if speed is None else f"{speed:,.0f}",
             network["about"],
         ]
@@ -85,23 +85,24 @@ def _print_list(networks: list[dict[str, Any]]) -> None:
             print(printable(f"{network['name']}: {line}"))
 
 
-def _print_network(shown: dict[str, Any]) -> None:
+def _print_network(network: dict[str, Any]) -> None:
     from rich.table import Table
 
-    given, how, default = shown["input"], shown["preprocessing"], shown["default"]
-    mean, std = (", ".join(f"{level:g}" for level in how[name]) for name in ("mean", "std"))
+    image, preprocessing, default = network["input"], network["preprocessing"], network["default"]
+    mean, std = (", ".join(f"{level:g}" for level in preprocessing[name]) for name in ("mean", "std"))
     lines = [
-        f"{shown['name']}: {shown['file']}, {show_bytes(shown['bytes'])}, licence {shown['licence']}",
-        f"SHA-256 {shown['sha256']}",
-        f"input {given['name']}: {given['width']} x {given['height']} pixels, {given['dtype']}, {given['layout']}",
-        f"prepared as {how['from']} says: {how['resize']}, {how['order']}, mean {mean}, std {std}",
+        f"{network['name']}: {network['file']}, {show_bytes(network['bytes'])}, licence {network['licence']}",
+        f"SHA-256 {network['sha256']}",
+        f"input {image['name']}: {image['width']} x {image['height']} pixels, {image['dtype']}, {image['layout']}",
+        f"prepared as {preprocessing['from']} says: {preprocessing['resize']}, {preprocessing['order']}, mean {mean}, "
+        f"std {std}",
         f"default tensor {default['layer']}: {default['why']}",
-        f"classes from {shown['classifier']}" if shown["classifier"] else "no classifier",
+        f"classes from {network['classifier']}" if network["classifier"] else "no classifier",
     ]
-    for line in filter(None, [*lines, shown["note"]]):
+    for line in filter(None, [*lines, network["note"]]):
         print(printable(line))
     table = Table("tensor", "operator", "shape", "features", "pool", "")
-    for tensor in shown["tensors"]:
+    for tensor in network["tensors"]:
         shape = " x ".join(map(str, tensor["shape"]))
         cells = [tensor["name"], tensor["operator"], shape, str(tensor["n_features"]), tensor["pool"]]
         table.add_row(*map(_cell, cells), "default" if tensor["is_default"] else "")

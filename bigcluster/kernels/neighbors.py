@@ -1,10 +1,10 @@
-"""Finds the nearest other rows of a block of rows, exactly, by looking at all rows block after block.
+"""This module finds the exact nearest other rows of a block of rows, by comparing it with all rows block by block.
 
-The distance of two rows is defined by `pair_sq`: the float64 sum of squared differences. Of equal distances the row of
-the smaller number is nearer. Float32 products are a filter in front of this definition. A score |c|^2 - 2 x.c differs
-from its exact value by at most a band (`Nearest._band`), so that a candidate whose score is above the limit of a row
-cannot be one of its neighbors, and the others are decided by `pair_sq`. Neighbors therefore depend on neither tiles,
-blocks, threads nor the library that multiplied.
+The distance of two rows is defined by `pair_sq`: the float64 sum of squared differences. Of two rows at the same
+distance, the one with the smaller number is nearer. Float32 products only filter candidates. A score |c|^2 - 2 x.c
+differs from its exact value by at most a band (`Nearest._band`), so a candidate whose score is above the limit of a row
+cannot be one of its neighbors, and `pair_sq` decides on the others. Neighbors therefore do not depend on tiles, blocks,
+threads or the library that multiplies.
 
 Rows of length 1 have |x - y|^2 = 2 (1 - x.y), so the nearest rows are those of the largest cosine. A row of zeros has
 no direction; its dot product with any row is 0, which is a squared distance of 2, from other rows of zeros, too.
@@ -24,25 +24,25 @@ from bigcluster.kernels.linalg.types import Float32Array, Float64Array, Int32Arr
 
 TILE_ROWS, TILE_COLUMNS = 512, 528
 """Rows and candidates of a tile of scores, 1 MiB, which stays in a second-level cache. Candidates: a multiple of the 48
-columns of a packed panel, and of the 8 bytes that `_true_places` looks at together."""
+columns of a packed panel, and of the 8 bytes that `_true_indices` reads together."""
 WAITING_ROWS = 16
-"""Candidates for each row, on average, after which they are merged with the neighbors: about as many as new candidates
-are found while the number of rows seen doubles. Each merge lowers the limits."""
+"""Candidates for each row, on average, that are collected before they are merged with the neighbors. About as many new
+candidates are found while the number of compared rows doubles. Each merge lowers the limits."""
 MOST_QUERIES = 1 << 16
-"""Rows of a block of queries: their places are sorted as 16-bit numbers."""
-NOBODY = int(np.iinfo(np.int32).max)
-"""Stands in place of a neighbor until one is found: it comes after every row."""
+"""Rows of a block of queries, at most: their indices are sorted as 16-bit numbers."""
+NO_NEIGHBOR = int(np.iinfo(np.int32).max)
+"""The number that stands for a missing neighbor. It is larger than that of every row."""
 ORTHOGONAL_SQ = 2.0
 """The squared distance of two rows of length 1 whose dot product is 0."""
 _UNDERFLOW = 2.0**-125
-"""Bounds what a float32 product loses where it falls below the least normal number, 2^-126."""
+"""Bounds the error of a float32 product whose value is below the least normal number, 2^-126."""
 
 
 @dataclass(frozen=True)
 class Points:
-    """Consecutive rows in the forms in which queries and candidates are read.
+    """Consecutive rows, prepared for products in which they are queries or candidates.
 
-    first : the number of the first row. rows : (n, r) float32, as they are. left : (n, r + 1) float32, scaled rows and
+    first : the number of the first row. rows : (n, r) float32, unscaled. left : (n, r + 1) float32, scaled rows and
     a column of ones. right : (n, r + 1) float32, scaled rows times -2, and their squared norms: left right' are scores.
     sq : (n,) float64 squared norms of the scaled rows. blank : (n,) bool, rows of zeros that have no direction, or None
     where distances are not between directions.
@@ -57,11 +57,16 @@ class Points:
 
     @property
     def count(self) -> int:
+        """The number of rows, n."""
         return len(self.rows)
 
 
 def points(rows: Float32Array, first: int, scaler: Scaler, *, directions: bool) -> Points:
-    """Prepare rows, (n, r) float32. directions : whether they have the length 1 or are zeros, and cosines count."""
+    """Prepare rows, (n, r) float32.
+
+    first : the number of the first row. directions : whether distances are between directions: all rows then have the
+    length 1 or are zeros.
+    """
     scaled = scaler.transform(rows)
     sq = np.einsum("ij,ij->i", scaled, scaled, dtype=np.float64)
     blank = None
@@ -78,10 +83,10 @@ def points(rows: Float32Array, first: int, scaler: Scaler, *, directions: bool) 
 
 
 def pair_sq(queries: Points, row: Int32Array, candidates: Points, column: Int32Array) -> Float64Array:
-    """The squared distance of each pair of a query and a candidate, in the units of the rows.
+    """Return the squared distance of each pair of a query and a candidate, in the units of the rows.
 
-    row, column : (n_pairs,) places in `queries` and `candidates`. Returns (n_pairs,) float64. The bits of a distance
-    depend on the two rows alone, and not on their order.
+    row, column : (n_pairs,) int32 indices into `queries` and `candidates`. Returns (n_pairs,) float64. The bits of a
+    distance depend on the two rows alone, and not on their order.
     """
     out = np.empty(len(row), np.float64)
     step = max(1, EXACT_TILE_VALUES // queries.rows.shape[1])
@@ -96,19 +101,23 @@ def pair_sq(queries: Points, row: Int32Array, candidates: Points, column: Int32A
 
 
 class Nearest:
-    """The nearest rows of one block of queries among the candidates that were looked at so far.
+    """The nearest rows of one block of queries among the candidates that were compared so far.
 
-    Blocks of candidates are looked at in ascending order of their numbers: then an equal distance never displaces a
-    neighbor, and a row that has enough neighbors at the least possible distance is done.
+    ids : (n, n_neighbors) int32 numbers of the neighbors, the nearest first. sq : (n, n_neighbors) float64 squared
+    distances. Blocks of candidates are compared in ascending order of their numbers. So a candidate at an equal
+    distance never replaces a neighbor, and a row that has enough neighbors at the distance 0 is done.
     """
 
     def __init__(self, queries: Points, n_neighbors: int, scaler: Scaler, sample: Points) -> None:
-        """sample : some of the candidates, in any order. The distances to them bound those of the neighbors."""
+        """sample : some of the candidates, in any order. Their distances bound those of the neighbors from above.
+
+        Raises ValueError for more than MOST_QUERIES queries.
+        """
         n = queries.count
         if n > MOST_QUERIES:
             raise ValueError(f"{n} rows are too many queries at once; {MOST_QUERIES} are allowed")
         self.queries = queries
-        self.ids = np.full((n, n_neighbors), NOBODY, np.int32)
+        self.ids = np.full((n, n_neighbors), NO_NEIGHBOR, np.int32)
         self.sq = np.full((n, n_neighbors), np.inf)
         self._sq_scale = scaler.scale * scaler.scale
         self._done = np.zeros(n, np.bool_)
@@ -117,15 +126,15 @@ class Nearest:
         self._fill_blank()
 
     def _fill_blank(self) -> None:
-        """The neighbors of a row of zeros: all distances are equal, so those of the least numbers."""
+        """Set the neighbors of rows of zeros: all their distances are equal, so the rows with the least numbers."""
         if self.queries.blank is None:
             return
-        places = np.flatnonzero(self.queries.blank)
+        blank_rows = np.flatnonzero(self.queries.blank)
         numbers = np.arange(self.ids.shape[1], dtype=np.int32)
-        own = (places + self.queries.first)[:, None]
-        self.ids[places] = numbers + (numbers >= own)
-        self.sq[places] = ORTHOGONAL_SQ
-        self._done[places] = True
+        own = (blank_rows + self.queries.first)[:, None]
+        self.ids[blank_rows] = numbers + (numbers >= own)
+        self.sq[blank_rows] = ORTHOGONAL_SQ
+        self._done[blank_rows] = True
 
     def _band(self, longest: float, bound: Float64Array) -> Float64Array:
         """Bound the error of scores with every candidate that can be a neighbor: (n,) float64.
@@ -161,17 +170,17 @@ class Nearest:
         return clipped
 
     def _limits(self, longest: float) -> Float32Array:
-        """The score above which a candidate is no neighbor, for each query: (n,) float32; -inf for those done."""
+        """Return the score of each query above which candidates are no neighbors: (n,) float32; -inf for rows done."""
         exact = self._bound * (1 + 1e-9) - self.queries.sq + self._band(longest, self._bound)
         limits: Float32Array = np.nextafter(exact.astype(np.float32), np.float32(np.inf))
         limits[self._done] = -np.inf
         return limits
 
     def look_at(self, candidates: Points) -> None:
-        """Take account of a block of candidates, whose numbers are larger than those of all blocks before."""
+        """Compare the queries with a block of candidates, whose numbers are larger than those of all blocks before."""
         longest = _longest(candidates)
         limits = self._limits(longest)
-        waiting = _Waiting()
+        pairs = _CandidatePairs()
         score = np.empty(TILE_ROWS * TILE_COLUMNS, np.float32)
         near = np.empty(TILE_ROWS * TILE_COLUMNS, np.bool_)
         for first in range(0, candidates.count, TILE_COLUMNS):
@@ -185,15 +194,15 @@ class Nearest:
                 float_product(self.queries.left[part], right, transpose_right=True, out=tile)
                 flat = near[: tile.size]
                 np.less_equal(tile, limits[part, None], out=flat.reshape(shape))
-                row, column = np.divmod(_true_places(flat), shape[1])
-                waiting.add(row + start, column + first)
-                if waiting.count > WAITING_ROWS * self.queries.count:
-                    self._merge(candidates, *waiting.take())
+                row, column = np.divmod(_true_indices(flat), shape[1])
+                pairs.add(row + start, column + first)
+                if pairs.count > WAITING_ROWS * self.queries.count:
+                    self._merge(candidates, *pairs.take())
                     limits = self._limits(longest)
-        self._merge(candidates, *waiting.take())
+        self._merge(candidates, *pairs.take())
 
     def _merge(self, candidates: Points, row: Int32Array, column: Int32Array) -> None:
-        """Replace neighbors by nearer candidates. row, column : (n_pairs,) places; for each row columns ascend."""
+        """Replace neighbors by nearer candidates. row, column : (n_pairs,) indices; for each row, columns ascend."""
         other = row + self.queries.first != column + candidates.first
         row, column = row[other], column[other]
         n, n_neighbors = self.ids.shape
@@ -210,9 +219,9 @@ class Nearest:
 
 
 def _order(rows: NDArray[np.uint16], sq: Float64Array, ids: Int32Array) -> Int64Array:
-    """Order pairs by row, then by distance, then by number; all arguments are (n_pairs,), as is the result.
+    """Return the order of pairs by row, then by distance, then by number. All arguments and the result are (n_pairs,).
 
-    A sort of distances that is not stable takes a fifth of the time of one that is, and equal ones are rare.
+    An unstable sort of distances takes a fifth of the time of a stable one, and equal distances are rare.
     """
     order = np.argsort(sq)
     order = order[np.argsort(rows[order], kind="stable")]  # of 16-bit numbers: a radix sort
@@ -223,8 +232,8 @@ def _order(rows: NDArray[np.uint16], sq: Float64Array, ids: Int32Array) -> Int64
     return order
 
 
-class _Waiting:
-    """Pairs of a query and a candidate that may be neighbors."""
+class _CandidatePairs:
+    """Pairs of a query and a candidate that may be neighbors, collected until they are merged."""
 
     def __init__(self) -> None:
         self._rows: list[Int32Array] = []
@@ -237,21 +246,21 @@ class _Waiting:
         self.count += len(row)
 
     def take(self) -> tuple[Int32Array, Int32Array]:
-        """Return (rows, columns) in the order in which they came, and forget them."""
-        nothing = np.empty(0, np.int32)
-        taken = np.concatenate([nothing, *self._rows]), np.concatenate([nothing, *self._columns])
+        """Return (rows, columns) in the order in which they were added, and remove them."""
+        empty = np.empty(0, np.int32)
+        pairs = np.concatenate([empty, *self._rows]), np.concatenate([empty, *self._columns])
         self._rows.clear()
         self._columns.clear()
         self.count = 0
-        return taken
+        return pairs
 
 
 def _longest(candidates: Points) -> float:
     return float(np.sqrt(candidates.sq.max(initial=0))) * (1 + 1e-6)
 
 
-def _true_places(flags: NDArray[np.bool_]) -> Int64Array:
-    """Where flags, (n,) bool, are true: (n_true,) int64, ascending. Fast where few of them are."""
+def _true_indices(flags: NDArray[np.bool_]) -> Int64Array:
+    """Return the indices of true flags, (n,) bool: (n_true,) int64, ascending. It is fast where few flags are true."""
     whole = len(flags) // 8 * 8
     words = np.flatnonzero(flags[:whole].view(np.uint64) != 0)
     at, byte = np.nonzero(flags[:whole].reshape(-1, 8)[words])

@@ -8,8 +8,8 @@ picture:
 3. Everything else is decoded to samples, whose depth, white and transparency samples.py turns into 8-bit grey or RGB.
 4. resize.py applies the orientation and brings the picture to the target size.
 5. result.py has the outcome: pixels, or a status with a reason. messages.py finds damage in what the codecs print.
-   webp.py and result.py tell a lack of memory from damage.
-6. network_input.py makes the input of a neural network of a picture, where one is used.
+   webp.py and result.py distinguish a lack of memory from damage.
+6. network_input.py makes the input of a neural network from a picture, where a network is used.
 
 | format | its header is read by | its pixels are decoded by |
 |---|---|---|

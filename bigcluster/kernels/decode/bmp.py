@@ -1,7 +1,7 @@
-"""What Pillow's decoder of BMP files does not tell: pixels that it shows wrong, and which way a picture ends early.
+"""This module finds BMP files that Pillow decodes wrongly, and the reason why runs have too few pixels.
 
-The layout is that of BITMAPINFOHEADER and later headers: where the pixels begin at byte 10, the size of the header at
-14, bits per pixel at 28, compression at 30, the mask of alpha at 66.
+The layout is that of BITMAPINFOHEADER and later headers. The offset of the pixels is at byte 10, the size of the header
+at 14, the bits per pixel at 28, the compression at 30 and the mask of alpha at 66.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from bigcluster.kernels.decode.result import RejectedError
 
 
 def check_masks(file: Any) -> None:
-    """Raise RejectedError for a BMP of 16 bits with a mask for alpha: Pillow would show what is transparent."""
+    """Raise RejectedError for a BMP of 16 bits with a mask for alpha, whose transparent pixels Pillow would show."""
     file.seek(0)
     head: bytes = file.read(70)
     has_masks = _number(head, 30, 4) in (3, 6)  # BI_BITFIELDS, BI_ALPHABITFIELDS
@@ -21,10 +21,10 @@ def check_masks(file: Any) -> None:
 
 
 def check_runs(data: bytes) -> None:
-    """Raise RejectedError for a BMP of runs that Pillow found too short; nothing happens for any other file.
+    """Raise RejectedError for a BMP with run-length coding (RLE) in which Pillow found too few pixels.
 
-    Where the mark of their end is there, they leave out pixels on purpose: the format says nothing of their colour, and
-    programs show them in any. Where it is not, the file ends early.
+    Runs with an end mark leave out pixels on purpose. The format does not define the colour of such pixels, and
+    programs show different ones. Where the end mark is missing, the file ends early. Nothing happens for other files.
     """
     kind = _number(data, 30, 4)  # 1 is BI_RLE8, 2 is BI_RLE4
     if not data.startswith(b"BM") or kind not in (1, 2):

@@ -88,13 +88,14 @@ def decode(data: bytes, spec: DecodeSpec) -> Decoded:
                 array = _decode_samples(data, header, spec)
         pixels = _to_targets(orient(array, header.orientation), spec)
     except RejectedError as rejected:
-        found = Decoded(rejected.status, rejected.reason, width, height, needed_bytes=rejected.needed_bytes)
+        failed = Decoded(rejected.status, rejected.reason, width, height, needed_bytes=rejected.needed_bytes)
     else:
         return Decoded("ok", header.note, width, height, pixels)
-    if header is not None and found.status == "damaged" and header_may_lie(data[:HEAD_BYTES]):
-        # Decoders of AVIF, WebP and JPEG 2000 call a lack of memory damage: here is what the decode may take, or not.
+    if header is not None and failed.status == "damaged" and header_may_lie(data[:HEAD_BYTES]):
+        # Decoders of AVIF, WebP and JPEG 2000 report a lack of memory as damage. Allocating as much as the decode may
+        # take raises MemoryError where that was the cause.
         np.empty(working_bytes(header, spec, 0), np.uint8)
-    return found
+    return failed
 
 
 def _to_targets(array: NDArray[np.uint8], spec: DecodeSpec) -> NDArray[np.uint8]:
@@ -113,7 +114,7 @@ _TAILS = (b"\x00", b"\xa5", b"\x5a")
 _RESTART_INTERVAL = b"\xff\xdd"
 """The marker of a file with restart markers (DRI). Source: T.81, B.2.4.4."""
 _RESTARTS = tuple(b"\xff" + bytes([0xD0 + number]) for number in range(8))
-"""All restart markers, one of which may be the next to come."""
+"""All restart markers. Any of them may be the next one in a file."""
 _TAIL_BYTES = 256
 """More than a block of 64 coefficients takes: each has at most 16 bits of code and 10 of value. Source: T.81, F.1.2."""
 
@@ -126,7 +127,7 @@ def _lacks_its_end_alone(data: bytes, head: JpegHead) -> bool:
     if not lacks_end(data, head):
         return False
     first = None
-    # Where a restart marker is missing too, libjpeg takes no bytes before it has found one: every marker is tried.
+    # Where the next restart marker is missing, too, libjpeg skips all bytes before it finds one: every one is tried.
     restarts = (b"", *_RESTARTS) if _RESTART_INTERVAL in data else (b"",)
     tails = [restart + tail * _TAIL_BYTES for restart in restarts for tail in _TAILS]
     for tail in tails:

@@ -26,12 +26,12 @@ STATUSES = {
 
 
 class View(NamedTuple):
-    """A second picture of the same decode, in the same colours: what a network sees."""
+    """The size of a second picture from the same decode, in the same colours, for a network. In pixels."""
 
     width: int
     height: int
     rule: str
-    """How it takes its size: "crop", "squash" or "pad" (see `resize_for_network`)."""
+    """How the picture is resized: "crop", "squash" or "pad" (see `resize_for_network`)."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,7 @@ class DecodeSpec:
     max_bytes: int | None = None
     """Bytes of working memory that one decode may take; a picture that needs more is `too_large`."""
     view: View | None = None
-    """A second picture to make of the same decode. A list of its values, as JSON has it, becomes a `View`."""
+    """The second picture of a decode, or None. A list of values, as in JSON, becomes a `View`."""
 
     def __post_init__(self) -> None:
         if self.view is not None:
@@ -115,11 +115,11 @@ _NO_MEMORY = re.compile(
     r"|failed to map segment",
     re.IGNORECASE,
 )
-"""How libraries say that the system gave them no memory: codecs, C++, the loader of shared libraries."""
+"""Messages of codecs, C++ libraries and the loader of shared libraries where the system has no memory."""
 
 
 def check_memory(error: Exception) -> None:
-    """Raise MemoryError where a library's error is a lack of memory, which is not to be taken for damage."""
+    """Raise MemoryError where the error of a library comes from a lack of memory, which is not damage of the file."""
     if isinstance(error, MemoryError):
         raise error
     if isinstance(error.__cause__, MemoryError) or _NO_MEMORY.search(str(error)):
@@ -127,9 +127,10 @@ def check_memory(error: Exception) -> None:
 
 
 MOST_PARTS = 10_000
-"""Segments, chunks or boxes of one file that are looked at; real files have a few dozen."""
+"""Segments, chunks or boxes of one file that are read, at most. Chosen, not measured: real files have a few dozen."""
 MOST_METADATA_BYTES = 16 << 20
-"""Bytes of one chunk or box of metadata that are read; a colour profile is the largest thing in one."""
+"""Bytes of one chunk or box of metadata that are read, at most. Chosen, not measured: colour profiles are the largest
+metadata, and much smaller."""
 _WORDS = (
     (r"image file is truncated.*|.*truncated data", "truncated", "the file ends before the last pixels"),
     (

@@ -1,7 +1,8 @@
-"""Tells a WebP file that is broken from one whose canvas the system's limit of memory stopped.
+"""This module distinguishes a broken WebP file from one for whose canvas the system has no memory.
 
-libwebp says the same of both. What it asked for follows from the header: two canvases of 4 bytes a pixel. Source: WebP
-container specification, RFC 9649; RFC 6386, section 9.1.
+The error of libwebp is the same for both. Its decoder allocates two canvases with 4 bytes for each pixel, and the
+header has their size, so allocating as much shows whether there is memory. Source: WebP container specification, RFC
+9649; RFC 6386, section 9.1.
 """
 
 from __future__ import annotations
@@ -11,13 +12,14 @@ import numpy as np
 from bigcluster.kernels.decode.bounded_memory import HEAD_BYTES
 
 _AMBIGUOUS = "could not create decoder object"
-"""What Pillow says of both."""
+"""Part of the message of Pillow in both cases."""
 _BESIDE_BYTES = 1 << 20
-"""Bytes that the decoder takes beside its canvases: its own state, tables of codes and rows of the picture."""
+"""Bytes that the decoder takes beside its canvases: its state, tables of codes and rows of the picture. Chosen, not
+measured."""
 
 
 def check_memory(start: bytes, error: Exception) -> None:
-    """Raise MemoryError where an error of WebP's decoder may be a lack of memory. start : HEAD_BYTES of the file."""
+    """Raise MemoryError where an error of the WebP decoder is a lack of memory. start : HEAD_BYTES of the file."""
     if start[:4] != b"RIFF" or _AMBIGUOUS not in str(error):
         return
     n_pixels = _pixels(start)
@@ -26,7 +28,7 @@ def check_memory(start: bytes, error: Exception) -> None:
 
 
 def _pixels(start: bytes) -> int:
-    """Pixels of the canvas; 0 where the header does not say."""
+    """Return the number of pixels of the canvas; 0 where the header does not say it."""
     kind = start[12:16]
     if len(start) < HEAD_BYTES:
         return 0

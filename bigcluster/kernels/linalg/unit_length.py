@@ -1,4 +1,4 @@
-"""Rows that are scaled to the length 1, so that k-means on them compares directions (cosine) and not lengths."""
+"""This module scales rows to the length 1, so that k-means on them compares directions (cosine) and not lengths."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ from bigcluster.kernels.kmeans.centers import Scaler, fit_scaler
 from bigcluster.kernels.linalg.moments import block_moments, refuse_bad_rows
 from bigcluster.kernels.linalg.types import AnyArray, Float32Array, Int32Array
 from bigcluster.kernels.linalg.unit_length import to_unit_length
-from bigcluster.kernels.neighbors import NOBODY, Nearest, Points, points
+from bigcluster.kernels.neighbors import NO_NEIGHBOR, Nearest, Points, points
 from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.kmeans.blocks import Blocks, summarize
@@ -133,9 +133,9 @@ def _check(rows: RowSource, n_neighbors: int, metric: str) -> None:
         raise ConfigError(f"metric must be one of {', '.join(METRICS)}, not {metric!r}")
     if rows.dtype != np.float32:
         raise UsageError(f"the neighbors of {rows.dtype} rows cannot be found; convert them to float32")
-    if not 0 < n_rows < NOBODY or not n_columns:
+    if not 0 < n_rows < NO_NEIGHBOR or not n_columns:
         raise TooFewSamplesError(
-            f"a graph of neighbors needs from 1 to {NOBODY - 1} rows, and a column; got {n_rows} x {n_columns}"
+            f"a graph of neighbors needs from 1 to {NO_NEIGHBOR - 1} rows, and a column; got {n_rows} x {n_columns}"
         )
 
 
