@@ -442,8 +442,8 @@ def test_a_bmp_of_16_bits_with_alpha_is_unsupported(header_bytes: int) -> None:
         info = struct.pack("<IiiHHIIiiII", header_bytes, 8, 8, 1, 16, 3, 128, 0, 0, 0, 0) + masks
         start = 14 + header_bytes
         data = struct.pack("<2sIHHI", b"BM", start + 128, 0, 0, start) + info.ljust(header_bytes, b"\0")
-        found = decode(data + struct.pack("<H", 0x3FF) * 64, DecodeSpec(8, 8))
-        assert found.status == expected, found.reason
+        decoded = decode(data + struct.pack("<H", 0x3FF) * 64, DecodeSpec(8, 8))
+        assert decoded.status == expected, decoded.reason
 
 
 def bmp_of_runs(bits: int, runs: bytes) -> bytes:
@@ -469,8 +469,8 @@ def test_a_bmp_of_runs_is_whole_cut_or_leaves_out_pixels(bits: int) -> None:
         (rows * 3 + JUMP + ONE_BY_ONE[bits] + END, "unsupported"),
         *((rows * 3 + (RUN + ONE_BY_ONE[bits] + JUMP)[:n], "truncated") for n in range(12 if bits == 8 else 10)),
     ):
-        found = decode(bmp_of_runs(bits, runs), DecodeSpec(8, 8))
-        assert found.status == expected, (runs, found.reason)
+        decoded = decode(bmp_of_runs(bits, runs), DecodeSpec(8, 8))
+        assert decoded.status == expected, (runs, decoded.reason)
 
 
 @pytest.mark.parametrize("kind", ["WEBP", "AVIF", "GIF", "BMP", "JPEG2000", "TIFF", "PPM"])

@@ -43,10 +43,10 @@ def test_two_networks_name_the_same_things(lite0: Network, shared: Path) -> None
     sure = same = 0
     for file in sorted((shared / "images" / "clothing").rglob("*.jpg"))[::40]:
         picture = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
-        best = other.look(picture).classes[0]
+        best = other.describe(picture).classes[0]
         if best.probability > 0.6:
             sure += 1
-            same += best.index in [found.index for found in lite0.look(picture).classes]
+            same += best.index in [probable.index for probable in lite0.describe(picture).classes]
     assert sure >= 10
     assert same / sure > 0.8
 

@@ -51,21 +51,21 @@ def left() -> list[str]:
 @pytest.mark.parametrize("kind", ["right", "slow", "unsized", "moved"])
 def test_a_right_file_is_stored_once(server: Server, kind: str) -> None:
     events: list[Any] = []
-    found = fetch.get(entry(server.address(kind)), listener=events.append)
-    assert found.path == fetch.models_folder() / "net.onnx"
-    assert found.path.read_bytes() == DATA
+    stored = fetch.get(entry(server.address(kind)), listener=events.append)
+    assert stored.path == fetch.models_folder() / "net.onnx"
+    assert stored.path.read_bytes() == DATA
     assert left() == ["net.onnx"]
     assert events[0] == StageStarted("download net", len(DATA), "bytes")
     advanced = [event.done for event in events if isinstance(event, StageAdvanced)]
     assert advanced[-1] == len(DATA)
     n_requests = len(server.requested_paths)
-    assert fetch.get(entry(server.address(kind))) == found
+    assert fetch.get(entry(server.address(kind))) == stored
     assert len(server.requested_paths) == n_requests
 
 
 def test_a_download_that_was_cut_is_begun_anew(server: Server) -> None:
-    found = fetch.get(entry(server.address("cut-once")))
-    assert found.path.read_bytes() == DATA
+    stored = fetch.get(entry(server.address("cut-once")))
+    assert stored.path.read_bytes() == DATA
     assert server.requested_paths == ["/cut-once", "/cut-once"]
     assert left() == ["net.onnx"]
 
@@ -104,8 +104,8 @@ def test_a_wrong_answer_says_what_came_and_how_to_fetch_by_hand(server: Server, 
 
 @pytest.mark.parametrize("kind", FAULTS)
 def test_a_mirror_is_asked_where_the_first_address_fails(server: Server, kind: str) -> None:
-    found = fetch.get(entry(server.address(kind), server.address("right")), patience=0.3)
-    assert found.path.read_bytes() == DATA
+    stored = fetch.get(entry(server.address(kind), server.address("right")), patience=0.3)
+    assert stored.path.read_bytes() == DATA
     assert list(dict.fromkeys(server.requested_paths)) == [f"/{kind}", "/right"]
     assert left() == ["net.onnx"]
 
@@ -196,9 +196,9 @@ def test_a_network_without_digest_is_taken_from_the_user_alone(
         fetch.get(dinov2)
     monkeypatch.setenv("BIGCLUSTER_MODELS", str(tmp_path))
     (tmp_path / "dinov2-small.onnx").write_bytes(DATA)
-    found = fetch.get(dinov2, offline=True)
-    assert found.path == tmp_path / "dinov2-small.onnx"
-    assert f"has the SHA-256 {DIGEST}" in found.note
+    stored = fetch.get(dinov2, offline=True)
+    assert stored.path == tmp_path / "dinov2-small.onnx"
+    assert f"has the SHA-256 {DIGEST}" in stored.note
 
 
 # -- the registry
@@ -279,11 +279,11 @@ def test_a_preprocessor_config_is_read(tmp_path: Path, place: str) -> None:
     }
     path = tmp_path / "model.onnx" if place == "beside" else tmp_path / "onnx" / "model.onnx"
     (tmp_path / "preprocessor_config.json").write_text(json.dumps(config))
-    found, where = preprocessing_beside(path, None)
+    preprocessing, where = preprocessing_beside(path, None)
     assert where == str(tmp_path / "preprocessor_config.json")
-    assert found.size == (256, 224)
-    assert found.mean == pytest.approx((127.5, 102, 76.5))
-    assert found.std == pytest.approx((51, 63.75, 127.5))
+    assert preprocessing.size == (256, 224)
+    assert preprocessing.mean == pytest.approx((127.5, 102, 76.5))
+    assert preprocessing.std == pytest.approx((51, 63.75, 127.5))
     (tmp_path / "preprocessor_config.json").write_text(
         json.dumps({"do_normalize": False, "do_rescale": False, "size": 128})
     )
@@ -330,13 +330,13 @@ def test_models_lists_all(cli: Cli, offline_home: Path) -> None:
     save(offline_home, conv_net(), name="efficientnet-lite0")
     ran = cli("models", "--json")
     assert ran.code == 0, ran.err
-    told = {network["name"]: network for network in json.loads(ran.out)["models"]}
-    assert list(told) == list(registry())
-    assert told["mobilenetv2"]["file"] is None
-    assert told["mobilenetv2"]["bytes"] == 13_964_571
-    assert "is not the resnet50-v2 of the registry" in told["resnet50-v2"]["fault"]
-    assert told["efficientnet-lite0"]["images_per_second"] > 0
-    assert "has the SHA-256" in told["efficientnet-lite0"]["note"]
+    networks = {network["name"]: network for network in json.loads(ran.out)["models"]}
+    assert list(networks) == list(registry())
+    assert networks["mobilenetv2"]["file"] is None
+    assert networks["mobilenetv2"]["bytes"] == 13_964_571
+    assert "is not the resnet50-v2 of the registry" in networks["resnet50-v2"]["fault"]
+    assert networks["efficientnet-lite0"]["images_per_second"] > 0
+    assert "has the SHA-256" in networks["efficientnet-lite0"]["note"]
     assert not (offline_home / "cache").exists(), "nothing is written"
     table = cli("models").out
     for name in registry():
@@ -394,8 +394,8 @@ def test_the_real_networks_are_known_by_name_in_their_folder(
     if not (folder / "mobilenetv2.onnx").is_file():
         pytest.skip(f"no real networks in {folder}")
     monkeypatch.setenv("BIGCLUSTER_MODELS", str(folder))
-    told = {network["name"]: network for network in list_networks(measure=False)}
-    assert told["mobilenetv2"]["file"] == str(folder / "mobilenetv2.onnx")
+    networks = {network["name"]: network for network in list_networks(measure=False)}
+    assert networks["mobilenetv2"]["file"] == str(folder / "mobilenetv2.onnx")
     assert open_network("mobilenetv1-025").n_features == 256
     shown = show_network("mobilenetv2")
     assert shown["default"]["layer"] == "features"

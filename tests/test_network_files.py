@@ -47,8 +47,8 @@ def test_a_classifier_that_is_a_convolution_has_to_be_told(tmp_path: Path) -> No
     graph = graph_of(tmp_path, conv_net(head="convolution"))
     assert graph.choose().layer == "logits", "never a softmax"
     assert graph.choose().logits is None
-    told = graph.choose(head="convolution")
-    assert (told.layer, told.logits) == ("map", "logits")
+    chosen = graph.choose(head="convolution")
+    assert (chosen.layer, chosen.logits) == ("map", "logits")
 
 
 def test_a_network_without_classifier_gives_its_output(tmp_path: Path) -> None:
@@ -315,9 +315,9 @@ def test_no_tensor_anywhere_leads_out_of_the_folder(tmp_path: Path, make: Any, p
     refused(path, "not in the folder of the network: not allowed")
     (folder / "weights").write_bytes(data)
     path.write_bytes(make(place, "weights"))
-    kept = NetworkGraph(read_onnx(path)).pruned(["seen"])
-    assert data in kept, "what lies in the folder is read"
-    assert b"location" not in kept, "and ONNX Runtime sees the name of no file"
+    pruned = NetworkGraph(read_onnx(path)).pruned(["seen"])
+    assert data in pruned, "what lies in the folder is read"
+    assert b"location" not in pruned, "and ONNX Runtime sees the name of no file"
     assert open_network(str(path)).n_features == 7
 
 

@@ -114,19 +114,19 @@ def test_classes_come_from_the_same_run_and_leave_the_features_alone(tmp_path: P
     alone, both = open_network(str(path)), open_network(str(path), Options(n_classes=5))
     assert alone.fingerprint == both.fingerprint
     for seed in range(5):
-        seen = both.look(photo(seed))
+        seen = both.describe(photo(seed))
         np.testing.assert_array_equal(seen.features, alone.features(photo(seed)))
         shares = by_hand(model, "probabilities", scaled(cropped(photo(seed))).transpose(2, 0, 1)[None])[0]
         assert [c.index for c in seen.classes] == list(np.argsort(-shares)[:5])
         np.testing.assert_allclose([c.probability for c in seen.classes], np.sort(shares)[::-1][:5], atol=1e-6)
         assert seen.classes[0].name == f"class {seen.classes[0].index}"
-    assert alone.look(photo(0)).classes == ()
+    assert alone.describe(photo(0)).classes == ()
 
 
 def test_class_names_come_from_a_file_beside(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("\n".join("abcdefg"))
     path = save(tmp_path, conv_net(), table="size = 16\nlabels = 'names.txt'")
-    best = open_network(str(path), Options(n_classes=1)).look(photo(0)).classes[0]
+    best = open_network(str(path), Options(n_classes=1)).describe(photo(0)).classes[0]
     assert best.name == "abcdefg"[best.index]
     (tmp_path / "names.txt").write_text("one\ntwo")
     with pytest.raises(ModelError, match="7 classes, and its list of names has 2"):
@@ -329,8 +329,8 @@ def depending(end: list[Any], *constants: Any) -> Any:
         numpy_helper.from_array(np.array(value), name)
         for name, value in {"black": np.float32(-0.9), "zero": [0], "one": [1], "eight": [8]}.items()
     ]
-    given = [weights("w", 3, 8), *values, *constants]
-    return model_of(nodes, [picture_input("NCHW", "float32", 1, 16)], ["seen"], given)
+    initializers = [weights("w", 3, 8), *values, *constants]
+    return model_of(nodes, [picture_input("NCHW", "float32", 1, 16)], ["seen"], initializers)
 
 
 def filled(path: Path, n_classes: int = 0, layer: str | None = None) -> tuple[str, str]:
@@ -349,8 +349,8 @@ def test_a_length_that_depends_on_the_picture_is_no_features(tmp_path: Path, bla
         helper.make_node("Slice", ["f", "zero", "n", "one"], ["seen"]),
     ]
     counts = {"one": 1, "eight": 8}
-    said = f"the network gives {counts[white]} values, expected {counts[black]}"
-    assert filled(save(tmp_path, depending(cut))) == ("", said)
+    message = f"the network gives {counts[white]} values, expected {counts[black]}"
+    assert filled(save(tmp_path, depending(cut))) == ("", message)
     tokens = [
         helper.make_node("Where", ["bright", white, black], ["n"]),
         helper.make_node("Add", ["n", "one"], ["n_tokens"]),
@@ -358,8 +358,8 @@ def test_a_length_that_depends_on_the_picture_is_no_features(tmp_path: Path, bla
         helper.make_node("Expand", ["f", "shape"], ["tokens"]),
         helper.make_node("MatMul", ["tokens", "v"], ["seen"]),
     ]
-    said = f"the network gives {5 * counts[white] + 5} classes, expected {5 * counts[black] + 5}"
-    assert filled(save(tmp_path, depending(tokens, weights("v", 8, 5))), 1) == ("", said)
+    message = f"the network gives {5 * counts[white] + 5} classes, expected {5 * counts[black] + 5}"
+    assert filled(save(tmp_path, depending(tokens, weights("v", 8, 5))), 1) == ("", message)
 
 
 def test_an_order_of_axes_that_depends_on_the_picture_is_no_features(tmp_path: Path) -> None:
@@ -397,15 +397,15 @@ def test_every_value_of_the_table_that_changes_what_is_stored_changes_the_finger
         (tmp_path / "names.txt").write_text("\n".join("abcdefg"))
         return NetworkEmbedding(open_network(str(path), Options(n_classes=2)), True, 2, 0.0).fingerprint
 
-    given = {"size": 32, "mean": 99.0, "std": 51.0, "order": "BGR", "resize": "pad", "layer": "sum", "pool": "cls",
+    changes = {"size": 32, "mean": 99.0, "std": 51.0, "order": "BGR", "resize": "pad", "layer": "sum", "pool": "cls",
              "prefix_tokens": 2}  # fmt: skip
-    prints = [stored(), *(stored(**{key: value}) for key, value in given.items())]
+    prints = [stored(), *(stored(**{key: value}) for key, value in changes.items())]
     assert len(set(prints)) == len(prints)
     plain = {"size": 16, "head": "convolution"}
     named = [with_classes(**plain), with_classes(**plain, labels="names.txt")]
     assert named[0] != named[1], "the names of classes are stored too"
-    told = {item.name for item in fields(Preprocessing)}
-    assert told == {*given, "head", "labels", "layout"}, "head decides layer and classifier, layout stands beside"
+    keys = {item.name for item in fields(Preprocessing)}
+    assert keys == {*changes, "head", "labels", "layout"}, "head decides layer and classifier, layout stands beside"
 
 
 # -- the real networks
@@ -433,7 +433,7 @@ def test_real_features_and_classes_agree_with_a_plain_script(real: Network, shar
         picture = cv2.cvtColor(cv2.imread(str(file)), cv2.COLOR_BGR2RGB)
         value = cropped(picture, 224).transpose(2, 0, 1)[None].astype(np.float32) / np.float32(127.5) - np.float32(1)
         features, logits = session.run(["features", "logits"], {"input": value})
-        seen = real.look(picture)
+        seen = real.describe(picture)
         np.testing.assert_allclose(seen.features, features[0], atol=1e-4)
         shares = np.exp(logits[0] - logits[0].max())
         shares /= shares.sum()

@@ -34,7 +34,7 @@ from bigcluster.files.paths import local_path
 from bigcluster.pipeline import image_list
 from bigcluster.runtime.events import RESULT, Event, Listener, Note
 from bigcluster.runtime.sampler import Caller
-from bigcluster.runtime.supervisor import from_the_root, supervise
+from bigcluster.runtime.supervisor import supervise, with_absolute_paths
 from bigcluster.units import parse_bytes, parse_count, quoted
 
 if TYPE_CHECKING:
@@ -92,7 +92,7 @@ def run(
     flags = {"k": n_clusters, **settings, **values}
     resolved = resolve_settings(images, out, flags=flags, sets=sets, config=config, fresh=fresh)
     # The listener may change the current folder.
-    resolved = from_the_root(resolved)
+    resolved = with_absolute_paths(resolved)
     limits = resources(memory, workers)
     for note in [
         *reused_settings_notes(resolved.out or "", resolved, flags, sets, config=config, fresh=fresh),

@@ -16,15 +16,23 @@ listing.py makes the lists that `bigcluster models` prints.
 """
 
 from bigcluster.models.listing import images_per_second, list_networks, show_network
-from bigcluster.models.network import ClassProbability, MemoryUse, Network, NoFeaturesError, Options, Seen, open_network
+from bigcluster.models.network import (
+    ClassProbability,
+    Description,
+    MemoryUse,
+    Network,
+    NoFeaturesError,
+    Options,
+    open_network,
+)
 
 __all__ = [
     "ClassProbability",
+    "Description",
     "MemoryUse",
     "Network",
     "NoFeaturesError",
     "Options",
-    "Seen",
     "images_per_second",
     "list_networks",
     "open_network",

@@ -2,7 +2,7 @@
 
 network = open_network("mobilenetv2")        # or the path of an ONNX file
 network.features(picture)                    # (h, w, 3) uint8 -> (n_features,) float32
-network.look(picture)                        # the features and the classes, from one computation
+network.describe(picture)                    # the features and the classes, from one computation
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class ClassProbability:
 
 
 @dataclass(frozen=True)
-class Seen:
+class Description:
     """The features and classes of one picture."""
 
     features: NDArray[np.float32]
@@ -311,14 +311,14 @@ class Network:
             raise NoFeaturesError(f"the network gives {len(vector)} values, expected {self.n_features}")
         return vector
 
-    def look(self, picture: NDArray[np.uint8]) -> Seen:
+    def describe(self, picture: NDArray[np.uint8]) -> Description:
         """Describe a picture and name its most probable classes, in one computation. picture : as for `features`.
 
         Raises NoFeaturesError as `features` does, and where the scores of the classes are not finite.
         """
         values = self._run(picture)
         features = self._vector(values[0])
-        return Seen(features, self._most_probable(values[-1]) if self._logits is not None else ())
+        return Description(features, self._most_probable(values[-1]) if self._logits is not None else ())
 
     def _most_probable(self, logits: NDArray[Any]) -> tuple[ClassProbability, ...]:
         scores = logits.reshape(-1).astype(np.float64)

@@ -49,17 +49,17 @@ class _LostError(Exception):
     stderr_tail: str
 
 
-def from_the_root(settings: Settings) -> Settings:
+def with_absolute_paths(settings: Settings) -> Settings:
     """Return the settings with absolute paths: `images`, `out`, and `features` where it names a file."""
     return replace(
         settings,
         images=settings.images and absolute(settings.images),
         out=settings.out and absolute(settings.out),
-        features=_features_from_the_root(settings.features),
+        features=_absolute_features(settings.features),
     )
 
 
-def _features_from_the_root(features: str) -> str:
+def _absolute_features(features: str) -> str:
     return absolute(features) if is_file_of_features(features) else features
 
 
@@ -84,8 +84,8 @@ def supervise(
     isolate_rows: list[tuple[int, int]] = []
     arguments |= {name: absolute(arguments[name]) for name in _PATHS if name in arguments}
     if arguments.get("features") is not None:
-        arguments["features"] = _features_from_the_root(arguments["features"])
-    settings = from_the_root(settings)
+        arguments["features"] = _absolute_features(arguments["features"])
+    settings = with_absolute_paths(settings)
     while True:
         request = {
             "task": task,

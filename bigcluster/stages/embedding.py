@@ -225,7 +225,7 @@ class NetworkEmbedding:
         del row
         assert view is not None
         try:
-            seen = self.network.look(view)
+            seen = self.network.describe(view)
         except NoFeaturesError as error:
             return str(error)
         if not np.isfinite(seen.features).all():
@@ -293,5 +293,5 @@ def open_embedding(
     )
     black = np.zeros((network.height, network.width, 3), np.uint8)
     begin = perf_counter()
-    network.look(black)
+    network.describe(black)
     return NetworkEmbedding(network, chosen.normalize == "l2", chosen.classes, perf_counter() - begin)
