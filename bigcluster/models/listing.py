@@ -15,7 +15,7 @@ from bigcluster.models import fetch
 from bigcluster.models.graph import NetworkGraph
 from bigcluster.models.network import Network, Source, find_source, input_size, layout_of, open_network
 from bigcluster.models.pooling import pooling_of
-from bigcluster.models.registry import registry
+from bigcluster.models.registry import Entry, registry
 from bigcluster.models.session import open_session, run_first
 from bigcluster.runtime.blas import available_cores
 from bigcluster.runtime.events import Listener, silent
@@ -32,14 +32,13 @@ def list_networks(*, measure: bool = True) -> list[dict[str, Any]]:
     measure : whether the speed of those on this machine is measured, on all cores, for about a second each.
     `fault` says why a file cannot be used, and is None otherwise.
     """
-    return [_entry(name, measure) for name in registry()]
+    return [_row(entry, measure) for entry in registry().values()]
 
 
-def _entry(name: str, measure: bool) -> dict[str, Any]:
-    entry = registry()[name]
+def _row(entry: Entry, measure: bool) -> dict[str, Any]:
     first = entry.files[0]
     row: dict[str, Any] = {
-        "name": name,
+        "name": entry.name,
         "about": entry.about,
         "licence": entry.licence,
         "bytes": first.n_bytes,
@@ -54,7 +53,7 @@ def _entry(name: str, measure: bool) -> dict[str, Any]:
         if stored is not None:
             row |= {"file": str(stored.path), "bytes": stored.path.stat().st_size, "note": stored.note}
             if measure:
-                row["images_per_second"] = round(images_per_second(open_network(name, offline=True)), 1)
+                row["images_per_second"] = round(images_per_second(open_network(entry.name, offline=True)), 1)
     except ModelError as error:
         row["fault"] = str(error)
     return row

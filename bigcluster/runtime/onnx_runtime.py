@@ -1,7 +1,7 @@
-"""The one place that imports ONNX Runtime: with its telemetry off.
+"""This module imports ONNX Runtime with its telemetry off. No other module imports it.
 
-Official builds, 1.32 among them, write an identifier of the machine into the cache folder of the user on import, and
-send events to Microsoft. Source: Privacy.md of ONNX Runtime. Nothing that works on people's pictures may do that.
+On import, official builds, 1.32 among them, write an identifier of the machine into the cache folder of the user, and
+send events to Microsoft. Source: Privacy.md of ONNX Runtime. A program that reads private pictures must not do that.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ import os
 from typing import Any
 
 _SWITCH = "ORT_DISABLE_TELEMETRY"
-"""The environment variable that ONNX Runtime reads when it is imported, and never again."""
+"""The environment variable that turns telemetry off. ONNX Runtime reads it only when it is imported."""
 
 
 def onnx_runtime() -> Any:

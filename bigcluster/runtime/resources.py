@@ -37,6 +37,7 @@ class Allowed:
 
     n_bytes: int
     limit: str
+    """The name of the limit, such as `cgroup limit`."""
 
     @property
     def shown(self) -> str:

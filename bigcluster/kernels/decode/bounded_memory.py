@@ -20,13 +20,13 @@ _LIARS = (
 _BOX = b"ftyp"
 """From the fifth byte on: AVIF and HEIF."""
 HEAD_BYTES = 32
-"""First bytes of a file, in which every format can be recognized, and where the canvas of a WebP file stands."""
+"""Bytes at the start of a file in which every format can be recognized, and which have the size of a WebP canvas."""
 
 _MOST_HEADER_BYTES = 1 << 20
 """Of metadata, to which the decode may add copies: colour profiles and previews of cameras have some hundred KB."""
 _MOST_PARTS = 4096
-"""Segments of a JPEG before its picture, some dozen with a colour profile and a preview; chunks of a PNG: writers put
-8 KiB or more of pixels into one."""
+"""Segments of a JPEG before its picture, and chunks of a PNG, at most. A JPEG with a colour profile and a preview has
+some dozen segments; writers of PNG put 8 KiB or more of pixels into a chunk."""
 _MOST_COMPRESSED_BYTES = 8 << 10
 """Of compressed text in a PNG, which may unfold to 8 MiB."""
 _MOST_EXTENSION_BYTES = 64 << 10
@@ -114,7 +114,7 @@ def _is_bounded_gif(file: Any) -> bool:
     if len(data) < 13:
         return True  # it ends early
     at = 13 + (3 << (data[10] & 7) + 1 if data[10] & 0x80 else 0)
-    while at + 2 < len(data) and data[at] == 0x21:
+    while at + 2 < len(data) and data[at] == 0x21:  # an extension block
         at += 2
         while at < len(data) and data[at]:
             at += 1 + data[at]

@@ -13,11 +13,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 ORIENTATION = 274
-"""The tag of how a picture is to be turned."""
+"""The tag that says how a picture has to be turned."""
 _CODES = {1: "B", 3: "H", 4: "I", 5: "2I", 6: "b", 8: "h", 9: "i", 13: "I", 16: "Q", 17: "q", 18: "Q"}
 """Type of a tag -> struct code, of the integer types and of RATIONAL, which is a numerator and a denominator."""
 _RATIONAL = 5
-"""The type of a value that is two numbers of 32 bits."""
+"""The type of a value that is a fraction: two numbers of 32 bits."""
 _MOST_ENTRIES = 4096
 """Entries of a directory that are looked at; real ones have a few dozen."""
 _MOST_VALUES = 3 << 16

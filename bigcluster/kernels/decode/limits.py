@@ -37,7 +37,7 @@ class Workload:
     """The work of decoding one file, as its header says."""
 
     width: int
-    """Pixels, as the picture is shown; so is `height`."""
+    """In pixels, of the picture as it is shown; so is `height`."""
     height: int
     n_bytes: int
     is_jpeg: bool
@@ -101,11 +101,12 @@ def reduction_of(header: Header, spec: DecodeSpec) -> int:
 
 # Measured bytes for each pixel of the picture.
 DIRECT_GREY, DIRECT_COLOR = 3, 7
-"""OpenCV's picture, the rows of the codec, and what turning and resizing hold beside it; in colour, its grey too."""
+"""For the picture of OpenCV, the rows of the codec, and the copies of turning and resizing; in colour, also for its
+grey."""
 JPEG_COEFFICIENTS = {"L": 2, "RGB": 6}
 """By mode: a progressive JPEG keeps all coefficients, 2 bytes for each sample, until all of its scans are read."""
 INDIRECT, DEEP = 17, 20
-"""Samples of 8 bits by Pillow, and of more than 8 bits, and the conversions after them."""
+"""For samples of 8 bits, and of more than 8 bits, that Pillow decodes, and for the conversions after that."""
 INDIRECT_OF_FORMAT = {"WEBP": 26, "AVIF": 21, "JPEG2000": 26, "HEIF": 26, "JXL": 40}
 """Formats whose codecs hold a picture of their own."""
 

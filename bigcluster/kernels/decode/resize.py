@@ -12,8 +12,8 @@ from numpy.typing import NDArray
 from bigcluster.kernels.decode.samples import BAND_VALUES, WHITE, Pixels
 
 _NORMAL_MEAN, _NORMAL_SCALE = 128.0, 48.0
-"""Mean and standard deviation of a normalized picture, in grey levels: the middle of 0..255, and 2.6 of the deviations
-fit to either side of it."""
+"""Mean and standard deviation of a normalized picture, in grey levels: the middle of 0..255, with room for 2.6 standard
+deviations on either side."""
 
 _ORIENT: dict[int, Callable[[NDArray[Any]], NDArray[Any]]] = {
     1: lambda a: a,

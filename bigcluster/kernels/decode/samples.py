@@ -22,8 +22,8 @@ Pixels: TypeAlias = NDArray[np.uint8]
 WHITE = 255
 """Grey level of white in 8 bits."""
 BAND_VALUES = 1 << 16
-"""Values that are handled at once where intermediates are wider than 8 bits: 512 KiB at most. Those of a whole picture
-would be most of what a decode holds."""
+"""Values that are processed at once where intermediates are wider than 8 bits: 512 KiB at most. Those of a whole
+picture would be most of the memory of a decode."""
 _USUAL_BITS = (8, 10, 12, 14, 16)
 """Bits of a sample that cameras and scanners use."""
 
