@@ -49,7 +49,12 @@ def brute_force(x: Array, k: int, metric: str) -> tuple[Array, Array]:
     """The definition: float64 sums of squared differences, of equal ones the smaller number first."""
     sq = by_definition(x, x, metric)
     np.fill_diagonal(sq, np.inf)
-    ids = np.argsort(sq, axis=1, kind="stable")[:, : min(k, len(x) - 1)]
+    return nearest_by_sorting(sq, min(k, len(x) - 1), metric)
+
+
+def nearest_by_sorting(sq: Array, k: int, metric: str) -> tuple[Array, Array]:
+    """Ids and distances, (n_queries, k), of squared distances, (n_queries, n_rows)."""
+    ids = np.argsort(sq, axis=1, kind="stable")[:, :k]
     nearest = np.take_along_axis(sq, ids, axis=1)
     return ids, (nearest / 2 if metric == "cosine" else np.sqrt(nearest)).astype(np.float32)
 
@@ -146,13 +151,9 @@ def test_brute_force_finds_the_same_for_new_rows(
         patch.setattr(graph, "group_rows", lambda n_rows, n_columns: 16)
         patch.setattr(graph, "SAMPLE_ROWS", sample)
         ids, distances = nearest_to(queries, ArrayRows(x), k, metric=metric)
-    sq = by_definition(queries, x, metric)
-    expected = np.argsort(sq, axis=1, kind="stable")[:, : min(k, n)]
-    nearest = np.take_along_axis(sq, expected, axis=1)
-    np.testing.assert_array_equal(ids, expected)
-    np.testing.assert_array_equal(
-        distances, (nearest / 2 if metric == "cosine" else np.sqrt(nearest)).astype(np.float32)
-    )
+    expected = nearest_by_sorting(by_definition(queries, x, metric), min(k, n), metric)
+    np.testing.assert_array_equal(ids, expected[0])
+    np.testing.assert_array_equal(distances, expected[1])
 
 
 def test_new_rows_must_fit_the_known_ones() -> None:
