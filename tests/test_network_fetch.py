@@ -378,7 +378,7 @@ def test_models_of_any_size_and_offline(cli: Cli, tmp_path: Path, offline_home: 
         ((path, "--set", "seed=3"), 2, "--set may name models.offline, not seed"),
         (("squeezenet", "--set", "models.offline=true"), 1, "by hand: fetch https://"),
         (("dinov2-small",), 1, "no address and digest"),
-        (("nothing",), 2, "is neither a network"),
+        (("nothing",), 2, "model: 'nothing' is neither a network"),
     ):
         ran = cli("models", "show", *arguments)
         assert ran.code == code, ran.err

@@ -100,7 +100,7 @@ def show_network(
 
     size : (width, height) of the input in pixels, for a network that takes any size. Raises what `open_network` does.
     """
-    source = find_source(name_or_path, offline=offline, listener=listener)
+    source = find_source(name_or_path, named_by="model", offline=offline, listener=listener)
     graph = NetworkGraph(source.file)
     preprocessing = source.preprocessing
     width, height = input_size(graph, preprocessing, size)

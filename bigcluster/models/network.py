@@ -107,10 +107,16 @@ class NoFeaturesError(ModelError):
 
 
 def find_source(
-    name_or_path: str, *, offline: bool = False, most_bytes: int | None = None, listener: Listener = silent
+    name_or_path: str,
+    *,
+    named_by: str = "features",
+    offline: bool = False,
+    most_bytes: int | None = None,
+    listener: Listener = silent,
 ) -> Source:
     """Find a network by a name of the registry or by the path of its file, and read it.
 
+    named_by : the setting or argument that names it, for messages.
     offline : whether downloads are forbidden. most_bytes : bytes of memory that reading may take; None for no limit.
     listener : called with the events of a download.
     Raises ModelError for a network that cannot be used, FetchError where a download fails, MemoryBudgetError for a file
@@ -124,8 +130,8 @@ def find_source(
             raise ModelError(f"{stored.path} was changed while it was read; give the command again")
         return _source(entry.name, entry.licence, stored.path, file, stored.known.preprocessing, stored.note)
     path = Path(name_or_path)
-    if not is_there(path):
-        registry.find(name_or_path)  # raises ModelError, since the name is not in the registry
+    if not is_there(path, named_by):
+        registry.find(name_or_path, named_by)  # raises ModelError, since the name is not in the registry
     if path.is_dir():
         raise ModelError(f"{path} is a folder; give the ONNX file in it")
     file = read_onnx(path, most_bytes)

@@ -74,14 +74,18 @@ def _entry(name: str, values: dict[str, Any]) -> Entry:
     return Entry(name, values["about"], values["licence"], tuple(files))
 
 
-def find(name: str) -> Entry:
-    """Return a network by its name. Raises ModelError, with the nearest names, where there is none."""
+def find(name: str, named_by: str = "features") -> Entry:
+    """Return a network by its name. named_by : what names it, for the message.
+
+    Raises ModelError, with the nearest names, where there is none.
+    """
     entry = registry().get(name)
     if entry is not None:
         return entry
     near = difflib.get_close_matches(name, registry(), 3, 0.5) or list(registry())
     raise ModelError(
-        f"{quoted(name)} is neither a network ({', '.join(near)}) nor a file; `bigcluster models` lists the names"
+        f"{named_by}: {quoted(name)} is neither a network ({', '.join(near)}) nor a file; `bigcluster models` lists "
+        "the names"
     )
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 from time import perf_counter
 from typing import Any, Protocol
 
@@ -19,13 +18,10 @@ from numpy.typing import NDArray
 from bigcluster.catalog import Listing
 from bigcluster.catalog.manifest_rows import LEAST_BYTES
 from bigcluster.config import Settings, are_vectors
-from bigcluster.errors import ModelError
 from bigcluster.files.durable import digest_of
 from bigcluster.kernels.decode import View
 from bigcluster.kernels.linalg.unit_length import to_unit_length
 from bigcluster.models import Network, NoFeaturesError, Options, open_network
-from bigcluster.models.beside import is_there
-from bigcluster.models.registry import find
 from bigcluster.planning.feature_shape import FeatureShape
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.stages.vectors import KIND_OF_VECTORS, Vectors
@@ -283,11 +279,6 @@ def open_embedding(
         gray=chosen.gray,
         n_classes=chosen.classes,
     )
-    if not is_there(Path(settings.features)):
-        try:
-            find(settings.features)
-        except ModelError as error:
-            raise ModelError(f"features: {error}") from error
     network = open_network(
         settings.features, options, offline=settings.models.offline, most_bytes=most_bytes, listener=listener
     )
