@@ -59,8 +59,10 @@ def plan_absent(settings: Settings, n_images: int, resources: Resources) -> Plan
         raise ConfigError(
             "size = native is that of the pictures, and there are none to look at: use --size WIDTHxHEIGHT"
         )
-    embedding = open_embedding(settings, images=settings.images, store_rows=False)
-    shape = None if embedding is None else shape_of(embedding)
+    embedding, shape = open_embedding(settings, images=settings.images, store_rows=False), None
+    if embedding is not None:
+        shape = shape_of(embedding)
+        embedding.release()
     return make_plan(settings, n_images, image_size_of(settings.size), resources, features=shape)
 
 

@@ -268,17 +268,13 @@ def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[s
 
 
 def _pages(job: Job, store: Store, missing: set[str], quick: bool) -> Iterator[Damage]:
-    """Compare the files of the report and of a profile with the lists of written files. A quick check only finds
-    them."""
+    """Compare the files of the report and of a profile with the lists of written files. A quick check reads none of
+    them: it compares their sizes."""
     for stage, created in ((REPORT, report.CREATED), (profiles.FOLDER, profiles.CREATED)):
         tree = OwnedTree.of(job.out, stage, created)
         if stage in missing or tree.owned.read() is None:
             continue
         if not tree.is_whole():
-            yield Damage(
-                tree.folder,
-                stage,
-                _LOST_PAGES,
-            )
+            yield Damage(tree.folder, stage, _LOST_PAGES)
         if not quick:
             yield from (Damage(f"{tree.folder}/{file}", stage, what) for file, what in tree.damaged())

@@ -19,7 +19,7 @@ from bigcluster.outputs.entry_recovery import LABELS, is_same, labelled_files, l
 from bigcluster.outputs.folders import FOLDER
 from bigcluster.planning.stage_names import OUTPUT
 from bigcluster.store import Damage
-from bigcluster.units import EXAMPLES
+from bigcluster.units import EXAMPLES, counted
 
 
 @dataclass
@@ -42,7 +42,7 @@ class FolderAudit:
         """Yield one sentence for each kind of change."""
         for kind, number in sorted(self.sources.items()):
             examples = ", ".join(self.examples[kind]) + (", ..." if number > EXAMPLES else "")
-            yield f"{number} image{'s' * (number > 1)} {kind} since the run: {examples}"
+            yield f"{counted(number, 'image')} {kind} since the run: {examples}"
 
 
 def audit(out: Path, root: Path, made: Owned | None, *, sample: int | None = None) -> FolderAudit:
@@ -72,7 +72,7 @@ def audit(out: Path, root: Path, made: Owned | None, *, sample: int | None = Non
 
 
 def _moved(n_entries: int) -> str:
-    entries = "1 entry" if n_entries == 1 else f"{n_entries} entries"
+    entries = "1 entry" if n_entries == 1 else f"{n_entries:,} entries"
     return (
         f"is not there under this name ({entries}): the folder was renamed, moved or deleted; the next run makes it "
         "again and leaves a renamed one as it is; to arrange pictures in your own way, copy clusters/ out of OUT"

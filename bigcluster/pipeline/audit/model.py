@@ -59,10 +59,9 @@ def load(store: Store) -> Stored:
         return Stored(ingested.payload["n_blocks"], None, None, None, None, read_ledger)
     if extracted is not None and extracted.payload["images"] != ingested.fingerprint:
         extracted = None
-    images = ingested.fingerprint
-    if fitted is not None and not _are_of(fitted, images, images):
+    if fitted is not None and not _are_of(fitted, ingested):
         fitted = None
-    if clustered is not None and not _are_of(clustered, images, images):
+    if clustered is not None and not _are_of(clustered, ingested):
         clustered = None
     if clustered is not None and fitted is not None and clustered.payload["reduction"] != "none":
         unit_length = recipe.payload.get("embedding", {"unit_length": False})["unit_length"]
@@ -72,9 +71,9 @@ def load(store: Store) -> Stored:
     return Stored(ingested.payload["n_blocks"], recipe, extracted, fitted, clustered, read_ledger)
 
 
-def _are_of(mark: Mark, images: str, features: str) -> bool:
-    """Return whether the results of a stage were made from these images and features."""
-    return bool(mark.payload["images"] == images and mark.payload["features"] == features)
+def _are_of(mark: Mark, ingested: Mark) -> bool:
+    """Return whether the results of a stage were made from the images of this ingest and from their features."""
+    return {mark.payload["images"], mark.payload["features"]} == {ingested.fingerprint}
 
 
 def _sized(store: Store, stage: str) -> Mark | None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import os
 from collections.abc import Callable, Iterable, Iterator
+from functools import cache, partial
 from itertools import zip_longest
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from bigcluster.outputs import manifest_copy, tables
 from bigcluster.outputs.summary import names_of_clusters, read_summary
 from bigcluster.pipeline.audit.model import Stored
 from bigcluster.planning.stage_names import OUTPUT, REDUCE
-from bigcluster.stages.classes import classes_of_clusters, load_classes
+from bigcluster.stages.classes import ClusterClasses, classes_of_clusters, load_classes
 from bigcluster.stages.cluster import load_labels, load_membership
 from bigcluster.store import Damage, Store
 
@@ -36,12 +37,13 @@ Row = list[str]
 def audit(out: Path, store: Store, stored: Stored) -> Iterator[Damage]:
     """Yield the damage of the files of a finished run, at most one for each file."""
     digests, ledger = results.listed_files(store.marks), stored.read_ledger()
+    read_classes = cache(partial(_classes_of_clusters, store, stored, ledger))
     compare: dict[str, Callable[[Path], str | None]] = {
-        "labels.csv": lambda path: _compare_labels(path, store, stored, ledger),
+        "labels.csv": lambda path: _compare_labels(path, store, stored, ledger, read_classes()),
         "images.csv": lambda path: _compare_images(path, ledger),
         "classes.csv": lambda path: _compare_classes(path, store, ledger),
         "variance.csv": lambda path: _compare_variance(path, store, stored),
-        results.SUMMARY: lambda path: _compare_summary(path, store, stored, ledger),
+        results.SUMMARY: lambda path: _compare_summary(path, store, stored, ledger, read_classes()),
     }
     for name in sorted(digests.keys() - {RUN_TOML}):
         what = _difference(out / name, compare.get(name), digests[name])
@@ -49,6 +51,15 @@ def audit(out: Path, store: Store, stored: Stored) -> Iterator[Damage]:
             yield Damage(name, OUTPUT, what)
     if what := _difference_of_list(out, store):
         yield Damage(MANIFEST, manifest_copy.MARK, what)
+
+
+def _classes_of_clusters(store: Store, stored: Stored, ledger: Ledger) -> ClusterClasses | None:
+    """Return the classes that stand out in each cluster; None where no classes or no clusters are stored."""
+    classes = None if stored.clustered is None else load_classes(store, ledger.ok)
+    if classes is None or stored.clustered is None:
+        return None
+    n_clusters = stored.clustered.payload["n_clusters"]
+    return classes_of_clusters(classes, load_labels(store, n_clusters), n_clusters)
 
 
 def _difference_of_list(out: Path, store: Store) -> str | None:
@@ -83,23 +94,18 @@ def _difference(path: Path, compare: Callable[[Path], str | None] | None, digest
     return what or ("is not what was written" if digest_of_file(path) != digest else None)
 
 
-def rows_of(path: Path) -> Iterator[Row]:
-    """Yield the rows of a CSV file."""
-    yield from read_rows(path)
-
-
-def _compare_labels(path: Path, store: Store, stored: Stored, ledger: Ledger) -> str | None:
+def _compare_labels(
+    path: Path, store: Store, stored: Stored, ledger: Ledger, classes: ClusterClasses | None
+) -> str | None:
     """Compare the label, distance, runner-up, margin, status and name of every row, and the paths of the good rows."""
     if stored.clustered is None:
         return None
-    n_clusters = stored.clustered.payload["n_clusters"]
-    membership, classes = load_membership(store, n_clusters), load_classes(store, ledger.ok)
-    named = None if classes is None else classes_of_clusters(classes, membership.labels, n_clusters)
-    columns = tables.LABEL_COLUMNS if named is None else (*tables.LABEL_COLUMNS, tables.CLUSTER_NAME)
+    membership = load_membership(store, stored.clustered.payload["n_clusters"])
+    columns = tables.LABEL_COLUMNS if classes is None else (*tables.LABEL_COLUMNS, tables.CLUSTER_NAME)
     width, places = len(tables.LABEL_COLUMNS) - 2, len(columns)  # without path and file
     written = ((row[0], row[1 : 1 + width] + row[2 + width : places]) for row in _body(path, columns))
     cells = (
-        [*cells] if named is None else [*cells, tables.cluster_name_cell(named, cells[0])]
+        [*cells] if classes is None else [*cells, tables.cluster_name_cell(classes, cells[0])]
         for cells in tables.label_cells(ledger, membership)
     )
     keys = (key.tobytes() for key in store.load("row_keys").astype("<u8"))
@@ -137,7 +143,7 @@ def _compare_variance(path: Path, store: Store, stored: Stored) -> str | None:
 
 def _body(path: Path, header: Iterable[str]) -> Iterator[Row]:
     """Yield the rows after the header. Raises ValueError where the header is another one."""
-    rows, columns = rows_of(path), list(header)
+    rows, columns = read_rows(path), list(header)
     if next(rows, [])[: len(columns)] != columns:
         raise ValueError("another header")
     return rows
@@ -150,7 +156,9 @@ def _first_difference(written: Iterable[list[Any]], expected: Iterable[list[Any]
     return None
 
 
-def _compare_summary(path: Path, store: Store, stored: Stored, ledger: Ledger) -> str | None:
+def _compare_summary(
+    path: Path, store: Store, stored: Stored, ledger: Ledger, classes: ClusterClasses | None
+) -> str | None:
     summary = read_summary(path, None if stored.clustered is None else stored.clustered.payload["n_clusters"])
     counts, statuses = summary["counts"], ledger.counts()
     if counts["listed"] != counts["ok"] + counts["failed"] or counts["listed"] != statuses.total():
@@ -161,10 +169,8 @@ def _compare_summary(path: Path, store: Store, stored: Stored, ledger: Ledger) -
         return None
     n_clusters = stored.clustered.payload["n_clusters"]
     sizes = np.bincount(load_labels(store, n_clusters), minlength=n_clusters).tolist()
-    classes = load_classes(store, ledger.ok)
-    named = None if classes is None else classes_of_clusters(classes, load_labels(store, n_clusters), n_clusters)
-    told = names_of_clusters(named, n_clusters)
-    if any(summary.get(name) != value for name, value in told.items()):
+    names = names_of_clusters(classes, n_clusters)
+    if any(summary.get(name) != value for name, value in names.items()):
         return "has other names of clusters than the store"
     if summary["cluster_sizes"] != sizes or summary["inertia"] != stored.clustered.payload["inertia"]:
         return "has other clusters than the store"
