@@ -25,11 +25,12 @@ NAME_PARTS = 2
 """Classes in the suggested name of a cluster: with one, a cluster of several things would be called by one of them.
 Chosen, not measured."""
 LEAST_SHARE = 0.1
-"""Share of the images of a cluster that must have a class, for which the cluster may be named. Chosen, not measured."""
+"""Share of the images of a cluster that must have a class, so that the class can stand out. Chosen, not measured."""
 LEAST_IMAGES = 2
-"""The number of them, unless the cluster has a single image."""
+"""Number of images of a cluster that must have a class, so that the class can stand out; 1 in a cluster of one image.
+Chosen: what a single image shows says nothing about the others."""
 _NAME_CHARACTERS = 40
-"""Characters of a class in the name of a cluster, at most; almost all of ImageNet have less."""
+"""Characters of a class in the name of a cluster, at most: almost all classes of ImageNet have fewer."""
 
 
 @dataclass(frozen=True)
@@ -92,11 +93,11 @@ class ClusterClasses:
 
     def name(self, cluster: int) -> str:
         """Return the suggested name of a cluster: its first classes, each by its first synonym; "" without any."""
-        return ", ".join(dict.fromkeys(_short(one.name) for one in self.of(cluster)[:NAME_PARTS]))
+        return ", ".join(dict.fromkeys(_short(chosen.name) for chosen in self.of(cluster)[:NAME_PARTS]))
 
 
 def _short(name: str) -> str:
-    """ "jean, blue jean, denim" -> "jean"."""
+    """Return the first synonym of a class: "jean, blue jean, denim" -> "jean"."""
     first = name.partition(",")[0].strip()
     return first if len(first) <= _NAME_CHARACTERS else f"{first[: _NAME_CHARACTERS - 1]}…"
 
@@ -116,11 +117,12 @@ def classes_of_clusters(classes: ImageClasses, labels: NDArray[np.int32], n_clus
     """
     n_classes, sizes = len(classes.names), np.bincount(labels, minlength=n_clusters)
     at_once = max(1, CLASS_COUNT_BYTES // (4 * n_classes))
-    of_all = np.zeros(n_classes, np.int64)
+    totals = np.zeros(n_classes, np.int64)
     for start, stop in classes.blocks:
-        of_all += np.bincount(classes.read(start, stop)[0].reshape(-1), minlength=n_classes)
+        totals += np.bincount(classes.read(start, stop)[0].reshape(-1), minlength=n_classes)
+    shares_of_all = totals / len(labels)
     shape = (n_clusters, CLASSES_OF_A_CLUSTER)
-    found = ClusterClasses(
+    result = ClusterClasses(
         classes.names, np.full(shape, -1, np.int32), np.zeros(shape, np.float32), np.zeros(shape, np.float32)
     )
     for first, last in spans(n_clusters, at_once):
@@ -131,18 +133,22 @@ def classes_of_clusters(classes: ImageClasses, labels: NDArray[np.int32], n_clus
             numbers = classes.read(start, stop)[0][inside]
             np.add.at(counts, (block[inside, np.newaxis] - first, numbers), 1)
         for cluster in range(first, last):
-            _choose(found, cluster, counts[cluster - first], int(sizes[cluster]), of_all / len(labels))
-    return found
+            _choose(result, cluster, counts[cluster - first], int(sizes[cluster]), shares_of_all)
+    return result
 
 
 def _choose(
-    found: ClusterClasses, cluster: int, counts: NDArray[np.int32], size: int, of_all: NDArray[np.float64]
+    result: ClusterClasses, cluster: int, counts: NDArray[np.int32], size: int, shares_of_all: NDArray[np.float64]
 ) -> None:
-    """Set the row of a cluster. counts : (n_classes,), its images with each class. of_all : shares of all images."""
-    often = np.flatnonzero(counts >= max(min(LEAST_IMAGES, size), LEAST_SHARE * size))
-    share = counts[often] / size
-    lift = share / of_all[often]
+    """Set the row of a cluster in `result`.
+
+    counts : (n_classes,), the number of images of the cluster with each class. size : the images of the cluster.
+    shares_of_all : (n_classes,), the share of all images with each class.
+    """
+    frequent = np.flatnonzero(counts >= max(min(LEAST_IMAGES, size), LEAST_SHARE * size))
+    share = counts[frequent] / size
+    lift = share / shares_of_all[frequent]
     best = np.argsort(-share * np.log(lift), kind="stable")[:CLASSES_OF_A_CLUSTER]
     best = best[lift[best] > 1]
-    found.numbers[cluster, : len(best)] = often[best]
-    found.shares[cluster, : len(best)], found.lifts[cluster, : len(best)] = share[best], lift[best]
+    result.numbers[cluster, : len(best)] = frequent[best]
+    result.shares[cluster, : len(best)], result.lifts[cluster, : len(best)] = share[best], lift[best]

@@ -30,7 +30,7 @@ from bigcluster.units import printable
 
 KIND_OF_NETWORK = "network"
 _SHOWN_CHARACTERS = 200
-"""Characters of the name of a layer that are shown, at most: exporters write names of up to about 100."""
+"""Characters of the name of a layer that are shown, at most. Chosen: exporters write names of up to about 100."""
 
 
 class Embedding(Protocol):
@@ -46,7 +46,7 @@ class Embedding(Protocol):
 
     @property
     def facts(self) -> dict[str, str | int | bool]:
-        """What people are told of it beside its name, in one line each: in summary.json and in the report."""
+        """The values that summary.json and the report show beside the name, each in one line."""
 
     @property
     def n_features(self) -> int: ...
@@ -77,24 +77,26 @@ class Embedding(Protocol):
 
     @property
     def shared_bytes(self) -> int:
-        """Bytes that are held once, whatever the number of threads."""
+        """The bytes of memory that all threads share."""
 
     @property
     def thread_bytes(self) -> int:
-        """Bytes that each decoding thread holds."""
+        """The bytes of memory that each decoding thread adds."""
 
     @property
     def seconds(self) -> float:
-        """Seconds that one thread takes for a row, beside those of the decode."""
+        """The seconds that one thread takes for the features of a row. The decode is not included."""
 
     def listed(self, listing: Listing) -> None:
-        """Learn which images there are. It is called once, before the first row is filled.
+        """Take note of the images. It is called once, before the first row is filled.
+
+        listing : the listed images; `fill` gets their row numbers.
 
         Raises UsageError where none of the images can have features.
         """
 
     def release(self) -> None:
-        """Give the memory back, when no more rows are to be filled."""
+        """Free the memory. It is called when no more rows will be filled, and may be called again."""
 
     def fill(self, row: int, view: NDArray[np.uint8] | None, out: NDArray[Any]) -> str:
         """Write the values of a listed row to `out`, (n_row_values,) of `dtype`.
@@ -131,7 +133,7 @@ def names_digest(names: Iterable[str]) -> str:
 
 
 def description_of(embedding: Embedding) -> dict[str, Any]:
-    """Return what is stored with the pixels about their features, as JSON values."""
+    """Return what the store says of the features, as JSON values. It is stored with the recipe of the pixels."""
     return {
         "kind": embedding.kind,
         "name": embedding.name,

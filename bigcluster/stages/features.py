@@ -39,7 +39,7 @@ class Features:
     name: str
     """What made them, for people: `pixels`, or the name of the network."""
     facts: dict[str, Any] = field(default_factory=dict)
-    """What people are told of it beside its name; empty for pixels."""
+    """The values that summary.json and the report show beside the name; empty for pixels."""
     unit_length: bool = False
     """Whether rows have the length 1, so that scores are scaled to it too."""
     stored_mean: Float64Array | None = None
@@ -75,7 +75,8 @@ def is_unit_length(store: Store) -> bool:
 
 
 def features_of(context: Context, ingested: Ingested) -> Features:
-    """Return the features that ingest has stored; the mean of those that are not pixels is computed where it is new.
+    """Return the features that ingest has stored; the mean of those that are not pixels is computed where it is
+    missing.
 
     Raises StoreError where the store does not say what they are.
     """
@@ -109,6 +110,6 @@ def load_features(store: Store, ingested: Ingested) -> Features:
         kind=embedding["kind"],
         name=embedding["name"],
         facts=embedding["facts"],
-        unit_length=is_unit_length(store),
+        unit_length=embedding["unit_length"],
         stored_mean=store.load(_MEAN) if is_new else None,
     )

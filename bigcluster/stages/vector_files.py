@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from bigcluster.catalog.manifest_rows import ENDED, MOST_SAID, NO_PYARROW, TOO_LARGE, UNFOLDED_TIMES, why_unread
 from bigcluster.errors import InputChangedError, StoreError, UsageError
-from bigcluster.files.bounded import UnfitFileError, open_regular
+from bigcluster.files.bounded import open_regular
 from bigcluster.runtime.processes import start_python
 from bigcluster.units import MIB, counted, show_bytes
 
@@ -57,8 +57,6 @@ class SourceFile:
                 before, digest = _identity(os.fstat(file.fileno())), sha256()
                 while data := file.read(_READ_BYTES):
                     digest.update(data)
-        except UnfitFileError as error:
-            raise UsageError(f"cannot read the {what} {path}: {error.strerror}") from error
         except OSError as error:
             raise UsageError(f"cannot read the {what} {path}: {error.strerror or error}") from error
         source = cls(path, digest.hexdigest(), before)

@@ -37,8 +37,12 @@ VECTOR_COLUMN = "vector"
 _NAMES_AT_ONCE = 1 << 16
 """Names of images that are compared at a time: their hashes take 2 MiB."""
 _SECONDS = 2e-5
-"""Seconds of one thread for a row: it is read from the page cache and checked. Measured with 768 values."""
+"""Seconds of one thread for a row, which is read from the page cache and checked. Measured with 768 values."""
 _NO_ROW = -1
+"""Stands for the number of a vector where an image has none."""
+_COPIES = 4
+"""Sizes of a float32 vector that a thread needs at once: the vector, its quotient by its length in float64 (2), and the
+result."""
 
 
 class Vectors:
@@ -62,9 +66,9 @@ class Vectors:
     ) -> None:
         """Open the vectors that the settings name, and check them.
 
-        images : the images that the vectors are of, of which `column:NAME` takes the manifest. most_bytes : what the
-        budget leaves for reading. listener : hears of vectors without an image. store_rows : False for a plan, which
-        needs no row.
+        images : the images of the call; `column:NAME` is a column of this manifest. most_bytes : the bytes that reading
+        may take. listener : gets a note about vectors without an image. store_rows : False for a plan, which reads no
+        row.
         Raises ConfigError where IMAGES has no such column, UsageError for files that cannot be used.
         """
         self.unit_length = settings.embedding.normalize == "l2"
@@ -112,7 +116,7 @@ class Vectors:
 
     @property
     def thread_bytes(self) -> int:
-        return self._rows.row_bytes + 4 * self.n_features * np.dtype(self.dtype).itemsize
+        return self._rows.row_bytes + _COPIES * self.n_features * np.dtype(self.dtype).itemsize
 
     def release(self) -> None:
         self._rows.close()
@@ -186,7 +190,7 @@ def _place(features: str, images: str | None) -> tuple[Path, str]:
 def _scratch_folder(out: str | None) -> Path:
     """Return the folder for the unnamed file: OUT or the nearest folder above it, where the results have room."""
     if out is not None:
-        folder = next(one for one in (Path(out), *Path(out).parents) if one.is_dir())
+        folder = next(path for path in (Path(out), *Path(out).parents) if path.is_dir())
         if os.access(folder, os.W_OK | os.X_OK):
             return folder
     return Path(tempfile.gettempdir())
@@ -206,13 +210,13 @@ def _positions(names: StringArray, listing: Listing, paths: Path) -> NDArray[np.
             raise UsageError(
                 f"{paths} names {names[first]} twice, in its rows {first + 1} and {second + 1}; an image has one vector"
             )
-    found = np.full(len(listing), _NO_ROW, np.int64)
+    positions = np.full(len(listing), _NO_ROW, np.int64)
     for start, stop in spans(len(listing), _NAMES_AT_ONCE):
-        wanted = [joined(listing.root, listing.names[row]) for row in range(start, stop)]
-        of_wanted = name_keys(wanted)
-        left = np.searchsorted(keys, of_wanted, "left")
-        right = np.searchsorted(keys, of_wanted, "right")
+        listed = [joined(listing.root, listing.names[row]) for row in range(start, stop)]
+        listed_keys = name_keys(listed)
+        left = np.searchsorted(keys, listed_keys, "left")
+        right = np.searchsorted(keys, listed_keys, "right")
         for i in np.flatnonzero(right > left).tolist():  # more than one only where two names have the same hash
-            same = (int(order[at]) for at in range(left[i], right[i]) if names[int(order[at])] == wanted[i])
-            found[start + i] = next(same, _NO_ROW)
-    return found
+            same = (int(order[at]) for at in range(left[i], right[i]) if names[int(order[at])] == listed[i])
+            positions[start + i] = next(same, _NO_ROW)
+    return positions
