@@ -130,9 +130,9 @@ _SPELLINGS = {"grey": "gray", "colour": "color"}
 
 
 COLUMN = "column:"
-"""Begins a value of `features` that names a column of the manifest."""
+"""The first characters of a value of `features` that names a column of the manifest."""
 _VECTOR_SUFFIXES = (".npy", ".parquet")
-"""The files of vectors that `features` may name."""
+"""The suffixes of files of vectors."""
 
 
 def are_vectors(features: str) -> bool:
@@ -148,7 +148,7 @@ def is_file_of_features(features: str) -> bool:
 
 
 def source_of_features(name: str, value: Any) -> str:
-    """Accept gray, color, the name of a network, a file, or column:NAME. Whether there is one is seen later."""
+    """Accept gray, color, the name of a network, a file, or column:NAME. Whether it exists is checked later."""
     value = os.fspath(value) if isinstance(value, os.PathLike) else value
     value = _SPELLINGS.get(value, value) if isinstance(value, str) else value
     if not isinstance(value, str) or not value.strip() or not value.isprintable() or value == COLUMN:

@@ -60,10 +60,10 @@ def resolve(*, flags: Values, sets: Iterable[str], config: str | None, kept: Val
 
 
 def _drop_embedding(merged: Values, features: str, given: list[Values]) -> None:
-    """Remove the settings features.* that do nothing: an earlier run with a network has left them.
+    """Remove the settings features.* that have no effect, which an earlier run with a network has stored.
 
-    features : pixels or vectors; vectors are normalized. given : the levels of this call. Raises ConfigError where one
-    of them has such a setting.
+    features : the value of `features`, which names pixels or vectors; `features.normalize` has an effect on vectors.
+    given : the levels of this call. Raises ConfigError where one of them has a setting without effect.
     """
     kind = "the pixels themselves" if features in PIXELS else "vectors as they are"
     used = () if features in PIXELS else (f"{FEATURES}.normalize",)

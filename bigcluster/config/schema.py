@@ -99,12 +99,12 @@ class EmbeddingSettings:
     pool: str | None = key(
         None,
         optional(one_of("avg", "max", "gem", "flatten", "cls", "mean")),
-        "how a map (avg, max, gem, flatten) or tokens (cls, mean) become one vector; else as its table says",
+        "how a map (avg, max, gem, flatten) or tokens (cls, mean) become one vector; the network has a default",
     )
     resize: str | None = key(
         None,
         optional(one_of("crop", "squash", "pad")),
-        "how an image takes the input size: crop its middle, squash or pad it; else as its table says, or crop",
+        "how an image takes the input size: crop its middle, squash or pad it; the network has a default",
     )
     gray: bool = key(False, yes_or_no, "whether the network sees images in gray, as three equal channels")
     normalize: str = key(
@@ -264,7 +264,7 @@ class Key:
 
 
 def _section(item: Field[Any]) -> str:
-    """The name of the settings below a field, which is its own name where it says no other one."""
+    """Return the first part of the names of the settings below a field: its metadata or its own name says it."""
     section: str = item.metadata.get("section", item.name)
     return section
 

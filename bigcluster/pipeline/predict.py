@@ -68,9 +68,9 @@ def predict(
     """Label `images` by the model in OUT, write the CSV file `to`, and return counts and how unlike the images are.
 
     `beyond_share` and `unlike` are None where the model has too few images.
-    features : vectors of the new images, where those of the model are vectors too; None for the ones that the settings
-    of the model name. embedding : makes the features of new pictures; None where `features` and the settings say what
-    does.
+    features : the vectors of the new images, where those of the model are vectors too; None for the vectors that the
+    settings of the model name. embedding : makes the features of new pictures; None for what `features` and the
+    settings name.
     isolate_rows : pairs (start, stop) of listed rows over which an earlier worker died.
 
     Images of another size are resized as those of the model were. For a model of native size a note says so. Raises
@@ -196,7 +196,10 @@ def _unlike(n_beyond: int, n_ok: int) -> bool:
 
 
 def _with_features(settings: Settings, features: str | None) -> Settings:
-    """Return the settings of the model with the vectors of the new images. Raises ConfigError where it takes none."""
+    """Return the settings of the model with the vectors of the new images.
+
+    Raises ConfigError where the model is not of vectors, or `features` names none.
+    """
     if features is None or features == settings.features:
         return settings
     if not (are_vectors(settings.features) and are_vectors(features)):
@@ -287,7 +290,7 @@ def _one_model(store: Store, version: list[tuple[int, int] | None]) -> Iterator[
 
 
 def _check_embedding(store: Store, embedding: Embedding | None) -> None:
-    """Raise StoreError where the features of new images would not be such as the stored ones are."""
+    """Raise StoreError where the features of new images cannot be compared with the stored ones."""
     stored = stored_embedding(store)
     if stored is None or embedding is None or stored["kind"] != KIND_OF_VECTORS:
         values = ""

@@ -50,7 +50,7 @@ PHOTOS_HINT = (
     "these look like photographs, and pixels group them by tone and layout; to group them by what they show, give "
     "--features mobilenetv2 (14 MB are fetched once) and another OUT, or --replace"
 )
-"""Said once for an OUT: by the first run on pixels of such images."""
+"""The note of the first run in an OUT on the pixels of such images."""
 
 
 def prepare(

@@ -23,13 +23,13 @@ class FeatureShape:
     of_pixels: bool
     """Whether the features are the stored pixels themselves. Others are stored beside the pixels."""
     n_classes: int = 0
-    """How many classes are stored with the features of an image, by number and probability."""
+    """The number of classes that are stored with the features of an image, each with its probability."""
     shared_bytes: int = 0
-    """Bytes of what makes the features, such as a network, while pictures are decoded."""
+    """The bytes of memory that all threads share while pictures are decoded, such as those of a network."""
     thread_bytes: int = 0
-    """Bytes that each decoding thread adds for it."""
+    """The bytes of memory that each decoding thread adds for the features."""
     row_seconds: float = 0.0
-    """Seconds of one thread for the features of one image."""
+    """The seconds of one thread for the features of one image. The decode is not included."""
 
     @property
     def itemsize(self) -> int:

@@ -112,17 +112,18 @@ content."""
 
 
 CLASSES_OF_A_CLUSTER = 3
-"""Classes that are told of a cluster, at most. Chosen, not measured."""
+"""Classes that the results name for a cluster, at most. Chosen, not measured."""
 CLASS_COUNT_BYTES = 8 * MIB
-"""Bytes of the counts of classes in clusters that are made at once. Chosen, not measured."""
+"""Bytes of the counts of classes in the clusters that are counted at once. Chosen, not measured."""
 CLASS_BLOCK_BYTES = 4 * MIB
 """Bytes of the stored classes that are read at once. Chosen, not measured."""
 _CLASS_BLOCKS = 6
-"""Such a block as it is stored, as whole numbers, of some clusters alone, and the places that are counted."""
+"""Sizes of such a block in memory at once: the block as stored, its class numbers as int64, the numbers of the clusters
+that are counted, and the indices of the counts. Counted in the code, not measured."""
 
 
 def project_classes_bytes(n_clusters: int, n_classes: int) -> int:
-    """Return the bytes of the classes of clusters: counts, a block that is counted, and what is told of each cluster.
+    """Return the bytes of the classes of clusters: counts, a block that is counted, and the classes of each cluster.
 
     n_classes : how many classes are stored of each image; 0 where there are none.
     """

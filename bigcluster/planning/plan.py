@@ -32,7 +32,7 @@ class Pictures:
     isolated: bool = False
     """Whether a child decodes some of them, because their headers cannot be trusted."""
     are_photos: bool = False
-    """Whether most look like photographs: JPEGs in colour, and not all of one size, as scans of a catalog are."""
+    """Whether most look like photographs: JPEGs in colour of several sizes. Scans of a catalog have one size."""
 
     @property
     def largest_bytes(self) -> int:

@@ -38,9 +38,9 @@ _SHOWN_DIGITS = 8
 Found = TypeVar("Found")
 
 RECIPE = "recipe"
-"""The name of the mark that stores how the pixels were decoded. It vouches for the table of the names of classes."""
+"""The name of the mark that stores how the pixels were decoded. It has the digest of the table of class names."""
 _CLASS_NAMES = "classes"
-"""What the name of the file of that table begins with."""
+"""The first part of the name of the file of that table."""
 
 
 @dataclass(frozen=True)
@@ -248,7 +248,7 @@ def stored_class_names(store: Store) -> tuple[str, ...]:
             if (len(names), names_digest(names)) == (embedding["n_names"], embedding["names"]):
                 return names
     except (KeyError, ValueError):
-        pass  # told below, as any other damage
+        pass  # the error below is that of any damage
     raise StoreError(f"the names of the classes in {store.root} are missing or damaged; run the job again")
 
 
@@ -334,8 +334,9 @@ def _summarise(
         digests = store.save("ok", ok) | store.save("row_keys", _row_keys(listing, ok))
         digests |= store.save("column_sums", sums)
         done = store.commit(INGEST, chain, digests, payload)
-    found = _from_mark(store, done)
-    return replace(found, blocks_reused=blocks_reused, n_decoded=n_decoded, read_ledger=lambda: ledger)
+    return replace(
+        _from_mark(store, done), blocks_reused=blocks_reused, n_decoded=n_decoded, read_ledger=lambda: ledger
+    )
 
 
 def load_ingested(store: Store) -> Ingested:

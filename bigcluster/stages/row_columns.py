@@ -46,7 +46,7 @@ def require(store: Store, column: RowColumn, make: Callable[[Block], NDArray[Any
     Raises StoreError where the mark or the table of a block is missing or damaged, or a table would become too large,
     and ValueError where `make` returns another shape.
     """
-    found = np.empty((store.array("pixels").shape[0], column.n_values), column.dtype)
+    rows = np.empty((store.array("pixels").shape[0], column.n_values), column.dtype)
     for block, mark, table in tables(store):
         n_rows = len(block.rows)
         values = column.of(table.columns, n_rows)
@@ -55,5 +55,5 @@ def require(store: Store, column: RowColumn, make: Callable[[Block], NDArray[Any
             if values.shape != (n_rows, column.n_values):
                 raise ValueError(f"{column.name}: {values.shape} values for {n_rows} rows of {column.n_values}")
             replace_table(store, block, mark, {**table.columns, column.name: values.reshape(-1)})
-        found[block.start : block.stop] = values
-    return found
+        rows[block.start : block.stop] = values
+    return rows

@@ -31,13 +31,14 @@ from bigcluster.runtime.processes import start_python
 from bigcluster.units import MIB, counted, show_bytes
 
 _HEADER_BYTES = 16 << 10
-"""Bytes of the header of a .npy file, at most; that of a matrix has 128."""
+"""Bytes of the header of a .npy file, at most. Chosen: the header of a matrix has 128."""
 _READ_BYTES = 1 * MIB
 """Bytes that are read or copied at a time. Chosen, not measured."""
 _UNFOLDED_BYTES = 64 * MIB
-"""The most bytes of vectors in a Parquet file: so many, and so many times the bytes of the file."""
+"""The vectors of a Parquet file may have this number of bytes and UNFOLDED_TIMES those of the file. Chosen, not
+measured."""
 _HEADER_LINE_BYTES = 100
-"""Bytes of the line with which the child begins."""
+"""Bytes of the first line of the child, at most. Chosen: a JSON object with one number is shorter."""
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class VectorRows:
 
 @dataclass(frozen=True)
 class _Layout:
-    """Where the vectors stand in a file."""
+    """The position and the type of the vectors in a file."""
 
     offset: int
     """Bytes before the first row."""
@@ -152,9 +153,9 @@ def _layout_of(path: Path, head: bytes, n_bytes: int) -> _Layout:
         else:
             raise ValueError(f"version {version} of the format")
     except (ValueError, TypeError, SyntaxError, TokenError, RecursionError, MemoryError) as error:
-        said = " ".join(str(error).split())
+        reason = " ".join(str(error).split())
         raise UsageError(
-            f"{path} is no file of numpy that can be read: {said:.200}; write it with numpy.save"
+            f"{path} is no file of numpy that can be read: {reason:.200}; write it with numpy.save"
         ) from error
     if dtype.kind != "f" or dtype.itemsize not in (2, 4, 8):
         what = "pickled objects" if dtype.hasobject else f"values of {dtype.str if dtype.names is None else 'records'}"
@@ -168,22 +169,22 @@ def _layout_of(path: Path, head: bytes, n_bytes: int) -> _Layout:
             f"{path} is stored column by column; write it with numpy.save(path, numpy.ascontiguousarray(x))"
         )
     layout = _Layout(begin.tell(), *shape, dtype)
-    held, needed = n_bytes - layout.offset, shape[0] * shape[1] * dtype.itemsize
-    if held != needed:
-        how = "it was cut" if held < needed else "more is appended"
+    n_stored, n_needed = n_bytes - layout.offset, shape[0] * shape[1] * dtype.itemsize
+    if n_stored != n_needed:
+        how = "it was cut" if n_stored < n_needed else "more is appended"
         raise UsageError(
-            f"{path} holds {held} bytes of vectors, and its header says {shape[0]} x {shape[1]} values, {needed} "
+            f"{path} holds {n_stored} bytes of vectors, and its header says {shape[0]} x {shape[1]} values, {n_needed} "
             f"bytes: {how}; write it anew"
         )
     return layout
 
 
 def open_parquet(source: SourceFile, column: str, limit_bytes: int, scratch: Path | None) -> VectorRows:
-    """Unfold a list column of a Parquet file, and check it.
+    """Write the vectors of a list column of a Parquet file one after the other into an unnamed file, and check them.
 
-    limit_bytes : what the child may use beyond Python and pyarrow. scratch : the folder for an unnamed file with the
-    vectors; None to check the column without storing it, and then no row can be read.
-    Raises UsageError for a column that is no such, StoreError where the disk has no room.
+    limit_bytes : the bytes that the child may use beyond Python and pyarrow. scratch : the folder for the unnamed file;
+    None to check the column without storing it, and then no row can be read.
+    Raises UsageError for a column that does not hold vectors of one length, StoreError where the disk has no room.
     """
     path = source.path
     try:
@@ -201,9 +202,9 @@ def open_parquet(source: SourceFile, column: str, limit_bytes: int, scratch: Pat
         )
         try:
             n_features, n_bytes = _copy(child, path, file, _UNFOLDED_BYTES + UNFOLDED_TIMES * source.identity[0])
-            said = child.stderr.read(MOST_SAID).decode(errors="replace").strip().splitlines()  # type: ignore[union-attr]
+            lines = child.stderr.read(MOST_SAID).decode(errors="replace").strip().splitlines()  # type: ignore[union-attr]
             if child.wait() != 0:
-                raise UsageError(_why(path, said[-1] if said else ENDED, limit_bytes))
+                raise UsageError(_why(path, lines[-1] if lines else ENDED, limit_bytes))
         finally:
             child.kill()
             child.wait()

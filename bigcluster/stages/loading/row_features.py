@@ -1,4 +1,4 @@
-"""What the loader asks for the features of a picture that it has just decoded: a network, or vectors of the user."""
+"""The protocol by which the loader gets the features of a picture that it has just decoded."""
 
 from __future__ import annotations
 
@@ -15,5 +15,5 @@ class RowFeatures(Protocol):
         """Write the features of a listed row to `out`, (n_row_values,).
 
         view : (height, width, n_channels), the second picture of the decode; None where the spec has no view.
-        Returns "" or, in one line, why the row has no finite features. What is in `out` does not count then.
+        Returns "" or, in one line, why the row has no finite features; then the content of `out` is not used.
         """
