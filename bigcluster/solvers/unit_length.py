@@ -1,4 +1,4 @@
-"""A row source whose rows have the length 1, whatever the rows below it have."""
+"""A row source that scales the rows of another one to the length 1."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class UnitLengthRows:
         self, start: int, stop: int, columns: slice = slice(None), *, spent: NDArray[Any] | None = None
     ) -> NDArray[Any]:
         """Return rows start .. stop - 1, as `RowSource.read` does."""
-        del spent  # it has the size of the result, which may be narrower than the rows that are read
+        del spent  # it has the size of the result, which can be smaller than the whole rows that are read
         return np.ascontiguousarray(to_unit_length(self._rows.read(start, stop))[:, columns])
 
     def dask(self) -> da.Array:

@@ -21,7 +21,8 @@ from bigcluster.errors import UsageError
 from bigcluster.kernels.linalg.types import Int32Array, Int64Array
 
 ITERATIONS = 5
-"""Times that the whole algorithm is repeated, each time from the communities found before."""
+"""Number of times that the whole algorithm is repeated, each time from the communities of the time before. Chosen, not
+measured."""
 TRIALS = 2
 """Independent starts, of which the larger modularity wins. On 2,060 photographs of clothing, ten seeds gave a
 modularity of .709 to .715 with one start and of .714 to .716 with two; more starts added time and nothing else."""
@@ -38,9 +39,11 @@ class Communities:
     counts: Int64Array
     """The rows of each community, (n_communities,)."""
     modularity: float
+    """The modularity of Reichardt and Bornholdt, with the resolution of the call."""
 
     @property
     def count(self) -> int:
+        """The number of communities."""
         return len(self.counts)
 
 
@@ -56,12 +59,12 @@ def leiden(ids: Int32Array, *, resolution: float = 1.0, seed: int = 0) -> Commun
         raise UsageError(f"resolution must be a number above 0, not {resolution}")
     if not len(ids):
         raise UsageError("communities need at least one row")
-    if not ids.shape[1]:  # a single row, or rows that know no others
+    if not ids.shape[1]:  # the rows have no neighbors, such as a single row
         return _numbered(np.arange(len(ids), dtype=np.int64), 0.0)
     import graspologic_native
 
     starts, columns = adjacency(ids)
-    modularity, found = graspologic_native.leiden_csr(
+    modularity, community_of_row = graspologic_native.leiden_csr(
         starts,
         columns,
         np.ones(len(columns)),
@@ -72,12 +75,14 @@ def leiden(ids: Int32Array, *, resolution: float = 1.0, seed: int = 0) -> Commun
         seed=seed % _SEEDS,
     )
     labels = np.full(len(ids), -1, np.int64)
-    labels[np.fromiter(found.keys(), np.int64, len(found))] = np.fromiter(found.values(), np.int64, len(found))
+    n_labelled = len(community_of_row)
+    rows = np.fromiter(community_of_row.keys(), np.int64, n_labelled)
+    labels[rows] = np.fromiter(community_of_row.values(), np.int64, n_labelled)
     return _numbered(labels, float(modularity))
 
 
 def adjacency(ids: Int32Array) -> tuple[Int64Array, Int32Array]:
-    """The symmetric adjacency matrix of a graph of neighbors, in compressed rows.
+    """Return the symmetric adjacency matrix of a graph of neighbors, in compressed rows.
 
     ids : (n_rows, k) int32. Returns starts, (n_rows + 1,) int64, and columns, (n_entries,) int32: the rows that are
     connected with row i are columns[starts[i] : starts[i + 1]], ascending.
@@ -101,7 +106,7 @@ def adjacency(ids: Int32Array) -> tuple[Int64Array, Int32Array]:
 
 
 def _numbered(labels: NDArray[np.int64], modularity: float) -> Communities:
-    """Number communities by size. labels : (n_rows,) from 0, every number taken."""
+    """Number communities by size. labels : (n_rows,), any numbers."""
     _, first, inverse, counts = np.unique(labels, return_index=True, return_inverse=True, return_counts=True)
     order = np.lexsort((first, -counts))
     number = np.empty(len(order), np.int32)

@@ -10,52 +10,53 @@ from bigcluster.kernels.linalg.types import Float32Array, Float64Array, Int32Arr
 from bigcluster.store.row_source import spans
 
 _ROWS = 4_096
-"""Rows that are counted at a time: a table of k x k for each of them is in memory."""
+"""Number of rows that are counted at a time. A table of k x k booleans and k counts of 8 bytes for each of them are in
+memory. Chosen, not measured."""
 
 
 @dataclass(frozen=True)
 class Votes:
-    """What the neighbors of each row say. All arrays are (n_rows,)."""
+    """The votes of the neighbors of each row. All arrays are (n_rows,)."""
 
     labels: Int32Array
     """The community of the row."""
     shares: Float64Array
     """The share of its neighbors that belong to it, 0 to 1."""
     runner_up: Int32Array
-    """The other community with most neighbors; -1 where all neighbors belong to that of the row."""
+    """The other community with most neighbors; -1 where all neighbors belong to the community of the row."""
     runner_up_shares: Float64Array
     """The share of the neighbors that belong to the runner-up; 0 where there is none."""
 
 
 def votes(neighbor_labels: Int32Array, labels: Int32Array | None = None) -> Votes:
-    """Count the votes of the neighbors.
+    """Count the votes of the neighbors: each of them votes for its own community.
 
     neighbor_labels : (n_rows, k) int32, the communities of the neighbors, nearest first, k at least 1. labels :
-    (n_rows,) int32, the communities of the rows; None for those with most votes. Of equal votes, the community with the
-    nearest neighbor comes first.
+    (n_rows,) int32, the communities of the rows; None for those with most votes. Of two communities with equal votes,
+    the one with the nearest neighbor comes first.
     """
     n, k = neighbor_labels.shape
-    found = Votes(np.empty(n, np.int32), np.empty(n), np.empty(n, np.int32), np.empty(n))
+    result = Votes(np.empty(n, np.int32), np.empty(n), np.empty(n, np.int32), np.empty(n))
     for start, stop in spans(n, _ROWS):
         part, row = neighbor_labels[start:stop], np.arange(stop - start)
         # For each neighbor, how many neighbors belong to its community. argmax takes the first of equal ones.
         counts = (part[:, :, None] == part[:, None, :]).sum(axis=2)
         own = part[row, counts.argmax(axis=1)] if labels is None else labels[start:stop]
         of_own = part == own[:, None]
-        found.labels[start:stop] = own
-        found.shares[start:stop] = of_own.sum(axis=1) / k
+        result.labels[start:stop] = own
+        result.shares[start:stop] = of_own.sum(axis=1) / k
         counts[of_own] = 0
         second = counts.argmax(axis=1)
         most = counts[row, second]
-        found.runner_up[start:stop] = np.where(most > 0, part[row, second], -1)
-        found.runner_up_shares[start:stop] = most / k
-    return found
+        result.runner_up[start:stop] = np.where(most > 0, part[row, second], -1)
+        result.runner_up_shares[start:stop] = most / k
+    return result
 
 
 def assign(ids: Int32Array, distances: Float32Array, labels: Int32Array) -> Votes:
     """Assign new rows to the communities of known ones, by the votes of their neighbors among these.
 
-    A row that is equal to a known one belongs to the community of that, whatever its other neighbors say.
+    A row that is equal to a known one belongs to the community of that row, whatever the votes are.
 
     ids, distances : (n_new, k), the nearest known rows of each new one, nearest first, k at least 1. labels : int32,
     (n_known,).

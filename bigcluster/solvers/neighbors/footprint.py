@@ -15,25 +15,27 @@ from bigcluster.kernels.kmeans.sums import EXACT_TILE_VALUES
 from bigcluster.kernels.neighbors import TILE_COLUMNS, TILE_ROWS, WAITING_ROWS
 from bigcluster.solvers.kmeans.blocks import block_rows
 from bigcluster.solvers.neighbors.graph import SAMPLE_ROWS, group_rows
+from bigcluster.units import MIB
 
 _POINT_BYTES = 16
-"""For each value of prepared rows: four float32 forms."""
+"""Bytes for each value of prepared rows: they are held in four forms of float32."""
 _READ_BYTES = 24
-"""For each value of a block while it is read, scaled to length 1 or summed: one float32 and two float64 copies, and the
-prepared forms of a block before it."""
+"""Bytes for each value of a block that is read: one float32 and two float64 copies while it is scaled to length 1 or
+summed, and the prepared forms of the block before it. Checked against measured peaks by a test."""
 _PAIR_BYTES = 96
-"""For each pair of a merge: who and how far in the order of arrival and sorted, the order, and scratch of the sorts."""
-_SCRATCH_BYTES = 2 * 1024**2
-"""Packed panels of float32 products."""
+"""Bytes for each pair of a merge: row numbers and distances in the order of arrival and sorted, the order itself, and
+scratch memory of the sorts. Checked against measured peaks by a test."""
+_SCRATCH_BYTES = 2 * MIB
+"""Bytes of the packed panels of float32 products of one thread. Checked against measured peaks by a test."""
 
 
 def project_graph_bytes(n_rows: int, n_neighbors: int) -> int:
-    """Project the ids and distances of a graph."""
+    """Return the bytes of the ids and distances of a graph."""
     return 8 * n_rows * min(n_neighbors, max(0, n_rows - 1))
 
 
 def project_group_bytes(n_rows: int, n_columns: int, n_neighbors: int) -> int:
-    """Project one thread at work on one group."""
+    """Return the bytes of one thread that works on one group."""
     queries = min(n_rows, group_rows(n_rows, n_columns))
     block = min(n_rows, block_rows(n_columns))
     tile = TILE_ROWS * TILE_COLUMNS
@@ -49,7 +51,7 @@ def project_group_bytes(n_rows: int, n_columns: int, n_neighbors: int) -> int:
 
 
 def project_neighbors_bytes(n_rows: int, n_columns: int, n_neighbors: int, *, threads: int) -> int:
-    """Project the least memory of a whole search: no rows are kept between groups."""
+    """Return the smallest number of bytes of a whole search, which keeps no rows between groups."""
     sample = min(n_rows, SAMPLE_ROWS) * (n_columns + 1) * _POINT_BYTES
     in_thread = project_group_bytes(n_rows, n_columns, n_neighbors)
     return project_graph_bytes(n_rows, n_neighbors) + sample + threads * in_thread

@@ -26,16 +26,20 @@ from bigcluster.solvers.kmeans.blocks import Blocks, summarize
 from bigcluster.solvers.progress import FitProgress, OnProgress
 from bigcluster.solvers.unit_length import UnitLengthRows
 from bigcluster.store.row_source import RowSource, spans
+from bigcluster.units import MIB
 
 METRICS = ("cosine", "euclidean")
+"""The names of the distances."""
 SAMPLE_ROWS = 512
-"""Rows, spread evenly over all, whose distances give the first limits. More of them cost more than they save."""
+"""Number of rows, spread evenly over all, whose distances give the first limits. More of them cost more than they
+save."""
 _MOST_ROWS, _LEAST_ROWS = 4_096, 256
-"""Rows of a group: every group reads all rows once more, and a product of fewer rows is slow."""
-_GROUP_BYTES = 32 * 1024**2
-"""Bytes of the rows of a group as float32, at most, where that leaves it `_LEAST_ROWS` rows."""
+"""Number of rows of a group, at most and at least: every group reads all rows once more, and products of fewer rows are
+slow. Chosen, not measured."""
+_GROUP_BYTES = 32 * MIB
+"""Bytes of the rows of a group as float32, at most, where it still has `_LEAST_ROWS` rows. Chosen, not measured."""
 _GROUPS = 16
-"""Groups of small data, at least, so that each thread has some."""
+"""Number of groups of small data, at least, so that each thread has some. Chosen, not measured."""
 
 
 @dataclass(frozen=True)
@@ -48,7 +52,7 @@ class NeighborGraph:
     """Distances, (n_rows, k): Euclidean ones in the units of the rows, or 1 - cosine, from 0 to 2."""
     metric: str
     passes: int
-    """Reads of all rows."""
+    """The number of times that all rows were read."""
     bytes_read: int
     """Bytes that came from the source; blocks that stayed in memory are not counted again."""
 
@@ -88,8 +92,8 @@ def neighbor_graph(
 
     report(first)
     if k:
-        for (start, stop), found in zip(groups, search.nearest(groups, k), strict=True):
-            ids[start:stop], distances[start:stop] = found
+        for (start, stop), nearest in zip(groups, search.nearest(groups, k), strict=True):
+            ids[start:stop], distances[start:stop] = nearest
             report(stop)
             saved.save(stop)
     return NeighborGraph(ids, distances, metric, search.blocks.passes, search.blocks.bytes_read)
@@ -119,13 +123,13 @@ def nearest_to(
     k = min(n_neighbors, rows.shape[0])
     ids, distances = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.float32)
     groups = list(spans(len(queries), group_rows(*queries.shape)))
-    for (start, stop), found in zip(groups, search.nearest(groups, k), strict=True):
-        ids[start:stop], distances[start:stop] = found
+    for (start, stop), nearest in zip(groups, search.nearest(groups, k), strict=True):
+        ids[start:stop], distances[start:stop] = nearest
     return ids, distances
 
 
 def _check(rows: RowSource, n_neighbors: int, metric: str) -> None:
-    """Raise UsageError, ConfigError or TooFewSamplesError for arguments of `neighbor_graph` that cannot be."""
+    """Raise UsageError, ConfigError or TooFewSamplesError for wrong arguments of `neighbor_graph`."""
     n_rows, n_columns = rows.shape
     if n_neighbors < 1:
         raise UsageError(f"n_neighbors must be at least 1, not {n_neighbors}")
@@ -146,7 +150,7 @@ def group_rows(n_rows: int, n_columns: int) -> int:
 
 
 class _Search:
-    """What all groups of a search share: the rows in blocks, their scale, and a sample of them."""
+    """The state that all groups of a search share: the rows in blocks, their scale, and a sample of them."""
 
     def __init__(
         self,
@@ -156,7 +160,7 @@ class _Search:
         cosine: bool,
         queries: Float32Array | None = None,
     ) -> None:
-        """Read all rows once. queries : rows beside them that are searched for; None for the rows themselves.
+        """Read all rows once. queries : the rows whose neighbors are searched for; None for the rows themselves.
 
         Raises InvalidDataError for NaN or infinity.
         """
@@ -182,12 +186,15 @@ class _Search:
         return to_unit_length(rows) if self._cosine else rows
 
     def nearest(self, groups: list[tuple[int, int]], n_neighbors: int) -> Iterator[tuple[Int32Array, Float32Array]]:
-        """The ids and distances of the queries start .. stop - 1 of each group, in order; groups run in threads."""
+        """Yield the ids and distances of the queries start .. stop - 1 of each group, in order.
+
+        Threads work on several groups at the same time.
+        """
 
         def of_group(group: tuple[int, int]) -> tuple[Int32Array, Float32Array]:
             if self._queries is None:
                 queries = self._points(self.blocks.rows.read(*group), group[0])
-            else:  # their numbers are those of no known row: none of them is left out
+            else:  # they are numbered after the known rows, so that no known row is left out as the query itself
                 queries = self._points(self._unit(self._queries[slice(*group)]), self.blocks.n_rows)
             nearest = Nearest(queries, n_neighbors, self._scaler, self._sample)
             for number in range(self.blocks.count):
@@ -195,9 +202,9 @@ class _Search:
             distances = nearest.sq / 2 if self._cosine else np.sqrt(nearest.sq)
             return nearest.ids, distances.astype(np.float32)
 
-        for found in self.blocks.runtime.map(of_group, groups):
+        for ids_and_distances in self.blocks.runtime.map(of_group, groups):
             self.blocks.passes += 1
-            yield found
+            yield ids_and_distances
 
 
 def _refuse_bad_rows(blocks: Blocks) -> None:
@@ -209,7 +216,7 @@ def _refuse_bad_rows(blocks: Blocks) -> None:
 
 
 class _Saved:
-    """The finished rows of a graph, as checkpoints hold them: each save adds the rows since the last one."""
+    """The finished rows of a graph in the checkpoints. Each save adds the rows that were finished since the last."""
 
     def __init__(self, checkpoints: CheckpointStore, ids: Int32Array, distances: Float32Array) -> None:
         """ids, distances : (n_rows, k), the arrays that are saved and loaded into."""
@@ -218,7 +225,7 @@ class _Saved:
         self._ends = [0]
 
     def load(self) -> int:
-        """Fill in the rows that were saved; return their number. Raises ValueError where they are not of this graph."""
+        """Fill in the saved rows and return their number. Raises ValueError where they do not fit this graph."""
         state = self._checkpoints.load()
         if state is None:
             return 0
@@ -235,7 +242,7 @@ class _Saved:
         return self._ends[-1]
 
     def save(self, stop: int) -> None:
-        """Save the rows up to `stop`, where it is time to."""
+        """Save the rows up to `stop` where the checkpoints are due."""
         start = self._ends[-1]
         new = {f"{name}/{start}": array[start:stop] for name, array in self._arrays.items()}
         if not self._checkpoints.should_save(sum(part.nbytes for part in new.values())):
