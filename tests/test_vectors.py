@@ -239,7 +239,7 @@ def test_what_cannot_be_used_is_one_line_and_leaves_nothing(kind: str, images: P
 
 
 @pytest.mark.parametrize("setting", ["layer=x", "pool=max", "size=32", "gray=true", "resize=pad", "classes=5"])
-def test_settings_of_networks_are_refused_beside_vectors(setting: str, images: Path, tmp_path: Path) -> None:
+def test_settings_of_networks_are_refused_beside_vectors(setting: str) -> None:
     name, _, value = setting.partition("=")
     with pytest.raises(ConfigError, match=f"features.{name} = .* is for a network"):
         resolve(flags={"features": "v.npy"}, sets=[f"features.{name}={value}"], config=None, kept=None)

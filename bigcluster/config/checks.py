@@ -52,7 +52,7 @@ def fraction(name: str, value: Any) -> float:
     return number
 
 
-def positive(name: str, value: Any) -> float:
+def not_negative(name: str, value: Any) -> float:
     """Accept a finite number of at least 0."""
     number = as_real(value)
     if number is None or not 0 <= number <= sys.float_info.max:

@@ -16,11 +16,11 @@ from bigcluster.config.checks import (
     fraction,
     image_size,
     input_size,
+    not_negative,
     one_of,
     optional,
     path,
     patterns,
-    positive,
     seconds,
     source_of_features,
     text,
@@ -166,7 +166,9 @@ class KMeansSettings:
         "fits from different first centers, of which the smallest inertia wins (a sweep finishes two)",
     )
     max_iter: int = key(300, whole_number(1), "the most Lloyd iterations of a fit")
-    tol: float = key(1e-4, positive, "a fit stops when the centers move less than this, relative to the mean variance")
+    tol: float = key(
+        1e-4, not_negative, "a fit stops when the centers move less than this, relative to the mean variance"
+    )
 
 
 @dataclass(frozen=True)

@@ -58,7 +58,6 @@ QUICK_FILES = 64
 QUICK_ENTRIES = 1000
 """Number of entries under clusters/ that a quick check examines. Chosen, not measured."""
 SETTINGS = "settings"
-_LOST_PAGES = "has lost files, or they have another size; where a run writes none, `bigcluster report OUT` does"
 ORDER = (
     INGEST,
     FEATURES,
@@ -247,7 +246,7 @@ def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[s
             is_there[REDUCE] = stored.fitted is not None
         for stage in (stage for stage, there in is_there.items() if not there and stage not in missing):
             missing = missing | {_MADE_BY.get(stage, stage)}
-            yield _of_stage(Damage(f"{MARKS}/{stage}", stage, "does not hold any more"))
+            yield _of_stage(Damage(f"{MARKS}/{stage}", stage, "is missing, or is not of this state of OUT"))
     else:
         notes.append("the last run did not come to its end; the same command resumes")
     for damage in stages.audit(store, stored, missing):
@@ -270,11 +269,14 @@ def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[s
 def _pages(job: Job, store: Store, missing: set[str], quick: bool) -> Iterator[Damage]:
     """Compare the files of the report and of a profile with the lists of written files. A quick check reads none of
     them: it compares their sizes."""
-    for stage, created in ((REPORT, report.CREATED), (profiles.FOLDER, profiles.CREATED)):
+    for stage, created, command in (
+        (REPORT, report.CREATED, "bigcluster report OUT"),
+        (profiles.FOLDER, profiles.CREATED, "bigcluster profile"),
+    ):
         tree = OwnedTree.of(job.out, stage, created)
         if stage in missing or tree.owned.read() is None:
             continue
         if not tree.is_whole():
-            yield Damage(tree.folder, stage, _LOST_PAGES)
+            yield Damage(tree.folder, stage, f"lacks files, or has files of another size; `{command}` writes it again")
         if not quick:
             yield from (Damage(f"{tree.folder}/{file}", stage, what) for file, what in tree.damaged())

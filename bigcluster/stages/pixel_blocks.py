@@ -123,7 +123,7 @@ def _columns_of(block: Block, listing: Listing, ledger: Ledger) -> Columns:
 def renew_records(store: Store, block: Block, mark: Mark, listing: Listing, ledger: Ledger) -> None:
     """Write new records of files whose contents are the same as before.
 
-    What this version does not know, columns of the table and values of the mark, stays: it depends on contents alone.
+    Columns of the table and values of the mark that this version does not know stay: they depend on contents alone.
     mark : the mark of the block. ledger : the records of the rows of the block.
     """
     table = Table.of(store.out, mark)
@@ -150,7 +150,7 @@ def replace_table(
 
 
 class Table:
-    """The table of a block as it was read: names and records are taken out of it when they are asked for."""
+    """The table of a block as it was read. Names and records are made from its columns on each call."""
 
     def __init__(self, mark: Mark, columns: Columns) -> None:
         self._mark, self.columns = mark, columns
@@ -162,7 +162,7 @@ class Table:
         return None if mark is None or columns is None else cls(mark, columns)
 
     def names(self, recipe: str | None = None) -> StringArray | None:
-        """Return the names of the files, row by row; None where these are not names.
+        """Return the names of the files, row by row; None where the table does not hold them.
 
         recipe : how pictures are decoded. The result is None where the block was decoded in another way.
         """
@@ -176,7 +176,7 @@ class Table:
         return names if is_current else None
 
     def records(self) -> Ledger | None:
-        """Return the records of the files, row by row; None where these are not records."""
+        """Return the records of the files, row by row; None where the table does not hold them."""
         try:
             return Ledger.from_columns(self.columns)
         except ValueError:
