@@ -24,6 +24,7 @@ from bigcluster.kernels.linalg.unit_length import to_unit_length
 from bigcluster.models import Network, NoFeaturesError, Options, open_network
 from bigcluster.planning.feature_shape import FeatureShape
 from bigcluster.runtime.events import Listener, silent
+from bigcluster.stages.loading.sample import image_size_of
 from bigcluster.stages.vectors import KIND_OF_VECTORS, Vectors
 from bigcluster.store import fingerprint
 from bigcluster.units import printable
@@ -272,12 +273,11 @@ def open_embedding(
         room = LEAST_BYTES if most_bytes is None else most_bytes
         return Vectors(settings, images, room, listener, store_rows=store_rows)
     chosen = settings.embedding
-    size = None if chosen.size is None else tuple(int(side) for side in chosen.size.split("x"))
     options = Options(
         layer=chosen.layer,
         pool=chosen.pool,
         resize=chosen.resize,
-        size=size,  # type: ignore[arg-type]
+        size=None if chosen.size is None else image_size_of(chosen.size),
         gray=chosen.gray,
         n_classes=chosen.classes,
     )

@@ -195,10 +195,10 @@ class Filling:
         except IndexError:
             pixels = self._layout.arrays[0]
             n_rows = min(self._layout.block_rows, len(self._listing))
-            beside = None
+            features = None
             if self._layout.n_row_values:
-                beside = np.empty((n_rows, self._layout.n_row_values), self._layout.arrays[1].dtype)
-            return _Buffers(np.empty((n_rows, pixels.n_columns), np.uint8), beside)
+                features = np.empty((n_rows, self._layout.n_row_values), self._layout.arrays[1].dtype)
+            return _Buffers(np.empty((n_rows, pixels.n_columns), np.uint8), features)
 
     def _write(self, block: Block, values: _Buffers, ledger: Ledger, n_decoded: int) -> Filled:
         # Rows of failed files are zeros: they add nothing to either sum.

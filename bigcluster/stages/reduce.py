@@ -157,7 +157,7 @@ def _components_for(ratio: NDArray[np.float64], settings: Settings, fitted: Mapp
     if settings.components is not None:
         return settings.components
     n_stored: int = fitted["n_components"]
-    # The other solvers store just what the target needs, and without a variance it is a number.
+    # The other solvers store what the target needs. Without a variance, the target is a number of components.
     if fitted["solver"] != "incremental" or settings.variance is None:
         return n_stored
     cumulative = np.cumsum(ratio[:n_stored])
@@ -226,7 +226,7 @@ def _solve(
         rank = min(plan.choices["rank"], *rows.shape)
         return fit_incremental(
             rows,
-            target=target_of(settings, *features.rows.shape),
+            target=target_of(settings, *rows.shape),
             rank=rank,
             batch_rows=max(rank, min(plan.choices["batch_rows"], rows.shape[0])),
             iterated_power=settings.pca.iterated_power,
@@ -239,7 +239,7 @@ def _solve(
     return fit_pca(
         plan.solver,
         rows,
-        target=target_of(settings, *features.rows.shape),
+        target=target_of(settings, *rows.shape),
         runtime=runtime,
         workspace_bytes=plan.choices["workspace_bytes"],
         tiles=tiles,

@@ -88,8 +88,8 @@ def _centers(
 def lazy_rows(rows: RowSource) -> Any:
     """Return the dask array of the rows, (n_rows, r) float32: dask-ml casts centers to the dtype of the rows.
 
-    Chunks of stored rows are those of the store where these are whole rows, and no more of them than a block has, which
-    is what the plan counts with.
+    Stored rows keep the chunks of the store where these have whole rows and no more rows than a block of k-means, whose
+    memory is in the plan. Otherwise the array is rechunked.
     """
     lazy, most = rows.dask(), block_rows(rows.shape[1])
     if lazy.numblocks[1] > 1 or max(lazy.chunks[0]) > most:

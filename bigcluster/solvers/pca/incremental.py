@@ -69,7 +69,7 @@ def fit_incremental(
     """Fit uint8 or float rows in one pass at `rank`, in float64 inside; a share of the variance is cut from its
     spectrum.
 
-    The solver computes the dask array of the rows, batch by batch: that of stored rows reads them from the store.
+    The solver takes the dask array of the rows batch by batch; stored rows are read from the store then.
 
     rank : components that the solver computes; batch_rows : rows of one batch, of which about seven copies are in
     memory; iterated_power : power iterations of its randomized SVD; moments : exact sums of the rows, which save a
