@@ -12,7 +12,7 @@ from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, Cluster
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.utils.validation import check_is_fitted
 
-from bigcluster.config.checks import optional, positive, whole_number
+from bigcluster.config.checks import not_negative, optional, whole_number
 from bigcluster.errors import ConfigError, TooFewSamplesError, UsageError
 from bigcluster.estimators.inputs import each_block, is_dask, rows_of, seed_of
 from bigcluster.estimators.verbose import Reporter
@@ -207,7 +207,7 @@ class KMeans(ClassNamePrefixFeaturesOutMixin, TransformerMixin, ClusterMixin, Ba
         whole_number(1)("n_clusters", self.n_clusters)
         whole_number(1, auto=N_INIT)("n_init", self.n_init)
         whole_number(1)("max_iter", self.max_iter)
-        positive("tol", self.tol)
+        not_negative("tol", self.tol)
         optional(whole_number(0))("workspace_bytes", self.workspace_bytes)
         if not isinstance(self.algorithm, str):
             raise ConfigError(f"algorithm must be a name, such as 'lloyd', not {quoted(self.algorithm)}")
