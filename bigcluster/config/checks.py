@@ -127,8 +127,7 @@ def image_size(name: str, value: Any) -> str:
 PIXELS = ("gray", "color")
 """The values of `features` that stand for the pixels themselves."""
 _SPELLINGS = {"grey": "gray", "colour": "color"}
-
-
+"""Other spellings of these values."""
 COLUMN = "column:"
 """The first characters of a value of `features` that names a column of the manifest."""
 _VECTOR_SUFFIXES = (".npy", ".parquet")

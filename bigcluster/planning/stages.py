@@ -39,7 +39,7 @@ TABLE_BYTES = 400
 """Bytes on the disk of one row of labels.csv and of images.csv, and of its entry among the links."""
 
 CLASS_ROW_BYTES = 100
-"""Bytes on the disk of one row of classes.csv: a path, a class and its probability."""
+"""Bytes on the disk of one row of classes.csv: a path, a class and its probability. Chosen, not measured."""
 
 
 def baseline_bytes(settings: Settings, resources: Resources, *, products: bool = True) -> int:

@@ -30,6 +30,7 @@ from bigcluster.store import fingerprint
 from bigcluster.units import printable
 
 KIND_OF_NETWORK = "network"
+"""The kind of features that a network makes."""
 _SHOWN_CHARACTERS = 200
 """Characters of the name of a layer that are shown, at most. Chosen: exporters write names of up to about 100."""
 

@@ -22,6 +22,7 @@ from bigcluster.store import Store, StoredRows
 PIXELS = "pixels"
 """The kind of features that are the stored pixels themselves."""
 _MEAN = "feature_mean"
+"""The name of the stored array of the mean of features that are not pixels."""
 
 
 @dataclass(frozen=True)
