@@ -63,17 +63,7 @@ def main(full: bool) -> dict[str, Any]:
         redone: list[dict[str, int]] = []
         for number in range(n_kills):
             stage = list(PREPARED)[number % len(PREPARED)]
-            whom = rng.choice(("supervisor", "worker", "both"))
-            assert any(
-                kill_one(job, out, stage, rng.uniform(0, seconds.get(stage, 1.0)) / 2**tried, whom)
-                for tried in range(TRIES)
-            ), f"no run was alive in {stage}"
-            before = done(out)
-            moments[before["in_work"]] += 1
-            events: list[Event] = []
-            stages = job.run(out, events.append)["stages"]
-            assert labels(out) == expected, f"kill {number}: other labels"
-            redone.append(count_redone(before, stages, events))
+            redone.append(kill_and_repeat(job, out, stage, seconds.get(stage, 1.0), rng, expected, moments))
             if number % 10 == 9:
                 print(f"kills: {number + 1} of {n_kills}, {dict(moments)}", file=sys.stderr, flush=True)
         assert job.verify(out)["ok"]
@@ -89,6 +79,32 @@ def main(full: bool) -> dict[str, Any]:
         f"{worst['blocks']} finished blocks, {worst['stages']} finished stages and {worst['iterations']} saved "
         f"iterations were redone; killed in {dict(moments)}",
     }
+
+
+def kill_and_repeat(
+    job: Job,
+    out: Path,
+    stage: str,
+    most_seconds: float,
+    rng: random.Random,
+    expected: bytes,
+    moments: Counter[str],
+) -> dict[str, int]:
+    """Kill a run at a random moment, run it again, check its labels, and return what was redone.
+
+    The run is killed at most `most_seconds` after `stage` was reached. expected : the labels.csv of an undisturbed run.
+    moments : counts the stages in which runs were killed.
+    """
+    whom = rng.choice(("supervisor", "worker", "both"))
+    assert any(kill_one(job, out, stage, rng.uniform(0, most_seconds) / 2**tried, whom) for tried in range(TRIES)), (
+        f"no run was alive in {stage}"
+    )
+    before = done(out)
+    moments[before["in_work"]] += 1
+    events: list[Event] = []
+    stages = job.run(out, events.append)["stages"]
+    assert labels(out) == expected, f"other labels after a kill in {before['in_work']}"
+    return count_redone(before, stages, events)
 
 
 def kill_one(job: Job, out: Path, stage: str, after: float, whom: str) -> bool:

@@ -12,9 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.stress.kills import TRIES, count_redone, done, kill_one, run, summary
+from benchmarks.stress.kills import kill_and_repeat, run, summary
 from benchmarks.stress.work import Job, catalog, labels, scratch
-from bigcluster.runtime.events import Event
 
 SIDE = 96
 """Pixels of each side of the network's input."""
@@ -36,20 +35,11 @@ def main(full: bool) -> dict[str, Any]:
         assert run(job, undisturbed).wait() == 0, "the undisturbed run failed"
         expected, seconds = labels(undisturbed), summary(undisturbed)["stages"]["ingest"]["seconds"]
         moments: Counter[str] = Counter()
-        redone: list[dict[str, int]] = []
-        for number in range(n_kills):
-            whom = rng.choice(("supervisor", "worker", "both"))
-            assert any(
-                kill_one(job, out, "a block", rng.uniform(0, seconds / 2) / 2**tried, whom) for tried in range(TRIES)
-            ), "no run was alive while features were made"
-            before = done(out)
-            moments[before["in_work"]] += 1
-            events: list[Event] = []
-            stages = job.run(out, events.append)["stages"]
-            assert labels(out) == expected, f"kill {number}: other labels"
-            redone.append(count_redone(before, stages, events))
+        redone = [
+            kill_and_repeat(job, out, "a block", seconds / 2, rng, expected, moments)["blocks"] for _ in range(n_kills)
+        ]
         assert job.verify(out)["ok"]
-    most = max(one["blocks"] for one in redone)
+    most = max(redone)
     assert most == 0, f"{most} blocks of features that had been done were done again"
     return {
         "kills": n_kills,
