@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import os
 import re
 import signal
@@ -147,6 +148,18 @@ def test_a_column_of_the_manifest_needs_no_second_file(images: Path, tmp_path: P
     assert ran.code == 0, ran.err
     labels = list(bc.open(tmp_path / "out").labels["label"])
     assert [int(line.split(",")[1]) for line in to.read_text(encoding="utf-8").splitlines()[1:]] == labels
+
+
+def test_the_report_says_which_vectors_were_clustered(images: Path, tmp_path: Path, cli: Cli) -> None:
+    file, out = as_npy(tmp_path, vectors()), tmp_path / "out"
+    ran = cli("run", images, "--out", out, "--features", file, "-k", 3, "--components", 4, "--size", 8)
+    assert ran.code == 0, ran.err
+    index = (out / "report" / "index.html").read_text(encoding="utf-8")
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    for text in (f"{D} of each image, taken from v.npy", f"SHA-256 {digest[:12]}…<"):
+        assert text in index
+    for page in ("index.html", "map.html"):
+        assert "of the vectors in v.npy, and not of the pixels" in (out / "report" / page).read_text(encoding="utf-8")
 
 
 def test_paths_may_begin_in_the_folder_of_the_file(images: Path, tmp_path: Path, cli: Cli) -> None:

@@ -128,7 +128,7 @@ def show_network(
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
         },
-        "default": {"layer": chosen.layer, "why": chosen.why},
+        "default": {"layer": chosen.layer, "why": f"{source.described_in} names it" if given.layer else chosen.why},
         "classifier": chosen.logits,
         "tensors": [{**tensor.__dict__, "shape": list(tensor.shape)} for tensor in tensors],
     }

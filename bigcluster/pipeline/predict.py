@@ -292,17 +292,19 @@ def _one_model(store: Store, version: list[tuple[int, int] | None]) -> Iterator[
 def _check_embedding(store: Store, embedding: Embedding | None) -> None:
     """Raise StoreError where the features of new images cannot be compared with the stored ones."""
     stored = stored_embedding(store)
-    if stored is None or embedding is None or stored["kind"] != KIND_OF_VECTORS:
-        values = ""
-    else:
-        values = f" ({stored['n_features']} values each, and {embedding.n_features})"
-    if not fits_stored(stored, embedding):
-        of_model = "pixels" if stored is None else stored["name"]
-        of_images = "pixels" if embedding is None else embedding.name
+    if fits_stored(stored, embedding):
+        return
+    if stored is not None and embedding is not None and stored["kind"] == embedding.kind == KIND_OF_VECTORS:
         raise StoreError(
-            f"{store.out} was clustered by features of {of_model}, and those of new images would be of "
-            f"{of_images}, or of another version of it{values}; run the job again"
+            f"the model in {store.out} was made of the vectors in {stored['name']}, and those in {embedding.name} do "
+            f"not fit it ({stored['n_features']} values each, and {embedding.n_features}); give vectors like the former"
         )
+    of_model = "pixels" if stored is None else stored["name"]
+    of_images = "pixels" if embedding is None else embedding.name
+    raise StoreError(
+        f"{store.out} was clustered by features of {of_model}, and those of new images would be of "
+        f"{of_images}, or of another version of it; run the job again"
+    )
 
 
 def _load_model(job: Job, store: Store, features: Features) -> _Model:

@@ -22,6 +22,7 @@ from bigcluster.report.scatter import EXPLAINED
 from bigcluster.report.texts import number, visible
 from bigcluster.report.thumbnails import Sprite
 from bigcluster.stages.features import Features
+from bigcluster.stages.vectors import KIND_OF_VECTORS
 from bigcluster.units import show_bytes, show_count, show_seconds
 
 _TABLES = {
@@ -83,8 +84,8 @@ class Site:
     """(width, height) of a thumbnail in pixels"""
     pixels: str
     """How the images were decoded, as text."""
-    seen_by: str | None
-    """What made the features of the images, such as the name of a network; None where these are the pixels."""
+    clusters_are_of: str | None
+    """What was clustered, such as "what mobilenetv2 saw"; None where it was the pixels."""
     nav: tuple[tuple[str, str], ...]
     """(title, URL relative to report/) of the pages in the navigation."""
 
@@ -128,22 +129,32 @@ _RESIZED = {
 }
 
 
+def clusters_are_of(features: Features) -> str | None:
+    """Return what was clustered, in words that go on from "of"; None where it was the pixels."""
+    if features.are_pixels:
+        return None
+    of_vectors = features.kind == KIND_OF_VECTORS
+    return visible(f"the vectors in {features.name}" if of_vectors else f"what {features.name} saw")
+
+
 def features_in_words(features: Features) -> list[tuple[str, str]]:
-    """Return what is told of features that are not the pixels, as pairs of a term and its value."""
+    """Return what the first page says of features that are not the pixels, as pairs of a term and its value."""
     facts = features.facts
-    told = [("Features", f"{show_count(features.rows.shape[1])} of each image, made by {features.name}")]
+    origin = "taken from" if features.kind == KIND_OF_VECTORS else "made by"
+    pairs = [("Features", f"{show_count(features.rows.shape[1])} of each image, {origin} {features.name}")]
     if "sha256" in facts:
-        told.append(("Its file", f"SHA-256 {facts['sha256'][:_DIGITS]}…, licence: {facts['licence']}"))
+        licence = f", licence: {facts['licence']}" if "licence" in facts else ""  # vectors have none
+        pairs.append(("Its file", f"SHA-256 {facts['sha256'][:_DIGITS]}…{licence}"))
     if "layer" in facts:
         pooled = "" if facts["pool"] == "none" else f", pooled by {facts['pool']}"
-        told.append(("Taken from", f"the tensor {facts['layer']}{pooled}"))
+        pairs.append(("Taken from", f"the tensor {facts['layer']}{pooled}"))
     if "input" in facts:
         size = facts["input"].replace("x", " × ")
         gray = ", in grey" if facts["gray"] else ""
-        told.append(("It saw", f"pictures of {size} pixels: {_RESIZED[facts['resize']]} ({facts['resize']}){gray}"))
+        pairs.append(("It saw", f"pictures of {size} pixels: {_RESIZED[facts['resize']]} ({facts['resize']}){gray}"))
     if features.unit_length:
-        told.append(("Scaled", "features and scores to the length 1, so that directions are compared"))
-    return [(term, visible(value)) for term, value in told]
+        pairs.append(("Scaled", "features and scores to the length 1, so that directions are compared"))
+    return [(term, visible(value)) for term, value in pairs]
 
 
 def overview(model: Model, columns: list[Column], features: Features, *, has_memory_plot: bool) -> dict[str, Any]:
@@ -220,10 +231,10 @@ def _size_chart(columns: list[Column], sizes: Any) -> dict[str, Any]:
     }
 
 
-def pca_page(model: Model, n_features: int, kind: str, shown: dict[str, Any] | None = None) -> dict[str, Any]:
+def pca_page(model: Model, n_features: int, name: str, shown: dict[str, Any] | None = None) -> dict[str, Any]:
     """Return the values of pca.html.
 
-    n_features : of an image. kind : of the features. shown : the pictures, from
+    n_features : the number of features of an image. name : what made the features. shown : the pictures, from
     `pca_pictures`; None where components are no pictures.
     """
     assert model.variance_ratio is not None
@@ -236,7 +247,7 @@ def pca_page(model: Model, n_features: int, kind: str, shown: dict[str, Any] | N
         "target": None if summary["settings"].get("components") else summary["settings"].get("variance"),
         "asked": bool(summary["settings"].get("components")),
         "n_features": n_features,
-        "kind": kind,
+        "made_by": name,
         "table": [(n, float(cumulative[n - 1]), n > n_components) for n in numbers],
         "shown": shown,
     }
@@ -289,7 +300,7 @@ def map_page(model: Model, features: Features, kind: str, n_rows: int, *, of_mem
     return {
         "n_rows": n_rows,
         "explained": EXPLAINED[kind],
-        "seen_by": None if features.are_pixels else visible(features.name),
+        "clusters_are_of": clusters_are_of(features),
         "thumbs": "members" if of_members else "map",
         "page": PAGE_MEMBERS,
         "sizes": " ".join(map(str, model.members.sizes.tolist())) if of_members else None,

@@ -25,7 +25,6 @@ from bigcluster.report.model import Model, Written, read_model
 from bigcluster.report.pages import Pages, Site
 from bigcluster.report.scatter import check_kind
 from bigcluster.report.search import write_search
-from bigcluster.report.texts import visible
 from bigcluster.report.thumbnails import Thumbnails, draw_thumbnails, write_picture, write_sprite
 from bigcluster.runtime.threads import Runtime
 from bigcluster.stages.features import load_features
@@ -194,7 +193,7 @@ class _Report:
             digits=len(cluster_folder(0, model.members.n_clusters)),
             tile=thumbnails.size,
             pixels=f"{spec.width} × {spec.height}, {'colour' if spec.color else 'grey'}{how}",
-            seen_by=None if self._features.are_pixels else visible(self._features.name),
+            clusters_are_of=pages.clusters_are_of(self._features),
             nav=tuple(nav),
         )
 
