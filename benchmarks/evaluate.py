@@ -57,7 +57,7 @@ def agreement(labels: NDArray[Any], others: Any) -> float:
 
 def shared_neighbors(ids: NDArray[Any], others: NDArray[Any]) -> float:
     """The share of the neighbors in `ids`, (n, k) row numbers, that `others` has for the same row, in any order."""
-    shared = sum(len(np.intersect1d(one, other)) for one, other in zip(ids, others, strict=True))
+    shared = sum(len(np.intersect1d(row, other)) for row, other in zip(ids, others, strict=True))
     return shared / ids.size
 
 

@@ -1,10 +1,10 @@
-"""How fast a run makes a network's features, beside its parts alone and beside a plain script.
+"""How fast `bigcluster run` makes the features of a network, beside its parts alone and beside a plain script.
 
     python -m benchmarks.features ../shared/images/clothing --network ../shared/models/mobilenetv2.onnx
 
-The parts are measured alone, on as many threads: the decode with both resizes, and the Run of ready views. A run that
-wasted nothing would take the sum of both. The script is what most people write: OpenCV and ONNX Runtime, eight pictures
-in a batch. All take turns, and medians are shown.
+The parts are measured alone, on as many threads: decoding with both resizes, and the network on resized pictures
+(called Run, as in ONNX Runtime). A run without any other cost would take the sum of both. The script is what most
+people write: OpenCV and ONNX Runtime, eight pictures in a batch. All take turns, and medians are shown.
 """
 
 from __future__ import annotations

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from networks import TABLE, conv_net, model_of, picture_input, save, weights
 from numpy.typing import NDArray
 from onnx import helper
+from test_store_contents import arrays, arrays_of_the_readme
 
 import bigcluster as bc
 from bigcluster.errors import DamagedError, StoreError
@@ -133,6 +134,7 @@ def test_classes_are_written_listed_verified_and_removed(cli: Cli, images: Path,
     ran = cli(*args, "--set", "features.classes=4")
     assert ran.code == 3, ran.err
     assert "suggested names: 0 " in ran.out
+    assert {"features", "feature_mean", "classes"} <= arrays(out) <= arrays_of_the_readme().keys()
     labels, found = rows(out / "labels.csv"), rows(out / "classes.csv")
     assert list(labels[0])[6:] == ["file", "cluster_name", "in_cluster_name"]
     good = [row["path"] for row in labels if row["status"] == "ok"]

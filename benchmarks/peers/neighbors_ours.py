@@ -27,14 +27,14 @@ def job(args: Namespace, clock: common.Clock) -> dict[str, Any]:
         rows = ArrayRows(np.load(args.rows))
     neighbor_graph(ArrayRows(rows.read(0, 2000)), 2)
     begun = clock.seconds()
-    found = neighbor_graph(rows, args.neighbors, workspace_bytes=workspace_bytes)
+    graph = neighbor_graph(rows, args.neighbors, workspace_bytes=workspace_bytes)
     done = clock.stop()
-    common.save(args.out, ids=found.ids)
+    common.save(args.out, ids=graph.ids)
     return {
         "graph_seconds": round(done - begun, 4),
-        "passes": found.passes,
-        "bytes_read": found.bytes_read,
-        "graph_digest": hashlib.sha256(found.ids.tobytes() + found.distances.tobytes()).hexdigest(),
+        "passes": graph.passes,
+        "bytes_read": graph.bytes_read,
+        "graph_digest": hashlib.sha256(graph.ids.tobytes() + graph.distances.tobytes()).hexdigest(),
     }
 
 

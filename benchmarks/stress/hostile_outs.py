@@ -25,11 +25,11 @@ Maker = Callable[[Path], None]
 
 
 def _declare(out: Path, name: str, change: Callable[[dict[str, Any]], None]) -> None:
-    """Change what zarr is told of an array, and vouch for it; where no mark can, it goes."""
+    """Change the metadata of an array, and register it in a mark; where a mark cannot hold it, unregister it."""
     marks, file = Marks(out), metadata.file_of(out, name)
-    told = json.loads(file.read_text(encoding="utf-8"))
-    change(told)
-    file.write_text(json.dumps(told), encoding="utf-8")
+    attributes = json.loads(file.read_text(encoding="utf-8"))
+    change(attributes)
+    file.write_text(json.dumps(attributes), encoding="utf-8")
     try:
         metadata.register(marks, name)
     except ValueError:

@@ -133,8 +133,9 @@ class Run:
     def components(self) -> da.Array:
         """Return (n_components, n_features) float32, orthonormal rows: scores = (features - mean) @ components.T.
 
-        The features are the pixels. Most fits do not compute the components. Then the first use of this property
-        computes them, in one pass over the stored pixels, and stores them in OUT. Raises StoreError where nothing was
+        The features are the pixels, or what a network or vectors say of each image. Most fits do not compute the
+        components. Then the first use of this property computes them, in one pass over the stored features, and stores
+        them in OUT. Raises StoreError where nothing was
         reduced (reduce = none).
         """
         from bigcluster.planning.stage_names import REDUCE
@@ -153,7 +154,10 @@ class Run:
 
     @property
     def mean(self) -> Any:
-        """Return (n_values,) float64, the mean picture of all good images, row by row, as the pixels are stored."""
+        """Return (n_features,) float64, the mean of the features of all good images.
+
+        Where the features are the pixels, it is the mean picture, row by row, as the pixels are stored.
+        """
         from bigcluster.stages.features import load_features
         from bigcluster.stages.ingest import load_ingested
         from bigcluster.store import Store

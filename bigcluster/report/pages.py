@@ -15,6 +15,7 @@ import jinja2
 import numpy as np
 
 from bigcluster.kernels.decode import STATUSES
+from bigcluster.planning.stages import EMBEDDING_COMPONENTS
 from bigcluster.report.lists import PAGE_FAILED, PAGE_MEMBERS
 from bigcluster.report.model import Model
 from bigcluster.report.pictures import Pictures
@@ -248,6 +249,7 @@ def pca_page(model: Model, n_features: int, name: str, shown: dict[str, Any] | N
         "asked": bool(summary["settings"].get("components")),
         "n_features": n_features,
         "made_by": name,
+        "most_by_default": EMBEDDING_COMPONENTS,
         "table": [(n, float(cumulative[n - 1]), n > n_components) for n in numbers],
         "shown": shown,
     }
