@@ -38,7 +38,7 @@ def log_to(file: str | None) -> str | None:
 
 
 def pass_errors_on() -> None:
-    """Print of an error only the document on stdout: the process that started this one tells the person."""
+    """From now on, print only the JSON document of an error on stdout: the parent process prints its line."""
     _Saying.passes_errors_on = True
 
 

@@ -1,8 +1,8 @@
 """The command line in a process that ends with its parent process: `python -m bigcluster.cli.watched run ...`.
 
 The stdin of this process is a pipe that the parent holds open and never writes to. When the parent has ended, for
-whatever reason, this process sends itself SIGTERM: the run stops and keeps what is done. Of an error it prints only the
-document on stdout, which the parent process turns into the one line that a person reads.
+whatever reason, this process sends itself SIGTERM: the run stops and keeps what is done. When it fails, it prints only
+the JSON document of the error on stdout, which the parent process turns into the one line that a person reads.
 """
 
 from __future__ import annotations

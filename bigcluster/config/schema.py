@@ -219,7 +219,7 @@ class Settings:
     variance: float | None = key(
         0.8,
         optional(fraction),
-        "keep the fewest components that explain this share of the variance (features that are no pixels: 64 components)",
+        "keep the fewest components that explain this share of the variance (of a network or vectors: 64 components)",
     )
     components: int | None = key(
         None, optional(whole_number(1)), "keep exactly this number of components (instead of variance)"

@@ -198,7 +198,7 @@ class _Writing:
                 except (FileNotFoundError, NotADirectoryError, PermissionError):
                     self._linked.n_gone += 1
                 else:
-                    is_taken = _nothing_is if self._is_first else partial(self._is_taken, source, status)
+                    is_taken = _never_taken if self._is_first else partial(self._is_taken, source, status)
                     name = names.of(label, source, is_taken)
                     builder.add(name, self._known(source, name, status, digest))
             yield name
@@ -372,8 +372,8 @@ class _Writing:
             )
 
 
-def _nothing_is(_: str) -> bool:
-    """Whether something of others stands there, where clusters/ is new."""
+def _never_taken(_: str) -> bool:
+    """Return False: in a folder clusters/ that is new, nothing of others stands under any name."""
     return False
 
 

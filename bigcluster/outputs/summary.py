@@ -89,10 +89,10 @@ def advice(sizes: list[int]) -> list[str]:
 
 
 def names_of_clusters(classes: ClusterClasses | None, n_clusters: int) -> dict[str, Any]:
-    """What the summary says of the classes of each cluster, the largest first: its suggested name and its classes.
+    """Return the entries of the summary on the classes of clusters: suggested names, and the classes that stand out.
 
-    It has no such entries where images have no classes. Of more than CLUSTERS_NAMED clusters, it names the largest;
-    labels.csv names all.
+    There are none where images have no classes. Of more than CLUSTERS_NAMED clusters, the largest are named; labels.csv
+    names all.
     """
     if classes is None:
         return {}
@@ -101,8 +101,8 @@ def names_of_clusters(classes: ClusterClasses | None, n_clusters: int) -> dict[s
         "cluster_names": [classes.name(cluster) for cluster in named],
         "cluster_classes": [
             [
-                {"class": clipped(one.name), "share": round(one.share, 4), "lift": round(one.lift, 3)}
-                for one in classes.of(cluster)
+                {"class": clipped(entry.name), "share": round(entry.share, 4), "lift": round(entry.lift, 3)}
+                for entry in classes.of(cluster)
             ]
             for cluster in named
         ],

@@ -112,10 +112,11 @@ def plan_ingest(
     children = decoding_children(spare(in_flight), resources.threads, least, isolated=pictures.isolated)
     held_by_children = children * footprint.DECODING_CHILD_BYTES
     decode_bytes = max(least, (spare(in_flight) - held_by_children) // resources.threads)
+    described_by = settings.features if settings.has_pixel_features else f"features of {settings.features}, pixels"
     return StagePlan(
         stage=INGEST,
         solver="decode",
-        why=f"{settings.features} {settings.size}, fit {settings.image.fit}, normalize {settings.image.normalize}",
+        why=f"{described_by} {settings.size}, fit {settings.image.fit}, normalize {settings.image.normalize}",
         block_shape=(rows, columns),
         passes="1 over the files",
         bytes_read=int(n_images * pictures.file_bytes),

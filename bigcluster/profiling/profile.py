@@ -164,19 +164,19 @@ def _run(
         title = f"bigcluster run {settings.images} --out {settings.out} --memory {resources.budget_bytes / MIB:g}MiB"
         seconds, code = watch(command, dat, interval_seconds, title, stdout=output)
         output.seek(0)
-        said = output.read()
+        document = output.read()
         if code not in (0, EXIT_SOME_UNREAD):
-            raise ProfiledRunError(_error_of(said) or f"the profiled run {_exit_reason(code)}", code)
-        summary: dict[str, Any] = json.loads(said)
+            raise ProfiledRunError(_error_of(document) or f"the profiled run {_exit_reason(code)}", code)
+        summary: dict[str, Any] = json.loads(document)
     config.unlink()
     (folder / "summary.json").unlink()
     return seconds, summary
 
 
-def _error_of(said: str) -> str:
-    """The message of the error of a run, which is a JSON document on its stdout; "" where it printed none."""
+def _error_of(document: str) -> str:
+    """Return the message of the error of a run. document : what the run printed on stdout; "" where it is no error."""
     try:
-        message: str = json.loads(said)["error"]["message"]
+        message: str = json.loads(document)["error"]["message"]
         return message
     except (ValueError, KeyError):
         return ""
