@@ -18,7 +18,7 @@ from benchmarks.stress.work import Job, catalog, labels, scratch
 SIDE = 96
 """Pixels of each side of the network's input."""
 CHANNELS = 64
-"""Of its convolutions: enough that a picture takes some milliseconds."""
+"""Channels of its convolutions: enough that a picture takes some milliseconds."""
 TABLE = f"size = {SIDE}\nmean = [127.5, 127.5, 127.5]\nstd = [127.5, 127.5, 127.5]\n"
 
 

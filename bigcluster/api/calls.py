@@ -240,13 +240,13 @@ def predict(
     """
     settings, limits = stored_settings(out, exclude=exclude), resources(memory, workers)
     target = targets.named("--to", to)
-    of_new = None if features is None else KEYS["features"].check("features", features)
+    new_features = None if features is None else KEYS["features"].check("features", features)
     if image_list.is_list(images):
         with image_list.as_manifest(images) as source:
             settings = image_list.settings_for_list(settings)
-            return _run_task("predict", settings, limits, listener, images=source, to=target, features=of_new)
+            return _run_task("predict", settings, limits, listener, images=source, to=target, features=new_features)
     source = local_path("IMAGES", images)
-    return _run_task("predict", settings, limits, listener, images=source, to=target, features=of_new)
+    return _run_task("predict", settings, limits, listener, images=source, to=target, features=new_features)
 
 
 def verify(

@@ -99,18 +99,18 @@ class EmbeddingSettings:
     pool: str | None = key(
         None,
         optional(one_of("avg", "max", "gem", "flatten", "cls", "mean")),
-        "how a map (avg, max, gem, flatten) or tokens (cls, mean) become one vector; the network has a default",
+        "how a map (avg, max, gem, flatten) or tokens (cls, mean) become one vector; default: that of the network",
     )
     resize: str | None = key(
         None,
         optional(one_of("crop", "squash", "pad")),
-        "how an image takes the input size: crop its middle, squash or pad it; the network has a default",
+        "how an image takes the input size: crop its middle, squash or pad it; default: that of the network",
     )
     gray: bool = key(False, yes_or_no, "whether the network sees images in gray, as three equal channels")
     normalize: str = key(
         "l2",
         one_of("l2", "none"),
-        "l2 gives the features of every image the length 1, and its PCA scores again; pixels are never changed",
+        "l2 scales the features of every image to the length 1, and its PCA scores too; pixels are never scaled",
     )
     classes: int = key(
         0, whole_number(0), "write this number of the most probable classes of each image to classes.csv (0: none)"
