@@ -217,7 +217,7 @@ def _judge_rows(job: _Job, source: Path, rows: list[Row]) -> None:
 
 
 def _judge_graphs(job: _Job, rows: list[Row]) -> None:
-    """Add the share of the neighbors of each peer that ours found too; float32 alone may choose others that are as near."""
+    """Add the share of each peer's neighbors that ours found too; float32 alone may choose others that are as near."""
     ours = evaluate.load(job.folder / OURS, "ids")
     for row in rows:
         ids = evaluate.load(job.folder / row["case"], "ids")
