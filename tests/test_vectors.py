@@ -187,6 +187,7 @@ def test_rows_without_a_finite_vector_are_in_the_ledger(images: Path, tmp_path: 
             reasons = {row["path"]: (row["status"], row["reason"]) for row in csv.DictReader(table)}
         none, not_finite = f"{file.name} has no vector for it", f"its vector in {file.name} has NaN or infinity"
         assert reasons["p000.png"] == ("no_features", none)
+        assert "could not be read or described" in ran.out + ran.err
         assert reasons["p003.png"] == reasons["p004.png"] == ("no_features", not_finite)
         assert reasons["p007.png"] == (("ok", "") if kind == "npy" else ("no_features", none))
         assert bc.open(folder / "out").verify()["ok"]

@@ -125,9 +125,11 @@ def _live(console: Console) -> Iterator[Listener]:
 
 
 def unread(counts: dict[str, Any], file: str) -> str:
-    """Say how many images could not be read, and which file gives the reasons."""
-    kinds = ", ".join(f"{number} {status}" for status, number in counts.get("failed_by_status", {}).items())
-    return f"{counted(counts['failed'], 'image')} could not be read{f' ({kinds})' * bool(kinds)}: see {file}"
+    """Say how many images could not be read, or have no features, and which file gives the reasons."""
+    failures = counts.get("failed_by_status", {})
+    kinds = ", ".join(f"{number} {status}" for status, number in failures.items())
+    what = "could not be read or described" if "no_features" in failures else "could not be read"
+    return f"{counted(counts['failed'], 'image')} {what}{f' ({kinds})' * bool(kinds)}: see {file}"
 
 
 def _show(console: Console, line: str) -> None:
