@@ -149,6 +149,16 @@ def test_whatever_a_sealed_mark_holds_ends_in_one_line_and_is_computed_anew(
 
 
 @pytest.mark.slow
+def test_without_the_mark_of_one_stage_every_command_ends_in_one_line(job: Job) -> None:
+    for stage, block in job.marks:
+        if block == "done":
+            out = job.changed(lambda marks, stage=stage: marks.remove(stage))
+            for name in COMMANDS[1:]:  # the run makes the mark again, so that it comes last
+                refusal(job.commands(out)[name])
+            assert refusal(job.commands(out)["run"]) == ""
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("payload", [{}, {"names": [1], "records": [[]], "text": "{}", "files": 3, "facts": {}}])
 def test_marks_that_all_lack_what_is_written_are_all_made_anew(job: Job, payload: dict[str, Any]) -> None:
     def change(marks: Marks) -> None:

@@ -139,21 +139,26 @@ def kill(process: subprocess.Popen[bytes], prepared: Callable[[], bool], after: 
         process.wait(after)
         return False
     except subprocess.TimeoutExpired:
-        supervisor = psutil.Process(process.pid)
-        stop(supervisor)  # it starts no other worker once they are listed
-        workers = supervisor.children(recursive=True)
-        for victim in [*workers * (whom != "supervisor"), *[supervisor] * (whom != "worker")]:
-            try:
-                victim.send_signal(signal.SIGKILL)
-            except psutil.NoSuchProcess:  # it has left meanwhile
-                continue
-        supervisor.resume()
-        process.wait()
-        deadline = time.monotonic() + PATIENCE_SECONDS
-        while any(map(runs, workers)):
-            assert time.monotonic() < deadline, "a worker outlived its supervisor"
-            time.sleep(0.01)
+        kill_now(process, whom)
         return True
+
+
+def kill_now(process: subprocess.Popen[Any], whom: str) -> None:
+    """SIGKILL the supervisor, its workers or both, and return once nobody of the run is left."""
+    supervisor = psutil.Process(process.pid)
+    stop(supervisor)  # it starts no other worker once they are listed
+    workers = supervisor.children(recursive=True)
+    for victim in [*workers * (whom != "supervisor"), *[supervisor] * (whom != "worker")]:
+        try:
+            victim.send_signal(signal.SIGKILL)
+        except psutil.NoSuchProcess:  # it has left meanwhile
+            continue
+    supervisor.resume()
+    process.wait()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while any(map(runs, workers)):
+        assert time.monotonic() < deadline, "a worker outlived its supervisor"
+        time.sleep(0.01)
 
 
 def stop(process: psutil.Process) -> None:

@@ -106,6 +106,7 @@ def show_network(
     width, height = input_size(graph, preprocessing, size)
     # The default tensor is not computed here, so a network whose default cannot be used is shown, too.
     chosen = graph.choose(preprocessing.layer, head=preprocessing.head)
+    why = f"{source.described_in} names it" if preprocessing.layer else chosen.why
     tensors = list(_tensors(source, graph, (width, height), chosen.layer))
     return {
         "name": source.name,
@@ -128,7 +129,7 @@ def show_network(
             "mean": list(preprocessing.mean),
             "std": list(preprocessing.std),
         },
-        "default": {"layer": chosen.layer, "why": f"{source.described_in} names it" if given.layer else chosen.why},
+        "default": {"layer": chosen.layer, "why": why},
         "classifier": chosen.logits,
         "tensors": [{**tensor.__dict__, "shape": list(tensor.shape)} for tensor in tensors],
     }

@@ -325,9 +325,7 @@ def _load_model(job: Job, store: Store, features: Features) -> _Model:
 
     if clustered.payload["reduction"] == "none":
         return _Model(centers, usual(), False, features.mean, None, n_components, 0.0)
-    if fit is None or clustered.payload["rows"] != reduce.rows_fingerprint(
-        fit.fingerprint, n_components, unit_length=features.unit_length
-    ):
+    if fit is None or not reduce.made_clusters(store, fit, clustered):
         raise unfinished
     novelty_of_model = usual()
     vectors, step = StoredRows(components(context, features)), fit.payload["score_step"]

@@ -23,6 +23,7 @@ from bigcluster.stages import cluster
 from bigcluster.stages import sweep as sweep_stage
 from bigcluster.stages.classes import ClusterClasses, classes_of_clusters, load_classes
 from bigcluster.stages.ingest import Ingested, load_ingested, load_listed, stored_recipe
+from bigcluster.stages.reduce import made_clusters
 from bigcluster.store import Store
 
 NO_LINK, LINK_OF_ITS_NAME = 0, 1
@@ -162,7 +163,12 @@ def read_model(out: Path, store: Store, summary: dict[str, Any], written: Writte
     """
     ingested = load_ingested(store)
     clustered = store.mark(CLUSTER)
-    if clustered is None or clustered.payload["images"] != ingested.fingerprint:
+    fit = store.mark(REDUCE)
+    if (
+        clustered is None
+        or clustered.payload["images"] != ingested.fingerprint
+        or not made_clusters(store, fit, clustered)
+    ):
         raise StoreError(f"{out} holds no finished run; run the job to its end first")
     members = _members(store, clustered.payload["n_clusters"])
     if written is None:
@@ -171,7 +177,6 @@ def read_model(out: Path, store: Store, summary: dict[str, Any], written: Writte
     else:
         listed = Listed.of(written)
     ratio = None
-    fit = store.mark(REDUCE)
     if clustered.payload["reduction"] == "pca" and fit is not None:
         ratio = store.load("explained_variance") / fit.payload["total_variance"]
     sweep = _sweep(store, clustered.payload["rows"])

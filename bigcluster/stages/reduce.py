@@ -23,7 +23,7 @@ from bigcluster.solvers.pca import PCAFit, fit_pca
 from bigcluster.solvers.spill import FolderTiles
 from bigcluster.solvers.unit_length import UnitLengthRows
 from bigcluster.stages.context import Context
-from bigcluster.stages.features import Features
+from bigcluster.stages.features import Features, is_unit_length
 from bigcluster.stages.ingest import Ingested
 from bigcluster.store import ColumnWriter, Mark, RowWriter, StageCheckpoints, Store, StoredRows, fingerprint
 from bigcluster.store.row_source import FirstColumns, RowSource
@@ -116,6 +116,19 @@ def clustered_scores(store: Store, n_components: int, *, unit_length: bool) -> R
     if unit_length:
         return UnitLengthRows(scores)
     return scores
+
+
+def made_clusters(store: Store, fit: Mark | None, clustered: Mark) -> bool:
+    """Return whether the clusters were made from this fit, or from rows that were not reduced.
+
+    fit, clustered : the marks of the two stages. Raises StoreError where the store does not say what its rows are.
+    """
+    if clustered.payload["reduction"] == "none":
+        return True
+    if fit is None:
+        return False
+    n_columns, unit_length = clustered.payload["n_columns"], is_unit_length(store)
+    return bool(clustered.payload["rows"] == rows_fingerprint(fit.fingerprint, n_columns, unit_length=unit_length))
 
 
 def rows_fingerprint(fit: str, n_components: int, *, unit_length: bool) -> str:

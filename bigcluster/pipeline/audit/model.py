@@ -63,11 +63,8 @@ def load(store: Store) -> Stored:
         fitted = None
     if clustered is not None and not _are_of(clustered, ingested):
         clustered = None
-    if clustered is not None and fitted is not None and clustered.payload["reduction"] != "none":
-        unit_length = recipe.payload.get("embedding", {"unit_length": False})["unit_length"]
-        n_columns = clustered.payload["n_columns"]
-        rows = reduce.rows_fingerprint(fitted.fingerprint, n_columns, unit_length=unit_length)
-        clustered = clustered if clustered.payload["rows"] == rows else None
+    if clustered is not None and fitted is not None and not reduce.made_clusters(store, fitted, clustered):
+        clustered = None
     return Stored(ingested.payload["n_blocks"], recipe, extracted, fitted, clustered, read_ledger)
 
 
