@@ -42,7 +42,7 @@ def run_seconds(pictures: Path, network: Path, threads: int) -> float:
     """Seconds of the ingest of `bigcluster run`: reading, decoding, features, checks and writing to the disk."""
     out = Path(tempfile.mkdtemp(prefix="bigcluster-features-"))
     command = [sys.executable, "-m", "bigcluster", "run", str(pictures), "--out", str(out / "out"), "-k", "10"]
-    command += ["--features", str(network), "--workers", str(threads), "--quiet", "--json"]
+    command += ["--features", str(network), "--threads", str(threads), "--quiet", "--json"]
     try:
         answer = subprocess.run(
             [*command, "--set", "report.write=false"],

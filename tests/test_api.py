@@ -66,7 +66,7 @@ def test_real_numbers_and_truths_of_numpy_are_numbers_and_truths(images: Path, k
 def test_numpy_numbers_reach_the_run_and_the_estimators(images: Path, tmp_path: Path) -> None:
     run = bc.run(
         images, tmp_path / "out", n_clusters=np.int64(2), size=np.int32(8), components=np.uint8(2), seed=np.int64(1),
-        workers=np.int64(1), rehash=np.bool_(True), set={"report.write": np.bool_(False), "kmeans.n_init": "auto"},
+        threads=np.int64(1), rehash=np.bool_(True), set={"report.write": np.bool_(False), "kmeans.n_init": "auto"},
     )  # fmt: skip
     assert run.summary["settings"]["kmeans.n_init"] == KEYS["kmeans.n_init"].default
     assert list(run.sweep(np.int64(3))["k"]) == [3]
@@ -92,7 +92,9 @@ def test_no_argument_ends_in_a_raw_error(tmp_path_factory: pytest.TempPathFactor
     folder = tmp_path_factory.mktemp("odd")
     write_pictures(folder / "in", 1)
     given: dict[str, Any] = {"images": folder / "in", "out": folder / "out", "n_clusters": 1, "memory": "1GiB"}
-    name = data.draw(st.sampled_from(["images", "out", "n_clusters", "memory", "workers", "config", "set", *KEYS]))
+    name = data.draw(
+        st.sampled_from(["images", "out", "n_clusters", "memory", "threads", "workers", "config", "set", *KEYS])
+    )
     value = data.draw(ODD)
     if name in KEYS and name not in given and "." in name:
         given["set"] = {name: value}
@@ -111,7 +113,7 @@ def test_no_argument_ends_in_a_raw_error(tmp_path_factory: pytest.TempPathFactor
         lambda: bc.run(5, "out", n_clusters=2),  # type: ignore[arg-type]
         lambda: bc.run("in", 5, n_clusters=2),  # type: ignore[arg-type]
         lambda: bc.run("in", "out", n_clusters=2, memory=5),  # type: ignore[arg-type]
-        lambda: bc.run("in", "out", n_clusters=2, workers="two"),  # type: ignore[arg-type]
+        lambda: bc.run("in", "out", n_clusters=2, threads="two"),  # type: ignore[arg-type]
         lambda: bc.run("in", "out", n_clusters=2, config=5),  # type: ignore[arg-type]
         lambda: bc.run("in", "out", n_clusters=2, set="k=3"),  # type: ignore[arg-type]
         lambda: bc.run("in", "out", n_clusters=2, set={1: 2}),  # type: ignore[dict-item]

@@ -212,7 +212,7 @@ def test_sizes_have_one_form(given_size: Any, canonical: str) -> None:
     assert resolve(flags={"size": given_size}, sets=(), config=None, kept=None).size == canonical
 
 
-@pytest.mark.parametrize("name", ["memory", "workers", "scheduler"])
+@pytest.mark.parametrize("name", ["memory", "threads", "scheduler"])
 def test_what_schedules_a_run_is_no_setting(tmp_path: Path, name: str) -> None:
     config = tmp_path / "c.toml"
     config.write_text(f'{name} = "1GiB"\n')

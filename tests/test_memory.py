@@ -272,7 +272,7 @@ def test_memory_that_vanishes_is_one_line_and_a_run_to_resume(
     for number in range(1, 40):
         (folder / f"p{number:03d}.png").write_bytes(first.read_bytes())
     write_pictures(folder, 3, first=100)
-    options = ("-k", 3, "--size", "1500x1500", "--components", 3, "--memory", "1GiB", "--workers", 1)
+    options = ("-k", 3, "--size", "1500x1500", "--components", 3, "--memory", "1GiB", "--threads", 1)
     out = tmp_path / "o"
     running = background("run", folder, "--out", out, *options)
     running.wait_until(lambda: list((out / ".bigcluster" / "marks").rglob("0*")))

@@ -232,6 +232,7 @@ def test_a_plan_of_pictures_and_a_cluster_that_are_not_there(cli: Cli) -> None:
     assert "200 workers of one thread; memory budget 4 GiB each" in ran.out
     for words in ("estimated on this machine on 20", "upper bound", "no header was read", "disk: ", "names and labels"):
         assert words in ran.out
+    assert "200 workers of 2 threads" in cli(*ABSENT, *JOINED, "--threads", 2).out
     found = json.loads(cli(*ABSENT, *JOINED, "--json").out)
     assert found["disk_bytes"] >= 5 * 10**6 * 4096
     assert found["peak_disk_bytes"] >= found["disk_bytes"]
@@ -257,6 +258,7 @@ def test_what_cannot_be_planned_is_refused(cli: Cli) -> None:
         (("plan", "--images", "1e3", "--size", "native"), "use --size WIDTHxHEIGHT"),
         (("plan", "photos", "--images", "1e3"), "images that need not exist"),
         (("plan", "--images", "1e3", "--scheduler", "any"), "--scheduler needs --workers and --memory"),
+        (("plan", "--images", "1e3", "--workers", 2), "the number of threads is --threads now"),
         (("run", "photos", "--out", "o", "-k", "3", "--scheduler", "tcp://127.0.0.1:1"), "--scheduler"),
     ):
         ran = cli(*call)

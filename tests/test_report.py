@@ -492,9 +492,9 @@ def test_the_pages_do_not_depend_on_the_budget(small: Path, cli: Cli) -> None:
         files = (path for path in (small / "report").rglob("*") if path.is_file())
         return {path.relative_to(small).as_posix(): path.read_bytes() for path in files}
 
-    assert cli("report", small, "--memory", "4GiB", "--workers", 2).code == 0
+    assert cli("report", small, "--memory", "4GiB", "--threads", 2).code == 0
     first = content()
-    assert cli("report", small, "--memory", "400MiB", "--workers", 1).code == 0
+    assert cli("report", small, "--memory", "400MiB", "--threads", 1).code == 0
     assert content() == first
 
 

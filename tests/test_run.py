@@ -134,7 +134,7 @@ def test_the_python_api_reads_what_the_run_left(finished: tuple[Path, Ran]) -> N
 
 def test_the_same_command_again_reuses_everything(out: Path, images: Path, cli: Cli) -> None:
     before = (out / "labels.csv").read_bytes()
-    ran = cli("run", images, "--out", out, "-k", 3, "--components", 5, "--size", 16, "--memory", "2GiB", "--workers", 1)
+    ran = cli("run", images, "--out", out, "-k", 3, "--components", 5, "--size", 16, "--memory", "2GiB", "--threads", 1)
     assert ran.code == 0, ran.err
     assert reused(out) == {"ingest": True, "reduce": True, "cluster": True, "report": True}
     assert (out / "labels.csv").read_bytes() == before
@@ -180,19 +180,19 @@ def test_run_toml_repeats_the_run(out: Path, cli: Cli, tmp_path: Path) -> None:
     before = (out / "run.toml").read_bytes(), (out / "labels.csv").read_bytes()
     copy = tmp_path / "copy.toml"
     copy.write_text((out / "run.toml").read_text().replace(str(out.parent.parent), str(out.parent.parent)))
-    ran = cli("run", "--config", copy, "--out", out, "--memory", "1GiB", "--workers", 1, cwd=tmp_path)
+    ran = cli("run", "--config", copy, "--out", out, "--memory", "1GiB", "--threads", 1, cwd=tmp_path)
     assert ran.code == 0, ran.err
     assert (out / "labels.csv").read_bytes() == before[1]
-    for word in ("memory", "workers", "scheduler"):
+    for word in ("memory", "threads", "workers", "scheduler"):
         assert word not in (out / "run.toml").read_text()
 
 
 @pytest.mark.slow
-def test_labels_do_not_depend_on_workers_and_memory(
+def test_labels_do_not_depend_on_threads_and_memory(
     finished: tuple[Path, Ran], images: Path, cli: Cli, tmp_path: Path
 ) -> None:
     wanted = (finished[0] / "labels.csv").read_bytes()
-    for number, options in enumerate(([], ["--workers", 1], ["--workers", 2, "--memory", "700MiB"])):
+    for number, options in enumerate(([], ["--threads", 1], ["--threads", 2, "--memory", "700MiB"])):
         fresh = tmp_path / str(number)
         ran = cli("run", images, "--out", fresh, "-k", 3, "--components", 5, "--size", 16, *options)
         assert ran.code == 0, ran.err
@@ -333,7 +333,7 @@ def test_killed_in_every_way_the_same_command_resumes(
     assert ran.code == 0, ran.err
     assert reused(out)["ingest"]
     undisturbed = tmp_path / "undisturbed"
-    assert cli("run", many, "--out", undisturbed, *options, "--workers", 1).code == 0
+    assert cli("run", many, "--out", undisturbed, *options, "--threads", 1).code == 0
     assert (out / "labels.csv").read_bytes() == (undisturbed / "labels.csv").read_bytes()
     assert files_in(out / "clusters") == files_in(undisturbed / "clusters")
 
@@ -446,7 +446,7 @@ def test_wrong_settings(images: Path, tmp_path: Path, cli: Cli) -> None:
     refused(cli(*start, "--set", "variance=0.5", "--set", "components=3"), 2, "exclude each other")
     refused(cli(*start, "--size", "huge"), 2, "size must be")
     refused(cli(*start, "--memory", "512"), 2, "memory needs a unit")
-    refused(cli(*start, "--workers", 0), 2, "workers must be a whole number of at least 1")
+    refused(cli(*start, "--threads", 0), 2, "threads must be a whole number of at least 1")
     refused(cli(*start, "--config", "nothing"), 2, "no config named")
     refused(cli("run", images, "-k", 2), 2, "OUT is missing")
     refused(cli("run", "--out", tmp_path / "o", "-k", 2), 2, "IMAGES is missing")
@@ -503,7 +503,7 @@ def test_the_api_runs_and_raises_the_same_errors(images: Path, tmp_path: Path) -
         out=tmp_path / "o",
         n_clusters=2,
         memory="1GiB",
-        workers=1,
+        threads=1,
         size=8,
         reduce="none",
         set={"kmeans.n_init": 1},

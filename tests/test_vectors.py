@@ -359,7 +359,7 @@ def test_a_run_that_is_killed_continues_and_leaves_no_file(kind: str, tmp_path: 
     file = as_npy(folder, x, names) if kind == "npy" else as_parquet(folder, x, names)
     above = tmp_path / "results"
     above.mkdir()
-    line = ("run", images, "--features", file, *RUN, "--workers", 1)
+    line = ("run", images, "--features", file, *RUN, "--threads", 1)
     process = subprocess.Popen(
         command(*line, "--out", above / "out"), env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )

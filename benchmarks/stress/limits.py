@@ -133,7 +133,7 @@ def _environment() -> dict[str, str]:
 
 def _row(name: str, arguments: list[str], folder: Path) -> dict[str, Any]:
     quiet = ["--quiet"] if arguments[0] != "plan" else []
-    command = [*arguments, "--memory", f"{BUDGET_MIB}MiB", "--workers", "2", *quiet]
+    command = [*arguments, "--memory", f"{BUDGET_MIB}MiB", "--threads", "2", *quiet]
     found = watch(
         [sys.executable, "-m", "bigcluster", *command],
         environment=_environment(),

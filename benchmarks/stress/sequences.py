@@ -108,7 +108,7 @@ def _command(rng: random.Random, what: str, images: Path, out: Path, root: Path)
     """One command, killed at a random moment or not; whether it was killed. It says no more than a line, or it ends
     well."""
     k, link = rng.randint(1, 3), rng.choice(("hardlink", "hardlink", "symlink", "copy", "none"))
-    run = ["run", images, "--out", out, "-k", k, "--size", 8, "--link", link, "--set", "reduce=none", "--workers", 1]
+    run = ["run", images, "--out", out, "-k", k, "--size", 8, "--link", link, "--set", "reduce=none", "--threads", 1]
     others = (
         ["verify", out],
         ["sweep", out, "-k", "2:3"],

@@ -57,7 +57,7 @@ class Job:
         """The same job as arguments of `bigcluster`."""
         values = {name: str(v).lower() if isinstance(v, bool) else v for name, v in self.values.items()}
         sets = [part for name, value in values.items() for part in ("--set", f"{name}={value}")]
-        return ["run", str(self.images), "--out", str(out), *sets, "--memory", "1GiB", "--workers", "2", "--quiet"]
+        return ["run", str(self.images), "--out", str(out), *sets, "--memory", "1GiB", "--threads", "2", "--quiet"]
 
 
 def catalog(folder: Path, n_images: int) -> Path:

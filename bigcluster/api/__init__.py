@@ -5,18 +5,18 @@ Begin with calls.py; arguments.py makes settings from arguments, and finished_ru
 networks.py is about pretrained networks.
 """
 
-from bigcluster.api.arguments import cluster_resources, resolve_settings, resources, stored_settings
+from bigcluster.api.arguments import plan_resources, resolve_settings, resources, stored_settings
 from bigcluster.api.calls import log_events, open, plan, predict, profile, report, run, sweep, verify
 from bigcluster.api.finished_run import Run
 from bigcluster.api.networks import list_models, show_model
 
 __all__ = [
     "Run",
-    "cluster_resources",
     "list_models",
     "log_events",
     "open",
     "plan",
+    "plan_resources",
     "predict",
     "profile",
     "report",

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from bigcluster import outdir
 from bigcluster.config import KEYS, Settings, flatten, parse_ks, parse_sets, resolve
-from bigcluster.errors import ConfigError
+from bigcluster.errors import THREADS_NOW, ConfigError
 from bigcluster.files.paths import local_path
 from bigcluster.pipeline import image_list
 from bigcluster.runtime.events import Note
@@ -151,36 +151,45 @@ def stored_settings(
     return resolve(flags={"out": out, "exclude": exclude}, sets=sets, config=None, kept=stored)
 
 
-def resources(memory: str | None, workers: int | None) -> Resources:
+def resources(memory: str | None, threads: int | None) -> Resources:
     """Return the memory budget and the threads of one call.
 
-    memory : a size with its unit, such as "1GiB"; None is half of the memory that this process may use. workers : the
+    memory : a size with its unit, such as "1GiB"; None is half of the memory that this process may use. threads : the
     number of threads; None is the number of cores. Raises ConfigError for other values.
     """
     from bigcluster.runtime.blas import available_cores
     from bigcluster.runtime.resources import Resources, allowed_memory
 
-    n_threads = available_cores() if workers is None else _workers(workers)
+    n_threads = available_cores() if threads is None else _at_least_one("threads", threads)
     budget = parse_bytes(memory) if memory is not None else allowed_memory().n_bytes // 2
     return Resources(budget, n_threads, budget_given=memory is not None)
 
 
-def cluster_resources(memory: str | None, workers: int | None) -> Resources:
-    """Return the resources of a dask cluster, for a plan: each of its workers has one thread and the budget.
+def plan_resources(memory: str | None, threads: int | None, workers: int | None, scheduler: str | None) -> Resources:
+    """Return the resources that a plan counts with: those of this machine, or of a dask cluster where one is named.
 
-    memory : a size with its unit, of each worker. workers : their number. Raises ConfigError where one is missing.
+    scheduler : the address of a cluster, or any word for one that does not exist yet; None plans for this machine.
+    workers : the number of worker processes of the cluster. memory, threads : as in `resources`, for each process of
+    the cluster; there, threads is 1 where it is None. Raises ConfigError for other values, for `workers` without
+    `scheduler`, and where a cluster has no `workers` or no `memory`.
     """
     from bigcluster.runtime.resources import Resources
 
+    if scheduler is None:
+        if workers is not None:
+            raise ConfigError(f"{THREADS_NOW}; --workers is for a plan with --scheduler")
+        return resources(memory, threads)
     if workers is None or memory is None:
         raise ConfigError("--scheduler needs --workers and --memory: how many there are, and what each may hold")
-    return Resources(parse_bytes(memory), 1, workers=_workers(workers), joined=True)
+    n_workers = _at_least_one("workers", workers)
+    n_threads = 1 if threads is None else _at_least_one("threads", threads)
+    return Resources(parse_bytes(memory), n_threads, workers=n_workers, joined=True)
 
 
-def _workers(workers: Any) -> int:
-    number = as_whole(workers)
+def _at_least_one(name: str, value: Any) -> int:
+    number = as_whole(value)
     if number is None or number < 1:
-        raise ConfigError(f"workers must be a whole number of at least 1, not {quoted(workers)}")
+        raise ConfigError(f"{name} must be a whole number of at least 1, not {quoted(value)}")
     return number
 
 

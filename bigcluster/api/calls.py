@@ -17,8 +17,8 @@ from bigcluster.api.arguments import (
     as_names,
     as_texts,
     budget_notes,
-    cluster_resources,
     dotted,
+    plan_resources,
     resolve_report,
     resolve_settings,
     resolve_sweep,
@@ -55,7 +55,7 @@ def run(
     *,
     n_clusters: int | str | None = None,
     memory: str | None = None,
-    workers: int | None = None,
+    threads: int | None = None,
     config: PathLike | None = None,
     set: Sets = None,
     fresh: bool = False,
@@ -74,7 +74,7 @@ def run(
     memory : the most memory, such as "1GiB". It counts all processes that the job starts, and what the job adds to the
     calling process. What the calling process held before does not count; the summary shows it. Default: half of the
     memory that this process may use.
-    workers : the number of threads that decode and compute. Default: all cores.
+    threads : the number of threads that decode and compute. Default: all cores.
     config : a TOML file with settings, or the name of a shipped one.
     set : settings by dotted name, such as {"kmeans.n_init": 8}. settings : those without a dot, such as size="64" or
     variance=0.8. Where several give a value, the order is that of the command line.
@@ -93,7 +93,7 @@ def run(
     resolved = resolve_settings(images, out, flags=flags, sets=sets, config=config, fresh=fresh)
     # The listener may change the current folder.
     resolved = with_absolute_paths(resolved)
-    limits = resources(memory, workers)
+    limits = resources(memory, threads)
     for note in [
         *reused_settings_notes(resolved.out or "", resolved, flags, sets, config=config, fresh=fresh),
         *budget_notes(limits),
@@ -115,6 +115,7 @@ def plan(
     *,
     n_clusters: int | str | None = None,
     memory: str | None = None,
+    threads: int | None = None,
     workers: int | None = None,
     config: PathLike | None = None,
     set: Sets = None,
@@ -127,7 +128,8 @@ def plan(
     """Return the plan of what `run` with these arguments would do. Nothing is decoded or written.
 
     n_images : plan for this number of images, which need not exist, such as "1M"; `images` is left out then.
-    scheduler : plan for a dask cluster; `workers` is the number of its workers, and `memory` is for each of them.
+    scheduler : plan for a dask cluster; `workers` is the number of its worker processes, `threads` (default: 1) and
+    `memory` are for each of them. Without it, `workers` is refused.
 
     The other arguments are those of `run`. The seconds of the plan are estimates from the speed of this machine, which
     the first call measures; that takes one to two seconds. Raises the errors of bigcluster.errors.
@@ -140,7 +142,7 @@ def plan(
     needs = ("images",) if n_images is None else ()
     flags = {"k": n_clusters, **settings, **values}
     resolved = resolve_settings(images, out, flags=flags, sets=sets, config=config, fresh=fresh, needs=needs)
-    limits = resources(memory, workers) if scheduler is None else cluster_resources(memory, workers)
+    limits = plan_resources(memory, threads, workers, scheduler)
     if n_images is not None:
         from bigcluster.pipeline.plan import estimated, plan_absent
 
@@ -158,7 +160,7 @@ def profile(
     *,
     n_clusters: int | str | None = None,
     memory: str | None = None,
-    workers: int | None = None,
+    threads: int | None = None,
     config: PathLike | None = None,
     set: Sets = None,
     fresh: bool = False,
@@ -188,7 +190,7 @@ def profile(
     resolved = resolve_settings(images, out, flags=flags, sets=sets, config=config, fresh=fresh)
     return profiling.profile(
         resolved,
-        resources(memory, workers),
+        resources(memory, threads),
         compare=as_names("compare", compare),
         limit_bytes=None if limit is None else parse_bytes(limit, "limit"),
         replace=replace,
@@ -207,7 +209,7 @@ def sweep(
     k: int | str,
     *,
     memory: str | None = None,
-    workers: int | None = None,
+    threads: int | None = None,
     set: Sets = None,
     listener: Listener = log_events,
 ) -> dict[str, Any]:
@@ -217,7 +219,7 @@ def sweep(
     Returns a dict: `rows` are those of OUT/sweep.csv, `suggested_k` may be None, and `reason` says why.
     """
     settings, ks = resolve_sweep(out, k, sets=as_texts(set))
-    return _run_task("sweep", settings, resources(memory, workers), listener, ks=ks)
+    return _run_task("sweep", settings, resources(memory, threads), listener, ks=ks)
 
 
 def predict(
@@ -228,7 +230,7 @@ def predict(
     features: PathLike | None = None,
     exclude: Sequence[str] | str | None = None,
     memory: str | None = None,
-    workers: int | None = None,
+    threads: int | None = None,
     listener: Listener = log_events,
 ) -> dict[str, Any]:
     """Label new images by the model in OUT, and write the labels to a CSV file or a stream.
@@ -238,7 +240,7 @@ def predict(
     listed; default: those of the run. Returns a dict: `counts` of the images, and `beyond_share` and `unlike`, which
     say whether they resemble the images of the run (None where the model has too few images to tell).
     """
-    settings, limits = stored_settings(out, exclude=exclude), resources(memory, workers)
+    settings, limits = stored_settings(out, exclude=exclude), resources(memory, threads)
     target = targets.named("--to", to)
     new_features = None if features is None else KEYS["features"].check("features", features)
     if image_list.is_list(images):
@@ -254,7 +256,7 @@ def verify(
     *,
     quick: bool = False,
     memory: str | None = None,
-    workers: int | None = None,
+    threads: int | None = None,
     listener: Listener = log_events,
 ) -> dict[str, Any]:
     """Check all files of OUT for damage.
@@ -262,14 +264,14 @@ def verify(
     quick : read only a sample. Returns a dict: `ok`, the files that are `damaged`, and in `redo` the stages that the
     next run does again.
     """
-    return _run_task("verify", Settings(out=local_path("OUT", out)), resources(memory, workers), listener, quick=quick)
+    return _run_task("verify", Settings(out=local_path("OUT", out)), resources(memory, threads), listener, quick=quick)
 
 
 def report(
     out: PathLike,
     *,
     memory: str | None = None,
-    workers: int | None = None,
+    threads: int | None = None,
     set: Sets = None,
     listener: Listener = log_events,
 ) -> dict[str, Any]:
@@ -277,7 +279,7 @@ def report(
 
     Returns a dict: `report` is the path of its first page.
     """
-    return _run_task("report", resolve_report(out, sets=as_texts(set)), resources(memory, workers), listener)
+    return _run_task("report", resolve_report(out, sets=as_texts(set)), resources(memory, threads), listener)
 
 
 def make_components(out: PathLike) -> None:

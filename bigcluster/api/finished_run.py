@@ -168,17 +168,17 @@ class Run:
         return store.load("mean")
 
     def sweep(
-        self, k: int | str, *, memory: str | None = None, workers: int | None = None, set: Sets = None
+        self, k: int | str, *, memory: str | None = None, threads: int | None = None, set: Sets = None
     ) -> pd.DataFrame:
         """Try several numbers of clusters on the stored scores; return inertia, silhouettes and stability of every k.
 
-        k : one number, or several such as "5:20". memory, workers : as in `run`. set : seed and kmeans.* keys only.
+        k : one number, or several such as "5:20". memory, threads : as in `run`. set : seed and kmeans.* keys only.
         The table is also written to OUT/sweep.csv.
         """
         from bigcluster.api.calls import sweep
         from bigcluster.outputs.frames import read_table
 
-        sweep(self.out, k, memory=memory, workers=workers, set=set)
+        sweep(self.out, k, memory=memory, threads=threads, set=set)
         return read_table(self.out / "sweep.csv")
 
     def predict(
@@ -189,13 +189,13 @@ class Run:
         features: PathLike | None = None,
         exclude: Sequence[str] | str | None = None,
         memory: str | None = None,
-        workers: int | None = None,
+        threads: int | None = None,
     ) -> pd.DataFrame:
         """Label new images with the stored model; return the columns of labels.csv and `novelty`.
 
         images : as in `run`. to : the CSV file that the table is written to; an existing one is replaced.
         features : the vectors of the new images, where the model was made of vectors; default: those of the model.
-        exclude : patterns of files that are not listed; default: those of the run. memory, workers : as in `run`.
+        exclude : patterns of files that are not listed; default: those of the run. memory, threads : as in `run`.
         Raises UsageError where `to` is a stream.
         """
         from bigcluster.api.calls import predict
@@ -204,27 +204,27 @@ class Run:
         target = targets.named("to", to)
         if not targets.check("to", target):
             raise UsageError(f"to must be a file, from which the table is read: {target} is a stream")
-        predict(self.out, images, target, features=features, exclude=exclude, memory=memory, workers=workers)
+        predict(self.out, images, target, features=features, exclude=exclude, memory=memory, threads=threads)
         return read_table(Path(target), NUMBERS_OF_PREDICTIONS)
 
-    def verify(self, *, quick: bool = False, memory: str | None = None, workers: int | None = None) -> dict[str, Any]:
+    def verify(self, *, quick: bool = False, memory: str | None = None, threads: int | None = None) -> dict[str, Any]:
         """Check checksums, counts, labels, folders and model; the next run repairs what is damaged.
 
-        quick : read only a sample. memory, workers : as in `run`. Returns a dict: `ok`, the files that are `damaged`,
+        quick : read only a sample. memory, threads : as in `run`. Returns a dict: `ok`, the files that are `damaged`,
         and in `redo` the stages that the next run does again.
         """
         from bigcluster.api.calls import verify
 
-        return verify(self.out, quick=quick, memory=memory, workers=workers)
+        return verify(self.out, quick=quick, memory=memory, threads=threads)
 
-    def report(self, *, memory: str | None = None, workers: int | None = None, set: Sets = None) -> Path:
+    def report(self, *, memory: str | None = None, threads: int | None = None, set: Sets = None) -> Path:
         """Write the report again; return the path of its index.html.
 
-        memory, workers : as in `run`. set : report.* keys only, such as {"report.map": "tsne"}.
+        memory, threads : as in `run`. set : report.* keys only, such as {"report.map": "tsne"}.
         """
         from bigcluster.api.calls import report
 
-        return Path(report(self.out, memory=memory, workers=workers, set=set)["report"])
+        return Path(report(self.out, memory=memory, threads=threads, set=set)["report"])
 
     def _repr_html_(self) -> str:
         """Return the HTML that a notebook shows: counts, sizes and a small montage."""

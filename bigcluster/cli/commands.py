@@ -33,8 +33,8 @@ from bigcluster.cli.options import (
     Seed,
     Sets,
     Size,
+    Threads,
     Variance,
-    Workers,
     number,
 )
 from bigcluster.errors import EXIT_FAILED, EXIT_SOME_UNREAD, UsageError
@@ -84,7 +84,7 @@ def run(
     variance: Variance = None,
     components: Components = None,
     memory: Memory = None,
-    workers: Workers = None,
+    threads: Threads = None,
     link: Link = None,
     seed: Seed = None,
     exclude: Exclude = None,
@@ -112,7 +112,7 @@ def run(
         "link": link,
         "seed": seed,
         "memory": memory,
-        "workers": workers,
+        "threads": threads,
         "config": config,
         "set": sets,
         "fresh": fresh,
@@ -139,13 +139,10 @@ def plan(
     variance: Variance = None,
     components: Components = None,
     memory: Memory = None,
+    threads: Threads = None,
     workers: Annotated[
         int | None,
-        typer.Option(
-            parser=number,
-            metavar="INTEGER",
-            help="The number of threads; with --scheduler, the number of workers of the cluster.",
-        ),
+        typer.Option(parser=number, metavar="INTEGER", help="With --scheduler: the number of worker processes."),
     ] = None,
     exclude: Exclude = None,
     config: Config = None,
@@ -161,7 +158,8 @@ def plan(
     scheduler: Annotated[
         str | None,
         typer.Option(
-            help="Plan for a dask cluster: its address, or the word any. --workers and --memory describe its workers."
+            help="Plan for a dask cluster: its address, or the word any. --workers says how many processes it has, "
+            "--memory and --threads what each of them may use."
         ),
     ] = None,
     fresh: Fresh = False,
@@ -179,6 +177,7 @@ def plan(
             out,
             n_clusters=k,
             memory=memory,
+            threads=threads,
             workers=workers,
             config=config,
             set=sets,
@@ -202,7 +201,7 @@ def sweep(
         str, typer.Option("-k", "--n-clusters", help="The numbers of clusters to try: 5:20, 10:100:10 or 5,9,17.")
     ],
     memory: Memory = None,
-    workers: Workers = None,
+    threads: Threads = None,
     sets: Sets = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -217,7 +216,7 @@ def sweep(
     from bigcluster.cli import display
 
     with listening(quiet=quiet) as listener:
-        suggestion = api.sweep(out, k, memory=memory, workers=workers, set=sets, listener=listener)
+        suggestion = api.sweep(out, k, memory=memory, threads=threads, set=sets, listener=listener)
     tell(suggestion, as_json, lambda: display.print_sweep(suggestion, out, stdout()), quiet=quiet)
 
 
@@ -235,7 +234,7 @@ def predict(
     ] = None,
     exclude: Exclude = None,
     memory: Memory = None,
-    workers: Workers = None,
+    threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     log: Log = None,
@@ -249,7 +248,7 @@ def predict(
         raise UsageError(f"--log and --to are the same file ({to}); give two")
     with listening(quiet=quiet) as listener:
         prediction = api.predict(
-            out, images, to, features=features, exclude=exclude, memory=memory, workers=workers, listener=listener
+            out, images, to, features=features, exclude=exclude, memory=memory, threads=threads, listener=listener
         )
     tell(prediction, as_json, lambda: display.print_prediction(prediction, to, stdout()), quiet=quiet)
     _leave_with(prediction["counts"], to, quiet)
@@ -260,7 +259,7 @@ def verify(
     out: Annotated[str, typer.Argument(help="The results folder of a run.")],
     quick: Annotated[bool, typer.Option("--quick", help="Read only a sample of the data and of the links.")] = False,
     memory: Memory = None,
-    workers: Workers = None,
+    threads: Threads = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     log: Log = None,
@@ -270,7 +269,7 @@ def verify(
     from bigcluster.cli import display
 
     with listening(quiet=quiet) as listener:
-        verdict = api.verify(out, quick=quick, memory=memory, workers=workers, listener=listener)
+        verdict = api.verify(out, quick=quick, memory=memory, threads=threads, listener=listener)
     tell(verdict, as_json, lambda: display.print_verified(verdict, out, stdout()), quiet=quiet and verdict["ok"])
     if not verdict["ok"]:
         raise typer.Exit(EXIT_FAILED)
@@ -286,7 +285,7 @@ def profile(
     variance: Variance = None,
     components: Components = None,
     memory: Memory = None,
-    workers: Workers = None,
+    threads: Threads = None,
     seed: Seed = None,
     exclude: Exclude = None,
     config: Config = None,
@@ -317,7 +316,7 @@ def profile(
             out,
             n_clusters=k,
             memory=memory,
-            workers=workers,
+            threads=threads,
             config=config,
             set=sets,
             fresh=fresh,
@@ -341,7 +340,7 @@ def profile(
 def report(
     out: Annotated[str, typer.Argument(help="The results folder of a finished run.")],
     memory: Memory = None,
-    workers: Workers = None,
+    threads: Threads = None,
     sets: Annotated[
         list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set report.map or report.thumbnails.")
     ] = None,
@@ -353,7 +352,7 @@ def report(
     from bigcluster import api
 
     with listening(quiet=quiet) as listener:
-        written = api.report(out, memory=memory, workers=workers, set=sets, listener=listener)
+        written = api.report(out, memory=memory, threads=threads, set=sets, listener=listener)
     tell(written, as_json, lambda: print(printable(f"look at: {written['report']}")), quiet=quiet)
 
 

@@ -140,7 +140,8 @@ def _show(console: Console, line: str) -> None:
 def print_plan(plan: Any, console: Console) -> None:
     """Print the plan as a table with one line per stage, then its totals."""
     width, height = plan.image_size
-    where = f"{show_count(plan.workers)} workers of one thread" if plan.joined else f"{plan.threads} threads"
+    of_threads = "one thread" if plan.threads == 1 else f"{plan.threads} threads"
+    where = f"{show_count(plan.workers)} workers of {of_threads}" if plan.joined else counted(plan.threads, "thread")
     _show(
         console,
         f"{counted(plan.n_images, 'image')} of {width}x{height}, {show_count(plan.n_values)} values each; "

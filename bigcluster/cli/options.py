@@ -72,7 +72,7 @@ Memory = Annotated[
         "The default is half of the memory that may be used."
     ),
 ]
-Workers = Annotated[
+Threads = Annotated[
     int | None,
     typer.Option(
         parser=number,

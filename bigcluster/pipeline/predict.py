@@ -160,7 +160,7 @@ def _label_all(
                 n_clusters,
                 resources,
             )
-            check_budget((plan,), resources.budget_bytes, otherwise="fewer --workers")
+            check_budget((plan,), resources.budget_bytes, otherwise="fewer --threads")
             spec = replace(spec, max_bytes=plan.choices["decode_bytes"])
             stack.enter_context(job.stages.measure(PREDICT, plan.projected_bytes))
             with naming_damage(store):

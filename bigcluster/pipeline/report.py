@@ -48,7 +48,7 @@ def report(
             components = components_of(None, of_pixels=False)
         size, n_classes = (spec.width, spec.height), 0 if embedding is None else embedding["n_classes"]
         plan = plan_report(settings, n_images, size, n_columns, n_clusters, components, n_classes, resources)
-        check_budget((plan,), resources.budget_bytes, otherwise="--workers 1")
+        check_budget((plan,), resources.budget_bytes, otherwise="--threads 1")
         with naming_damage(store):
             _write(job, store, read_summary(summary_path, n_clusters), plan)
     return {"report": str(job.out / FOLDER / "index.html"), "stages": job.stages.facts}

@@ -157,7 +157,7 @@ def _run(
     config = folder / "run.toml"
     write_text(config, to_toml(outdir.absolute(settings)))
     command = ["bigcluster.cli.watched", "run", "--config", str(config), "--json"]
-    command += ["--memory", f"{resources.budget_bytes}B", "--workers", str(resources.threads)]
+    command += ["--memory", f"{resources.budget_bytes}B", "--threads", str(resources.threads)]
     command += ["--replace"] * replace + ["--quiet"] * quiet
     with (folder / "summary.json").open("w+", encoding="utf-8") as output:
         dat = folder / "mprofile.dat"

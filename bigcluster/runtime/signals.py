@@ -9,7 +9,7 @@ from bigcluster.errors import OutOfMemoryError
 
 NO_THREADS = (
     "no memory for threads: the system starts no more of them; raise the limits of this shell (ulimit -v, ulimit -u), "
-    "or use fewer --workers"
+    "or use fewer --threads"
 )
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 """Signals by which systems ask a process to end. They mean the same as Ctrl-C."""
