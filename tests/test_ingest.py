@@ -14,21 +14,18 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clusters import context_of
 from conftest import encoded, picture
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigcluster.catalog import FileRecord, Listing, list_images
-from bigcluster.config import Settings
 from bigcluster.errors import DamagedError, OutError
 from bigcluster.files.bounded import open_regular
 from bigcluster.files.durable import digest_of
 from bigcluster.kernels.decode import DecodeSpec, decode, prepare_codecs
 from bigcluster.kernels.linalg.loops import pixel_sums
 from bigcluster.outputs.summary import counts
-from bigcluster.runtime.events import Progress
-from bigcluster.runtime.threads import EmbeddedRuntime
-from bigcluster.stages.context import Context
 from bigcluster.stages.ingest import Ingested, check_recipe, ingest, pixel_rows
 from bigcluster.stages.loading import files as stage
 from bigcluster.store import Store
@@ -83,7 +80,7 @@ def bring_in(
     listing = list_images(str(images), images.parent / "out")
     opened = Store(store)
     done = ingest(
-        Context(opened, Settings(), EmbeddedRuntime(threads), Progress()),
+        context_of(opened, threads=threads),
         listing,
         spec,
         block_shape=(rows, min(columns, spec.n_values)),

@@ -7,18 +7,15 @@ import os
 from pathlib import Path
 
 import pytest
+from clusters import context_of
 from conftest import Cli, write_pictures
 from hypothesis import given
 from hypothesis import strategies as st
 
 from bigcluster.catalog import Listing, list_images, natural_key, root_of
 from bigcluster.catalog.file_filter import IMAGE_SUFFIXES, left_out
-from bigcluster.config import Settings
 from bigcluster.errors import ImagesNotFoundError, NoImagesError, OutError, UsageError
 from bigcluster.kernels.decode import DecodeSpec
-from bigcluster.runtime.events import Progress
-from bigcluster.runtime.threads import EmbeddedRuntime
-from bigcluster.stages.context import Context
 from bigcluster.stages.ingest import ingest
 from bigcluster.stages.loading.sample import Headers, image_size
 from bigcluster.store import Store
@@ -265,7 +262,7 @@ def statuses(listing: Listing, tmp_path: Path) -> list[tuple[str, str]]:
     store = Store(tmp_path)
     spec = DecodeSpec(8, 8)
     done = ingest(
-        Context(store, Settings(), EmbeddedRuntime(1), Progress()),
+        context_of(store, threads=1),
         listing,
         spec,
         block_shape=(16, 64),

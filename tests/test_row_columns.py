@@ -9,19 +9,17 @@ from typing import Any
 
 import numpy as np
 import pytest
+from clusters import context_of
 from conftest import write_pictures
 from numpy.typing import NDArray
 
 from bigcluster.catalog import list_images
-from bigcluster.config import Settings, resolve
+from bigcluster.config import resolve
 from bigcluster.errors import StoreError
 from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
 from bigcluster.pipeline.run import run
 from bigcluster.pipeline.verify import verify
-from bigcluster.runtime.events import Progress
 from bigcluster.runtime.resources import Resources
-from bigcluster.runtime.threads import EmbeddedRuntime
-from bigcluster.stages.context import Context
 from bigcluster.stages.ingest import Ingested, ingest, tables
 from bigcluster.stages.pixel_blocks import Block, replace_table
 from bigcluster.stages.row_columns import RowColumn, require
@@ -47,7 +45,7 @@ class Catalog:
 
     def ingest(self) -> tuple[Store, Ingested]:
         store = Store(self.out)
-        context = Context(store, Settings(), EmbeddedRuntime(2), Progress())
+        context = context_of(store, threads=2)
         listing = list_images(str(self.images), self.out)
         return store, ingest(context, listing, DecodeSpec(6, 4), block_shape=(BLOCK_ROWS, 24), in_flight=2)
 

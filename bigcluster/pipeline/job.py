@@ -15,6 +15,8 @@ from bigcluster.config import Settings
 from bigcluster.errors import DamagedError
 from bigcluster.files.bounded import limit_parsing
 from bigcluster.planning.stages import baseline_bytes
+from bigcluster.runtime.cluster import Cluster, Worker
+from bigcluster.runtime.embedded import Embedded
 from bigcluster.runtime.events import Listener, Progress
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller, MemorySampler, Reading, release_memory
@@ -36,11 +38,12 @@ class Job:
     out: Path
     progress: Progress
     runtime: Runtime
+    cluster: Cluster
     stages: Stages
 
     def context(self, store: Store) -> Context:
         """Return the argument of the stages of this job, with its open store."""
-        return Context(store, self.settings, self.runtime, self.progress)
+        return Context(store, self.settings, self.runtime, self.progress, self.cluster)
 
     @property
     def remaining_bytes(self) -> int:
@@ -64,7 +67,8 @@ def open_job(settings: Settings, resources: Resources, listener: Listener, calle
     runtime = EmbeddedRuntime(resources.threads)
     # The folder itself, where OUT is a link: what lies below it is reached without following links.
     out = Path(os.path.realpath(settings.out))
-    job = Job(settings, resources, out, progress, runtime, Stages(sampler, progress))
+    cluster = Embedded(Worker(runtime, resources.budget_bytes, progress))
+    job = Job(settings, resources, out, progress, runtime, cluster, Stages(sampler, progress))
     limit_parsing(job.remaining_bytes // PARSING_PARTS)
     return job
 

@@ -16,7 +16,7 @@ from bigcluster.planning.stage_names import FEATURES
 from bigcluster.solvers.pca.moments import column_mean
 from bigcluster.solvers.pca.result import ExactSums
 from bigcluster.stages.context import Context
-from bigcluster.stages.ingest import Ingested, pixel_rows, stored_embedding
+from bigcluster.stages.ingest import MASK, Ingested, pixel_rows, stored_embedding
 from bigcluster.store import Store, StoredRows
 
 PIXELS = "pixels"
@@ -88,7 +88,7 @@ def features_of(context: Context, ingested: Ingested) -> Features:
         store.marks.remove(FEATURES)
     elif mark is None or mark.payload["images"] != ingested.fingerprint:
         store.marks.remove(FEATURES)
-        mean = column_mean(StoredRows(store.array("features"), ingested.ok), context.runtime)
+        mean = column_mean(StoredRows(store.array("features"), ingested.ok, mask=MASK), context.runtime)
         store.commit(FEATURES, ingested.fingerprint, store.save(_MEAN, mean), {"images": ingested.fingerprint})
     return load_features(store, ingested)
 
@@ -105,7 +105,7 @@ def load_features(store: Store, ingested: Ingested) -> Features:
     mark = store.mark(FEATURES)
     is_new = mark is not None and mark.payload["images"] == ingested.fingerprint
     return Features(
-        rows=StoredRows(store.array("features"), ingested.ok),
+        rows=StoredRows(store.array("features"), ingested.ok, mask=MASK),
         moments=None,
         fingerprint=ingested.fingerprint,
         kind=embedding["kind"],

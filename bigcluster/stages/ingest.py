@@ -37,6 +37,8 @@ _SHOWN_DIGITS = 8
 """Hex digits of a fingerprint in a message: enough to see that two differ."""
 Found = TypeVar("Found")
 
+MASK = "ok"
+"""The name of the stored array that says which rows hold a picture."""
 RECIPE = "recipe"
 """The name of the mark that stores how the pixels were decoded. It has the digest of the table of class names."""
 _CLASS_NAMES = "classes"
@@ -167,7 +169,7 @@ def _make_arrays(
 
 def pixel_rows(store: Store, ok: NDArray[np.bool_]) -> StoredRows:
     """Return the good rows of the pixels as a row source, (n_ok, d) uint8. ok : (n_listed,) bool."""
-    return StoredRows(store.array("pixels"), ok)
+    return StoredRows(store.array("pixels"), ok, mask=MASK)
 
 
 def load_ledger(store: Store) -> Ledger:
@@ -331,7 +333,7 @@ def _summarise(
     done, payload = store.mark(INGEST), {"square_sum": squares, "n_blocks": len(blocks)}
     if done is None or done.fingerprint != chain or done.payload != payload:
         store.marks.remove(INGEST)
-        digests = store.save("ok", ok) | store.save("row_keys", _row_keys(listing, ok))
+        digests = store.save(MASK, ok) | store.save("row_keys", _row_keys(listing, ok))
         digests |= store.save("column_sums", sums)
         done = store.commit(INGEST, chain, digests, payload)
     return replace(
@@ -354,7 +356,7 @@ def load_ingested(store: Store) -> Ingested:
 def _from_mark(store: Store, mark: Mark) -> Ingested:
     return Ingested(
         fingerprint=mark.fingerprint,
-        ok=store.load("ok"),
+        ok=store.load(MASK),
         row_keys=store.load("row_keys"),
         column_sums=store.load("column_sums"),
         square_sum=mark.payload["square_sum"],

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from itertools import product
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 import zarr
@@ -88,6 +89,14 @@ class Store:
         self._loaded: list[weakref.ref[NDArray[Any]]] = []
         """The arrays that `load` returned; an array counts until nothing refers to it any more."""
 
+    @property
+    def edition(self) -> str:
+        """A random text that is another one after an array was made, resized or removed.
+
+        A process that opened the store under an earlier text does not know the arrays as they are now.
+        """
+        return self._files.edition
+
     def create(self, name: str, shape: tuple[int, ...], dtype: DTypeLike, chunks: tuple[int, ...]) -> Any:
         """Create an array, or keep the stored one where row shape, dtype and chunks are the same; it is resized.
 
@@ -105,6 +114,7 @@ class Store:
             self._drop_beyond(name, -(-shape[0] // chunks[0]))
         metadata.write_array(self.marks, name, shape, np.dtype(dtype).name, chunks)
         if array is None or array.shape != shape:
+            self._files.edition = uuid4().hex
             array = self._open[name] = self._group[name]
             self._expect(name)
         return array
@@ -197,6 +207,7 @@ class Store:
     def remove(self, name: str) -> None:
         """Remove an array that is not needed any more. Files in its folder that somebody else put there stay."""
         array = self.array(name)
+        self._files.edition = uuid4().hex
         with self._lock:
             self._open.pop(name, None)
             remove_array(self.out, name, chunk_file_bytes(array))

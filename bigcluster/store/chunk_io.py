@@ -22,6 +22,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import IO, Any
+from uuid import uuid4
 
 import google_crc32c
 import numpy as np
@@ -95,27 +96,29 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
 
     def __init__(self, out: Path, *, read_only: bool = False) -> None:
         super().__init__(out / ARRAYS, read_only=read_only)
-        self._out = out
+        self.out = out
         self._digests: dict[str, str] = {}
         self._chunk_bytes: dict[str, int] = {}
+        self.edition = uuid4().hex
+        """A random text, another one after each change of an array's shape; see `Store.edition`."""
         self._version: tuple[str, str] | None = None
         self._seen: tuple[int, int] | None = None
         """Inode number and time of the file of the mark when it was last found to be that of the version."""
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Another process opens the folder by its path, for reading: the digests of what was written stay here."""
-        return _opened_for_reading, (self._out, dict(self._chunk_bytes), self._version)
+        return _opened_for_reading, (self.out, dict(self._chunk_bytes), self._version)
 
     def of_version(self, stage: str, fingerprint: str) -> ChunkFiles:
         """These files for reading; a chunk raises StoreError once the mark of a stage has another fingerprint."""
-        return _opened_for_reading(self._out, dict(self._chunk_bytes), (stage, fingerprint))
+        return _opened_for_reading(self.out, dict(self._chunk_bytes), (stage, fingerprint))
 
     def _check_version(self, key: str) -> None:
         """Raise StoreError where a later run has written other chunks: it removes the mark before it writes any."""
         if self._version is None or not _is_chunk(key):
             return
         stage, fingerprint = self._version
-        marks = Marks(self._out)
+        marks = Marks(self.out)
         try:
             status = marks.path(stage).lstat()
             now = (status.st_ino, status.st_mtime_ns)
@@ -125,7 +128,7 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
             mark = marks.read(stage)
             if mark is None or mark.fingerprint != fingerprint:
                 raise StoreError(
-                    f"{self._out} was clustered anew after this array of it was opened, or is just now; open the run "
+                    f"{self.out} was clustered anew after this array of it was opened, or is just now; open the run "
                     "again"
                 )
             self._seen = now
@@ -166,7 +169,7 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
             self._digests[key] = chunk_digest(data)
             self._write(key, [memoryview(data).cast("B")])
         else:
-            write_bytes(self.root / key, data, self._out)
+            write_bytes(self.root / key, data, self.out)
 
     async def set_if_not_exists(self, key: str, value: Any) -> None:
         if not (self.root / key).exists():
@@ -181,7 +184,7 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
         if _is_chunk(key):
             return
         path = self.root / key
-        with suppress(FileNotFoundError), open_folder(path.parent, self._out) as folder:
+        with suppress(FileNotFoundError), open_folder(path.parent, self.out) as folder:
             os.unlink(path.name, dir_fd=folder)
 
     async def delete_dir(self, prefix: str) -> None:
@@ -206,7 +209,7 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
         All chunks of an array have one size: a file of another size in its place is somebody else's, and is moved to
         OUT/kept. So is a file in the place of its folder.
         """
-        path, out = self.root / key, self._out
+        path, out = self.root / key, self.out
         clear_way(path.parent, out)
         with open_folder(path.parent, out, create=True) as folder, unfinished(folder, path.name) as new:
             for piece in pieces:

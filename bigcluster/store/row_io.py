@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -153,10 +154,23 @@ class ColumnWriter:
 class StoredRows:
     """The good rows of a stored array as a RowSource: holes of failed files are never seen."""
 
-    def __init__(self, array: Any, ok: NDArray[np.bool_] | None = None) -> None:
+    def __init__(self, array: Any, ok: NDArray[np.bool_] | None = None, *, mask: str | None = None) -> None:
+        """ok : (n,) which rows of the array are good; None for all. mask : the name of the stored array with the values
+        of `ok`, where they are stored: other processes read it (`refs.RowsRef`).
+        """
         self._array = array
+        self._mask = "" if ok is None else mask
         self._physical = None if ok is None or bool(ok.all()) else np.flatnonzero(ok)  # (n_rows,) or None: all
         self._n_rows = int(array.shape[0]) if self._physical is None else len(self._physical)
+
+    @property
+    def place(self) -> tuple[Path, str, str, str] | None:
+        """OUT, the edition of its store, the name of the array, and that of the mask; "" for a matrix without holes.
+
+        None where the mask is not stored.
+        """
+        files = self._array.store
+        return None if self._mask is None else (files.out, files.edition, str(self._array.path), self._mask)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -101,25 +101,25 @@ class FirstColumns:
     """The first `n_columns` columns of another row source, as a row source."""
 
     def __init__(self, rows: RowSource, n_columns: int) -> None:
-        self._rows = rows
+        self.rows = rows
         self._n_columns = n_columns
 
     @property
     def shape(self) -> tuple[int, int]:
-        return self._rows.shape[0], self._n_columns
+        return self.rows.shape[0], self._n_columns
 
     @property
     def dtype(self) -> np.dtype[Any]:
-        return self._rows.dtype
+        return self.rows.dtype
 
     def read(
         self, start: int, stop: int, columns: slice = slice(None), *, spent: NDArray[Any] | None = None
     ) -> NDArray[Any]:
         first = slice(*columns.indices(self._n_columns))
-        return np.ascontiguousarray(self._rows.read(start, stop, first, spent=spent))
+        return np.ascontiguousarray(self.rows.read(start, stop, first, spent=spent))
 
     def dask(self) -> da.Array:
-        return self._rows.dask()[:, : self._n_columns]
+        return self.rows.dask()[:, : self._n_columns]
 
 
 def spans(total: int, size: int) -> Iterator[tuple[int, int]]:

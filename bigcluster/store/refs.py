@@ -1,0 +1,95 @@
+"""References to what is stored, for jobs that run in other processes: the path of OUT and names, and no open file.
+
+In the process that made it, a reference leads to the same object. Elsewhere it opens the store and keeps it open.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from bigcluster.errors import StoreError
+from bigcluster.store.arrays import Store
+from bigcluster.store.row_io import StoredRows
+from bigcluster.store.row_source import FirstColumns, RowSource
+
+if TYPE_CHECKING:
+    from bigcluster.runtime.cluster import Worker
+
+
+@dataclass(frozen=True)
+class StoreRef:
+    """A store that other processes can open."""
+
+    out: Path
+    edition: str
+    """See `Store.edition`: a store that was opened in an earlier edition is opened again."""
+    _here: Store | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, store: Store) -> StoreRef:
+        """Return the reference to an open store as it is now."""
+        return cls(store.out, store.edition, store)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return StoreRef, (self.out, self.edition)
+
+    def open(self, worker: Worker) -> Store:
+        """Return the store. Raises StoreError where this process finds none."""
+        if self._here is not None:
+            return self._here
+
+        def opened() -> Store:
+            return Store(self.out, create=False, most_bytes=worker.memory_bytes)
+
+        return worker.cached(f"the store of {self.out}", self.edition, opened)
+
+
+@dataclass(frozen=True)
+class RowsRef:
+    """The rows of a stored matrix, or rows in the memory of this process, which cannot go elsewhere."""
+
+    store: StoreRef | None
+    """None for rows that are not stored."""
+    array: str
+    mask: str
+    """The name of the stored array that says which rows are good, (n,) bool; "" for all."""
+    shape: tuple[int, int]
+    _here: RowSource | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, rows: RowSource) -> RowsRef:
+        """Return the reference to a row source."""
+        stored = rows.rows if isinstance(rows, FirstColumns) else rows
+        place = stored.place if isinstance(stored, StoredRows) else None
+        if place is None:
+            return cls(None, "", "", rows.shape, rows)
+        out, edition, array, mask = place
+        return cls(StoreRef(out, edition), array, mask, rows.shape, rows)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        if self.store is None:
+            raise TypeError("rows that are not stored cannot go to another process")
+        return RowsRef, (self.store, self.array, self.mask, self.shape)
+
+    def open(self, worker: Worker) -> RowSource:
+        """Return the rows. Raises StoreError where this process finds others."""
+        if self._here is not None:
+            return self._here
+        assert self.store is not None
+        return worker.cached(f"the rows {self.array} of {self.store.out}", self, lambda: self._read(worker))
+
+    def _read(self, worker: Worker) -> RowSource:
+        assert self.store is not None
+        store = self.store.open(worker)
+        ok = np.asarray(store.load(self.mask), bool) if self.mask else None
+        stored = StoredRows(store.array(self.array), ok, mask=self.mask)
+        rows = stored if stored.shape[1] == self.shape[1] else FirstColumns(stored, self.shape[1])
+        if rows.shape != self.shape:
+            raise StoreError(
+                f"{store.root / self.array} has {stored.shape[0]} good rows here, where {self.shape[0]} are expected"
+            )
+        return rows
