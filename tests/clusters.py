@@ -31,8 +31,10 @@ class Sent(Embedded):
     may vanish: no result may depend on it.
     """
 
-    def __init__(self, seed: int = 0, *, n_workers: int = 3, threads: int = 1, memory_bytes: int = 1 << 30) -> None:
-        self.workers = [Worker(EmbeddedRuntime(threads), memory_bytes) for _ in range(n_workers)]
+    def __init__(self, seed: int = 0, *, n_workers: int = 3, threads: int = 1, in_children: bool = False) -> None:
+        self.workers = [
+            Worker(EmbeddedRuntime(threads), 1 << 30, decodes_in_children=in_children) for _ in range(n_workers)
+        ]
         super().__init__(self.workers[0])
         self._random = random.Random(seed)
         self.jobs: list[str] = []

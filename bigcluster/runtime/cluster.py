@@ -14,7 +14,7 @@ import threading
 from collections.abc import Callable, Generator, Hashable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any, Protocol, TypeVar
+from typing import Any, Generic, Protocol, TypeVar
 
 from bigcluster.runtime.events import Progress
 from bigcluster.runtime.threads import Runtime
@@ -37,16 +37,36 @@ class Part:
         return range(self.start, self.stop)
 
 
+class Local(Generic[Result]):
+    """An object of this process beside a reference. It does not travel: in another process `value` is None."""
+
+    def __init__(self, value: Result | None = None) -> None:
+        self.value = value
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Local, ()
+
+
 class Worker:
     """What a process offers to the jobs that it runs."""
 
-    def __init__(self, runtime: Runtime, memory_bytes: int, progress: Progress | None = None) -> None:
+    def __init__(
+        self,
+        runtime: Runtime,
+        memory_bytes: int,
+        progress: Progress | None = None,
+        *,
+        decodes_in_children: bool = False,
+    ) -> None:
         """runtime : the threads of this process. memory_bytes : bytes that a job may hold in this process.
 
         progress : where jobs report what they have done; by default nowhere.
+        decodes_in_children : whether every file is decoded in a child process. It is so where nobody starts this
+        process again after a codec crashed or hung.
         """
         self.runtime, self.memory_bytes = runtime, memory_bytes
         self.progress = progress or Progress()
+        self.decodes_in_children = decodes_in_children
         self._lock = threading.RLock()
         self._cache: dict[str, tuple[Hashable, Any]] = {}
 

@@ -104,8 +104,24 @@ class _Buffers:
         return {array.name: part for array, part in zip(layout.arrays, parts, strict=False)}
 
 
+def stale_rows(
+    block: Block, store: Store, listing: Listing, recipe: str, freshness: Freshness
+) -> tuple[Ledger, list[int]] | None:
+    """Return the records of a block, and the rows whose files may have changed since it was filled.
+
+    The result is None where the block holds other files or is not filled.
+    """
+    mark = store.mark(INGEST, block.name)
+    if mark is None or mark.fingerprint != fingerprint_of(block, listing, recipe):
+        return None
+    records = records_in(store, mark, len(block.rows))
+    if records is None:
+        return None
+    return records, [row for row, record in zip(block.rows, records, strict=True) if not freshness.holds(row, record)]
+
+
 class Filling:
-    """Examines the row blocks of one listing and brings the outdated ones up to date."""
+    """Brings row blocks of one listing up to date."""
 
     def __init__(
         self,
@@ -116,47 +132,29 @@ class Filling:
         freshness: Freshness,
         native_size: tuple[int, int] | None,
         layout: BlockLayout,
+        previous: PreviousBlocks,
     ) -> None:
         self._listing, self._store, self._recipe = listing, store, recipe
         self._loader, self._freshness, self._native_size = loader, freshness, native_size
-        self._layout = layout
+        self._layout, self._previous = layout, previous
         self._spare: list[_Buffers] = []
-        self.ledger = Ledger(len(listing))
-        """The records of the blocks that are up to date, and of those that were filled."""
-        self.previous = PreviousBlocks(store, listing, recipe, [array.name for array in layout.arrays])
 
-    def stale_rows(self, block: Block) -> list[int] | None:
-        """Return the rows whose files may have changed since the block was filled.
-
-        The result is None where the block holds other files or is not filled.
-        """
-        mark = self._store.mark(INGEST, block.name)
-        if mark is None or mark.fingerprint != fingerprint_of(block, self._listing, self._recipe):
-            return None
-        records = records_in(self._store, mark, len(block.rows))
-        if records is None:
-            return None
-        self.ledger.put(block.start, records)
-        ledger = zip(block.rows, records, strict=True)
-        return [row for row, record in ledger if not self._freshness.holds(row, record)]
-
-    def confirm(self, block: Block, stale: list[int] | None) -> bool:
-        """Return whether the stale files of a block have the same content as before; their new times are stored then.
-
-        stale : the result of `stale_rows`.
-        """
-        if not stale:
-            return stale is not None
-        known = dict(zip(stale, self.ledger.at(stale), strict=True))
+    def confirm(self, block: Block) -> bool:
+        """Return whether the stale files of a block have the same content as before. Their new times are stored."""
+        found = stale_rows(block, self._store, self._listing, self._recipe, self._freshness)
+        if found is None:
+            return False
+        ledger, stale = found
+        known = dict(zip(stale, ledger.at([row - block.start for row in stale]), strict=True))
         if not all(map(self._freshness.is_final, known.values())):
             return False
         now = self._loader.compare(known)
         if now is None:
             return False
-        for row, record in now.items():
-            self.ledger.set(row, record)
-        ledger = self.ledger.part(block.start, block.stop)
-        renew_records(self._store, block, mark_of(self._store, block), self._listing, ledger)
+        if now:
+            for row, record in now.items():
+                ledger.set(row - block.start, record)
+            renew_records(self._store, block, mark_of(self._store, block), self._listing, ledger)
         return True
 
     def fill(self, block: Block) -> Filled:
@@ -166,7 +164,7 @@ class Filling:
         values = buffers.first_rows(len(block.rows))
         ledger: dict[int, FileRecord] = {}
         known: dict[int, FileRecord] = {}
-        for source in self.previous.sources(block):
+        for source in self._previous.sources(block):
             final = [i for i, record in enumerate(source.records) if self._freshness.is_final(record)]
             for i in final:
                 row, record = source.to[i], source.records[i]
@@ -174,7 +172,7 @@ class Filling:
             at = np.array(source.rows, np.int64)[final]
             to = np.array(source.to, np.int64)[final] - block.start
             for name, array in values.by_name(self._layout).items():
-                self.previous.copy(name, source.slot, at, array, to)
+                self._previous.copy(name, source.slot, at, array, to)
         rest = [row for row in block.rows if row not in ledger]
         self._loader.skip(len(ledger))
         loaded = self._loader.load(rest, values.pixels, block.start, known, values.features)
@@ -210,7 +208,6 @@ class Filling:
         sums, square_sum = pixel_sums(values.pixels)
         digests |= store.write_rows("sums", block.index, sums[np.newaxis])
         table, payload = write_block(store, block, self._listing, ledger, square_sum)
-        self.ledger.put(block.start, ledger)
         return Filled(block, digests | table, payload, n_decoded)
 
     def commit(self, filled: Filled) -> int:
@@ -218,5 +215,5 @@ class Filling:
         block = filled.block
         print_ = fingerprint_of(block, self._listing, self._recipe)
         self._store.commit(INGEST, print_, filled.digests, filled.payload, block.name)
-        self.previous.release(block)
+        self._previous.release(block)
         return filled.n_decoded

@@ -3,12 +3,12 @@
 One task fills one row block: a pool of threads decodes its files directly into a preallocated uint8 block, and the
 block is written as whole chunks. The exact sums of x and x^2 are taken while the block is in the cache, so that the
 mean and the total variance need no pass of their own. Blocks are synced and marked while the next ones are decoded.
+The jobs that do all this are in ingest_jobs.py.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence, Sized
-from contextlib import closing
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from typing import Any, TypeVar
@@ -21,16 +21,18 @@ from bigcluster.catalog.keys import name_keys
 from bigcluster.catalog.ledger import Ledger
 from bigcluster.errors import ImageSizeError, OutError, StoreError
 from bigcluster.kernels.decode import DecodeSpec
-from bigcluster.planning.footprint import COMMITS_IN_FLIGHT
 from bigcluster.planning.stage_names import INGEST
+from bigcluster.runtime.cluster import Local
 from bigcluster.stages.context import Context
 from bigcluster.stages.embedding import Embedding, description_of, names_digest
-from bigcluster.stages.fill import Filling, Freshness
-from bigcluster.stages.loading import Loader
+from bigcluster.stages.ingest_jobs import Confirm, Decoding, Examine, Fill, Summarize
+from bigcluster.stages.listing_ref import EmbeddingRef, ListingRef
 from bigcluster.stages.loading.sample import NATIVE
 from bigcluster.stages.pixel_blocks import BLOCK_ARRAYS, Block, BlockLayout, Table, mark_of
+from bigcluster.stages.reuse import PreviousBlocks
 from bigcluster.stages.vectors import KIND_OF_VECTORS
-from bigcluster.store import Digests, Mark, Store, StoredRows, fingerprint, read_table, read_whole, write_table
+from bigcluster.store import Digests, Mark, Store, StoredRows, fingerprint, read_table, write_table
+from bigcluster.store.refs import StoreRef
 from bigcluster.store.row_source import spans
 
 _SHOWN_DIGITS = 8
@@ -41,6 +43,8 @@ MASK = "ok"
 """The name of the stored array that says which rows hold a picture."""
 RECIPE = "recipe"
 """The name of the mark that stores how the pixels were decoded. It has the digest of the table of class names."""
+PARTS_PER_WORKER = 2
+"""Parts of the decoding for each worker: a part starts decoding processes, which takes half a second."""
 _CLASS_NAMES = "classes"
 """The first part of the name of the file of that table."""
 
@@ -98,52 +102,66 @@ def ingest(
     Where size = native, every image must have the target size itself. Raises ImageSizeError at the first block with
     an image of another size; the store then holds nothing that a run at another size would have to replace.
     """
-    store, runtime, progress = context.store, context.runtime, context.progress
-    native, timeout_seconds = context.settings.size == NATIVE, context.settings.image.timeout
-    recipe = decode_recipe(spec, embedding)
+    store, progress, cluster = context.store, context.progress, context.cluster
     layout = BlockLayout.of(spec, block_shape, embedding)
-    blocks = [Block(index, a, b) for index, (a, b) in enumerate(spans(len(listing), block_shape[0]))]
-    loader = Loader(
-        listing,
-        spec,
-        threads=runtime.threads,
-        timeout_seconds=timeout_seconds,
-        progress=progress,
-        isolate_rows=isolate_rows,
-        children=children,
-        row_features=embedding,
-    )
-    freshness = Freshness(listing, spec, timeout_seconds, rehash)
-    filling = Filling(listing, store, recipe, loader, freshness, (spec.width, spec.height) if native else None, layout)
     for array in layout.arrays:
         if not store.fits(array.name, (array.n_columns,), array.dtype, array.chunks):
             # An array of another shape is deleted.
             store.create(array.name, (len(listing), array.n_columns), array.dtype, array.chunks)
-    stale = {block: filling.stale_rows(block) for block in blocks}
-    if not any(rows is None or rows for rows in stale.values()):
-        _make_arrays(store, len(listing), spec, layout, embedding)
-        filling.previous.clear()
-        progress.reused(INGEST)
-        done = _summarise(listing, store, recipe, blocks, filling.ledger, len(blocks), 0)
-        return replace(done, closed=tuple(freshness.closed))
-    with progress.stage(INGEST, len(listing), "images"), loader:
-        missing = [block for block, rows in stale.items() if not filling.confirm(block, rows)]
-        if missing:
-            store.marks.remove(INGEST)  # from here on no result of the old pixels may count as current
-            filling.previous.prepare(blocks, missing)
-        _make_arrays(store, len(listing), spec, layout, embedding)
-        progress.advance(len(listing) - sum(len(block.rows) for block in missing))
-        try:
-            with closing(runtime.map(filling.fill, missing, in_flight=in_flight)) as filled:
-                n_decoded = sum(runtime.map(filling.commit, filled, in_flight=COMMITS_IN_FLIGHT))
-        except ImageSizeError:
-            store.marks.remove(RECIPE)
-            raise
-    if n_decoded < len(listing):
-        progress.note(f"{n_decoded} decoded, {len(listing) - n_decoded} reused from earlier runs")
-    done = _summarise(listing, store, recipe, blocks, filling.ledger, len(blocks) - len(missing), n_decoded)
-    filling.previous.clear()
-    return replace(done, closed=tuple(freshness.closed))
+    names = ListingRef(listing, store.out)
+    decoding = Decoding(
+        StoreRef.of(store),
+        names,
+        decode_recipe(spec, embedding),
+        spec,
+        layout,
+        native=context.settings.size == NATIVE,
+        timeout_seconds=context.settings.image.timeout,
+        rehash=rehash,
+        isolate_rows=tuple((start, stop) for start, stop in isolate_rows),
+        children=children,
+        embedding=EmbeddingRef.of(embedding, context.settings),
+    )
+    previous = PreviousBlocks(store, listing, decoding.recipe, [array.name for array in layout.arrays])
+    n_blocks = -(-len(listing) // layout.block_rows)
+    try:
+        examined = list(cluster.spread(Examine(decoding), cluster.parts(n_blocks)))
+        outdated = [number for one in examined for number in one.outdated]
+        touched = [number for one in examined for number in one.touched]
+        closed = dict.fromkeys(folder for one in examined for folder in one.closed)
+        n_decoded = 0
+        if not outdated and not touched:
+            _make_arrays(store, len(listing), spec, layout, embedding)
+            progress.reused(INGEST)
+        else:
+            with progress.stage(INGEST, len(listing), "images"):
+                for one in cluster.spread(Confirm(decoding, tuple(touched)), cluster.parts(len(touched))):
+                    outdated += one.outdated
+                    closed |= dict.fromkeys(one.closed)
+                missing = [decoding.block(number, listing) for number in sorted(outdated)]
+                if missing:
+                    store.marks.remove(INGEST)  # from here on no result of the old pixels may count as current
+                    previous.prepare([decoding.block(number, listing) for number in range(n_blocks)], missing)
+                _make_arrays(store, len(listing), spec, layout, embedding)
+                progress.advance(len(listing) - sum(len(block.rows) for block in missing))
+                decoding = replace(decoding, store=StoreRef.of(store))  # its arrays have the new length
+                fill = Fill(decoding, tuple(block.index for block in missing), in_flight, Local(previous))
+                try:
+                    for part in cluster.spread(fill, cluster.parts(len(missing), PARTS_PER_WORKER)):
+                        n_decoded += part.n_decoded
+                        closed |= dict.fromkeys(part.closed)
+                        for number in part.numbers:
+                            previous.release(decoding.block(number, listing))
+                except ImageSizeError:
+                    store.marks.remove(RECIPE)
+                    raise
+            if n_decoded < len(listing):
+                progress.note(f"{n_decoded} decoded, {len(listing) - n_decoded} reused from earlier runs")
+        done = _summarise(context, listing, decoding, n_blocks, n_blocks - len(outdated), n_decoded)
+    finally:
+        names.remove()
+    previous.clear()
+    return replace(done, closed=tuple(closed))
 
 
 def _make_arrays(
@@ -312,33 +330,27 @@ def _as_settings(recipe: dict[str, Any]) -> dict[str, Any]:
 
 
 def _summarise(
-    listing: Listing,
-    store: Store,
-    recipe: str,
-    blocks: list[Block],
-    ledger: Ledger,
-    blocks_reused: int,
-    n_decoded: int,
+    context: Context, listing: Listing, decoding: Decoding, n_blocks: int, blocks_reused: int, n_decoded: int
 ) -> Ingested:
     """Read the marks of all blocks back from the store, and store what later stages need without the files."""
-    ok = ledger.ok
+    store, cluster = context.store, context.cluster
+    summarize = Summarize(StoreRef.of(store), decoding.layout.block_rows, len(listing))
     sums = np.zeros(store.array("sums").shape[1], np.int64)
-    squares = 0
-    chain = recipe
-    for block in blocks:
-        mark = mark_of(store, block)
-        squares += mark.payload["square_sum"]
-        sums += read_whole(store.array("sums"), block.index).astype(np.int64)
-        chain = fingerprint(before=chain, block=mark.fingerprint, files=mark.payload["contents"])
-    done, payload = store.mark(INGEST), {"square_sum": squares, "n_blocks": len(blocks)}
+    squares, chain, ok = 0, decoding.recipe, []
+    for part in cluster.spread(summarize, cluster.parts(n_blocks)):
+        squares += part.square_sum
+        sums += part.column_sums
+        ok.append(part.ok)
+        for block, contents in part.leaves:
+            chain = fingerprint(before=chain, block=block, files=contents)
+    done, payload = store.mark(INGEST), {"square_sum": squares, "n_blocks": n_blocks}
     if done is None or done.fingerprint != chain or done.payload != payload:
         store.marks.remove(INGEST)
-        digests = store.save(MASK, ok) | store.save("row_keys", _row_keys(listing, ok))
+        good = np.concatenate(ok)
+        digests = store.save(MASK, good) | store.save("row_keys", _row_keys(listing, good))
         digests |= store.save("column_sums", sums)
         done = store.commit(INGEST, chain, digests, payload)
-    return replace(
-        _from_mark(store, done), blocks_reused=blocks_reused, n_decoded=n_decoded, read_ledger=lambda: ledger
-    )
+    return replace(_from_mark(store, done), blocks_reused=blocks_reused, n_decoded=n_decoded)
 
 
 def load_ingested(store: Store) -> Ingested:

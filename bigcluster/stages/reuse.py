@@ -82,6 +82,8 @@ class PreviousBlocks:
         self._lock = threading.Lock()
         self._users: Counter[int] = Counter()
         """For each slot, how many missing blocks have yet to copy from it."""
+        self._released: set[int] = set()
+        """The indices of the blocks that are done."""
         self._keys = np.empty(0, np.uint64)  # (n,) the keys of all rows of previous blocks, ascending
         self._places = np.empty((0, 2), np.int32)  # (n, 2) the slot of each of these rows, and the row within it
         self._tables: dict[int, tuple[StringArray, Ledger]] = {}
@@ -115,6 +117,17 @@ class PreviousBlocks:
         self._build_index(useful)
         for block in missing:
             self._users.update(self._slots_of(block))
+
+    def look_up(self) -> None:
+        """Index the rows that another process has set aside with `prepare`. Only that process deletes them."""
+        useful: dict[int, NDArray[np.uint64]] = {}
+        for name in self._store.marks.numbers(PREVIOUS):
+            table = Table.of(self._store.out, self._store.mark(PREVIOUS, name))
+            names = None if table is None else table.names(self._recipe)
+            if names is not None:
+                useful[int(name)] = name_keys(names)
+        if useful:
+            self._build_index(useful)
 
     def sources(self, block: Block) -> list[Source]:
         """Return the rows of a block that were decoded before, one `Source` for each previous block that holds some."""
@@ -164,8 +177,14 @@ class PreviousBlocks:
             values[to, slice(*columns)] = read_whole(array, (here, slice(*columns)))[rows - low]
 
     def release(self, block: Block) -> None:
-        """Note that a block is done, and delete the previous blocks that no other block needs."""
+        """Note that a block is done, and delete the previous blocks that no other block needs.
+
+        Only a process that called `prepare` knows which blocks need them, and deletes any.
+        """
         with self._lock:
+            if block.index in self._released:
+                return
+            self._released.add(block.index)
             for slot in self._slots_of(block):
                 self._users[slot] -= 1
                 if self._users[slot] == 0:

@@ -101,26 +101,33 @@ class Loader:
         isolate_rows: Iterable[Sequence[int]] = (),
         children: int = 1,
         row_features: RowFeatures | None = None,
+        in_children: bool = False,
     ) -> None:
         """isolate_rows : pairs (start, stop) of rows whose files may crash or hang the codec; a child decodes them.
 
         children : how many children may run at once, for files whose headers cannot be trusted; 0 where there is no
         memory for one.
         row_features : what gives each picture its features, where `load` is to fill them too.
+        in_children : decode every file in a child: this process then survives whatever a file does, and its stderr is
+        not captured. Each thread has its own child.
         """
         self._listing, self._spec, self._threads = listing, spec, threads
         self._progress = progress
         self._isolated_rows = [range(start, stop) for start, stop in isolate_rows]
         self._stderr = CapturedStderr()
         self._lock = SharedLock()
-        self._isolated = IsolatedDecoders(children, spec, timeout_seconds, spec.max_bytes)
+        self._in_children = in_children
+        self._isolated = IsolatedDecoders(
+            max(children, threads) if in_children else children, spec, timeout_seconds, spec.max_bytes
+        )
         self._row_features = row_features
         self._scratch = threading.local()
 
     def __enter__(self) -> Loader:
-        prepare_codecs()
         with ExitStack() as stack:
-            stack.enter_context(self._stderr)
+            if not self._in_children:
+                prepare_codecs()
+                stack.enter_context(self._stderr)
             stack.enter_context(self._isolated)
             self._decoders = stack.enter_context(ThreadPoolExecutor(self._threads))
             self._stack = stack.pop_all()
@@ -148,6 +155,8 @@ class Loader:
         if not rows:
             return []
         targets = _Targets(pixels, features, first)
+        if self._in_children:
+            return self._load_in_children(rows, targets, known or {})
         with self._progress.decoding(rows[0], rows[-1] + 1):
             if any(row in span for span in self._isolated_rows for row in rows):
                 return self._load_isolated(rows, targets)
@@ -202,6 +211,28 @@ class Loader:
             self._look_again(row, targets) if suspect and record.ok else record
             for row, (record, suspect) in zip(rows, loaded, strict=True)
         ]
+
+    def _load_in_children(
+        self, rows: Sequence[int], targets: _Targets, known: Mapping[int, FileRecord]
+    ) -> list[FileRecord]:
+        listing, confined_to = self._listing, self._listing.confined_to
+
+        def load_some(part: tuple[int, int]) -> list[FileRecord]:
+            for row in rows[part[0] + FILES_AHEAD : part[1] + FILES_AHEAD]:
+                announce(listing.path(row), confined_to)
+            return [load_one(row) for row in rows[slice(*part)]]
+
+        def load_one(row: int) -> FileRecord:
+            path, into, before = listing.path(row), self._into(row, targets), known.get(row)
+            record = None if before is None else same_content(path, confined_to, self._spec.max_bytes, before)
+            if record is None:
+                record, before = self._isolated.load(path, confined_to, into), None
+            record = self._fill_features(row, targets, into, record, before)
+            self._progress.advance()
+            return record
+
+        parts = self._decoders.map(load_some, spans(len(rows), FILES_PER_TASK))
+        return [record for part in parts for record in part]
 
     def _look_again(self, row: int, targets: _Targets) -> FileRecord:
         path, confined_to, into = self._listing.path(row), self._listing.confined_to, self._into(row, targets)
