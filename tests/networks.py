@@ -139,3 +139,28 @@ def with_outputs(model: Any, *names: str) -> Any:
     del changed.graph.output[:]
     changed.graph.output.extend(onnx.ValueInfoProto(name=name) for name in names)
     return changed
+
+
+ENDLESS_TABLE = "size = 16\nlayer = 'looped'"
+
+
+def endless_net() -> Any:
+    """A network whose tensor `looped` takes some hundred years."""
+    declared = [
+        helper.make_tensor_value_info("turn", TensorProto.INT64, []),
+        helper.make_tensor_value_info("go", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("x", TensorProto.FLOAT, None),
+    ]
+    made = [
+        helper.make_tensor_value_info("goes", TensorProto.BOOL, []),
+        helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
+    ]
+    inner = [helper.make_node("Identity", ["go"], ["goes"]), helper.make_node("Neg", ["x"], ["y"])]
+    model = conv_net()
+    loop = helper.make_node(
+        "Loop", ["turns", "yes", "map"], ["looped"], body=helper.make_graph(inner, "g", declared, made)
+    )
+    model.graph.node.insert(4, loop)
+    model.graph.initializer.append(numpy_helper.from_array(np.array(2**62), "turns"))
+    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
+    return model

@@ -59,6 +59,13 @@ def test_every_solver_keeps_its_projection(solver: str, cuts: Path, tmp_path: Pa
     kept(json.loads(ran.out), budget)
 
 
+def test_a_network_keeps_its_projection(cuts: Path, tmp_path: Path, cli: Cli, shared: Path) -> None:
+    network = shared / "models" / "mobilenetv2.onnx"
+    ran = cli("run", cuts, "--out", tmp_path, "-k", 8, "--memory", "400MiB", "--json", "--features", network)
+    assert ran.code == 0, ran.err
+    kept(json.loads(ran.out), "400MiB")
+
+
 def test_predict_keeps_its_projection(cuts: Path, tmp_path: Path, cli: Cli) -> None:
     assert cli("run", cuts, "--out", tmp_path / "o", "-k", 8, "--memory", "400MiB").code == 0
     ran = cli("predict", tmp_path / "o", cuts, "--to", tmp_path / "new.csv", "--memory", "400MiB", "--json")

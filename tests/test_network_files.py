@@ -14,7 +14,17 @@ import onnx
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from networks import conv_net, model_of, picture_input, save, transformer, weights, with_outputs
+from networks import (
+    ENDLESS_TABLE,
+    conv_net,
+    endless_net,
+    model_of,
+    picture_input,
+    save,
+    transformer,
+    weights,
+    with_outputs,
+)
 from onnx import TensorProto, external_data_helper, helper, numpy_helper
 
 from bigcluster.errors import MemoryBudgetError, ModelError
@@ -459,26 +469,8 @@ def test_a_graph_that_onnx_runtime_refuses(tmp_path: Path) -> None:
 
 
 def test_a_network_that_does_not_end_is_stopped(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    declared = [
-        helper.make_tensor_value_info("turn", TensorProto.INT64, []),
-        helper.make_tensor_value_info("go", TensorProto.BOOL, []),
-        helper.make_tensor_value_info("x", TensorProto.FLOAT, None),
-    ]
-    made = [
-        helper.make_tensor_value_info("goes", TensorProto.BOOL, []),
-        helper.make_tensor_value_info("y", TensorProto.FLOAT, None),
-    ]
-    inner = [helper.make_node("Identity", ["go"], ["goes"]), helper.make_node("Neg", ["x"], ["y"])]
-    model = conv_net()
-    loop = helper.make_node(
-        "Loop", ["turns", "yes", "map"], ["looped"], body=helper.make_graph(inner, "g", declared, made)
-    )
-    model.graph.node.insert(4, loop)
-    model.graph.initializer.append(numpy_helper.from_array(np.array(2**62), "turns"))
-    model.graph.initializer.append(numpy_helper.from_array(np.array(True), "yes"))
     monkeypatch.setattr(session, "PATIENCE_SECONDS", 0.2)
-    path = save(tmp_path, model, table="size = 16\nlayer = 'looped'")
-    refused(path, r"takes more than 0.2 s for one picture")
+    refused(save(tmp_path, endless_net(), table=ENDLESS_TABLE), r"takes more than 0.2 s for one picture")
 
 
 def test_integers_are_no_features(tmp_path: Path) -> None:

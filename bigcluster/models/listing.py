@@ -13,10 +13,11 @@ import numpy as np
 from bigcluster.errors import ModelError
 from bigcluster.models import fetch
 from bigcluster.models.graph import NetworkGraph
-from bigcluster.models.network import Network, Source, find_source, input_size, layout_of, open_network
+from bigcluster.models.network import Network, input_size, layout_of, open_network
 from bigcluster.models.pooling import pooling_of
 from bigcluster.models.registry import Entry, registry
 from bigcluster.models.session import open_session, run_first
+from bigcluster.models.source import Source, find_source
 from bigcluster.runtime.blas import available_cores
 from bigcluster.runtime.events import Listener, silent
 

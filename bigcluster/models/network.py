@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import threading
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,15 +18,14 @@ from bigcluster.errors import ModelError
 from bigcluster.files.bounded import read_bounded
 from bigcluster.files.durable import digest_of
 from bigcluster.kernels.decode import network_input, scaling_tables
-from bigcluster.models import fetch, registry
-from bigcluster.models.beside import is_there
+from bigcluster.models import registry
 from bigcluster.models.graph import NetworkGraph
-from bigcluster.models.onnx_file import read_onnx
-from bigcluster.models.onnx_graph import OnnxFile
 from bigcluster.models.pooling import Pooling, pooling_of
-from bigcluster.models.preprocess import POOLS, RESIZE_RULES, Preprocessing, one_of, preprocessing_beside
+from bigcluster.models.preprocess import POOLS, RESIZE_RULES, Preprocessing, one_of
 from bigcluster.models.processor import cpu_class
 from bigcluster.models.session import open_session, provider_of, run, run_first, runtime_version
+from bigcluster.models.source import Source, find_source
+from bigcluster.models.trial import CHILD_BYTES, try_network
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.sampler import release_memory, resident_bytes
 from bigcluster.units import MIB, printable, quoted
@@ -57,21 +55,6 @@ class Options:
 
 
 @dataclass(frozen=True)
-class Source:
-    """A network file that was read, with its preprocessing."""
-
-    name: str
-    """The name in the registry, or that of the file."""
-    licence: str
-    path: Path
-    file: OnnxFile
-    preprocessing: Preprocessing
-    described_in: str
-    """The source of the preprocessing: a path, or the registry."""
-    note: str
-
-
-@dataclass(frozen=True)
 class ClassProbability:
     """A class and its probability for a picture, 0 to 1."""
 
@@ -98,53 +81,10 @@ class MemoryUse:
     """The weights in the layouts of ONNX Runtime, once for all threads."""
     thread_bytes: int
     """The memory that one thread adds when it computes. It is not released between pictures."""
-    loading_bytes: int
-    """The largest use during loading: the file, the pruned copy of it, and the session."""
 
 
 class NoFeaturesError(ModelError):
     """A network has no features for one picture, while it can describe others."""
-
-
-def find_source(
-    name_or_path: str,
-    *,
-    named_by: str = "features",
-    offline: bool = False,
-    most_bytes: int | None = None,
-    listener: Listener = silent,
-) -> Source:
-    """Find a network by a name of the registry or by the path of its file, and read it.
-
-    named_by : the setting or argument that names it, for messages.
-    offline : whether downloads are forbidden. most_bytes : bytes of memory that reading may take; None for no limit.
-    listener : called with the events of a download.
-    Raises ModelError for a network that cannot be used, FetchError where a download fails, MemoryBudgetError for a file
-    that is too large for `most_bytes`.
-    """
-    if name_or_path in registry.registry():
-        entry = registry.find(name_or_path)
-        stored = fetch.get(entry, offline=offline, listener=listener)
-        file = read_onnx(stored.path, most_bytes)
-        if stored.known.sha256 not in (None, file.sha256):
-            raise ModelError(f"{stored.path} was changed while it was read; give the command again")
-        return _source(entry.name, entry.licence, stored.path, file, stored.known.preprocessing, stored.note)
-    path = Path(name_or_path)
-    if not is_there(path, named_by):
-        registry.find(name_or_path, named_by)  # raises ModelError, since the name is not in the registry
-    if path.is_dir():
-        raise ModelError(f"{path} is a folder; give the ONNX file in it")
-    file = read_onnx(path, most_bytes)
-    recognized = registry.recognize(file.sha256)
-    if recognized is not None:
-        entry, known = recognized
-        return _source(entry.name, entry.licence, path, file, known.preprocessing, "")
-    return _source(printable(path.name), "unknown", path, file, None, f"{path} has the SHA-256 {file.sha256}")
-
-
-def _source(name: str, licence: str, path: Path, file: OnnxFile, registered: Preprocessing | None, note: str) -> Source:
-    preprocessing, where = preprocessing_beside(path, registered)
-    return Source(name, licence, path, file, preprocessing, where, note)
 
 
 def open_network(
@@ -153,21 +93,31 @@ def open_network(
     *,
     offline: bool = False,
     most_bytes: int | None = None,
+    try_first: bool = False,
     listener: Listener = silent,
 ) -> Network:
     """Load a network by a name of the registry or by the path of its file. The arguments are those of `find_source`.
 
-    Raises the errors of `find_source`, and ModelError for options that do not fit the network.
+    try_first : whether a network that the registry does not know is first loaded in a child process (trial.py), which
+    takes half a second and keeps a network without an end, or of too much memory, out of this process.
+
+    Raises the errors of `find_source`, ModelError for options that do not fit the network, and MemoryBudgetError for a
+    network that takes more memory than `most_bytes`.
     """
     source = find_source(name_or_path, offline=offline, most_bytes=most_bytes, listener=listener)
-    return Network(source, options or Options())
+    return Network(source, options or Options(), most_bytes=most_bytes, try_first=try_first and not source.is_known)
 
 
 class Network:
     """A loaded network. Any number of threads may call its methods at the same time, except `close`."""
 
-    def __init__(self, source: Source, options: Options) -> None:
-        """Load it and describe one black picture, which gives the number of features and the use of memory."""
+    def __init__(
+        self, source: Source, options: Options, *, most_bytes: int | None = None, try_first: bool = False
+    ) -> None:
+        """Load it and describe one black picture, which gives the number of features and the use of memory.
+
+        The other arguments are those of `open_network`.
+        """
         preprocessing = source.preprocessing
         self.name, self.licence, self.path = source.name, source.licence, source.path
         self.sha256, self.note = source.file.sha256, source.note
@@ -204,22 +154,24 @@ class Network:
             "prefix_tokens": preprocessing.prefix_tokens,
             "layer": f"the tensor {quoted(chosen.layer)} of {self.path}",
         }
+        black = np.zeros((self.height, self.width, 3), np.uint8)
+        inputs = {self._input.name: self.prepare(black)}
         release_memory()
         before = resident_bytes()
         pruned = graph.pruned(self._outputs)
         n_pruned_bytes = len(pruned)
+        if try_first:
+            # While the child runs, this process has the file and two copies of it; the child has one more.
+            taken_bytes = source.file.n_bytes + 3 * n_pruned_bytes + CHILD_BYTES
+            limit_bytes = None if most_bytes is None else max(0, most_bytes - taken_bytes)
+            provider = options.provider
+            try_network(pruned, self._outputs, inputs, self.path, provider=provider, limit_bytes=limit_bytes)
         self._session = open_session(pruned, self.path, provider=options.provider)
         del pruned
         release_memory()
         loaded = resident_bytes()
-        black = np.zeros((self.height, self.width, 3), np.uint8)
-        first = run_first(self._session, self._outputs, {self._input.name: self.prepare(black)}, self.path)
-        session_bytes = max(loaded - before, n_pruned_bytes)
-        self.memory = MemoryUse(
-            session_bytes,
-            max(resident_bytes() - loaded, 0),
-            session_bytes + source.file.n_bytes + n_pruned_bytes,
-        )
+        first = run_first(self._session, self._outputs, inputs, self.path)
+        self.memory = MemoryUse(max(loaded - before, n_pruned_bytes), max(resident_bytes() - loaded, 0))
         value = first[0]
         if not isinstance(value, np.ndarray) or value.dtype not in (np.float32, np.float16, np.float64):
             raise ModelError(f"the tensor {quoted(self.layer)} of {self.path} does not hold floats; take another layer")

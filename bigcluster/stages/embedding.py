@@ -283,7 +283,12 @@ def open_embedding(
         n_classes=chosen.classes,
     )
     network = open_network(
-        settings.features, options, offline=settings.models.offline, most_bytes=most_bytes, listener=listener
+        settings.features,
+        options,
+        offline=settings.models.offline,
+        most_bytes=most_bytes,
+        try_first=True,
+        listener=listener,
     )
     black = np.zeros((network.height, network.width, 3), np.uint8)
     begin = perf_counter()
