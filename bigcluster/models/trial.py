@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -98,9 +99,9 @@ def main() -> None:
         del network
         run(session, task["outputs"], {task["input"]: picture}, path)
     except (OutOfMemoryError, MemoryError):
-        print(_NO_MEMORY)
+        sys.stdout.write(_NO_MEMORY)
     except ModelError as error:
-        print(error)
+        sys.stdout.write(str(error))
 
 
 if __name__ == "__main__":
