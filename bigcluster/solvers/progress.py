@@ -30,8 +30,9 @@ OnProgress = Callable[[FitProgress], None]
 class StepCounter:
     """Counts the finished steps of a fit whose number is estimated at its start, and reports each to a listener."""
 
-    def __init__(self, total: int, listener: OnProgress | None) -> None:
-        self._done = 0
+    def __init__(self, total: int, listener: OnProgress | None, done: int = 0) -> None:
+        """done : the steps that were made before."""
+        self._done = done
         self._total = total
         self._listener = listener
 

@@ -12,20 +12,21 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.config import Settings
-from bigcluster.errors import InvalidDataError, StoreError, VarianceNotReachedError
+from bigcluster.errors import StoreError, VarianceNotReachedError
 from bigcluster.files.durable import unfinished_name
-from bigcluster.files.layout import OURS
-from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.planning.plan import StagePlan
 from bigcluster.planning.stage_names import REDUCE
 from bigcluster.planning.stages import target_of
-from bigcluster.solvers.pca import PCAFit, fit_pca
-from bigcluster.solvers.spill import FolderTiles
+from bigcluster.runtime.cluster import Local
+from bigcluster.solvers.pca.product_parts import BY_ROW, products_in_parts
+from bigcluster.solvers.progress import FitProgress
 from bigcluster.solvers.unit_length import UnitLengthRows
 from bigcluster.stages.context import Context
 from bigcluster.stages.features import Features, is_unit_length
 from bigcluster.stages.ingest import Ingested
-from bigcluster.store import ColumnWriter, Mark, RowWriter, StageCheckpoints, Store, StoredRows, fingerprint
+from bigcluster.stages.reduce_jobs import FEATURES, PICTURES, FitPCA, scores_in_parts
+from bigcluster.store import Digests, Mark, StageCheckpoints, Store, StoredRows, fingerprint
+from bigcluster.store.refs import RowsRef, StoreRef
 from bigcluster.store.row_source import FirstColumns, RowSource
 
 
@@ -191,100 +192,65 @@ def _fit(
     fit_fingerprint: str,
     checkpoints: StageCheckpoints,
 ) -> Mark:
-    store = context.store
+    store, progress = context.store, context.progress
     store.marks.remove(REDUCE)
-    tiles = FolderTiles(store.out / OURS / unfinished_name())
-    with context.progress.stage(REDUCE, 1, "steps"):
-        try:
-            fit = checkpoints.resume_or_restart(
-                lambda: _solve(context, features, plan, tiles, checkpoints), context.progress.warn
-            )
-            if fit.total_variance == 0:
-                same = "are the same picture at this size" if features.are_pixels else "have the same features"
-                raise InvalidDataError(
-                    f"all {features.rows.shape[0]} good images {same}: there is no variance to reduce; use "
-                    "--set reduce=none or a larger --size"
-                )
-            digests = _write(store, fit)
-        finally:
-            tiles.clear()
+    with progress.stage(REDUCE, 1, "steps"):
+        fitted, digests = checkpoints.resume_or_restart(
+            lambda: _fit_on_workers(context, features, plan, checkpoints), progress.warn
+        )
         payload = {
-            "solver": fit.solver,
-            "passes": round(fit.passes, 2),
-            "bytes_read": round(fit.passes * math.prod(features.rows.shape) * features.rows.dtype.itemsize),
-            "rank": len(fit.eigenvalues),
-            "n_components": _stored_components(fit),
-            "total_variance": fit.total_variance,
+            **fitted,
+            "bytes_read": round(fitted["passes"] * math.prod(features.rows.shape) * features.rows.dtype.itemsize),
             "images": ingested.fingerprint,
             "features": features.fingerprint,
-            "score_step": fit.score_step,
-            "components": "stored" if fit.dual_coef_dtype is None else "left",
             **{name: plan.choices[name] for name in ("batch_rows",) if name in plan.choices},
         }
+        payload["passes"] = round(fitted["passes"], 2)
         return store.commit(REDUCE, fit_fingerprint, digests, payload)
 
 
-def _solve(
-    context: Context,
-    features: Features,
-    plan: StagePlan,
-    tiles: FolderTiles,
-    checkpoints: StageCheckpoints,
-) -> PCAFit:
-    settings, runtime, progress = context.settings, context.runtime, context.progress
-    rows = features.rows
-    if plan.solver == "incremental":
-        from bigcluster.solvers.pca.incremental import fit_incremental  # imports dask
+def _fit_on_workers(
+    context: Context, features: Features, plan: StagePlan, checkpoints: StageCheckpoints
+) -> tuple[dict[str, Any], Digests]:
+    """Sum the products on all workers, fit on one of them, and compute scores on all where the fit leaves them."""
+    store, cluster, settings, progress = context.store, context.cluster, context.settings, context.progress
+    rows, target = features.rows, target_of(context.settings, *features.rows.shape)
 
-        rank = min(plan.choices["rank"], *rows.shape)
-        return fit_incremental(
-            rows,
-            target=target_of(settings, *rows.shape),
-            rank=rank,
-            batch_rows=max(rank, min(plan.choices["batch_rows"], rows.shape[0])),
-            iterated_power=settings.pca.iterated_power,
-            moments=features.moments,
-            runtime=runtime,
-            seed=settings.seed,
-            on_progress=lambda fit: progress.at(fit.done, fit.total),
-            checkpoints=checkpoints,
-        )
-    return fit_pca(
+    def on_progress(fit: FitProgress) -> None:
+        progress.at(fit.done, fit.total)
+
+    products = products_in_parts(
         plan.solver,
         rows,
-        target=target_of(settings, *rows.shape),
-        runtime=runtime,
-        workspace_bytes=plan.choices["workspace_bytes"],
-        tiles=tiles,
-        gemm=Gemm(settings.gemm.kernel),
-        seed=settings.seed,
-        moments=features.moments,
-        on_progress=lambda fit: progress.at(fit.done, fit.total),
+        target=target,
+        cluster=cluster,
+        threads=context.runtime.threads,
+        workspace_bytes=plan.choices["workspace_bytes"] if plan.solver in BY_ROW else 0,
+        kernel=settings.gemm.kernel,
+        on_progress=on_progress,
         checkpoints=checkpoints,
     )
-
-
-def _stored_components(fit: PCAFit) -> int:
-    """Return how many components are stored: all of the incremental solver, otherwise those that the target needs."""
-    return len(fit.eigenvalues) if fit.solver == "incremental" else fit.n_components
-
-
-def _write(store: Store, fit: PCAFit) -> dict[str, str]:
-    """Write the scores, mean and spectrum, and the components or the vectors from which they can be computed."""
-    n_rows, n_features = fit.shape
-    scores = RowWriter(store, "scores", n_rows, _stored_components(fit), np.float32)
-    fit.write_scores(scores)
-    digests = scores.close()
-    digests |= store.save("mean", fit.mean)
-    digests |= store.save("explained_variance", fit.eigenvalues)
-    if fit.dual_coef_dtype is not None:
-        # Components would cost another read of the features: stages.components computes them when they are needed.
-        left = RowWriter(store, "left", n_rows, fit.n_components, fit.dual_coef_dtype)
-        fit.write_dual_coef(left)
-        digests |= left.close()
-    else:
-        components = ColumnWriter(store, "components", _stored_components(fit), n_features, np.float32)
-        fit.write_components(components)
-        digests |= components.close()
-    fit.close()
-    return digests
+    of_pixels = features.moments is not None
+    fit = FitPCA(
+        store=StoreRef.of(store),
+        rows=RowsRef.of(rows),
+        solver=plan.solver,
+        target=target,
+        choices=plan.choices,
+        kernel=settings.gemm.kernel,
+        iterated_power=settings.pca.iterated_power,
+        seed=settings.seed,
+        tiles=unfinished_name(),
+        square_sum=features.moments.total_square_sum if features.moments is not None else None,
+        described=PICTURES if features.are_pixels else FEATURES,
+        resume=checkpoints.fingerprint,
+        scores_later=of_pixels and plan.solver == "covariance",
+        checkpoints=Local(checkpoints),
+        on_progress=Local(on_progress),
+    )
+    fitted = cluster.once(fit, *([] if products is None else [products]))
+    store.refresh()
+    digests = dict(fitted.digests)
+    if fit.scores_later:
+        digests |= scores_in_parts(store, rows, fitted.payload["n_components"], fitted.payload["score_step"], cluster)
+    return fitted.payload, digests

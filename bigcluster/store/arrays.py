@@ -351,6 +351,16 @@ class Store:
         inventory.drop(self.marks)
         return [damage.file for damage in inventory.damaged]
 
+    def sync(self, digests: Mapping[str, str]) -> None:
+        """Sync files that this process wrote. On a shared disk, no other process can do it."""
+        sync_all(self.out / file for file in digests)
+
+    def refresh(self) -> None:
+        """Forget what is known of the arrays: another process may have made some of them anew."""
+        self._files.edition = uuid4().hex
+        with self._lock:
+            self._open.clear()
+
     def commit(
         self, stage: str, fingerprint: str, digests: Mapping[str, str], payload: dict[str, Any], block: str = DONE
     ) -> Mark:
@@ -360,7 +370,7 @@ class Store:
         """
         if _identity(self.root) != self._identity:
             raise StoreError(f"{self.root} vanished while it was in use; mount its disk and run again to resume")
-        sync_all(self.out / file for file in digests)
+        self.sync(digests)
         mark = Mark(fingerprint, dict(digests), payload)
         self.marks.write(stage, mark, block)
         return mark

@@ -80,7 +80,7 @@ class StageCheckpoints:
 
     def __init__(self, store: Store, stage: str, fingerprint: str) -> None:
         """fingerprint : of the stage's settings and input; a state of another one counts as none."""
-        self._store, self._stage, self._fingerprint = store, stage, fingerprint
+        self._store, self._stage, self.fingerprint = store, stage, fingerprint
         self._folder = store.out / STATES / stage
         self._saved_at = time.monotonic()
         self._cost_seconds: float | None = None
@@ -143,7 +143,7 @@ class StageCheckpoints:
             places |= {name: (file, start) for name, start in names}
             digests[file] = digest
         payload = {"places": places, "facts": facts}
-        self._store.marks.write(STATE, Mark(self._fingerprint, digests, payload), self._stage)
+        self._store.marks.write(STATE, Mark(self.fingerprint, digests, payload), self._stage)
         if last is not None:
             self._remove(last.digests.keys() - digests.keys())
         self._saved_at = time.monotonic()
@@ -188,6 +188,6 @@ class StageCheckpoints:
 
     def _mark(self) -> Mark | None:
         mark = self._store.mark(STATE, self._stage)
-        if mark is None or mark.fingerprint != self._fingerprint:
+        if mark is None or mark.fingerprint != self.fingerprint:
             return None
         return mark if all(file in mark.digests for file, _ in mark.payload["places"].values()) else None

@@ -86,13 +86,32 @@ def _shifted(span: slice, by: int) -> slice:
 class RowWriter:
     """Takes consecutive blocks of rows of any length and writes whole chunks: the sink of a solver's scores."""
 
-    def __init__(self, store: Store, name: str, n_rows: int, n_columns: int, dtype: DTypeLike) -> None:
-        self._store, self._name, self._n_rows = store, name, n_rows
+    def __init__(
+        self,
+        store: Store,
+        name: str,
+        n_rows: int,
+        n_columns: int,
+        dtype: DTypeLike,
+        span: tuple[int, int] | None = None,
+    ) -> None:
+        """span : the rows (start, stop) that come: whole chunks of a stored array. By default all of a new one."""
+        if span is None:
+            self.create(store, name, n_rows, n_columns, dtype)
+            span = 0, n_rows
+        self._store, self._name = store, name
+        chunks = row_chunks(n_columns, np.dtype(dtype).itemsize)
+        self._buffer = np.empty((min(chunks[0], span[1] - span[0]), n_columns), dtype)
+        self._start, self._stop = span
+        self._filled = 0
+        self._digests: dict[str, str] = {}
+
+    @staticmethod
+    def create(store: Store, name: str, n_rows: int, n_columns: int, dtype: DTypeLike) -> int:
+        """Create the array, and return the number of rows of its chunks."""
         chunks = row_chunks(n_columns, np.dtype(dtype).itemsize)
         store.create(name, (n_rows, n_columns), dtype, chunks)
-        self._buffer = np.empty((min(chunks[0], n_rows), n_columns), dtype)
-        self._start = self._filled = 0
-        self._digests: dict[str, str] = {}
+        return chunks[0]
 
     def write(self, start: int, block: NDArray[Any]) -> None:
         """Take rows start .. start + len(block) - 1; they follow the rows taken before."""
@@ -103,7 +122,7 @@ class RowWriter:
             self._buffer[self._filled : self._filled + taken] = block[:taken]
             self._filled += taken
             block = block[taken:]
-            if self._filled == len(self._buffer) or self._start + self._filled == self._n_rows:
+            if self._filled == len(self._buffer) or self._start + self._filled == self._stop:
                 self._flush()
 
     def _flush(self) -> None:
@@ -113,8 +132,8 @@ class RowWriter:
 
     def close(self) -> dict[str, str]:
         """All rows are in: the files that hold them, and their digests."""
-        if self._start != self._n_rows:
-            raise ValueError(f"{self._name} got {self._start} of {self._n_rows} rows")
+        if self._start != self._stop:
+            raise ValueError(f"{self._name} got {self._start} of {self._stop} rows")
         return self._digests
 
 

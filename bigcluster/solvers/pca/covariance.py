@@ -16,9 +16,10 @@ from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.pca.eigen import TiledMatrix, centering_rounding
 from bigcluster.solvers.pca.footprint import eigensolver_bytes
-from bigcluster.solvers.pca.lanczos import lanczos_steps, leading_eigenpairs
+from bigcluster.solvers.pca.lanczos import leading_eigenpairs
 from bigcluster.solvers.pca.operands import DENSE_LIMIT, Operands
-from bigcluster.solvers.pca.products import ProductPlan, plan_products, symmetric_products
+from bigcluster.solvers.pca.product_parts import fit_steps
+from bigcluster.solvers.pca.products import ProductPlan, Sums, plan_products, symmetric_products
 from bigcluster.solvers.pca.projection import Projection
 from bigcluster.solvers.pca.result import Center, PCAFit, Target
 from bigcluster.solvers.progress import OnProgress, StepCounter
@@ -38,16 +39,17 @@ def fit_covariance(
     seed: int = 0,
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore = NO_CHECKPOINTS,
+    products: Sums | None = None,
 ) -> PCAFit:
     """Fit by the covariance matrix; the arguments, errors and guarantees are those of fit_pca, center : of the rows."""
     n_rows, n_columns = rows.shape
     mean = center.mean
     operands = Operands(rows, gemm, mean, by_row=False)
     plan = plan_products(n_columns, n_rows, operands.dtype, runtime.threads, workspace_bytes)
-    progress = StepCounter(plan.steps + lanczos_steps(target, n_columns) + 1, on_progress)
+    progress = StepCounter(fit_steps(plan, target), on_progress, 0 if products is None else plan.steps)
     # Between block columns nothing may stay in memory: the next block column takes all of it.
     buffer = SpillBuffer(tiles, workspace_bytes if len(plan.block_columns) == 1 else 0)
-    matrix, total = _scatter(operands, plan, buffer, mean, runtime, progress, checkpoints)
+    matrix, total = _scatter(operands, plan, buffer, mean, runtime, progress, checkpoints, products)
     buffer.limit(workspace_bytes - eigensolver_bytes("covariance", n_columns, target, runtime.threads))
     pairs = leading_eigenpairs(
         matrix, total, target, buffer=buffer, runtime=runtime, seed=seed, progress=progress, with_products=False
@@ -83,6 +85,7 @@ def _scatter(
     runtime: Runtime,
     progress: StepCounter,
     checkpoints: CheckpointStore,
+    products: Sums | None,
 ) -> tuple[TiledMatrix, float]:
     """(X - mean)'(X - mean) in tiles in `buffer`, and its trace."""
     n_rows = operands.k
@@ -93,7 +96,7 @@ def _scatter(
     matrix = TiledMatrix(plan.tile_spans, buffer)
     squares = 0 if exact else 0.0
     largest = 0.0
-    for j, i, tile in symmetric_products(operands, plan, runtime, progress, checkpoints):
+    for j, i, tile in symmetric_products(operands, plan, runtime, progress, checkpoints, products):
         sums_j, sums_i = sums[slice(*plan.tile_spans[j])], sums[slice(*plan.tile_spans[i])]
         if i == j:
             squares += np.diag(tile).sum(dtype=sum_dtype).item()

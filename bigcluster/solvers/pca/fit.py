@@ -12,6 +12,7 @@ from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.pca.covariance import fit_covariance
 from bigcluster.solvers.pca.gram import fit_gram
 from bigcluster.solvers.pca.moments import center_of
+from bigcluster.solvers.pca.products import Sums
 from bigcluster.solvers.pca.result import ExactSums, PCAFit, Target, check_target, within_total
 from bigcluster.solvers.pca.subspace import fit_subspace
 from bigcluster.solvers.pca.unit import RescaledRows, rescaled_center, rescaled_fit, unit_exponent
@@ -35,13 +36,14 @@ def fit_pca(
     moments: ExactSums | None = None,
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore = NO_CHECKPOINTS,
+    products: Sums | None = None,
 ) -> PCAFit:
     """Fit by one of SOLVERS.
 
     rows : (n_rows, n_columns), uint8 or float; workspace_bytes : memory that the solver may use, beyond which its
     arrays go to `tiles`; gemm : multiplies uint8 data; seed : of random start vectors; on_progress : called after each
     step; moments : known sums of uint8 data, which save a pass; checkpoints : where the fit saves
-    its state, so that a killed fit goes on from there.
+    its state, so that a killed fit goes on from there; products : what `products_in_parts` found for these arguments.
     Nothing but n_rows, n_columns, target and seed changes the result.
     Raises TooFewSamplesError; InvalidDataError for NaN, infinity, and a unit in which float32 cannot hold the scores;
     VarianceNotReachedError where the subspace solver's basis cannot be extended to what `target` asks for.
@@ -52,6 +54,7 @@ def fit_pca(
     exponent = 0 if rows.dtype == np.uint8 else unit_exponent(center, n_rows)
     if exponent:
         rows, center = RescaledRows(rows, exponent), rescaled_center(center, exponent)
+    given = {} if products is None else {"products": products}
     fit = SOLVERS[solver](
         rows,
         center=center,
@@ -63,6 +66,7 @@ def fit_pca(
         seed=seed,
         on_progress=on_progress,
         checkpoints=checkpoints,
+        **given,
     )
     eigenvalues = within_total(fit.eigenvalues, fit.n_components, fit.total_variance)
     n_told = max(fit.n_components, int(np.count_nonzero(eigenvalues)))

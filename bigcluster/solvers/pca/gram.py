@@ -50,9 +50,10 @@ from bigcluster.solvers.pca.eigen import (
     with_blas_threads,
 )
 from bigcluster.solvers.pca.footprint import eigensolver_bytes
-from bigcluster.solvers.pca.lanczos import lanczos_steps, leading_eigenpairs
+from bigcluster.solvers.pca.lanczos import leading_eigenpairs
 from bigcluster.solvers.pca.operands import DENSE_LIMIT, Operands
-from bigcluster.solvers.pca.products import ProductPlan, plan_products, symmetric_products
+from bigcluster.solvers.pca.product_parts import fit_steps
+from bigcluster.solvers.pca.products import ProductPlan, Sums, plan_products, symmetric_products
 from bigcluster.solvers.pca.projection import COMPONENT_COLUMNS
 from bigcluster.solvers.pca.result import (
     Center,
@@ -230,15 +231,18 @@ def fit_gram(
     seed: int = 0,
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore = NO_CHECKPOINTS,
+    products: Sums | None = None,
 ) -> PCAFit:
     """Fit by the Gram matrix; center : of the rows; the other arguments, errors and guarantees as fit_pca."""
     mean = center.mean
     operands = Operands(rows, gemm, mean, by_row=True)
     plan = plan_products(*rows.shape, operands.dtype, runtime.threads, workspace_bytes)
-    progress = StepCounter(plan.steps + lanczos_steps(target, rows.shape[0]) + 1, on_progress)
+    progress = StepCounter(fit_steps(plan, target), on_progress, 0 if products is None else plan.steps)
     # Between block columns nothing may stay in memory: the next block column takes all of it.
     buffer = SpillBuffer(tiles, workspace_bytes if len(plan.block_columns) == 1 else 0)
-    matrix, total = _centered_gram(operands, plan, buffer, target, workspace_bytes, runtime, progress, checkpoints)
+    matrix, total = _centered_gram(
+        operands, plan, buffer, target, workspace_bytes, runtime, progress, checkpoints, products
+    )
     pairs = leading_eigenpairs(
         matrix, total, target, buffer=buffer, runtime=runtime, seed=seed, progress=progress, with_products=True
     )
@@ -272,6 +276,7 @@ def _centered_gram(
     runtime: Runtime,
     progress: StepCounter,
     checkpoints: CheckpointStore,
+    products: Sums | None,
 ) -> tuple[TiledMatrix, float]:
     """The Gram matrix of the centered rows, in tiles in `buffer`, and its trace."""
     exact = operands.dtype == np.uint8
@@ -289,7 +294,7 @@ def _centered_gram(
         return j, i, (across, down, corner)
 
     for j, i, (across, down, corner) in runtime.map(
-        sum_up, symmetric_products(operands, plan, runtime, progress, checkpoints)
+        sum_up, symmetric_products(operands, plan, runtime, progress, checkpoints, products)
     ):
         sums[slice(*plan.tile_spans[j])] += across
         if i != j:

@@ -34,7 +34,7 @@ import numpy as np
 from bigcluster.kernels.linalg.gemm import MAX_K
 from bigcluster.kernels.linalg.types import AnyArray
 from bigcluster.runtime.threads import Runtime
-from bigcluster.solvers.checkpoint import CheckpointStore
+from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.pca.operands import COLUMN_BLOCK, Block, Operands
 from bigcluster.solvers.progress import StepCounter
 from bigcluster.store.row_source import spans
@@ -115,20 +115,23 @@ class BlockedProducts:
         self._users: Counter[int] = Counter()  # pairs that still need the operand
         self._broken = False
 
-    def add(self, start: int, runtime: Runtime, should_pause: Callable[[int], bool]) -> Iterator[int]:
+    def add(
+        self, start: int, runtime: Runtime, should_pause: Callable[[int], bool], stop: int | None = None
+    ) -> Iterator[int]:
         """Add the products of k from `start` on; yields after each k block how much of k the sums hold.
 
         should_pause(stop) : whether to end early, with the sums of k up to `stop`. A later call goes on from there.
+        stop : where to end; by default at the end of k.
         """
-        tasks = self._tasks(start, runtime.threads, should_pause)
+        tasks = self._tasks((start, self._operands.k if stop is None else stop), runtime.threads, should_pause)
         for done in runtime.map(lambda task: task(), tasks, in_flight=2 * runtime.threads):  # the next one is at hand
             if done is not None:
                 yield done
 
     def _tasks(
-        self, start: int, n_threads: int, should_pause: Callable[[int], bool]
+        self, span: Span, n_threads: int, should_pause: Callable[[int], bool]
     ) -> Iterator[Callable[[], int | None]]:
-        k_blocks = [(start + a, start + b) for a, b in spans(self._operands.k - start, self._k_block)]
+        k_blocks = [(span[0] + a, span[0] + b) for a, b in spans(span[1] - span[0], self._k_block)]
         for tile in self._n_uses:
             if not self._holds(tile, k_blocks[0]):
                 yield partial(self._load, tile, k_blocks[0], None)
@@ -227,6 +230,10 @@ class ProductPlan:
         """(start, stop) of the rows of each tile."""
         return list(spans(self.n, TILE))
 
+    def pairs(self, panel: tuple[int, int]) -> list[Pair]:
+        """The tiles (j, i) of one block column, column by column of the triangle."""
+        return [(j, i) for i in range(*panel) for j in range(i, len(self.tile_spans))]
+
     @property
     def steps(self) -> int:
         """The number of k blocks of all passes, for the progress of a fit."""
@@ -275,38 +282,61 @@ def _block_column_bytes(sizes: list[int], first: int, last: int, k_block: int, a
 
 
 def symmetric_products(
-    operands: Operands, plan: ProductPlan, runtime: Runtime, progress: StepCounter, checkpoints: CheckpointStore
+    operands: Operands,
+    plan: ProductPlan,
+    runtime: Runtime,
+    progress: StepCounter,
+    checkpoints: CheckpointStore,
+    given: Sums | None = None,
 ) -> Iterator[tuple[int, int, AnyArray]]:
     """Yield (j, i, tile) of the lower triangle, i <= j: the product of rows j and rows i, summed over all of k.
 
     tile : (rows of tile j, rows of tile i), dtype as accumulator_dtype says. Diagonal tiles are complete and symmetric.
     The caller may write into a tile. Raises whatever a read of the rows raises.
+    given : the sums of `sum_panel`, where there is one block column and they are known; they are taken out.
     """
     dtype = accumulator_dtype(operands.dtype, plan.k)
-    tile_spans = plan.tile_spans
-    saved = SumsCheckpoint(checkpoints, plan.block_columns, plan.k, dtype)
-    for first, last in plan.block_columns:
-        pairs = [(j, i) for i in range(first, last) for j in range(i, len(tile_spans))]
-
-        def begin(pair: tuple[int, int]) -> AnyArray:
-            j, i = pair
-            return saved.tile(j, i, (_length(tile_spans[j]), _length(tile_spans[i])))
-
-        sums = dict(zip(pairs, runtime.map(begin, pairs), strict=True))
-        products = BlockedProducts(operands, tile_spans, plan.k_block, sums)
-        done = saved.k_saved(first)
-        while done < plan.k:
-            for stop in products.add(done, runtime, partial(saved.should_pause, sums, first)):
-                done = stop
-                progress.step()
-            if saved.should_pause(sums, first, done):
-                saved.save(sums, first, done)
-        del products
-        for j, i in pairs:
+    saved = SumsCheckpoint(checkpoints if given is None else NO_CHECKPOINTS, plan.block_columns, plan.k, dtype)
+    for panel in plan.block_columns:
+        sums = given if given is not None else sum_panel(operands, plan, panel, runtime, progress, saved)
+        for j, i in plan.pairs(panel):
             tile = sums.pop((j, i))
             if i == j:
                 _mirror(tile)
             yield j, i, tile
+
+
+def sum_panel(
+    operands: Operands,
+    plan: ProductPlan,
+    panel: tuple[int, int],
+    runtime: Runtime,
+    progress: StepCounter,
+    saved: SumsCheckpoint,
+    k_span: Span | None = None,
+) -> Sums:
+    """Sum the products of the tiles of one block column over all of k, or over a part of it.
+
+    saved : sums up to some k, from which it continues; k_span : of a part, for which nothing is saved. Diagonal tiles
+    are complete in their lower triangle only. Sums of integers are exact, so those of parts may be added in any order.
+    """
+    first, stop = panel[0], plan.k if k_span is None else k_span[1]
+
+    def begin(pair: Pair) -> AnyArray:
+        j, i = pair
+        return saved.tile(j, i, (_length(plan.tile_spans[j]), _length(plan.tile_spans[i])))
+
+    pairs = plan.pairs(panel)
+    sums = dict(zip(pairs, runtime.map(begin, pairs), strict=True))
+    products = BlockedProducts(operands, plan.tile_spans, plan.k_block, sums)
+    done = saved.k_saved(first) if k_span is None else k_span[0]
+    while done < stop:
+        for k_done in products.add(done, runtime, partial(saved.should_pause, sums, first), stop):
+            done = k_done
+            progress.step()
+        if saved.should_pause(sums, first, done):
+            saved.save(sums, first, done)
+    return sums
 
 
 def _mirror(tile: AnyArray) -> None:

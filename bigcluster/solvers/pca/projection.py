@@ -34,16 +34,20 @@ class Projection:
     step: float
     runtime: Runtime
 
-    def write_scores(self, sink: Sink) -> None:
-        """Write (rows - mean) vectors in row blocks, (n_rows, n_components) float32; reads the data once."""
+    def write_scores(self, sink: Sink, span: tuple[int, int] | None = None) -> None:
+        """Write (rows - mean) vectors in row blocks, (n_rows, n_components) float32; reads the data once.
+
+        span : the rows (start, stop) to write; by default all. Products are of the same row blocks for any span.
+        """
         n_rows, n_columns = self.rows.shape
+        first, last = (0, n_rows) if span is None else span
 
         def task(span: tuple[int, int]) -> Float32Array:
             return _on_grid(float_product(_centered(self.rows.read(*span), self.mean), self.vectors), self.step)
 
-        blocks = list(spans(n_rows, block_rows(n_columns)))
+        blocks = [(a, b) for a, b in spans(n_rows, block_rows(n_columns)) if a < last and b > first]
         for (start, _), block in zip(blocks, self.runtime.map(task, blocks), strict=True):
-            sink.write(start, block)
+            sink.write(max(start, first), block[max(first - start, 0) : last - start])
 
     def write_components(self, sink: Sink) -> None:
         """Write the (n_components, n_columns) float32 components in column blocks."""

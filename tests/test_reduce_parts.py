@@ -1,0 +1,99 @@
+"""PCA on several workers: any parts give the same sums, and what is stored has the same bits as in one process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from clusters import Sent, context_of
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+from test_ingest_parts import PICTURES, content, write
+
+from bigcluster.catalog import list_images
+from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
+from bigcluster.planning.plan import StagePlan
+from bigcluster.runtime.cluster import Cluster
+from bigcluster.solvers.checkpoint import NO_CHECKPOINTS
+from bigcluster.solvers.pca.product_parts import products_in_parts
+from bigcluster.solvers.pca.products import TILE
+from bigcluster.solvers.pca.result import Components
+from bigcluster.stages.features import features_of
+from bigcluster.stages.ingest import ingest
+from bigcluster.stages.reduce import reduce
+from bigcluster.store import Store, StoredRows
+
+SPEC = DecodeSpec(6, 4)
+
+
+@settings(max_examples=6)
+@given(st.sampled_from(["gram", "covariance"]), st.integers(1, 40), st.integers(0, 99))
+def test_any_parts_of_k_give_the_exact_sums(
+    tmp_path_factory: pytest.TempPathFactory, solver: str, k: int, seed: int
+) -> None:
+    n = TILE + 5  # two rows of tiles
+    shape = (n, k) if solver == "gram" else (k, n)
+    pixels = np.random.default_rng(seed).integers(0, 256, shape).astype(np.uint8)
+    ok = np.random.default_rng(seed + 1).random(shape[0]) < 0.9
+    ok[:2] = True
+    store = Store(tmp_path_factory.mktemp("store"))
+    store.save("pixels", pixels, (min(64, shape[0]), min(3, shape[1])))
+    store.save("ok", ok)
+    rows = StoredRows(store.array("pixels"), ok, mask="ok")
+
+    def lower(cluster: Cluster) -> NDArray[Any]:
+        """The lower triangle of the matrix that the tiles of the fit make."""
+        handle = products_in_parts(
+            solver, rows, target=Components(1), cluster=cluster, threads=1, workspace_bytes=1 << 30, kernel="auto",
+            on_progress=None, checkpoints=NO_CHECKPOINTS,
+        )  # fmt: skip
+        assert handle is not None
+        size = rows.shape[0] if solver == "gram" else n
+        matrix = np.zeros((size, size), np.int64)
+        for (j, i), tile in handle.take().items():
+            matrix[j * TILE : (j + 1) * TILE, i * TILE : (i + 1) * TILE] = tile
+        return np.tril(matrix)
+
+    found = lower(Sent(seed))
+    np.testing.assert_array_equal(found, lower(context_of(store, threads=1).cluster))
+    # Rows of x - 128, beside sums of rows that centering takes out again.
+    good = pixels[ok].astype(np.int64) - 128
+    product = good @ good.T if solver == "gram" else good.T @ good
+    matrix = found + np.tril(found, -1).T
+    centered = [m - m.mean(0) - m.mean(1)[:, None] + m.mean() for m in (matrix, product)]
+    if solver == "gram":
+        np.testing.assert_allclose(*centered, atol=1e-6 * max(1.0, float(np.abs(product).max())))
+    else:
+        np.testing.assert_array_equal(matrix, product)
+
+
+def reduced(images: Path, out: Path, solver: str, cluster: Cluster | None) -> dict[str, Any]:
+    """Ingest in one process, reduce on the cluster, and return the facts of the reduction."""
+    store = Store(out)
+    context = context_of(store)
+    ingested = ingest(context, list_images(str(images), out), SPEC, block_shape=(4, 5), in_flight=2)
+    plan = StagePlan("reduce", solver, "", (4, 5), "1", 0, 0, 0, {"workspace_bytes": 1 << 28})
+    context = context_of(store, cluster=cluster)
+    done = reduce(context, features_of(context, ingested), ingested, plan)
+    assert store.mark("reduce") is not None
+    assert done.rows.shape == (int(ingested.ok.sum()), done.n_components)
+    return done.facts
+
+
+@pytest.mark.parametrize("solver", ["gram", "covariance", "subspace"])
+def test_the_reduction_has_the_same_bits_on_any_cluster(tmp_path: Path, solver: str) -> None:
+    prepare_codecs()
+    write(tmp_path / "images", {f"{i}.png": data for i, data in enumerate([*PICTURES, b""])})
+    facts = reduced(tmp_path / "images", tmp_path / "one", solver, None)
+    assert facts["solver"] == solver
+    for seed in range(2):
+        out = tmp_path / f"many{seed}"
+        cluster = Sent(seed)
+        assert reduced(tmp_path / "images", out, solver, cluster) == facts
+        assert content(out) == content(tmp_path / "one")
+        expected = {"subspace": ["FitPCA"], "gram": ["SumProducts", "FitPCA"]}
+        jobs = expected.get(solver, ["SumProducts", "FitPCA", "ProjectRows"])
+        assert list(dict.fromkeys(cluster.jobs)) == jobs
