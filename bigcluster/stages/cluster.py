@@ -16,7 +16,9 @@ from bigcluster.catalog import Listing
 from bigcluster.errors import DamagedError
 from bigcluster.planning.plan import StagePlan
 from bigcluster.planning.stage_names import CLUSTER
-from bigcluster.solvers.kmeans import KMeansFit, fit, fit_given, fit_minibatch, fit_two_level
+from bigcluster.solvers.kmeans import KMeansFit
+from bigcluster.solvers.unit_length import ref_of
+from bigcluster.stages.cluster_jobs import FitClusters, LabelRows, Saving
 from bigcluster.stages.context import Context
 from bigcluster.stages.features import Features
 from bigcluster.stages.ingest import Ingested
@@ -135,13 +137,9 @@ def cluster(
 def _from_sweep(context: Context, reduced: Reduced, swept: Swept, plan: StagePlan) -> KMeansFit:
     """Return the clusters of the chosen row of the sweep, exactly as the table of the sweep shows them."""
     with context.progress.stage(CLUSTER, 1, "passes"):
-        fitted = fit_given(
-            reduced.rows,
-            centers_of(context.store, swept, swept.chosen_k),
-            n_iter=swept.chosen["n_iter"],
-            runtime=context.runtime,
-            workspace_bytes=plan.choices["workspace_bytes"],
-        )
+        centers, n_iter = centers_of(context.store, swept, swept.chosen_k), swept.chosen["n_iter"]
+        label = LabelRows(ref_of(reduced.rows), centers, n_iter, plan.choices["workspace_bytes"])
+        fitted = context.cluster.once(label)
         context.progress.at(1)
     return fitted
 
@@ -160,33 +158,19 @@ def _fit(
         "seed": settings.seed,
         "max_iter": options.max_iter,
         "tol": options.tol,
-        "runtime": context.runtime,
         "workspace_bytes": plan.choices["workspace_bytes"],
     }
+    if plan.solver in ("dask-ml", "lloyd"):
+        common |= {"n_init": options.n_init}
     with progress.stage(CLUSTER, options.max_iter, "iterations"):
-        if plan.solver == "dask-ml":
-            from bigcluster.solvers.kmeans.dask_ml import fit_dask_ml  # imports scikit-learn
-
-            fitted = fit_dask_ml(reduced.rows, n_clusters, n_init=options.n_init, **common)
-        else:
-            common |= {
-                "checkpoints": checkpoints,
-                "row_keys": ingested.row_keys,
-                "on_progress": lambda fit: progress.at(fit.done),
-            }
-            if plan.solver == "lloyd":
-                common |= {"n_init": options.n_init}
-            fitted = checkpoints.resume_or_restart(
-                lambda: _SOLVERS[plan.solver](reduced.rows, n_clusters, **common), progress.warn
-            )
+        saving = Saving.of(context.store, CLUSTER, ingested.row_keys, checkpoints, lambda fit: progress.at(fit.done))
+        fit = FitClusters(ref_of(reduced.rows), plan.solver, n_clusters, common, saving)
+        fitted = checkpoints.resume_or_restart(lambda: context.cluster.once(fit), progress.warn)
     if fitted.reason:
         progress.warn(fitted.reason)
     for note in fitted.notes:
         progress.note(note)
     return fitted
-
-
-_SOLVERS = {"lloyd": fit, "minibatch": fit_minibatch, "two-level": fit_two_level}
 
 
 def _by_size(fitted: KMeansFit, listing: Listing, ok: NDArray[np.bool_]) -> tuple[KMeansFit, NDArray[np.int64]]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -11,7 +10,8 @@ from numpy.typing import NDArray
 
 from bigcluster.planning.plan import StagePlan
 from bigcluster.planning.stage_names import SWEEP
-from bigcluster.solvers.kmeans import sweep as sweep_rows
+from bigcluster.solvers.unit_length import ref_of
+from bigcluster.stages.cluster_jobs import Saving, SweepRows
 from bigcluster.stages.context import Context
 from bigcluster.stages.reduce import Reduced
 from bigcluster.store import Mark, StageCheckpoints, Store, StoredRows, fingerprint
@@ -102,23 +102,16 @@ def sweep(context: Context, reduced: Reduced, ks: tuple[int, ...], plan: StagePl
     if mark is None or not reused:
         store.marks.remove(SWEEP)
         with progress.stage(SWEEP, settings.kmeans.max_iter, "iterations"):
-            solved = checkpoints.resume_or_restart(
-                partial(
-                    sweep_rows,
-                    reduced.rows,
-                    ks,
-                    seed=settings.seed,
-                    row_keys=keys,
-                    n_init=max(2, settings.kmeans.n_init),  # stability compares two starts
-                    max_iter=settings.kmeans.max_iter,
-                    tol=settings.kmeans.tol,
-                    runtime=context.runtime,
-                    workspace_bytes=plan.choices["workspace_bytes"],
-                    on_progress=lambda fit: progress.at(fit.done),
-                    checkpoints=checkpoints,
-                ),
-                progress.warn,
-            )
+            options = {
+                "seed": settings.seed,
+                "n_init": max(2, settings.kmeans.n_init),  # stability compares two starts
+                "max_iter": settings.kmeans.max_iter,
+                "tol": settings.kmeans.tol,
+                "workspace_bytes": plan.choices["workspace_bytes"],
+            }
+            saving = Saving.of(store, SWEEP, keys, checkpoints, lambda fit: progress.at(fit.done))
+            job = SweepRows(ref_of(reduced.rows), ks, options, saving)
+            solved = checkpoints.resume_or_restart(lambda: context.cluster.once(job), progress.warn)
         digests = store.save("sweep_centers", np.vstack([row.centers for row in solved.rows]))
         rows = [{name: value for name, value in vars(row).items() if name != "centers"} for row in solved.rows]
         if solved.reason:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -46,6 +46,13 @@ class StoreRef:
             return Store(self.out, create=False, most_bytes=worker.memory_bytes)
 
         return worker.cached(f"the store of {self.out}", self.edition, opened)
+
+
+class RowSourceRef(Protocol):
+    """A reference to a row source."""
+
+    def open(self, worker: Worker) -> RowSource:
+        """Return the rows in this process."""
 
 
 @dataclass(frozen=True)

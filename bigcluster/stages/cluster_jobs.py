@@ -1,0 +1,116 @@
+"""The jobs of the sweep and of the clustering: a whole fit on one worker."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bigcluster.runtime.cluster import Local, Worker
+from bigcluster.solvers.checkpoint import CheckpointStore
+from bigcluster.solvers.kmeans import KMeansFit, fit, fit_given, fit_minibatch, fit_two_level
+from bigcluster.solvers.kmeans import sweep as sweep_rows
+from bigcluster.solvers.kmeans.sweep import Sweep
+from bigcluster.solvers.progress import OnProgress
+from bigcluster.store import StageCheckpoints, Store
+from bigcluster.store.refs import RowSourceRef, StoreRef
+
+ROW_KEYS = "row_keys"
+"""The name of the stored array of the keys of random numbers, (n_ok,) uint64."""
+_SOLVERS: dict[str, Callable[..., KMeansFit]] = {
+    "lloyd": fit,
+    "minibatch": fit_minibatch,
+    "two-level": fit_two_level,
+}
+
+
+@dataclass(frozen=True)
+class Saving:
+    """Where a fit saves its state and reports, and its keys of random numbers: for a job in any process."""
+
+    store: StoreRef
+    stage: str
+    fingerprint: str
+    row_keys: Local[NDArray[np.uint64]]
+    """The keys of random numbers, (n_ok,). Other processes load them from the store."""
+    checkpoints: Local[CheckpointStore]
+    on_progress: Local[OnProgress]
+
+    @classmethod
+    def of(
+        cls,
+        store: Store,
+        stage: str,
+        row_keys: NDArray[np.uint64],
+        checkpoints: StageCheckpoints,
+        on_progress: OnProgress,
+    ) -> Saving:
+        """Return what a job of this stage needs."""
+        fingerprint = checkpoints.fingerprint
+        return cls(StoreRef.of(store), stage, fingerprint, Local(row_keys), Local(checkpoints), Local(on_progress))
+
+    def options(self, worker: Worker) -> dict[str, Any]:
+        """Return the arguments of a fit."""
+        store = self.store.open(worker)
+        checkpoints = self.checkpoints.value or StageCheckpoints(store, self.stage, self.fingerprint)
+        return {
+            "runtime": worker.runtime,
+            "row_keys": store.load(ROW_KEYS) if self.row_keys.value is None else self.row_keys.value,
+            "checkpoints": checkpoints,
+            "on_progress": self.on_progress.value,
+        }
+
+
+@dataclass(frozen=True)
+class FitClusters:
+    """Fit k-means to all rows."""
+
+    rows: RowSourceRef
+    solver: str
+    n_clusters: int
+    options: dict[str, Any]
+    """The arguments of the fit that are numbers."""
+    saving: Saving
+
+    def __call__(self, worker: Worker) -> KMeansFit:
+        rows = self.rows.open(worker)
+        if self.solver == "dask-ml":
+            from bigcluster.solvers.kmeans.dask_ml import fit_dask_ml  # imports scikit-learn
+
+            return fit_dask_ml(rows, self.n_clusters, runtime=worker.runtime, **self.options)
+        return _SOLVERS[self.solver](rows, self.n_clusters, **self.options, **self.saving.options(worker))
+
+
+@dataclass(frozen=True)
+class LabelRows:
+    """Label all rows by given centers: the final pass of a fit."""
+
+    rows: RowSourceRef
+    centers: NDArray[np.float64]
+    n_iter: int
+    workspace_bytes: int
+
+    def __call__(self, worker: Worker) -> KMeansFit:
+        return fit_given(
+            self.rows.open(worker),
+            self.centers,
+            n_iter=self.n_iter,
+            runtime=worker.runtime,
+            workspace_bytes=self.workspace_bytes,
+        )
+
+
+@dataclass(frozen=True)
+class SweepRows:
+    """Fit every k of a range to all rows."""
+
+    rows: RowSourceRef
+    ks: tuple[int, ...]
+    options: dict[str, Any]
+    saving: Saving
+
+    def __call__(self, worker: Worker) -> Sweep:
+        return sweep_rows(self.rows.open(worker), self.ks, **self.options, **self.saving.options(worker))

@@ -1,0 +1,55 @@
+"""The sweep and the clustering leave the same labels, to the byte, on any cluster."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+from clusters import Sent, context_of
+from test_ingest_parts import PICTURES, content, write
+
+from bigcluster.catalog import list_images
+from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
+from bigcluster.planning.plan import StagePlan
+from bigcluster.runtime.cluster import Cluster
+from bigcluster.stages.cluster import cluster
+from bigcluster.stages.features import features_of
+from bigcluster.stages.ingest import ingest
+from bigcluster.stages.reduce import reduce
+from bigcluster.stages.sweep import sweep
+from bigcluster.store import Store
+
+SPEC = DecodeSpec(6, 4)
+CHOICES = {"workspace_bytes": 1 << 28}
+
+
+def clustered(images: Path, out: Path, solver: str, k: str, workers: Cluster | None) -> dict[str, Any]:
+    """Run all stages on the cluster, and return the facts of the last one."""
+    store = Store(out)
+    context = context_of(store, cluster=workers)
+    context = replace(context, settings=replace(context.settings, k=k))
+    listing = list_images(str(images), out)
+    ingested = ingest(context, listing, SPEC, block_shape=(4, 5), in_flight=2)
+    features = features_of(context, ingested)
+    reduced = reduce(context, features, ingested, StagePlan("reduce", "gram", "", (4, 5), "1", 0, 0, 0, CHOICES))
+    swept = None
+    if len(context.settings.ks) > 1:
+        plan = StagePlan("sweep", "lloyd", "", (4, 5), "1", 0, 0, 0, CHOICES)
+        swept = sweep(context, reduced, context.settings.ks, plan, ingested.row_keys)
+    plan = StagePlan("cluster", solver, "", (4, 5), "1", 0, 0, 0, CHOICES)
+    return cluster(context, reduced, plan, listing, features, ingested, swept=swept).facts
+
+
+@pytest.mark.parametrize(
+    ("solver", "k"), [("lloyd", "3"), ("minibatch", "3"), ("two-level", "4"), ("lloyd", "2:4")], ids=str
+)
+def test_labels_have_the_same_bits_on_any_cluster(tmp_path: Path, solver: str, k: str) -> None:
+    prepare_codecs()
+    write(tmp_path / "images", {f"{i}.png": data for i, data in enumerate([*PICTURES, b"", PICTURES[0]])})
+    facts = clustered(tmp_path / "images", tmp_path / "one", solver, k, None)
+    workers = Sent(5)
+    assert clustered(tmp_path / "images", tmp_path / "many", solver, k, workers) == facts
+    assert content(tmp_path / "many") == content(tmp_path / "one")
+    assert len(workers.jobs) > 5
