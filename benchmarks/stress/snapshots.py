@@ -22,7 +22,7 @@ from bigcluster.config import resolve
 from bigcluster.pipeline.predict import predict
 from bigcluster.pipeline.run import run
 from bigcluster.planning.plan import StagePlan
-from bigcluster.planning.stages import plan_predict
+from bigcluster.planning.prediction import plan_predict
 from bigcluster.runtime.events import DecodingStarted, Event, Listener, StageStarted
 
 N_IMAGES = 96

@@ -189,9 +189,13 @@ def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:
     counts, sizes = summary["counts"], summary["cluster_sizes"]
     share = summary["explained_variance_ratio"]
     clusters = counted(summary["n_clusters"], "cluster")
+    quality = (
+        f"found by leiden at resolution {summary['settings']['resolution']:g}, modularity {summary['modularity']:.3f}"
+        if summary["inertia"] is None
+        else f"inertia {summary['inertia']:.6g}"
+    )
     lines = [
-        f"{show_count(counts['ok'])} of {counted(counts['listed'], 'image')} in {clusters}, "
-        f"inertia {summary['inertia']:.6g}",
+        f"{show_count(counts['ok'])} of {counted(counts['listed'], 'image')} in {clusters}, {quality}",
         f"sizes, largest first: {_shown_sizes(sizes)}",
     ]
     if names := summary.get("cluster_names"):

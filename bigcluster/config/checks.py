@@ -60,6 +60,14 @@ def not_negative(name: str, value: Any) -> float:
     return number
 
 
+def positive(name: str, value: Any) -> float:
+    """Accept a finite number above 0."""
+    number = as_real(value)
+    if number is None or not 0 < number <= sys.float_info.max:
+        raise ConfigError(f"{name} must be a number above 0, such as 0.5 or 2, not {quoted(value)}")
+    return number
+
+
 def seconds(name: str, value: Any) -> float:
     """Accept a duration from a tenth of a second to a day."""
     number = as_real(value)

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from bigcluster.config.checks import PIXELS, are_vectors
+from bigcluster.config.ks import AUTO
 from bigcluster.config.schema import KEYS, Settings, settings_from
 from bigcluster.errors import THREADS_NOW, ConfigError
 from bigcluster.files.bounded import SETTINGS_BYTES, read_bounded
@@ -27,6 +28,7 @@ RUN_ONLY = ("memory", "threads", "scheduler")
 
 _OTHER_NAMES = {"random_state": "seed", "n_clusters": "k", "n_components": "components"}
 """Names that scikit-learn uses, and what they are called here."""
+_K, _ALGORITHM, _LEIDEN, _RESOLUTION = "k", "algorithm", "leiden", "resolution"
 FEATURES, SOURCE = "features", "source"
 """`features = "gray"` stands in a table of TOML as `[features]` with `source = "gray"`, beside `layer` and the like."""
 
@@ -56,7 +58,41 @@ def resolve(*, flags: Values, sets: Iterable[str], config: str | None, kept: Val
         _drop_embedding(merged, features, levels[1:] if config is None else levels)
     if features not in PIXELS and not chooses_rank:
         merged["variance"] = None  # the plan takes planning.stages.EMBEDDING_COMPONENTS
-    return settings_from(merged)
+    _choose_groups(merged, levels[1] | levels[2])
+    settings = settings_from(merged)
+    _check_groups(settings, levels[1:])
+    return settings
+
+
+def _choose_groups(merged: Values, given: Values) -> None:
+    """Let a number of clusters of this call end a lower level's algorithm = leiden, and the other way round.
+
+    given : the values of this call.
+    """
+    if given.get(_K, AUTO) != AUTO and _ALGORITHM not in given and merged.get(_ALGORITHM) == _LEIDEN:
+        del merged[_ALGORITHM]
+    if given.get(_ALGORITHM) == _LEIDEN and _K not in given:
+        merged.pop(_K, None)
+
+
+def _check_groups(settings: Settings, given: list[Values]) -> None:
+    """Raise ConfigError where leiden gets a number of clusters or has nothing to compare, and for a resolution of this
+    call without leiden. given : the levels of this call."""
+    if settings.algorithm == _LEIDEN and settings.k != AUTO:
+        raise ConfigError(
+            f"k = {settings.k} and algorithm = leiden exclude each other: leiden finds the number of groups itself; "
+            "leave out k, and give --set resolution=2 for more groups or 0.5 for fewer"
+        )
+    if settings.finds_communities and settings.reduce == "none" and settings.has_pixel_features:
+        raise ConfigError("algorithm = leiden compares scores, and reduce = none leaves the pixels; use reduce = pca")
+    if not settings.finds_communities:
+        default = KEYS[_RESOLUTION].default
+        for level in given:
+            if level.get(_RESOLUTION, default) != default:
+                raise ConfigError(
+                    f"resolution = {level[_RESOLUTION]:g} is for groups without a number, and k-means clusters here; "
+                    "give -k auto with --features, or leave resolution out"
+                )
 
 
 def _drop_embedding(merged: Values, features: str, given: list[Values]) -> None:

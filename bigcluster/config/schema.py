@@ -6,7 +6,7 @@ in README are made from this list or checked against it.
 
 from __future__ import annotations
 
-from dataclasses import Field, dataclass, field, fields, is_dataclass
+from dataclasses import Field, dataclass, field, fields, is_dataclass, replace
 from typing import Any
 
 from bigcluster.config.checks import (
@@ -21,13 +21,14 @@ from bigcluster.config.checks import (
     optional,
     path,
     patterns,
+    positive,
     seconds,
     source_of_features,
     text,
     whole_number,
     yes_or_no,
 )
-from bigcluster.config.ks import clusters, parse_ks
+from bigcluster.config.ks import AUTO, auto_ks, clusters, parse_ks
 
 
 def key(default: Any, check: Check, doc: str) -> Any:
@@ -224,10 +225,20 @@ class Settings:
     components: int | None = key(
         None, optional(whole_number(1)), "keep exactly this number of components (instead of variance)"
     )
-    k: int | str | None = key(
-        None,
-        optional(clusters),
-        "the number of clusters, or a range (5:20, 10:100:10, 5,9,17) to sweep and choose from",
+    k: int | str = key(
+        AUTO,
+        clusters,
+        "the number of clusters, or a range (5:20, 10:100:10, 5,9,17) to sweep and choose from; auto finds groups",
+    )
+    algorithm: str = key(
+        "auto",
+        one_of("auto", "kmeans", "leiden"),
+        "kmeans, or leiden: communities of nearest neighbors, without a k; auto is leiden for k = auto on features",
+    )
+    resolution: float = key(
+        1.0,
+        positive,
+        "for leiden: above 1 gives more and smaller groups, below 1 fewer and larger ones",
     )
     seed: int = key(0, whole_number(0), "the seed of all random choices")
     link: str = key(
@@ -250,9 +261,25 @@ class Settings:
         return self.features in PIXELS
 
     @property
+    def finds_communities(self) -> bool:
+        """Whether the clusters are communities of the graph of neighbors, whose number is not given."""
+        if self.algorithm == "auto":
+            return self.k == AUTO and not self.has_pixel_features
+        return self.algorithm == "leiden"
+
+    @property
     def ks(self) -> tuple[int, ...]:
-        """The numbers of clusters to try, in ascending order; empty where k is not set."""
-        return () if self.k is None else parse_ks("k", self.k)
+        """The numbers of clusters to try, in ascending order; empty where communities are found."""
+        if self.finds_communities:
+            return ()
+        return auto_ks() if self.k == AUTO else parse_ks("k", self.k)
+
+    def for_images(self, n_images: int) -> Settings:
+        """Return the settings with the numbers of clusters that k = auto tries for so many images, where it tries any;
+        else the same settings."""
+        if self.k != AUTO or self.finds_communities:
+            return self
+        return replace(self, k=",".join(map(str, auto_ks(n_images))))
 
 
 @dataclass(frozen=True)

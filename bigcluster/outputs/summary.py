@@ -17,7 +17,7 @@ from bigcluster.files.bounded import (
     parse_json,
     read_bounded,
 )
-from bigcluster.files.forms import dict_of, keys, list_of, number, optional, printable_line, text, whole
+from bigcluster.files.forms import dict_of, keys, list_of, number, one_of, optional, printable_line, text, whole
 from bigcluster.units import MIB, show_bytes
 
 if TYPE_CHECKING:
@@ -32,6 +32,7 @@ CLASS_CHARACTERS = 130
 """Characters of the name of a class in it, at most; the longest of ImageNet has 121."""
 SWALLOWED = 0.6
 """Share of the images in one cluster above which the summary advises other settings. Chosen, not measured."""
+_FINER = "try --set resolution=2, or a number with -k"
 SPIKE_SHARE = 0.02
 """Share of the measured peak by which memory must rise between samples for a message. Chosen, not measured."""
 _SUMMARY_BYTES, _SUMMARY_VALUES = 4 * MIB, 50_000
@@ -73,18 +74,20 @@ def folders_of(listing: Listing, closed: Iterable[str] = ()) -> dict[str, list[s
     return {"unreadable_folders": [name or "." for name in (*unread, *sorted(others))][:FOLDERS_NAMED]}
 
 
-def advice(sizes: list[int]) -> list[str]:
-    """What to try where the clusters say little; `sizes` largest first."""
+def advice(sizes: list[int], algorithm: str) -> list[str]:
+    """What to try where the clusters say little; `sizes` largest first. algorithm : kmeans or leiden."""
     n_images, lines = sum(sizes), []
+    of_kmeans = algorithm == "kmeans"
     if len(sizes) > 1 and sizes[0] > SWALLOWED * n_images:
-        lines.append(
-            f"one cluster holds {sizes[0] / n_images:.0%} of the images; try --set image.normalize=image, another "
-            "--variance, or a larger k"
-        )
+        instead = "try --set image.normalize=image, another --variance, or a larger k"
+        lines.append(f"one cluster holds {sizes[0] / n_images:.0%} of the images; {instead if of_kmeans else _FINER}")
+    if len(sizes) == 1 and n_images > 1 and not of_kmeans:
+        lines.append(f"all images are in one group; {_FINER}")
     alone = sizes.count(1)
     if alone and n_images > len(sizes):
         hold = "clusters hold one image each" if alone > 1 else "clusters holds a single image"
-        lines.append(f"{alone} of {len(sizes)} {hold}: outliers, or k is too large; try a smaller k")
+        why = "outliers, or k is too large; try a smaller k" if of_kmeans else "outliers, or resolution is too large"
+        lines.append(f"{alone} of {len(sizes)} {hold}: {why}")
     return lines
 
 
@@ -145,14 +148,14 @@ def summary_text(summary: Mapping[str, Any]) -> str:
     return json.dumps(summary, indent=2, allow_nan=False) + "\n"
 
 
-_is_summary = keys(
+_SUMMARY_KEYS = keys(
     {
         "counts": keys(
             {**dict.fromkeys(("listed", "ok", "failed"), whole()), "failed_by_status": dict_of(whole())}, others=True
         ),
         **dict.fromkeys(("n_clusters", "n_components"), whole(1)),
         "cluster_sizes": list_of(whole()),
-        "inertia": number,
+        "inertia": optional(number),
         "explained_variance_ratio": optional(number),
         "advice": list_of(printable_line),
         "memory": keys(
@@ -170,11 +173,13 @@ _is_summary = keys(
                 others=True,
             )
         ),
-        "settings": keys({"reduce": text}, {"seed": whole(), "link": text}, others=True),
+        "settings": keys({"reduce": text}, {"seed": whole(), "link": text, "resolution": number}, others=True),
         "versions": dict_of(printable_line),
     },
     {
         "seconds": number,
+        "algorithm": one_of("kmeans", "leiden"),
+        "modularity": number,
         "nearest_previous": optional(list_of(optional(whole()))),
         "cluster_names": list_of(printable_line),
         "cluster_classes": list_of(list_of(keys({"class": printable_line, "share": number, "lift": number}))),
@@ -184,6 +189,13 @@ _is_summary = keys(
     },
     others=True,
 )
+
+
+def _is_summary(value: Any) -> bool:
+    """Whether a value is a summary. Communities have a resolution and a modularity in place of the inertia."""
+    if not _SUMMARY_KEYS(value):
+        return False
+    return value["inertia"] is not None or ("modularity" in value and "resolution" in value["settings"])
 
 
 def read_summary(path: Path, n_clusters: int | None = None) -> dict[str, Any]:

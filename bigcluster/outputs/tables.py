@@ -26,7 +26,7 @@ from bigcluster.outdir.results import ResultFiles
 from bigcluster.planning.footprint import RECORDS_AT_ONCE
 from bigcluster.runtime.sampler import Reading
 from bigcluster.stages.classes import ClusterClasses, ImageClasses
-from bigcluster.stages.cluster import Membership
+from bigcluster.stages.membership import Membership
 from bigcluster.store.row_source import spans
 
 _NO_LABEL = ("-1", "", "", "")
@@ -137,7 +137,8 @@ def _membership_columns(membership: Membership, rows: slice) -> list[list[str]]:
     columns = [list(map(str, membership.labels[rows].tolist())), _shown(membership.distance[rows])]
     if membership.runner_up is None or membership.margin is None:
         return [*columns, [""] * len(columns[0]), [""] * len(columns[0])]
-    return [*columns, list(map(str, membership.runner_up[rows].tolist())), _shown(membership.margin[rows])]
+    second = ["" if number < 0 else str(number) for number in membership.runner_up[rows].tolist()]
+    return [*columns, second, _shown(membership.margin[rows])]
 
 
 def _shown(numbers: NDArray[np.float64]) -> list[str]:
@@ -245,8 +246,9 @@ class Predicted:
     label: int
     distance: float
     runner_up: int | None
-    """None where there is one cluster only; the margin is then infinite, and both cells stay blank."""
-    margin: float
+    """None where there is one cluster only, or where all neighbors are of one community."""
+    margin: float | None
+    """As in `Membership`; None where there is one cluster only."""
     novelty: float | None
     """How unusual it is: above 1, more so than 95 % of the model's own images; None where those are too few to tell.
     See kernels.novelty."""
@@ -266,5 +268,6 @@ def _cells(name: str, record: FileRecord, prediction: Predicted | None) -> list[
     if prediction is None:
         return [to_csv_path(name), "-1", "", "", "", record.status, "", ""]
     cells = [to_csv_path(name), str(prediction.label), f"{prediction.distance:.6g}"]
-    cells += ["", ""] if prediction.runner_up is None else [str(prediction.runner_up), f"{prediction.margin:.6g}"]
+    cells.append("" if prediction.runner_up is None else str(prediction.runner_up))
+    cells.append("" if prediction.margin is None else f"{prediction.margin:.6g}")
     return [*cells, record.status, "", "" if prediction.novelty is None else f"{prediction.novelty:.6g}"]

@@ -6,12 +6,11 @@ import os
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from bigcluster import outdir
 from bigcluster.catalog import KNOWN_SUFFIXES, FileRecord, Listing, left_out, list_images, root_of, unread_folders
@@ -19,32 +18,26 @@ from bigcluster.config import Settings, are_vectors
 from bigcluster.errors import ConfigError, NoImagesError, StoreError, UsageError
 from bigcluster.files import targets
 from bigcluster.kernels.decode import STATUSES, DecodeSpec
-from bigcluster.kernels.kmeans.assign import two_nearest
-from bigcluster.kernels.kmeans.centers import Centers, fit_scaler, prepare
-from bigcluster.kernels.linalg.moments import block_moments
-from bigcluster.kernels.linalg.unit_length import to_unit_length
-from bigcluster.kernels.novelty import LEAST_IMAGES, UNUSUAL_PERCENTILE, Novelty, Traits, residual_of, squared_norms
+from bigcluster.kernels.novelty import LEAST_IMAGES, UNUSUAL_PERCENTILE
 from bigcluster.outputs.summary import folders_of
 from bigcluster.outputs.tables import Predicted, write_predictions
 from bigcluster.pipeline.job import Job, naming_damage, open_job
+from bigcluster.pipeline.stored_model import StoredModel, is_close_call, label, load_model
 from bigcluster.planning.plan import check_budget
+from bigcluster.planning.prediction import plan_predict
 from bigcluster.planning.stage_names import CLUSTER, COMPONENTS, FEATURES, INGEST, PREDICT, REDUCE
-from bigcluster.planning.stages import plan_predict
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
-from bigcluster.solvers.pca.projection import TRANSFORM_COLUMNS, transform
-from bigcluster.stages import reduce
-from bigcluster.stages.components import components
 from bigcluster.stages.embedding import Embedding, fits_stored, n_row_values, open_embedding, shape_of
-from bigcluster.stages.features import Features, load_features
+from bigcluster.stages.features import load_features
 from bigcluster.stages.ingest import RECIPE, load_ingested, stored_embedding, stored_recipe
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading.sample import NATIVE
-from bigcluster.stages.novelty import novelty
+from bigcluster.stages.membership import KMEANS, LEIDEN, algorithm_of
 from bigcluster.stages.vectors import KIND_OF_VECTORS
-from bigcluster.store import Store, StoredRows
-from bigcluster.store.row_source import RowSource, spans
+from bigcluster.store import Store
+from bigcluster.store.row_source import spans
 from bigcluster.units import counted as number_of
 
 TO = "--to"
@@ -86,11 +79,11 @@ def predict(
         outdir.check_is_out(job.out)
         embedding = embedding or open_embedding(settings, listener, images=images, most_bytes=job.remaining_bytes)
         try:
-            listing, spec, counted, can_tell = _label_all(job, images, to, embedding, isolate_rows)
+            listing, spec, counted, model = _label_all(job, images, to, embedding, isolate_rows)
         finally:
             if embedding is not None:
                 embedding.release()
-    n_ok = counted["ok"]
+    n_ok, can_tell = counted["ok"], model.novelty is not None
     if settings.size == NATIVE and counted["resized"]:
         resized = number_of(counted["resized"], "image", "was", "were")
         job.progress.note(f"{resized} resized to {spec.width}x{spec.height}, the native size of the model's")
@@ -113,16 +106,17 @@ def predict(
         "beyond_share": counted["beyond"] / n_ok if can_tell else None,
         "unlike": _unlike(counted["beyond"], n_ok) if can_tell else None,
         "close_calls": counted["close"],
+        "algorithm": KMEANS if model.communities is None else LEIDEN,
         "stages": job.stages.facts,
     }
 
 
 def _label_all(
     job: Job, images: str, to: str, embedding: Embedding | None, isolate_rows: Sequence[Sequence[int]]
-) -> tuple[Listing, DecodeSpec, Counter[str], bool]:
+) -> tuple[Listing, DecodeSpec, Counter[str], StoredModel]:
     """List the images, plan, label them and write the table.
 
-    Returns the listing, how it was decoded, counts by status and novelty, and whether the model has a novelty.
+    Returns the listing, how it was decoded, counts by status and novelty, and the model.
     """
     settings, resources = job.settings, job.resources
     listing = list_images(
@@ -150,6 +144,7 @@ def _label_all(
             _check_embedding(store, embedding)
             n_clusters, n_components = store.array("centers").shape
             n_own = store.array("pixels").shape[0]
+            clustered = store.mark(CLUSTER)
             plan = plan_predict(
                 replace(settings, images=images),
                 len(listing),
@@ -159,12 +154,13 @@ def _label_all(
                 n_components,
                 n_clusters,
                 resources,
+                of_communities=clustered is not None and algorithm_of(clustered) == LEIDEN,
             )
             check_budget((plan,), resources.budget_bytes, otherwise="fewer --threads")
             spec = replace(spec, max_bytes=plan.choices["decode_bytes"])
             stack.enter_context(job.stages.measure(PREDICT, plan.projected_bytes))
             with naming_damage(store):
-                model = _load_model(job, store, features)
+                model = load_model(job.context(store), features, plan.choices["workspace_bytes"])
             version = _version(store)
         with (
             _one_model(store, version),
@@ -184,7 +180,7 @@ def _label_all(
             with targets.writing(TO, to) as file:
                 write_predictions(file, listing, rows)
                 _check_version(store, version)
-    return listing, spec, counted, model.novelty is not None
+    return listing, spec, counted, model
 
 
 def _unlike(n_beyond: int, n_ok: int) -> bool:
@@ -246,23 +242,6 @@ def _check_not_listed(to: str, listing: Listing) -> None:
         raise UsageError(f"{TO} {to} would write over an image; give another file")
 
 
-@dataclass(frozen=True)
-class _Model:
-    """The arrays of a stored model. `centers` are prepared for the search of the two nearest ones."""
-
-    centers: Centers
-    novelty: Novelty | None
-    """It is None where the model has fewer than LEAST_IMAGES images."""
-    unit_length: bool
-    """Whether scores are scaled to the length 1 before the nearest centers are looked for."""
-    mean: NDArray[np.float64]
-    """The mean of the features, (n_features,)."""
-    components: RowSource | None
-    """The components, (n_components, n_features). It is None where the features themselves were clustered."""
-    n_components: int
-    step: float
-
-
 def _version(store: Store) -> list[tuple[int, int] | None]:
     """Return the identity of the model in OUT. A stage that is computed again has new mark files."""
     marks = [store.marks.path(stage) for stage in (RECIPE, INGEST, FEATURES, REDUCE, COMPONENTS, CLUSTER)]
@@ -307,38 +286,12 @@ def _check_embedding(store: Store, embedding: Embedding | None) -> None:
     )
 
 
-def _load_model(job: Job, store: Store, features: Features) -> _Model:
-    """Load the model. Raises StoreError where the stages in OUT do not belong to one finished run."""
-    context = job.context(store)
-    clustered, fit = store.mark(CLUSTER), store.mark(REDUCE)
-    unfinished = StoreError(f"{job.out} holds no finished run; run the job to its end first")
-    if clustered is None or clustered.payload["features"] != features.fingerprint:
-        raise unfinished
-    exact = store.load("centers")
-    centers = prepare(exact, fit_scaler(block_moments(exact)))
-    n_components = exact.shape[1]
-
-    def usual() -> Novelty | None:
-        if features.rows.shape[0] < LEAST_IMAGES:
-            return None
-        return novelty(context, features, clustered)
-
-    if clustered.payload["reduction"] == "none":
-        return _Model(centers, usual(), False, features.mean, None, n_components, 0.0)
-    if fit is None or not reduce.made_clusters(store, fit, clustered):
-        raise unfinished
-    novelty_of_model = usual()
-    vectors, step = StoredRows(components(context, features)), fit.payload["score_step"]
-    unit_length = features.unit_length
-    return _Model(centers, novelty_of_model, unit_length, store.load("mean"), vectors, n_components, step)
-
-
 def _predicted(
     loader: Loader,
     listing: Listing,
     spec: DecodeSpec,
     embedding: Embedding | None,
-    model: _Model,
+    model: StoredModel,
     block_rows: int,
     counted: Counter[str],
 ) -> Iterator[tuple[FileRecord, Predicted | None]]:
@@ -355,40 +308,11 @@ def _predicted(
         )
         good = np.array([record.ok for record in ledger])
         rows = pixels if embedding is None or features is None else features[:, : embedding.n_features]
-        predictions = iter(_label(rows[good], model))
+        predictions = iter(label(rows[good], model))
         for record in ledger:
             counted[record.status] += 1
             row = next(predictions) if record.ok else None
             if row is not None:
                 counted["beyond"] += row.novelty is not None and row.novelty > 1
-                counted["close"] += row.runner_up is not None and row.margin <= 1e-4 * row.distance
+                counted["close"] += is_close_call(row, model)
             yield record, row
-
-
-def _label(features: NDArray[Any], model: _Model) -> Iterator[Predicted]:
-    """Yield the prediction of each row of features, (n, n_features)."""
-    if len(features) == 0:
-        return
-    rows = features
-    norm_sq = np.zeros(len(features))
-    for start, stop in spans(features.shape[1], TRANSFORM_COLUMNS):
-        norm_sq += squared_norms(features[:, start:stop], model.mean[start:stop])
-    residual = np.zeros(len(features))
-    if model.components is not None:
-        rows = transform(features, model.mean, model.components, model.n_components, model.step)
-        residual = residual_of(norm_sq, np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
-        if model.unit_length:
-            rows = to_unit_length(rows)
-    two = two_nearest(rows, model.centers)
-    distance, second = np.sqrt(two.sq), np.sqrt(two.runner_up_sq)
-    traits = Traits(two.labels, distance, residual, np.sqrt(norm_sq))
-    novelty = None if model.novelty is None else model.novelty.of(traits)
-    for row in range(len(features)):
-        runner_up = int(two.runner_up[row])
-        yield Predicted(
-            int(two.labels[row]),
-            float(distance[row]),
-            None if runner_up < 0 else runner_up,
-            float(second[row] - distance[row]),
-            None if novelty is None else float(novelty[row]),
-        )

@@ -3,9 +3,9 @@ results."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from itertools import islice
 from pathlib import Path
@@ -26,20 +26,26 @@ from bigcluster.outputs.manifest_copy import write_manifest_copy
 from bigcluster.pipeline.job import Account, Job, naming_damage, open_job, remaining_bytes
 from bigcluster.planning import footprint
 from bigcluster.planning.disk_space import check_room
+from bigcluster.planning.groups import likely_communities
 from bigcluster.planning.plan import Plan
-from bigcluster.planning.planner import make_plan, replan
-from bigcluster.planning.stage_names import CLUSTER, INGEST, OUTPUT, REDUCE, REPORT, SWEEP
+from bigcluster.planning.planner import make_plan, replan, replan_outputs
+from bigcluster.planning.stage_names import CLUSTER, INGEST, NEIGHBORS, OUTPUT, REDUCE, REPORT, SWEEP
 from bigcluster.report.scatter import check_kind
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
+from bigcluster.solvers.communities.footprint import neighbors_for
 from bigcluster.stages.classes import ClusterClasses, ImageClasses, classes_of_clusters, load_classes
-from bigcluster.stages.cluster import Clustered, cluster
+from bigcluster.stages.cluster import cluster
+from bigcluster.stages.communities import communities
+from bigcluster.stages.context import Context
 from bigcluster.stages.embedding import Embedding, open_embedding, shape_of
 from bigcluster.stages.features import Features, features_of
 from bigcluster.stages.ingest import RECIPE, Ingested, check_recipe, ingest
 from bigcluster.stages.loading import sample
 from bigcluster.stages.loading.sample import Headers, look_at
+from bigcluster.stages.membership import LEIDEN, Clustered
+from bigcluster.stages.neighbors import neighbors
 from bigcluster.stages.reduce import Reduced, reduce
 from bigcluster.stages.reuse import listed_before
 from bigcluster.stages.sweep import Swept, sweep
@@ -77,6 +83,7 @@ def prepare(
     )
     if settings.exclude and listing.manifest is not None:
         raise UsageError("exclude is of folders and globs: take the rows out of the manifest, or give --set exclude=[]")
+    settings = settings.for_images(len(listing))
     if settings.ks and settings.ks[-1] > len(listing):
         raise TooFewSamplesError(
             f"k = {settings.k} needs as many good images, and {counted(len(listing), 'image', 'is', 'are')} listed; "
@@ -257,7 +264,9 @@ def _compute(
     if closed:
         named = ", ".join(closed[:EXAMPLES]) + (" and others" if len(closed) > EXAMPLES else "")
         progress.warn(f"files could not be looked at ({named}): what was decoded of them is kept")
-    _check_enough(listing, ingested, settings)
+    _check_enough(listing, ingested, settings.for_images(len(listing)))
+    settings = settings.for_images(int(ingested.ok.sum()))
+    context = replace(context, settings=settings)
     features = features_of(context, ingested)
     planned = plan.stage(REDUCE) if settings.reduce == "pca" else None
     with stage(REDUCE) as facts:
@@ -268,17 +277,42 @@ def _compute(
         projected = show_bytes(plan.stage(CLUSTER).projected_bytes)
         progress.note(f"{reduced.n_components} components: clustering is planned again, and holds up to {projected}")
     swept = None
-    if len(settings.ks) > 1:
-        with stage(SWEEP) as facts:
-            swept = sweep(context, reduced, settings.ks, plan.stage(SWEEP), ingested.row_keys)
-            facts |= {**swept.facts, "reused": swept.reused}
-        for caveat in swept.caveats:
-            progress.warn(caveat)
-        progress.note(f"{swept.why}: k = {swept.chosen_k} is taken")
-    with stage(CLUSTER) as facts:
-        clustered = cluster(context, reduced, plan.stage(CLUSTER), listing, features, ingested, swept=swept)
-        facts |= {**clustered.facts, "reused": clustered.reused}
+    if settings.finds_communities:
+        with stage(NEIGHBORS) as facts:
+            planned = plan.stage(NEIGHBORS)
+            graph = neighbors(context, reduced, features, ingested, neighbors_for(int(ingested.ok.sum())), planned)
+            facts |= {**graph.facts, "reused": graph.reused}
+        with stage(CLUSTER) as facts:
+            clustered = communities(context, reduced, graph, plan.stage(CLUSTER), listing, features, ingested)
+            facts |= {**clustered.facts, "reused": clustered.reused}
+        if clustered.n_clusters > likely_communities(len(listing)):
+            plan = replan_outputs(plan, settings, reduced.n_components, clustered.n_clusters, job.resources)
+    else:
+        swept = _sweep(context, reduced, plan, ingested, stage)
+        with stage(CLUSTER) as facts:
+            clustered = cluster(context, reduced, plan.stage(CLUSTER), listing, features, ingested, swept=swept)
+            facts |= {**clustered.facts, "reused": clustered.reused}
     return _Done(ingested, features, reduced, swept, clustered, plan, load_classes(store, ingested.ok))
+
+
+def _sweep(
+    context: Context,
+    reduced: Reduced,
+    plan: Plan,
+    ingested: Ingested,
+    stage: Callable[[str], AbstractContextManager[dict[str, Any]]],
+) -> Swept | None:
+    """Sweep the numbers of clusters of the settings and say which is taken; None where they name only one."""
+    ks, progress = context.settings.ks, context.progress
+    if len(ks) == 1:
+        return None
+    with stage(SWEEP) as facts:
+        swept = sweep(context, reduced, ks, plan.stage(SWEEP), ingested.row_keys)
+        facts |= {**swept.facts, "reused": swept.reused}
+    for caveat in swept.caveats:
+        progress.warn(caveat)
+    progress.note(f"{swept.why}: k = {swept.chosen_k} is taken")
+    return swept
 
 
 def _check_enough(listing: Listing, ingested: Ingested, settings: Settings) -> None:
@@ -380,9 +414,11 @@ def _summarise(job: Job, listing: Listing, done: _Done) -> dict[str, Any]:
         "n_clusters": clustered.n_clusters,
         "cluster_sizes": sizes,
         **summary.names_of_clusters(done.cluster_classes, clustered.n_clusters),
-        "advice": summary.advice(sizes),
+        "advice": summary.advice(sizes, clustered.algorithm),
         "nearest_previous": clustered.nearest_previous,
+        "algorithm": clustered.algorithm,
         "inertia": clustered.inertia,
+        **({"modularity": clustered.facts["modularity"]} if clustered.algorithm == LEIDEN else {}),
         "image_size": list(plan.image_size),
         "features": {
             "kind": done.features.kind,

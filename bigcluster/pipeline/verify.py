@@ -36,6 +36,7 @@ from bigcluster.planning.stage_names import (
     COMPONENTS,
     FEATURES,
     INGEST,
+    NEIGHBORS,
     NORMS,
     NOVELTY,
     OUTPUT,
@@ -65,6 +66,7 @@ ORDER = (
     COMPONENTS,
     NORMS,
     SWEEP,
+    NEIGHBORS,
     CLUSTER,
     NOVELTY,
     OUTPUT,
@@ -209,7 +211,7 @@ def _unregister(out: Path, damaged: list[Damage]) -> None:
     marks, entries_of = Marks(out), f"{folders.FOLDER}/"
     if any(damage.stage == REPORT for damage in damaged):
         marks.remove(REPORT)
-    for stage in (INGEST, FEATURES, REDUCE, CLUSTER):  # undamaged files that do not fit each other
+    for stage in (INGEST, FEATURES, REDUCE, NEIGHBORS, CLUSTER):  # undamaged files that do not fit each other
         if any(damage.stage == stage and damage.mark is None for damage in damaged):
             marks.remove(stage)
     if any(damage.file == f"{MARKS}/{RECIPE}" for damage in damaged):

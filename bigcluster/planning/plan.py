@@ -9,7 +9,7 @@ from typing import Any
 
 from bigcluster.errors import MemoryBudgetError
 from bigcluster.planning.feature_shape import FeatureShape
-from bigcluster.planning.stage_names import CLUSTER, OUTPUT, REDUCE, SWEEP
+from bigcluster.planning.stage_names import CLUSTER, NEIGHBORS, OUTPUT, REDUCE, SWEEP
 from bigcluster.units import MIB, show_bytes
 
 
@@ -134,6 +134,8 @@ class Plan:
         otherwise = {SWEEP: "fewer values of k", OUTPUT: "--link none"}
         if any(stage.stage == REDUCE for stage in self.stages):  # otherwise the features are clustered
             otherwise[CLUSTER] = "fewer clusters"
+        if any(stage.stage == NEIGHBORS for stage in self.stages):
+            otherwise |= dict.fromkeys((NEIGHBORS, CLUSTER), "-k with a number, for k-means, which takes less")
         worst = max(self.stages, key=lambda stage: stage.projected_bytes).stage
         check_budget(
             self.stages, self.budget_bytes, otherwise=otherwise.get(worst, smaller), floor_bytes=self.floor_bytes

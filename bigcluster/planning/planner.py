@@ -6,7 +6,8 @@ from dataclasses import replace
 
 from bigcluster.config import Settings
 from bigcluster.planning.feature_shape import FeatureShape, channels, feature_shape
-from bigcluster.planning.plan import Pictures, Plan, assumed, check_budget
+from bigcluster.planning.groups import likely_communities, plan_communities, plan_neighbors
+from bigcluster.planning.plan import Pictures, Plan, StagePlan, assumed, check_budget
 from bigcluster.planning.report import components_of, plan_report
 from bigcluster.planning.stage_names import REDUCE
 from bigcluster.planning.stages import (
@@ -33,6 +34,7 @@ def make_plan(
     image_size : (width, height) in pixels. pictures : what headers say; None for assumed values. features : a row of
     the feature matrix; None for what the settings say.
     """
+    settings = settings.for_images(n_images)
     width, height = image_size
     pictures = pictures or assumed(width, height)
     features = features or feature_shape(settings, image_size)
@@ -43,12 +45,10 @@ def make_plan(
         reduction = plan_reduce(settings, n_images, features, resources)
         stages.append(reduction)
         n_columns, solver = reduction.choices["rank"], reduction.solver
-    if len(settings.ks) > 1:
-        stages.append(plan_sweep(settings, settings.ks, n_images, n_columns, features.dtype, resources))
-    stages.append(plan_cluster(settings, n_images, n_columns, features.dtype, resources))
-    client_stages = [plan_output(settings, n_images, features.n_classes, n_columns, resources, pictures)]
+    stages += _plan_clustering(settings, n_images, n_columns, features.dtype, resources)
+    n_clusters = likely_communities(n_images) if settings.finds_communities else max(settings.ks)
+    client_stages = [plan_output(settings, n_images, n_clusters, features.n_classes, n_columns, resources, pictures)]
     if settings.report.write:
-        n_clusters = max(settings.ks, default=1)
         components = components_of(solver, of_pixels=features.of_pixels)
         client_stages.append(
             plan_report(
@@ -74,24 +74,55 @@ def make_plan(
     )
 
 
+def _plan_clustering(
+    settings: Settings, n_images: int, n_columns: int, dtype: str, resources: Resources
+) -> list[StagePlan]:
+    """Return the plans of the stages that turn rows of n_columns values into clusters. dtype : of the features."""
+    if settings.finds_communities:
+        return [
+            plan_neighbors(settings, n_images, n_columns, resources),
+            plan_communities(settings, n_images, n_columns, resources),
+        ]
+    swept = []
+    if len(settings.ks) > 1:
+        swept.append(plan_sweep(settings, settings.ks, n_images, n_columns, dtype, resources))
+    return [*swept, plan_cluster(settings, n_images, n_columns, dtype, resources)]
+
+
 def replan(plan: Plan, settings: Settings, n_components: int, resources: Resources) -> Plan:
     """Return the plan for the number of components that the spectrum has decided.
 
     Raises MemoryBudgetError where there are more components than planned and they do not fit.
     """
-    known, dtype = plan, plan.features.dtype
-    if len(settings.ks) > 1:
-        known = known.replaced(plan_sweep(settings, settings.ks, plan.n_images, n_components, dtype, resources))
-    known = known.replaced(plan_cluster(settings, plan.n_images, n_components, dtype, resources))
-    if settings.report.write and not plan.joined:
-        n_clusters = max(settings.ks, default=1)
-        components = components_of(plan.stage(REDUCE).solver, of_pixels=plan.features.of_pixels)
-        n_classes = plan.features.n_classes
-        known = known.replaced(
-            plan_report(
-                settings, plan.n_images, plan.image_size, n_components, n_clusters, components, n_classes, resources
-            )
-        )
-    known = replace(known, is_bound=False)
+    settings = settings.for_images(plan.n_images)
+    known = plan
+    for stage in _plan_clustering(settings, plan.n_images, n_components, plan.features.dtype, resources):
+        known = known.replaced(stage)
+    n_clusters = likely_communities(plan.n_images) if settings.finds_communities else max(settings.ks)
+    known = replace(_with_report(known, settings, n_components, n_clusters, resources), is_bound=False)
     check_budget(known.stages, known.budget_bytes, otherwise=f"--components {max(1, n_components // 2)}")
     return known
+
+
+def replan_outputs(plan: Plan, settings: Settings, n_components: int, n_clusters: int, resources: Resources) -> Plan:
+    """Return the plan for the number of communities that were found.
+
+    Raises MemoryBudgetError where there are more than planned and their pictures do not fit.
+    """
+    n_classes = plan.features.n_classes
+    output = plan_output(settings, plan.n_images, n_clusters, n_classes, n_components, resources, plan.pictures)
+    known = _with_report(plan.replaced(output), settings, n_components, n_clusters, resources)
+    check_budget(known.stages, known.budget_bytes, otherwise="a smaller resolution")
+    return known
+
+
+def _with_report(plan: Plan, settings: Settings, n_columns: int, n_clusters: int, resources: Resources) -> Plan:
+    """Return the plan with the report, where one is written, planned for these numbers of columns and clusters."""
+    if not settings.report.write or plan.joined:
+        return plan
+    solver = plan.stage(REDUCE).solver if settings.reduce == "pca" else None
+    components = components_of(solver, of_pixels=plan.features.of_pixels)
+    n_images, n_classes = plan.n_images, plan.features.n_classes
+    return plan.replaced(
+        plan_report(settings, n_images, plan.image_size, n_columns, n_clusters, components, n_classes, resources)
+    )

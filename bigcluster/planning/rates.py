@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from bigcluster.config import Settings
 from bigcluster.planning.plan import Plan, StagePlan
-from bigcluster.planning.stage_names import CLUSTER, INGEST, OUTPUT, REDUCE, REPORT, SWEEP
+from bigcluster.planning.stage_names import CLUSTER, INGEST, NEIGHBORS, OUTPUT, REDUCE, REPORT, SWEEP
 from bigcluster.solvers.kmeans.seeding import sample_size
 from bigcluster.solvers.pca.lanczos import lanczos_size, lanczos_width
 from bigcluster.solvers.pca.operands import DENSE_LIMIT
@@ -50,6 +50,10 @@ AROUND_FILES = 3
 """Cost of a file beside its decode (interpreter, record, mark), in times of reading a small file."""
 AROUND_PRODUCTS = 1.7
 """Time of a product of pixels with packing, additions and reads, in times of the product alone."""
+AROUND_NEIGHBORS = 2.0
+"""Time of a search of neighbors, with thresholds and sorting, in times of the products of all pairs alone."""
+LEIDEN_SECONDS = 5e-5
+"""Seconds of Leiden's algorithm for each image with 15 neighbors, on one thread."""
 AROUND_LINKS = 4
 """Cost of a row of the tables and of its link with its record, in times of the link alone."""
 SEEDING_SLOWNESS = 8
@@ -87,7 +91,8 @@ class _Estimate:
             INGEST: self.ingest,
             REDUCE: self.reduce,
             SWEEP: self.kmeans,
-            CLUSTER: self.kmeans,
+            NEIGHBORS: self.neighbors,
+            CLUSTER: self.communities if self.settings.finds_communities else self.kmeans,
             OUTPUT: self.output,
             REPORT: self.report,
         }
@@ -154,6 +159,14 @@ class _Estimate:
         candidates = min(self.plan.n_images, sample_size(n_clusters, n_columns), 12 * n_clusters + 64)
         trials = 2 + n_clusters.bit_length()
         return 2.0 * n_clusters * trials * candidates * n_columns * SEEDING_SLOWNESS
+
+    def neighbors(self, stage: StagePlan) -> float:
+        ops = 2.0 * self.plan.n_images**2 * stage.block_shape[1] * AROUND_NEIGHBORS
+        return ops / self.threads_at_work / self.rates.float_ops_per_second
+
+    def communities(self, stage: StagePlan) -> float:
+        n = self.plan.n_images
+        return n * LEIDEN_SECONDS + stage.bytes_read / self.rates.read_bytes_per_second
 
     def output(self, stage: StagePlan) -> float:
         rows = AROUND_LINKS * self.plan.n_images * self.rates.link_seconds

@@ -10,7 +10,7 @@ from bigcluster.config import Settings
 from bigcluster.planning import footprint
 from bigcluster.planning.feature_shape import FeatureShape
 from bigcluster.planning.plan import Pictures, StagePlan
-from bigcluster.planning.stage_names import CLUSTER, INGEST, OUTPUT, PREDICT, REDUCE, SWEEP
+from bigcluster.planning.stage_names import CLUSTER, INGEST, OUTPUT, REDUCE, SWEEP
 from bigcluster.runtime.resources import Resources
 from bigcluster.solvers.kmeans.blocks import block_rows
 from bigcluster.solvers.kmeans.footprint import (
@@ -286,67 +286,19 @@ def plan_sweep(
     return _plan_lloyd(settings, SWEEP, "lloyd", why, (n_images, n_columns), dtype, ks, extra, resources)
 
 
-def plan_predict(
+def plan_output(
     settings: Settings,
     n_images: int,
-    n_own: int,
-    n_values: int,
-    shape: FeatureShape,
-    n_columns: int,
     n_clusters: int,
+    n_classes: int,
+    n_columns: int,
     resources: Resources,
-) -> StagePlan:
-    """Return the plan of predict. The budget decides the rows of a block, up to a row block of the store.
-
-    settings : its images are the new ones. n_images : the number of new images. n_own : the number of images of the
-    model, from which the usual distances are measured. n_values : of the pixels of an image.
-    """
-    baseline = baseline_bytes(settings, resources) + shape.shared_bytes + resources.threads * shape.thread_bytes
-    threads = resources.threads
-
-    def projected(rows: int) -> int:
-        return (
-            baseline
-            + manifest_bytes(settings, resources)
-            + footprint.project_novelty_bytes(n_own)
-            + footprint.project_predict_bytes(
-                rows=rows,
-                pixel_bytes=n_values,
-                feature_bytes=shape.stored_bytes,
-                n_features=shape.n_features,
-                n_columns=n_columns,
-                n_clusters=n_clusters,
-            )
-            + threads * DECODE_FLOOR_BYTES
-        )
-
-    rows = min(n_images, pixel_chunks(n_values)[0])
-    while rows > 1 and projected(rows) > resources.budget_bytes:
-        rows //= 2
-    spare = max(0, resources.budget_bytes - projected(rows)) + threads * DECODE_FLOOR_BYTES
-    children = decoding_children(spare, threads, SMALL_DECODE_BYTES, isolated=False)
-    held_by_children = children * footprint.DECODING_CHILD_BYTES
-    return StagePlan(
-        stage=PREDICT,
-        solver="stored model",
-        why="nothing is fitted",
-        block_shape=(rows, n_values),
-        passes="1 over the files",
-        bytes_read=0,
-        bytes_written=0,
-        projected_bytes=projected(rows),
-        choices={"decode_bytes": (spare - held_by_children) // threads, "children": children},
-    )
-
-
-def plan_output(
-    settings: Settings, n_images: int, n_classes: int, n_columns: int, resources: Resources, pictures: Pictures
+    pictures: Pictures,
 ) -> StagePlan:
     """Return the plan of folders and tables, which one process writes from the arrays of all rows.
 
     n_classes : how many classes are stored of each image.
     """
-    n_clusters = max(settings.ks, default=1)
     copied = int(n_images * pictures.file_bytes) if settings.link == "copy" else 0
     return StagePlan(
         stage=OUTPUT,

@@ -39,7 +39,7 @@ class Tile:
     other: str | None = None
     """Name of the runner-up's cluster. Only tiles of the section "Borderline" have it."""
     margin: str | None = None
-    """How much farther the runner-up is, as text."""
+    """How much farther the runner-up is, or how much smaller its share of the neighbors, as text."""
 
     @property
     def other_href(self) -> str:
@@ -95,7 +95,8 @@ class ClusterPageWriter:
         name, rows = self.name(cluster), members.of(cluster)
         distance = members.distance[rows]
         low, middle, high = np.percentile(distance, [5, 50, 95])
-        close = None if members.margin is None else int((members.margin[rows] < CLOSE * distance).sum())
+        limit = 0.0 if members.of_votes else CLOSE * distance
+        close = None if members.margin is None else int((members.margin[rows] < limit).sum())
         was = summary.get("nearest_previous")
         return {
             "name": name,
@@ -114,6 +115,7 @@ class ClusterPageWriter:
             "quartiles": f"{number(middle)} in the middle, 90 % from {number(low)} to {number(high)}",
             "farthest_distance": number(distance[-1]),
             "close_calls": close,
+            "of_votes": members.of_votes,
             "was": None if was is None else was[cluster],
             "linked": any(self.model.listed.link(row) for row in rows[:PAGE_MEMBERS].tolist()),
             "sections": tiles.sections(picks),
@@ -163,6 +165,7 @@ class _Tiles:
 
     def sections(self, picks: Picks) -> list[dict[str, Any]]:
         """Return the sections that have any tiles, as values of the template."""
+        of_votes = self._writer.model.members.of_votes
         sections = [
             _section(
                 "nearest", "Nearest", "The most typical ones, by distance to the center.", self._all(picks.nearest)
@@ -170,7 +173,8 @@ class _Tiles:
             _section(
                 "borderline",
                 "Borderline",
-                "Those that could have gone either way: the runner-up and how much farther it is.",
+                "Those that could have gone either way: the runner-up and how much "
+                + ("smaller its share of their neighbors is." if of_votes else "farther it is."),
                 [self.at(p, runner_up=True) for p in picks.borderline.tolist()],
             ),
             _section("farthest", "Farthest", "The least typical ones: outliers come first.", self._all(picks.farthest)),

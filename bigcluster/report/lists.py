@@ -104,8 +104,9 @@ def _pick(members: Members, number: int, row_keys: NDArray[np.uint64], n_each: i
     rows = members.of(number)
     in_order = np.arange(min(len(rows), n_each))
     borderline = np.empty(0, np.int64)
-    if members.margin is not None:
-        borderline = _smallest(members.margin[rows], n_each)
+    if members.margin is not None and members.runner_up is not None:
+        contested = np.flatnonzero(members.runner_up[rows] >= 0)
+        borderline = contested[_smallest(members.margin[rows[contested]], n_each)]
     return Picks(in_order, borderline, len(rows) - 1 - in_order, np.sort(_smallest(row_keys[rows], n_each)))
 
 
@@ -145,7 +146,8 @@ def write_members(folder: Path, model: Model, number: int, name: str) -> int:
 def members(model: Model, rows: NDArray[np.int64]) -> list[tuple[Any, ...]]:
     """Return path, distance, runner-up, margin, width, height and link of images, as JSON values.
 
-    Runner-up and margin are None where there is one cluster only. `Listed.link` says what the link is.
+    Runner-up and margin are None where there is one cluster only, and the runner-up where all neighbors of an image are
+    in its own. `Listed.link` says what the link is.
     """
     of, listed = model.members, model.listed
     none = [None] * len(rows)
@@ -153,7 +155,7 @@ def members(model: Model, rows: NDArray[np.int64]) -> list[tuple[Any, ...]]:
         zip(
             map(listed.path, rows.tolist()),
             _short(of.distance[rows]),
-            none if of.runner_up is None else of.runner_up[rows].tolist(),
+            none if of.runner_up is None else [None if n < 0 else n for n in of.runner_up[rows].tolist()],
             none if of.margin is None else _short(of.margin[rows]),
             *listed.sizes[rows].T.tolist(),
             map(listed.link, rows.tolist()),

@@ -19,12 +19,12 @@ from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.outputs.folders import FOLDER as CLUSTERS
 from bigcluster.planning.stage_names import CLUSTER, REDUCE, SWEEP
 from bigcluster.report.texts import file_name
-from bigcluster.stages import cluster
 from bigcluster.stages import sweep as sweep_stage
 from bigcluster.stages.classes import ClusterClasses, classes_of_clusters, load_classes
 from bigcluster.stages.ingest import Ingested, load_ingested, load_listed, stored_recipe
+from bigcluster.stages.membership import LEIDEN, algorithm_of, load_membership
 from bigcluster.stages.reduce import made_clusters
-from bigcluster.store import Store
+from bigcluster.store import Mark, Store
 
 NO_LINK, LINK_OF_ITS_NAME = 0, 1
 """The link of an image that has no entry under clusters/, and of one whose entry has the file's own name. report.js
@@ -40,13 +40,17 @@ class Members:
     distance: NDArray[np.float64]
     """(n_ok,), from each row to the center of its cluster, in units of the scores."""
     runner_up: NDArray[np.int32] | None
-    """(n_ok,), the cluster whose center is the second nearest. None where there is one cluster only; so is `margin`."""
+    """(n_ok,), the second nearest cluster, or the one with the second most votes of neighbors. None where there is one
+    cluster only; so is `margin`."""
     margin: NDArray[np.float64] | None
-    """(n_ok,), how much farther the center of the runner-up is."""
+    """(n_ok,), how much farther the center of the runner-up is; or, with `of_votes`, the share of neighbors in the own
+    cluster minus that in the runner-up."""
     order: NDArray[np.int64]
     """(n_ok,) good rows by cluster, nearest to its center first, ties in listing order."""
     starts: NDArray[np.int64]
     """(k + 1,) where each cluster's rows begin in `order`."""
+    of_votes: bool = False
+    """Whether neighbors voted on the runner-up: it is then -1 where all of them are in one cluster."""
 
     @property
     def n_clusters(self) -> int:
@@ -170,7 +174,7 @@ def read_model(out: Path, store: Store, summary: dict[str, Any], written: Writte
         or not made_clusters(store, fit, clustered)
     ):
         raise StoreError(f"{out} holds no finished run; run the job to its end first")
-    members = _members(store, clustered.payload["n_clusters"])
+    members = _members(store, clustered)
     if written is None:
         listed = Listed.of(_read_written(out, store, members.labels))
         listed = _look_at_entries(out, listed, hard_links=summary["settings"].get("link") == "hardlink")
@@ -187,14 +191,13 @@ def read_model(out: Path, store: Store, summary: dict[str, Any], written: Writte
     )
 
 
-def _members(store: Store, n_clusters: int) -> Members:
-    labels, distance = cluster.load_labels(store, n_clusters), store.load("distance")
+def _members(store: Store, clustered: Mark) -> Members:
+    n_clusters, membership = clustered.payload["n_clusters"], load_membership(store, clustered)
+    labels, distance = membership.labels, membership.distance
     order = np.lexsort((distance, labels))  # stable: rows of one distance keep their order
     starts = np.concatenate([[0], np.cumsum(np.bincount(labels, minlength=n_clusters))])
-    if n_clusters == 1:
-        return Members(labels, distance, None, None, order, starts)
-    margin = store.load("runner_up_distance") - distance
-    return Members(labels, distance, store.load("runner_up"), margin, order, starts)
+    of_votes = algorithm_of(clustered) == LEIDEN
+    return Members(labels, distance, membership.runner_up, membership.margin, order, starts, of_votes)
 
 
 def _sweep(store: Store, rows: str) -> sweep_stage.Verdict | None:

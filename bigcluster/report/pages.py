@@ -173,6 +173,8 @@ def overview(model: Model, columns: list[Column], features: Features, *, has_mem
         "n_components": summary["n_components"] if model.variance_ratio is not None else None,
         "share": summary["explained_variance_ratio"],
         "inertia": summary["inertia"],
+        "modularity": summary.get("modularity"),
+        "resolution": summary["settings"].get("resolution"),
         "advice": summary["advice"],
         "memory": summary["memory"],
         # Summaries of earlier versions have no total.
@@ -274,7 +276,7 @@ def pca_pictures(model: Model, pictures: Pictures, eigen: Sprite, rebuilt: Sprit
 
 def k_page(model: Model) -> dict[str, Any]:
     """Return the values of k.html."""
-    in_use, inertia = model.members.n_clusters, float(model.summary["inertia"])
+    in_use, inertia = model.members.n_clusters, model.summary["inertia"]
     rows = [] if model.sweep is None else model.sweep.rows
     same_k = next((row for row in rows if row["k"] == in_use), None)
     return {
@@ -282,8 +284,9 @@ def k_page(model: Model) -> dict[str, Any]:
         "in_use": in_use,
         "inertia": inertia,
         # Another fit of the same k, from other starts, has another inertia.
-        "shown": same_k is not None and math.isclose(same_k["inertia"], inertia, rel_tol=1e-9),
+        "shown": same_k is not None and inertia is not None and math.isclose(same_k["inertia"], inertia, rel_tol=1e-9),
         "same_k": same_k is not None,
+        "resolution": model.summary["settings"].get("resolution"),
         "out": shlex.quote(visible(str(model.out.absolute()))),
     }
 

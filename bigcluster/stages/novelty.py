@@ -13,9 +13,9 @@ from numpy.typing import NDArray
 from bigcluster.kernels.linalg.types import Float64Array
 from bigcluster.kernels.novelty import Novelty, Traits, Usual, left_out, residual_of, squared_norms
 from bigcluster.planning.stage_names import NORMS, NOVELTY
-from bigcluster.stages.cluster import load_labels
 from bigcluster.stages.context import Context
 from bigcluster.stages.features import Features
+from bigcluster.stages.membership import load_labels
 from bigcluster.store import Mark, StoredRows, fingerprint
 from bigcluster.store.row_source import FirstColumns, RowSource, spans
 

@@ -23,8 +23,9 @@ KINDS = {
     **dict.fromkeys(("left", "features", "retired_features"), ""),
     **dict.fromkeys(("classes", "retired_classes"), "float32"),
     **dict.fromkeys(("feature_mean", "mean", "explained_variance", "norms", "usual", "sweep_centers"), "float64"),
-    **dict.fromkeys(("centers", "distance", "runner_up_distance"), "float64"),
-    **dict.fromkeys(("labels", "runner_up"), "int32"),
+    **dict.fromkeys(("centers", "distance", "runner_up_distance", "margin"), "float64"),
+    **dict.fromkeys(("labels", "runner_up", "neighbor_ids"), "int32"),
+    "neighbor_distances": "float32",
 }
 """By name of an array, the dtype of its values; "" where solvers differ. A run makes no other arrays: everything else
 in a store stays untouched, whatever a mark says of it."""
@@ -124,6 +125,15 @@ def _components(shapes: _Shapes, _: dict[str, Any], __: object) -> None:
     shapes.need("components", shapes.of("left", 2)[1], *shapes.of("mean", 1))
 
 
+def _neighbors(shapes: _Shapes, payload: dict[str, Any], images: object) -> None:
+    n_rows, n_neighbors = shapes.of("neighbor_ids", 2)
+    shapes.need("neighbor_distances", n_rows, n_neighbors)
+    if images == payload["images"]:
+        shapes.need("row_keys", n_rows)
+    if n_neighbors != payload["n_neighbors"] or n_neighbors >= n_rows:
+        raise _Misfit
+
+
 def _cluster(shapes: _Shapes, payload: dict[str, Any], images: object) -> None:
     n_clusters, (n_rows,) = payload["n_clusters"], shapes.of("labels", 1)
     shapes.need("centers", n_clusters, payload["n_columns"])
@@ -133,7 +143,8 @@ def _cluster(shapes: _Shapes, payload: dict[str, Any], images: object) -> None:
         n_most = shapes.of(unreduced if payload["reduction"] == "none" else "scores", 2)[1]
         if payload["n_columns"] > n_most or n_clusters > n_rows:
             raise _Misfit
-    for name in ("distance", "runner_up", "runner_up_distance"):
+    of_communities = ("margin",) if payload.get("algorithm") == "leiden" else ()
+    for name in ("distance", "runner_up", "runner_up_distance", *of_communities):
         shapes.need(name, n_rows)
     if len(payload["nearest_previous"] or ()) not in (0, n_clusters):
         raise _Misfit
@@ -160,6 +171,7 @@ _CHECKS: dict[str, Callable[[_Shapes, dict[str, Any], object], None]] = {
     "features": _features,
     "reduce": _reduce,
     "components": _components,
+    "neighbors": _neighbors,
     "cluster": _cluster,
     "novelty": _novelty,
     "norms": _norms,

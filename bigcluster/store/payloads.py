@@ -65,7 +65,13 @@ def _fact(value: Any) -> bool:
 
 _FACTS = keys(
     {},
-    dict.fromkeys(("solver", "n_iter", "converged", "passes", "bytes_read", "asked", "reason", "inertias"), _fact),
+    dict.fromkeys(
+        (
+            *("solver", "n_iter", "converged", "passes", "bytes_read", "asked", "reason", "inertias"),
+            *("modularity", "resolution", "n_neighbors", "metric"),
+        ),
+        _fact,
+    ),
 )
 """Facts of a stage that go into summary.json, beside its times and its memory."""
 
@@ -187,6 +193,25 @@ def _is_recipe(payload: Any) -> bool:
     return has_view if kind == "network" else not has_view or kind not in ("pixels", "vectors")
 
 
+_CLUSTER_KEYS = keys(
+    {
+        **dict.fromkeys(("n_clusters", "n_columns"), whole(1)),
+        **dict.fromkeys(("images", "features", "rows"), text),
+        "reduction": one_of("none", "pca"),
+        "inertia": optional(number),
+        "nearest_previous": optional(list_of(optional(whole()))),
+        "facts": _FACTS,
+    },
+    {"algorithm": one_of("leiden")},
+)
+
+
+def _is_clustered(payload: Any) -> bool:
+    """Whether a value describes clusters. Those of k-means name no algorithm, as in earlier versions, and alone have an
+    inertia."""
+    return _CLUSTER_KEYS(payload) and ("algorithm" in payload) == (payload["inertia"] is None)
+
+
 _OF_BLOCKS: dict[str, Check] = {
     "ingest": _is_block,
     "retired": _is_block,
@@ -207,16 +232,15 @@ _FORMS: dict[str, Check] = {
         },
         {"batch_rows": whole(1)},
     ),
-    "cluster": keys(
+    "neighbors": keys(
         {
-            **dict.fromkeys(("n_clusters", "n_columns"), whole(1)),
-            **dict.fromkeys(("images", "features", "rows"), text),
-            "reduction": one_of("none", "pca"),
-            "inertia": number,
-            "nearest_previous": optional(list_of(optional(whole()))),
+            **dict.fromkeys(("images", "rows"), text),
+            "metric": one_of("cosine", "euclidean"),
+            "n_neighbors": whole(),
             "facts": _FACTS,
         }
     ),
+    "cluster": _is_clustered,
     "sweep": _is_sweep,
     "novelty": keys({"limit": positive}),
     "manifest": keys({"digests": list_of(text)}),

@@ -16,14 +16,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.catalog.ledger import Ledger
-from bigcluster.errors import StoreError
+from bigcluster.errors import DamagedError, StoreError
 from bigcluster.files.layout import ARRAYS, MARKS
 from bigcluster.kernels.kmeans.assign import two_nearest
 from bigcluster.kernels.kmeans.centers import fit_scaler, prepare
+from bigcluster.kernels.kmeans.sums import exact_sq
 from bigcluster.kernels.linalg.moments import block_moments
-from bigcluster.planning.stage_names import CLUSTER, COMPONENTS, FEATURES, INGEST, REDUCE
+from bigcluster.planning.stage_names import CLUSTER, COMPONENTS, FEATURES, INGEST, NEIGHBORS, REDUCE
+from bigcluster.solvers.communities import votes
 from bigcluster.stages import ingest, reduce
 from bigcluster.stages.features import is_unit_length, load_features
+from bigcluster.stages.membership import LEIDEN, algorithm_of
+from bigcluster.stages.neighbors import DISTANCES, IDS, load_ids
 from bigcluster.store import Damage, Mark, Store, read_whole
 from bigcluster.store.row_source import RowSource, spans
 
@@ -90,7 +94,11 @@ def audit(store: Store, stored: Stored, missing: set[str]) -> Iterator[Damage]:
         yield from _audit_features(store)
     if stored.fitted is not None and not missing & {INGEST, FEATURES, REDUCE}:
         yield from _audit_reduction(store, stored.fitted, made=COMPONENTS not in missing)
-    if stored.clustered is not None and not missing & {INGEST, FEATURES, REDUCE, CLUSTER}:
+    of_graph = stored.clustered is not None and algorithm_of(stored.clustered) == LEIDEN
+    if of_graph and not missing & {INGEST, NEIGHBORS} and _sized(store, NEIGHBORS) is not None:
+        yield from _audit_graph(store)
+    needs = {INGEST, FEATURES, REDUCE, CLUSTER} | ({NEIGHBORS} if of_graph else set())
+    if stored.clustered is not None and not missing & needs:
         yield from _audit_clusters(store, stored.clustered)
 
 
@@ -144,10 +152,48 @@ def _audit_clusters(store: Store, clustered: Mark) -> Iterator[Damage]:
         sizes.values(), reverse=True
     ):
         yield Damage(f"{ARRAYS}/labels", CLUSTER, "does not number the clusters by size")
+    if algorithm_of(clustered) == LEIDEN:
+        yield from _audit_communities(store, clustered, centers, labels, distance)
+        return
     if not np.isclose(float((distance**2).sum()), clustered.payload["inertia"], rtol=1e-9):
         yield Damage(f"{ARRAYS}/distance", CLUSTER, "does not add up to the inertia")
     if (_nearest(_rows(store, clustered, centers.shape[1]), centers) != labels[:_LABELLED_ROWS]).any():
         yield Damage(f"{ARRAYS}/labels", CLUSTER, "does not name the nearest centers")
+
+
+def _audit_graph(store: Store) -> Iterator[Damage]:
+    try:
+        ids, distances = load_ids(store), store.load(DISTANCES)
+    except DamagedError:
+        yield Damage(f"{ARRAYS}/{IDS}", NEIGHBORS, "names images that there are not")
+        return
+    if not (np.isfinite(distances).all() and (distances >= 0).all() and (np.diff(distances, axis=1) >= 0).all()):
+        yield Damage(f"{ARRAYS}/{DISTANCES}", NEIGHBORS, "is not finite and ascending")
+    if (ids == np.arange(len(ids))[:, np.newaxis]).any():
+        yield Damage(f"{ARRAYS}/{IDS}", NEIGHBORS, "names an image as its own neighbor")
+
+
+def _audit_communities(
+    store: Store,
+    clustered: Mark,
+    centers: NDArray[np.float64],
+    labels: NDArray[np.int32],
+    distance: NDArray[np.float64],
+) -> Iterator[Damage]:
+    """Compare the votes with the stored graph, and the distances with the stored means."""
+    graph = _sized(store, NEIGHBORS)
+    if graph is None or graph.payload["rows"] != clustered.payload["rows"]:
+        yield Damage(f"{MARKS}/{NEIGHBORS}", NEIGHBORS, "is missing, or is not of these scores")
+        return
+    ids = load_ids(store)[:_LABELLED_ROWS]
+    here = slice(0, len(ids))
+    counted = votes(labels[ids], labels[here])
+    margin, runner_up = store.load("margin")[here], store.load("runner_up")[here]
+    if (runner_up != counted.runner_up).any() or (margin != counted.shares - counted.runner_up_shares).any():
+        yield Damage(f"{ARRAYS}/labels", CLUSTER, "does not agree with the votes of the stored neighbors")
+    to_mean = np.sqrt(exact_sq(_rows(store, clustered, centers.shape[1]), centers, labels[here]))
+    if not np.allclose(to_mean, distance[here], rtol=1e-9, atol=1e-12):
+        yield Damage(f"{ARRAYS}/distance", CLUSTER, "is not the distance to the means")
 
 
 def _rows(store: Store, clustered: Mark, n_columns: int) -> NDArray[Any]:

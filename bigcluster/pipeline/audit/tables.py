@@ -28,7 +28,7 @@ from bigcluster.outputs.summary import names_of_clusters, read_summary
 from bigcluster.pipeline.audit.model import Stored
 from bigcluster.planning.stage_names import OUTPUT, REDUCE
 from bigcluster.stages.classes import ClusterClasses, classes_of_clusters, load_classes
-from bigcluster.stages.cluster import load_labels, load_membership
+from bigcluster.stages.membership import load_labels, load_membership
 from bigcluster.store import Damage, Store
 
 Row = list[str]
@@ -100,7 +100,7 @@ def _compare_labels(
     """Compare the label, distance, runner-up, margin, status and name of every row, and the paths of the good rows."""
     if stored.clustered is None:
         return None
-    membership = load_membership(store, stored.clustered.payload["n_clusters"])
+    membership = load_membership(store, stored.clustered)
     columns = tables.LABEL_COLUMNS if classes is None else (*tables.LABEL_COLUMNS, tables.CLUSTER_NAME)
     width, places = len(tables.LABEL_COLUMNS) - 2, len(columns)  # without path and file
     written = ((row[0], row[1 : 1 + width] + row[2 + width : places]) for row in _body(path, columns))

@@ -118,7 +118,7 @@ function memberTile(row, page, index, list) {
   }
   const caption = element("figcaption", {}, element("bdi", { title: name }, name));
   let note = shownNumber(distance);
-  if (runnerUp !== null) note += `; ${clusterName(runnerUp)} +${shownNumber(margin)}`;
+  if (runnerUp !== null) note += `; ${clusterName(runnerUp)} ${margin < 0 ? "" : "+"}${shownNumber(margin)}`;
   caption.append(element("span", { class: "faint" }, note), element("span", { class: "faint" }, `${width} × ${height}`));
   figure.append(caption);
   return figure;

@@ -31,11 +31,13 @@ class Votes:
 def votes(neighbor_labels: Int32Array, labels: Int32Array | None = None) -> Votes:
     """Count the votes of the neighbors: each of them votes for its own community.
 
-    neighbor_labels : (n_rows, k) int32, the communities of the neighbors, nearest first, k at least 1. labels :
-    (n_rows,) int32, the communities of the rows; None for those with most votes. Of two communities with equal votes,
+    neighbor_labels : (n_rows, k) int32, the communities of the neighbors, nearest first. labels : (n_rows,) int32, the
+    communities of the rows; None for those with most votes, where k is at least 1. Of two communities with equal votes,
     the one with the nearest neighbor comes first.
     """
     n, k = neighbor_labels.shape
+    if k == 0 and labels is not None:
+        return Votes(labels, np.zeros(n), np.full(n, -1, np.int32), np.zeros(n))
     result = Votes(np.empty(n, np.int32), np.empty(n), np.empty(n, np.int32), np.empty(n))
     for start, stop in spans(n, _ROWS):
         part, row = neighbor_labels[start:stop], np.arange(stop - start)
@@ -53,14 +55,17 @@ def votes(neighbor_labels: Int32Array, labels: Int32Array | None = None) -> Vote
     return result
 
 
-def assign(ids: Int32Array, distances: Float32Array, labels: Int32Array) -> Votes:
+def assign(
+    ids: Int32Array, distances: Float32Array, labels: Int32Array, same_within: float | Float64Array = 0.0
+) -> Votes:
     """Assign new rows to the communities of known ones, by the votes of their neighbors among these.
 
     A row that is equal to a known one belongs to the community of that row, whatever the votes are.
 
     ids, distances : (n_new, k), the nearest known rows of each new one, nearest first, k at least 1. labels : int32,
-    (n_known,).
+    (n_known,). same_within : the distance up to which two rows count as equal, of all rows or (n_new,): scores that are
+    computed anew can differ in their last bits.
     """
     of_neighbors = labels[ids]
     by_votes = votes(of_neighbors).labels
-    return votes(of_neighbors, np.where(distances[:, 0] == 0, of_neighbors[:, 0], by_votes))
+    return votes(of_neighbors, np.where(distances[:, 0] <= same_within, of_neighbors[:, 0], by_votes))

@@ -1,0 +1,106 @@
+"""This stage finds groups of images without a given number of groups: the communities of the graph of neighbors.
+
+It stores for every good row the label, the distance to the mean of its community, and what the votes of its neighbors
+say: the runner-up and the margin.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from bigcluster.catalog import Listing
+from bigcluster.planning.plan import StagePlan
+from bigcluster.planning.stage_names import CLUSTER
+from bigcluster.solvers.communities import leiden, votes
+from bigcluster.solvers.communities.means import means_and_distances
+from bigcluster.stages.context import Context
+from bigcluster.stages.features import Features
+from bigcluster.stages.ingest import Ingested
+from bigcluster.stages.membership import (
+    LEIDEN,
+    Clustered,
+    Found,
+    clustered_from,
+    new_numbers,
+    order_by_size,
+    origin_of,
+    previous_fit,
+    reusable,
+    store_clusters,
+)
+from bigcluster.stages.neighbors import Neighbors, load_ids
+from bigcluster.stages.reduce import Reduced
+from bigcluster.store import fingerprint
+
+
+def communities(
+    context: Context,
+    reduced: Reduced,
+    graph: Neighbors,
+    plan: StagePlan,
+    listing: Listing,
+    features: Features,
+    ingested: Ingested,
+) -> Clustered:
+    """Bring the stored clusters up to date with the graph and the settings, and return them.
+
+    graph : the stored graph of these scores. plan : of this stage. Raises DamagedError where a stored array cannot be
+    used.
+    """
+    store, settings, progress = context.store, context.settings, context.progress
+    expected = fingerprint(
+        before=graph.fingerprint,
+        stage=CLUSTER,
+        algorithm=LEIDEN,
+        resolution=settings.resolution,
+        seed=settings.seed,
+    )
+    origin = origin_of(context, reduced, features, ingested)
+    mark = reusable(store, expected, origin)
+    reused = mark is not None
+    if mark is None:
+        with progress.stage(CLUSTER, 1, "graphs"):
+            found = _find(context, reduced, graph, plan, listing, ingested)
+            progress.at(1)
+        previous = previous_fit(store, ingested, len(found.arrays["centers"]))
+        mark = store_clusters(context, found, expected, origin, ingested, previous)
+    else:
+        progress.reused(CLUSTER)
+    return clustered_from(store, mark, reused=reused)
+
+
+def _find(
+    context: Context, reduced: Reduced, graph: Neighbors, plan: StagePlan, listing: Listing, ingested: Ingested
+) -> Found:
+    settings, ids = context.settings, load_ids(context.store)
+    found = leiden(ids, resolution=settings.resolution, seed=settings.seed)
+    order = order_by_size(found.counts, found.labels, listing, ingested.ok)
+    labels = new_numbers(order)[found.labels]
+    counted = votes(labels[ids], labels)
+    means, distance, to_runner_up = means_and_distances(
+        reduced.rows,
+        labels,
+        counted.runner_up,
+        found.count,
+        runtime=context.runtime,
+        workspace_bytes=plan.choices["workspace_bytes"],
+    )
+    arrays: dict[str, NDArray[Any]] = {
+        "centers": means,
+        "labels": labels,
+        "distance": distance,
+        "runner_up": counted.runner_up,
+        "runner_up_distance": to_runner_up,
+        "margin": counted.shares - counted.runner_up_shares,
+    }
+    facts = {
+        "solver": LEIDEN,
+        "passes": 2,
+        "modularity": found.modularity,
+        "resolution": settings.resolution,
+        "n_neighbors": graph.n_neighbors,
+        "metric": graph.metric,
+    }
+    return Found(arrays, LEIDEN, None, facts)
