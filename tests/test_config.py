@@ -40,6 +40,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "variance": share,
     "components": st.integers(1, 10_000),
     "k": st.integers(1, 10_000),
+    "algorithm": st.sampled_from(["auto", "kmeans", "leiden"]),
+    "resolution": st.floats(1e-9, 1e9),
     "seed": st.integers(0, 2**63 - 1),
     "link": st.sampled_from(["hardlink", "symlink", "copy", "none"]),
     "image.fit": st.sampled_from(["stretch", "pad", "crop"]),
@@ -68,7 +70,9 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "report.thumbnails": st.integers(1, 10**9),
 }
 OF_NETWORKS = [name for name in VALUES if name.startswith("features.")]
-INDEPENDENT = [name for name in VALUES if name not in ("variance", "components")]
+EXCLUDING = ("variance", "components", "algorithm", "resolution")
+"""Settings that exclude others. tests/test_groups.py has the law of the last two."""
+INDEPENDENT = [name for name in VALUES if name not in EXCLUDING]
 
 
 def level() -> st.SearchStrategy[dict[str, Any]]:
@@ -78,6 +82,12 @@ def level() -> st.SearchStrategy[dict[str, Any]]:
         st.just({}), share.map(lambda v: {"variance": v}), st.integers(1, 999).map(lambda n: {"components": n})
     )
     return st.builds(lambda some, one: some | one, others, rank)
+
+
+def any_level() -> st.SearchStrategy[dict[str, Any]]:
+    """The same, with the settings of groups as well."""
+    groups = st.fixed_dictionaries({}, optional={name: VALUES[name] for name in ("algorithm", "resolution")})
+    return st.builds(lambda some, more: some | more, level(), groups)
 
 
 def write_toml(folder: Path, values: dict[str, Any]) -> Path:
@@ -90,12 +100,12 @@ def test_the_strategies_know_every_key() -> None:
     assert set(VALUES) == set(KEYS), "a new key wants a strategy in VALUES"
 
 
-@given(level())
+@given(any_level())
 def test_toml_gives_back_every_value(tmp_path_factory: pytest.TempPathFactory, values: dict[str, Any]) -> None:
     assert read_toml(write_toml(tmp_path_factory.mktemp("toml"), values)) == values
 
 
-@given(level())
+@given(any_level())
 def test_flat_settings_build_the_same_settings(values: dict[str, Any]) -> None:
     settings = settings_from(values)
     assert settings_from(flatten(settings)) == settings

@@ -28,7 +28,7 @@ from bigcluster.outputs import folders, tables
 from bigcluster.outputs.folders import Linked, write_clusters
 from bigcluster.outputs.summary import counts, summary_text
 from bigcluster.planning.footprint import LINK_BYTES
-from bigcluster.stages.cluster import Membership
+from bigcluster.stages.membership import Membership
 from bigcluster.store import Marks
 from bigcluster.units import MIB
 

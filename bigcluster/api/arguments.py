@@ -64,7 +64,7 @@ def resolve_settings(
     sets: tuple[str, ...] = (),
     config: PathLike | None = None,
     fresh: bool = False,
-    needs: tuple[str, ...] = ("images", "out", "k"),
+    needs: tuple[str, ...] = ("images", "out"),
 ) -> Settings:
     """Merge the arguments of a call with a config, or with the settings that OUT/run.toml holds.
 
@@ -88,9 +88,7 @@ def resolve_settings(
         resolved = image_list.settings_for_list(resolved)
     for name in needs:
         if getattr(resolved, name) is None:
-            raise ConfigError(
-                f"{name if name == 'k' else name.upper()} is missing: bigcluster run IMAGES --out OUT -k 10"
-            )
+            raise ConfigError(f"{name.upper()} is missing: bigcluster run IMAGES --out OUT -k 10")
     return resolved
 
 

@@ -74,7 +74,7 @@ def communities(
 def _find(
     context: Context, reduced: Reduced, graph: Neighbors, plan: StagePlan, listing: Listing, ingested: Ingested
 ) -> Found:
-    settings, ids = context.settings, load_ids(context.store)
+    settings, ids = context.settings, load_ids(context.store, graph.n_neighbors)
     found = leiden(ids, resolution=settings.resolution, seed=settings.seed)
     order = order_by_size(found.counts, found.labels, listing, ingested.ok)
     labels = new_numbers(order)[found.labels]

@@ -104,11 +104,13 @@ def neighbors_fingerprint(reduced: Reduced, metric: str, n_neighbors: int) -> st
     return fingerprint(before=reduced.fingerprint, stage=NEIGHBORS, metric=metric, n_neighbors=n_neighbors)
 
 
-def load_ids(store: Store) -> Int32Array:
-    """Load the numbers of the neighbors of every good row, (n_ok, n_neighbors) int32.
+def load_ids(store: Store, n_neighbors: int) -> Int32Array:
+    """Load the numbers of the neighbors of every good row, (n_ok, n_neighbors) int32. n_neighbors : as its mark says.
 
     Raises DamagedError where one of them is no row.
     """
+    if n_neighbors == 0:
+        return np.empty((store.array("row_keys").shape[0], 0), np.int32)
     ids: Int32Array = store.load(IDS)
     if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < len(ids):
         raise DamagedError(f"{store.root / IDS} names images that there are not")
@@ -127,10 +129,9 @@ def _from_mark(mark: Mark, *, reused: bool) -> Neighbors:
 def _write(store: Store, graph: NeighborGraph) -> dict[str, str]:
     n_rows, n_neighbors = graph.ids.shape
     digests: dict[str, str] = {}
+    if n_neighbors == 0:  # a single image: there is nothing to store
+        return digests
     for name, values, dtype in ((IDS, graph.ids, np.int32), (DISTANCES, graph.distances, np.float32)):
-        if n_neighbors == 0:  # a single image
-            digests |= store.save(name, values)
-            continue
         writer = RowWriter(store, name, n_rows, n_neighbors, dtype)
         for start, stop in spans(n_rows, _WRITTEN_ROWS):
             writer.write(start, values[start:stop])

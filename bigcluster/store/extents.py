@@ -126,6 +126,9 @@ def _components(shapes: _Shapes, _: dict[str, Any], __: object) -> None:
 
 
 def _neighbors(shapes: _Shapes, payload: dict[str, Any], images: object) -> None:
+    if payload["n_neighbors"] == 0:  # of a single image nothing is stored
+        shapes.need("row_keys", 1)
+        return
     n_rows, n_neighbors = shapes.of("neighbor_ids", 2)
     shapes.need("neighbor_distances", n_rows, n_neighbors)
     if images == payload["images"]:

@@ -95,8 +95,9 @@ def audit(store: Store, stored: Stored, missing: set[str]) -> Iterator[Damage]:
     if stored.fitted is not None and not missing & {INGEST, FEATURES, REDUCE}:
         yield from _audit_reduction(store, stored.fitted, made=COMPONENTS not in missing)
     of_graph = stored.clustered is not None and algorithm_of(stored.clustered) == LEIDEN
-    if of_graph and not missing & {INGEST, NEIGHBORS} and _sized(store, NEIGHBORS) is not None:
-        yield from _audit_graph(store)
+    graph = _sized(store, NEIGHBORS)
+    if of_graph and graph is not None and not missing & {INGEST, NEIGHBORS}:
+        yield from _audit_graph(store, graph.payload["n_neighbors"])
     needs = {INGEST, FEATURES, REDUCE, CLUSTER} | ({NEIGHBORS} if of_graph else set())
     if stored.clustered is not None and not missing & needs:
         yield from _audit_clusters(store, stored.clustered)
@@ -161,9 +162,11 @@ def _audit_clusters(store: Store, clustered: Mark) -> Iterator[Damage]:
         yield Damage(f"{ARRAYS}/labels", CLUSTER, "does not name the nearest centers")
 
 
-def _audit_graph(store: Store) -> Iterator[Damage]:
+def _audit_graph(store: Store, n_neighbors: int) -> Iterator[Damage]:
+    if n_neighbors == 0:
+        return
     try:
-        ids, distances = load_ids(store), store.load(DISTANCES)
+        ids, distances = load_ids(store, n_neighbors), store.load(DISTANCES)
     except DamagedError:
         yield Damage(f"{ARRAYS}/{IDS}", NEIGHBORS, "names images that there are not")
         return
@@ -185,7 +188,7 @@ def _audit_communities(
     if graph is None or graph.payload["rows"] != clustered.payload["rows"]:
         yield Damage(f"{MARKS}/{NEIGHBORS}", NEIGHBORS, "is missing, or is not of these scores")
         return
-    ids = load_ids(store)[:_LABELLED_ROWS]
+    ids = load_ids(store, graph.payload["n_neighbors"])[:_LABELLED_ROWS]
     here = slice(0, len(ids))
     counted = votes(labels[ids], labels[here])
     margin, runner_up = store.load("margin")[here], store.load("runner_up")[here]
