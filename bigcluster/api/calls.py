@@ -70,7 +70,7 @@ def run(
     columns are copied to the results. A list is stored as OUT/manifest.csv, so that the same call, also one without
     `images`, can continue the run.
     out : the folder for the results.
-    n_clusters : the number of clusters, or a range to try, such as "5:20".
+    n_clusters : the number of clusters, or a range to try, such as "5:20"; "auto", the default, finds the number.
     memory : the most memory, such as "1GiB". It counts all processes that the job starts, and what the job adds to the
     calling process. What the calling process held before does not count; the summary shows it. Default: half of the
     memory that this process may use.

@@ -38,7 +38,11 @@ Exclude = Annotated[
 ]
 K = Annotated[
     str | None,
-    typer.Option("-k", "--n-clusters", help="The number of clusters, or a range to try: 5:20, 10:100:10 or 5,9,17."),
+    typer.Option(
+        "-k",
+        "--n-clusters",
+        help="The number of clusters, or a range to try: 5:20, 10:100:10 or 5,9,17. The default, auto, finds the number.",
+    ),
 ]
 Features = Annotated[
     str | None,

@@ -1,13 +1,9 @@
-"""This is the main job: it lists, plans, ingests, makes features, reduces, sweeps several k, clusters and writes the
-results."""
+"""This is the main job: it lists and plans, has compute.py bring the stages up to date, and writes the results."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from itertools import islice
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,40 +13,31 @@ from bigcluster import outdir
 from bigcluster.catalog import Listing, left_out, list_images, unread_folders
 from bigcluster.catalog.manifest_rows import LEAST_BYTES
 from bigcluster.config import COLUMN, Settings, flatten
-from bigcluster.errors import NoImagesError, TooFewSamplesError, UsageError
+from bigcluster.errors import TooFewSamplesError, UsageError
 from bigcluster.files.kept import KEPT
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.outdir.results import OF_A_RUN, OF_A_SWEEP, ResultFiles, is_finished
 from bigcluster.outputs import folders, summary, tables
 from bigcluster.outputs.manifest_copy import write_manifest_copy
+from bigcluster.pipeline.compute import Done, compute
 from bigcluster.pipeline.job import Account, Job, naming_damage, open_job, remaining_bytes
 from bigcluster.planning import footprint
 from bigcluster.planning.disk_space import check_room
-from bigcluster.planning.groups import likely_communities
 from bigcluster.planning.plan import Plan
-from bigcluster.planning.planner import make_plan, replan, replan_outputs
-from bigcluster.planning.stage_names import CLUSTER, INGEST, NEIGHBORS, OUTPUT, REDUCE, REPORT, SWEEP
+from bigcluster.planning.planner import make_plan
+from bigcluster.planning.stage_names import INGEST, OUTPUT, REPORT
 from bigcluster.report.scatter import check_kind
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
-from bigcluster.solvers.communities.footprint import neighbors_for
-from bigcluster.stages.classes import ClusterClasses, ImageClasses, classes_of_clusters, load_classes
-from bigcluster.stages.cluster import cluster
-from bigcluster.stages.communities import communities
-from bigcluster.stages.context import Context
 from bigcluster.stages.embedding import Embedding, open_embedding, shape_of
-from bigcluster.stages.features import Features, features_of
-from bigcluster.stages.ingest import RECIPE, Ingested, check_recipe, ingest
+from bigcluster.stages.ingest import RECIPE, check_recipe
 from bigcluster.stages.loading import sample
 from bigcluster.stages.loading.sample import Headers, look_at
-from bigcluster.stages.membership import LEIDEN, Clustered
-from bigcluster.stages.neighbors import neighbors
-from bigcluster.stages.reduce import Reduced, reduce
+from bigcluster.stages.membership import LEIDEN
 from bigcluster.stages.reuse import listed_before
-from bigcluster.stages.sweep import Swept, sweep
 from bigcluster.store import Store, tidy
-from bigcluster.units import EXAMPLES, counted, show_bytes
+from bigcluster.units import counted
 
 PHOTOS_HINT = (
     "these look like photographs, and pixels group them by tone and layout; to group them by what they show, give "
@@ -177,7 +164,7 @@ def _run(
         files = ResultFiles(job.out, job.progress.warn)
         with files.writing((*OF_A_RUN, *OF_A_SWEEP)), files.settings(settings):
             with naming_damage(store):
-                done = _compute(job, listing, plan, spec, store, embedding, isolate_rows, rehash)
+                done = compute(job, listing, plan, spec, store, embedding, isolate_rows, rehash)
                 written = done.plan.stage(OUTPUT).projected_bytes
                 with job.stages.measure(OUTPUT, written), job.progress.stage(OUTPUT, len(listing), "images"):
                     linked = _write_outputs(job, listing, done, files)
@@ -199,143 +186,6 @@ def _run(
     return result
 
 
-@dataclass(frozen=True)
-class _Done:
-    """The results of the stages."""
-
-    ingested: Ingested
-    features: Features
-    reduced: Reduced
-    swept: Swept | None
-    clustered: Clustered
-    plan: Plan
-    """The plan after the number of components was known."""
-    classes: ImageClasses | None
-    """The most probable classes of every good image, where they are stored."""
-
-    @cached_property
-    def cluster_classes(self) -> ClusterClasses | None:
-        """The classes that stand out in each cluster; None where none are stored."""
-        clustered = self.clustered
-        if self.classes is None:
-            return None
-        return classes_of_clusters(self.classes, clustered.membership.labels, clustered.n_clusters)
-
-    @property
-    def reused(self) -> bool:
-        """Whether every stage was reused, so that the store has not changed."""
-        return all(done.reused for done in (self.ingested, self.reduced, self.clustered))
-
-
-def _compute(
-    job: Job,
-    listing: Listing,
-    plan: Plan,
-    spec: DecodeSpec,
-    store: Store,
-    embedding: Embedding | None,
-    isolate_rows: Sequence[Sequence[int]],
-    rehash: bool,
-) -> _Done:
-    settings, progress, context = job.settings, job.progress, job.context(store)
-
-    def stage(name: str) -> AbstractContextManager[dict[str, Any]]:
-        planned = {planned.stage: planned.projected_bytes for planned in plan.stages}
-        return job.stages.measure(name, planned.get(name))
-
-    with stage(INGEST) as facts:
-        ingested = ingest(
-            context,
-            listing,
-            spec,
-            block_shape=plan.stage(INGEST).block_shape,
-            in_flight=plan.stage(INGEST).choices["in_flight"],
-            embedding=embedding,
-            isolate_rows=isolate_rows,
-            children=plan.stage(INGEST).choices["children"],
-            rehash=rehash,
-        )
-        if embedding is not None:
-            embedding.release()
-        facts |= {"solver": "decode", "passes": 0 if ingested.reused else 1, "reused": ingested.reused}
-        facts |= {"blocks": ingested.n_blocks, "blocks_reused": ingested.blocks_reused}
-        facts |= {"images_decoded": ingested.n_decoded, "images_reused": len(listing) - ingested.n_decoded}
-    closed = summary.folders_of(listing, ingested.closed)["unreadable_folders"][len(listing.unreadable) :]
-    if closed:
-        named = ", ".join(closed[:EXAMPLES]) + (" and others" if len(closed) > EXAMPLES else "")
-        progress.warn(f"files could not be looked at ({named}): what was decoded of them is kept")
-    _check_enough(listing, ingested, settings.for_images(len(listing)))
-    settings = settings.for_images(int(ingested.ok.sum()))
-    context = replace(context, settings=settings)
-    features = features_of(context, ingested)
-    planned = plan.stage(REDUCE) if settings.reduce == "pca" else None
-    with stage(REDUCE) as facts:
-        reduced = reduce(context, features, ingested, planned)
-        facts |= {**reduced.facts, "reused": reduced.reused}
-    if plan.is_bound:
-        plan = replan(plan, settings, reduced.n_components, job.resources)
-        projected = show_bytes(plan.stage(CLUSTER).projected_bytes)
-        progress.note(f"{reduced.n_components} components: clustering is planned again, and holds up to {projected}")
-    swept = None
-    if settings.finds_communities:
-        with stage(NEIGHBORS) as facts:
-            planned = plan.stage(NEIGHBORS)
-            graph = neighbors(context, reduced, features, ingested, neighbors_for(int(ingested.ok.sum())), planned)
-            facts |= {**graph.facts, "reused": graph.reused}
-        with stage(CLUSTER) as facts:
-            clustered = communities(context, reduced, graph, plan.stage(CLUSTER), listing, features, ingested)
-            facts |= {**clustered.facts, "reused": clustered.reused}
-        if clustered.n_clusters > likely_communities(len(listing)):
-            plan = replan_outputs(plan, settings, reduced.n_components, clustered.n_clusters, job.resources)
-    else:
-        swept = _sweep(context, reduced, plan, ingested, stage)
-        with stage(CLUSTER) as facts:
-            clustered = cluster(context, reduced, plan.stage(CLUSTER), listing, features, ingested, swept=swept)
-            facts |= {**clustered.facts, "reused": clustered.reused}
-    return _Done(ingested, features, reduced, swept, clustered, plan, load_classes(store, ingested.ok))
-
-
-def _sweep(
-    context: Context,
-    reduced: Reduced,
-    plan: Plan,
-    ingested: Ingested,
-    stage: Callable[[str], AbstractContextManager[dict[str, Any]]],
-) -> Swept | None:
-    """Sweep the numbers of clusters of the settings and say which is taken; None where they name only one."""
-    ks, progress = context.settings.ks, context.progress
-    if len(ks) == 1:
-        return None
-    with stage(SWEEP) as facts:
-        swept = sweep(context, reduced, ks, plan.stage(SWEEP), ingested.row_keys)
-        facts |= {**swept.facts, "reused": swept.reused}
-    for caveat in swept.caveats:
-        progress.warn(caveat)
-    progress.note(f"{swept.why}: k = {swept.chosen_k} is taken")
-    return swept
-
-
-def _check_enough(listing: Listing, ingested: Ingested, settings: Settings) -> None:
-    n_ok, ledger = int(ingested.ok.sum()), ingested.read_ledger()
-    if n_ok == 0:
-        bad = list(islice(ledger, 3))
-        reasons = "; ".join(f"{listing.names[i]}: {record.status}, {record.reason}" for i, record in enumerate(bad))
-        raise NoImagesError(f"not one of {counted(len(listing), 'listed image')} could be read ({reasons})")
-    if n_ok == 1 and settings.reduce == "pca":
-        others = ""
-        if len(listing) > 1:
-            row, first = next((row, record) for row, record in enumerate(ledger) if not record.ok)
-            others = (
-                f" ({len(listing) - 1} more could not be read; {listing.names[row]}: {first.status}, {first.reason})"
-            )
-        raise TooFewSamplesError(f"PCA needs at least 2 good images, and there is 1{others}; use --set reduce=none")
-    if settings.ks and settings.ks[-1] > n_ok:
-        raise TooFewSamplesError(
-            f"k = {settings.k} needs as many good images, and of {counted(len(listing), 'listed image')} "
-            f"{n_ok} could be read; use -k {n_ok} or fewer"
-        )
-
-
 def _decode_spec(
     settings: Settings, image_size: tuple[int, int], max_bytes: int | None, embedding: Embedding | None
 ) -> DecodeSpec:
@@ -352,7 +202,7 @@ def _decode_spec(
     )
 
 
-def _write_outputs(job: Job, listing: Listing, done: _Done, files: ResultFiles) -> folders.Linked:
+def _write_outputs(job: Job, listing: Listing, done: Done, files: ResultFiles) -> folders.Linked:
     """Write the tables and clusters/; return what was linked."""
     clustered, ingested = done.clustered, done.ingested
     ledger = ingested.read_ledger()
@@ -405,7 +255,7 @@ def _write_account(result: dict[str, Any], files: ResultFiles, account: Account)
     files.write("summary.json", summary.summary_text(result).encode())
 
 
-def _summarise(job: Job, listing: Listing, done: _Done) -> dict[str, Any]:
+def _summarise(job: Job, listing: Listing, done: Done) -> dict[str, Any]:
     clustered, reduced, plan = done.clustered, done.reduced, done.plan
     ratio = reduced.explained_variance_ratio
     sizes = np.bincount(clustered.membership.labels, minlength=clustered.n_clusters).tolist()
