@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 import bigcluster as bc
 from bigcluster.config import Settings, resolve
 from bigcluster.config.ks import MOST_CLUSTERS, auto_ks
-from bigcluster.errors import ConfigError, MemoryBudgetError
+from bigcluster.errors import ConfigError, MemoryBudgetError, StoreError
 from bigcluster.kernels.linalg.unit_length import to_unit_length
 from bigcluster.pipeline.plan import plan_absent
 from bigcluster.pipeline.predict import predict
@@ -349,3 +349,43 @@ def test_a_plan_says_what_groups_hold_and_is_refused_with_the_fix() -> None:
     large.check()
     with pytest.raises(MemoryBudgetError, match=r"stage 'cluster' needs .* -k with a number"):
         small.check()
+
+
+def test_a_sweep_of_resolutions_uses_the_stored_graph(done: bc.Run, cli: Cli) -> None:
+    graph = {path: path.stat().st_mtime_ns for path in (done.out / "store.zarr" / "neighbor_ids").rglob("*")}
+    ran = cli("sweep", done.out, "--resolution", "0.5,0.1, 4", "--json")
+    assert ran.code == 0, ran.err
+    found = json.loads(ran.out)
+    assert [row["resolution"] for row in found["rows"]] == [0.1, 0.5, 4]
+    assert found["in_use"] == 0.5
+    counts = [row["n_clusters"] for row in found["rows"]]
+    assert counts[1] == done.summary["n_clusters"] == 3
+    assert counts == sorted(counts)
+    assert graph == {path: path.stat().st_mtime_ns for path in (done.out / "store.zarr" / "neighbor_ids").rglob("*")}
+    assert list(done.sweep()["resolution"]) == [0.25, 0.5, 1, 2, 4]
+    assert done.verify()["ok"]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--resolution", "0"], "resolution must be a number above 0"),
+        (["--resolution", "1,nan"], "resolution must be a number above 0"),
+        (["--resolution", ""], "resolution must be a number above 0"),
+        (["--resolution", 1, "-k", 3], "exclude each other"),
+        (["--resolution", 1, "--set", "kmeans.n_init=2"], "may name seed"),
+    ],
+)
+def test_a_sweep_of_wrong_resolutions(arguments: list[object], says: str, done: bc.Run, cli: Cli) -> None:
+    ran = cli("sweep", done.out, *arguments)
+    assert ran.code == 2
+    assert len(ran.error_lines) == 1
+    assert says in ran.err
+
+
+def test_a_sweep_of_resolutions_needs_a_graph(images: Path, tmp_path: Path) -> None:
+    run = bc.run(images, tmp_path / "out", n_clusters=2, set=FAST)
+    with pytest.raises(ConfigError, match="-k 5:20"):
+        run.sweep()
+    with pytest.raises(StoreError, match="no graph"):
+        run.sweep(resolution=1)

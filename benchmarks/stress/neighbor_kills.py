@@ -1,4 +1,4 @@
-"""SIGKILL while the nearest neighbors are searched, then the same command again: the same labels, and no saved row again.
+"""SIGKILL while neighbors are searched, then the same command again: the same labels, and no saved row again.
 
 The images are small and have vectors of many values, so that the search takes longer than everything else.
 """
@@ -46,8 +46,8 @@ def main(full: bool) -> dict[str, Any]:
         "kills": n_kills,
         "saved_rows": saved,
         "undisturbed_seconds": seconds,
-        "says": f"{n_kills} of {n_kills} runs of {n_images} images, killed while their neighbors were searched, end with "
-        f"the same labels in {n_groups} groups; none of up to {max(saved)} saved rows was searched again",
+        "says": f"{n_kills} of {n_kills} runs of {n_images} images, killed while their neighbors were searched, end "
+        f"with the same labels in {n_groups} groups; none of up to {max(saved)} saved rows was searched again",
     }
 
 

@@ -8,7 +8,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bigcluster import outdir
-from bigcluster.config import KEYS, Settings, flatten, parse_ks, parse_sets, resolve
+from bigcluster.config import KEYS, Settings, flatten, parse_ks, parse_resolutions, parse_sets, resolve
+from bigcluster.config.ks import RESOLUTIONS
 from bigcluster.errors import THREADS_NOW, ConfigError
 from bigcluster.files.paths import local_path
 from bigcluster.pipeline import image_list
@@ -121,6 +122,23 @@ def resolve_sweep(out: PathLike, k: int | str, *, sets: tuple[str, ...] = ()) ->
         if name != "seed" and not name.startswith("kmeans."):
             raise ConfigError(f"a sweep takes the stored scores: --set may name seed and kmeans.*, not {name}")
     return stored_settings(out, sets=sets), parse_ks("k", k)
+
+
+def resolve_resolutions(
+    out: PathLike, resolution: Any, *, sets: tuple[str, ...] = ()
+) -> tuple[Settings, tuple[float, ...]]:
+    """Return the settings of the run in OUT, and the resolutions to try in ascending order.
+
+    resolution : one or several; None for the usual ones, where the run has found communities. sets : texts KEY=VALUE,
+    of seed only. Raises ConfigError for other keys and where neither k nor a resolution is known, RunNotFoundError.
+    """
+    for name in parse_sets(sets):
+        if name != "seed":
+            raise ConfigError(f"a sweep of resolutions takes the stored graph: --set may name seed, not {name}")
+    settings = stored_settings(out, sets=sets)
+    if resolution is None and not settings.finds_communities:
+        raise ConfigError("a sweep needs the numbers of clusters to try, such as -k 5:20")
+    return settings, RESOLUTIONS if resolution is None else parse_resolutions("resolution", resolution)
 
 
 def resolve_report(out: PathLike, *, sets: tuple[str, ...] = ()) -> Settings:

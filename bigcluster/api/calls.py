@@ -20,6 +20,7 @@ from bigcluster.api.arguments import (
     dotted,
     plan_resources,
     resolve_report,
+    resolve_resolutions,
     resolve_settings,
     resolve_sweep,
     resources,
@@ -206,8 +207,9 @@ def open(out: PathLike) -> Run:
 
 def sweep(
     out: PathLike,
-    k: int | str,
+    k: int | str | None = None,
     *,
+    resolution: float | str | Sequence[float] | None = None,
     memory: str | None = None,
     threads: int | None = None,
     set: Sets = None,
@@ -217,7 +219,16 @@ def sweep(
 
     k : one number, or several such as "5:20", "10:100:10" or "5,9,17". set : seed and kmeans.* keys only.
     Returns a dict: `rows` are those of OUT/sweep.csv, `suggested_k` may be None, and `reason` says why.
+
+    resolution : in place of k, for groups without a number: one, or several such as "0.5,1,2"; where neither is given
+    and the run has found such groups, 0.25 to 4. The stored graph is grouped for each of them, and the table is
+    OUT/resolutions.csv; the dict has its `rows`, and the resolution that is `in_use`.
     """
+    if k is not None and resolution is not None:
+        raise ConfigError("k and resolution exclude each other in a sweep: give one")
+    if k is None:
+        settings, values = resolve_resolutions(out, resolution, sets=as_texts(set))
+        return _run_task("resolutions", settings, resources(memory, threads), listener, values=values)
     settings, ks = resolve_sweep(out, k, sets=as_texts(set))
     return _run_task("sweep", settings, resources(memory, threads), listener, ks=ks)
 

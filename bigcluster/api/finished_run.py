@@ -168,18 +168,25 @@ class Run:
         return store.load("mean")
 
     def sweep(
-        self, k: int | str, *, memory: str | None = None, threads: int | None = None, set: Sets = None
+        self,
+        k: int | str | None = None,
+        *,
+        resolution: float | str | Sequence[float] | None = None,
+        memory: str | None = None,
+        threads: int | None = None,
+        set: Sets = None,
     ) -> pd.DataFrame:
         """Try several numbers of clusters on the stored scores; return inertia, silhouettes and stability of every k.
 
         k : one number, or several such as "5:20". memory, threads : as in `run`. set : seed and kmeans.* keys only.
-        The table is also written to OUT/sweep.csv.
+        resolution : in place of k, see `bigcluster.sweep`; the table has the number of groups of each.
+        The table is also written to OUT/sweep.csv, or OUT/resolutions.csv.
         """
         from bigcluster.api.calls import sweep
         from bigcluster.outputs.frames import read_table
 
-        sweep(self.out, k, memory=memory, threads=threads, set=set)
-        return read_table(self.out / "sweep.csv")
+        sweep(self.out, k, resolution=resolution, memory=memory, threads=threads, set=set)
+        return read_table(self.out / ("resolutions.csv" if k is None else "sweep.csv"))
 
     def predict(
         self,

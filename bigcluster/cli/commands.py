@@ -198,8 +198,15 @@ def plan(
 def sweep(
     out: Annotated[str, typer.Argument(help="The results folder of a finished run.")],
     k: Annotated[
-        str, typer.Option("-k", "--n-clusters", help="The numbers of clusters to try: 5:20, 10:100:10 or 5,9,17.")
-    ],
+        str | None,
+        typer.Option("-k", "--n-clusters", help="The numbers of clusters to try: 5:20, 10:100:10 or 5,9,17."),
+    ] = None,
+    resolution: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NUMBERS", help="Of groups without a number, the resolutions to try, such as 0.25,0.5,1,2,4."
+        ),
+    ] = None,
     memory: Memory = None,
     threads: Threads = None,
     sets: Sets = None,
@@ -207,16 +214,22 @@ def sweep(
     quiet: Quiet = False,
     log: Log = None,
 ) -> None:
-    """Compare several numbers of clusters.
+    """Compare several numbers of clusters, or several resolutions.
 
     They are tried on the stored scores, in shared passes. OUT/sweep.csv and OUT/sweep.png show inertia, silhouettes and
-    stability for every number.
+    stability for every number. With --resolution, the stored graph of neighbors is grouped at every resolution, and
+    OUT/resolutions.csv has the number of groups.
     """
     from bigcluster import api
     from bigcluster.cli import display
 
     with listening(quiet=quiet) as listener:
-        suggestion = api.sweep(out, k, memory=memory, threads=threads, set=sets, listener=listener)
+        suggestion = api.sweep(
+            out, k, resolution=resolution, memory=memory, threads=threads, set=sets, listener=listener
+        )
+    if k is None:
+        tell(suggestion, as_json, lambda: display.print_resolutions(suggestion, out, stdout()), quiet=quiet)
+        return
     tell(suggestion, as_json, lambda: display.print_sweep(suggestion, out, stdout()), quiet=quiet)
 
 

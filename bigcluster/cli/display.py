@@ -233,6 +233,17 @@ def print_sweep(sweep: dict[str, Any], out: str, console: Console) -> None:
     _show(console, f"`bigcluster report {out}` puts it into the report")
 
 
+def print_resolutions(sweep: dict[str, Any], out: str, console: Console) -> None:
+    """Print the table of a sweep of resolutions with one line for each."""
+    columns = ("resolution", "n_clusters", "modularity", "smallest", "largest")
+    table = Table(*columns, "")
+    for row in sweep["rows"]:
+        cells = (f"{row[c]:.4g}" if isinstance(row[c], float) else str(row[c]) for c in columns)
+        table.add_row(*cells, "in use" if row["resolution"] == sweep["in_use"] else "")
+    console.print(table)
+    _show(console, f"`bigcluster run --out {out} --set resolution=NUMBER` takes one of them; see {out}/resolutions.csv")
+
+
 def print_profile(profile: Any, console: Console) -> None:
     """Print the memory of the run, that of the naive ways where they were asked for, and the files to look at."""
     table = Table("", "peak memory", "allowed", "time", "ended")

@@ -41,7 +41,7 @@ K = Annotated[
     typer.Option(
         "-k",
         "--n-clusters",
-        help="The number of clusters, or a range to try: 5:20, 10:100:10 or 5,9,17. The default, auto, finds the number.",
+        help="The number of clusters, or a range to try: 5:20, 10:100:10 or 5,9,17. The default, auto, finds it.",
     ),
 ]
 Features = Annotated[

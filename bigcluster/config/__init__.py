@@ -5,7 +5,7 @@ files and kept values).
 """
 
 from bigcluster.config.checks import COLUMN, PIXELS, are_vectors, is_file_of_features
-from bigcluster.config.ks import parse_ks
+from bigcluster.config.ks import parse_ks, parse_resolutions
 from bigcluster.config.levels import parse_sets, read_toml, resolve, shipped_configs, to_toml
 from bigcluster.config.schema import KEYS, Settings, flatten, settings_from
 
@@ -18,6 +18,7 @@ __all__ = [
     "flatten",
     "is_file_of_features",
     "parse_ks",
+    "parse_resolutions",
     "parse_sets",
     "read_toml",
     "resolve",

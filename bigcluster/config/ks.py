@@ -6,6 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from bigcluster.config.checks import positive
 from bigcluster.errors import ConfigError
 from bigcluster.units import as_whole, quoted
 
@@ -62,6 +63,24 @@ def auto_ks(n_images: int | None = None) -> tuple[int, ...]:
     number."""
     most = MOST_CLUSTERS if n_images is None else n_images // _LEAST_IMAGES
     return tuple(k for k in _AUTO_KS if k <= most) or (1,)
+
+
+RESOLUTIONS = (0.25, 0.5, 1.0, 2.0, 4.0)
+"""Resolutions that are tried where none are given: each one doubles the one before."""
+MOST_RESOLUTIONS = 100
+"""The most resolutions of one call: each one is a fit, and a row of a table that somebody reads."""
+
+
+def parse_resolutions(name: str, value: Any) -> tuple[float, ...]:
+    """Read a number or a list: 0.5 -> (0.5,); "0.5,1,2" -> (0.5, 1.0, 2.0). Returns distinct numbers, ascending.
+
+    Raises ConfigError for anything else.
+    """
+    parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
+    numbers = sorted({positive(name, part.strip() if isinstance(part, str) else part) for part in parts})
+    if not 0 < len(numbers) <= MOST_RESOLUTIONS:
+        raise ConfigError(f"{name} takes 1 to {MOST_RESOLUTIONS} numbers, such as 0.5,1,2, not {len(numbers)}")
+    return tuple(numbers)
 
 
 def clusters(name: str, value: Any) -> int | str:

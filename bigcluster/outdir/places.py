@@ -17,7 +17,7 @@ from bigcluster.files.layout import STORES
 
 FILES = (
     *(".lock", "run.toml", "labels.csv", "images.csv", "summary.json", "variance.csv", "memory.csv"),
-    *("classes.csv", "sweep.csv", "sweep.png", "manifest.csv"),
+    *("classes.csv", "sweep.csv", "sweep.png", "resolutions.csv", "manifest.csv"),
 )
 FOLDERS = (*STORES, "clusters", "report", "profile", KEPT)
 _WALKED = (*STORES, "report", "profile")

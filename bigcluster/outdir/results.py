@@ -33,6 +33,7 @@ MARK = "outputs"
 SUMMARY = "summary.json"
 OF_A_RUN = ("labels.csv", "images.csv", "classes.csv", "variance.csv", "memory.csv", SUMMARY, RUN_TOML)
 OF_A_SWEEP = ("sweep.csv", "sweep.png")
+RESOLUTIONS = "resolutions.csv"
 _SETTINGS_DO_NOT_FIT = (
     *(ImageSizeError, InvalidDataError, NoImagesError),
     *(TooFewSamplesError, VarianceNotReachedError),

@@ -1,6 +1,6 @@
 """The CSV files of a run: labels.csv, images.csv, classes.csv, variance.csv, memory.csv. RFC 4180, UTF-8, streamed.
 
-sweep.csv and sweep.png: elbow, silhouettes and stability over k.
+sweep.csv and sweep.png: elbow, silhouettes and stability over k. resolutions.csv: groups by resolution.
 
 The CSV of `predict`: the columns of labels.csv, and `novelty`.
 """
@@ -204,6 +204,15 @@ def write_sweep(target: Target, rows: list[dict[str, Any]]) -> None:
     """sweep.csv: one row per k."""
     cells = ([f"{row[c]:.6g}" if isinstance(row[c], float) else row[c] for c in COLUMNS] for row in rows)
     write_csv(target, COLUMNS, cells)
+
+
+RESOLUTION_COLUMNS = ("resolution", "n_clusters", "modularity", "smallest", "largest")
+
+
+def write_resolutions(target: Target, rows: list[dict[str, Any]]) -> None:
+    """resolutions.csv: one row per resolution of Leiden's algorithm."""
+    cells = ([f"{row[c]:.6g}" if isinstance(row[c], float) else row[c] for c in RESOLUTION_COLUMNS] for row in rows)
+    write_csv(target, RESOLUTION_COLUMNS, cells)
 
 
 def draw_sweep(rows: list[dict[str, Any]], suggested_k: int | None, reason: str) -> bytes:

@@ -22,7 +22,7 @@ from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
 from bigcluster.runtime.signals import end_on_sigterm_alone
 
-TASKS = ("run", "plan", "sweep", "predict", "verify", "report", "components")
+TASKS = ("run", "plan", "sweep", "resolutions", "predict", "verify", "report", "components")
 """The names of the jobs. Each is a module of bigcluster.pipeline and a function in it."""
 
 

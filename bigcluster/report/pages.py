@@ -33,6 +33,7 @@ _TABLES = {
     "summary.json": "this page in numbers",
     "variance.csv": "cumulative variance by number of components",
     "sweep.csv": "every k that was swept",
+    "resolutions.csv": "how many groups each resolution gives",
     "run.toml": "the settings, to run it again",
 }
 # Numbers of components for which the page on PCA has a row. Chosen, not measured.
