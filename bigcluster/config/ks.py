@@ -77,10 +77,18 @@ def parse_resolutions(name: str, value: Any) -> tuple[float, ...]:
     Raises ConfigError for anything else.
     """
     parts = value.split(",") if isinstance(value, str) else value if isinstance(value, list | tuple) else [value]
-    numbers = sorted({positive(name, part.strip() if isinstance(part, str) else part) for part in parts})
+    numbers = sorted({positive(name, _number(part) if isinstance(part, str) else part) for part in parts})
     if not 0 < len(numbers) <= MOST_RESOLUTIONS:
         raise ConfigError(f"{name} takes 1 to {MOST_RESOLUTIONS} numbers, such as 0.5,1,2, not {len(numbers)}")
     return tuple(numbers)
+
+
+def _number(text: str) -> float | str:
+    """Read a number; any other text is returned as it is, for the message of the check."""
+    try:
+        return float(text)
+    except ValueError:
+        return text
 
 
 def clusters(name: str, value: Any) -> int | str:
