@@ -257,7 +257,7 @@ MOST_WORDS = 1500
 GOALS = (
     "What it is for, and what it is not for",
     "Install",
-    "Four recipes",
+    "Five recipes",
     "The OUT folder",
     "Python",
     "A cluster of machines",
