@@ -106,7 +106,17 @@ def precious(tmp_path: Path) -> Iterator[Path]:
 # -- links at our names
 
 NAMES = (
-    *(".lock", "run.toml", "labels.csv", "images.csv", "summary.json", "memory.csv", "variance.csv", "sweep.csv"),
+    *(
+        ".lock",
+        ".holder",
+        "run.toml",
+        "labels.csv",
+        "images.csv",
+        "summary.json",
+        "memory.csv",
+        "variance.csv",
+        "sweep.csv",
+    ),
     *("sweep.png", "manifest.csv", "store.zarr", ".bigcluster", "clusters", "clusters/00"),
     *("report", "report/index.html", "profile"),
     *("profile/timeline.png", "kept", "store.zarr/zarr.json", ".bigcluster/marks", ".bigcluster/marks/ingest"),

@@ -31,6 +31,7 @@ PARTIAL = ".partial"
 """Ends the name of a file that is being written."""
 TOKEN = secrets.token_hex(8)
 """Of this process: 64 random bits, so that no file of others has it in its name."""
+_prefix = TOKEN
 _numbers = count()
 _FOLDER_FLAGS = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 READING = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
@@ -166,7 +167,17 @@ class OpenFolders:
 
 def unfinished_name() -> str:
     """A new name for a file that is being written, which no other file has."""
-    return f".{TOKEN}-{next(_numbers)}{PARTIAL}"
+    return f".{_prefix}-{next(_numbers)}{PARTIAL}"
+
+
+def write_for(token: str) -> None:
+    """Begin the names of unfinished files with the token of another process, for which this one writes.
+
+    That process, or the next one that holds OUT, removes them where this process is killed. The names of two processes
+    differ: the token of this one follows.
+    """
+    global _prefix
+    _prefix = token if token == TOKEN else f"{token}-{TOKEN}"
 
 
 def is_unfinished(name: str, token: str) -> bool:

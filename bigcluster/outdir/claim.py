@@ -13,6 +13,7 @@ from bigcluster.errors import ConfigError, OutError, RunNotFoundError, StoreErro
 from bigcluster.files.durable import is_folder, is_regular, is_unfinished
 from bigcluster.files.kept import KEPT
 from bigcluster.files.layout import STORES
+from bigcluster.outdir.holder import HOLDER
 from bigcluster.outdir.lock import LOCK, MOST_BYTES, parse
 
 RUN_TOML = "run.toml"
@@ -20,7 +21,7 @@ MANIFEST = "manifest.csv"
 """The images of a run that was given a list of them in Python."""
 HEADING = "# The settings of the last run.\n"
 """Begins OUT/run.toml."""
-_BEGUN = {LOCK, RUN_TOML, *STORES, KEPT}
+_BEGUN = {LOCK, HOLDER, RUN_TOML, *STORES, KEPT}
 """The only names in an OUT whose run was killed before it wrote its first mark."""
 
 

@@ -1,8 +1,8 @@
 """One process holds OUT at a time.
 
-The lock is on the folder itself, so that it holds although somebody deletes OUT/.lock, and on that file too, for file
-systems that lock no folders. The file names its holder, and the tokens of processes that ended before they had cleared
-away their unfinished files.
+Between processes of one host, the lock is on the folder itself, so that it holds although somebody deletes OUT/.lock,
+and on that file too, for file systems that lock no folders. The file names its holder, and the tokens of processes that
+ended before they had cleared away their unfinished files. Between hosts, holder.py does it.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 
 from bigcluster.errors import OutError, StoreError
 from bigcluster.files.durable import TOKEN, entries_below, is_unfinished, open_folder, remove_folder, unlink_below
+from bigcluster.outdir.holder import holding
 from bigcluster.outdir.places import check_places
 from bigcluster.runtime.sampler import has_ended
 
@@ -37,10 +38,11 @@ _CANNOT_LOCK = {errno.EBADF, errno.EINVAL, errno.ENOLCK, errno.ENOTSUP, errno.EO
 
 
 @contextmanager
-def locked(out: Path) -> Iterator[None]:
+def locked(out: Path, say: Callable[[str], None] = lambda line: None) -> Iterator[None]:
     """Lock OUT for this process while the block runs. The lock of a process that has ended does not count.
 
-    The lock is advisory, by flock; systems without flock lock nothing.
+    The lock is advisory, by flock, and between hosts by OUT/.holder; systems without flock lock nothing.
+    say : gets one line where a process of another host is waited for.
     Raises StoreError where another process has the lock, OutError where a link stands at one of our names or OUT/.lock
     is no file of ours.
     """
@@ -69,7 +71,8 @@ def locked(out: Path) -> Iterator[None]:
             _write(file, f"process {os.getpid()} on {socket.gethostname()}", [*tokens, TOKEN])
             os.fsync(file)  # after a power cut, the token tells whose what stands here unfinished is
             try:
-                yield
+                with holding(folder, out, say):
+                    yield
             finally:
                 # It may have been swept meanwhile. What this process leaves unfinished, it says itself.
                 _write(file, "", [token for token in _read(file, out)[1] if token != TOKEN])

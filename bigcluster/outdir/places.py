@@ -16,7 +16,7 @@ from bigcluster.files.kept import KEPT
 from bigcluster.files.layout import STORES
 
 FILES = (
-    *(".lock", "run.toml", "labels.csv", "images.csv", "summary.json", "variance.csv", "memory.csv"),
+    *(".lock", ".holder", "run.toml", "labels.csv", "images.csv", "summary.json", "variance.csv", "memory.csv"),
     *("classes.csv", "sweep.csv", "sweep.png", "resolutions.csv", "manifest.csv"),
 )
 FOLDERS = (*STORES, "clusters", "report", "profile", KEPT)

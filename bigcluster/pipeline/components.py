@@ -25,7 +25,7 @@ def components(
     Raises StoreError where OUT holds no reduction of its features, and DamagedError where a stored array is damaged.
     """
     job = open_job(settings, resources, listener, caller)
-    with job.stages.sampler, outdir.locked(job.out):
+    with job.stages.sampler, outdir.locked(job.out, job.progress.note):
         store = Store(job.out, create=False)
         with naming_damage(store), job.stages.measure(COMPONENTS):
             features = load_features(store, load_ingested(store))

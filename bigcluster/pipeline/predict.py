@@ -136,7 +136,7 @@ def _label_all(
     _check_not_listed(to, listing)
     counted: Counter[str] = Counter()
     with ExitStack() as stack:
-        with outdir.locked(job.out):
+        with outdir.locked(job.out, job.progress.note):
             store = Store(job.out, create=False, most_bytes=job.remaining_bytes)
             spec = stored_recipe(store)
             with naming_damage(store):

@@ -35,7 +35,7 @@ def report(
     job = open_job(settings, resources, listener, caller)
     outdir.check_is_out(job.out)
     summary_path = job.out / "summary.json"
-    with job.stages.sampler, _naming_writes(job.out), outdir.locked(job.out):
+    with job.stages.sampler, _naming_writes(job.out), outdir.locked(job.out, job.progress.note):
         if not summary_path.is_file():  # after OUT is locked: a running job is not an unfinished one
             raise StoreError(f"{job.out} holds no finished run; run the job to its end first")
         store = Store(job.out, create=False, most_bytes=job.remaining_bytes)

@@ -151,7 +151,7 @@ def _run(
     check_room(job.out, plan)
     outdir.absolute(settings)  # raises for settings that run.toml cannot hold, before anything is written
     outdir.claim(job.out, settings.images)
-    with outdir.locked(job.out):
+    with outdir.locked(job.out, job.progress.note):
         outdir.sweep_unfinished(job.out)
         store = Store(job.out, most_bytes=job.remaining_bytes)
         was_finished = is_finished(store.marks)

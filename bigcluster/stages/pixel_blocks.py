@@ -19,6 +19,7 @@ from bigcluster.catalog import Listing, StringArray
 from bigcluster.catalog.ledger import Ledger
 from bigcluster.errors import StoreError
 from bigcluster.files.durable import digest_of, unlink_below
+from bigcluster.files.shared_disk import comes_to_light
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.planning.stage_names import INGEST
 from bigcluster.stages.embedding import Embedding, n_row_values
@@ -192,6 +193,7 @@ def records_in(store: Store, mark: Mark | None, n_rows: int) -> Ledger | None:
 
 def mark_of(store: Store, block: Block) -> Mark:
     """Read the mark of a block. Raises StoreError where it is missing or damaged."""
+    comes_to_light(store.marks.path(INGEST, block.name))
     mark = store.mark(INGEST, block.name)
     if mark is None:
         raise StoreError(f"the mark of pixel block {block.index} in {store.root} is damaged; run again")

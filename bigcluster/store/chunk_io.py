@@ -34,6 +34,7 @@ from bigcluster.files.bounded import open_regular
 from bigcluster.files.durable import DIGEST_DIGITS, digest_of, open_folder, unfinished, write_all, write_bytes
 from bigcluster.files.kept import clear_way, set_aside
 from bigcluster.files.layout import ARRAYS
+from bigcluster.files.shared_disk import comes_to_light
 from bigcluster.store.marks import Marks
 from bigcluster.store.metadata import CRC_BYTES
 
@@ -140,6 +141,7 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
     def _check_size(self, key: str) -> None:
         name, _, inside = key.partition("/c/")
         if inside and name in self._chunk_bytes:
+            comes_to_light(self.root / key)
             with suppress(FileNotFoundError, NotADirectoryError):  # told below
                 status = (self.root / key).lstat()
                 if not stat.S_ISREG(status.st_mode) or status.st_size != self._chunk_bytes[name]:
@@ -224,11 +226,15 @@ class ChunkFiles(LocalStore):  # type: ignore[misc]
         Raises LostChunkError where its file is gone, ValueError where its length or its checksum does not fit.
         """
         data, checksum = _bytes_of(into), bytearray(CRC_BYTES + 1)
-        try:
-            with (self.root / key).open("rb", buffering=0) as file:
-                n_bytes = file.readinto(data) + file.readinto(checksum)
-        except (FileNotFoundError, NotADirectoryError):
-            raise LostChunkError(f"{self.root / key} is gone") from None
+        path = self.root / key
+        while True:
+            try:
+                with path.open("rb", buffering=0) as file:
+                    n_bytes = file.readinto(data) + file.readinto(checksum)
+                break
+            except (FileNotFoundError, NotADirectoryError):
+                if not comes_to_light(path):
+                    raise LostChunkError(f"{path} is gone") from None
         if n_bytes != len(data) + CRC_BYTES:
             raise ValueError(f"{self.root / key} has another length")
         if google_crc32c.value(data) != int.from_bytes(checksum[:CRC_BYTES], "little"):
