@@ -19,12 +19,10 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-import psutil
-
 from bigcluster.errors import OutError, StoreError
 from bigcluster.files.bounded import UnfitFileError, open_regular
 from bigcluster.files.durable import TOKEN, unfinished_name, write_for
-from bigcluster.runtime.sampler import has_ended
+from bigcluster.runtime.sampler import has_ended, started_at
 
 HOLDER = ".holder"
 HEARTBEAT_SECONDS = 30.0
@@ -71,7 +69,7 @@ class Holder:
         return cls(
             TOKEN,
             os.getpid(),
-            round(psutil.Process().create_time(), 2),
+            round(started_at(os.getpid()) or 0.0, 2),
             "".join(re.findall(r"\d+", _link(_PID_NAMESPACE))),
             _text(_BOOT_ID),
             socket.gethostname(),
@@ -104,13 +102,8 @@ class Holder:
             return None
         if self.space != this.space:  # of another container: its number says nothing here
             return True if locks_reach_it else None
-        if has_ended(self.pid):
-            return True
-        try:
-            since = psutil.Process(self.pid).create_time()
-        except psutil.NoSuchProcess:
-            return True
-        return bool(abs(since - self.since) > _SAME_START_SECONDS)
+        since = None if has_ended(self.pid) else started_at(self.pid)
+        return since is None or abs(since - self.since) > _SAME_START_SECONDS
 
 
 @contextmanager

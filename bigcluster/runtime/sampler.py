@@ -54,6 +54,14 @@ def has_ended(pid: int) -> bool:
         return True
 
 
+def started_at(pid: int) -> float | None:
+    """Return the time at which a process started, in seconds since 1970; None where there is none of this number."""
+    try:
+        return float(psutil.Process(pid).create_time())
+    except psutil.NoSuchProcess:
+        return None
+
+
 class ProcessMemory(NamedTuple):
     """The memory of one process at one moment."""
 
