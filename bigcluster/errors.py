@@ -16,6 +16,7 @@
     ├── InvalidDataError         float input holds NaN or infinity
     ├── OutOfMemoryError         the system gave no more memory
     ├── FetchError               a network could not be downloaded
+    ├── ClusterError         the workers of a dask cluster cannot be used, or stay away
     ├── InstallationError        a part of bigcluster itself is missing
     ├── ProfiledRunError         the run that was to be profiled failed; it has that run's exit code
     └── StoreError               OUT cannot be read or written, or is in use
@@ -88,6 +89,10 @@ class InputChangedError(BigclusterError):
 
 class InvalidDataError(BigclusterError, ValueError):
     """Float input holds NaN or infinity. The message names the first such row."""
+
+
+class ClusterError(BigclusterError):
+    """The scheduler or the workers of a dask cluster are not reached, cannot do the work, or die over it."""
 
 
 class InstallationError(BigclusterError):

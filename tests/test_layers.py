@@ -52,7 +52,7 @@ ALLOWED = {
     "rich": ("cli",),
     "typer": ("cli",),
     "sklearn": ("estimators", "solvers", "profiling.naive"),
-    "distributed": ("runtime",),
+    "distributed": ("runtime.dask_cluster",),
     "graspologic_native": ("solvers.communities",),
 }
 NOWHERE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
