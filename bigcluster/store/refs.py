@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from bigcluster.errors import StoreError
 from bigcluster.store.arrays import Store
@@ -46,6 +47,22 @@ class StoreRef:
             return Store(self.out, create=False, most_bytes=worker.memory_bytes)
 
         return worker.cached(f"the store of {self.out}", self.edition, opened)
+
+
+@dataclass(frozen=True)
+class ArrayRef:
+    """A whole small array of a store."""
+
+    store: StoreRef
+    name: str
+    _here: NDArray[Any] | None = field(default=None, compare=False, repr=False)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return ArrayRef, (self.store, self.name)
+
+    def open(self, worker: Worker) -> NDArray[Any]:
+        """Return the array."""
+        return self.store.open(worker).load(self.name) if self._here is None else self._here
 
 
 class RowSourceRef(Protocol):

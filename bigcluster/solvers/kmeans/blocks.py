@@ -39,7 +39,7 @@ def block_rows(n_columns: int) -> int:
 
 
 class Blocks:
-    """Reads a row source block by block; as many of the first blocks as `cache_bytes` hold stay in memory.
+    """Reads a row source block by block; the blocks that are read first stay in memory, as many as `cache_bytes` hold.
 
     Rows that are a numpy array already are not copied. passes : reads of all rows so far. bytes_read : bytes that came
     from the source, cached blocks not counted.
@@ -71,19 +71,25 @@ class Blocks:
         block = self.rows.read(part.start, part.stop)
         with self._lock:
             self.bytes_read += block.nbytes
-            if number < self._cached_blocks:
+            if len(self._cache) < self._cached_blocks:
                 self._cache[number] = block
         return block
 
-    def map(self, task: Callable[[int, NDArray[Any]], Result]) -> Iterator[tuple[int, Result]]:
-        """Make one pass: yield (number, task(number, block)) for every block, in order; tasks run in threads."""
+    def map(
+        self, task: Callable[[int, NDArray[Any]], Result], numbers: range | None = None
+    ) -> Iterator[tuple[int, Result]]:
+        """Make one pass: yield (number, task(number, block)) for every block, in order; tasks run in threads.
+
+        numbers : the blocks of a part of a pass; by default all.
+        """
         self.passes += 1
+        numbers = range(self.count) if numbers is None else numbers
 
         def run(number: int) -> Result:
             return task(number, self.read(number))
 
-        results = self.runtime.map(run, range(self.count), in_flight=self.runtime.threads + _EXTRA_IN_FLIGHT)
-        yield from enumerate(results)
+        results = self.runtime.map(run, numbers, in_flight=self.runtime.threads + _EXTRA_IN_FLIGHT)
+        yield from zip(numbers, results, strict=True)
 
     def take(self, numbers: NDArray[np.int64]) -> NDArray[Any]:
         """Read the rows of these numbers, (n,) int64, in their order: one pass over the blocks that hold them.
@@ -124,21 +130,27 @@ def summarize(blocks: Blocks, sample_weight: Floats | None) -> Summary:
 
     Raises InvalidDataError for a row with NaN or infinity, TooFewSamplesError where there are no rows or no columns.
     """
+    check_size(blocks)
+    total: Moments | None = None
+    for _, moments in blocks.map(lambda number, block: survey_block(blocks, number, block, sample_weight)):
+        total = moments if total is None else total.merge(moments)
+    assert total is not None
+    return Summary(total, fit_scaler(total))
+
+
+def check_size(blocks: Blocks) -> None:
+    """Raise TooFewSamplesError where there are no rows or no columns."""
     if blocks.n_rows == 0 or blocks.n_columns == 0:
         raise TooFewSamplesError(
             f"k-means needs at least one row and one column; got {blocks.n_rows} x {blocks.n_columns}"
         )
 
-    def moments_of(number: int, block: NDArray[Any]) -> Moments:
-        part = blocks.row_slice(number)
-        refuse_bad_rows(block, part.start)
-        return block_moments(block, None if sample_weight is None else sample_weight[part])
 
-    total: Moments | None = None
-    for _, moments in blocks.map(moments_of):
-        total = moments if total is None else total.merge(moments)
-    assert total is not None
-    return Summary(total, fit_scaler(total))
+def survey_block(blocks: Blocks, number: int, block: NDArray[Any], sample_weight: Floats | None) -> Moments:
+    """Compute the moments of one block. Raises InvalidDataError for a row with NaN or infinity."""
+    part = blocks.row_slice(number)
+    refuse_bad_rows(block, part.start)
+    return block_moments(block, None if sample_weight is None else sample_weight[part])
 
 
 def check_weights(sample_weight: NDArray[Any] | None, n_rows: int) -> Floats | None:

@@ -13,8 +13,8 @@ from sklearn.exceptions import ConvergenceWarning
 from bigcluster.errors import UsageError
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.kmeans.blocks import Blocks, block_rows
-from bigcluster.solvers.kmeans.fit import check_arguments, finish, open_rows
-from bigcluster.solvers.kmeans.lloyd import Lloyd
+from bigcluster.solvers.kmeans.fit import check_arguments, finish
+from bigcluster.solvers.kmeans.opened import open_fit
 from bigcluster.solvers.kmeans.restarts import Restart
 from bigcluster.solvers.kmeans.result import KMeansFit, RowSink
 from bigcluster.store.row_source import RowSource
@@ -47,8 +47,8 @@ def fit_dask_ml(
     check_arguments(rows, n_clusters, 1, max_iter, tol, "k-means||" if isinstance(init, str) else init)
     if n_clusters > rows.shape[0]:
         raise UsageError(f"dask-ml cannot make {n_clusters} clusters of {rows.shape[0]} rows; use algorithm lloyd")
-    blocks, summary, _ = open_rows(rows, None, runtime, workspace_bytes, n_clusters, 1)
-    lloyd = Lloyd(blocks, summary, None)
+    opened = open_fit(rows, None, runtime, workspace_bytes, n_clusters, 1)
+    blocks, summary, lloyd = opened.blocks, opened.summary, opened.lloyd()
     restarts = []
     for number in range(n_init if isinstance(init, str) else 1):
         centers, n_iter = _centers(blocks, n_clusters, init, max_iter, tol * summary.mean_variance, seed + number)

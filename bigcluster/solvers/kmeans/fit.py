@@ -3,25 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import ConfigError, UsageError
-from bigcluster.kernels.kmeans.assign import TwoNearest, two_nearest
-from bigcluster.kernels.kmeans.centers import Centers, Scaler, fit_scaler, prepare
+from bigcluster.kernels.kmeans.centers import Scaler, fit_scaler, prepare
 from bigcluster.kernels.kmeans.sums import Floats
 from bigcluster.kernels.linalg.moments import block_moments
-from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
+from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
-from bigcluster.solvers.kmeans.blocks import Blocks, Summary, check_weights, summarize
+from bigcluster.solvers.kmeans.blocks import Blocks, Summary
+from bigcluster.solvers.kmeans.final_pass import write_rows
 from bigcluster.solvers.kmeans.footprint import share_workspace
 from bigcluster.solvers.kmeans.lloyd import Lloyd
+from bigcluster.solvers.kmeans.opened import Spread, open_fit
 from bigcluster.solvers.kmeans.restarts import Restart, SavedRestarts, load_restarts
 from bigcluster.solvers.kmeans.result import ArraySink, KMeansFit, RowSink
-from bigcluster.solvers.kmeans.seeding import PARALLEL_FROM, Keys, initial_centers
+from bigcluster.solvers.kmeans.seeding import PARALLEL_FROM, Keys, begin_sampled
 from bigcluster.solvers.progress import OnProgress
 from bigcluster.store.row_source import RowSource
 
@@ -48,6 +48,7 @@ def fit(
     sink: RowSink | None = None,
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore = NO_CHECKPOINTS,
+    spread: Spread | None = None,
 ) -> KMeansFit:
     """Cluster rows by Lloyd's algorithm, and label them by the best of `n_init` restarts.
 
@@ -62,27 +63,27 @@ def fit(
     speed, never a result.
     sink : takes the final pass; by default the result holds its arrays.
     checkpoints : where the fit saves its state, so that a killed fit goes on from there.
+    spread : the cluster that makes the passes; by default this process.
 
     Raises UsageError for arguments out of range, ConfigError for an unknown init, InvalidDataError for NaN or infinity,
     TooFewSamplesError where there are no rows.
     """
     n_restarts = check_arguments(rows, n_clusters, n_init, max_iter, tol, init)
-    blocks, summary, weights = open_rows(rows, sample_weight, runtime, workspace_bytes, n_clusters, n_restarts)
+    opened = open_fit(rows, sample_weight, runtime, workspace_bytes, n_clusters, n_restarts, spread)
+    blocks = opened.blocks
     reason, done = "", 0
 
     def bounded(k: int) -> bool:
         return keeps_bounds(blocks, k, n_restarts, workspace_bytes)
 
-    resumed = load_restarts(checkpoints, blocks, bounded)
+    resumed = load_restarts(checkpoints, blocks, bounded, spread=opened.spread)
     if resumed is not None:
         restarts, done, reason = resumed.restarts, resumed.iterations, resumed.state.facts["reason"]
     elif isinstance(init, str):
         method = init if init != "auto" else ("k-means||" if n_clusters >= PARALLEL_FROM else "k-means++")
         keys = check_keys(row_keys, blocks.n_rows)
         seeds = [seed + SEED_STEP * number for number in range(n_restarts)]
-        centers, short = initial_centers(
-            blocks, summary.scaler, method, n_clusters, seeds=seeds, keys=keys, sample_weight=weights
-        )
+        centers, short = opened.begin(begin_sampled, keys, method=method, n_clusters=n_clusters, seeds=seeds)
         if short:
             distinct = min(len(c) for c in centers)
             reason = fewer_than(n_clusters, distinct)
@@ -90,12 +91,14 @@ def fit(
     else:
         init_centers = np.array(init, dtype=np.float64).reshape(n_restarts, n_clusters, rows.shape[1])
         restarts = [Restart(centers, bounded=bounded(n_clusters)) for centers in init_centers]
-    lloyd = Lloyd(blocks, summary, weights)
+    lloyd = opened.lloyd()
     save = SavedRestarts(checkpoints, blocks, {"reason": reason}).save
     # A single restart needs no finalizing to be the best one: the final pass computes the same.
     finalize = len(restarts) > 1
     lloyd.run(restarts, max_iter=max_iter, tol=tol, on_progress=on_progress, finalize=finalize, done=done, save=save)
-    return finish(lloyd, restarts, n_requested=n_clusters, algorithm="lloyd", reason=reason, sink=sink)
+    done_fit = finish(lloyd, restarts, n_requested=n_clusters, algorithm="lloyd", reason=reason, sink=sink)
+    opened.close()
+    return done_fit
 
 
 def fit_given(
@@ -111,33 +114,15 @@ def fit_given(
     rows : (n_rows, n_columns) of any real dtype. centers : (k, n_columns) float64. n_iter : the iterations that led to
     them, for the result. Raises UsageError, InvalidDataError and TooFewSamplesError as `fit` does.
     """
-    blocks, summary, _ = open_rows(rows, None, runtime, workspace_bytes, len(centers), 1)
+    opened = open_fit(rows, None, runtime, workspace_bytes, len(centers), 1)
     restart = Restart(np.array(centers, dtype=np.float64), bounded=False)
     restart.n_iter, restart.converged = n_iter, True
-    return finish(Lloyd(blocks, summary, None), [restart], n_requested=len(centers), algorithm="lloyd")
+    return finish(opened.lloyd(), [restart], n_requested=len(centers), algorithm="lloyd")
 
 
 def fewer_than(n_clusters: int, distinct: int) -> str:
     """Say why there are fewer clusters than requested."""
     return f"the rows hold only {distinct} distinct values, {n_clusters} clusters were asked for"
-
-
-def open_rows(
-    rows: RowSource,
-    sample_weight: NDArray[Any] | None,
-    runtime: Runtime | None,
-    workspace_bytes: int | None,
-    n_clusters: int,
-    n_restarts: int,
-) -> tuple[Blocks, Summary, Floats | None]:
-    """Make the blocks of the rows and take their summary, one pass; return both, and the checked weights.
-
-    As many blocks stay in memory as the workspace leaves room for. Raises as `check_weights` and `summarize` do.
-    """
-    weights = check_weights(sample_weight, rows.shape[0])
-    _, cache = share_workspace(workspace_bytes, *rows.shape, n_clusters, n_restarts)
-    blocks = Blocks(rows, runtime or EmbeddedRuntime(), cache)
-    return blocks, summarize(blocks, weights), weights
 
 
 def keeps_bounds(blocks: Blocks, n_clusters: int, n_restarts: int, workspace_bytes: int | None) -> bool:
@@ -189,22 +174,19 @@ def finish(
     restarts : a single one, or several that are finalized. n_requested : clusters that the caller requested; `reason`
     says why there are fewer. Centers that are nearest to no row are left out, which needs another pass.
     """
-    blocks, summary = lloyd.blocks, lloyd.summary
+    blocks = lloyd.blocks
     best = min(restarts, key=lambda restart: restart.inertia)
     arrays = None
     if sink is None:
         sink = arrays = ArraySink(blocks.n_rows)
     if not best.finalized:
-        written = write_rows(blocks, prepare(best.centers, summary.scaler), sink, lloyd.sample_weight)
+        written = lloyd.write_rows(best.centers, sink)
         best.inertia = written.inertia
         if not written.filled:
             lloyd.finalize([best])
     if best.finalized:
-        n_rows_of = np.zeros(len(best.centers), np.int64)
-        for labels in best.labels:
-            n_rows_of += np.bincount(labels, minlength=len(n_rows_of))
-        best.centers = best.centers[n_rows_of > 0]
-        written = write_rows(blocks, prepare(best.centers, summary.scaler), sink, lloyd.sample_weight)
+        best.centers = best.centers[best.counts > 0]
+        written = lloyd.write_rows(best.centers, sink)
     missing = n_requested - len(best.centers)
     if missing and not reason:
         reason = f"no row is nearest to {missing} of the {n_requested} centers; they were left out"
@@ -214,39 +196,6 @@ def finish(
         inertias=tuple(restart.inertia for restart in restarts), inertia_path=tuple(best.inertia_path), notes=notes,
         rows=arrays,
     )  # fmt: skip
-
-
-@dataclass(frozen=True)
-class Written:
-    """What the final pass has counted.
-
-    counts : (k,) int64, rows of each cluster. filled : whether each cluster holds a row of positive weight. inertia :
-    the weighted sum of squared distances.
-    """
-
-    counts: NDArray[np.int64]
-    filled: bool
-    inertia: float
-
-
-def write_rows(blocks: Blocks, centers: Centers, sink: RowSink, sample_weight: Floats | None = None) -> Written:
-    """Make one pass that writes the labels, distances and runners-up of all rows to `sink`, in order."""
-
-    def two_nearest_of(number: int, x: NDArray[Any]) -> tuple[TwoNearest, Floats, Floats]:
-        two = two_nearest(x, centers)
-        weights = np.ones(len(x)) if sample_weight is None else sample_weight[blocks.row_slice(number)]
-        weight = np.bincount(two.labels, weights, minlength=centers.count).astype(np.float64)
-        sq = np.bincount(two.labels, two.sq * weights, minlength=centers.count).astype(np.float64)
-        return two, weight, sq
-
-    counts, weights, scatter = np.zeros(centers.count, np.int64), np.zeros(centers.count), np.zeros(centers.count)
-    for number, (two, weight, sq) in blocks.map(two_nearest_of):
-        first_row = blocks.row_slice(number).start
-        sink.write(first_row, two.labels, np.sqrt(two.sq), two.runner_up, np.sqrt(two.runner_up_sq))
-        counts += np.bincount(two.labels, minlength=centers.count)
-        weights += weight
-        scatter += sq
-    return Written(counts, bool((weights > 0).all()), float(scatter.sum()))
 
 
 def predict(
@@ -259,7 +208,8 @@ def predict(
     """
     if centers.ndim != 2 or centers.shape[1] != rows.shape[1]:
         raise UsageError(f"the centers have shape {centers.shape}, the rows {rows.shape}: their columns differ")
-    blocks, summary, _ = open_rows(rows, None, runtime, 0, len(centers), 1)
+    opened = open_fit(rows, None, runtime, 0, len(centers), 1)
+    blocks, summary = opened.blocks, opened.summary
     arrays = ArraySink(blocks.n_rows) if sink is None else None
     prepared = prepare(np.asarray(centers, dtype=np.float64), _scaler_for(summary, centers))
     target = sink if sink is not None else arrays

@@ -16,12 +16,14 @@ from numpy.typing import NDArray
 
 from bigcluster.kernels.kmeans.assign import nearest
 from bigcluster.kernels.kmeans.bounds import filtered_assignment, first_assignment
-from bigcluster.kernels.kmeans.centers import Centers, largest_norm, prepare
+from bigcluster.kernels.kmeans.centers import Centers, Scaler, largest_norm, prepare
 from bigcluster.kernels.kmeans.full_scan import Bounds
 from bigcluster.kernels.kmeans.groups import GroupedCenters, arrange, group_centers
 from bigcluster.kernels.kmeans.sums import ClusterSums, Floats, Labels, cluster_sums, exact_sq, moved_sums
 from bigcluster.solvers.kmeans.blocks import Blocks, Summary
+from bigcluster.solvers.kmeans.final_pass import Written, write_rows
 from bigcluster.solvers.kmeans.restarts import Restart
+from bigcluster.solvers.kmeans.result import RowSink
 from bigcluster.solvers.progress import FitProgress, OnProgress
 
 _OUTSIDE = 4.0
@@ -31,8 +33,12 @@ PRUNE_FROM = 192
 """Clusters from which on bounds pay: below, one product over all centers takes less time than their upkeep."""
 
 
+Farthest = tuple[Floats, NDArray[np.int64], NDArray[Any], NDArray[Any]]
+"""Squared distances, row numbers, cluster numbers and values, (n,) or (n, r), of some rows."""
+
+
 @dataclass(frozen=True)
-class _BlockResult:
+class BlockResult:
     """What one block contributes to one restart.
 
     sums : what clusters gain and lose; None where no row changed its label. scatter : (k,) float64 weighted squared
@@ -121,7 +127,7 @@ class Lloyd:
             if final:
                 restart.scatter = np.zeros(len(restart.centers))
 
-        def work(number: int, x: NDArray[Any]) -> list[_BlockResult]:
+        def work(number: int, x: NDArray[Any]) -> list[BlockResult]:
             weights = None if self.sample_weight is None else self.sample_weight[self.blocks.row_slice(number)]
             before = [
                 None if first else restart.labels[number] for first, restart in zip(is_first, restarts, strict=True)
@@ -129,9 +135,9 @@ class Lloyd:
             bounds = [
                 restart.bounds[number] if number < n else None for n, restart in zip(n_bounded, restarts, strict=True)
             ]
-            after = self._assign(number, x, prepared, grouped, bounds)
+            after = assign(number, x, self.summary.scaler, self._norms, prepared, grouped, bounds)
             return [
-                _block_result(x, old, labels, new_bounds, centers, weights, anew, final)
+                block_result(x, old, labels, new_bounds, centers, weights, anew, final)
                 for old, (labels, new_bounds), centers, anew in zip(before, after, prepared, sum_all, strict=True)
             ]
 
@@ -207,57 +213,80 @@ class Lloyd:
         centers.
         """
 
-        def farthest_of(number: int, x: NDArray[Any]) -> tuple[Floats, NDArray[np.int64], NDArray[Any], NDArray[Any]]:
-            labels = restart.labels[number]
-            sq = exact_sq(x, centers, labels)
-            if self.sample_weight is not None:
-                sq = np.where(self.sample_weight[self.blocks.row_slice(number)] > 0, sq, 0.0)
-            distinct: dict[bytes, int] = {}
-            for row in np.argsort(-sq, kind="stable"):
-                if len(distinct) == n_rows or sq[row] == 0:
-                    break
-                distinct.setdefault(x[row].tobytes(), row)
-            order = np.array(list(distinct.values()), np.int64)
-            return sq[order], order + number * self.blocks.size, labels[order], x[order].astype(np.float64)
-
-        of_blocks = [result for _, result in self.blocks.map(farthest_of)]
-        sq, numbers, owners, values = (np.concatenate(part) for part in zip(*of_blocks, strict=True))
+        sq, numbers, owners, values = (
+            np.concatenate(part) for part in zip(*self._farthest_of_blocks(restart, centers, n_rows), strict=True)
+        )
         rows: dict[bytes, tuple[int, int, Floats]] = {}
         for index in np.lexsort((numbers, -sq)):
             rows.setdefault(values[index].tobytes(), (int(numbers[index]), int(owners[index]), values[index]))
         return list(rows.values())
 
-    def _assign(
-        self,
-        number: int,
-        x: NDArray[Any],
-        prepared: Sequence[Centers],
-        grouped: Sequence[GroupedCenters | None],
-        bounds: Sequence[Bounds | None],
-    ) -> list[tuple[Labels, Bounds | None]]:
-        """Compute the exact labels of one block for every restart, and new bounds for those that keep them.
+    def _farthest_of_blocks(self, restart: Restart, centers: Floats, n_rows: int) -> list[Farthest]:
+        """Make the pass of `_farthest`: what `farthest_of` finds in each block, in order."""
 
-        x : (block rows, r). prepared, grouped, bounds : one entry for each restart; grouped is None for those without
-        bounds, which share one product.
-        """
-        unbounded = [centers for centers, layout in zip(prepared, grouped, strict=True) if layout is None]
-        if unbounded and number not in self._norms:
-            self._norms[number] = largest_norm(self.summary.scaler.transform(x))
-        labels = iter(nearest(x, unbounded, self._norms[number]) if unbounded else [])
-        any_bounded = len(unbounded) < len(prepared)
-        scaled = self.summary.scaler.transform(x) if any_bounded else np.empty((0, 0), np.float32)
-        out: list[tuple[Labels, Bounds | None]] = []
-        for layout, old in zip(grouped, bounds, strict=True):
-            if layout is None:
-                out.append((next(labels), None))
-                continue
-            if old is None:
-                new = first_assignment(x, scaled, layout)
-            else:
-                new = replace(old, labels=old.labels.copy())
-                filtered_assignment(x, scaled, new, layout)
-            out.append((new.labels, new))
-        return out
+        def work(number: int, x: NDArray[Any]) -> Farthest:
+            part = self.blocks.row_slice(number)
+            weights = None if self.sample_weight is None else self.sample_weight[part]
+            return farthest_of(x, part.start, restart.labels[number], centers, weights, n_rows)
+
+        return [result for _, result in self.blocks.map(work)]
+
+    def write_rows(self, centers: Floats, sink: RowSink) -> Written:
+        """Make the final pass: write the labels, distances and runners-up of all rows for these centers, (k, r)."""
+        return write_rows(self.blocks, prepare(centers, self.summary.scaler), sink, self.sample_weight)
+
+
+def farthest_of(
+    x: NDArray[Any], first_row: int, labels: NDArray[Any], centers: Floats, weights: Floats | None, n_rows: int
+) -> Farthest:
+    """Find the rows of one block that are farthest from the centers of their clusters, and distinct.
+
+    x : (block rows, r), of which `first_row` is the number of the first. Rows that lie on their centers do not count.
+    """
+    sq = exact_sq(x, centers, labels)
+    if weights is not None:
+        sq = np.where(weights > 0, sq, 0.0)
+    distinct: dict[bytes, int] = {}
+    for row in np.argsort(-sq, kind="stable"):
+        if len(distinct) == n_rows or sq[row] == 0:
+            break
+        distinct.setdefault(x[row].tobytes(), row)
+    order = np.array(list(distinct.values()), np.int64)
+    return sq[order], order + first_row, labels[order], x[order].astype(np.float64)
+
+
+def assign(
+    number: int,
+    x: NDArray[Any],
+    scaler: Scaler,
+    norms: dict[int, float],
+    prepared: Sequence[Centers],
+    grouped: Sequence[GroupedCenters | None],
+    bounds: Sequence[Bounds | None],
+) -> list[tuple[Labels, Bounds | None]]:
+    """Compute the exact labels of one block for every restart, and new bounds for those that keep them.
+
+    x : (block rows, r). norms : by block, `largest_norm` of its rows; it is filled. prepared, grouped, bounds : one
+    entry for each restart; grouped is None for those without bounds, which share one product.
+    """
+    unbounded = [centers for centers, layout in zip(prepared, grouped, strict=True) if layout is None]
+    if unbounded and number not in norms:
+        norms[number] = largest_norm(scaler.transform(x))
+    labels = iter(nearest(x, unbounded, norms[number]) if unbounded else [])
+    any_bounded = len(unbounded) < len(prepared)
+    scaled = scaler.transform(x) if any_bounded else np.empty((0, 0), np.float32)
+    out: list[tuple[Labels, Bounds | None]] = []
+    for layout, old in zip(grouped, bounds, strict=True):
+        if layout is None:
+            out.append((next(labels), None))
+            continue
+        if old is None:
+            new = first_assignment(x, scaled, layout)
+        else:
+            new = replace(old, labels=old.labels.copy())
+            filtered_assignment(x, scaled, new, layout)
+        out.append((new.labels, new))
+    return out
 
 
 def _arrange(restart: Restart, centers: Centers) -> GroupedCenters | None:
@@ -268,7 +297,7 @@ def _arrange(restart: Restart, centers: Centers) -> GroupedCenters | None:
     return arrange(centers, restart.groups, restart.centers_of_bounds if restart.bounds else None)
 
 
-def _block_result(
+def block_result(
     x: NDArray[Any],
     before: NDArray[Any] | None,
     labels: Labels,
@@ -277,7 +306,7 @@ def _block_result(
     weights: Floats | None,
     sum_all: bool,
     final: bool,
-) -> _BlockResult:
+) -> BlockResult:
     labels = labels.astype(labels_dtype(centers.count))  # the dtype of `before`: comparing others would convert both
     moved = np.arange(len(x)) if before is None else np.flatnonzero(before != labels)
     if sum_all:
@@ -290,7 +319,7 @@ def _block_result(
         sq = exact_sq(x, centers.exact, labels)
         weighted = sq if weights is None else sq * weights
         scatter = np.bincount(labels, weighted, minlength=centers.count).astype(np.float64)
-    return _BlockResult(labels, bounds, sums, len(moved), scatter)
+    return BlockResult(labels, bounds, sums, len(moved), scatter)
 
 
 def labels_dtype(n_clusters: int) -> np.dtype[Any]:
@@ -306,7 +335,7 @@ def _put(blocks: list[Any], number: int, value: Any) -> None:
         blocks[number] = value
 
 
-def _store(restart: Restart, number: int, result: _BlockResult) -> None:
+def _store(restart: Restart, number: int, result: BlockResult) -> None:
     _put(restart.labels, number, result.labels)
     if result.bounds is not None:
         _put(restart.bounds, number, result.bounds)

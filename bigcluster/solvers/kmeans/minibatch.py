@@ -13,11 +13,12 @@ from bigcluster.kernels.kmeans.sums import Floats, cluster_sums
 from bigcluster.runtime.blas import blas_threads
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
-from bigcluster.solvers.kmeans.fit import check_arguments, check_keys, fewer_than, finish, keeps_bounds, open_rows
-from bigcluster.solvers.kmeans.lloyd import Lloyd
+from bigcluster.solvers.kmeans.blocks import Blocks
+from bigcluster.solvers.kmeans.fit import check_arguments, check_keys, fewer_than, finish, keeps_bounds
+from bigcluster.solvers.kmeans.opened import Spread, open_fit
 from bigcluster.solvers.kmeans.restarts import Restart, SavedRestarts, load_restarts
 from bigcluster.solvers.kmeans.result import KMeansFit, RowSink
-from bigcluster.solvers.kmeans.seeding import PARALLEL_FROM, initial_centers, sample_rows, sample_size
+from bigcluster.solvers.kmeans.seeding import PARALLEL_FROM, Keys, initial_centers, sample_rows, sample_size
 from bigcluster.solvers.progress import OnProgress
 from bigcluster.store.row_source import RowSource, spans
 
@@ -44,6 +45,7 @@ def fit_minibatch(
     sink: RowSink | None = None,
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore = NO_CHECKPOINTS,
+    spread: Spread | None = None,
 ) -> KMeansFit:
     """Cluster rows by three epochs of mini-batches over a sample, one exact iteration over all rows, and a final pass.
 
@@ -51,30 +53,48 @@ def fit_minibatch(
     The arguments and errors are those of `fit`. Source: Sculley 2010, "Web-scale k-means clustering", algorithm 1.
     """
     check_arguments(rows, n_clusters, 1, max_iter, tol, "k-means||")
-    blocks, summary, weights = open_rows(rows, sample_weight, runtime, workspace_bytes, n_clusters, 1)
+    opened = open_fit(rows, sample_weight, runtime, workspace_bytes, n_clusters, 1, spread)
+    blocks = opened.blocks
     keys = check_keys(row_keys, blocks.n_rows)
 
     def bounded(k: int) -> bool:
         return keeps_bounds(blocks, k, 1, workspace_bytes)
 
-    resumed = load_restarts(checkpoints, blocks, bounded)
+    resumed = load_restarts(checkpoints, blocks, bounded, spread=opened.spread)
     if resumed is not None:
         restarts, done, reason = resumed.restarts, resumed.iterations, resumed.state.facts["reason"]
     else:
         method = "k-means||" if n_clusters >= PARALLEL_FROM else "k-means++"
-        (centers,), short = initial_centers(
-            blocks, summary.scaler, method, n_clusters, seeds=[seed], keys=keys, sample_weight=weights
-        )
-        size = SAMPLE_FACTOR * sample_size(n_clusters, blocks.n_columns)
-        numbers = sample_rows(keys, weights, size, seed)
-        x = blocks.take(numbers)
-        centers = _batches(x, None if weights is None else weights[numbers], centers, summary.scaler)
+        (centers,), short = opened.begin(begin_batches, keys, method=method, n_clusters=n_clusters, seed=seed)
         restarts, done = [Restart(centers, bounded=bounded(len(centers)))], 0
         reason = fewer_than(n_clusters, len(centers)) if short else ""
-    lloyd = Lloyd(blocks, summary, weights)
+    lloyd = opened.lloyd()
     save = SavedRestarts(checkpoints, blocks, {"reason": reason}).save
     lloyd.run(restarts, max_iter=1, tol=tol, on_progress=on_progress, finalize=False, done=done, save=save)
-    return finish(lloyd, restarts, n_requested=n_clusters, algorithm="minibatch", reason=reason, sink=sink)
+    fitted = finish(lloyd, restarts, n_requested=n_clusters, algorithm="minibatch", reason=reason, sink=sink)
+    opened.close()
+    return fitted
+
+
+def begin_batches(
+    blocks: Blocks,
+    scaler: Scaler,
+    keys: Keys,
+    sample_weight: Floats | None,
+    *,
+    method: str,
+    n_clusters: int,
+    seed: int,
+) -> tuple[list[Floats], bool]:
+    """Choose centers by mini-batches over a sample; see `seeding.Begin`."""
+    (centers,), short = initial_centers(
+        blocks, scaler, method, n_clusters, seeds=[seed], keys=keys, sample_weight=sample_weight
+    )
+    size = SAMPLE_FACTOR * sample_size(n_clusters, blocks.n_columns)
+    numbers = sample_rows(keys, sample_weight, size, seed)
+    x = blocks.take(numbers)
+    weights = None if sample_weight is None else sample_weight[numbers]
+    return [_batches(x, weights, centers, scaler)], short
 
 
 def _batches(x: NDArray[Any], weights: Floats | None, centers: Floats, scaler: Scaler) -> Floats:

@@ -29,9 +29,9 @@ class Restart:
     """One restart of a fit: its centers, and what its passes have found so far.
 
     centers : (k, r) float64. bounded : whether it keeps distance bounds. centers_of_bounds : (k, r) float64, the
-    centers for which the bounds were last updated. groups : the grouping of the centers for the bounds. labels, bounds
-    : one entry for each block of rows. sums : (k, r) float64 weighted sums of the rows of each cluster; weights, counts
-    : (k,) float64 and int64, their weights and numbers. inertia_path : the inertia after each iteration. finalized :
+    centers of the last pass, for which the bounds were updated. groups : the grouping of the centers for the bounds.
+    labels, bounds : one entry for each block of rows. sums : (k, r) float64 weighted sums of the rows of each cluster;
+    weights, counts : (k,) float64 and int64, their weights and numbers. inertia_path : the inertia after each iteration. finalized :
     whether labels, counts, scatter and inertia are those of the final centers. scatter : (k,) float64 sums of squared
     distances of the rows of each cluster to its center, once finalized; inertia is their sum.
     """
@@ -88,6 +88,9 @@ def _arrays(restarts: Sequence[Restart]) -> Iterator[tuple[str, AnyArray]]:
         yield f"centers/{number}", restart.centers
         if restart.labels:  # there are none before the first pass
             yield f"labels/{number}", np.concatenate(restart.labels)
+        elif restart.centers_of_bounds is not None:  # labels are on workers, and follow from these centers
+            yield f"before/{number}", restart.centers_of_bounds
+        if restart.labels or restart.centers_of_bounds is not None:
             yield from ((f"{name}/{number}", getattr(restart, name)) for name in _ARRAYS)
 
 
@@ -100,27 +103,34 @@ class Resumed:
     state: Checkpoint
 
 
-def load_restarts(checkpoints: CheckpointStore, blocks: Blocks, bounded: Callable[[int], bool]) -> Resumed | None:
+def load_restarts(
+    checkpoints: CheckpointStore, blocks: Blocks, bounded: Callable[[int], bool], *, spread: bool = False
+) -> Resumed | None:
     """Load the restarts of an interrupted fit, or return None where none were saved.
 
-    bounded : tells for a number of clusters whether a restart keeps bounds.
+    bounded : tells for a number of clusters whether a restart keeps bounds. spread : whether its labels are on workers.
     Raises DamagedError where an array is not what was saved.
     """
     state = checkpoints.load()
     if state is None:
         return None
-    restarts = [_load_restart(state, number, blocks, bounded) for number in range(len(state.facts["starts"]))]
+    restarts = [_load_restart(state, number, blocks, bounded, spread) for number in range(len(state.facts["starts"]))]
     blocks.passes += state.facts["passes"]
     return Resumed(restarts, state.facts["iterations"], state)
 
 
-def _load_restart(state: Checkpoint, number: int, blocks: Blocks, bounded: Callable[[int], bool]) -> Restart:
+def _load_restart(
+    state: Checkpoint, number: int, blocks: Blocks, bounded: Callable[[int], bool], spread: bool
+) -> Restart:
     centers = state.get(f"centers/{number}")
     numbers: dict[str, Any] = state.facts["starts"][number]
     restart = Restart(centers, bounded=bounded(len(centers)), **numbers)
     if state.facts["iterations"]:
-        labels = state.get(f"labels/{number}")
-        restart.labels = [labels[blocks.row_slice(block)].copy() for block in range(blocks.count)]
+        if spread:
+            restart.centers_of_bounds = state.get(f"before/{number}")
+        else:
+            labels = state.get(f"labels/{number}")
+            restart.labels = [labels[blocks.row_slice(block)].copy() for block in range(blocks.count)]
         for name in _ARRAYS:
             setattr(restart, name, state.get(f"{name}/{number}"))
     return restart

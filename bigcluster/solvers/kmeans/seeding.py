@@ -6,6 +6,7 @@ neighbours.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,9 @@ from bigcluster.solvers.kmeans.blocks import Blocks
 from bigcluster.store.row_source import ArrayRows
 
 Keys = NDArray[np.uint64]
+Begin = Callable[..., tuple[list[Floats], bool]]
+"""A function of (blocks, scaler, keys, sample_weight, and options by name). It returns one set of initial centers for
+each restart, (k, r) float64, and whether the data has fewer distinct rows than clusters."""
 
 PARALLEL_FROM = 256
 """Clusters from which on k-means|| is chosen: k-means++ reads the whole sample once for each cluster."""
@@ -231,6 +235,20 @@ def _update_nearest(blocks: Blocks, new: Centers, first: int, sq: Floats, owner:
     if new.count:
         for _ in blocks.map(update):
             pass
+
+
+def begin_sampled(
+    blocks: Blocks,
+    scaler: Scaler,
+    keys: Keys,
+    sample_weight: Floats | None,
+    *,
+    method: str,
+    n_clusters: int,
+    seeds: list[int],
+) -> tuple[list[Floats], bool]:
+    """Choose initial centers as `initial_centers` does, as a `Begin`."""
+    return initial_centers(blocks, scaler, method, n_clusters, seeds=seeds, keys=keys, sample_weight=sample_weight)
 
 
 def initial_centers(

@@ -7,14 +7,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bigcluster.kernels.kmeans.centers import Scaler
 from bigcluster.kernels.kmeans.sums import Floats
 from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
-from bigcluster.solvers.kmeans.fit import check_arguments, check_keys, fewer_than, finish, fit, keeps_bounds, open_rows
-from bigcluster.solvers.kmeans.lloyd import Lloyd
+from bigcluster.solvers.kmeans.blocks import Blocks
+from bigcluster.solvers.kmeans.fit import check_arguments, check_keys, fewer_than, finish, fit, keeps_bounds
+from bigcluster.solvers.kmeans.opened import Spread, open_fit
 from bigcluster.solvers.kmeans.restarts import Restart, SavedRestarts, load_restarts
 from bigcluster.solvers.kmeans.result import KMeansFit, RowSink
-from bigcluster.solvers.kmeans.seeding import fill_up, sample_rows, sample_size
+from bigcluster.solvers.kmeans.seeding import Keys, fill_up, sample_rows, sample_size
 from bigcluster.solvers.progress import OnProgress
 from bigcluster.store.row_source import ArrayRows, RowSource
 
@@ -38,6 +40,7 @@ def fit_two_level(
     sink: RowSink | None = None,
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore = NO_CHECKPOINTS,
+    spread: Spread | None = None,
 ) -> KMeansFit:
     """Cluster a sample into about sqrt(k) coarse clusters, split each of them, and iterate twice over all rows.
 
@@ -46,31 +49,31 @@ def fit_two_level(
     continue.
     """
     check_arguments(rows, n_clusters, 1, max_iter, tol, "k-means||")
-    blocks, summary, weights = open_rows(rows, sample_weight, runtime, workspace_bytes, n_clusters, 1)
+    opened = open_fit(rows, sample_weight, runtime, workspace_bytes, n_clusters, 1, spread)
+    blocks = opened.blocks
     keys = check_keys(row_keys, blocks.n_rows)
 
     def bounded(k: int) -> bool:
         return keeps_bounds(blocks, k, 1, workspace_bytes)
 
-    resumed = load_restarts(checkpoints, blocks, bounded)
+    resumed = load_restarts(checkpoints, blocks, bounded, spread=opened.spread)
     if resumed is not None:
         (restart,), done, reason = resumed.restarts, resumed.iterations, resumed.state.facts["reason"]
     else:
-        numbers = sample_rows(keys, weights, sample_size(n_clusters, blocks.n_columns), seed)
-        x = blocks.take(numbers)
-        centers = _split(x, n_clusters, seed, None if weights is None else weights[numbers], blocks.runtime, tol)
-        centers, short = fill_up(blocks, centers, n_clusters, summary.scaler, weights)
+        (centers,), short = opened.begin(begin_split, keys, n_clusters=n_clusters, seed=seed, tol=tol)
         restart, done = Restart(centers, bounded=bounded(len(centers))), 0
         reason = fewer_than(n_clusters, len(centers)) if short else ""
-    lloyd = Lloyd(blocks, summary, weights)
+    lloyd = opened.lloyd()
     save = SavedRestarts(checkpoints, blocks, {"reason": reason}).save
     max_iter = min(FLAT_ITERATIONS, max_iter)
     lloyd.run([restart], max_iter=max_iter, tol=tol, on_progress=on_progress, done=done, save=save)
     gain = 1 - restart.inertia / restart.inertia_path[0] if restart.inertia_path[0] > 0 else 0.0
     note = f"the last flat iteration still lowered the inertia by {gain:.2%}; a flat fit would go on from there"
-    return finish(
+    fitted = finish(
         lloyd, [restart], n_requested=n_clusters, algorithm="two-level", reason=reason, sink=sink, notes=(note,)
     )  # fmt: skip
+    opened.close()
+    return fitted
 
 
 def shares(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:
@@ -92,6 +95,25 @@ def shares(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:
             whole[np.argsort(-np.where(room > 0, exact, -1), kind="stable")[:remaining]] = 1
             whole = np.minimum(whole, room)
         out += whole
+
+
+def begin_split(
+    blocks: Blocks,
+    scaler: Scaler,
+    keys: Keys,
+    sample_weight: Floats | None,
+    *,
+    n_clusters: int,
+    seed: int,
+    tol: float,
+) -> tuple[list[Floats], bool]:
+    """Choose centers by splitting the coarse clusters of a sample; see `seeding.Begin`."""
+    numbers = sample_rows(keys, sample_weight, sample_size(n_clusters, blocks.n_columns), seed)
+    x = blocks.take(numbers)
+    weights = None if sample_weight is None else sample_weight[numbers]
+    centers = _split(x, n_clusters, seed, weights, blocks.runtime, tol)
+    centers, short = fill_up(blocks, centers, n_clusters, scaler, sample_weight)
+    return [centers], short
 
 
 def _split(x: NDArray[Any], n_clusters: int, seed: int, weights: Floats | None, runtime: Runtime, tol: float) -> Floats:
