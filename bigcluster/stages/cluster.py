@@ -17,7 +17,7 @@ from bigcluster.planning.plan import StagePlan
 from bigcluster.planning.stage_names import CLUSTER
 from bigcluster.solvers.kmeans import KMeansFit
 from bigcluster.solvers.unit_length import ref_of
-from bigcluster.stages.cluster_jobs import FitClusters, LabelRows, Saving
+from bigcluster.stages.cluster_jobs import LabelRows, Saving, fit_on_cluster
 from bigcluster.stages.context import Context
 from bigcluster.stages.features import Features
 from bigcluster.stages.ingest import Ingested
@@ -113,8 +113,19 @@ def _fit(
         common |= {"n_init": options.n_init}
     with progress.stage(CLUSTER, options.max_iter, "iterations"):
         saving = Saving.of(context.store, CLUSTER, ingested.row_keys, checkpoints, lambda fit: progress.at(fit.done))
-        fit = FitClusters(ref_of(reduced.rows), plan.solver, n_clusters, common, saving)
-        fitted = checkpoints.resume_or_restart(lambda: context.cluster.once(fit), progress.warn)
+        fitted = checkpoints.resume_or_restart(
+            lambda: fit_on_cluster(
+                context.cluster,
+                context.runtime,
+                reduced.rows,
+                plan.solver,
+                n_clusters,
+                common,
+                saving,
+                exact=reduced.exact,
+            ),
+            progress.warn,
+        )
     if fitted.reason:
         progress.warn(fitted.reason)
     for note in fitted.notes:

@@ -1,4 +1,4 @@
-"""The jobs of the sweep and of the clustering: a whole fit on one worker."""
+"""The jobs of the sweep and of the clustering: a whole fit on one worker, or its passes on all of them."""
 
 from __future__ import annotations
 
@@ -9,14 +9,18 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.runtime.cluster import Local, Worker
+from bigcluster.runtime.cluster import Cluster, Local, Worker
+from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import CheckpointStore
 from bigcluster.solvers.kmeans import KMeansFit, fit, fit_given, fit_minibatch, fit_two_level
 from bigcluster.solvers.kmeans import sweep as sweep_rows
+from bigcluster.solvers.kmeans.opened import Spread
 from bigcluster.solvers.kmeans.sweep import Sweep
 from bigcluster.solvers.progress import OnProgress
+from bigcluster.solvers.unit_length import ref_of
 from bigcluster.store import StageCheckpoints, Store
-from bigcluster.store.refs import RowSourceRef, StoreRef
+from bigcluster.store.refs import ArrayRef, RowSourceRef, StoreRef
+from bigcluster.store.row_source import RowSource
 
 ROW_KEYS = "row_keys"
 """The name of the stored array of the keys of random numbers, (n_ok,) uint64."""
@@ -114,3 +118,41 @@ class SweepRows:
 
     def __call__(self, worker: Worker) -> Sweep:
         return sweep_rows(self.rows.open(worker), self.ks, **self.options, **self.saving.options(worker))
+
+
+SPREAD_FROM = 10**10
+"""Multiply-adds of one pass of k-means from which on all workers share it: about a quarter of a second on two cores.
+Sharing costs some 30 ms a pass. Chosen, not measured."""
+
+
+def fit_on_cluster(
+    cluster: Cluster,
+    runtime: Runtime,
+    rows: RowSource,
+    solver: str,
+    n_clusters: int,
+    options: dict[str, Any],
+    saving: Saving,
+    *,
+    exact: bool,
+) -> KMeansFit:
+    """Fit k-means to all rows: whole on one worker where it is small, else pass by pass on all of them.
+
+    runtime : the threads of this process. options : the arguments of the fit that are numbers. exact : whether sums of
+    rows have no rounding, so that those of parts may be added in any order.
+    """
+    work = rows.shape[0] * rows.shape[1] * n_clusters * options.get("n_init", 1)
+    if not exact or work < SPREAD_FROM or solver == "dask-ml":
+        return cluster.once(FitClusters(ref_of(rows), solver, n_clusters, options, saving))
+    checkpoints, keys = saving.checkpoints.value, saving.row_keys.value
+    spread = Spread(cluster, ref_of(rows), ArrayRef(saving.store, ROW_KEYS, keys))
+    return _SOLVERS[solver](
+        rows,
+        n_clusters,
+        **options,
+        runtime=runtime,
+        row_keys=keys,
+        checkpoints=checkpoints,
+        on_progress=saving.on_progress.value,
+        spread=spread,
+    )

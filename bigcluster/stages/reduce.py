@@ -44,6 +44,13 @@ class Reduced:
     facts: dict[str, Any]
     """Values for summary.json: the solver, passes, bytes read, and the choices that the budget decided."""
 
+    @property
+    def exact(self) -> bool:
+        """Whether sums of rows have no rounding: the values are integers, or scores on their grid."""
+        if self.rows.dtype == np.uint8:
+            return True
+        return bool(self.facts.get("score_step", 0)) and not isinstance(self.rows, UnitLengthRows)
+
 
 def reduce(context: Context, features: Features, ingested: Ingested, plan: StagePlan | None) -> Reduced:
     """Bring the scores up to date with the features and the settings, and return them.

@@ -31,9 +31,9 @@ class Restart:
     centers : (k, r) float64. bounded : whether it keeps distance bounds. centers_of_bounds : (k, r) float64, the
     centers of the last pass, for which the bounds were updated. groups : the grouping of the centers for the bounds.
     labels, bounds : one entry for each block of rows. sums : (k, r) float64 weighted sums of the rows of each cluster;
-    weights, counts : (k,) float64 and int64, their weights and numbers. inertia_path : the inertia after each iteration. finalized :
-    whether labels, counts, scatter and inertia are those of the final centers. scatter : (k,) float64 sums of squared
-    distances of the rows of each cluster to its center, once finalized; inertia is their sum.
+    weights, counts : (k,) float64 and int64, their weights and numbers. inertia_path : the inertia after each
+    iteration. finalized : whether labels, counts, scatter and inertia are those of the final centers. scatter : (k,)
+    float64 sums of squared distances of the rows of each cluster to its center, once finalized; inertia is their sum.
     """
 
     centers: Floats

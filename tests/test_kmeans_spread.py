@@ -1,0 +1,185 @@
+"""k-means on many workers: any parts, any tree of merges and any loss of what workers keep give the same bits."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import random
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from clusters import Sent, sent_away
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from numpy.typing import NDArray
+
+from bigcluster.runtime.cluster import Cluster, Worker
+from bigcluster.runtime.embedded import Embedded
+from bigcluster.runtime.threads import EmbeddedRuntime
+from bigcluster.solvers.kmeans import KMeansFit, fit, fit_minibatch, fit_two_level
+from bigcluster.solvers.kmeans import blocks as blocks_module
+from bigcluster.solvers.kmeans.opened import Spread
+from bigcluster.solvers.kmeans.spread import PassSums, StartSums, merge_sums
+from bigcluster.solvers.progress import FitProgress
+from bigcluster.store import Store, StoredRows
+from bigcluster.store.refs import ArrayRef, RowsRef, StoreRef
+
+SOLVERS = {"lloyd": fit, "minibatch": fit_minibatch, "two-level": fit_two_level}
+
+
+def scores(seed: int, n_rows: int, n_columns: int, n_distinct: int) -> NDArray[np.float32]:
+    """Rows on a grid of 1/8, in clumps, with equal rows among them."""
+    rng = np.random.default_rng(seed)
+    distinct = np.round((rng.normal(size=(n_distinct, n_columns)) * 3 + rng.integers(-9, 9, (n_distinct, 1))) * 8) / 8
+    return distinct[rng.integers(0, n_distinct, n_rows)].astype(np.float32)
+
+
+def stored(out: Path, x: NDArray[Any]) -> Store:
+    store = Store(out)
+    store.save("scores", x, (64, x.shape[1]))
+    store.save("row_keys", np.random.default_rng(1).integers(0, 2**63, len(x)).astype(np.uint64))
+    return store
+
+
+def fitted(store: Store, solver: str, k: int, cluster: Cluster | None, **options: Any) -> KMeansFit:
+    rows, keys = StoredRows(store.array("scores")), store.load("row_keys")
+    spread = None
+    if cluster is not None:
+        spread = Spread(cluster, RowsRef.of(rows), ArrayRef(StoreRef.of(store), "row_keys", keys))
+    return SOLVERS[solver](
+        rows,
+        k,
+        row_keys=keys,
+        runtime=EmbeddedRuntime(2),
+        max_iter=8,
+        workspace_bytes=1 << 26,
+        spread=spread,
+        **options,
+    )
+
+
+def bits(done: KMeansFit) -> dict[str, Any]:
+    assert done.rows is not None
+    arrays = {**vars(done.rows), "centers": done.centers, "counts": done.counts}
+    numbers = (done.inertia, done.inertias, done.inertia_path, done.n_iter, done.converged, done.reason, done.notes)
+    return {**{name: array.tobytes() for name, array in arrays.items()}, "numbers": numbers}
+
+
+@pytest.fixture
+def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Blocks of few rows, so that little data has many of them."""
+    monkeypatch.setattr(blocks_module, "_MIN_ROWS", 32)
+    monkeypatch.setattr(blocks_module, "_MAX_ROWS", 32)
+
+
+@pytest.mark.parametrize("solver", SOLVERS)
+@pytest.mark.parametrize(("k", "n_distinct"), [(5, 500), (30, 25), (200, 400)], ids=["few", "too many", "bounds"])
+def test_a_fit_has_the_same_bits_on_any_cluster(
+    tmp_path: Path, small_blocks: None, solver: str, k: int, n_distinct: int
+) -> None:
+    store = stored(tmp_path, scores(k, 900, 4, n_distinct))
+    options: dict[str, Any] = {"n_init": 3} if solver == "lloyd" else {}
+    here = fitted(store, solver, k, None, **options)
+    embedded = fitted(store, solver, k, Embedded(Worker(EmbeddedRuntime(2), 1 << 30)), **options)
+    assert bits(embedded) == bits(here)
+    assert (embedded.passes, embedded.bytes_read) == (here.passes, here.bytes_read)
+    for seed in range(2):
+        workers = Sent(seed)
+        assert bits(fitted(store, solver, k, workers, **options)) == bits(here)
+        assert {"LloydPass", "LabelBlocks", "BeginFit", "Survey", "Forget"} <= set(workers.jobs)
+
+
+class KilledError(Exception):
+    pass
+
+
+class Memory:
+    """A CheckpointStore that saves before every pass."""
+
+    def __init__(self) -> None:
+        self.facts: dict[str, Any] = {}
+        self.arrays: dict[str, NDArray[Any]] = {}
+
+    def get(self, name: str) -> NDArray[Any]:
+        return self.arrays[name].copy()
+
+    def load(self) -> Memory | None:
+        return self if self.facts else None
+
+    def should_save(self, n_bytes: int) -> bool:
+        return True
+
+    def save(self, facts: dict[str, Any], arrays: Iterable[tuple[str, NDArray[Any]]], keep: Any = ()) -> None:
+        self.facts, self.arrays = json.loads(json.dumps(facts)), {name: array.copy() for name, array in arrays}
+
+
+@pytest.mark.parametrize("k", [5, 200])
+def test_a_fit_that_was_killed_goes_on_with_the_same_bits_on_another_cluster(
+    tmp_path: Path, small_blocks: None, k: int
+) -> None:
+    store = stored(tmp_path, scores(k, 900, 4, 400))
+    here = fitted(store, "lloyd", k, None, n_init=2)
+    for first, then in ((Sent(1), Sent(2)), (Sent(3), Embedded(Worker(EmbeddedRuntime(2), 1 << 30)))):
+        memory = Memory()
+
+        def stop(progress: FitProgress) -> None:
+            if progress.done == 3:
+                raise KilledError
+
+        with pytest.raises(KilledError):
+            fitted(store, "lloyd", k, first, n_init=2, checkpoints=memory, on_progress=stop)
+        assert memory.facts["iterations"] == 2
+        assert not any(name.startswith("labels") for name in memory.arrays), "labels stay on the workers"
+        assert bits(fitted(store, "lloyd", k, then, n_init=2, checkpoints=memory)) == bits(here)
+
+
+def test_an_empty_cluster_takes_the_farthest_row_on_any_cluster(tmp_path: Path, small_blocks: None) -> None:
+    x = scores(3, 700, 3, 600)
+    store, far = stored(tmp_path, x), np.full((4, 3), 1e4)
+    far[0] = x[0]
+    here = fitted(store, "lloyd", 4, None, init=far)
+    workers = Sent(7)
+    assert bits(fitted(store, "lloyd", 4, workers, init=far)) == bits(here)
+    assert "FindFarthest" in workers.jobs
+
+
+@settings(max_examples=15)
+@given(st.integers(0, 10**6), st.integers(1, 40), st.integers(20, 400), st.integers(1, 30))
+def test_any_data_has_the_same_bits(
+    tmp_path_factory: pytest.TempPathFactory, seed: int, k: int, n_rows: int, n_distinct: int
+) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(blocks_module, "_MIN_ROWS", 16)
+        patch.setattr(blocks_module, "_MAX_ROWS", 16)
+        store = stored(tmp_path_factory.mktemp("store"), scores(seed, n_rows, 3, n_distinct))
+        here = fitted(store, "lloyd", k, None, n_init=2, seed=seed)
+        assert bits(fitted(store, "lloyd", k, Sent(seed), n_init=2, seed=seed)) == bits(here)
+
+
+@given(st.integers(1, 7), st.integers(0, 99), st.randoms(use_true_random=False))
+def test_sums_of_a_pass_merge_in_any_tree(n_parts: int, seed: int, order: random.Random) -> None:
+    rng = np.random.default_rng(seed)
+
+    def some(block: int) -> PassSums:
+        sums = np.round(rng.normal(size=(3, 2)) * 1000) / 8
+        scatter = [(block, rng.random(3))]
+        return PassSums([StartSums(sums, sums[:, 0] * 2, rng.integers(0, 9, 3), block, scatter)], block)
+
+    parts = [some(block) for block in range(n_parts)]
+    straight = sent_away(parts[0])
+    for part in parts[1:]:
+        straight = merge_sums(straight, part)
+    found = list(parts)
+    while len(found) > 1:
+        i, j = order.sample(range(len(found)), 2)
+        merged = merge_sums(found[i], found[j])
+        found = [merged, *(part for at, part in enumerate(found) if at not in (i, j))]
+    (one,), (other,) = straight.starts, found[0].starts
+    for name in ("sums", "weights", "counts"):
+        assert getattr(one, name).tobytes() == getattr(other, name).tobytes()
+    assert [block for block, _ in other.scatter] == list(range(n_parts))
+    assert all(np.array_equal(a, b) for (_, a), (_, b) in itertools.zip_longest(one.scatter, other.scatter))
+    assert (one.n_moved, straight.n_bytes) == (other.n_moved, found[0].n_bytes)
