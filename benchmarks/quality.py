@@ -6,7 +6,7 @@ PICTURES has one folder for each class. Beside all of them, fixed subsets are ju
 seed. Each figure is the mean of five seeds of the clustering. The peer is what most people write: every picture is
 squashed to the input of the network, its features get the length 1, and scikit-learn's KMeans has ten starts.
 
-The last columns are of communities of the nearest-neighbor graph of our rows, which are found without the true k.
+The last columns are of runs without k: the communities of the graph of nearest neighbors.
 """
 
 from __future__ import annotations
@@ -78,26 +78,21 @@ def ours(folder: Path, out: Path, network: Path, k: int, sets: dict[str, Any]) -
     return scores
 
 
-def communities(out: Path) -> list[tuple[float, float, float]]:
-    """ARI, NMI and the number of the communities of the rows that the run in `out` has clustered, for each seed."""
+def without_k(folder: Path, out: Path, network: Path, sets: dict[str, Any]) -> list[tuple[float, float, int]]:
+    """ARI, NMI and the number of groups of `bigcluster run` without k, for each seed."""
     import pandas as pd
 
-    from bigcluster.solvers.communities import leiden
-    from bigcluster.solvers.communities.footprint import neighbors_for
-    from bigcluster.solvers.neighbors import neighbor_graph
-    from bigcluster.stages.features import is_unit_length
-    from bigcluster.stages.reduce import clustered_scores
-    from bigcluster.store import Store
+    import bigcluster
 
-    store = Store(out, create=False)
-    table = pd.read_csv(out / "labels.csv")
-    truth = [path.split("/")[0] for path in table["path"][table["status"] == "ok"]]
-    n_components = store.array("scores").shape[1]
-    graph = neighbor_graph(
-        clustered_scores(store, n_components, unit_length=is_unit_length(store)), neighbors_for(len(truth))
-    )
-    partitions = [leiden(graph.ids, seed=seed) for seed in SEEDS]
-    return [(*judge(truth, partition.labels), partition.count) for partition in partitions]
+    scores = []
+    for seed in SEEDS:
+        run = bigcluster.run(
+            folder, out, n_clusters="auto", features=str(network), seed=seed, set={"report.write": False, **sets}
+        )
+        table = pd.read_csv(run.out / "labels.csv")
+        truth = [path.split("/")[0] for path in table["path"]]
+        scores.append((*judge(truth, table["label"].to_numpy()), int(run.summary["n_clusters"])))
+    return scores
 
 
 def script(features: NDArray[np.float32], truth: Sequence[str], k: int) -> list[tuple[float, float]]:
@@ -142,7 +137,7 @@ def main(argv: list[str] | None = None) -> int:
         names = np.random.default_rng(seed).choice(everything, len(everything) // 2, replace=False)
         chosen.append((f"subset {seed}", sorted(names.tolist())))
     heads = ["pictures", "images", "k", "ours ARI", "ours NMI", "script ARI", "script NMI"]
-    heads += ["communities ARI", "communities NMI", "communities"]
+    heads += ["without k ARI", "without k NMI", "groups"]
     print(f"| {' | '.join(heads)} |\n{'|---' * len(heads)}|")
     gains = []
     scratch = Path(tempfile.mkdtemp(prefix="bigcluster-quality-"))
@@ -152,8 +147,8 @@ def main(argv: list[str] | None = None) -> int:
             folder = subset(args.pictures, classes, scratch / f"pictures-{number}")
             mine = np.mean(ours(folder, scratch / f"out-{number}", args.network, len(classes), sets), axis=0)
             theirs = np.mean(script(features[inside], truth[inside].tolist(), len(classes)), axis=0)
-            *without_k, count = np.mean(communities(scratch / f"out-{number}"), axis=0)
-            row = " | ".join(f"{value:.3f}" for value in (*mine, *theirs, *without_k))
+            *found, count = np.mean(without_k(folder, scratch / f"out-{number}", args.network, sets), axis=0)
+            row = " | ".join(f"{value:.3f}" for value in (*mine, *theirs, *found))
             print(f"| {title} | {inside.sum()} | {len(classes)} | {row} | {count:.1f} |", flush=True)
             gains.append(mine - theirs)
     finally:

@@ -107,16 +107,15 @@ def test_what_the_columns_mean(done: bc.Run) -> None:
     assert (table["margin"][table["runner_up"].isna()] == 1).all()
 
 
-@pytest.mark.parametrize("memory", ["512MiB", "2GiB"])
+@pytest.mark.parametrize("memory", [400 * MIB, 2 * GIB])
 @pytest.mark.parametrize("threads", [1, 2, 4])
 def test_labels_depend_on_neither_budget_nor_threads(
-    memory: str, threads: int, done: bc.Run, images: Path, tmp_path: Path
+    memory: int, threads: int, done: bc.Run, images: Path, tmp_path: Path
 ) -> None:
-    again = bc.run(
-        images, tmp_path / "out", features=done.summary["settings"]["features"], memory=memory, threads=threads,
-        set=[*FAST, "resolution=0.5"],
-    )  # fmt: skip
-    assert (again.out / "labels.csv").read_bytes() == (done.out / "labels.csv").read_bytes()
+    flags = {"images": str(images), "out": str(tmp_path / "out"), "features": done.summary["settings"]["features"]}
+    chosen = resolve(flags=flags, sets=[*FAST, "resolution=0.5"], config=None, kept=None)
+    run_here(chosen, Resources(memory, threads))
+    assert (tmp_path / "out" / "labels.csv").read_bytes() == (done.out / "labels.csv").read_bytes()
 
 
 @pytest.mark.parametrize("reduce", ["pca", "none"])
@@ -182,6 +181,24 @@ def test_verify_compares_labels_with_the_stored_graph(done: bc.Run, images: Path
     found = run.verify()
     assert "cluster" in found["redo"]
     assert any("votes" in damage["what"] for damage in found["damaged"])
+
+
+def test_a_graph_that_names_other_rows_is_searched_again(done: bc.Run, images: Path, tmp_path: Path) -> None:
+    """Anybody can write an array and the mark that vouches for it."""
+    out = tmp_path / "out"
+    run = bc.run(images, out, features=done.summary["settings"]["features"], set=[*FAST, "resolution=0.5"])
+    labels, store = (out / "labels.csv").read_bytes(), Store(out)
+    mark = store.mark("neighbors")
+    assert mark is not None
+    forged = store.load("neighbor_ids")
+    forged[3, 1] = N
+    store.commit("neighbors", mark.fingerprint, dict(mark.digests) | store.save("neighbor_ids", forged), mark.payload)
+    assert "neighbors" in run.verify()["redo"]
+    store.commit("neighbors", mark.fingerprint, dict(mark.digests) | store.save("neighbor_ids", forged), mark.payload)
+    again = bc.run(out=out, seed=0)
+    assert not again.summary["stages"]["neighbors"]["reused"]
+    assert (out / "labels.csv").read_bytes() == labels
+    assert again.verify()["ok"]
 
 
 def equal(n: int) -> NDArray[np.float32]:
@@ -279,9 +296,19 @@ def test_pixels_without_a_number_take_the_choice_of_a_sweep(images: Path, tmp_pa
 
 @pytest.mark.parametrize("n", [2, 3, 5])
 def test_few_pixels_without_a_number(n: int, tmp_path: Path) -> None:
-    run = bc.run(few_images(tmp_path / "images", n), tmp_path / "out", set=FAST)
-    assert run.summary["n_clusters"] == max(1, n // 2)
-    assert run.verify()["ok"]
+    flags = {"images": str(few_images(tmp_path / "images", n)), "out": str(tmp_path / "out")}
+    chosen = resolve(flags=flags, sets=FAST, config=None, kept=None)
+    assert run_here(chosen, HERE)["n_clusters"] == max(1, n // 2)
+    assert verify(chosen, HERE)["ok"]
+
+
+def test_only_good_images_count_for_the_numbers_that_are_tried(tmp_path: Path) -> None:
+    folder = few_images(tmp_path / "images", 40)
+    for path in sorted(folder.glob("*.png"))[10:]:
+        path.write_bytes(b"no picture")
+    run = bc.run(folder, tmp_path / "out", set=FAST)
+    assert run.summary["counts"]["ok"] == 10
+    assert 2 <= run.summary["n_clusters"] <= 5
 
 
 def test_pixels_have_communities_where_they_are_asked_for(images: Path, tmp_path: Path) -> None:

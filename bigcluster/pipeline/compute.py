@@ -106,8 +106,8 @@ def compute(
     if closed:
         named = ", ".join(closed[:EXAMPLES]) + (" and others" if len(closed) > EXAMPLES else "")
         progress.warn(f"files could not be looked at ({named}): what was decoded of them is kept")
-    _check_enough(listing, ingested, settings.for_images(len(listing)))
     settings = settings.for_images(int(ingested.ok.sum()))
+    _check_enough(listing, ingested, settings)
     context = replace(context, settings=settings)
     features = features_of(context, ingested)
     planned = plan.stage(REDUCE) if settings.reduce == "pca" else None

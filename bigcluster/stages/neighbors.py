@@ -57,7 +57,7 @@ def neighbors(
     n_rows = reduced.rows.shape[0]
     expected = neighbors_fingerprint(reduced, metric, n_neighbors)
     mark, checkpoints = store.mark(NEIGHBORS), StageCheckpoints(store, NEIGHBORS, expected)
-    reused = mark is not None and _is_of(mark, expected, ingested)
+    reused = mark is not None and _is_of(mark, expected, ingested) and _names_rows(store, mark)
     if mark is None or not reused:
         store.marks.remove(NEIGHBORS)
 
@@ -89,15 +89,6 @@ def neighbors(
     return _from_mark(mark, reused=reused)
 
 
-def load_graph(context: Context, reduced: Reduced, features: Features, ingested: Ingested) -> Neighbors | None:
-    """Return the stored graph where it is of these scores, with whatever number of neighbors; else None."""
-    mark, metric = context.store.mark(NEIGHBORS), metric_for(features)
-    if mark is None:
-        return None
-    expected = neighbors_fingerprint(reduced, metric, mark.payload["n_neighbors"])
-    return _from_mark(mark, reused=True) if _is_of(mark, expected, ingested) else None
-
-
 def neighbors_fingerprint(reduced: Reduced, metric: str, n_neighbors: int) -> str:
     """Return the fingerprint of the graph of these scores."""
     n_neighbors = min(n_neighbors, reduced.rows.shape[0] - 1)
@@ -112,9 +103,18 @@ def load_ids(store: Store, n_neighbors: int) -> Int32Array:
     if n_neighbors == 0:
         return np.empty((store.array("row_keys").shape[0], 0), np.int32)
     ids: Int32Array = store.load(IDS)
-    if ids.size and not 0 <= int(ids.min()) <= int(ids.max()) < len(ids):
+    if not _are_rows(ids):
         raise DamagedError(f"{store.root / IDS} names images that there are not")
     return ids
+
+
+def _are_rows(ids: Int32Array) -> bool:
+    return ids.size == 0 or bool(0 <= ids.min() <= ids.max() < len(ids))
+
+
+def _names_rows(store: Store, mark: Mark) -> bool:
+    """Return whether all stored neighbors are rows: what groups them uses them as indices."""
+    return mark.payload["n_neighbors"] == 0 or _are_rows(store.load(IDS))
 
 
 def _is_of(mark: Mark, expected: str, ingested: Ingested) -> bool:

@@ -97,7 +97,9 @@ def audit(store: Store, stored: Stored, missing: set[str]) -> Iterator[Damage]:
     of_graph = stored.clustered is not None and algorithm_of(stored.clustered) == LEIDEN
     graph = _sized(store, NEIGHBORS)
     if of_graph and graph is not None and not missing & {INGEST, NEIGHBORS}:
-        yield from _audit_graph(store, graph.payload["n_neighbors"])
+        for damage in _audit_graph(store, graph.payload["n_neighbors"]):
+            missing = missing | {NEIGHBORS}
+            yield damage
     needs = {INGEST, FEATURES, REDUCE, CLUSTER} | ({NEIGHBORS} if of_graph else set())
     if stored.clustered is not None and not missing & needs:
         yield from _audit_clusters(store, stored.clustered)
