@@ -59,6 +59,8 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "manifest.allow_outside": st.booleans(),
     "manifest.encoding": st.sampled_from(["auto", "utf-8", "cp1252", "utf-16", "shift_jis"]),
     "pca.solver": st.sampled_from(["auto", "gram", "covariance", "subspace", "incremental"]),
+    "manifold.neighbors": st.integers(2, 1000),
+    "manifold.sample": st.integers(4, 10**9),
     "gemm.kernel": st.sampled_from(["auto", "integer", "float32"]),
     "pca.iterated_power": st.integers(0, 20),
     "kmeans.algorithm": st.sampled_from(["lloyd", "dask-ml"]),

@@ -53,6 +53,8 @@ ALLOWED = {
     "typer": ("cli",),
     "sklearn": ("estimators", "solvers", "profiling.naive"),
     "distributed": ("runtime.dask_cluster",),
+    "openTSNE": ("solvers.manifold",),
+    "umap": ("solvers.manifold",),
     "graspologic_native": ("solvers.communities",),
 }
 NOWHERE = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

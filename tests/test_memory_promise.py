@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import shutil
@@ -48,12 +49,17 @@ SOLVERS = {
     "two-level": ("--components", 20, "--set", "kmeans.algorithm=two-level", "-k", 100),
     "dask-ml": ("--components", 20, "--set", "pca.solver=incremental", "--set", "kmeans.algorithm=dask-ml"),
     "colour": ("--components", 20, "--features", "color", "--size", 32),
+    "tsne": ("--components", 20, "--set", "reduce=tsne", "--set", "manifold.sample=300"),
+    "umap": ("--components", 20, "--set", "reduce=umap", "--set", "manifold.sample=300"),
 }
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
 def test_every_solver_keeps_its_projection(solver: str, cuts: Path, tmp_path: Path, cli: Cli) -> None:
-    budget = "700MiB" if solver == "dask-ml" else "400MiB"
+    library = {"tsne": "openTSNE", "umap": "umap"}.get(solver)
+    if library is not None and importlib.util.find_spec(library) is None:
+        pytest.skip(f"{library} is an extra")
+    budget = "700MiB" if solver in ("dask-ml", "tsne", "umap") else "400MiB"
     ran = cli("run", cuts, "--out", tmp_path, "-k", 8, "--memory", budget, "--json", *SOLVERS[solver])
     assert ran.code == 0, ran.err
     kept(json.loads(ran.out), budget)

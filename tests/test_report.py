@@ -392,24 +392,6 @@ def test_tables_that_are_not_those_of_the_clusters_are_noticed(small: Path, cli:
     assert (small / "report" / "index.html").is_file(), "the old one stays"
 
 
-def test_an_absent_library_is_named(small: Path, cli: Cli) -> None:
-    if importable("umap"):
-        pytest.skip("umap is installed")
-    out = small.with_name("new")
-    for args in (("report", small), ("run", small.with_name("in"), "--out", out, "-k", 2)):
-        ran = cli(*args, "--set", "report.map=umap")
-        assert ran.code == 2
-        assert "pip install 'bigcluster[umap]'" in ran.err
-        assert len(ran.error_lines) == 1
-    assert not out.exists(), "said before anything is decoded"
-
-
-def importable(name: str) -> bool:
-    import importlib.util
-
-    return importlib.util.find_spec(name) is not None
-
-
 def test_a_map_by_tsne(small: Path, cli: Cli) -> None:
     assert cli("report", small, "--set", "report.map=tsne").code == 0
     assert len(piece(small, "map")) == 12

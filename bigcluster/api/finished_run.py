@@ -71,7 +71,8 @@ class Run:
 
         store, summary = Store(self.out, create=False), self.summary
         try:
-            n_ok, center_shape = summary["counts"]["ok"], (summary["n_clusters"], summary["n_components"])
+            n_columns = summary.get("n_dimensions") or summary["n_components"]
+            n_ok, center_shape = summary["counts"]["ok"], (summary["n_clusters"], n_columns)
             shapes = {"centers": center_shape, "ok": (summary["counts"]["listed"],)}
             row_counts = {} if summary["settings"]["reduce"] == "none" else {"scores": n_ok, "labels": n_ok}
         except (KeyError, TypeError) as error:
@@ -88,7 +89,8 @@ class Run:
     def scores(self) -> da.Array:
         """Return (n_ok, n_components) float32, the rows that were clustered: good images only, in listing order.
 
-        Where nothing was reduced (reduce = none), these are the features, such as the pixels, (n_ok, n_features).
+        Where nothing was reduced (reduce = none), these are the features, such as the pixels, (n_ok, n_features). With
+        reduce = tsne or umap, `embedding` was made of them, and was clustered in their place.
         """
         from bigcluster.planning.stage_names import INGEST, REDUCE
         from bigcluster.stages.features import load_features
@@ -99,6 +101,20 @@ class Run:
             features = load_features(store, load_ingested(store))
             return features.rows.dask((INGEST, features.fingerprint)).astype("float32")
         return self._stored(store, "scores", REDUCE)[:, : summary["n_components"]]
+
+    @property
+    def embedding(self) -> da.Array:
+        """Return (n_ok, n_dimensions) float32, the places that t-SNE or UMAP gave the good images, in listing order.
+
+        Raises StoreError where the run had neither (reduce = pca or none).
+        """
+        from bigcluster.config import MANIFOLDS
+        from bigcluster.planning.stage_names import MANIFOLD
+
+        reduced_by = self.summary["settings"]["reduce"]
+        if reduced_by not in MANIFOLDS:
+            raise StoreError(f"{self.out} was clustered with reduce = {reduced_by}: there is no embedding")
+        return self._stored(self._store(), "embedding", MANIFOLD)
 
     @property
     def pixels(self) -> da.Array:
@@ -126,7 +142,8 @@ class Run:
 
     @property
     def centers(self) -> Any:
-        """Return (n_clusters, n_components) float64, the centers in the order of the labels."""
+        """Return (n_clusters, n_columns) float64, the centers in the order of the labels, in the space of `scores` or
+        `embedding`."""
         return self._store().load("centers")
 
     @property

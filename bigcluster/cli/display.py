@@ -202,6 +202,8 @@ def print_summary(summary: dict[str, Any], out: str, console: Console) -> None:
         lines.append(f"suggested names: {_shown_names(names)}")
     if share is not None:
         lines.insert(1, f"{summary['n_components']} components hold {share:.1%} of the variance")
+    if (places := summary["stages"].get("manifold")) is not None:
+        lines.insert(2, f"clustered are places in {places['n_dimensions']} dimensions, by {places['solver']} of them")
     if counts["failed"]:
         lines.append(unread(counts, f"{out}/images.csv"))
     if summary["sweep"] is not None:

@@ -7,11 +7,12 @@ files and kept values).
 from bigcluster.config.checks import COLUMN, PIXELS, are_vectors, is_file_of_features
 from bigcluster.config.ks import parse_ks, parse_resolutions
 from bigcluster.config.levels import parse_sets, read_toml, resolve, shipped_configs, to_toml
-from bigcluster.config.schema import KEYS, Settings, flatten, settings_from
+from bigcluster.config.schema import KEYS, MANIFOLDS, Settings, flatten, settings_from
 
 __all__ = [
     "COLUMN",
     "KEYS",
+    "MANIFOLDS",
     "PIXELS",
     "Settings",
     "are_vectors",

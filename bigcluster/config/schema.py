@@ -141,6 +141,26 @@ class PCASettings:
     )
 
 
+MANIFOLDS = ("tsne", "umap")
+"""The values of `reduce` that reduce the PCA scores once more."""
+
+
+@dataclass(frozen=True)
+class ManifoldSettings:
+    """How t-SNE and UMAP are fitted."""
+
+    neighbors: int = key(
+        30,
+        whole_number(2),
+        "how many neighbors of an image count: the perplexity of tsne, n_neighbors of umap; with few images fewer",
+    )
+    sample: int = key(
+        10_000,
+        whole_number(4),
+        "tsne and umap are fitted on up to this many images, and the others are placed among them",
+    )
+
+
 @dataclass(frozen=True)
 class GemmSettings:
     """How matrices are multiplied (GEMM: general matrix multiplication)."""
@@ -215,7 +235,9 @@ class Settings:
         "the size that images are resized to: 64, WIDTHxHEIGHT, or native (all images have one size)",
     )
     reduce: str = key(
-        "pca", one_of("pca", "none"), "how images are reduced: pca, or none to cluster the pixels themselves"
+        "pca",
+        one_of("pca", *MANIFOLDS, "none"),
+        "how images are reduced: pca; then by tsne or umap (with the extra of that name); none: as they are",
     )
     variance: float | None = key(
         0.8,
@@ -251,6 +273,7 @@ class Settings:
     models: ModelsSettings = field(default_factory=ModelsSettings)
     manifest: ManifestSettings = field(default_factory=ManifestSettings)
     pca: PCASettings = field(default_factory=PCASettings)
+    manifold: ManifoldSettings = field(default_factory=ManifoldSettings)
     gemm: GemmSettings = field(default_factory=GemmSettings)
     kmeans: KMeansSettings = field(default_factory=KMeansSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
@@ -266,6 +289,16 @@ class Settings:
         if self.algorithm == "auto":
             return self.k == AUTO and not self.has_pixel_features
         return self.algorithm == "leiden"
+
+    @property
+    def has_pca(self) -> bool:
+        """Whether features are reduced to PCA scores, from which tsne and umap begin too."""
+        return self.reduce != "none"
+
+    @property
+    def has_manifold(self) -> bool:
+        """Whether the PCA scores are reduced once more, by t-SNE or UMAP."""
+        return self.reduce in MANIFOLDS
 
     @property
     def ks(self) -> tuple[int, ...]:

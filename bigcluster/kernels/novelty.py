@@ -80,6 +80,7 @@ def left_out(
     runner_up_distance: Float64Array,
     *,
     unit_length: bool = False,
+    among_scores: bool = True,
 ) -> Traits:
     """Compute the traits of the model's own pictures, each as if it had been left out of the fit.
 
@@ -87,16 +88,19 @@ def left_out(
     in the fit. Both are None where no components were computed. center_sq, counts : (k,) |center|^2 and number of
     pictures of each cluster. runner_up_distance : (n_rows,) distance to the second nearest center, which takes a
     picture that was alone in its cluster. unit_length : whether scores were scaled to the length 1 before they were
-    clustered, so that distances and centers are among scaled ones; `scores_sq` is of those before. Source:
+    clustered, so that distances and centers are among scaled ones; `scores_sq` is of those before. among_scores :
+    whether distances and centers are among the scores, and not among places that were made of them. Source:
     leave-one-out residuals of least squares, e / (1 - h); Cook and Weisberg 1982, "Residuals and influence in
     regression", chapter 2.
     """
     of_cluster = counts[own.labels].astype(np.float64)
     others = np.maximum(of_cluster - 1, 1)
+    without_own = np.where(of_cluster > 1, own.distance * of_cluster / others, runner_up_distance)
     if scores_sq is None or leverage is None:
-        distance = own.distance * of_cluster / others
-        return Traits(own.labels, np.where(of_cluster > 1, distance, runner_up_distance), own.residual, own.norm)
+        return Traits(own.labels, without_own, own.residual, own.norm)
     residual = np.minimum(own.residual / np.maximum(1 - leverage, LEAST_FREEDOM), own.norm)
+    if not among_scores:
+        return Traits(own.labels, without_own, residual, own.norm)
     # Its norm stays, so its scores shrink by this factor, and its center is the mean of the others.
     shrunk = np.sqrt(np.maximum(own.norm**2 - residual**2, 0) / np.maximum(scores_sq, LEAST_LENGTH**2))
     if unit_length:

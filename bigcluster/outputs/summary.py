@@ -47,6 +47,7 @@ _CLUSTER_BYTES, _CLUSTER_VALUES = 64, 2
 _MOST_QUOTES = 50_000
 """Quotes and brackets in it, at most, for any number of clusters: a cluster has none. Chosen, not measured."""
 _VERSIONED = ("bigcluster", "numpy", "opencv-python-headless", "pillow", "zarr", "dask", "dask-ml", "scikit-learn")
+_OF_REDUCTIONS = {"tsne": ("openTSNE",), "umap": ("umap-learn", "numba")}
 
 
 def counts(listing: Listing, statuses: Mapping[str, int], closed: Iterable[str] = ()) -> dict[str, Any]:
@@ -133,9 +134,10 @@ def memory_lines(memory: Mapping[str, Any]) -> Iterator[str]:
         yield "that is more than was promised: a fault of bigcluster's; see memory.csv for the stage"
 
 
-def versions() -> dict[str, str]:
+def versions(reduced_by: str = "pca") -> dict[str, str]:
+    """Return the versions of Python and of the libraries, with that of the setting `reduce`."""
     versions_by_name = {"python": platform.python_version()}
-    for name in _VERSIONED:
+    for name in (*_VERSIONED, *_OF_REDUCTIONS.get(reduced_by, ())):
         try:
             versions_by_name[name] = version(name)
         except PackageNotFoundError:  # run from a checkout that was never installed
@@ -180,6 +182,7 @@ _SUMMARY_KEYS = keys(
         "seconds": number,
         "algorithm": one_of("kmeans", "leiden"),
         "modularity": number,
+        "n_dimensions": optional(whole(1)),
         "nearest_previous": optional(list_of(optional(whole()))),
         "cluster_names": list_of(printable_line),
         "cluster_classes": list_of(list_of(keys({"class": printable_line, "share": number, "lift": number}))),

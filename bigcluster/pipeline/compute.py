@@ -18,8 +18,9 @@ from bigcluster.pipeline.job import Job
 from bigcluster.planning.groups import likely_communities
 from bigcluster.planning.plan import Plan
 from bigcluster.planning.planner import replan, replan_outputs
-from bigcluster.planning.stage_names import CLUSTER, INGEST, NEIGHBORS, REDUCE, SWEEP
+from bigcluster.planning.stage_names import CLUSTER, INGEST, MANIFOLD, NEIGHBORS, REDUCE, SWEEP
 from bigcluster.solvers.communities.footprint import neighbors_for
+from bigcluster.solvers.manifold import effective_neighbors
 from bigcluster.stages.classes import ClusterClasses, ImageClasses, classes_of_clusters, load_classes
 from bigcluster.stages.cluster import cluster
 from bigcluster.stages.communities import communities
@@ -27,6 +28,7 @@ from bigcluster.stages.context import Context
 from bigcluster.stages.embedding import Embedding
 from bigcluster.stages.features import Features, features_of
 from bigcluster.stages.ingest import Ingested, ingest
+from bigcluster.stages.manifold import embed
 from bigcluster.stages.membership import Clustered
 from bigcluster.stages.neighbors import neighbors
 from bigcluster.stages.reduce import Reduced, reduce
@@ -110,7 +112,7 @@ def compute(
     _check_enough(listing, ingested, settings)
     context = replace(context, settings=settings)
     features = features_of(context, ingested)
-    planned = plan.stage(REDUCE) if settings.reduce == "pca" else None
+    planned = plan.stage(REDUCE) if settings.has_pca else None
     with stage(REDUCE) as facts:
         reduced = reduce(context, features, ingested, planned)
         facts |= {**reduced.facts, "reused": reduced.reused}
@@ -118,6 +120,10 @@ def compute(
         plan = replan(plan, settings, reduced.n_components, job.resources)
         projected = show_bytes(plan.stage(CLUSTER).projected_bytes)
         progress.note(f"{reduced.n_components} components: clustering is planned again, and holds up to {projected}")
+    if settings.has_manifold:
+        with stage(MANIFOLD) as facts:
+            reduced = embed(context, reduced, ingested)
+            facts |= {**reduced.facts, "reused": reduced.reused}
     swept = None
     if settings.finds_communities:
         with stage(NEIGHBORS) as facts:
@@ -163,7 +169,9 @@ def _check_enough(listing: Listing, ingested: Ingested, settings: Settings) -> N
         bad = list(islice(ledger, 3))
         reasons = "; ".join(f"{listing.names[i]}: {record.status}, {record.reason}" for i, record in enumerate(bad))
         raise NoImagesError(f"not one of {counted(len(listing), 'listed image')} could be read ({reasons})")
-    if n_ok == 1 and settings.reduce == "pca":
+    if settings.has_manifold:
+        effective_neighbors(settings.reduce, n_ok, settings.manifold.neighbors)
+    if n_ok == 1 and settings.has_pca:
         others = ""
         if len(listing) > 1:
             row, first = next((row, record) for row, record in enumerate(ledger) if not record.ok)

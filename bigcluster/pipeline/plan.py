@@ -68,5 +68,5 @@ def plan_absent(settings: Settings, n_images: int, resources: Resources) -> Plan
 
 def estimated(plan: Plan, settings: Settings) -> Plan:
     """Return the plan with estimated seconds. The first call measures the rates of this machine."""
-    target = target_of(settings, plan.n_images, plan.features.n_features) if settings.reduce == "pca" else None
+    target = target_of(settings, plan.n_images, plan.features.n_features) if settings.has_pca else None
     return with_seconds(plan, settings, target, machine_rates())

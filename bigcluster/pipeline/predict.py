@@ -23,12 +23,14 @@ from bigcluster.outputs.summary import folders_of
 from bigcluster.outputs.tables import Predicted, write_predictions
 from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.pipeline.stored_model import StoredModel, is_close_call, label, load_model
+from bigcluster.planning.manifold import project_placer_bytes
 from bigcluster.planning.plan import check_budget
 from bigcluster.planning.prediction import plan_predict
-from bigcluster.planning.stage_names import CLUSTER, COMPONENTS, FEATURES, INGEST, PREDICT, REDUCE
+from bigcluster.planning.stage_names import CLUSTER, COMPONENTS, FEATURES, INGEST, MANIFOLD, PREDICT, REDUCE
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
+from bigcluster.solvers.manifold import check_library
 from bigcluster.stages.embedding import Embedding, fits_stored, n_row_values, open_embedding, shape_of
 from bigcluster.stages.features import load_features
 from bigcluster.stages.ingest import RECIPE, load_ingested, stored_embedding, stored_recipe
@@ -70,6 +72,8 @@ def predict(
     StoreError where OUT holds no finished run or one with other features, UsageError where `to` cannot be written,
     NoImagesError where no image can be read, and MemoryBudgetError where the plan does not fit.
     """
+    if settings.reduce == "tsne":  # UMAP's library is not needed to place images
+        check_library(settings.reduce, f"the model in {settings.out} is of t-SNE, which", "a model of reduce = pca")
     job = open_job(settings, resources, listener, caller)
     _check_target(to, images, settings.images, job.out)
     settings = _with_features(settings, features)
@@ -143,6 +147,8 @@ def _label_all(
                 features = load_features(store, load_ingested(store))
             _check_embedding(store, embedding)
             n_clusters, n_components = store.array("centers").shape
+            if settings.has_manifold and (fit := store.mark(REDUCE)) is not None:
+                n_components = fit.payload["n_components"]
             n_own = store.array("pixels").shape[0]
             clustered = store.mark(CLUSTER)
             plan = plan_predict(
@@ -154,6 +160,7 @@ def _label_all(
                 n_components,
                 n_clusters,
                 resources,
+                placer_bytes=project_placer_bytes(settings, n_own, len(listing), n_components, resources),
                 of_communities=clustered is not None and algorithm_of(clustered) == LEIDEN,
             )
             check_budget((plan,), resources.budget_bytes, otherwise="fewer --threads")
@@ -244,7 +251,7 @@ def _check_not_listed(to: str, listing: Listing) -> None:
 
 def _version(store: Store) -> list[tuple[int, int] | None]:
     """Return the identity of the model in OUT. A stage that is computed again has new mark files."""
-    marks = [store.marks.path(stage) for stage in (RECIPE, INGEST, FEATURES, REDUCE, COMPONENTS, CLUSTER)]
+    marks = [store.marks.path(stage) for stage in (RECIPE, INGEST, FEATURES, REDUCE, COMPONENTS, MANIFOLD, CLUSTER)]
     return [(mark.stat().st_ino, mark.stat().st_mtime_ns) if mark.is_file() else None for mark in marks]
 
 

@@ -44,7 +44,7 @@ def report(
         fit = None if settings.reduce == "none" else store.mark(REDUCE)
         components = "none" if fit is None else str(fit.payload["components"])
         embedding = stored_embedding(store)
-        if embedding is not None:
+        if embedding is not None or settings.has_manifold:
             components = components_of(None, of_pixels=False)
         size, n_classes = (spec.width, spec.height), 0 if embedding is None else embedding["n_classes"]
         plan = plan_report(settings, n_images, size, n_columns, n_clusters, components, n_classes, resources)

@@ -30,6 +30,7 @@ from bigcluster.report.scatter import check_kind
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
+from bigcluster.solvers.manifold import check_library
 from bigcluster.stages.embedding import Embedding, open_embedding, shape_of
 from bigcluster.stages.ingest import RECIPE, check_recipe
 from bigcluster.stages.loading import sample
@@ -76,7 +77,7 @@ def prepare(
             f"k = {settings.k} needs as many good images, and {counted(len(listing), 'image', 'is', 'are')} listed; "
             f"use -k {len(listing)} or fewer"
         )
-    if settings.reduce == "pca" and settings.components is not None and settings.components > len(listing):
+    if settings.has_pca and settings.components is not None and settings.components > len(listing):
         raise TooFewSamplesError(
             f"components = {settings.components} needs as many good images, and "
             f"{counted(len(listing), 'image', 'is', 'are')} listed; use --components {len(listing)} or fewer"
@@ -114,6 +115,8 @@ def run(
     Raises the errors of `prepare`, MemoryBudgetError where the plan does not fit, OutError and StoreError where OUT
     cannot be used, NoImagesError where no image can be read, and DamagedError where a stored array is damaged.
     """
+    if settings.has_manifold:
+        check_library(settings.reduce, f"reduce = {settings.reduce}", "reduce = pca")
     job = open_job(settings, resources, listener, caller)
     with job.stages.sampler:
         job.stages.sampler.enter("list")
@@ -277,6 +280,7 @@ def _summarise(job: Job, listing: Listing, done: Done) -> dict[str, Any]:
             **done.features.facts,
         },
         "n_components": reduced.n_components,
+        "n_dimensions": reduced.rows.shape[1] if job.settings.has_manifold else None,
         "explained_variance_ratio": None if ratio is None else round(float(ratio[: reduced.n_components].sum()), 6),
         "sweep": None
         if done.swept is None
@@ -297,5 +301,5 @@ def _summarise(job: Job, listing: Listing, done: Done) -> dict[str, Any]:
         },
         "stages": job.stages.facts,
         "settings": {name: value for name, value in flatten(job.settings).items() if value is not None},
-        "versions": summary.versions(),
+        "versions": summary.versions(job.settings.reduce),
     }

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from bigcluster.config import MANIFOLDS
 from bigcluster.errors import StoreError
 from bigcluster.kernels.kmeans.assign import two_nearest
 from bigcluster.kernels.kmeans.centers import Centers, fit_scaler, prepare
@@ -17,13 +18,14 @@ from bigcluster.kernels.linalg.moments import block_moments
 from bigcluster.kernels.linalg.unit_length import to_unit_length
 from bigcluster.kernels.novelty import LEAST_IMAGES, Novelty, Traits, residual_of, squared_norms
 from bigcluster.outputs.tables import Predicted
-from bigcluster.planning.stage_names import CLUSTER, REDUCE
+from bigcluster.planning.stage_names import CLUSTER, MANIFOLD, REDUCE
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.communities import assign
 from bigcluster.solvers.communities.footprint import neighbors_for
+from bigcluster.solvers.manifold import Placer
 from bigcluster.solvers.neighbors import nearest_to
 from bigcluster.solvers.pca.projection import TRANSFORM_COLUMNS, transform
-from bigcluster.stages import reduce
+from bigcluster.stages import manifold, reduce
 from bigcluster.stages.components import components
 from bigcluster.stages.context import Context
 from bigcluster.stages.features import Features
@@ -66,6 +68,8 @@ class StoredModel:
     """The components, (n_components, n_features). It is None where the features themselves were clustered."""
     n_components: int
     step: float
+    placer: Placer | None = None
+    """Gives scores their places, which are clustered. It is None without t-SNE and UMAP."""
 
 
 def load_model(context: Context, features: Features, workspace_bytes: int) -> StoredModel:
@@ -95,10 +99,18 @@ def load_model(context: Context, features: Features, workspace_bytes: int) -> St
         return StoredModel(centers, found, usual(), False, features.mean, None, n_components, 0.0)
     if fit is None or not reduce.made_clusters(store, fit, clustered):
         raise unfinished
+    placer = None
+    if clustered.payload["reduction"] in MANIFOLDS:
+        embedded = store.mark(MANIFOLD)
+        assert embedded is not None  # the clusters were made from it
+        n_components = embedded.payload["n_columns"]
+        scores = reduce.clustered_scores(store, n_components, unit_length=features.unit_length)
+        placer = manifold.load_placer(store, embedded, scores, context.runtime)
     novelty_of_model = usual()
     vectors, step = StoredRows(components(context, features)), fit.payload["score_step"]
     unit_length = features.unit_length
-    return StoredModel(centers, found, novelty_of_model, unit_length, store.load("mean"), vectors, n_components, step)
+    mean = store.load("mean")
+    return StoredModel(centers, found, novelty_of_model, unit_length, mean, vectors, n_components, step, placer)
 
 
 def _community_model(
@@ -106,7 +118,9 @@ def _community_model(
 ) -> CommunityModel:
     store = context.store
     rows: RowSource = features.rows
-    if clustered.payload["reduction"] != "none":
+    if clustered.payload["reduction"] in MANIFOLDS:
+        rows = manifold.places(store)
+    elif clustered.payload["reduction"] != "none":
         rows = reduce.clustered_scores(store, means.shape[1], unit_length=features.unit_length)
     labels, facts = load_labels(store, len(means)), clustered.payload["facts"]
     n_neighbors = min(neighbors_for(rows.shape[0]), rows.shape[0])
@@ -127,6 +141,8 @@ def label(features: NDArray[Any], model: StoredModel) -> Iterator[Predicted]:
         residual = residual_of(norm_sq, np.einsum("ij,ij->i", rows, rows, dtype=np.float64))
         if model.unit_length:
             rows = to_unit_length(rows)
+        if model.placer is not None:
+            rows = model.placer.place(rows)
     assigned = _nearest_centers(rows, model) if model.communities is None else _voted(rows, model.communities)
     labels, distance, runners_up, margin = assigned
     novelty = None if model.novelty is None else model.novelty.of(Traits(labels, distance, residual, np.sqrt(norm_sq)))

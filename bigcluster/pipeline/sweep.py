@@ -21,6 +21,7 @@ from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
 from bigcluster.stages.features import load_features
 from bigcluster.stages.ingest import load_ingested
+from bigcluster.stages.manifold import load_embedded
 from bigcluster.stages.reduce import load_reduced
 from bigcluster.stages.sweep import sweep as sweep_stage
 from bigcluster.store import Store
@@ -55,11 +56,13 @@ def sweep(
             features = load_features(store, ingested)
             shape = features.shape
             planned = None
-            if settings.reduce != "none":
+            if settings.has_pca:
                 planned = plan_reduce(settings, len(ingested.ok), shape, resources)
             context = job.context(store)
             of_the_run = replace(context, settings=_of_the_run(settings, job.out))
             reduced = load_reduced(of_the_run, features, ingested, planned)
+            if settings.has_manifold:
+                reduced = load_embedded(of_the_run, reduced, ingested)
             plan = plan_sweep(settings, ks, *reduced.rows.shape, shape.dtype, resources)
             check_budget((plan,), resources.budget_bytes, otherwise="fewer values of k")
             with job.stages.sampler, job.stages.measure(SWEEP, plan.projected_bytes) as facts:

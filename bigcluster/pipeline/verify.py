@@ -18,7 +18,7 @@ from typing import Any
 from bigcluster import outdir
 from bigcluster.catalog import root_of
 from bigcluster.catalog.manifest import MANIFEST_SUFFIXES
-from bigcluster.config import Settings, read_toml
+from bigcluster.config import MANIFOLDS, Settings, read_toml
 from bigcluster.errors import ConfigError, DamagedError, StoreError
 from bigcluster.files.layout import ARRAYS, MARKS, OURS
 from bigcluster.files.toml import parse_toml
@@ -36,6 +36,7 @@ from bigcluster.planning.stage_names import (
     COMPONENTS,
     FEATURES,
     INGEST,
+    MANIFOLD,
     NEIGHBORS,
     NORMS,
     NOVELTY,
@@ -63,6 +64,7 @@ ORDER = (
     INGEST,
     FEATURES,
     REDUCE,
+    MANIFOLD,
     COMPONENTS,
     NORMS,
     SWEEP,
@@ -211,7 +213,7 @@ def _unregister(out: Path, damaged: list[Damage]) -> None:
     marks, entries_of = Marks(out), f"{folders.FOLDER}/"
     if any(damage.stage == REPORT for damage in damaged):
         marks.remove(REPORT)
-    for stage in (INGEST, FEATURES, REDUCE, NEIGHBORS, CLUSTER):  # undamaged files that do not fit each other
+    for stage in (INGEST, FEATURES, REDUCE, MANIFOLD, NEIGHBORS, CLUSTER):  # undamaged files that do not fit each other
         if any(damage.stage == stage and damage.mark is None for damage in damaged):
             marks.remove(stage)
     if any(damage.file == f"{MARKS}/{RECIPE}" for damage in damaged):
@@ -246,6 +248,8 @@ def _audit(job: Job, store: Store, missing: set[str], quick: bool, notes: list[s
             is_there[CLUSTER] = stored.clustered is not None
         if stored.clustered is not None and stored.clustered.payload["reduction"] != "none":
             is_there[REDUCE] = stored.fitted is not None
+        if stored.clustered is not None and stored.clustered.payload["reduction"] in MANIFOLDS:
+            is_there[MANIFOLD] = stored.embedded is not None
         for stage in (stage for stage, there in is_there.items() if not there and stage not in missing):
             missing = missing | {_MADE_BY.get(stage, stage)}
             yield _of_stage(Damage(f"{MARKS}/{stage}", stage, "is missing, or is not of this state of OUT"))

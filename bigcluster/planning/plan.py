@@ -9,7 +9,7 @@ from typing import Any
 
 from bigcluster.errors import MemoryBudgetError
 from bigcluster.planning.feature_shape import FeatureShape
-from bigcluster.planning.stage_names import CLUSTER, NEIGHBORS, OUTPUT, REDUCE, SWEEP
+from bigcluster.planning.stage_names import CLUSTER, MANIFOLD, NEIGHBORS, OUTPUT, REDUCE, SWEEP
 from bigcluster.units import MIB, show_bytes
 
 
@@ -136,6 +136,10 @@ class Plan:
             otherwise[CLUSTER] = "fewer clusters"
         if any(stage.stage == NEIGHBORS for stage in self.stages):
             otherwise |= dict.fromkeys((NEIGHBORS, CLUSTER), "-k with a number, for k-means, which takes less")
+        for stage in self.stages:
+            if stage.stage == MANIFOLD:
+                largest = stage.choices["largest_sample"]
+                otherwise[MANIFOLD] = f"--set manifold.sample={largest}" if largest else "--set reduce=pca"
         worst = max(self.stages, key=lambda stage: stage.projected_bytes).stage
         check_budget(
             self.stages, self.budget_bytes, otherwise=otherwise.get(worst, smaller), floor_bytes=self.floor_bytes

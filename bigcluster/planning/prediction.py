@@ -30,15 +30,17 @@ def plan_predict(
     n_clusters: int,
     resources: Resources,
     *,
+    placer_bytes: int = 0,
     of_communities: bool = False,
 ) -> StagePlan:
     """Return the plan of predict. The budget decides the rows of a block, up to a row block of the store.
 
     settings : its images are the new ones. n_images : the number of new images. n_own : the number of images of the
-    model, from which the usual distances are measured. n_values : of the pixels of an image. of_communities : whether
-    new images are compared with all images of the model.
+    model, from which the usual distances are measured. n_values : of the pixels of an image. placer_bytes : what
+    placing scores by t-SNE or UMAP adds. of_communities : whether new images are compared with all images of the model.
     """
     baseline = baseline_bytes(settings, resources) + shape.shared_bytes + resources.threads * shape.thread_bytes
+    baseline += placer_bytes
     threads = resources.threads
     if of_communities:
         baseline += project_neighbors_bytes(n_own, n_columns, neighbors_for(n_own), threads=threads) + 4 * n_own

@@ -8,6 +8,7 @@ from __future__ import annotations
 INGEST = "ingest"
 FEATURES = "features"
 REDUCE = "reduce"
+MANIFOLD = "manifold"
 SWEEP = "sweep"
 NEIGHBORS = "neighbors"
 CLUSTER = "cluster"

@@ -21,6 +21,7 @@ from bigcluster.solvers.kmeans.footprint import (
 )
 from bigcluster.solvers.kmeans.lloyd import PRUNE_FROM
 from bigcluster.solvers.kmeans.result import choose as choose_kmeans
+from bigcluster.solvers.manifold.footprint import LIBRARY_BYTES
 from bigcluster.solvers.pca.footprint import project_bytes, project_scratch_bytes
 from bigcluster.solvers.pca.result import Components, Target, Variance, choose
 from bigcluster.store.chunk_grid import matrix_chunks, pixel_chunks, row_chunks, stored_bytes
@@ -45,9 +46,7 @@ CLASS_ROW_BYTES = 100
 def baseline_bytes(settings: Settings, resources: Resources, *, products: bool = True) -> int:
     """Return the bytes of the processes of a run before they hold any data. products : whether ONNX Runtime is
     loaded."""
-    dask_ml = settings.kmeans.algorithm == "dask-ml" or (
-        settings.reduce == "pca" and settings.pca.solver == "incremental"
-    )
+    dask_ml = settings.kmeans.algorithm == "dask-ml" or (settings.has_pca and settings.pca.solver == "incremental")
     if resources.joined:
         n_bytes = footprint.WORKER_BYTES + footprint.DISTRIBUTED_BYTES
     else:
@@ -57,9 +56,11 @@ def baseline_bytes(settings: Settings, resources: Resources, *, products: bool =
 
 
 def clustering_baseline_bytes(settings: Settings, resources: Resources) -> int:
-    """Return the same as `baseline_bytes` from clustering on, where ONNX Runtime is loaded only if PCA has used it."""
-    products = settings.reduce == "pca"
+    """Return the same as `baseline_bytes` from clustering on, where ONNX Runtime is loaded only if PCA has used it, and
+    the library of t-SNE or UMAP stays loaded."""
+    products = settings.has_pca
     n_bytes = baseline_bytes(settings, resources, products=products)
+    n_bytes += LIBRARY_BYTES[settings.reduce] if settings.has_manifold else 0
     return n_bytes if products or settings.kmeans.algorithm != "dask-ml" else n_bytes + footprint.DASK_ML_BYTES
 
 
@@ -330,7 +331,7 @@ def _plan_lloyd(
 ) -> StagePlan:
     n_images, n_columns = shape
     n_rows = share_of(n_images, resources)
-    itemsize = footprint.FLOAT32 if settings.reduce == "pca" else np.dtype(dtype).itemsize
+    itemsize = footprint.FLOAT32 if settings.has_pca else np.dtype(dtype).itemsize
     n_clusters = max(ks, default=1)
     least = clustering_baseline_bytes(settings, resources)
     least += footprint.project_memberships_bytes(n_rows) + extra_bytes

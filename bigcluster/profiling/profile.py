@@ -95,11 +95,17 @@ def profile(
 
     compare : names from COMPARISONS. limit_bytes : the most that a naive way may allocate; by default AVAILABLE_SHARE
     of the free memory. replace, quiet : passed to the run. interval_seconds : the time between two samples.
-    Raises ConfigError for an unknown way, and ProfiledRunError with the exit code of the run where the run fails.
+    Raises ConfigError for an unknown way and for ways beside t-SNE and UMAP, and ProfiledRunError with the exit code of
+    the run where the run fails.
     """
     unknown = [name for name in compare if name not in COMPARISONS]
     if unknown:
         raise ConfigError(f"--compare knows {' and '.join(COMPARISONS)}, not {unknown[0]!r}")
+    if compare and settings.has_manifold:
+        raise ConfigError(
+            f"--compare knows scripts with PCA and k-means, and none with reduce = {settings.reduce}: leave --compare "
+            "out, or use --set reduce=pca"
+        )
     assert settings.out is not None
     with temporary_folder() as folder:
         with _job_folder(Path(settings.out), listener) as job_folder:
@@ -221,7 +227,7 @@ def _request(name: str, settings: Settings, summary: dict[str, Any], limit_bytes
         "files": files,
         "image_size": summary["image_size"],
         "color": settings.features == "color",
-        "n_components": summary["n_components"] if settings.reduce == "pca" else None,
+        "n_components": summary["n_components"] if settings.has_pca else None,
         "n_clusters": summary["n_clusters"],
         "seed": settings.seed,
     }

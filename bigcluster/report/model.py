@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from bigcluster.catalog import StringArray, from_csv_path, guard_cell, to_csv_path
 from bigcluster.catalog.ledger import Ledger
+from bigcluster.config import MANIFOLDS
 from bigcluster.errors import StoreError
 from bigcluster.files.bounded import read_rows
 from bigcluster.kernels.decode import DecodeSpec
@@ -152,6 +153,13 @@ class Model:
     """The fingerprint of the clusters."""
     classes: ClusterClasses | None
     """The classes that stand out in each cluster. None where images have no classes."""
+    reduction: str
+    """The setting `reduce` of the clusters."""
+
+    @property
+    def has_places(self) -> bool:
+        """Return whether places by t-SNE or UMAP were clustered. A center of places is no picture."""
+        return self.reduction in MANIFOLDS
 
     @property
     def n_good(self) -> int:
@@ -181,13 +189,23 @@ def read_model(out: Path, store: Store, summary: dict[str, Any], written: Writte
     else:
         listed = Listed.of(written)
     ratio = None
-    if clustered.payload["reduction"] == "pca" and fit is not None:
+    if clustered.payload["reduction"] != "none" and fit is not None:
         ratio = store.load("explained_variance") / fit.payload["total_variance"]
     sweep = _sweep(store, clustered.payload["rows"])
     of_images = load_classes(store, ingested.ok)
     classes = None if of_images is None else classes_of_clusters(of_images, members.labels, members.n_clusters)
     return Model(
-        out, summary, stored_recipe(store), ingested, members, listed, ratio, sweep, clustered.fingerprint, classes
+        out,
+        summary,
+        stored_recipe(store),
+        ingested,
+        members,
+        listed,
+        ratio,
+        sweep,
+        clustered.fingerprint,
+        classes,
+        clustered.payload["reduction"],
     )
 
 

@@ -15,6 +15,7 @@ import jinja2
 import numpy as np
 
 from bigcluster.kernels.decode import STATUSES
+from bigcluster.planning.stage_names import MANIFOLD
 from bigcluster.planning.stages import EMBEDDING_COMPONENTS
 from bigcluster.report.lists import PAGE_FAILED, PAGE_MEMBERS
 from bigcluster.report.model import Model
@@ -159,6 +160,21 @@ def features_in_words(features: Features) -> list[tuple[str, str]]:
     return [(term, visible(value)) for term, value in pairs]
 
 
+def places_in_words(summary: dict[str, Any]) -> list[tuple[str, str]]:
+    """Return what the first page says of places by t-SNE or UMAP, as pairs of a term and its value; none without."""
+    facts = summary["stages"].get(MANIFOLD)
+    if facts is None:
+        return []
+    n_fitted, n_placed = facts["n_fitted"], summary["counts"]["ok"] - facts["n_fitted"]
+    others = f"; {show_count(n_placed)} images were placed among {show_count(n_fitted)} fitted ones" * (n_placed > 0)
+    return [
+        (
+            "Clustered",
+            visible(f"places in {facts['n_dimensions']} dimensions, by {facts['solver']} of the scores{others}"),
+        )
+    ]
+
+
 def overview(model: Model, columns: list[Column], features: Features, *, has_memory_plot: bool) -> dict[str, Any]:
     """Return the values of index.html.
 
@@ -182,8 +198,8 @@ def overview(model: Model, columns: list[Column], features: Features, *, has_mem
         "seconds": summary.get("seconds", sum(stage["seconds"] for stage in stages)),
         "stages": stages,
         "columns": columns,
-        "centers_are_pictures": features.are_pixels,
-        "features": [] if features.are_pixels else features_in_words(features),
+        "centers_are_pictures": features.are_pixels and not model.has_places,
+        "features": ([] if features.are_pixels else features_in_words(features)) + places_in_words(summary),
         "n_more": len(sizes) - len(columns),
         "next_cluster": f"clusters/{len(columns):0{len(columns[0].name)}d}.html",
         "sizes": _size_chart(columns, sizes),

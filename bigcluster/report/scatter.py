@@ -5,44 +5,35 @@ The libraries for t-SNE and UMAP are optional. They are imported only where the 
 
 from __future__ import annotations
 
-import importlib.util
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.errors import ConfigError
+from bigcluster.config import MANIFOLDS
 from bigcluster.report.model import Model
 from bigcluster.report.thumbnails import Thumbnails
+from bigcluster.solvers.manifold import check_library, import_library
 from bigcluster.stages.features import Features
+from bigcluster.stages.manifold import places as places_of_all
 from bigcluster.stages.novelty import SCORE_ROWS
 from bigcluster.store import Store, StoredRows
-from bigcluster.store.row_source import spans
-
-_LIBRARIES = {"tsne": "openTSNE", "umap": "umap"}
+from bigcluster.store.row_source import RowSource, spans
 
 
 def check_kind(kind: str) -> None:
     """Raise ConfigError where the library that `kind` needs is not installed. This is called before a run begins."""
-    if kind in _LIBRARIES and importlib.util.find_spec(_LIBRARIES[kind]) is None:
-        raise ConfigError(f"report.map = {kind} needs {_LIBRARIES[kind]}; {_remedy(kind)}")
+    if kind in MANIFOLDS:
+        check_library(kind, f"report.map = {kind}", _OTHERWISE)
 
 
 def import_for(kind: str) -> Any:
     """Import and return the library of a kind of map. Raises ConfigError where it cannot be imported."""
-    try:
-        return importlib.import_module(_LIBRARIES[kind])
-    except ImportError as error:  # a part of it is missing
-        raise ConfigError(
-            f"report.map = {kind}: {_LIBRARIES[kind]} cannot be imported ({error}); {_remedy(kind)}"
-        ) from error
+    return import_library(kind, f"report.map = {kind}", _OTHERWISE)
 
 
-def _remedy(kind: str) -> str:
-    return f"pip install 'bigcluster[{kind}]', or use report.map = pca"
-
-
+_OTHERWISE = "report.map = pca"
 GRID = 10_000
 """Places are whole numbers from 0 to GRID, which is finer than any screen."""
 _FEWEST_EMBEDDED = 10
@@ -78,6 +69,8 @@ def place(
     kind : pca, tsne or umap. features : of the run. rows : (n,), ascending good rows. threads : for t-SNE.
     Raises ConfigError where `kind` needs a library that is not installed.
     """
+    if model.has_places and kind == model.reduction:  # the places that were clustered; of UMAP's, their principal axes
+        return _scaled(_first_axes(_read_rows(places_of_all(store), rows, places_of_all(store).shape[1])))
     if model.variance_ratio is None:
         vectors = _tiny_pictures(thumbnails, rows) if features.are_pixels else _some_features(features.rows, rows)
     else:
@@ -87,6 +80,10 @@ def place(
         points = _first_axes(vectors)
     else:
         points = _EMBEDDINGS[kind](vectors, int(model.summary["settings"].get("seed", 0)), threads)
+    return _scaled(points)
+
+
+def _scaled(points: Points) -> Points:
     low, high = points.min(axis=0), points.max(axis=0)
     span = float((high - low).max()) or 1.0
     middle = (low + high) / 2
@@ -94,7 +91,7 @@ def place(
     return scaled
 
 
-def _read_rows(source: StoredRows, rows: NDArray[np.int64], n_columns: int) -> NDArray[np.float32]:
+def _read_rows(source: RowSource, rows: NDArray[np.int64], n_columns: int) -> NDArray[np.float32]:
     """Return the first columns of some rows of the scores, (len(rows), n_columns)."""
     n_columns = min(n_columns, source.shape[1])
     selected = np.empty((len(rows), n_columns), np.float32)

@@ -133,6 +133,7 @@ class _Report:
         self._folder, self._store, self._model = folder, store, model
         self._settings, self._allowance, self._runtime = settings, allowance, runtime
         self._features = load_features(store, model.ingested)
+        self._centers_are_pictures = self._features.are_pixels and not model.has_places
         n_blocks = -(-len(model.ingested.ok) // store.array("pixels").chunks[0])
         self._done, self._total, self._on_progress = 0, n_blocks + model.members.n_clusters + 3, on_progress
 
@@ -205,7 +206,7 @@ class _Report:
         model, store, allowance = self._model, self._store, self._allowance
         largest = range(min(pictures.REBUILT_ROWS, model.members.n_clusters))
         rows = [int(model.members.of(number)[0]) for number in largest]
-        of_pixels = self._features.are_pixels
+        of_pixels = self._centers_are_pictures
         mixture = pictures.Mixture.of(store, model, rows, allowance.picture_bytes, of_pixels=of_pixels)
         summed = pictures.summed_in_pass(store, model, mixture, of_pixels=of_pixels)
         original_rows = np.array(sorted(rows))
@@ -235,7 +236,7 @@ class _Report:
             model_pictures.centers,
             self._store.load("centers"),
             writer,
-            centers_are_pictures=self._features.are_pixels,
+            centers_are_pictures=self._centers_are_pictures,
         )
         columns: list[pages.Column] = []
         for column in self._runtime.map(cluster_pages.make, range(self._model.members.n_clusters)):
@@ -254,7 +255,7 @@ class _Report:
         n_components = int(model.summary["n_components"])
         target = None if self._settings.components else self._settings.variance
         plots.draw_variance(self._plot("variance"), model.variance_ratio, n_components, target)
-        if not self._features.are_pixels:
+        if not self._centers_are_pictures:
             writer.write("pca", "pca.html", pages.pca_page(model, n_features, self._features.name))
             return
         write_picture(self._folder, "pictures/mean.webp", model_pictures.mean)

@@ -40,9 +40,10 @@ class Neighbors:
     facts: dict[str, Any]
 
 
-def metric_for(features: Features) -> str:
-    """Return the distance by which neighbors are near: the angle of features, the Euclidean distance of pixels."""
-    return "euclidean" if features.are_pixels else "cosine"
+def metric_for(context: Context, features: Features) -> str:
+    """Return the distance by which neighbors are near: the angle of features, the Euclidean distance of pixels and of
+    places by t-SNE or UMAP."""
+    return "euclidean" if features.are_pixels or context.settings.has_manifold else "cosine"
 
 
 def neighbors(
@@ -53,7 +54,7 @@ def neighbors(
     n_neighbors : how many of each image; where there are not so many others, all of them. plan : of this stage.
     Raises UsageError for rows that are not float32.
     """
-    store, progress, metric = context.store, context.progress, metric_for(features)
+    store, progress, metric = context.store, context.progress, metric_for(context, features)
     n_rows = reduced.rows.shape[0]
     expected = neighbors_fingerprint(reduced, metric, n_neighbors)
     mark, checkpoints = store.mark(NEIGHBORS), StageCheckpoints(store, NEIGHBORS, expected)

@@ -11,11 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.config import Settings
+from bigcluster.config import MANIFOLDS, Settings
 from bigcluster.errors import StoreError, VarianceNotReachedError
 from bigcluster.files.durable import unfinished_name
 from bigcluster.planning.plan import StagePlan
-from bigcluster.planning.stage_names import REDUCE
+from bigcluster.planning.stage_names import MANIFOLD, REDUCE
 from bigcluster.planning.stages import target_of
 from bigcluster.runtime.cluster import Local
 from bigcluster.solvers.pca.product_parts import BY_ROW, products_in_parts
@@ -129,14 +129,20 @@ def clustered_scores(store: Store, n_components: int, *, unit_length: bool) -> R
 def made_clusters(store: Store, fit: Mark | None, clustered: Mark) -> bool:
     """Return whether the clusters were made from this fit, or from rows that were not reduced.
 
-    fit, clustered : the marks of the two stages. Raises StoreError where the store does not say what its rows are.
+    Where t-SNE or UMAP stand between the fit and the clusters, they belong to both. fit, clustered : the marks of the
+    two stages. Raises StoreError where the store does not say what its rows are.
     """
     if clustered.payload["reduction"] == "none":
         return True
-    if fit is None:
+    made_of: Mark | None = clustered
+    if clustered.payload["reduction"] in MANIFOLDS:
+        made_of = store.mark(MANIFOLD)
+        if made_of is None or made_of.fingerprint != clustered.payload["rows"]:
+            return False
+    if fit is None or made_of is None:
         return False
-    n_columns, unit_length = clustered.payload["n_columns"], is_unit_length(store)
-    return bool(clustered.payload["rows"] == rows_fingerprint(fit.fingerprint, n_columns, unit_length=unit_length))
+    rows, n_columns = made_of.payload["rows"], made_of.payload["n_columns"]
+    return bool(rows == rows_fingerprint(fit.fingerprint, n_columns, unit_length=is_unit_length(store)))
 
 
 def rows_fingerprint(fit: str, n_components: int, *, unit_length: bool) -> str:

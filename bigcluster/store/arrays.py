@@ -340,7 +340,7 @@ class Store:
 
     def agrees(self, stage: str, mark: Mark) -> bool:
         """Whether the arrays of a stage have the shapes that its mark and the pixels say."""
-        ingested = self.marks.read("ingest") if stage in ("reduce", "neighbors", "cluster") else None
+        ingested = self.marks.read("ingest") if stage in ("reduce", "manifold", "neighbors", "cluster") else None
         return extents.agree(stage, mark, self._existing, ingested)
 
     def drop_damaged(self) -> list[str]:

@@ -19,7 +19,8 @@ KINDS = {
     "ok": "bool",
     **dict.fromkeys(("row_keys", "label_keys"), "uint64"),
     "column_sums": "int64",
-    **dict.fromkeys(("scores", "components"), "float32"),
+    **dict.fromkeys(("scores", "components", "embedding"), "float32"),
+    "embedding_rows": "int64",
     **dict.fromkeys(("left", "features", "retired_features"), ""),
     **dict.fromkeys(("classes", "retired_classes"), "float32"),
     **dict.fromkeys(("feature_mean", "mean", "explained_variance", "norms", "usual", "sweep_centers"), "float64"),
@@ -125,6 +126,17 @@ def _components(shapes: _Shapes, _: dict[str, Any], __: object) -> None:
     shapes.need("components", shapes.of("left", 2)[1], *shapes.of("mean", 1))
 
 
+def _manifold(shapes: _Shapes, payload: dict[str, Any], images: object) -> None:
+    n_rows, n_columns = shapes.of("embedding", 2)
+    if images == payload["images"]:
+        shapes.need("row_keys", n_rows)
+    shapes.need("embedding_rows", payload["n_fitted"])
+    if n_columns != payload["n_dimensions"] or payload["n_fitted"] > n_rows:
+        raise _Misfit
+    if payload["n_columns"] > shapes.of("scores", 2)[1]:
+        raise _Misfit
+
+
 def _neighbors(shapes: _Shapes, payload: dict[str, Any], images: object) -> None:
     if payload["n_neighbors"] == 0:  # of a single image nothing is stored
         shapes.need("row_keys", 1)
@@ -142,8 +154,8 @@ def _cluster(shapes: _Shapes, payload: dict[str, Any], images: object) -> None:
     shapes.need("centers", n_clusters, payload["n_columns"])
     if images == payload["images"]:
         shapes.need("row_keys", n_rows)
-        unreduced = "features" if shapes.has("features") else "pixels"
-        n_most = shapes.of(unreduced if payload["reduction"] == "none" else "scores", 2)[1]
+        clustered = {"none": "features" if shapes.has("features") else "pixels", "pca": "scores"}
+        n_most = shapes.of(clustered.get(payload["reduction"], "embedding"), 2)[1]
         if payload["n_columns"] > n_most or n_clusters > n_rows:
             raise _Misfit
     of_communities = ("margin",) if payload.get("algorithm") == "leiden" else ()
@@ -163,7 +175,8 @@ def _norms(shapes: _Shapes, _: dict[str, Any], __: object) -> None:
 
 def _sweep(shapes: _Shapes, payload: dict[str, Any], _: object) -> None:
     n_rows, n_columns = shapes.of("sweep_centers", 2)
-    n_most = max((shapes.of(name, 2)[1] for name in ("pixels", "features") if shapes.has(name)), default=0)
+    sources = ("pixels", "features", "embedding")
+    n_most = max((shapes.of(name, 2)[1] for name in sources if shapes.has(name)), default=0)
     if n_rows != math.fsum(row["k"] for row in payload["rows"]) or n_columns > n_most:
         raise _Misfit
 
@@ -173,6 +186,7 @@ _CHECKS: dict[str, Callable[[_Shapes, dict[str, Any], object], None]] = {
     "ingest": _ingest,
     "features": _features,
     "reduce": _reduce,
+    "manifold": _manifold,
     "components": _components,
     "neighbors": _neighbors,
     "cluster": _cluster,

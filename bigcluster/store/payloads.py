@@ -197,7 +197,7 @@ _CLUSTER_KEYS = keys(
     {
         **dict.fromkeys(("n_clusters", "n_columns"), whole(1)),
         **dict.fromkeys(("images", "features", "rows"), text),
-        "reduction": one_of("none", "pca"),
+        "reduction": one_of("none", "pca", "tsne", "umap"),
         "inertia": optional(number),
         "nearest_previous": optional(list_of(optional(whole()))),
         "facts": _FACTS,
@@ -231,6 +231,14 @@ _FORMS: dict[str, Check] = {
             "components": one_of("stored", "left"),
         },
         {"batch_rows": whole(1)},
+    ),
+    "manifold": keys(
+        {
+            **dict.fromkeys(("n_columns", "neighbors", "n_fitted", "n_dimensions"), whole(1)),
+            **dict.fromkeys(("images", "rows"), text),
+            "solver": printable_line,
+            "method": one_of("tsne", "umap"),
+        }
     ),
     "neighbors": keys(
         {

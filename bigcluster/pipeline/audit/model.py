@@ -16,15 +16,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.catalog.ledger import Ledger
+from bigcluster.config import MANIFOLDS
 from bigcluster.errors import DamagedError, StoreError
 from bigcluster.files.layout import ARRAYS, MARKS
 from bigcluster.kernels.kmeans.assign import two_nearest
 from bigcluster.kernels.kmeans.centers import fit_scaler, prepare
 from bigcluster.kernels.kmeans.sums import exact_sq
 from bigcluster.kernels.linalg.moments import block_moments
-from bigcluster.planning.stage_names import CLUSTER, COMPONENTS, FEATURES, INGEST, NEIGHBORS, REDUCE
+from bigcluster.planning.stage_names import CLUSTER, COMPONENTS, FEATURES, INGEST, MANIFOLD, NEIGHBORS, REDUCE
 from bigcluster.solvers.communities import votes
-from bigcluster.stages import ingest, reduce
+from bigcluster.stages import ingest, manifold, reduce
 from bigcluster.stages.features import is_unit_length, load_features
 from bigcluster.stages.membership import LEIDEN, algorithm_of
 from bigcluster.stages.neighbors import DISTANCES, IDS, load_ids
@@ -47,6 +48,8 @@ class Stored:
     features: Mark | None
     """The mark of the mean of features that are not the pixels."""
     fitted: Mark | None
+    embedded: Mark | None
+    """The mark of t-SNE or UMAP of the scores."""
     clustered: Mark | None
     read_ledger: Callable[[], Ledger]
     """Returns the records of all files. Raises StoreError where they are damaged."""
@@ -54,22 +57,24 @@ class Stored:
 
 def load(store: Store) -> Stored:
     """Load the marks of the stages that belong to one state: after an interrupted run, later marks are outdated."""
-    names = (INGEST, ingest.RECIPE, FEATURES, REDUCE, CLUSTER)
-    ingested, recipe, extracted, fitted, clustered = (_sized(store, name) for name in names)
+    names = (INGEST, ingest.RECIPE, FEATURES, REDUCE, MANIFOLD, CLUSTER)
+    ingested, recipe, extracted, fitted, embedded, clustered = (_sized(store, name) for name in names)
     read_ledger = cache(partial(ingest.load_ledger, store))
     if ingested is None:
-        return Stored(0, None, None, None, None, read_ledger)
+        return Stored(0, None, None, None, None, None, read_ledger)
     if recipe is None or not ingest.is_recipe_of_blocks(store, recipe.fingerprint):
-        return Stored(ingested.payload["n_blocks"], None, None, None, None, read_ledger)
+        return Stored(ingested.payload["n_blocks"], None, None, None, None, None, read_ledger)
     if extracted is not None and extracted.payload["images"] != ingested.fingerprint:
         extracted = None
     if fitted is not None and not _are_of(fitted, ingested):
         fitted = None
+    if embedded is not None and embedded.payload["images"] != ingested.fingerprint:
+        embedded = None
     if clustered is not None and not _are_of(clustered, ingested):
         clustered = None
     if clustered is not None and fitted is not None and not reduce.made_clusters(store, fitted, clustered):
         clustered = None
-    return Stored(ingested.payload["n_blocks"], recipe, extracted, fitted, clustered, read_ledger)
+    return Stored(ingested.payload["n_blocks"], recipe, extracted, fitted, embedded, clustered, read_ledger)
 
 
 def _are_of(mark: Mark, ingested: Mark) -> bool:
@@ -94,13 +99,17 @@ def audit(store: Store, stored: Stored, missing: set[str]) -> Iterator[Damage]:
         yield from _audit_features(store)
     if stored.fitted is not None and not missing & {INGEST, FEATURES, REDUCE}:
         yield from _audit_reduction(store, stored.fitted, made=COMPONENTS not in missing)
+    if stored.embedded is not None and not missing & {INGEST, MANIFOLD}:
+        for damage in _audit_embedding(store, stored.embedded):
+            missing = missing | {MANIFOLD}
+            yield damage
     of_graph = stored.clustered is not None and algorithm_of(stored.clustered) == LEIDEN
     graph = _sized(store, NEIGHBORS)
     if of_graph and graph is not None and not missing & {INGEST, NEIGHBORS}:
         for damage in _audit_graph(store, graph.payload["n_neighbors"]):
             missing = missing | {NEIGHBORS}
             yield damage
-    needs = {INGEST, FEATURES, REDUCE, CLUSTER} | ({NEIGHBORS} if of_graph else set())
+    needs = {INGEST, FEATURES, REDUCE, MANIFOLD, CLUSTER} | ({NEIGHBORS} if of_graph else set())
     if stored.clustered is not None and not missing & needs:
         yield from _audit_clusters(store, stored.clustered)
 
@@ -139,6 +148,17 @@ def _audit_reduction(store: Store, fitted: Mark, *, made: bool) -> Iterator[Dama
     for name in sorted({"scores", basis} | later):
         if not all(np.isfinite(block).all() for block in _chunks(store.array(name))):
             yield Damage(f"{ARRAYS}/{name}", REDUCE, "is not finite")
+
+
+def _audit_embedding(store: Store, embedded: Mark) -> Iterator[Damage]:
+    places = manifold.places(store)
+    n_ok = int(store.load("ok").sum())
+    if places.shape != (n_ok, embedded.payload["n_dimensions"]):
+        yield Damage(f"{ARRAYS}/embedding", MANIFOLD, f"has the shape {places.shape}, {n_ok} rows are good")
+    elif not all(np.isfinite(block).all() for block in _chunks(store.array("embedding"))):
+        yield Damage(f"{ARRAYS}/embedding", MANIFOLD, "is not finite")
+    if not manifold.are_rows(store.load("embedding_rows"), n_ok):
+        yield Damage(f"{ARRAYS}/embedding_rows", MANIFOLD, "names rows that there are not")
 
 
 def _audit_clusters(store: Store, clustered: Mark) -> Iterator[Damage]:
@@ -206,6 +226,8 @@ def _rows(store: Store, clustered: Mark, n_columns: int) -> NDArray[Any]:
     source: RowSource
     if clustered.payload["reduction"] == "none":
         source = load_features(store, ingest.load_ingested(store)).rows
+    elif clustered.payload["reduction"] in MANIFOLDS:
+        source = manifold.places(store)
     else:
         source = reduce.clustered_scores(store, n_columns, unit_length=is_unit_length(store))
     return source.read(0, min(_LABELLED_ROWS, source.shape[0]), slice(0, n_columns))
