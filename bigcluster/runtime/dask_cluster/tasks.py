@@ -71,7 +71,7 @@ def _worker_of(run: str, memory_bytes: int) -> Worker:
         for worker in _OF_RUN.values():
             worker.forget()
         _OF_RUN.clear()
-        _OF_RUN[run] = Worker(EmbeddedRuntime(get_worker().state.nthreads), memory_bytes)
+        _OF_RUN[run] = Worker(EmbeddedRuntime(get_worker().state.nthreads), memory_bytes, decodes_in_children=True)
     return _OF_RUN[run]
 
 
