@@ -10,11 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from clusters import Sent, context_of
 from conftest import encoded, picture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from networks import conv_net, save
 from test_second_look import POSSESSED, asks, put_in_front
 
 from bigcluster.catalog import list_images
@@ -22,6 +25,7 @@ from bigcluster.errors import ImageSizeError
 from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
 from bigcluster.runtime.cluster import Cluster
 from bigcluster.stages.context import Context
+from bigcluster.stages.embedding import open_embedding
 from bigcluster.stages.ingest import RECIPE, Ingested, ingest
 from bigcluster.store import Store
 
@@ -137,3 +141,31 @@ def test_a_worker_that_nobody_starts_again_decodes_in_children(tmp_path: Path, m
     np.testing.assert_array_equal(context.store.load("pixels")[rows], Store(tmp_path / "one").load("pixels"))
     expected = dict(zip(here.names, bring_in(tmp_path / "images", tmp_path / "one", None).read_ledger(), strict=True))
     assert {name: found[name] for name in here.names} == expected
+
+
+@pytest.mark.parametrize("kind", ["network", "vectors"])
+def test_features_are_the_same_on_any_cluster(tmp_path: Path, kind: str) -> None:
+    """Workers open the network, or the vectors, by themselves."""
+    names = [f"{i}.png" for i in range(5)]
+    write(tmp_path / "images", dict(zip(names, PICTURES, strict=False)) | {"bad.png": b""})
+    if kind == "network":
+        source = save(tmp_path, conv_net())
+    else:
+        source = tmp_path / "vectors.parquet"
+        vectors = np.random.default_rng(0).random((len(names), 5)).astype(np.float32)
+        pq.write_table(pa.table({"path": names, "vector": vectors.tolist()}), source)
+    done = {}
+    for name, cluster in (("one", None), ("many", Sent(4, n_workers=1, in_children=kind == "network"))):
+        context = context_of(Store(tmp_path / name), cluster=cluster)
+        values = replace(context.settings, features=str(source), images=str(tmp_path / "images"))
+        context = replace(context, settings=values)
+        embedding = open_embedding(values, images=values.images, most_bytes=1 << 28)
+        assert embedding is not None
+        listing = list_images(str(tmp_path / "images"), tmp_path / name)
+        embedding.listed(listing)
+        spec = replace(SPEC, view=embedding.view, color=embedding.view is not None)
+        options: dict[str, Any] = {"block_shape": (BLOCK_ROWS, 10), "in_flight": 2, "embedding": embedding}
+        done[name] = facts(ingest(context, listing, spec, **options))
+        embedding.release()
+        assert content(tmp_path / name) == content(tmp_path / "one")
+    assert done["many"] == done["one"]

@@ -9,7 +9,7 @@ Summarize   the sums and fingerprints of all blocks, from their marks
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -70,19 +70,23 @@ class Decoding:
         if previous is None:
             previous = PreviousBlocks(store, listing, self.recipe, [array.name for array in self.layout.arrays])
             previous.look_up()
-        loader = Loader(
-            listing,
-            self.spec,
-            threads=worker.runtime.threads,
-            timeout_seconds=self.timeout_seconds,
-            progress=worker.progress,
-            isolate_rows=self.isolate_rows,
-            children=self.children,
-            row_features=None if self.embedding is None else self.embedding.open(worker, listing),
-            in_children=worker.decodes_in_children,
-        )
         native_size = (self.spec.width, self.spec.height) if self.native else None
-        with loader:
+        with ExitStack() as stack:
+            embedding = None
+            if self.embedding is not None:
+                embedding = stack.enter_context(self.embedding.opened(worker, listing))
+            loader = Loader(
+                listing,
+                self.spec,
+                threads=worker.runtime.threads,
+                timeout_seconds=self.timeout_seconds,
+                progress=worker.progress,
+                isolate_rows=self.isolate_rows,
+                children=self.children,
+                row_features=embedding,
+                in_children=worker.decodes_in_children,
+            )
+            stack.enter_context(loader)
             yield Filling(listing, store, self.recipe, loader, freshness, native_size, self.layout, previous)
 
 

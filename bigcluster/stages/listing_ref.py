@@ -6,6 +6,8 @@ which are written where a reference first leaves its process, and removed when t
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -86,17 +88,22 @@ class EmbeddingRef:
         """Return the reference; None where the features are the pixels."""
         return None if embedding is None else cls(settings, embedding.fingerprint, Local(embedding))
 
-    def open(self, worker: Worker, listing: Listing) -> Embedding:
-        """Return the embedding. Raises InputChangedError where this process finds another one."""
+    @contextmanager
+    def opened(self, worker: Worker, listing: Listing) -> Iterator[Embedding]:
+        """Open the embedding for this block, in another process, and free its memory afterwards.
+
+        Raises InputChangedError where this process finds another one.
+        """
         if self.local.value is not None:
-            return self.local.value
-
-        def opened() -> Embedding:
-            settings = self.settings
-            embedding = open_embedding(settings, images=settings.images, most_bytes=worker.memory_bytes)
-            if embedding is None or embedding.fingerprint != self.fingerprint:
-                raise InputChangedError(f"{settings.features} is not the same here as where the run was started")
+            yield self.local.value
+            return
+        settings = self.settings
+        embedding = open_embedding(settings, images=settings.images, most_bytes=worker.memory_bytes)
+        assert embedding is not None
+        try:
             embedding.listed(listing)
-            return embedding
-
-        return worker.cached("the embedding", (self.fingerprint, len(listing)), opened)
+            if embedding.fingerprint != self.fingerprint:
+                raise InputChangedError(f"{settings.features} is not the same here as where the run was started")
+            yield embedding
+        finally:
+            embedding.release()
