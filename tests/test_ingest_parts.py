@@ -112,6 +112,7 @@ def test_an_image_of_another_size_ends_the_ingest_on_every_cluster(tmp_path: Pat
         assert not list((tmp_path / name / ".bigcluster" / "ledger").glob("names-*"))
 
 
+@pytest.mark.slow
 def test_a_worker_that_nobody_starts_again_decodes_in_children(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What would end or block the worker ends a child, and costs its own row."""
     put_in_front(tmp_path / "possessed", POSSESSED, monkeypatch)
@@ -143,6 +144,7 @@ def test_a_worker_that_nobody_starts_again_decodes_in_children(tmp_path: Path, m
     assert {name: found[name] for name in here.names} == expected
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["network", "vectors"])
 def test_features_are_the_same_on_any_cluster(tmp_path: Path, kind: str) -> None:
     """Workers open the network, or the vectors, by themselves."""
