@@ -26,7 +26,9 @@ from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
 from bigcluster.runtime.cluster import Cluster
 from bigcluster.stages.context import Context
 from bigcluster.stages.embedding import open_embedding
+from bigcluster.stages.fill import Filling
 from bigcluster.stages.ingest import RECIPE, Ingested, ingest
+from bigcluster.stages.pixel_blocks import Block
 from bigcluster.store import Store
 
 SPEC = DecodeSpec(6, 4)
@@ -78,7 +80,7 @@ listings = st.dictionaries(
 )
 
 
-@settings(max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
+@settings(max_examples=5, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow])
 @given(st.lists(listings, min_size=1, max_size=3), st.integers(0, 99))
 def test_any_parts_leave_the_same_store(tmp_path: Path, changes: list[dict[str, bytes]], seed: int) -> None:
     for name in ("images", "one", "many"):
@@ -98,6 +100,34 @@ def test_any_parts_leave_the_same_store(tmp_path: Path, changes: list[dict[str, 
     many = bring_in(tmp_path / "images", tmp_path / "many", Sent(seed))
     assert facts(many) == facts(one)
     assert content(tmp_path / "many") == content(tmp_path / "one")
+
+
+class Doubled(Sent):
+    """A part is worked on twice, as where its worker was silent for a while."""
+
+    def _run(self, job: Any, *arguments: Any) -> Any:
+        super()._run(job, *arguments)
+        return super()._run(job, *arguments)
+
+
+def test_a_block_that_another_worker_has_filled_is_not_decoded_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write(tmp_path / "images", {f"{i}.png": data for i, data in enumerate(PICTURES)})
+    filled: list[int] = []
+
+    def counted(filling: Filling, block: Block) -> Any:
+        filled.append(block.index)
+        return fill(filling, block)
+
+    fill = Filling.fill
+    monkeypatch.setattr(Filling, "fill", counted)
+    one = bring_in(tmp_path / "images", tmp_path / "one", None)
+    n_blocks = len(filled)
+    twice = bring_in(tmp_path / "images", tmp_path / "twice", Doubled(2))
+    assert len(filled) == 2 * n_blocks
+    assert facts(twice) == facts(one)
+    assert content(tmp_path / "twice") == content(tmp_path / "one")
 
 
 def test_an_image_of_another_size_ends_the_ingest_on_every_cluster(tmp_path: Path) -> None:

@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from test_ingest_parts import PICTURES, content, write
 
 from bigcluster.catalog import list_images
+from bigcluster.errors import InvalidDataError
 from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
 from bigcluster.planning.plan import StagePlan
 from bigcluster.runtime.cluster import Cluster
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS
+from bigcluster.solvers.pca.moments import column_mean
 from bigcluster.solvers.pca.product_parts import products_in_parts
 from bigcluster.solvers.pca.products import TILE
 from bigcluster.solvers.pca.result import Components
@@ -97,3 +99,23 @@ def test_the_reduction_has_the_same_bits_on_any_cluster(tmp_path: Path, solver: 
         expected = {"subspace": ["FitPCA"], "gram": ["SumProducts", "FitPCA"]}
         jobs = expected.get(solver, ["SumProducts", "FitPCA", "ProjectRows"])
         assert list(dict.fromkeys(cluster.jobs)) == jobs
+
+
+@settings(max_examples=8)
+@given(st.sampled_from(["uint8", "float32"]), st.integers(1, 5000), st.integers(0, 99))
+def test_the_mean_has_the_same_bits_on_any_cluster(
+    tmp_path_factory: pytest.TempPathFactory, dtype: str, n_rows: int, seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    values = (rng.normal(size=(n_rows, 3)) * 50 + 100).clip(0, 255).astype(dtype)
+    store = Store(tmp_path_factory.mktemp("store"))
+    store.save("features", values, (700, 3))
+    rows = StoredRows(store.array("features"))
+    here = column_mean(rows, context_of(store).cluster)
+    assert column_mean(rows, Sent(seed)).tobytes() == here.tobytes()
+    np.testing.assert_allclose(here, values.mean(axis=0, dtype=np.float64))
+    if dtype == "float32":
+        values[n_rows // 2, 1] = np.nan
+        store.save("features", values, (700, 3))
+        with pytest.raises(InvalidDataError, match=f"row {n_rows // 2}"):
+            column_mean(StoredRows(store.array("features")), Sent(seed))

@@ -88,7 +88,7 @@ def features_of(context: Context, ingested: Ingested) -> Features:
         store.marks.remove(FEATURES)
     elif mark is None or mark.payload["images"] != ingested.fingerprint:
         store.marks.remove(FEATURES)
-        mean = column_mean(StoredRows(store.array("features"), ingested.ok, mask=MASK), context.runtime)
+        mean = column_mean(StoredRows(store.array("features"), ingested.ok, mask=MASK), context.cluster)
         store.commit(FEATURES, ingested.fingerprint, store.save(_MEAN, mean), {"images": ingested.fingerprint})
     return load_features(store, ingested)
 

@@ -156,7 +156,8 @@ class FilledPart:
 class Fill:
     """Bring row blocks up to date: decode their files, write their chunks, sync them, and write their marks.
 
-    The units are positions in `numbers`, the numbers of the outdated blocks.
+    The units are positions in `numbers`, the numbers of the outdated blocks. A block that is up to date by now is left
+    as it is: a part may be given to another worker after the first one has filled some of its blocks.
     """
 
     decoding: Decoding
@@ -169,11 +170,23 @@ class Fill:
         listing = self.decoding.listing.open(worker)
         freshness = self.decoding.freshness(listing)
         blocks = [self.decoding.block(self.numbers[unit], listing) for unit in part.units]
+        store, recipe, n_filled = self.decoding.store.open(worker), self.decoding.recipe, 0
+
+        def outdated() -> Iterator[Block]:
+            nonlocal n_filled  # before, by another worker
+            for block in blocks:
+                found = stale_rows(block, store, listing, recipe, freshness)
+                if found is None or found[1]:
+                    yield block
+                else:
+                    n_filled += len(block.rows)
+                    worker.progress.advance(len(block.rows))
+
         with self.decoding.filling(worker, freshness, self.previous.value) as filling:
             run = worker.runtime.map
-            with closing(run(filling.fill, blocks, in_flight=self.in_flight)) as filled:
+            with closing(run(filling.fill, outdated(), in_flight=self.in_flight)) as filled:
                 n_decoded = sum(run(filling.commit, filled, in_flight=COMMITS_IN_FLIGHT))
-        return FilledPart([block.index for block in blocks], n_decoded, tuple(freshness.closed))
+        return FilledPart([block.index for block in blocks], n_decoded + n_filled, tuple(freshness.closed))
 
 
 @dataclass(frozen=True)

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from functools import partial
+
 import numpy as np
+from numpy.typing import NDArray
 
 from bigcluster.errors import InvalidDataError
 from bigcluster.kernels.linalg.loops import pixel_sums
 from bigcluster.kernels.linalg.moments import Moments, block_moments, refuse_bad_rows
 from bigcluster.kernels.linalg.types import Float64Array
+from bigcluster.runtime.cluster import Cluster, Part, Worker
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.pca.result import Center, ExactSums
+from bigcluster.store.refs import RowSourceRef, RowsRef
 from bigcluster.store.row_source import RowSource, spans
 
 _BLOCK_VALUES = 1 << 21
@@ -53,15 +60,45 @@ def exact_total_variance(moments: ExactSums, n_rows: int) -> float:
     return (n_rows * moments.total_square_sum - squares_of_sums) / (n_rows * (n_rows - 1))
 
 
-def column_mean(rows: RowSource, runtime: Runtime) -> Float64Array:
-    """The mean of uint8 or float rows, (n_columns,), in one pass; of uint8 rows the exact one.
+@dataclass(frozen=True)
+class SumRows:
+    """Add up the columns of runs of uint8 rows, exactly. The units are row blocks."""
+
+    rows: RowSourceRef
+
+    def __call__(self, worker: Worker, part: Part) -> NDArray[np.int64]:
+        rows = self.rows.open(worker)
+        total = np.zeros(rows.shape[1], np.int64)
+        for sums, _ in worker.runtime.map(lambda span: pixel_sums(rows.read(*span)), _blocks(rows, part)):
+            total += sums
+        return total
+
+
+@dataclass(frozen=True)
+class TakeMoments:
+    """Compute the moments of float rows minus `origin`, (n_columns,), block by block. The units are row blocks."""
+
+    rows: RowSourceRef
+    origin: Float64Array
+
+    def __call__(self, worker: Worker, part: Part) -> list[Moments]:
+        rows = self.rows.open(worker)
+        task = partial(_block_moments, rows, self.origin)
+        return list(worker.runtime.map(task, _blocks(rows, part)))
+
+
+def column_mean(rows: RowSource, cluster: Cluster) -> Float64Array:
+    """The mean of uint8 or float rows, (n_columns,), in one pass of all workers; of uint8 rows the exact one.
 
     Raises InvalidDataError with the first row that holds NaN or infinity.
     """
+    parts = cluster.parts(-(-rows.shape[0] // block_rows(rows.shape[1])))
     if rows.dtype == np.uint8:
-        return np.asarray(exact_sums(rows, runtime).column_sums, np.float64) / rows.shape[0]
-    origin, moments = _float_moments(rows, runtime)
-    return origin + moments.mean
+        exact = sum(cluster.spread(SumRows(RowsRef.of(rows)), parts), np.zeros(rows.shape[1], np.int64))
+        return np.asarray(exact, np.float64) / rows.shape[0]
+    origin = _origin(rows)
+    of_blocks = (moments for some in cluster.spread(TakeMoments(RowsRef.of(rows), origin), parts) for moments in some)
+    return origin + _merged(of_blocks).mean
 
 
 def float_center(rows: RowSource, runtime: Runtime) -> Center:
@@ -81,20 +118,38 @@ def _float_moments(rows: RowSource, runtime: Runtime) -> tuple[Float64Array, Mom
 
     The first row is subtracted so that a constant column has no variance, whatever its mean rounds to.
     """
+    origin = _origin(rows)
+    n_rows, n_columns = rows.shape
+    return origin, _merged(runtime.map(partial(_block_moments, rows, origin), spans(n_rows, block_rows(n_columns))))
+
+
+def _origin(rows: RowSource) -> Float64Array:
+    """The first row in float64."""
     first = rows.read(0, 1)
     refuse_bad_rows(first, 0)
-    origin = first[0].astype(np.float64)
+    origin: Float64Array = first[0].astype(np.float64)
+    return origin
 
-    def task(span: tuple[int, int]) -> Moments:
-        block = rows.read(*span)
-        refuse_bad_rows(block, span[0])
-        with np.errstate(over="ignore", invalid="ignore"):  # what is beyond float64 is refused for its spread
-            return block_moments(block - origin)
 
-    n_rows, n_columns = rows.shape
+def _block_moments(rows: RowSource, origin: Float64Array, span: tuple[int, int]) -> Moments:
+    block = rows.read(*span)
+    refuse_bad_rows(block, span[0])
+    with np.errstate(over="ignore", invalid="ignore"):  # what is beyond float64 is refused for its spread
+        return block_moments(block - origin)
+
+
+def _merged(of_blocks: Iterable[Moments]) -> Moments:
+    """The moments of all blocks, merged in their order, which shows in the last bits."""
     total: Moments | None = None
-    for moments_of_block in runtime.map(task, spans(n_rows, block_rows(n_columns))):
+    for moments in of_blocks:
         with np.errstate(over="ignore", invalid="ignore"):
-            total = moments_of_block if total is None else total.merge(moments_of_block)
+            total = moments if total is None else total.merge(moments)
     assert total is not None
-    return origin, total
+    return total
+
+
+def _blocks(rows: RowSource, part: Part) -> Iterator[tuple[int, int]]:
+    """The row blocks of a part."""
+    size = block_rows(rows.shape[1])
+    for number in part.units:
+        yield number * size, min((number + 1) * size, rows.shape[0])
