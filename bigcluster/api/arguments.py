@@ -10,11 +10,12 @@ from typing import TYPE_CHECKING, Any
 from bigcluster import outdir
 from bigcluster.config import KEYS, Settings, flatten, parse_ks, parse_resolutions, parse_sets, resolve
 from bigcluster.config.ks import RESOLUTIONS
-from bigcluster.errors import THREADS_NOW, ConfigError
+from bigcluster.errors import ConfigError
 from bigcluster.files.paths import local_path
 from bigcluster.pipeline import image_list
 from bigcluster.runtime.events import Note
-from bigcluster.units import as_whole, parse_bytes, quoted, show_bytes
+from bigcluster.runtime.processes import absolute
+from bigcluster.units import as_whole, counted, parse_bytes, quoted, show_bytes
 
 if TYPE_CHECKING:
     from bigcluster.runtime.resources import Resources
@@ -167,34 +168,79 @@ def stored_settings(
     return resolve(flags={"out": out, "exclude": exclude}, sets=sets, config=None, kept=stored)
 
 
-def resources(memory: str | None, threads: int | None) -> Resources:
-    """Return the memory budget and the threads of one call.
+def resources(
+    memory: str | None, threads: int | None, workers: int | None = None, scheduler: PathLike | None = None
+) -> Resources:
+    """Return the memory budget, the threads and the processes of one call.
 
     memory : a size with its unit, such as "1GiB"; None is half of the memory that this process may use. threads : the
-    number of threads; None is the number of cores. Raises ConfigError for other values.
+    number of threads of each process; None is the number of cores, which worker processes share. workers : the number
+    of worker processes that are started; None for none. scheduler : the address of a cluster that is joined, or the
+    file that says it; memory is for each of its processes then, and the workers say how many threads they have.
+    Raises ConfigError for other values.
     """
     from bigcluster.runtime.blas import available_cores
     from bigcluster.runtime.resources import Resources, allowed_memory
 
-    n_threads = available_cores() if threads is None else _at_least_one("threads", threads)
+    given = memory is not None
     budget = parse_bytes(memory) if memory is not None else allowed_memory().n_bytes // 2
-    return Resources(budget, n_threads, budget_given=memory is not None)
+    if scheduler is not None:
+        if workers is not None:
+            raise ConfigError("--workers starts a cluster on this machine and --scheduler joins one: give one of them")
+        if threads is not None:
+            raise ConfigError("the workers of --scheduler have the threads that they were started with: no --threads")
+        return Resources(budget, 1, given, joined=True, scheduler=_scheduler(scheduler))
+    n_workers = 0 if workers is None else _at_least_one("workers", workers)
+    cores = max(1, available_cores() // max(1, n_workers))
+    n_threads = cores if threads is None else _at_least_one("threads", threads)
+    if not n_workers:
+        return Resources(budget, n_threads, given)
+    share = budget // (n_workers + 1)
+    return Resources(share, n_threads, given, workers=n_workers, joined=True, tree_bytes=budget)
 
 
-def plan_resources(memory: str | None, threads: int | None, workers: int | None, scheduler: str | None) -> Resources:
+def _scheduler(scheduler: PathLike) -> str:
+    """Return an address as it is, and a file from the root."""
+    text = os.fspath(scheduler) if isinstance(scheduler, str | os.PathLike) else scheduler
+    if not isinstance(text, str):
+        raise ConfigError(f"scheduler must be an address or a file, not {quoted(scheduler)}")
+    return text if "://" in text else absolute(local_path("--scheduler", text))
+
+
+def joined_by(client: Any, settings: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+    """Return the address of the scheduler of a dask client, and the settings cluster.tls_* of its certificates.
+
+    The work is done in another process, which joins the cluster by itself. Raises ConfigError for a client whose
+    cluster no other process can join, or whose certificates are not in files.
+    """
+    address = getattr(getattr(client, "scheduler", None), "address", None)
+    if not isinstance(address, str):
+        raise ConfigError(f"client must be a dask.distributed.Client, not {quoted(client)}")
+    if address.startswith("inproc://"):
+        raise ConfigError("the cluster of this client is in this process: make it with LocalCluster(processes=True)")
+    files = {"tls_ca": "tls_ca_file", "tls_cert": "tls_client_cert", "tls_key": "tls_client_key"}
+    found = {f"cluster.{name}": getattr(client.security, file, None) for name, file in files.items()}
+    for name, value in found.items():
+        if value is not None and "\n" in value:
+            raise ConfigError(f"the certificates of this client are not in files: give the file as {name}")
+    given = {name: settings.get(name) or value for name, value in found.items()}
+    return address, given if address.startswith("tls://") else {}
+
+
+def plan_resources(
+    memory: str | None, threads: int | None, workers: int | None, scheduler: PathLike | None
+) -> Resources:
     """Return the resources that a plan counts with: those of this machine, or of a dask cluster where one is named.
 
     scheduler : the address of a cluster, or any word for one that does not exist yet; None plans for this machine.
-    workers : the number of worker processes of the cluster. memory, threads : as in `resources`, for each process of
-    the cluster; there, threads is 1 where it is None. Raises ConfigError for other values, for `workers` without
-    `scheduler`, and where a cluster has no `workers` or no `memory`.
+    workers : the number of worker processes. memory, threads : as in `resources`, but for each process of a cluster;
+    there, threads is 1 where it is None. Raises ConfigError for other values, and where a cluster lacks `workers` or
+    `memory`.
     """
     from bigcluster.runtime.resources import Resources
 
     if scheduler is None:
-        if workers is not None:
-            raise ConfigError(f"{THREADS_NOW}; --workers is for a plan with --scheduler")
-        return resources(memory, threads)
+        return resources(memory, threads, workers)
     if workers is None or memory is None:
         raise ConfigError("--scheduler needs --workers and --memory: how many there are, and what each may hold")
     n_workers = _at_least_one("workers", workers)
@@ -210,14 +256,20 @@ def _at_least_one(name: str, value: Any) -> int:
 
 
 def budget_notes(resources: Resources) -> list[Note]:
-    """Return what a person should know about the memory budget before a run: at most one note."""
+    """Return what a person should know about the memory budget and the processes before a run."""
     from bigcluster.runtime.resources import allowed_memory
 
     allowed = allowed_memory()
+    notes = []
+    if resources.starts_workers:
+        n_processes = "1 worker process" if resources.workers == 1 else f"{resources.workers:,} worker processes"
+        notes.append(Note(f"{n_processes} of {counted(resources.threads, 'thread')} (their number is --threads)"))
+    if resources.scheduler is not None:
+        return notes
     if not resources.budget_given:
-        budget = show_bytes(resources.budget_bytes)
-        return [Note(f"memory budget: {budget}, half of what this process may use: {allowed.shown}")]
-    if resources.budget_bytes > allowed.n_bytes:
-        text = f"the budget is {show_bytes(resources.budget_bytes)}, but this process may use {allowed.shown}"
-        return [Note(f"{text}: nothing holds the run to what is there", "warning")]
-    return []
+        budget = show_bytes(resources.promised_bytes)
+        notes.append(Note(f"memory budget: {budget}, half of what this process may use: {allowed.shown}"))
+    elif resources.promised_bytes > allowed.n_bytes:
+        text = f"the budget is {show_bytes(resources.promised_bytes)}, but this process may use {allowed.shown}"
+        notes.append(Note(f"{text}: nothing holds the run to what is there", "warning"))
+    return notes

@@ -18,6 +18,7 @@ from bigcluster.api.arguments import (
     as_texts,
     budget_notes,
     dotted,
+    joined_by,
     plan_resources,
     resolve_report,
     resolve_resolutions,
@@ -57,6 +58,9 @@ def run(
     n_clusters: int | str | None = None,
     memory: str | None = None,
     threads: int | None = None,
+    workers: int | None = None,
+    scheduler: PathLike | None = None,
+    client: Any = None,
     config: PathLike | None = None,
     set: Sets = None,
     fresh: bool = False,
@@ -76,6 +80,10 @@ def run(
     calling process. What the calling process held before does not count; the summary shows it. Default: half of the
     memory that this process may use.
     threads : the number of threads that decode and compute. Default: all cores.
+    workers : start so many worker processes on this machine, each with its own threads, and share the work among them.
+    scheduler : the address of a dask scheduler (tcp:// or tls://), or its file: share the work among its workers, which
+    must see the images and `out` under the same paths. `memory` is then for each worker, and for this machine.
+    client : a dask.distributed.Client, whose scheduler is joined. Give one of workers, scheduler and client.
     config : a TOML file with settings, or the name of a shipped one.
     set : settings by dotted name, such as {"kmeans.n_init": 8}. settings : those without a dot, such as size="64" or
     variance=0.8. Where several give a value, the order is that of the command line.
@@ -91,10 +99,15 @@ def run(
         raise ConfigError(f"listener must be a function that takes an event, not {quoted(listener)}")
     values, sets = dotted(set)
     flags = {"k": n_clusters, **settings, **values}
+    if client is not None:
+        if scheduler is not None:
+            raise ConfigError("client and scheduler both name a cluster: give one of them")
+        scheduler, certificates = joined_by(client, values)
+        flags |= certificates
     resolved = resolve_settings(images, out, flags=flags, sets=sets, config=config, fresh=fresh)
     # The listener may change the current folder.
     resolved = with_absolute_paths(resolved)
-    limits = resources(memory, threads)
+    limits = resources(memory, threads, workers, scheduler)
     for note in [
         *reused_settings_notes(resolved.out or "", resolved, flags, sets, config=config, fresh=fresh),
         *budget_notes(limits),
@@ -122,7 +135,7 @@ def plan(
     set: Sets = None,
     fresh: bool = False,
     n_images: int | str | None = None,
-    scheduler: str | None = None,
+    scheduler: PathLike | None = None,
     listener: Listener = log_events,
     **settings: Any,
 ) -> Plan:
@@ -130,7 +143,7 @@ def plan(
 
     n_images : plan for this number of images, which need not exist, such as "1M"; `images` is left out then.
     scheduler : plan for a dask cluster; `workers` is the number of its worker processes, `threads` (default: 1) and
-    `memory` are for each of them. Without it, `workers` is refused.
+    `memory` are for each of them.
 
     The other arguments are those of `run`. The seconds of the plan are estimates from the speed of this machine, which
     the first call measures; that takes one to two seconds. Raises the errors of bigcluster.errors.

@@ -30,11 +30,13 @@ from bigcluster.cli.options import (
     Quiet,
     Rehash,
     Replace,
+    Scheduler,
     Seed,
     Sets,
     Size,
     Threads,
     Variance,
+    Workers,
     number,
 )
 from bigcluster.errors import EXIT_FAILED, EXIT_SOME_UNREAD, UsageError
@@ -85,6 +87,8 @@ def run(
     components: Components = None,
     memory: Memory = None,
     threads: Threads = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     link: Link = None,
     seed: Seed = None,
     exclude: Exclude = None,
@@ -113,17 +117,22 @@ def run(
         "seed": seed,
         "memory": memory,
         "threads": threads,
+        "workers": workers,
         "config": config,
         "set": sets,
         "fresh": fresh,
     }
     if dry_run:
+        if scheduler is not None:
+            raise UsageError("--dry-run joins no cluster: use plan --scheduler any --workers N --memory SIZE")
         with listening(quiet=True) as listener:
             planned = api.plan(images, out, listener=listener, **settings)
         _show_plan(planned, as_json)
         return
     with listening(quiet=quiet) as listener:
-        finished = api.run(images, out, replace=replace, rehash=rehash, listener=listener, **settings)
+        finished = api.run(
+            images, out, scheduler=scheduler, replace=replace, rehash=rehash, listener=listener, **settings
+        )
     summary, folder = finished.summary, out or str(finished.out)
     tell(summary, as_json, lambda: display.print_summary(summary, folder, stdout()), quiet=quiet)
     _leave_with(summary["counts"], f"{folder}/images.csv", quiet)
@@ -142,7 +151,9 @@ def plan(
     threads: Threads = None,
     workers: Annotated[
         int | None,
-        typer.Option(parser=number, metavar="INTEGER", help="With --scheduler: the number of worker processes."),
+        typer.Option(
+            parser=number, metavar="INTEGER", help="The number of worker processes, on this machine or of the cluster."
+        ),
     ] = None,
     exclude: Exclude = None,
     config: Config = None,

@@ -84,6 +84,22 @@ Threads = Annotated[
         help="The number of threads that decode and compute. The default is all cores.",
     ),
 ]
+Workers = Annotated[
+    int | None,
+    typer.Option(
+        parser=number,
+        metavar="INTEGER",
+        help="Start so many worker processes on this machine and share the work among them. --threads is for each.",
+    ),
+]
+Scheduler = Annotated[
+    str | None,
+    typer.Option(
+        metavar="ADDRESS|FILE",
+        help="Share the work among the workers of a dask cluster, which see the images and OUT under the same paths: "
+        "the address of its scheduler (tcp:// or tls://), or its scheduler file. --memory is then for each worker.",
+    ),
+]
 Link = Annotated[
     str | None, typer.Option(help="How images appear under clusters/: hardlink (the default), symlink, copy or none.")
 ]
@@ -92,7 +108,7 @@ Seed = Annotated[
 ]
 Config = Annotated[
     str | None,
-    typer.Option(help="A TOML file with settings, or the name of a shipped one: catalog, thumbnails, dask-ml."),
+    typer.Option(help="A TOML file with settings, or a shipped one by name: catalog, thumbnails, dask-ml, cluster."),
 ]
 Sets = Annotated[
     list[str] | None,

@@ -14,7 +14,7 @@ from typing import Any
 from bigcluster.config.checks import PIXELS, are_vectors
 from bigcluster.config.ks import AUTO
 from bigcluster.config.schema import KEYS, Settings, settings_from
-from bigcluster.errors import THREADS_NOW, ConfigError
+from bigcluster.errors import ConfigError
 from bigcluster.files.bounded import SETTINGS_BYTES, read_bounded
 from bigcluster.files.paths import local_path
 from bigcluster.files.toml import parse_toml
@@ -23,7 +23,7 @@ from bigcluster.units import quoted
 Values = dict[str, Any]
 
 _PACKAGE = Path(__file__).parents[1]
-RUN_ONLY = ("memory", "threads", "scheduler")
+RUN_ONLY = ("memory", "threads", "workers", "scheduler")
 """These arguments only schedule a run. They are never kept, and a --config file or --set may not hold them."""
 
 _OTHER_NAMES = {"random_state": "seed", "n_clusters": "k", "n_components": "components"}
@@ -190,8 +190,6 @@ def known(name: str) -> Any:
     """Return the key of this name. Raises ConfigError for an unknown name, with a similar name where there is one."""
     if name in KEYS:
         return KEYS[name]
-    if name == "workers":
-        raise ConfigError(f"there is no setting named workers; {THREADS_NOW}, and belongs to one call")
     if name in RUN_ONLY:
         raise ConfigError(f"{name} belongs to one call, not to a config: give it as --{name}")
     names = _OTHER_NAMES | {key.rpartition(".")[2]: key for key in KEYS} | {key: key for key in KEYS}

@@ -193,6 +193,19 @@ class KMeansSettings:
 
 
 @dataclass(frozen=True)
+class ClusterSettings:
+    """How a dask cluster is joined. These settings change no result."""
+
+    min_workers: int = key(1, whole_number(1), "the number of workers of a cluster that a run waits for at its start")
+    patience: float = key(
+        120.0, seconds, "seconds for which a lost scheduler, or workers that are missing, are waited for"
+    )
+    tls_ca: str | None = key(None, optional(path), "the certificate of the authority, for a scheduler at tls://")
+    tls_cert: str | None = key(None, optional(path), "the certificate of this run, for a scheduler at tls://")
+    tls_key: str | None = key(None, optional(path), "the private key of that certificate")
+
+
+@dataclass(frozen=True)
 class ReportSettings:
     """What the report shows."""
 
@@ -277,6 +290,7 @@ class Settings:
     gemm: GemmSettings = field(default_factory=GemmSettings)
     kmeans: KMeansSettings = field(default_factory=KMeansSettings)
     report: ReportSettings = field(default_factory=ReportSettings)
+    cluster: ClusterSettings = field(default_factory=ClusterSettings)
 
     @property
     def has_pixel_features(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -118,8 +119,12 @@ def run(
     if settings.has_manifold:
         check_library(settings.reduce, f"reduce = {settings.reduce}", "reduce = pca")
     job = open_job(settings, resources, listener, caller)
-    with job.stages.sampler:
+    with job.stages.sampler, ExitStack() as stack:
         job.stages.sampler.enter("list")
+        if resources.joined:
+            from bigcluster.pipeline.on_cluster import on_cluster
+
+            job = stack.enter_context(on_cluster(job))
         embedding = embedding or open_embedding(
             settings, listener, images=given or settings.images, most_bytes=job.remaining_bytes
         )
@@ -156,6 +161,10 @@ def _run(
     outdir.claim(job.out, settings.images)
     with outdir.locked(job.out, job.progress.note):
         outdir.sweep_unfinished(job.out)
+        if job.resources.joined:  # what it imports is not needed otherwise
+            from bigcluster.pipeline.attestation import attest
+
+            attest(job.cluster, listing, job.out)
         store = Store(job.out, most_bytes=job.remaining_bytes)
         was_finished = is_finished(store.marks)
         spec = _decode_spec(settings, plan.image_size, plan.stage(INGEST).choices["decode_bytes"], embedding)
@@ -292,8 +301,8 @@ def _summarise(job: Job, listing: Listing, done: Done) -> dict[str, Any]:
         },
         "seconds": None,
         "memory": {
-            "budget_bytes": plan.budget_bytes,
-            "projected_peak_bytes": plan.projected_bytes,
+            "budget_bytes": job.resources.promised_bytes,
+            "projected_peak_bytes": plan.tree_bytes if job.resources.starts_workers else plan.projected_bytes,
             "measured_peak_bytes": None,  # known at the end, as are the seconds
             "held_before_bytes": job.stages.sampler.held_before_bytes,
             "unseen_bytes": None,

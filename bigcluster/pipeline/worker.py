@@ -70,7 +70,8 @@ def serve(request: dict[str, Any], send: Any) -> int:
         send({"error": "KeyboardInterrupt", "text": "interrupted"})
         return 1
     except BigclusterError as error:
-        send({"error": type(error).__name__, "text": str(error)})
+        notes = "".join(getattr(error, "__notes__", ()))
+        send({"error": type(error).__name__, "text": str(error)} | ({"traceback": notes} if notes else {}))
         return 1
 
     except Exception as error:

@@ -107,6 +107,11 @@ class Plan:
         return max(stage.projected_bytes for stage in self.stages)
 
     @property
+    def tree_bytes(self) -> int:
+        """The projected peak of all workers and of the process that starts them, in bytes."""
+        return self.workers * self.projected_bytes + self.client_bytes
+
+    @property
     def disk_bytes(self) -> int:
         """The bytes of OUT at the end. Hard links take no room of their own."""
         return sum(stage.bytes_written for stage in self.stages)

@@ -29,6 +29,21 @@ class Resources:
     cluster."""
     joined: bool = False
     """Whether the workers are those of a dask cluster, without a supervisor of bigcluster."""
+    tree_bytes: int = 0
+    """The budget in bytes of all processes together, where the run starts the workers itself. `budget_bytes` is the
+    part of each worker, and of the processes that start and schedule them together."""
+    scheduler: str | None = None
+    """The address of the scheduler of a cluster that is joined, or the file that says it."""
+
+    @property
+    def promised_bytes(self) -> int:
+        """The memory in bytes that the run may hold on this machine."""
+        return self.tree_bytes or self.budget_bytes
+
+    @property
+    def starts_workers(self) -> bool:
+        """Whether the run starts worker processes on this machine."""
+        return self.joined and self.tree_bytes > 0
 
 
 @dataclass(frozen=True)

@@ -50,12 +50,18 @@ class _LostError(Exception):
 
 
 def with_absolute_paths(settings: Settings) -> Settings:
-    """Return the settings with absolute paths: `images`, `out`, and `features` where it names a file."""
+    """Return the settings with absolute paths: `images`, `out`, `features` where it names a file, and certificates."""
     return replace(
         settings,
         images=settings.images and absolute(settings.images),
         out=settings.out and absolute(settings.out),
         features=_absolute_features(settings.features),
+        cluster=replace(
+            settings.cluster,
+            tls_ca=settings.cluster.tls_ca and absolute(settings.cluster.tls_ca),
+            tls_cert=settings.cluster.tls_cert and absolute(settings.cluster.tls_cert),
+            tls_key=settings.cluster.tls_key and absolute(settings.cluster.tls_key),
+        ),
     )
 
 
@@ -260,7 +266,8 @@ def _error_of(message: dict[str, Any]) -> BaseException:
         return KeyboardInterrupt()
     if message["error"] == "InternalError":
         error = InternalError(message["text"])
-        error.add_note(message["traceback"])
+        if "traceback" in message:
+            error.add_note(message["traceback"])
         return error
     kind: type[errors.BigclusterError] = getattr(errors, message["error"])
     return kind(message["text"])

@@ -7,15 +7,17 @@ from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
+from importlib import import_module
 from typing import Any, Generic
 
 from distributed import Future, wait
+from distributed.client import ClosedClientError
 
-from bigcluster.errors import BigclusterError
-from bigcluster.runtime.cluster import Handle, Job, Part, Result, cut
+from bigcluster.errors import BigclusterError, ClusterError
+from bigcluster.runtime.cluster import Handle, Job, Part, Result, Worker, cut
 from bigcluster.runtime.dask_cluster.flight import FETCH_SECONDS, Flight, LostResultError, Task, fetched
 from bigcluster.runtime.dask_cluster.link import Link, LostSchedulerError
-from bigcluster.runtime.dask_cluster.tasks import forget_run, merge_results, run_job
+from bigcluster.runtime.dask_cluster.tasks import JobFailedError, forget_run, merge_results, run_job
 
 Merge = Callable[[Any, Any], Any]
 AHEAD = 2
@@ -29,6 +31,9 @@ FEW = 2
 and a worker then holds three of them at most."""
 FAN = 8
 """Number of results that are merged at once where there are more parts. Merging in pairs would double the tasks."""
+ANSWER_SECONDS = 90.0
+"""Seconds in which a worker must answer at the start: it waits 35 s for a file on a shared disk. Chosen, not
+measured."""
 CLOSE_SECONDS = 30.0
 """Seconds for which the end of a run waits for jobs that nobody needs any more. Chosen, not measured."""
 
@@ -123,6 +128,31 @@ class DaskCluster:
             for remote in remotes:
                 remote.again()
 
+    def each(self, job: Callable[[Worker], Any]) -> dict[str, Any]:
+        """Run job(worker) on every worker, and return the results by address; where it failed, the error.
+
+        Raises ClusterError where the scheduler is lost.
+        """
+        try:
+            workers = sorted(self._link.look(now=True))
+            # A worker of dask ends when it is sent a function of a module that it does not have.
+            imported = self._ask_each(workers, import_module, type(job).__module__)
+            able = [address for address, future in imported.items() if _error(future) is None]
+            asked = self._ask_each(able, run_job, self._run, self._memory, job)
+            return {
+                address: _answer(asked[address]) if address in asked else _error(future)
+                for address, future in imported.items()
+            }
+        except (LostSchedulerError, CancelledError, ClosedClientError) as error:
+            raise ClusterError("the scheduler was lost at the start; run again to resume") from error
+
+    def _ask_each(self, workers: Sequence[str], function: Callable[..., Any], *arguments: Any) -> dict[str, Future]:
+        submit, name = self._link.client.submit, f"{_name(function)}-{self._run.rpartition('-')[2]}"
+        return {
+            address: submit(function, *arguments, key=f"{name}{number:08x}", pure=False, workers=[address])
+            for number, address in enumerate(workers)
+        }
+
     def fetch(self, remote: Remote[Result]) -> Result:
         """Return the result of a handle, which is spent. It is computed again where its worker does not send it."""
         while True:
@@ -142,7 +172,7 @@ class DaskCluster:
                 self._link.restore()
             remote.again()
 
-    def close(self) -> None:
+    def close(self, wait_seconds: float = CLOSE_SECONDS) -> None:
         """Wait for jobs that still run, discard what the workers keep of this run, and leave the cluster."""
         with suppress(LostSchedulerError, TimeoutError, CancelledError):
             client = self._link.client
@@ -150,9 +180,9 @@ class DaskCluster:
                 client.submit(forget_run, self._run, key=f"forget-{self._run}-{number}", pure=False, workers=[address])
                 for number, address in enumerate(self._link.look(now=True))
             ]
-            if ends:
+            if ends and wait_seconds:
                 with client.as_current():
-                    wait(ends, timeout=CLOSE_SECONDS)
+                    wait(ends, timeout=wait_seconds)
         self._link.close()
 
     def _workers(self) -> list[str]:
@@ -252,6 +282,20 @@ def _result(found: Any) -> Any:
     if isinstance(found, BigclusterError):
         raise found
     return found
+
+
+def _error(future: Future) -> Exception | None:
+    """Return the error of a task, or the one that says that it does not answer; None where it has ended well."""
+    try:
+        error = future.exception(timeout=ANSWER_SECONDS)
+    except TimeoutError:
+        return TimeoutError(f"no answer for {ANSWER_SECONDS:g} s")
+    return error.as_error() if isinstance(error, JobFailedError) else error
+
+
+def _answer(future: Future) -> Any:
+    error = _error(future)
+    return future.result(timeout=ANSWER_SECONDS) if error is None else error
 
 
 def _merging(merge: Merge, results: list[Future]) -> Task:

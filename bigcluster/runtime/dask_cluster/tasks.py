@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 import traceback
 from collections.abc import Callable
 from functools import reduce
@@ -13,6 +14,7 @@ from distributed import get_worker
 from bigcluster import errors
 from bigcluster.errors import BigclusterError
 from bigcluster.runtime.cluster import Worker
+from bigcluster.runtime.events import SEND_SECONDS, Progress
 from bigcluster.runtime.failures import as_known_error
 from bigcluster.runtime.supervisor import InternalError
 from bigcluster.runtime.threads import EmbeddedRuntime
@@ -42,6 +44,36 @@ class JobFailedError(Exception):
         return error
 
 
+TOPIC = "bigcluster"
+"""The name under which workers report their progress. A scheduler keeps the last events of each name."""
+
+
+class _SentProgress(Progress):
+    """Sends what is done to the process that started the run, a few times a second."""
+
+    def __init__(self, run: str) -> None:
+        super().__init__()
+        self._run, self._dask_worker = run, get_worker()
+        self._counting = threading.Lock()
+        self._unsent, self._sent_at = 0, time.monotonic()
+
+    def advance(self, by: int = 1) -> None:
+        with self._counting:
+            self._unsent += by
+            if time.monotonic() - self._sent_at >= SEND_SECONDS:
+                self._flush()
+
+    def flush(self) -> None:
+        """Send what has not been sent: a job is over."""
+        with self._counting:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._unsent:
+            self._dask_worker.log_event(TOPIC, {"run": self._run, "advance": self._unsent})
+        self._unsent, self._sent_at = 0, time.monotonic()
+
+
 def run_job(run: str, memory_bytes: int, job: Callable[..., Any], *arguments: Any) -> Any:
     """Return job(worker, *arguments). It waits until no other job runs in this process.
 
@@ -49,7 +81,12 @@ def run_job(run: str, memory_bytes: int, job: Callable[..., Any], *arguments: An
     Raises JobFailedError.
     """
     with _ALONE:
-        return _reported(lambda: job(_worker_of(run, memory_bytes), *arguments))
+        worker = _worker_of(run, memory_bytes)
+        try:
+            return _reported(lambda: job(worker, *arguments))
+        finally:
+            if isinstance(worker.progress, _SentProgress):
+                worker.progress.flush()
 
 
 def merge_results(merge: Callable[[Any, Any], Any], *results: Any) -> Any:
@@ -71,7 +108,9 @@ def _worker_of(run: str, memory_bytes: int) -> Worker:
         for worker in _OF_RUN.values():
             worker.forget()
         _OF_RUN.clear()
-        _OF_RUN[run] = Worker(EmbeddedRuntime(get_worker().state.nthreads), memory_bytes, decodes_in_children=True)
+        runtime = EmbeddedRuntime(get_worker().state.nthreads)
+        # dask gives up a task whose workers died; files must not be able to do that.
+        _OF_RUN[run] = Worker(runtime, memory_bytes, _SentProgress(run), decodes_in_children=True)
     return _OF_RUN[run]
 
 

@@ -1,0 +1,75 @@
+"""A job on a cluster: worker processes of this machine are started, or those of a dask cluster are joined."""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
+
+from bigcluster.errors import ClusterError
+from bigcluster.pipeline.job import Job
+from bigcluster.runtime.dask_cluster import DaskCluster, Link
+from bigcluster.runtime.dask_cluster.join import address_of, check_scheduler, connector, first, following, warning_for
+from bigcluster.runtime.dask_cluster.start import local_cluster
+from bigcluster.runtime.resources import Resources
+from bigcluster.units import show_bytes
+
+WORKER_SHARE = 0.75
+"""The share of the memory limit of a dask worker that a job may hold: from 0.8 on dask gives it no more work, and at
+0.95 it is killed (distributed.worker.memory)."""
+
+
+@contextmanager
+def on_cluster(job: Job) -> Iterator[Job]:
+    """Yield the job with the workers that its resources name. Raises ConfigError and ClusterError."""
+    resources, settings = job.resources, job.settings.cluster
+    with ExitStack() as stack:
+        if resources.scheduler is None:
+            started = stack.enter_context(local_cluster(resources.workers, resources.threads))
+            if started.dashboard is not None:
+                job.progress.note(f"dashboard: {started.dashboard}")
+            scheduler, connect = started.address, connector(started.address, None, None, None)
+        else:
+            scheduler = address_of(resources.scheduler)
+            connect = connector(resources.scheduler, settings.tls_ca, settings.tls_cert, settings.tls_key)
+            if warning := warning_for(scheduler):
+                job.progress.warn(warning)
+        run = f"bigcluster-{secrets.token_hex(8)}"
+        connect = following(first(connect, scheduler), run, job.progress)
+        link = Link(connect, patience_seconds=settings.patience, tell=job.progress.warn)
+        stack.callback(link.close)
+        link.wait_for_workers(settings.min_workers if resources.tree_bytes == 0 else resources.workers)
+        if resources.scheduler is not None:
+            check_scheduler(link.client, scheduler)
+            resources = _of_workers(resources, link)
+        cluster = DaskCluster(link, run, resources.budget_bytes)
+        try:
+            yield replace(job, resources=resources, cluster=cluster)
+        except BaseException:
+            cluster.close(wait_seconds=0.0)
+            raise
+        cluster.close()
+
+
+def _of_workers(resources: Resources, link: Link) -> Resources:
+    """Return the resources with the threads and the number of the workers that were joined.
+
+    The budget of each is what was given, or what the smallest one may use. Raises ClusterError where a worker is too
+    small.
+    """
+    workers = link.look()
+    limits = {address: int(WORKER_SHARE * facts["memory_limit"]) for address, facts in workers.items()}
+    limited = {address: limit for address, limit in limits.items() if limit > 0}  # 0: dask sets no limit
+    budget = resources.budget_bytes
+    if limited:
+        smallest = min(limited, key=limited.__getitem__)
+        if not resources.budget_given:
+            budget = min(budget, limited[smallest])
+        elif budget > limited[smallest]:
+            raise ClusterError(
+                f"the worker {smallest} may hold {show_bytes(limited[smallest])} (three quarters of its memory limit), "
+                f"the budget of each worker is {show_bytes(budget)}: use a smaller --memory, or larger workers"
+            )
+    threads = max(facts["nthreads"] for facts in workers.values())
+    return replace(resources, budget_bytes=budget, threads=threads, workers=len(workers))
