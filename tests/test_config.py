@@ -70,6 +70,11 @@ VALUES: dict[str, st.SearchStrategy[Any]] = {
     "report.write": st.booleans(),
     "report.map": st.sampled_from(["pca", "tsne", "umap", "none"]),
     "report.thumbnails": st.integers(1, 10**9),
+    "cluster.min_workers": st.integers(1, 10**6),
+    "cluster.patience": st.floats(0.1, 86_400, allow_nan=False),
+    "cluster.tls_ca": st.just("/certificates/ca.pem"),
+    "cluster.tls_cert": st.just("/certificates/cert.pem"),
+    "cluster.tls_key": st.just("/certificates/key.pem"),
 }
 OF_NETWORKS = [name for name in VALUES if name.startswith("features.")]
 EXCLUDING = ("variance", "components", "algorithm", "resolution")
@@ -224,7 +229,7 @@ def test_sizes_have_one_form(given_size: Any, canonical: str) -> None:
     assert resolve(flags={"size": given_size}, sets=(), config=None, kept=None).size == canonical
 
 
-@pytest.mark.parametrize("name", ["memory", "threads", "scheduler"])
+@pytest.mark.parametrize("name", ["memory", "threads", "workers", "scheduler"])
 def test_what_schedules_a_run_is_no_setting(tmp_path: Path, name: str) -> None:
     config = tmp_path / "c.toml"
     config.write_text(f'{name} = "1GiB"\n')
@@ -241,7 +246,7 @@ def test_broken_toml_is_refused(tmp_path: Path, text: str) -> None:
 
 
 def test_an_unknown_config_names_those_shipped(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="catalog, dask-ml, thumbnails"):
+    with pytest.raises(ConfigError, match="catalog, cluster, dask-ml, thumbnails"):
         resolve(flags={}, sets=(), config="catalogue", kept=None)
     with pytest.raises(ConfigError, match="No such file"):
         resolve(flags={}, sets=(), config=str(tmp_path / "nowhere.toml"), kept=None)

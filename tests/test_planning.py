@@ -253,13 +253,16 @@ def test_a_process_that_starts_a_job_is_held_to_the_budget_too(cli: Cli) -> None
     assert cli(*line, "--memory", enough).code == 0
 
 
+def test_a_plan_for_worker_processes_of_this_machine_divides_the_budget(cli: Cli) -> None:
+    found = json.loads(cli(*ABSENT, "--workers", 3, "--memory", "4GiB", "--threads", 1, "--json").out)
+    assert (found["workers"], found["threads"], found["budget_bytes"]) == (3, 1, GIB)
+
+
 def test_what_cannot_be_planned_is_refused(cli: Cli) -> None:
     for call, words in (
         (("plan", "--images", "1e3", "--size", "native"), "use --size WIDTHxHEIGHT"),
         (("plan", "photos", "--images", "1e3"), "images that need not exist"),
         (("plan", "--images", "1e3", "--scheduler", "any"), "--scheduler needs --workers and --memory"),
-        (("plan", "--images", "1e3", "--workers", 2), "the number of threads is --threads now"),
-        (("run", "photos", "--out", "o", "-k", "3", "--scheduler", "tcp://127.0.0.1:1"), "--scheduler"),
     ):
         ran = cli(*call)
         assert ran.code == 2, call

@@ -175,7 +175,7 @@ def text(name: str, value: Any) -> str:
 
 def input_size(name: str, value: Any) -> str:
     """Accept the size of a network's input: 128 (which becomes 128x128) or WIDTHxHEIGHT."""
-    if value == "native":
+    if isinstance(value, str) and value == "native":
         raise ConfigError(f"{name} must be a number of pixels (128) or WIDTHxHEIGHT, not native")
     return image_size(name, value)
 
