@@ -128,6 +128,15 @@ def test_an_image_of_the_model_gets_its_own_label(reduce: str, images: Path, tmp
     np.testing.assert_allclose(predicted["distance"], run.labels["distance"], rtol=1e-4)
 
 
+def test_groups_of_one_size_are_numbered_by_their_smallest_path(images: Path, tmp_path: Path) -> None:
+    x = planted((40, 40, 40))
+    flags = {"images": str(images), "out": str(tmp_path / "out"), "features": str(with_vectors(tmp_path / "in", x))}
+    chosen = resolve(flags=flags, sets=[*FAST, "resolution=0.5"], config=None, kept=None)
+    assert run_here(chosen, HERE)["cluster_sizes"] == [40, 40, 40]
+    labels = bc.open(tmp_path / "out").labels["label"].tolist()  # in the order of the paths
+    assert list(dict.fromkeys(labels)) == [0, 1, 2]
+
+
 def test_new_images_go_where_their_neighbors_are(done: bc.Run, tmp_path: Path) -> None:
     images, new = few_images(tmp_path / "new", 30), planted((15, 9, 6), seed=7)
     predicted = done.predict(images, tmp_path / "p.csv", features=with_vectors(tmp_path / "in", new))

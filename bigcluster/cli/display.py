@@ -276,7 +276,10 @@ def print_prediction(prediction: dict[str, Any], to: str, console: Console) -> N
     if prediction["close_calls"]:
         n_close = prediction["close_calls"]
         close = f"{show_count(n_close)} {'is' if n_close == 1 else 'are'}"
-        lines.append(f"{close} equally near to two clusters (margin below 1e-4 of the distance)")
+        if prediction["algorithm"] == "kmeans":
+            lines.append(f"{close} equally near to two clusters (margin below 1e-4 of the distance)")
+        else:
+            lines.append(f"{close} between two groups: as many neighbors are in the runner-up (margin of 0 or less)")
     for line in lines:
         _show(console, line)
 

@@ -52,7 +52,7 @@ AROUND_PRODUCTS = 1.7
 """Time of a product of pixels with packing, additions and reads, in times of the product alone."""
 AROUND_NEIGHBORS = 2.0
 """Time of a search of neighbors, with thresholds and sorting, in times of the products of all pairs alone."""
-LEIDEN_SECONDS = 5e-5
+LEIDEN_SECONDS = 1e-4
 """Seconds of Leiden's algorithm for each image with 15 neighbors, on one thread."""
 AROUND_LINKS = 4
 """Cost of a row of the tables and of its link with its record, in times of the link alone."""
