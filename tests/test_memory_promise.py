@@ -44,6 +44,7 @@ SOLVERS = {
     "subspace": ("--set", "pca.solver=subspace", "--components", 50),
     "variance": ("--variance", 0.7),
     "sweep": ("--components", 20, "-k", "2:12"),
+    "leiden": ("--components", 20, "-k", "auto", "--set", "algorithm=leiden"),
     "pixels": ("--set", "reduce=none"),
     "minibatch": ("--components", 20, "--set", "kmeans.algorithm=minibatch"),
     "two-level": ("--components", 20, "--set", "kmeans.algorithm=two-level", "-k", 100),
