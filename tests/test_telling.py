@@ -366,14 +366,17 @@ def test_two_dashes_before_a_short_option_are_explained(cli: Cli) -> None:
 
 
 def test_the_option_that_was_the_number_of_threads_names_the_new_one(tmp_path: Path, cli: Cli) -> None:
-    lines = (("sweep", "o", "-k", 3), ("predict", "o", "x", "--to", "y.csv"),
+    lines = (("run", "x", "--out", "o", "-k", 3), ("sweep", "o", "-k", 3), ("predict", "o", "x", "--to", "y.csv"),
              ("verify", "o"), ("profile", "x", "--out", "o"), ("report", "o"))  # fmt: skip
     for line in lines:
         ran = cli(*line, "--workers", 2, cwd=tmp_path)
         assert (ran.code, len(ran.error_lines)) == (2, 1)
         assert "the number of threads is --threads now" in ran.err
-    with pytest.raises(ConfigError, match="workers belongs to one call"):
-        bc.profile("x", "o", n_clusters=3, workers=2)
+    for call in (bc.run, bc.profile):
+        with pytest.raises(ConfigError, match="the number of threads is --threads now"):
+            call("x", "o", n_clusters=3, workers=2)
+    with pytest.raises(ConfigError, match="the number of threads is --threads now"):
+        bc.plan("x", "o", n_clusters=3, workers=2)
 
 
 @pytest.mark.parametrize("option", ["seed", "components", "threads", "variance"])
@@ -412,7 +415,7 @@ def test_a_report_of_a_first_run_that_is_under_way_is_told_so(images: Path, tmp_
     [([9, 1], "1 of 2 clusters holds a single image"), ([9, 1, 1], "2 of 3 clusters hold one image each")],
 )
 def test_advice_goes_by_number(sizes: list[int], words: str) -> None:
-    assert any(words in line for line in advice(sizes, "lloyd"))
+    assert any(words in line for line in advice(sizes, "kmeans"))
 
 
 def test_counted() -> None:

@@ -261,7 +261,7 @@ def test_a_disk_that_fills_up_ends_the_run_in_one_line_and_it_resumes(
 def test_a_disk_that_vanishes_is_one_line(images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Between two stages the store is gone, as behind a broken mount: nothing is read as zeros, nothing made of it."""
     out = tmp_path / "out"
-    module = sys.modules["bigcluster.pipeline.run"]
+    module = sys.modules["bigcluster.pipeline.compute"]
     real = module.reduce
 
     def vanish(*arguments: object, **options: object) -> object:
