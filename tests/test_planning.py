@@ -256,6 +256,10 @@ def test_a_process_that_starts_a_job_is_held_to_the_budget_too(cli: Cli) -> None
 def test_a_plan_for_worker_processes_of_this_machine_divides_the_budget(cli: Cli) -> None:
     found = json.loads(cli(*ABSENT, "--workers", 3, "--memory", "4GiB", "--threads", 1, "--json").out)
     assert (found["workers"], found["threads"], found["budget_bytes"]) == (3, 1, GIB)
+    small = (*ABSENT[:1], "--images", "1e4", "--size", 64, "-k", 10, "--workers", 2)
+    (error,) = cli(*small, "--memory", "400MiB").error_lines
+    enough = error.partition("use --memory ")[2].split()[0]
+    assert cli(*small, "--memory", enough).code == 0, "it is the budget of all processes together"
 
 
 def test_what_cannot_be_planned_is_refused(cli: Cli) -> None:

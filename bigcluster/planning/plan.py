@@ -94,6 +94,8 @@ class Plan:
     joined: bool = False
     client_bytes: int = 0
     """On a cluster, the bytes of the process that starts the job."""
+    shares: int = 1
+    """The number of equal parts of the budget that was given: `budget_bytes` is one of them."""
     estimated_on: str | None = None
     """The day on which this machine's rates were measured, where seconds are estimated."""
 
@@ -145,16 +147,20 @@ class Plan:
             if stage.stage == MANIFOLD:
                 largest = stage.choices["largest_sample"]
                 otherwise[MANIFOLD] = f"--set manifold.sample={largest}" if largest else "--set reduce=pca"
-        worst = max(self.stages, key=lambda stage: stage.projected_bytes).stage
-        check_budget(
-            self.stages, self.budget_bytes, otherwise=otherwise.get(worst, smaller), floor_bytes=self.floor_bytes
-        )
-        if self.client_bytes > self.budget_bytes:
+        if self.client_bytes > max(self.budget_bytes, self.projected_bytes):  # it names the largest need
+            enough = _enough(self.client_bytes, self.shares)
             raise MemoryBudgetError(
                 f"the process that starts the job needs {show_bytes(self.client_bytes)} for names and labels, the "
-                f"budget of each process is {show_bytes(self.budget_bytes)}; use {_enough(self.client_bytes)} or fewer "
-                "images"
+                f"budget of each process is {show_bytes(self.budget_bytes)}; use {enough} or fewer images"
             )
+        worst = max(self.stages, key=lambda stage: stage.projected_bytes).stage
+        check_budget(
+            self.stages,
+            self.budget_bytes,
+            otherwise=otherwise.get(worst, smaller),
+            floor_bytes=self.floor_bytes,
+            shares=self.shares,
+        )
 
     def replaced(self, stage: StagePlan) -> Plan:
         """Return this plan with another plan for one stage."""
@@ -181,17 +187,23 @@ class Plan:
         return asdict(self) | totals
 
 
-def check_budget(stages: Iterable[StagePlan], budget_bytes: int, *, otherwise: str, floor_bytes: int = 0) -> None:
+def check_budget(
+    stages: Iterable[StagePlan], budget_bytes: int, *, otherwise: str, floor_bytes: int = 0, shares: int = 1
+) -> None:
     """Raise MemoryBudgetError where the stage that needs most memory does not fit the budget.
 
+    shares : the number of processes that get such a budget each, of the one that was given.
     otherwise : another change that helps, for the message. Below the floor only a larger budget helps, and the message
     says so.
     """
     worst = max(stages, key=lambda stage: stage.projected_bytes)
     if worst.projected_bytes <= budget_bytes:
         return
-    enough = _enough(worst.projected_bytes)
+    enough = _enough(worst.projected_bytes, shares)
     budget = f"the budget is {show_bytes(budget_bytes)}"
+    if shares > 1:
+        budget = f"the part of each of {shares} processes is {show_bytes(budget_bytes)}"
+        otherwise = f"fewer --workers or {otherwise}"
     if budget_bytes < floor_bytes:
         raise MemoryBudgetError(
             f"{budget}, below the floor: Python and the libraries alone hold {show_bytes(floor_bytes)}, and stage "
@@ -202,6 +214,9 @@ def check_budget(stages: Iterable[StagePlan], budget_bytes: int, *, otherwise: s
     )
 
 
-def _enough(n_bytes: int) -> str:
-    """Return the option that gives a budget of at least so many bytes: a multiple of 16 MiB, which is easy to read."""
-    return f"--memory {-(-n_bytes // (16 * MIB)) * 16}MiB"
+def _enough(n_bytes: int, shares: int = 1) -> str:
+    """Return the option that gives a budget of at least so many bytes: a multiple of 16 MiB, which is easy to read.
+
+    shares : the number of processes that need so much.
+    """
+    return f"--memory {-(-n_bytes * shares // (16 * MIB)) * 16}MiB"

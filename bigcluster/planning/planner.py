@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from bigcluster.config import Settings
+from bigcluster.planning import footprint
 from bigcluster.planning.feature_shape import FeatureShape, channels, feature_shape
 from bigcluster.planning.groups import likely_communities, plan_communities, plan_neighbors
 from bigcluster.planning.manifold import plan_manifold
@@ -75,13 +76,25 @@ def make_plan(
         is_bound=settings.has_pca and settings.variance is not None,
         workers=resources.workers,
         joined=resources.joined,
-        client_bytes=max(stage.projected_bytes for stage in client_stages) if resources.joined else 0,
+        shares=resources.shares,
+        client_bytes=_client_bytes(client_stages, resources),
     )
 
 
 def _clustered_columns(settings: Settings, n_components: int) -> int:
     """Return the number of columns of the rows that are clustered: of scores, or of the places made of them."""
     return n_dimensions(settings.reduce, n_components) if settings.has_manifold else n_components
+
+
+def _client_bytes(stages: list[StagePlan], resources: Resources) -> int:
+    """Return the bytes of the processes that start a job on a cluster; 0 where there is no cluster.
+
+    stages : what is done there. Where the run starts the workers, they have a part of its budget together.
+    """
+    if not resources.joined:
+        return 0
+    started = footprint.SUPERVISOR_BYTES if resources.starts_workers else 0
+    return max(stage.projected_bytes for stage in stages) + started
 
 
 def _plan_clustering(
@@ -112,7 +125,9 @@ def replan(plan: Plan, settings: Settings, n_components: int, resources: Resourc
     n_clusters = likely_communities(plan.n_images) if settings.finds_communities else max(settings.ks)
     n_columns = _clustered_columns(settings, n_components)
     known = replace(_with_report(known, settings, n_columns, n_clusters, resources), is_bound=False)
-    check_budget(known.stages, known.budget_bytes, otherwise=f"--components {max(1, n_components // 2)}")
+    check_budget(
+        known.stages, known.budget_bytes, otherwise=f"--components {max(1, n_components // 2)}", shares=plan.shares
+    )
     return known
 
 
@@ -124,7 +139,7 @@ def replan_outputs(plan: Plan, settings: Settings, n_components: int, n_clusters
     n_classes, n_columns = plan.features.n_classes, _clustered_columns(settings, n_components)
     output = plan_output(settings, plan.n_images, n_clusters, n_classes, n_columns, resources, plan.pictures)
     known = _with_report(plan.replaced(output), settings, n_columns, n_clusters, resources)
-    check_budget(known.stages, known.budget_bytes, otherwise="a smaller resolution")
+    check_budget(known.stages, known.budget_bytes, otherwise="a smaller resolution", shares=plan.shares)
     return known
 
 

@@ -41,6 +41,11 @@ class Resources:
         return self.tree_bytes or self.budget_bytes
 
     @property
+    def shares(self) -> int:
+        """The number of equal parts into which the budget that was given is divided."""
+        return self.workers + 1 if self.tree_bytes else 1
+
+    @property
     def starts_workers(self) -> bool:
         """Whether the run starts worker processes on this machine."""
         return self.joined and self.tree_bytes > 0
