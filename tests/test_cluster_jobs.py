@@ -17,6 +17,7 @@ from bigcluster.errors import StoreError
 from bigcluster.runtime.cluster import Cluster, Part, Worker, cut
 from bigcluster.runtime.embedded import Embedded
 from bigcluster.runtime.threads import EmbeddedRuntime
+from bigcluster.solvers.unit_length import UnitLengthRows, ref_of
 from bigcluster.store import Store, StoredRows
 from bigcluster.store.refs import RowsRef, StoreRef
 from bigcluster.store.row_source import ArrayRows, FirstColumns, RowSource
@@ -175,6 +176,13 @@ def test_a_reference_in_bytes_holds_the_path_of_out_and_no_lock(store: Store) ->
         assert sent_away(ref)._here is None
     with pytest.raises(TypeError):
         pickle.dumps(threading.Lock())  # so a lock cannot hide in one
+
+
+def test_rows_of_length_1_are_the_same_in_every_process(store: Store) -> None:
+    rows = UnitLengthRows(sources(store)[2])
+    sent = sent_away(ref_of(rows)).open(Worker(EmbeddedRuntime(1), 1 << 20))
+    assert sent.read(0, 4).tobytes() == rows.read(0, 4).tobytes()
+    assert ref_of(rows).open(Worker(EmbeddedRuntime(1), 1)) is rows
 
 
 def test_rows_that_are_not_stored_do_not_leave_their_process(store: Store) -> None:

@@ -26,15 +26,18 @@ SPEC = DecodeSpec(6, 4)
 CHOICES = {"workspace_bytes": 1 << 28}
 
 
-def clustered(images: Path, out: Path, solver: str, k: str, workers: Cluster | None) -> dict[str, Any]:
+def clustered(
+    images: Path, out: Path, solver: str, k: str, workers: Cluster | None, reduction: str = "pca"
+) -> dict[str, Any]:
     """Run all stages on the cluster, and return the facts of the last one."""
     store = Store(out)
     context = context_of(store, cluster=workers)
-    context = replace(context, settings=replace(context.settings, k=k))
+    context = replace(context, settings=replace(context.settings, k=k, reduce=reduction))
     listing = list_images(str(images), out)
     ingested = ingest(context, listing, SPEC, block_shape=(4, 5), in_flight=2)
     features = features_of(context, ingested)
-    reduced = reduce(context, features, ingested, StagePlan("reduce", "gram", "", (4, 5), "1", 0, 0, 0, CHOICES))
+    plan = StagePlan("reduce", "gram", "", (4, 5), "1", 0, 0, 0, CHOICES)
+    reduced = reduce(context, features, ingested, plan if reduction == "pca" else None)
     swept = None
     if len(context.settings.ks) > 1:
         plan = StagePlan("sweep", "lloyd", "", (4, 5), "1", 0, 0, 0, CHOICES)
@@ -44,18 +47,26 @@ def clustered(images: Path, out: Path, solver: str, k: str, workers: Cluster | N
 
 
 @pytest.mark.parametrize(
-    ("solver", "k"), [("lloyd", "3"), ("minibatch", "3"), ("two-level", "4"), ("lloyd", "2:4")], ids=str
+    ("solver", "k", "reduction"),
+    [
+        ("lloyd", "3", "pca"),
+        ("lloyd", "3", "none"),
+        ("minibatch", "3", "pca"),
+        ("two-level", "4", "pca"),
+        ("lloyd", "2:4", "pca"),
+    ],
+    ids=str,
 )
 def test_labels_have_the_same_bits_on_any_cluster(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, solver: str, k: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, solver: str, k: str, reduction: str
 ) -> None:
     prepare_codecs()
     write(tmp_path / "images", {f"{i}.png": data for i, data in enumerate([*PICTURES, b"", PICTURES[0]])})
-    facts = clustered(tmp_path / "images", tmp_path / "one", solver, k, None)
+    facts = clustered(tmp_path / "images", tmp_path / "one", solver, k, None, reduction)
     for spread_from, job in ((10**10, "FitClusters"), (0, "LabelBlocks")):
         workers, out = Sent(5), tmp_path / f"many{spread_from}"
         monkeypatch.setattr(cluster_jobs, "SPREAD_FROM", spread_from)
-        found = clustered(tmp_path / "images", out, solver, k, workers)
+        found = clustered(tmp_path / "images", out, solver, k, workers, reduction)
         # What is read depends on what workers keep, as it depends on the budget. The mark of the stage says how much.
         assert {**found, "bytes_read": 0} == {**facts, "bytes_read": 0}
         one, many = content(tmp_path / "one"), content(out)
