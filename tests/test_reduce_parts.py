@@ -48,14 +48,14 @@ def test_any_parts_of_k_give_the_exact_sums(
 
     def lower(cluster: Cluster) -> NDArray[Any]:
         """The lower triangle of the matrix that the tiles of the fit make."""
-        handle = products_in_parts(
+        found = products_in_parts(
             solver, rows, target=Components(1), cluster=cluster, threads=1, workspace_bytes=1 << 30, kernel="auto",
             on_progress=None, checkpoints=NO_CHECKPOINTS,
         )  # fmt: skip
-        assert handle is not None
+        assert found is not None
         size = rows.shape[0] if solver == "gram" else n
         matrix = np.zeros((size, size), np.int64)
-        for (j, i), tile in handle.take().items():
+        for (j, i), tile in found[0].take().items():
             matrix[j * TILE : (j + 1) * TILE, i * TILE : (i + 1) * TILE] = tile
         return np.tril(matrix)
 

@@ -6,6 +6,8 @@ import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from bigcluster.runtime.events import Progress
+
 
 @dataclass(frozen=True)
 class FitProgress:
@@ -25,6 +27,17 @@ class FitProgress:
 
 
 OnProgress = Callable[[FitProgress], None]
+
+
+def advancing(progress: Progress, done: int = 0) -> OnProgress:
+    """Return a listener that counts the steps of a fit in the progress of a worker. done : steps that are counted."""
+
+    def on_progress(fit: FitProgress) -> None:
+        nonlocal done
+        progress.advance(max(0, fit.done - done))
+        done = max(done, fit.done)
+
+    return on_progress
 
 
 class StepCounter:

@@ -16,7 +16,7 @@ from bigcluster.solvers.kmeans import KMeansFit, fit, fit_given, fit_minibatch, 
 from bigcluster.solvers.kmeans import sweep as sweep_rows
 from bigcluster.solvers.kmeans.opened import Spread
 from bigcluster.solvers.kmeans.sweep import Sweep
-from bigcluster.solvers.progress import OnProgress
+from bigcluster.solvers.progress import OnProgress, advancing
 from bigcluster.solvers.unit_length import ref_of
 from bigcluster.store import StageCheckpoints, Store
 from bigcluster.store.refs import ArrayRef, RowSourceRef, StoreRef
@@ -64,7 +64,7 @@ class Saving:
             "runtime": worker.runtime,
             "row_keys": store.load(ROW_KEYS) if self.row_keys.value is None else self.row_keys.value,
             "checkpoints": checkpoints,
-            "on_progress": self.on_progress.value,
+            "on_progress": self.on_progress.value or advancing(worker.progress),
         }
 
 

@@ -258,10 +258,11 @@ def _fit_on_workers(
         described=PICTURES if features.are_pixels else FEATURES,
         resume=checkpoints.fingerprint,
         scores_later=of_pixels and plan.solver == "covariance",
+        n_summed=0 if products is None else products[1],
         checkpoints=Local(checkpoints),
         on_progress=Local(on_progress),
     )
-    fitted = cluster.once(fit, *([] if products is None else [products]))
+    fitted = cluster.once(fit, *([] if products is None else [products[0]]))
     store.refresh()
     digests = dict(fitted.digests)
     if fit.scores_later:

@@ -18,7 +18,7 @@ from bigcluster.solvers.pca import PCAFit, fit_pca
 from bigcluster.solvers.pca.products import Sums
 from bigcluster.solvers.pca.projection import Projection
 from bigcluster.solvers.pca.result import ExactSums, Target
-from bigcluster.solvers.progress import OnProgress
+from bigcluster.solvers.progress import OnProgress, advancing
 from bigcluster.solvers.spill import FolderTiles
 from bigcluster.store import ColumnWriter, Digests, RowWriter, StageCheckpoints, Store
 from bigcluster.store.refs import RowsRef, StoreRef
@@ -59,6 +59,8 @@ class FitPCA:
     """The fingerprint of the states that the fit may continue from."""
     scores_later: bool
     """Whether the scores are not written: they are computed from the components, in parts."""
+    n_summed: int = 0
+    """The number of steps of the fit that summing its products was."""
     checkpoints: Local[CheckpointStore] = field(default_factory=Local, compare=False, repr=False)
     on_progress: Local[OnProgress] = field(default_factory=Local, compare=False, repr=False)
 
@@ -94,6 +96,8 @@ class FitPCA:
         if self.square_sum is not None:
             moments = ExactSums(store.load("column_sums"), self.square_sum)
         on_progress = self.on_progress.value
+        if on_progress is None and products is not None:  # the process that asks knows the number of steps
+            on_progress = advancing(worker.progress, self.n_summed)
         checkpoints = self.checkpoints.value or StageCheckpoints(store, REDUCE, self.resume)
         if self.solver == "incremental":
             from bigcluster.solvers.pca.incremental import fit_incremental  # imports dask

@@ -26,7 +26,7 @@ from bigcluster.solvers.pca.products import (
     sum_panel,
 )
 from bigcluster.solvers.pca.result import Target
-from bigcluster.solvers.progress import OnProgress, StepCounter
+from bigcluster.solvers.progress import FitProgress, OnProgress, StepCounter
 from bigcluster.store.refs import RowsRef
 from bigcluster.store.row_io import StoredRows
 from bigcluster.store.row_source import RowSource
@@ -91,12 +91,12 @@ def products_in_parts(
     kernel: str,
     on_progress: OnProgress | None,
     checkpoints: CheckpointStore,
-) -> Handle[Sums] | None:
+) -> tuple[Handle[Sums], int] | None:
     """Sum the products that a fit by `gram` or `covariance` needs, on all workers.
 
     threads, workspace_bytes : of each worker; the fit gets the same ones. The other arguments are those of fit_pca.
-    None where the fit sums them itself: float products depend on their order, and sums that do not fit into the
-    workspace go to the disk column by column.
+    Returns the sums, and of how many steps of the fit they are. None where the fit sums them itself: float products
+    depend on their order, and sums that do not fit into the workspace go to the disk column by column.
     """
     if solver not in BY_ROW or rows.dtype != np.uint8:
         return None
@@ -108,6 +108,10 @@ def products_in_parts(
     unit = plan.k_block
     if isinstance(rows, StoredRows):  # no chunk is read by two workers
         unit = rows.chunks[1] if by_row else rows.chunks[0]
-    steps = Local(Steps(checkpoints, on_progress, fit_steps(plan, target)))
+    n_steps = fit_steps(plan, target)
+    steps = Local(Steps(checkpoints, on_progress, n_steps))
     job = SumProducts(RowsRef.of(rows), kernel, by_row, plan, unit, steps)
-    return cluster.merged(job, cluster.parts(-(-k // unit), per_worker=1), add_sums)
+    sums = cluster.merged(job, cluster.parts(-(-k // unit), per_worker=1), add_sums)
+    if on_progress is not None:
+        on_progress(FitProgress(plan.steps, n_steps))
+    return sums, plan.steps
