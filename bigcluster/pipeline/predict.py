@@ -37,6 +37,7 @@ from bigcluster.stages.ingest import RECIPE, load_ingested, stored_embedding, st
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading.sample import NATIVE
 from bigcluster.stages.membership import KMEANS, LEIDEN, algorithm_of
+from bigcluster.stages.reduce import embedding_of
 from bigcluster.stages.vectors import KIND_OF_VECTORS
 from bigcluster.store import Store
 from bigcluster.store.row_source import spans
@@ -72,8 +73,6 @@ def predict(
     StoreError where OUT holds no finished run or one with other features, UsageError where `to` cannot be written,
     NoImagesError where no image can be read, and MemoryBudgetError where the plan does not fit.
     """
-    if settings.reduce == "tsne":  # UMAP's library is not needed to place images
-        check_library(settings.reduce, f"the model in {settings.out} is of t-SNE, which", "a model of reduce = pca")
     job = open_job(settings, resources, listener, caller)
     _check_target(to, images, settings.images, job.out)
     settings = _with_features(settings, features)
@@ -147,10 +146,15 @@ def _label_all(
                 features = load_features(store, load_ingested(store))
             _check_embedding(store, embedding)
             n_clusters, n_components = store.array("centers").shape
-            if settings.has_manifold and (fit := store.mark(REDUCE)) is not None:
-                n_components = fit.payload["n_components"]
             n_own = store.array("pixels").shape[0]
-            clustered = store.mark(CLUSTER)
+            clustered, placer_bytes = store.mark(CLUSTER), 0
+            if (embedded := embedding_of(store, clustered)) is not None:
+                if embedded.payload["method"] == "tsne":  # UMAP's library is not needed to place images
+                    check_library("tsne", f"the model in {job.out} is of t-SNE, which", "a model of reduce = pca")
+                n_components = embedded.payload["n_columns"]
+                placer_bytes = project_placer_bytes(
+                    embedded.payload["method"], embedded.payload["n_fitted"], n_components, len(listing), resources
+                )
             plan = plan_predict(
                 replace(settings, images=images),
                 len(listing),
@@ -160,7 +164,7 @@ def _label_all(
                 n_components,
                 n_clusters,
                 resources,
-                placer_bytes=project_placer_bytes(settings, n_own, len(listing), n_components, resources),
+                placer_bytes=placer_bytes,
                 of_communities=clustered is not None and algorithm_of(clustered) == LEIDEN,
             )
             check_budget((plan,), resources.budget_bytes, otherwise="fewer --threads")

@@ -14,13 +14,15 @@ from bigcluster.outputs.summary import read_summary
 from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning.plan import StagePlan, check_budget
 from bigcluster.planning.report import components_of, plan_report
-from bigcluster.planning.stage_names import REDUCE, REPORT
+from bigcluster.planning.stage_names import CLUSTER, REDUCE, REPORT
+from bigcluster.planning.stages import without_library
 from bigcluster.report.model import Written
 from bigcluster.report.write import FOLDER, Allowance, is_current, write_report
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
 from bigcluster.stages.ingest import stored_embedding, stored_recipe
+from bigcluster.stages.reduce import embedding_of
 from bigcluster.store import Store
 
 
@@ -44,10 +46,11 @@ def report(
         fit = None if settings.reduce == "none" else store.mark(REDUCE)
         components = "none" if fit is None else str(fit.payload["components"])
         embedding = stored_embedding(store)
-        if embedding is not None or settings.has_manifold:
+        if embedding is not None or embedding_of(store, store.mark(CLUSTER)) is not None:
             components = components_of(None, of_pixels=False)
         size, n_classes = (spec.width, spec.height), 0 if embedding is None else embedding["n_classes"]
-        plan = plan_report(settings, n_images, size, n_columns, n_clusters, components, n_classes, resources)
+        planned = without_library(settings)
+        plan = plan_report(planned, n_images, size, n_columns, n_clusters, components, n_classes, resources)
         check_budget((plan,), resources.budget_bytes, otherwise="--threads 1")
         with naming_damage(store):
             _write(job, store, read_summary(summary_path, n_clusters), plan)

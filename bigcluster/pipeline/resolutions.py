@@ -14,6 +14,7 @@ from bigcluster.pipeline.job import Job, naming_damage, open_job
 from bigcluster.planning.groups import plan_communities
 from bigcluster.planning.plan import check_budget
 from bigcluster.planning.stage_names import CLUSTER, NEIGHBORS, SWEEP
+from bigcluster.planning.stages import without_library
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
@@ -47,7 +48,7 @@ def resolutions(
                     "auto --set algorithm=leiden` first"
                 )
             n_images, n_columns = store.array("labels").shape[0], clustered.payload["n_columns"]
-            plan = plan_communities(settings, n_images, n_columns, resources)
+            plan = plan_communities(without_library(settings), n_images, n_columns, resources)
             check_budget((plan,), resources.budget_bytes, otherwise="a number with -k")
             with job.stages.sampler, job.stages.measure(SWEEP, plan.projected_bytes) as facts:
                 facts |= {"solver": "leiden", "passes": 0, "reused": False}

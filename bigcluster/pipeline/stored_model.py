@@ -18,7 +18,7 @@ from bigcluster.kernels.linalg.moments import block_moments
 from bigcluster.kernels.linalg.unit_length import to_unit_length
 from bigcluster.kernels.novelty import LEAST_IMAGES, Novelty, Traits, residual_of, squared_norms
 from bigcluster.outputs.tables import Predicted
-from bigcluster.planning.stage_names import CLUSTER, MANIFOLD, REDUCE
+from bigcluster.planning.stage_names import CLUSTER, REDUCE
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.communities import assign
 from bigcluster.solvers.communities.footprint import neighbors_for
@@ -100,9 +100,7 @@ def load_model(context: Context, features: Features, workspace_bytes: int) -> St
     if fit is None or not reduce.made_clusters(store, fit, clustered):
         raise unfinished
     placer = None
-    if clustered.payload["reduction"] in MANIFOLDS:
-        embedded = store.mark(MANIFOLD)
-        assert embedded is not None  # the clusters were made from it
+    if (embedded := reduce.embedding_of(store, clustered)) is not None:
         n_components = embedded.payload["n_columns"]
         scores = reduce.clustered_scores(store, n_components, unit_length=features.unit_length)
         placer = manifold.load_placer(store, embedded, scores, context.runtime)

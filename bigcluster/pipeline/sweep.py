@@ -15,7 +15,7 @@ from bigcluster.outputs import tables
 from bigcluster.pipeline.job import naming_damage, open_job
 from bigcluster.planning.plan import check_budget
 from bigcluster.planning.stage_names import SWEEP
-from bigcluster.planning.stages import plan_reduce, plan_sweep
+from bigcluster.planning.stages import plan_reduce, plan_sweep, without_library
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
@@ -63,7 +63,7 @@ def sweep(
             reduced = load_reduced(of_the_run, features, ingested, planned)
             if settings.has_manifold:
                 reduced = load_embedded(of_the_run, reduced, ingested)
-            plan = plan_sweep(settings, ks, *reduced.rows.shape, shape.dtype, resources)
+            plan = plan_sweep(without_library(settings), ks, *reduced.rows.shape, shape.dtype, resources)
             check_budget((plan,), resources.budget_bytes, otherwise="fewer values of k")
             with job.stages.sampler, job.stages.measure(SWEEP, plan.projected_bytes) as facts:
                 swept = sweep_stage(context, reduced, ks, plan, ingested.row_keys)

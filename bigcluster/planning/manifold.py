@@ -83,15 +83,12 @@ def _place_bytes(method: str, n_new: int, n_fitted: int, n_columns: int, threads
     return rows + threads * project_group_bytes(n_fitted, n_columns, NEW_NEIGHBORS) + project_place_bytes(method, n_new)
 
 
-def project_placer_bytes(settings: Settings, n_own: int, n_new: int, n_columns: int, resources: Resources) -> int:
+def project_placer_bytes(method: str, n_fitted: int, n_columns: int, n_new: int, resources: Resources) -> int:
     """Return the bytes that predict adds for placing new rows: the library of t-SNE, the sample, and a block.
 
-    n_own : the number of images of the model. n_new : the number of new images. n_columns : of the scores.
+    n_fitted : the number of images that the model has fitted. n_columns : of the scores. n_new : the number of new
+    images.
     """
-    if not settings.has_manifold:
-        return 0
-    method = settings.reduce
-    n_fitted = min(settings.manifold.sample, n_own)
     library = LIBRARY_BYTES["tsne"] if method == "tsne" else 0
     sample = n_fitted * (n_columns + n_dimensions(method, n_columns)) * footprint.FLOAT32
     return library + sample + _place_bytes(method, min(PLACED_ROWS, n_new), n_fitted, n_columns, resources.threads)

@@ -3,6 +3,8 @@ holds."""
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 
 from bigcluster.catalog.manifest_rows import parquet_child_bytes
@@ -62,6 +64,11 @@ def clustering_baseline_bytes(settings: Settings, resources: Resources) -> int:
     n_bytes = baseline_bytes(settings, resources, products=products)
     n_bytes += LIBRARY_BYTES[settings.reduce] if settings.has_manifold else 0
     return n_bytes if products or settings.kmeans.algorithm != "dask-ml" else n_bytes + footprint.DASK_ML_BYTES
+
+
+def without_library(settings: Settings) -> Settings:
+    """Return the settings with which a command is planned that needs no library of t-SNE or UMAP: places are stored."""
+    return replace(settings, reduce="pca") if settings.has_manifold else settings
 
 
 def charts_bytes(settings: Settings) -> int:

@@ -10,13 +10,13 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from bigcluster.config import MANIFOLDS
 from bigcluster.kernels.linalg.types import Float64Array
 from bigcluster.kernels.novelty import Novelty, Traits, Usual, left_out, residual_of, squared_norms
-from bigcluster.planning.stage_names import MANIFOLD, NORMS, NOVELTY
+from bigcluster.planning.stage_names import NORMS, NOVELTY
 from bigcluster.stages.context import Context
 from bigcluster.stages.features import Features
 from bigcluster.stages.membership import load_labels
+from bigcluster.stages.reduce import embedding_of
 from bigcluster.store import Mark, StoredRows, fingerprint
 from bigcluster.store.row_source import FirstColumns, RowSource, spans
 
@@ -51,13 +51,9 @@ def _measure(context: Context, features: Features, clustered: Mark) -> Novelty:
     labels = load_labels(store, len(centers))
     scores_sq = leverage = None
     residual = np.zeros(len(labels))
-    has_places = clustered.payload["reduction"] in MANIFOLDS
+    embedded = embedding_of(store, clustered)
     if clustered.payload["reduction"] != "none":
-        n_columns = centers.shape[1]
-        if has_places:
-            embedded = store.mark(MANIFOLD)
-            assert embedded is not None  # the clusters were made from it
-            n_columns = embedded.payload["n_columns"]
+        n_columns = centers.shape[1] if embedded is None else embedded.payload["n_columns"]
         scores_sq, leverage = _of_scores(FirstColumns(StoredRows(store.array("scores")), n_columns))
         residual = residual_of(norm_sq, scores_sq)
     own = Traits(labels, distance, residual, np.sqrt(norm_sq))
@@ -71,7 +67,7 @@ def _measure(context: Context, features: Features, clustered: Mark) -> Novelty:
         counts,
         store.load("runner_up_distance"),
         unit_length=features.unit_length,
-        among_scores=not has_places,
+        among_scores=embedded is None,
     )
     return Novelty.among(own, left, len(centers))
 

@@ -126,6 +126,17 @@ def clustered_scores(store: Store, n_components: int, *, unit_length: bool) -> R
     return scores
 
 
+def embedding_of(store: Store, clustered: Mark | None) -> Mark | None:
+    """Return the mark of the places by t-SNE or UMAP that were clustered; None where there are none.
+
+    clustered : the mark of the clusters.
+    """
+    if clustered is None or clustered.payload["reduction"] not in MANIFOLDS:
+        return None
+    embedded = store.mark(MANIFOLD)
+    return embedded if embedded is not None and embedded.fingerprint == clustered.payload["rows"] else None
+
+
 def made_clusters(store: Store, fit: Mark | None, clustered: Mark) -> bool:
     """Return whether the clusters were made from this fit, or from rows that were not reduced.
 
@@ -136,9 +147,7 @@ def made_clusters(store: Store, fit: Mark | None, clustered: Mark) -> bool:
         return True
     made_of: Mark | None = clustered
     if clustered.payload["reduction"] in MANIFOLDS:
-        made_of = store.mark(MANIFOLD)
-        if made_of is None or made_of.fingerprint != clustered.payload["rows"]:
-            return False
+        made_of = embedding_of(store, clustered)
     if fit is None or made_of is None:
         return False
     rows, n_columns = made_of.payload["rows"], made_of.payload["n_columns"]
