@@ -30,6 +30,7 @@ from bigcluster.solvers.communities import votes
 from bigcluster.solvers.communities.footprint import neighbors_for
 from bigcluster.stages.membership import LEIDEN
 from bigcluster.store import Store
+from bigcluster.store.payloads import has_form
 from bigcluster.units import GIB, MIB
 
 N, D = 120, 12
@@ -210,6 +211,16 @@ def test_a_graph_that_names_other_rows_is_searched_again(done: bc.Run, images: P
     assert again.verify()["ok"]
 
 
+def test_a_mark_of_groups_without_its_facts_counts_as_none(done: bc.Run) -> None:
+    mark = Store(done.out, create=False).mark("cluster")
+    assert mark is not None
+    assert has_form("cluster", "done", mark.fingerprint, mark.payload)
+    for name in ("modularity", "resolution", "n_neighbors", "metric"):
+        facts = {key: value for key, value in mark.payload["facts"].items() if key != name}
+        assert not has_form("cluster", "done", mark.fingerprint, {**mark.payload, "facts": facts})
+    assert not has_form("cluster", "done", mark.fingerprint, {**mark.payload, "inertia": 1.0})
+
+
 def equal(n: int) -> NDArray[np.float32]:
     return np.ones((n, D), np.float32)
 
@@ -264,6 +275,8 @@ def test_vectors_of_zeros_have_neighbors_too(tmp_path: Path) -> None:
     assert run.summary["counts"]["ok"] == len(x)
     assert run.verify()["ok"]
     assert np.isfinite(stored(run, "neighbor_distances")).all()
+    predicted = run.predict(images, tmp_path / "p.csv")
+    np.testing.assert_array_equal(predicted["label"], run.labels["label"])
 
 
 @pytest.mark.parametrize(

@@ -206,10 +206,19 @@ _CLUSTER_KEYS = keys(
 )
 
 
+_METRIC = one_of("cosine", "euclidean")
+_GROUP_FACTS = keys(
+    {**dict.fromkeys(("modularity", "resolution"), number), "n_neighbors": whole(), "metric": _METRIC}, others=True
+)
+"""The facts of communities that predict and the summary use."""
+
+
 def _is_clustered(payload: Any) -> bool:
     """Whether a value describes clusters. Those of k-means name no algorithm, as in earlier versions, and alone have an
     inertia."""
-    return _CLUSTER_KEYS(payload) and ("algorithm" in payload) == (payload["inertia"] is None)
+    if not _CLUSTER_KEYS(payload) or ("algorithm" in payload) != (payload["inertia"] is None):
+        return False
+    return "algorithm" not in payload or _GROUP_FACTS(payload["facts"])
 
 
 _OF_BLOCKS: dict[str, Check] = {
@@ -243,7 +252,7 @@ _FORMS: dict[str, Check] = {
     "neighbors": keys(
         {
             **dict.fromkeys(("images", "rows"), text),
-            "metric": one_of("cosine", "euclidean"),
+            "metric": _METRIC,
             "n_neighbors": whole(),
             "facts": _FACTS,
         }
