@@ -25,6 +25,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bigcluster.errors import ClusterError, OutOfMemoryError, StoreError
+from bigcluster.outdir import locked
+from bigcluster.outdir.holder import HeldBy
 from bigcluster.runtime.cluster import Cluster, Part, Worker, cut
 from bigcluster.runtime.dask_cluster import DaskCluster, Link
 from bigcluster.runtime.dask_cluster.start import Started, local_cluster
@@ -288,6 +290,16 @@ def test_a_merge_is_exact_for_all_cuts_and_trees(shared: DaskCluster, data: st.D
 def listening(pid: int) -> list[Any]:
     tree = [psutil.Process(pid), *psutil.Process(pid).children(recursive=True)]
     return [one for process in tree for one in process.net_connections("all") if one.status == psutil.CONN_LISTEN]
+
+
+def test_jobs_of_a_run_that_has_lost_out_do_not_run(started: Started, tmp_path: Path) -> None:
+    with joined(started.address) as found:
+        found.before_jobs = HeldBy(tmp_path, between_hosts=False)
+        with locked(tmp_path):
+            assert [numbers for numbers, _ in found.spread(Squares(), [Part(0, 3, 5)])] == [[9, 16]]
+            found.before_jobs = HeldBy(tmp_path, between_hosts=False, token="0" * 16)
+            with pytest.raises(StoreError, match="is not held by the run any more for which this process works"):
+                list(found.spread(Squares(), [Part(0, 3, 5)]))
 
 
 def test_nothing_listens_off_loopback(started: Started, shared: DaskCluster) -> None:

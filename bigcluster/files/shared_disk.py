@@ -23,9 +23,12 @@ def expect_other_hosts(patience_seconds: float = NFS_SECONDS) -> None:
     _patience_seconds = patience_seconds
 
 
-def comes_to_light(path: Path) -> bool:
-    """Return whether a file that must be there is there. It is looked for again where other hosts write files."""
-    until = time.monotonic() + _patience_seconds
+def comes_to_light(path: Path, patience_seconds: float | None = None) -> bool:
+    """Return whether a file that must be there is there. It is looked for again where other hosts write files.
+
+    patience_seconds : seconds for which it is looked for; by default those of `expect_other_hosts`.
+    """
+    until = time.monotonic() + (_patience_seconds if patience_seconds is None else patience_seconds)
     while not os.path.lexists(path):
         if time.monotonic() >= until:
             return False

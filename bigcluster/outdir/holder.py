@@ -22,6 +22,7 @@ from pathlib import Path
 from bigcluster.errors import OutError, StoreError
 from bigcluster.files.bounded import UnfitFileError, open_regular
 from bigcluster.files.durable import TOKEN, unfinished_name, write_for
+from bigcluster.files.shared_disk import NFS_SECONDS, expect_other_hosts
 from bigcluster.runtime.sampler import has_ended, started_at
 
 HOLDER = ".holder"
@@ -140,13 +141,16 @@ class HeldBy:
     """The run that holds OUT, for processes that write for it: they call this object before each job."""
 
     out: Path
+    between_hosts: bool
+    """Whether processes of other hosts write to OUT."""
     token: str = TOKEN
 
     def __call__(self) -> None:
-        """Write for that run from now on. Raises StoreError where another run holds OUT now, or none."""
+        """Write for that run from now on. Raises StoreError where another run holds OUT now."""
         write_for(self.token)
+        expect_other_hosts(NFS_SECONDS if self.between_hosts else 0.0)
         holder = read_holder(self.out)
-        if holder is None or holder.token != self.token:
+        if holder is not None and holder.token != self.token:
             raise StoreError(f"{self.out} is not held by the run any more for which this process works; it ends")
 
 

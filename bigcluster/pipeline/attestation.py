@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import platform
 import secrets
-import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
@@ -19,16 +18,10 @@ import numpy as np
 from bigcluster._version import __version__
 from bigcluster.catalog import Listing
 from bigcluster.errors import BigclusterError, ClusterError
-from bigcluster.files.durable import (
-    TOKEN,
-    digest_of,
-    digest_of_file,
-    unfinished_name,
-    unlink_below,
-    write_bytes,
-    write_for,
-)
+from bigcluster.files.durable import digest_of, digest_of_file, unfinished_name, unlink_below, write_bytes
+from bigcluster.files.shared_disk import NFS_SECONDS, comes_to_light, expect_other_hosts
 from bigcluster.kernels.linalg.floats import float_product
+from bigcluster.outdir.holder import HeldBy
 from bigcluster.runtime.blas import blas_threads
 from bigcluster.runtime.cluster import Cluster, Worker
 from bigcluster.runtime.dask_cluster import DaskCluster
@@ -36,9 +29,8 @@ from bigcluster.units import counted
 
 PACKAGES = ("numpy", "zarr", "opencv-python-headless", "pillow", "onnxruntime", "scipy", "dask", "distributed")
 """The packages whose versions must be the same everywhere: they compute, or read and write what others read."""
-SHARED_SECONDS = 35.0
-"""Seconds in which a file of one host must be seen by another one. NFS remembers for 30 s that a file is not there
-(nfs(5), acdirmax)."""
+SHARED_SECONDS = NFS_SECONDS
+"""Seconds in which a file of one host must be seen by another one."""
 MOST_FAULTS = 5
 """The number of faults that are shown; more of them would not be read."""
 
@@ -52,8 +44,6 @@ class Attest:
     out: Path
     nonce: str
     """The name of a file in OUT, which holds its own name."""
-    token: str
-    """The token of the process that has locked OUT: what a killed worker leaves is removed with its files."""
 
     def __call__(self, worker: Worker) -> dict[str, Any]:
         return {
@@ -65,7 +55,6 @@ class Attest:
         }
 
     def _write(self) -> dict[str, str]:
-        write_for(self.token)
         name = unfinished_name()
         try:
             write_bytes(self.out / name, name.encode(), self.out)
@@ -95,14 +84,12 @@ def facts_of(image: str) -> dict[str, Any]:
 
 def read_when_there(file: Path) -> str | None:
     """Return the content of a small file, once it is there; None where it does not come."""
-    deadline = time.monotonic() + SHARED_SECONDS
-    while True:
-        try:
-            return file.read_text(encoding="ascii")
-        except OSError:
-            if time.monotonic() > deadline or not file.parent.is_dir():
-                return None
-            time.sleep(0.2)
+    if not file.parent.is_dir() or not comes_to_light(file, SHARED_SECONDS):
+        return None
+    try:
+        return file.read_text(encoding="ascii")
+    except OSError:
+        return None
 
 
 def arithmetic() -> str:
@@ -116,19 +103,24 @@ def arithmetic() -> str:
     return digest_of(b"".join(np.ascontiguousarray(one).tobytes() for one in (product, gram, values, vectors)))
 
 
-def attest(cluster: Cluster, listing: Listing, out: Path) -> None:
+def attest(cluster: Cluster, listing: Listing, out: Path, *, between_hosts: bool) -> None:
     """Ask every worker what it has, and compare; this process itself needs no proof. OUT must be locked.
+
+    between_hosts : whether workers may be on other hosts. From now on, workers write for this process as long as it
+    holds OUT.
 
     Raises ClusterError with one line for each fault.
     """
     if not isinstance(cluster, DaskCluster):
         return
+    cluster.before_jobs = HeldBy(out, between_hosts)
+    expect_other_hosts(NFS_SECONDS if between_hosts else 0.0)
     image = str(listing.path(0)) if len(listing) else None
     nonce = f"{unfinished_name()}{secrets.token_hex(4)}"
     write_bytes(out / nonce, nonce.encode(), out)
     expected = {"versions": versions(), "image": None if image is None else facts_of(image), "nonce": nonce}
     try:
-        found = cluster.each(Attest(image, out, nonce, TOKEN))
+        found = cluster.each(Attest(image, out, nonce))
         faults = [
             f"the worker {worker}: {fault}"
             for worker, facts in found.items()

@@ -164,7 +164,7 @@ def _run(
         if job.resources.joined:  # what it imports is not needed otherwise
             from bigcluster.pipeline.attestation import attest
 
-            attest(job.cluster, listing, job.out)
+            attest(job.cluster, listing, job.out, between_hosts=not job.resources.starts_workers)
         store = Store(job.out, most_bytes=job.remaining_bytes)
         was_finished = is_finished(store.marks)
         spec = _decode_spec(settings, plan.image_size, plan.stage(INGEST).choices["decode_bytes"], embedding)

@@ -71,6 +71,8 @@ class DaskCluster:
     def __init__(self, link: Link, run: str, memory_bytes: int) -> None:
         """run : a name of this run that no other one has. memory_bytes : what a job may hold in its process."""
         self._link, self._run, self._memory = link, run, memory_bytes
+        self.before_jobs: Callable[[], None] | None = None
+        """A function that a worker calls before each job, which does not run where it raises an error."""
         self._homes: dict[Part, str] = {}
 
     @property
@@ -138,7 +140,7 @@ class DaskCluster:
             # A worker of dask ends when it is sent a function of a module that it does not have.
             imported = self._ask_each(workers, import_module, type(job).__module__)
             able = [address for address, future in imported.items() if _error(future) is None]
-            asked = self._ask_each(able, run_job, self._run, self._memory, job)
+            asked = self._ask_each(able, run_job, self._run, self._memory, self.before_jobs, job)
             return {
                 address: _answer(asked[address]) if address in asked else _error(future)
                 for address, future in imported.items()
@@ -197,7 +199,7 @@ class DaskCluster:
                 self._link.restore()
 
     def _task(self, number: int, job: Callable[..., Any], arguments: tuple[Any, ...], home: str | None) -> Task:
-        return Task(number, _name(job), run_job, (self._run, self._memory, job, *arguments), home)
+        return Task(number, _name(job), run_job, (self._run, self._memory, self.before_jobs, job, *arguments), home)
 
     def _merged(self, job: Job[Result], parts: Sequence[Part], merge: Merge) -> tuple[Future, int]:
         """Run a pass and return the future of its merged result, and the generation of the workers.

@@ -74,16 +74,24 @@ class _SentProgress(Progress):
         self._unsent, self._sent_at = 0, time.monotonic()
 
 
-def run_job(run: str, memory_bytes: int, job: Callable[..., Any], *arguments: Any) -> Any:
+def run_job(
+    run: str, memory_bytes: int, before: Callable[[], None] | None, job: Callable[..., Any], *arguments: Any
+) -> Any:
     """Return job(worker, *arguments). It waits until no other job runs in this process.
 
     run : the name of the run; what other runs keep in this process is discarded. memory_bytes : what a job may hold.
-    Raises JobFailedError.
+    before : is called before the job, which does not run where this raises an error. Raises JobFailedError.
     """
+
+    def work() -> Any:
+        if before is not None:
+            before()
+        return job(worker, *arguments)
+
     with _ALONE:
         worker = _worker_of(run, memory_bytes)
         try:
-            return _reported(lambda: job(worker, *arguments))
+            return _reported(work)
         finally:
             if isinstance(worker.progress, _SentProgress):
                 worker.progress.flush()
