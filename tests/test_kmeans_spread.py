@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from bigcluster.runtime.cluster import Cluster, Worker
 from bigcluster.runtime.embedded import Embedded
 from bigcluster.runtime.threads import EmbeddedRuntime
-from bigcluster.solvers.kmeans import KMeansFit, fit, fit_minibatch, fit_two_level
+from bigcluster.solvers.kmeans import KMeansFit, fit, fit_minibatch, fit_two_level, sweep
 from bigcluster.solvers.kmeans import blocks as blocks_module
 from bigcluster.solvers.kmeans.opened import Spread
-from bigcluster.solvers.kmeans.spread import PassSums, StartSums, merge_sums
+from bigcluster.solvers.kmeans.spread_jobs import PassSums, StartSums, merge_sums
 from bigcluster.solvers.progress import FitProgress
 from bigcluster.store import Store, StoredRows
 from bigcluster.store.refs import ArrayRef, RowsRef, StoreRef
@@ -89,7 +89,7 @@ def test_a_fit_has_the_same_bits_on_any_cluster(
     for seed in range(2):
         workers = Sent(seed)
         assert bits(fitted(store, solver, k, workers, **options)) == bits(here)
-        assert {"LloydPass", "LabelBlocks", "BeginFit", "Survey", "Forget"} <= set(workers.jobs)
+        assert {"LloydPass", "LabelBlocks", "OnRows", "Survey", "Forget"} <= set(workers.jobs)
 
 
 class KilledError(Exception):
@@ -134,6 +134,26 @@ def test_a_fit_that_was_killed_goes_on_with_the_same_bits_on_another_cluster(
         assert memory.facts["iterations"] == 2
         assert not any(name.startswith("labels") for name in memory.arrays), "labels stay on the workers"
         assert bits(fitted(store, "lloyd", k, then, n_init=2, checkpoints=memory)) == bits(here)
+
+
+@pytest.mark.parametrize("n_distinct", [600, 6])
+def test_a_sweep_has_the_same_bits_on_any_cluster(tmp_path: Path, small_blocks: None, n_distinct: int) -> None:
+    store = stored(tmp_path, scores(n_distinct, 700, 3, n_distinct))
+    rows, keys = StoredRows(store.array("scores")), store.load("row_keys")
+
+    def swept(cluster: Cluster | None) -> tuple[Any, ...]:
+        spread = None
+        if cluster is not None:
+            spread = Spread(cluster, RowsRef.of(rows), ArrayRef(StoreRef.of(store), "row_keys", keys))
+        done = sweep(rows, range(2, 11), row_keys=keys, runtime=EmbeddedRuntime(2), max_iter=9, spread=spread)
+        table = [{**vars(row), "centers": row.centers.tobytes()} for row in done.rows]
+        return table, done.suggestion, [order.tobytes() for order in done.orders], done.reason
+
+    here = swept(None)
+    assert swept(Embedded(Worker(EmbeddedRuntime(2), 1 << 30))) == here
+    workers = Sent(9)
+    assert swept(workers) == here
+    assert {"CompareLabels", "ScoreBlocks", "OnRows", "LloydPass"} <= set(workers.jobs)
 
 
 def test_an_empty_cluster_takes_the_farthest_row_on_any_cluster(tmp_path: Path, small_blocks: None) -> None:

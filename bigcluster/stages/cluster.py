@@ -17,7 +17,7 @@ from bigcluster.planning.plan import StagePlan
 from bigcluster.planning.stage_names import CLUSTER
 from bigcluster.solvers.kmeans import KMeansFit
 from bigcluster.solvers.unit_length import ref_of
-from bigcluster.stages.cluster_jobs import LabelRows, Saving, fit_on_cluster
+from bigcluster.stages.cluster_jobs import ROW_KEYS, LabelRows, Saving, fit_on_cluster, label_on_cluster
 from bigcluster.stages.context import Context
 from bigcluster.stages.features import Features
 from bigcluster.stages.ingest import Ingested
@@ -36,6 +36,7 @@ from bigcluster.stages.membership import (
 from bigcluster.stages.reduce import Reduced
 from bigcluster.stages.sweep import Swept, centers_of
 from bigcluster.store import StageCheckpoints, fingerprint
+from bigcluster.store.refs import ArrayRef, StoreRef
 
 _ARRAYS = ("centers", "labels", "distance", "runner_up", "runner_up_distance")
 
@@ -88,7 +89,8 @@ def _from_sweep(context: Context, reduced: Reduced, swept: Swept, plan: StagePla
     with context.progress.stage(CLUSTER, 1, "passes"):
         centers, n_iter = centers_of(context.store, swept, swept.chosen_k), swept.chosen["n_iter"]
         label = LabelRows(ref_of(reduced.rows), centers, n_iter, plan.choices["workspace_bytes"])
-        fitted = context.cluster.once(label)
+        keys = ArrayRef(StoreRef.of(context.store), ROW_KEYS)
+        fitted = label_on_cluster(context.cluster, context.runtime, reduced.rows, label, keys, exact=reduced.exact)
         context.progress.at(1)
     return fitted
 

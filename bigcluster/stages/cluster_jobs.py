@@ -125,6 +125,50 @@ SPREAD_FROM = 10**10
 Sharing costs some 30 ms a pass. Chosen, not measured."""
 
 
+def label_on_cluster(
+    cluster: Cluster, runtime: Runtime, rows: RowSource, job: LabelRows, row_keys: ArrayRef, *, exact: bool
+) -> KMeansFit:
+    """Label all rows by given centers, on one worker or on all, as `fit_on_cluster` does."""
+    if not exact or rows.shape[0] * job.centers.size < SPREAD_FROM:
+        return cluster.once(job)
+    return fit_given(
+        rows,
+        job.centers,
+        n_iter=job.n_iter,
+        runtime=runtime,
+        workspace_bytes=job.workspace_bytes,
+        spread=Spread(cluster, job.rows, row_keys),
+    )
+
+
+def sweep_on_cluster(
+    cluster: Cluster,
+    runtime: Runtime,
+    rows: RowSource,
+    ks: tuple[int, ...],
+    options: dict[str, Any],
+    saving: Saving,
+    *,
+    exact: bool,
+) -> Sweep:
+    """Fit every k of a range to all rows, on one worker or on all, as `fit_on_cluster` does."""
+    if not exact or rows.shape[0] * rows.shape[1] * sum(ks) * options["n_init"] < SPREAD_FROM:
+        return cluster.once(SweepRows(ref_of(rows), ks, options, saving))
+    return sweep_rows(rows, ks, **options, **_on_all(cluster, runtime, rows, saving))
+
+
+def _on_all(cluster: Cluster, runtime: Runtime, rows: RowSource, saving: Saving) -> dict[str, Any]:
+    """Return the arguments of a fit whose passes are made by all workers."""
+    keys = saving.row_keys.value
+    return {
+        "runtime": runtime,
+        "row_keys": keys,
+        "checkpoints": saving.checkpoints.value,
+        "on_progress": saving.on_progress.value,
+        "spread": Spread(cluster, ref_of(rows), ArrayRef(saving.store, ROW_KEYS, keys)),
+    }
+
+
 def fit_on_cluster(
     cluster: Cluster,
     runtime: Runtime,
@@ -144,15 +188,4 @@ def fit_on_cluster(
     work = rows.shape[0] * rows.shape[1] * n_clusters * options.get("n_init", 1)
     if not exact or work < SPREAD_FROM or solver == "dask-ml":
         return cluster.once(FitClusters(ref_of(rows), solver, n_clusters, options, saving))
-    checkpoints, keys = saving.checkpoints.value, saving.row_keys.value
-    spread = Spread(cluster, ref_of(rows), ArrayRef(saving.store, ROW_KEYS, keys))
-    return _SOLVERS[solver](
-        rows,
-        n_clusters,
-        **options,
-        runtime=runtime,
-        row_keys=keys,
-        checkpoints=checkpoints,
-        on_progress=saving.on_progress.value,
-        spread=spread,
-    )
+    return _SOLVERS[solver](rows, n_clusters, **options, **_on_all(cluster, runtime, rows, saving))

@@ -10,8 +10,7 @@ from numpy.typing import NDArray
 
 from bigcluster.planning.plan import StagePlan
 from bigcluster.planning.stage_names import SWEEP
-from bigcluster.solvers.unit_length import ref_of
-from bigcluster.stages.cluster_jobs import Saving, SweepRows
+from bigcluster.stages.cluster_jobs import Saving, sweep_on_cluster
 from bigcluster.stages.context import Context
 from bigcluster.stages.reduce import Reduced
 from bigcluster.store import Mark, StageCheckpoints, Store, StoredRows, fingerprint
@@ -110,8 +109,12 @@ def sweep(context: Context, reduced: Reduced, ks: tuple[int, ...], plan: StagePl
                 "workspace_bytes": plan.choices["workspace_bytes"],
             }
             saving = Saving.of(store, SWEEP, keys, checkpoints, lambda fit: progress.at(fit.done))
-            job = SweepRows(ref_of(reduced.rows), ks, options, saving)
-            solved = checkpoints.resume_or_restart(lambda: context.cluster.once(job), progress.warn)
+            solved = checkpoints.resume_or_restart(
+                lambda: sweep_on_cluster(
+                    context.cluster, context.runtime, reduced.rows, ks, options, saving, exact=reduced.exact
+                ),
+                progress.warn,
+            )
         digests = store.save("sweep_centers", np.vstack([row.centers for row in solved.rows]))
         rows = [{name: value for name, value in vars(row).items() if name != "centers"} for row in solved.rows]
         if solved.reason:

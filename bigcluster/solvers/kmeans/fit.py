@@ -108,16 +108,19 @@ def fit_given(
     n_iter: int,
     runtime: Runtime | None = None,
     workspace_bytes: int | None = None,
+    spread: Spread | None = None,
 ) -> KMeansFit:
     """Label rows by the centers that another fit of the same rows ended with: the final pass alone.
 
     rows : (n_rows, n_columns) of any real dtype. centers : (k, n_columns) float64. n_iter : the iterations that led to
-    them, for the result. Raises UsageError, InvalidDataError and TooFewSamplesError as `fit` does.
+    them, for the result. spread : as for `fit`, whose errors are raised too.
     """
-    opened = open_fit(rows, None, runtime, workspace_bytes, len(centers), 1)
+    opened = open_fit(rows, None, runtime, workspace_bytes, len(centers), 1, spread)
     restart = Restart(np.array(centers, dtype=np.float64), bounded=False)
     restart.n_iter, restart.converged = n_iter, True
-    return finish(opened.lloyd(), [restart], n_requested=len(centers), algorithm="lloyd")
+    fitted = finish(opened.lloyd(), [restart], n_requested=len(centers), algorithm="lloyd")
+    opened.close()
+    return fitted
 
 
 def fewer_than(n_clusters: int, distinct: int) -> str:

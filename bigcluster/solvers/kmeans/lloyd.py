@@ -19,11 +19,13 @@ from bigcluster.kernels.kmeans.bounds import filtered_assignment, first_assignme
 from bigcluster.kernels.kmeans.centers import Centers, Scaler, largest_norm, prepare
 from bigcluster.kernels.kmeans.full_scan import Bounds
 from bigcluster.kernels.kmeans.groups import GroupedCenters, arrange, group_centers
+from bigcluster.kernels.kmeans.metrics import contingency
 from bigcluster.kernels.kmeans.sums import ClusterSums, Floats, Labels, cluster_sums, exact_sq, moved_sums
 from bigcluster.solvers.kmeans.blocks import Blocks, Summary
 from bigcluster.solvers.kmeans.final_pass import Written, write_rows
 from bigcluster.solvers.kmeans.restarts import Restart
 from bigcluster.solvers.kmeans.result import RowSink
+from bigcluster.solvers.kmeans.scores import Scored, score_block
 from bigcluster.solvers.progress import FitProgress, OnProgress
 
 _OUTSIDE = 4.0
@@ -230,6 +232,22 @@ class Lloyd:
             return farthest_of(x, part.start, restart.labels[number], centers, weights, n_rows)
 
         return [result for _, result in self.blocks.map(work)]
+
+    def compare(self, one: Restart, other: Restart) -> NDArray[np.int64]:
+        """Count how many rows have each pair of labels: (k of `one`, k of `other`)."""
+        shape = len(one.centers), len(other.centers)
+        table = np.zeros(shape, np.int64)
+        for a, b in zip(one.labels, other.labels, strict=True):
+            table += contingency(a, b, *shape)
+        return table
+
+    def silhouettes(self, scored: Scored) -> Floats:
+        """Sum the silhouettes of all rows in one pass, (n_restarts, 2); see `score_block`."""
+        prepared = [prepare(centers, self.summary.scaler) for centers in scored.centers]
+        total = np.zeros((len(prepared), 2))
+        for _, part in self.blocks.map(lambda _, x: score_block(x, prepared, scored)):
+            total += part
+        return total
 
     def write_rows(self, centers: Floats, sink: RowSink) -> Written:
         """Make the final pass: write the labels, distances and runners-up of all rows for these centers, (k, r)."""

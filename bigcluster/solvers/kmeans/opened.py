@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, Protocol
 from uuid import uuid4
@@ -15,7 +16,8 @@ from bigcluster.solvers.kmeans.blocks import Blocks, Summary, check_size, check_
 from bigcluster.solvers.kmeans.footprint import share_workspace
 from bigcluster.solvers.kmeans.lloyd import Lloyd
 from bigcluster.solvers.kmeans.seeding import Begin, Keys
-from bigcluster.solvers.kmeans.spread import BeginFit, Fitting, Forget, SpreadLloyd, survey
+from bigcluster.solvers.kmeans.spread import SpreadLloyd, survey
+from bigcluster.solvers.kmeans.spread_jobs import Fitting, Forget, OnRows
 from bigcluster.store.refs import ArrayRef, RowSourceRef
 from bigcluster.store.row_source import RowSource
 
@@ -43,6 +45,9 @@ class Opened(Protocol):
     def begin(self, begin: Begin, keys: Keys, **options: Any) -> tuple[list[Floats], bool]:
         """Choose initial centers; see `seeding.Begin`. keys : (n_rows,) uint64. options : its other arguments."""
 
+    def once(self, function: Callable[..., Any], keys: Keys, **options: Any) -> Any:
+        """Return what a function finds that takes the same arguments as a `seeding.Begin`."""
+
     def lloyd(self) -> Lloyd:
         """Return what makes passes over the rows."""
 
@@ -60,6 +65,9 @@ class OpenedHere:
 
     def begin(self, begin: Begin, keys: Keys, **options: Any) -> tuple[list[Floats], bool]:
         return begin(self.blocks, self.summary.scaler, keys, self.weights, **options)
+
+    def once(self, function: Callable[..., Any], keys: Keys, **options: Any) -> Any:
+        return function(self.blocks, self.summary.scaler, keys, self.weights, **options)
 
     def lloyd(self) -> Lloyd:
         return Lloyd(self.blocks, self.summary, self.weights)
@@ -80,12 +88,16 @@ class OpenedOnWorkers:
         self.blocks, self.summary = blocks, survey(blocks, self._fitting, spread.cluster)
 
     def begin(self, begin: Begin, keys: Keys, **options: Any) -> tuple[list[Floats], bool]:
+        centers, short = self.once(begin, keys, **options)
+        return centers, short
+
+    def once(self, function: Callable[..., Any], keys: Keys, **options: Any) -> Any:
         del keys  # the worker has them from the store
-        job = BeginFit(self._fitting, begin, self.summary.scaler, self._spread.row_keys, options)
-        centers, short, passes, n_bytes = self._spread.cluster.once(job)
+        job = OnRows(self._fitting, function, self.summary.scaler, self._spread.row_keys, options)
+        found, passes, n_bytes = self._spread.cluster.once(job)
         self.blocks.passes += passes
         self.blocks.bytes_read += n_bytes
-        return centers, short
+        return found
 
     def lloyd(self) -> Lloyd:
         return SpreadLloyd(self.blocks, self.summary, self._fitting, self._spread.cluster)
@@ -109,10 +121,17 @@ def open_fit(
     spread : where the passes are made; by default in this process. It is for rows without weights.
     Raises as `check_weights` and `summarize` do.
     """
-    _, cache = share_workspace(workspace_bytes, *rows.shape, n_clusters, n_restarts)
-    blocks = Blocks(rows, runtime or EmbeddedRuntime(), cache)
-    if spread is not None:
-        assert sample_weight is None
-        return OpenedOnWorkers(blocks, spread, cache)
+    _, cache_bytes = share_workspace(workspace_bytes, *rows.shape, n_clusters, n_restarts)
     weights = check_weights(sample_weight, rows.shape[0])
+    return open_rows(rows, weights, runtime, cache_bytes, spread)
+
+
+def open_rows(
+    rows: RowSource, weights: Floats | None, runtime: Runtime | None, cache_bytes: int, spread: Spread | None
+) -> Opened:
+    """Open the rows as `open_fit` does. cache_bytes : the bytes of rows that a process may keep in memory."""
+    blocks = Blocks(rows, runtime or EmbeddedRuntime(), cache_bytes)
+    if spread is not None:
+        assert weights is None
+        return OpenedOnWorkers(blocks, spread, cache_bytes)
     return OpenedHere(blocks, summarize(blocks, weights), weights)

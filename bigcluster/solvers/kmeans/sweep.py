@@ -12,25 +12,25 @@ import warnings
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import UsageError
-from bigcluster.kernels.kmeans.assign import two_nearest
-from bigcluster.kernels.kmeans.centers import prepare
-from bigcluster.kernels.kmeans.metrics import adjusted_rand, contingency, silhouette_sq, simplified_silhouette
+from bigcluster.kernels.kmeans.centers import Scaler
+from bigcluster.kernels.kmeans.metrics import adjusted_rand
 from bigcluster.kernels.kmeans.sums import Floats
 from bigcluster.runtime.blas import blas_threads
-from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
+from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.kmeans.blocks import Blocks, summarize
 from bigcluster.solvers.kmeans.fit import SEED_STEP, check_keys
 from bigcluster.solvers.kmeans.footprint import UNLIMITED, project_labels_bytes
 from bigcluster.solvers.kmeans.lloyd import PRUNE_FROM, Lloyd
+from bigcluster.solvers.kmeans.opened import Opened, OpenedHere, Spread, open_rows
 from bigcluster.solvers.kmeans.restarts import Restart, SavedRestarts, load_restarts
-from bigcluster.solvers.kmeans.seeding import Keys, initial_centers, sample_rows, sample_size, uniforms
+from bigcluster.solvers.kmeans.scores import Scored
+from bigcluster.solvers.kmeans.seeding import Keys, begin_sampled, sample_rows, sample_size, uniforms
 from bigcluster.solvers.progress import OnProgress
 from bigcluster.store.row_source import ArrayRows, RowSource
 
@@ -156,6 +156,7 @@ def sweep(
     workspace_bytes: int | None = None,
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore = NO_CHECKPOINTS,
+    spread: Spread | None = None,
 ) -> Sweep:
     """Cluster rows for every k at once; a pass reads each block once for all of them.
 
@@ -169,8 +170,9 @@ def sweep(
     if ks[0] < 1 or n_init < 1:
         raise UsageError(f"every k and n_init must be at least 1; got k = {ks[0]}, n_init = {n_init}")
     keys = check_keys(row_keys, rows.shape[0])
-    blocks = Blocks(rows, runtime or EmbeddedRuntime(), _cache_bytes(workspace_bytes, rows.shape[0], ks, n_init))
-    fits, orders, lloyd = _fit_all(blocks, ks, seed, keys, n_init, max_iter, tol, on_progress, checkpoints)
+    opened = open_rows(rows, None, runtime, _cache_bytes(workspace_bytes, rows.shape[0], ks, n_init), spread)
+    blocks = opened.blocks
+    fits, orders, lloyd = _fit_all(opened, ks, seed, keys, n_init, max_iter, tol, on_progress, checkpoints)
     best = {k: min(candidates, key=lambda candidate: candidate.restart.inertia) for k, candidates in fits.items()}
     scores = _score(lloyd, [candidate.restart for candidate in best.values()])
     table = tuple(
@@ -181,14 +183,16 @@ def sweep(
             silhouette_sq=exact,
             smallest=int(candidate.restart.counts.min()),
             largest=int(candidate.restart.counts.max()),
-            stability=_stability(fits[k]),
+            stability=_stability(lloyd, fits[k]),
             n_iter=candidate.restart.n_iter,
             start=candidate.number,
             centers=candidate.restart.centers,
         )
         for (k, candidate), (simple, exact) in zip(best.items(), scores, strict=True)
     )
-    halves = [_half_curve(blocks, list(fits), seed, keys, which, max_iter, tol) for which in (0, 1)]
+    options = {"ks": list(fits), "seed": seed, "max_iter": max_iter, "tol": tol}
+    halves = [opened.once(half_curve, keys, which=which, **options) for which in (0, 1)]
+    opened.close()
     left_out = [k for k in ks if k not in fits]
     reason = f"k = {', '.join(map(str, left_out))}: fewer distinct rows than clusters" if left_out else ""
     suggestion = suggest([row.k for row in table], [row.inertia for row in table], halves)
@@ -210,7 +214,7 @@ class _Candidate:
 
 
 def _fit_all(
-    blocks: Blocks,
+    opened: Opened,
     ks: Sequence[int],
     seed: int,
     keys: Keys,
@@ -225,24 +229,22 @@ def _fit_all(
     The initial centers of k clusters are the first k of one order for each seed, so the sample is seeded once for all
     k.
     """
-    summary = summarize(blocks, None)
+    blocks = opened.blocks
     seeds = [seed + SEED_STEP * number for number in range(n_init)]
-    resumed, done = load_restarts(checkpoints, blocks, lambda k: k >= PRUNE_FROM), 0
+    resumed, done = load_restarts(checkpoints, blocks, lambda k: k >= PRUNE_FROM, spread=opened.spread), 0
     if resumed is not None:
         orders = [resumed.state.get(f"order/{number}") for number in range(n_init)]
         candidates = [_Candidate(*pair) for pair in zip(resumed.state.facts["turns"], resumed.restarts, strict=True)]
         done = resumed.iterations
     else:
-        orders, _ = initial_centers(
-            blocks, summary.scaler, "k-means++", ks[-1], seeds=seeds, keys=keys, sample_weight=None
-        )
+        orders, _ = opened.begin(begin_sampled, keys, method="k-means++", n_clusters=ks[-1], seeds=seeds)
         allowed = [k for k in ks if k <= min(len(order) for order in orders)]
         candidates = [
             _Candidate(number, Restart(order[:k].copy(), bounded=k >= PRUNE_FROM))
             for k in allowed
             for number, order in enumerate(orders)
         ]
-    lloyd = Lloyd(blocks, summary, None)
+    lloyd = opened.lloyd()
 
     def run(running: list[_Candidate], done: int, passes: int, *, finalize: bool) -> None:
         facts = {"turns": [candidate.number for candidate in running]}
@@ -275,49 +277,36 @@ def _finalists(candidates: Sequence[_Candidate]) -> list[_Candidate]:
 
 def _score(lloyd: Lloyd, restarts: Sequence[Restart]) -> list[tuple[float, float]]:
     """Score every restart in one pass: (mean simplified silhouette, mean silhouette on squared distances)."""
-    blocks, scaler = lloyd.blocks, lloyd.summary.scaler
-    prepared = [prepare(restart.centers, scaler) for restart in restarts]
-    means = [restart.sums / np.maximum(restart.counts, 1)[:, None] for restart in restarts]
-    # scatter is about the centers; about the means it is less by n |mean - center|^2
-    scatter = [
-        np.maximum(restart.scatter - restart.counts * ((mean - restart.centers) ** 2).sum(axis=1), 0)
-        for restart, mean in zip(restarts, means, strict=True)
-    ]
-
-    def silhouettes_of(_number: int, x: NDArray[Any]) -> NDArray[np.float64]:
-        out = np.zeros((len(restarts), 2))
-        for index, restart in enumerate(restarts):
-            two = two_nearest(x, prepared[index])
-            if prepared[index].count > 1:
-                out[index, 0] = simplified_silhouette(np.sqrt(two.sq), np.sqrt(two.runner_up_sq)).sum()
-            out[index, 1] = silhouette_sq(x, two.labels, means[index], restart.counts, scatter[index]).sum()
-        return out
-
-    total = np.zeros((len(restarts), 2))
-    for _, part in blocks.map(silhouettes_of):
-        total += part
-    return [(float(a), float(b)) for a, b in total / blocks.n_rows]
+    total = lloyd.silhouettes(Scored.of(restarts))
+    return [(float(a), float(b)) for a, b in total / lloyd.blocks.n_rows]
 
 
-def _stability(candidates: Sequence[_Candidate]) -> float:
+def _stability(lloyd: Lloyd, candidates: Sequence[_Candidate]) -> float:
     """Compute the adjusted Rand index of the two finalists; it is 1 where there is a single restart."""
     if len(candidates) < 2:
         return 1.0
     one, other = (candidate.restart for candidate in candidates)
-    k = len(one.centers)
-    table = np.zeros((k, k), np.int64)
-    for a, b in zip(one.labels, other.labels, strict=True):
-        table += contingency(a, b, k, k)
-    return adjusted_rand(table)
+    return adjusted_rand(lloyd.compare(one, other))
 
 
-def _half_curve(
-    blocks: Blocks, ks: Sequence[int], seed: int, keys: Keys, which: int, max_iter: int, tol: float
+def half_curve(
+    blocks: Blocks,
+    scaler: Scaler,
+    keys: Keys,
+    sample_weight: Floats | None,
+    *,
+    ks: Sequence[int],
+    seed: int,
+    which: int,
+    max_iter: int,
+    tol: float,
 ) -> list[float]:
     """Compute the inertia of every k, fitted anew on a sample of one half of the rows, on which a knee must show, too.
 
-    which : 0 or 1, the half. Returns one value for each k, or none where the half has too few distinct rows.
+    which : 0 or 1, the half. scaler, sample_weight : not used. Returns one value for each k, or none where the half has
+    too few distinct rows.
     """
+    del scaler, sample_weight
     half = np.flatnonzero((uniforms(keys, seed, "halves") < 0.5) == (which == 0))
     if not ks or len(half) <= ks[-1]:
         return []
@@ -325,5 +314,6 @@ def _half_curve(
     numbers = half[sample_rows(keys[half], None, n_rows, seed)]
     with blas_threads(1):
         sample = Blocks(ArrayRows(blocks.take(numbers)), blocks.runtime)
-        fits, _, _ = _fit_all(sample, ks, seed, keys[numbers], 2, max_iter, tol)
+        opened = OpenedHere(sample, summarize(sample, None), None)
+        fits, _, _ = _fit_all(opened, ks, seed, keys[numbers], 2, max_iter, tol)
     return [min(candidate.restart.inertia for candidate in fits[k]) for k in ks] if len(fits) == len(ks) else []
