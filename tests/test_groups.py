@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -347,6 +348,19 @@ def test_the_report_says_how_groups_were_found(done: bc.Run) -> None:
     assert "groups were found without a number" in (pages / "k.html").read_text(encoding="utf-8")
     assert "share of the neighbors" in (pages / "clusters" / "00.html").read_text(encoding="utf-8")
     assert done.verify()["ok"]
+
+
+def test_the_report_says_how_many_neighbors_are_in_the_runner_up(images: Path, tmp_path: Path) -> None:
+    x = np.random.default_rng(3).standard_normal((N, D)).astype(np.float32)  # no groups
+    flags = {"images": str(images), "out": str(tmp_path / "out"), "features": str(with_vectors(tmp_path / "in", x))}
+    chosen = resolve(flags=flags, sets=FAST, config=None, kept=None)
+    run_here(chosen, HERE)
+    report(chosen, HERE)
+    pages = (tmp_path / "out" / "report" / "clusters").glob("*.html")
+    text = "".join(page.read_text(encoding="utf-8") for page in pages)
+    assert re.search(r"</a>, \d+% fewer of its neighbors<", text)
+    assert re.search(r"</a>, \d+% more of its neighbors<", text)
+    assert "farther</span></figcaption>" not in text
 
 
 @given(st.integers(0, 10**7))

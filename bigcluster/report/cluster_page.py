@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from bigcluster.outputs.folders import cluster_folder
 from bigcluster.report.lists import MONTAGE_ROWS, PAGE_MEMBERS, Picks, Positions, Selection, write_members
-from bigcluster.report.model import LINK_OF_ITS_NAME, NO_LINK, Model
+from bigcluster.report.model import LINK_OF_ITS_NAME, NO_LINK, Members, Model
 from bigcluster.report.pages import Column, Pages
 from bigcluster.report.texts import file_name, number, visible
 from bigcluster.report.thumbnails import Sprite, Thumbnails, write_picture, write_sprite, write_strip
@@ -39,7 +39,7 @@ class Tile:
     other: str | None = None
     """Name of the runner-up's cluster. Only tiles of the section "Borderline" have it."""
     margin: str | None = None
-    """How much farther the runner-up is, or how much smaller its share of the neighbors, as text."""
+    """How much farther the runner-up is, or how many of the neighbors fewer are in it, as text."""
 
     @property
     def other_href(self) -> str:
@@ -160,7 +160,7 @@ class _Tiles:
         name, link = visible(listed.path(row)), _href(writer.model, row, writer.name(self._cluster))
         if runner_up and members.runner_up is not None and members.margin is not None:
             other = writer.name(int(members.runner_up[row]))
-            return Tile(sprite, index, name, link, other=other, margin=number(members.margin[row]))
+            return Tile(sprite, index, name, link, other=other, margin=_margin_in_words(members, row))
         return Tile(sprite, index, name, link, note=number(members.distance[row]))
 
     def sections(self, picks: Picks) -> list[dict[str, Any]]:
@@ -184,6 +184,14 @@ class _Tiles:
 
     def _all(self, positions: Positions) -> list[Tile]:
         return [self.at(position) for position in positions.tolist()]
+
+
+def _margin_in_words(members: Members, row: int) -> str:
+    assert members.margin is not None
+    margin = float(members.margin[row])
+    if not members.of_votes:
+        return f"{number(margin)} farther"
+    return f"{abs(margin):.0%} {'more' if margin < 0 else 'fewer'} of its neighbors"
 
 
 def _section(name: str, title: str, what: str, tiles: list[Tile]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ from bigcluster.store.row_source import spans
 FOLDER = "report"
 CREATED = "report-pages"
 """Name of the stored list of the files that bigcluster made in OUT/report."""
-LAYOUT = 3
+LAYOUT = 4
 """Version of the pages: where it differs from that of OUT/report, the next run writes the report again."""
 _ASSETS = Path(__file__).parent / "assets"
 
