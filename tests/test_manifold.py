@@ -384,6 +384,10 @@ def test_a_sample_that_does_not_fit_is_refused_and_the_one_that_is_named_fits(cl
     assert cli(*options, "--set", f"manifold.sample={int(named[1]) + 200}").code == 2
     few = ("plan", "--images", 200, "--size", 32, "-k", 3, "--set", "reduce=umap", "--memory", "400MiB")
     one_line(cli(*few), 2, "below the floor: Python and the libraries alone hold 528 MiB")
+    # The library stays loaded while the report is written.
+    more = ("plan", "--images", 2060, "-k", 10, "--components", 50, "--memory", "600MiB", "--set")
+    one_line(cli(*more, "reduce=umap"), 2, "stage 'report' needs", "or --set reduce=pca")
+    assert cli(*more, "reduce=pca").code == 0
 
 
 @pytest.mark.parametrize("method", METHODS)

@@ -29,7 +29,8 @@ UNEQUAL = "the result may differ on other machines and with other versions of th
 def plan_manifold(settings: Settings, n_images: int, n_columns: int, resources: Resources) -> StagePlan:
     """Return the plan of t-SNE or UMAP of scores of n_columns values.
 
-    Its choice `largest_sample` is the largest sample that fits the budget; 0 where none does.
+    Its choice `largest_sample` is the largest sample that fits the budget, 0 where none does; `library_bytes` stay with
+    the stages after it.
     """
     method = settings.reduce
     n_fitted = min(settings.manifold.sample, n_images)
@@ -57,7 +58,11 @@ def plan_manifold(settings: Settings, n_images: int, n_columns: int, resources: 
         bytes_written=stored_bytes((n_images, dimensions), row_chunks(dimensions, footprint.FLOAT32), footprint.FLOAT32)
         + n_fitted * footprint.FLOAT64,
         projected_bytes=projected(n_fitted),
-        choices={"fitted": n_fitted, "largest_sample": low if low >= LEAST_ROWS else 0},
+        choices={
+            "fitted": n_fitted,
+            "largest_sample": low if low >= LEAST_ROWS else 0,
+            "library_bytes": LIBRARY_BYTES[method],
+        },
     )
 
 

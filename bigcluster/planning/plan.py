@@ -143,10 +143,7 @@ class Plan:
             otherwise[CLUSTER] = "fewer clusters"
         if any(stage.stage == NEIGHBORS for stage in self.stages):
             otherwise |= dict.fromkeys((NEIGHBORS, CLUSTER), "-k with a number, for k-means, which takes less")
-        for stage in self.stages:
-            if stage.stage == MANIFOLD:
-                largest = stage.choices["largest_sample"]
-                otherwise[MANIFOLD] = f"--set manifold.sample={largest}" if largest else "--set reduce=pca"
+        otherwise |= self._without_manifold()
         if self.client_bytes > max(self.budget_bytes, self.projected_bytes):  # it names the largest need
             enough = _enough(self.client_bytes, self.shares)
             raise MemoryBudgetError(
@@ -161,6 +158,19 @@ class Plan:
             floor_bytes=self.floor_bytes,
             shares=self.shares,
         )
+
+    def _without_manifold(self) -> dict[str, str]:
+        """Return, by stage, what helps where t-SNE or UMAP take too much: their sample, or their library, which stays
+        loaded in the stages after them."""
+        names = [stage.stage for stage in self.stages]
+        if MANIFOLD not in names:
+            return {}
+        choices, without = self.stage(MANIFOLD).choices, "--set reduce=pca"
+        sample = f"--set manifold.sample={choices['largest_sample']}" if choices["largest_sample"] else without
+        later = self.stages[names.index(MANIFOLD) + 1 :]
+        if max(stage.projected_bytes for stage in later) - choices["library_bytes"] > self.budget_bytes:
+            return {MANIFOLD: sample}
+        return {MANIFOLD: sample} | {stage.stage: without for stage in later}
 
     def replaced(self, stage: StagePlan) -> Plan:
         """Return this plan with another plan for one stage."""
