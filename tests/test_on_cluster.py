@@ -167,6 +167,25 @@ def test_a_run_that_is_killed_on_a_cluster_goes_on_without_it(
     assert same(tmp_path / "o", alone)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["SIGKILL", "SIGSTOP"])
+def test_a_worker_that_dies_or_freezes_during_a_run_changes_no_label(
+    name: str, images: Path, alone: Path, tmp_path: Path
+) -> None:
+    line = [sys.executable, "-m", "bigcluster", "run", images, "--out", tmp_path / "o", *RUN, "--workers", "2"]
+    process = subprocess.Popen([*map(str, line)], env=environment(), stderr=subprocess.PIPE, text=True)
+    with process:
+        marks = tmp_path / "o" / ".bigcluster" / "marks"
+        while not (marks.exists() and any(marks.rglob("*.json"))) and process.poll() is None:
+            time.sleep(0.01)
+        tree = psutil.Process(process.pid).children(recursive=True)
+        victim = next(one for one in tree if "spawn_main" in " ".join(one.cmdline()))
+        victim.send_signal(getattr(signal, name))
+        _, err = process.communicate(timeout=PATIENCE_SECONDS)
+    assert process.returncode == 3, err
+    assert same(tmp_path / "o", alone)
+
+
 def test_what_cannot_be_joined_is_refused_before_anything_is_written(images: Path, tmp_path: Path, cli: Cli) -> None:
     out = tmp_path / "o"
     (tmp_path / "s.json").write_text("{}")

@@ -10,6 +10,7 @@ from dataclasses import replace
 from bigcluster.errors import ClusterError
 from bigcluster.pipeline.job import Job
 from bigcluster.runtime.dask_cluster import DaskCluster, Link
+from bigcluster.runtime.dask_cluster.cluster import CLOSE_SECONDS
 from bigcluster.runtime.dask_cluster.join import address_of, check_scheduler, connector, first, following, warning_for
 from bigcluster.runtime.dask_cluster.start import local_cluster
 from bigcluster.runtime.resources import Resources
@@ -49,7 +50,8 @@ def on_cluster(job: Job) -> Iterator[Job]:
         except BaseException:
             cluster.close(wait_seconds=0.0)
             raise
-        cluster.close()
+        # Workers that were started end now, whatever they still do.
+        cluster.close(wait_seconds=0.0 if resources.starts_workers else CLOSE_SECONDS)
 
 
 def _of_workers(resources: Resources, link: Link) -> Resources:

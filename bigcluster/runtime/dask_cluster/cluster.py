@@ -34,7 +34,7 @@ FAN = 8
 ANSWER_SECONDS = 90.0
 """Seconds in which a worker must answer at the start: it waits 35 s for a file on a shared disk. Chosen, not
 measured."""
-CLOSE_SECONDS = 30.0
+CLOSE_SECONDS = 10.0
 """Seconds for which the end of a run waits for jobs that nobody needs any more. Chosen, not measured."""
 
 

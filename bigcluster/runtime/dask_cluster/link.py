@@ -16,9 +16,8 @@ Result = TypeVar("Result")
 PATIENCE_SECONDS = 120.0
 """Seconds for which a lost scheduler, or the first worker, is waited for. A scheduler that a batch system starts again
 is back within a minute or two. Chosen, not measured."""
-SILENT_SECONDS = 5.0
-"""Seconds without a sign of life after which the work of a worker is also given to another one. Workers give one every
-0.5 s, up to ten of them, or every 2 s, up to 200 (distributed, scheduler.heartbeat_interval)."""
+SILENT_BEATS = 6
+"""Number of heartbeats that a worker may miss before its work is also given to another one. Chosen, not measured."""
 LOOK_SECONDS = 1.0
 """Seconds between two questions to the scheduler about its workers, at least; each takes some milliseconds."""
 _PAUSE_SECONDS = 0.2
@@ -99,7 +98,7 @@ class Link:
     @property
     def silent(self) -> frozenset[str]:
         """The addresses of the workers that gave no sign of life for a while, at the last look."""
-        limit = self._looked - SILENT_SECONDS
+        limit = self._looked - SILENT_BEATS * _beat_seconds(len(self._last_sign))
         return frozenset(address for address, (_, heard) in self._last_sign.items() if heard < limit)
 
     def check_workers(self, least: int = 1) -> bool:
@@ -144,3 +143,14 @@ class Link:
                 pass
             time.sleep(_PAUSE_SECONDS)
         raise ClusterError(f"the scheduler was not reached for {self._patience:g} s; run again to resume")
+
+
+def _beat_seconds(n_workers: int) -> float:
+    """Return the seconds between two heartbeats of a worker, as the scheduler asks for them.
+
+    Source: distributed 2026.8, scheduler.heartbeat_interval.
+    """
+    for most, seconds in ((10, 0.5), (49, 1.0), (199, 2.0)):
+        if n_workers <= most:
+            return seconds
+    return n_workers / 200 + 1

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import multiprocessing
+import os
+import signal
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 
 import dask.config
@@ -39,6 +42,11 @@ def local_cluster(n_workers: int, threads: int) -> Iterator[Started]:
         "distributed.nanny.pre-spawn-environ": worker_variables(threads),
         # It takes samples of what the workers do, a hundred times a second, for the dashboard.
         "distributed.worker.profile.enabled": has_dashboard,
+        # What a scheduler and workers remember of tasks that are over, for whoever looks for a fault of dask.
+        "distributed.admin.log-length": 100,
+        "distributed.admin.low-level-log-length": 100,
+        "distributed.diagnostics.computations.max-history": 1,
+        "distributed.diagnostics.computations.nframes": 0,
         # The budget is kept by the plan. dask would write results to disk, pause workers, or kill them.
         "distributed.worker.memory.target": False,
         "distributed.worker.memory.spill": False,
@@ -60,4 +68,9 @@ def local_cluster(n_workers: int, threads: int) -> Iterator[Started]:
             silence_logs=logging.ERROR,
         ) as cluster,
     ):
-        yield Started(cluster.scheduler_address, cluster.dashboard_link if has_dashboard else None)
+        try:
+            yield Started(cluster.scheduler_address, cluster.dashboard_link if has_dashboard else None)
+        finally:
+            for child in multiprocessing.active_children():  # a frozen worker would be waited for: half a minute
+                with suppress(ProcessLookupError):
+                    os.kill(child.pid or os.getpid(), signal.SIGCONT)
