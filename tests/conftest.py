@@ -76,6 +76,20 @@ def encoded(array: NDArray[Any], suffix: str = ".png") -> bytes:
     return bytes(data.tobytes())
 
 
+KINDS = 4
+"""The number of kinds of pictures that `write_kinds` writes."""
+
+
+def write_kinds(folder: Path, number: int, *, seed: int = 0) -> None:
+    """`number` pictures of each of four kinds: the kind's own picture with noise on it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    for kind in range(KINDS):
+        for i in range(number):
+            noisy = picture(kind).astype(int) + rng.integers(-20, 21, (32, 24))
+            (folder / f"kind{kind}-{i:02d}.png").write_bytes(encoded(np.clip(noisy, 0, 255).astype(np.uint8)))
+
+
 def pillow_bytes(image: Image.Image, kind: str, **options: Any) -> bytes:
     buffer = io.BytesIO()
     image.save(buffer, kind, **options)

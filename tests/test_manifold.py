@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from conftest import Background, Cli, Ran, command, encoded, environment, picture, write_pictures
+from conftest import KINDS, Background, Cli, Ran, command, encoded, environment, picture, write_kinds, write_pictures
 from hypothesis import given
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -44,7 +44,6 @@ METHODS = [
     )
     for name, library in (("tsne", "openTSNE"), ("umap", "umap"))
 ]
-KINDS = 4
 
 
 def blobs(number: int, n_columns: int = 8, *, seed: int = 0) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
@@ -184,16 +183,6 @@ def test_a_killed_embedding_goes_on_with_the_same_bytes(saves: int, monkeypatch:
 
 
 # -- runs
-
-
-def write_kinds(folder: Path, number: int, *, seed: int = 0) -> None:
-    """`number` pictures of each of four kinds: the kind's own picture with noise on it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    for kind in range(KINDS):
-        for i in range(number):
-            noisy = picture(kind).astype(int) + rng.integers(-20, 21, (32, 24))
-            (folder / f"kind{kind}-{i:02d}.png").write_bytes(encoded(np.clip(noisy, 0, 255).astype(np.uint8)))
 
 
 @pytest.fixture(scope="module")

@@ -10,24 +10,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from conftest import Cli, encoded, picture, write_pictures
+from conftest import KINDS, Cli, encoded, write_kinds, write_pictures
 from sklearn.metrics import silhouette_score
 
 import bigcluster as bc
 from bigcluster.errors import StoreError
 from bigcluster.stages.sweep import Verdict
-
-KINDS = 4
-
-
-def write_kinds(folder: Path, number: int, *, seed: int = 0) -> None:
-    """`number` pictures of each of four kinds: the kind's own picture with noise on it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    for kind in range(KINDS):
-        for i in range(number):
-            noisy = picture(kind).astype(int) + rng.integers(-20, 21, (32, 24))
-            (folder / f"kind{kind}-{i:02d}.png").write_bytes(encoded(np.clip(noisy, 0, 255).astype(np.uint8)))
 
 
 @pytest.fixture(scope="module")

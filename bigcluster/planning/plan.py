@@ -147,8 +147,8 @@ class Plan:
         if self.client_bytes > max(self.budget_bytes, self.projected_bytes):  # it names the largest need
             enough = _enough(self.client_bytes, self.shares)
             raise MemoryBudgetError(
-                f"the process that starts the job needs {show_bytes(self.client_bytes)} for names and labels, the "
-                f"budget of each process is {show_bytes(self.budget_bytes)}; use {enough} or fewer images"
+                f"the process that starts the job needs {show_bytes(self.client_bytes)} for Python, names and labels, "
+                f"the budget of each process is {show_bytes(self.budget_bytes)}; use {enough} or fewer images"
             )
         worst = max(self.stages, key=lambda stage: stage.projected_bytes).stage
         check_budget(

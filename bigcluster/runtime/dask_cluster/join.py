@@ -126,4 +126,4 @@ def _cause(error: BaseException) -> str:
     """Return the first line of the error at the bottom: dask wraps it twice."""
     while error.__cause__ is not None:
         error = error.__cause__
-    return str(error).splitlines()[0] if str(error) else type(error).__name__
+    return str(error).splitlines()[0] if str(error) else "the connection was given up"
