@@ -27,8 +27,12 @@ from bigcluster.runtime.cluster import Cluster, Worker
 from bigcluster.runtime.dask_cluster import DaskCluster
 from bigcluster.units import counted
 
-PACKAGES = ("numpy", "zarr", "opencv-python-headless", "pillow", "onnxruntime", "scipy", "dask", "distributed")
-"""The packages whose versions must be the same everywhere: they compute, or read and write what others read."""
+PACKAGES = (
+    *("numpy", "zarr", "opencv-python-headless", "pillow", "onnxruntime", "scipy", "dask", "distributed"),
+    *("pi-heif", "pylibjxl", "rawpy"),
+)
+"""The packages whose versions must be the same everywhere: they compute, or read and write what others read. Where an
+extra decoder is missing, the pictures that it decodes would depend on the worker."""
 SHARED_SECONDS = NFS_SECONDS
 """Seconds in which a file of one host must be seen by another one."""
 MOST_FAULTS = 5
@@ -141,7 +145,7 @@ def _faults(facts: Any, expected: Mapping[str, Any], image: str | None, out: Pat
         return
     for name, here in expected["versions"].items():
         if facts["versions"][name] != here:
-            yield f"it has {name} {facts['versions'][name]}, and this process has {here}"
+            yield f"it has {name} {facts['versions'][name]}, and this process has {name} {here}"
     if image is not None and "error" in facts["image"] and "error" not in expected["image"]:
         yield f"it cannot read {image} ({facts['image']['error']}): all workers must see the images under this path"
     elif facts["image"] != expected["image"]:
