@@ -80,11 +80,11 @@ KINDS = 4
 """The number of kinds of pictures that `write_kinds` writes."""
 
 
-def write_kinds(folder: Path, number: int, *, seed: int = 0) -> None:
-    """`number` pictures of each of four kinds: the kind's own picture with noise on it."""
+def write_kinds(folder: Path, number: int, *, kinds: range = range(KINDS), seed: int = 0) -> None:
+    """`number` pictures of each kind: the kind's own picture with noise on it."""
     folder.mkdir(parents=True, exist_ok=True)
-    rng = np.random.default_rng(seed)
-    for kind in range(KINDS):
+    rng = np.random.default_rng([seed, kinds.start])
+    for kind in kinds:
         for i in range(number):
             noisy = picture(kind).astype(int) + rng.integers(-20, 21, (32, 24))
             (folder / f"kind{kind}-{i:02d}.png").write_bytes(encoded(np.clip(noisy, 0, 255).astype(np.uint8)))

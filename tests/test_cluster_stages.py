@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 
@@ -39,8 +39,9 @@ def decoders() -> set[int]:
     """The child processes that decode, of whatever process of this test."""
     found = set()
     for process in psutil.Process().children(recursive=True):
-        if "bigcluster.stages.loading.child" in process.cmdline():
-            found.add(process.pid)
+        with suppress(psutil.NoSuchProcess):  # it ended meanwhile, or its parent has not noticed yet that it did
+            if "bigcluster.stages.loading.child" in process.cmdline():
+                found.add(process.pid)
     return found
 
 

@@ -32,8 +32,10 @@ with holding(os.open(out, os.O_RDONLY), out, print):
 
 
 @pytest.fixture(autouse=True)
-def short_beats(monkeypatch: pytest.MonkeyPatch) -> None:
+def shared_disk(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Locks do not reach other processes, and beats are short."""
     monkeypatch.setattr(module, "HEARTBEAT_SECONDS", 0.2)
+    monkeypatch.setattr(module, "_is_local", lambda folder: False)
 
 
 def held_by(out: Path, holder: Holder) -> Path:
@@ -91,6 +93,14 @@ def test_a_process_that_runs_is_named_and_keeps_out(tmp_path: Path) -> None:
         process.communicate("")
     with locked(tmp_path):
         pass
+
+
+def test_on_a_local_disk_the_lock_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The file of a process that runs may stand in a copy of its OUT."""
+    monkeypatch.setattr(module, "_is_local", lambda folder: True)
+    held_by(tmp_path, replace(Holder.this(), token="0" * 16, pid=os.getppid()))
+    with locked(tmp_path):
+        assert read_holder(tmp_path) == Holder.this()
 
 
 def test_a_silent_process_of_another_host_is_replaced_after_three_beats(tmp_path: Path) -> None:

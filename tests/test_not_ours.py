@@ -1067,5 +1067,6 @@ def test_the_lock_is_on_disk_before_anything_else_is_made(tmp_path: Path, monkey
     monkeypatch.setattr(os, "fsync", fsync)
     with outdir.locked(tmp_path):
         lock = tmp_path / ".lock"
-        assert synced == [(lock.stat().st_ino, lock.read_text())]
+        assert synced[0] == (lock.stat().st_ino, lock.read_text())
+        assert synced[1:] == [((tmp_path / HOLDER).stat().st_ino, (tmp_path / HOLDER).read_text())]
         assert f"unfinished {TOKEN}" in lock.read_text()

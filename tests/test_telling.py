@@ -366,15 +366,14 @@ def test_two_dashes_before_a_short_option_are_explained(cli: Cli) -> None:
 
 
 def test_the_option_that_was_the_number_of_threads_names_the_new_one(tmp_path: Path, cli: Cli) -> None:
-    lines = (("run", "x", "--out", "o", "-k", 3), ("sweep", "o", "-k", 3), ("predict", "o", "x", "--to", "y.csv"),
-             ("verify", "o"), ("profile", "x", "--out", "o"), ("report", "o"))  # fmt: skip
+    lines = (("sweep", "o", "-k", 3), ("predict", "o", "x", "--to", "y.csv"), ("verify", "o"),
+             ("profile", "x", "--out", "o"), ("report", "o"))  # fmt: skip
     for line in lines:
         ran = cli(*line, "--workers", 2, cwd=tmp_path)
         assert (ran.code, len(ran.error_lines)) == (2, 1)
         assert "the number of threads is --threads now" in ran.err
-    for call in (bc.run, bc.profile):
-        with pytest.raises(ConfigError, match="the number of threads is --threads now"):
-            call("x", "o", n_clusters=3, workers=2)
+    with pytest.raises(ConfigError, match="the number of threads is --threads now"):
+        bc.profile("x", "o", n_clusters=3, workers=2)
     with pytest.raises(ConfigError, match="the number of threads is --threads now"):
         bc.plan("x", "o", n_clusters=3, workers=2)
 

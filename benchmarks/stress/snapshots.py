@@ -134,8 +134,8 @@ def _predict(
     return "predictions by the model after"
 
 
-def _in_small_blocks(*arguments: Any) -> StagePlan:
-    plan = plan_predict(*arguments)
+def _in_small_blocks(*arguments: Any, **others: Any) -> StagePlan:
+    plan = plan_predict(*arguments, **others)
     return replace(plan, block_shape=(BLOCK_ROWS, plan.block_shape[1]))
 
 

@@ -9,6 +9,7 @@ is replaced at once; one of another host is replaced when it was not touched thr
 from __future__ import annotations
 
 import errno
+import io
 import os
 import re
 import socket
@@ -21,7 +22,7 @@ from pathlib import Path
 
 from bigcluster.errors import OutError, StoreError
 from bigcluster.files.bounded import UnfitFileError, open_regular
-from bigcluster.files.durable import TOKEN, unfinished_name, write_for
+from bigcluster.files.durable import TOKEN, unfinished_name, write_all, write_for
 from bigcluster.files.shared_disk import NFS_SECONDS, expect_other_hosts
 from bigcluster.runtime.sampler import has_ended, started_at
 
@@ -101,8 +102,10 @@ class Holder:
         this = Holder.this()
         if self.kernel != this.kernel or (not this.kernel and self.host != this.host):
             return None
+        if locks_reach_it:  # it has no lock any more, or its OUT is another folder, of which this one is a copy
+            return True
         if self.space != this.space:  # of another container: its number says nothing here
-            return True if locks_reach_it else None
+            return None
         since = None if has_ended(self.pid) else started_at(self.pid)
         return since is None or abs(since - self.since) > _SAME_START_SECONDS
 
@@ -173,11 +176,12 @@ def _create(folder: int, holder: Holder) -> bool:
 
     A file system without hard links gets no such file: it is one of this host, such as exFAT.
     """
-    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+    flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
     name = unfinished_name()
     file = os.open(name, flags, 0o666, dir_fd=folder)
     try:
-        os.write(file, holder.line().encode())
+        with io.FileIO(file, "wb", closefd=False) as stream:
+            write_all(stream, memoryview(holder.line().encode()))
         os.fsync(file)
         os.link(name, HOLDER, src_dir_fd=folder, dst_dir_fd=folder, follow_symlinks=False)
     except FileExistsError:

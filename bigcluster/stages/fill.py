@@ -17,6 +17,7 @@ from bigcluster.catalog.ledger import Ledger
 from bigcluster.kernels.decode import DecodeSpec, needs_extra
 from bigcluster.kernels.linalg.loops import pixel_sums
 from bigcluster.planning.stage_names import INGEST
+from bigcluster.stages.known_records import KnownRecords
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading.files import is_out_of_reach, stat_of
 from bigcluster.stages.loading.sample import check_native
@@ -133,10 +134,12 @@ class Filling:
         native_size: tuple[int, int] | None,
         layout: BlockLayout,
         previous: PreviousBlocks,
+        records: KnownRecords | None = None,
     ) -> None:
+        """records : takes the records of blocks that are brought up to date."""
         self._listing, self._store, self._recipe = listing, store, recipe
         self._loader, self._freshness, self._native_size = loader, freshness, native_size
-        self._layout, self._previous = layout, previous
+        self._layout, self._previous, self._records = layout, previous, records
         self._spare: list[_Buffers] = []
 
     def confirm(self, block: Block) -> bool:
@@ -155,6 +158,8 @@ class Filling:
             for row, record in now.items():
                 ledger.set(row - block.start, record)
             renew_records(self._store, block, mark_of(self._store, block), self._listing, ledger)
+        if self._records is not None:
+            self._records.put(block, ledger)
         return True
 
     def fill(self, block: Block) -> Filled:
@@ -208,6 +213,8 @@ class Filling:
         sums, square_sum = pixel_sums(values.pixels)
         digests |= store.write_rows("sums", block.index, sums[np.newaxis])
         table, payload = write_block(store, block, self._listing, ledger, square_sum)
+        if self._records is not None:
+            self._records.put(block, ledger)
         return Filled(block, digests | table, payload, n_decoded)
 
     def commit(self, filled: Filled) -> int:

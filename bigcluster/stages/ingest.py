@@ -26,6 +26,7 @@ from bigcluster.runtime.cluster import Local
 from bigcluster.stages.context import Context
 from bigcluster.stages.embedding import Embedding, description_of, names_digest
 from bigcluster.stages.ingest_jobs import Confirm, Decoding, Examine, Fill, Summarize
+from bigcluster.stages.known_records import KnownRecords
 from bigcluster.stages.listing_ref import EmbeddingRef, ListingRef
 from bigcluster.stages.loading.sample import NATIVE
 from bigcluster.stages.pixel_blocks import BLOCK_ARRAYS, Block, BlockLayout, Table, mark_of
@@ -121,6 +122,7 @@ def ingest(
         isolate_rows=tuple((start, stop) for start, stop in isolate_rows),
         children=children,
         embedding=EmbeddingRef.of(embedding, context.settings),
+        records=Local(KnownRecords(len(listing))),
     )
     previous = PreviousBlocks(store, listing, decoding.recipe, [array.name for array in layout.arrays])
     n_blocks = -(-len(listing) // layout.block_rows)
@@ -334,7 +336,7 @@ def _summarise(
 ) -> Ingested:
     """Read the marks of all blocks back from the store, and store what later stages need without the files."""
     store, cluster = context.store, context.cluster
-    summarize = Summarize(StoreRef.of(store), decoding.layout.block_rows, len(listing))
+    summarize = Summarize(StoreRef.of(store), decoding.layout.block_rows, len(listing), decoding.records)
     sums = np.zeros(store.array("sums").shape[1], np.int64)
     squares, chain, ok = 0, decoding.recipe, []
     for part in cluster.spread(summarize, cluster.parts(n_blocks)):
@@ -350,7 +352,9 @@ def _summarise(
         digests = store.save(MASK, good) | store.save("row_keys", _row_keys(listing, good))
         digests |= store.save("column_sums", sums)
         done = store.commit(INGEST, chain, digests, payload)
-    return replace(_from_mark(store, done), blocks_reused=blocks_reused, n_decoded=n_decoded)
+    ingested = replace(_from_mark(store, done), blocks_reused=blocks_reused, n_decoded=n_decoded)
+    known = None if decoding.records.value is None else decoding.records.value.all(n_blocks)
+    return ingested if known is None else replace(ingested, read_ledger=lambda: known)
 
 
 def load_ingested(store: Store) -> Ingested:

@@ -21,6 +21,7 @@ from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.planning.footprint import COMMITS_IN_FLIGHT
 from bigcluster.runtime.cluster import Local, Part, Worker
 from bigcluster.stages.fill import Filling, Freshness, stale_rows
+from bigcluster.stages.known_records import KnownRecords
 from bigcluster.stages.listing_ref import EmbeddingRef, ListingRef, SentListing
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.pixel_blocks import Block, BlockLayout, mark_of, records_in
@@ -48,6 +49,8 @@ class Decoding:
     children: int
     """How many child processes may decode files whose headers cannot be trusted."""
     embedding: EmbeddingRef | None
+    records: Local[KnownRecords] = field(default_factory=Local, compare=False, repr=False)
+    """The records that are known in the process that asks."""
 
     def block(self, number: int, listing: Listing) -> Block:
         """Return the row block of this number."""
@@ -87,7 +90,8 @@ class Decoding:
                 in_children=worker.decodes_in_children,
             )
             stack.enter_context(loader)
-            yield Filling(listing, store, self.recipe, loader, freshness, native_size, self.layout, previous)
+            records = self.records.value
+            yield Filling(listing, store, self.recipe, loader, freshness, native_size, self.layout, previous, records)
 
 
 @dataclass(frozen=True)
@@ -113,10 +117,14 @@ class Examine:
         freshness = self.decoding.freshness(listing)
         outdated, touched = [], []
         for number in part.units:
-            found = stale_rows(self.decoding.block(number, listing), store, listing, self.decoding.recipe, freshness)
+            block = self.decoding.block(number, listing)
+            found = stale_rows(block, store, listing, self.decoding.recipe, freshness)
             if found is None:
                 outdated.append(number)
-            elif found[1]:
+                continue
+            if self.decoding.records.value is not None:
+                self.decoding.records.value.put(block, found[0])
+            if found[1]:
                 touched.append(number)
         return Examined(outdated, touched, tuple(freshness.closed))
 
@@ -210,9 +218,11 @@ class Summarize:
     store: StoreRef
     block_rows: int
     n_listed: int
+    records: Local[KnownRecords] = field(default_factory=Local, compare=False, repr=False)
+    """As in `Decoding`."""
 
     def __call__(self, worker: Worker, part: Part) -> PartSums:
-        store = self.store.open(worker)
+        store, known = self.store.open(worker), self.records.value
         array = store.array("sums")
         column_sums = np.zeros(array.shape[1], np.int64)
         ok, square_sum, leaves = [], 0, []
@@ -220,7 +230,9 @@ class Summarize:
             start = number * self.block_rows
             block = Block(number, start, min(start + self.block_rows, self.n_listed))
             mark = mark_of(store, block)
-            records = records_in(store, mark, len(block.rows))
+            records = None if known is None else known.of(block)
+            if records is None:
+                records = records_in(store, mark, len(block.rows))
             if records is None:
                 raise StoreError(f"the records of pixel block {number} in {store.out} are damaged; run again")
             ok.append(records.ok)
