@@ -118,7 +118,7 @@ def test_nearest_previous_knows_images_again_among_new_ones(images: Path, tmp_pa
     labels = bc.open(out).labels
     before = [label_of(kind) for kind in range(3)]
     (mine / "kind0-00.png").unlink()
-    write_kinds(mine, range(3, 4), 25)  # a kind that is new, and the largest
+    write_kinds(mine, 25, kinds=range(3, 4))  # a kind that is new, and the largest
     assert cli("run", mine, "--out", out, "-k", 4, "--size", 16, "--memory", "1GiB").code == 0
     labels = bc.open(out).labels
     was = json.loads((out / "summary.json").read_text())["nearest_previous"]

@@ -30,7 +30,7 @@ from bigcluster.api.arguments import (
 )
 from bigcluster.api.finished_run import Run
 from bigcluster.config import KEYS, Settings
-from bigcluster.errors import ConfigError, UsageError
+from bigcluster.errors import THREADS_NOW, ConfigError, UsageError
 from bigcluster.files import targets
 from bigcluster.files.paths import local_path
 from bigcluster.pipeline import image_list
@@ -199,6 +199,8 @@ def profile(
 
     if image_list.is_list(images):
         raise UsageError("profile takes a folder, a glob or a manifest: give the list to bc.run, then profile that OUT")
+    if "workers" in settings:
+        raise ConfigError(f"profile has no workers: it is about one process; {THREADS_NOW}")
     values, sets = dotted(set)
     flags = {"k": n_clusters, **settings, **values}
     resolved = resolve_settings(images, out, flags=flags, sets=sets, config=config, fresh=fresh)
