@@ -374,8 +374,6 @@ def test_the_option_that_was_the_number_of_threads_names_the_new_one(tmp_path: P
         assert "the number of threads is --threads now" in ran.err
     with pytest.raises(ConfigError, match="the number of threads is --threads now"):
         bc.profile("x", "o", n_clusters=3, workers=2)
-    with pytest.raises(ConfigError, match="the number of threads is --threads now"):
-        bc.plan("x", "o", n_clusters=3, workers=2)
 
 
 @pytest.mark.parametrize("option", ["seed", "components", "threads", "variance"])
