@@ -329,7 +329,9 @@ def test_a_finger_scrolls_past_the_map_and_two_zoom(chromium_pages: NewPage, rep
     touch("touchEnd")
     wait_for(browser, f"return scrollY < {before} - 100")
     assert browser.run("return document.getElementById('map').dataset.scale ?? '1.000'") == "1.000"
-    wait_for(browser, "return window.cameToRest")  # the page scrolls on for a while, on a busy machine for longer
+    # The page scrolls on for a while, on a busy machine for longer, and in steps that each come to rest.
+    still = "window.still = window.seenAt === scrollY ? (window.still || 0) + 1 : 0; window.seenAt = scrollY;"
+    wait_for(browser, f"{still} return window.cameToRest && window.still > 5")
     at = browser.run("return scrollY")
     touch("touchStart", (180, 400), (210, 400))
     for step in range(1, 8):
