@@ -164,7 +164,7 @@ def test_what_scikit_learn_asks_of_its_own(
     assert not unexpected, {name: failed[name] for name in unexpected}
     assert not expected - outcomes.keys(), "listed, and no longer there"
     assert not expected - failed.keys(), "listed, and passes now: take it from the list"
-    assert len(outcomes) - len(failed) >= least
+    assert len(outcomes) - len(failed.keys() - ON_THE_EDGE) >= least
 
 
 def run(module: str, report: Path) -> dict[str, str]:
