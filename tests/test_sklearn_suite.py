@@ -144,8 +144,8 @@ ON_THE_EDGE = {
     f"test_pca_explained_variance_empirical[{solver}-correlated-tall]"
     for solver in ("full", "covariance_eigh", "arpack", "randomized", "auto")
 }
-"""Tests that pass or fail: float32 products agree to 1.1e-7 here where 1e-7 is asked, and sums in float depend in that
-digit on the blocks, which depend on the free memory."""
+"""Tests that pass or fail: float32 products agree to 1.1e-7 here where 1e-7 is asked, and that digit depends on the
+kernels of OpenBLAS, which it chooses by the processor: they fail with those for AVX-512, and pass with Haswell's."""
 
 
 @pytest.mark.slow
