@@ -38,7 +38,7 @@ def resolutions(
     """
     job = open_job(settings, resources, listener, caller)
     outdir.check_is_out(job.out)
-    with outdir.locked(job.out):
+    with outdir.locked(job.out, job.progress.note):
         store = Store(job.out, create=False, most_bytes=job.remaining_bytes)
         with naming_damage(store):
             graph, clustered = store.mark(NEIGHBORS), store.mark(CLUSTER)

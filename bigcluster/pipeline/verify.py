@@ -106,7 +106,7 @@ def verify(
         stack.enter_context(job.stages.sampler)
         outdir.check_is_out(job.out, or_damaged=True)  # any other folder is refused
         outdir.check_places(job.out)
-        writable = _lock(stack, job.out)
+        writable = _lock(stack, job)
         if not (job.out / ARRAYS).is_dir():
             raise StoreError(f"{job.out} holds no store; run `bigcluster run IMAGES --out {job.out} -k 10` first")
         with job.stages.measure("verify"):
@@ -164,10 +164,10 @@ def _root(images: str) -> Path:
     return path if is_folder and not path.exists() else root_of(images)
 
 
-def _lock(stack: ExitStack, out: Path) -> bool:
+def _lock(stack: ExitStack, job: Job) -> bool:
     """Lock OUT while it is read, and return whether it is writable: an archive on a read-only disk needs no lock."""
     try:
-        stack.enter_context(outdir.locked(out))
+        stack.enter_context(outdir.locked(job.out, job.progress.note))
     except StoreError:
         raise
     except OSError as error:

@@ -139,7 +139,7 @@ def _job_folder(out: Path, listener: Listener) -> Iterator[Path]:
         yield out  # the run itself refuses a folder that is not a folder of results
         return
     outdir.check_is_out(out)
-    with outdir.locked(out):
+    with outdir.locked(out, lambda line: listener(Note(line))):
         folder = out / unfinished_name()  # where this process is killed, the next run removes the folder
         listener(
             Note(

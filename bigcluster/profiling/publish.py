@@ -23,7 +23,7 @@ def publish(folder: Path, out: Path, listener: Listener) -> Path:
     """
     root = Path(out).resolve()
     outdir.check_is_out(root)
-    with outdir.locked(root):
+    with outdir.locked(root, lambda line: listener(Note(line))):
         tree = OwnedTree.of(root, FOLDER, CREATED)
         staging = tree.new_staging()
         try:
