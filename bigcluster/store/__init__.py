@@ -4,10 +4,11 @@ It imports `files`; it is the only package that imports zarr. Begin with arrays.
 complete) and row_source.py (what solvers read rows from).
 """
 
-from bigcluster.store.arrays import Digests, Store, check_format, is_store
+from bigcluster.store.arrays import Digests, Store
 from bigcluster.store.checkpoints import StageCheckpoints
 from bigcluster.store.columns import Columns, read_table, table_of, write_table
 from bigcluster.store.fingerprints import fingerprint
+from bigcluster.store.format import check_format, is_store
 from bigcluster.store.inventory import Damage, Inventory, take_inventory, tidy
 from bigcluster.store.marks import DONE, Mark, Marks
 from bigcluster.store.row_io import ColumnWriter, RowWriter, StoredRows, read_whole

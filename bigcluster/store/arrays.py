@@ -20,8 +20,8 @@ import numpy as np
 import zarr
 from numpy.typing import DTypeLike, NDArray
 
-from bigcluster.errors import BigclusterError, MemoryBudgetError, OutError, StoreError
-from bigcluster.files.bounded import UnfitFileError, parse_json, read_bounded
+from bigcluster.errors import BigclusterError, MemoryBudgetError, StoreError
+from bigcluster.files.bounded import UnfitFileError
 from bigcluster.files.durable import (
     is_folder,
     open_folder,
@@ -31,13 +31,15 @@ from bigcluster.files.durable import (
     write_text,
 )
 from bigcluster.files.kept import clear_way, set_aside
-from bigcluster.files.layout import ARRAYS, OURS
+from bigcluster.files.layout import ARRAYS
 from bigcluster.store import extents, metadata, shapes
 from bigcluster.store.chunk_io import ChunkFiles
+from bigcluster.store.chunk_moves import move_rows
+from bigcluster.store.format import check_format
 from bigcluster.store.inventory import is_without_files, remove_array, remove_chunks, take_inventory
 from bigcluster.store.marks import DONE, Mark, Marks, is_number
 from bigcluster.store.row_io import read_at_once
-from bigcluster.store.shapes import FILE, FORMAT, FORMAT_KEY
+from bigcluster.store.shapes import FILE, FORMAT_KEY
 from bigcluster.units import show_bytes
 
 METADATA = FILE
@@ -257,32 +259,8 @@ class Store:
         return {f"{ARRAYS}/{key}": digest for key, digest in self._files.take_digests(keys).items()}
 
     def move_rows(self, source: str, index: int, target: str, to: int, *, begun: bool = False) -> None:
-        """Rename the files of a row of chunks: from one matrix to another one with the same chunks.
-
-        index, to : the numbers of the row of chunks in `source` and in `target`.
-        begun : what is at the target was moved there by an earlier call, which was killed; nothing may be left to move.
-        """
-        old, new = self.root / source / "c" / str(index), self.root / target / "c" / str(to)
-        out = self.out
-        if begun and not is_folder(old):
-            return
-        clear_way(new.parent, out)
-        with open_folder(new.parent, out, create=True) as into, open_folder(old.parent, out) as folder:
-            if os.path.lexists(new) and not begun:
-                set_aside(new, out)
-            if not os.path.lexists(new) and all(name.isdecimal() for name in os.listdir(old)):
-                os.rename(old.name, new.name, src_dir_fd=folder, dst_dir_fd=into)
-            else:  # what somebody else put there stays
-                self._move_chunks(old, new)
-            os.fsync(into)
-            os.fsync(folder)
-
-    def _move_chunks(self, old: Path, new: Path) -> None:
-        out = self.out
-        with open_folder(new, out, create=True) as into, open_folder(old, out) as folder:
-            for name in filter(str.isdecimal, os.listdir(folder)):
-                os.rename(name, name, src_dir_fd=folder, dst_dir_fd=into)
-            os.fsync(into)
+        """Rename the files of a row of chunks, as `chunk_moves.move_rows` says."""
+        move_rows(self.out, source, index, target, to, begun=begun)
 
     def drop_rows(self, name: str, index: int) -> None:
         """Remove the files of row `index` of the chunks; nothing happens where there are none, or no such array."""
@@ -403,38 +381,3 @@ def _identity(folder: Path) -> tuple[int, int]:
     """Device and inode number of a folder. They differ once a disk was unmounted: another folder is there then."""
     status = folder.stat()
     return status.st_dev, status.st_ino
-
-
-def is_store(out: Path) -> bool:
-    """Whether a run of ours wrote into this OUT: its metadata name a format of ours, or it holds a sealed mark.
-
-    Raises OutError where a folder of marks is closed to us: what they vouch for would be done anew, or removed.
-    """
-    has_marks = is_folder(out / OURS)
-    if has_marks:
-        Marks(out).check_open()
-    is_named = is_folder(out / ARRAYS) and FORMAT_KEY in _attributes(out)
-    return is_named or (has_marks and next(Marks(out).all(), None) is not None)
-
-
-def check_format(out: Path, *, or_damaged: bool = False) -> None:
-    """Raise OutError where the store in OUT has another format: nothing of it may be changed.
-
-    or_damaged : permit it where a mark says that the format is ours: the metadata file that names it is damaged.
-    """
-    version = _attributes(out).get(FORMAT_KEY, FORMAT)  # no store, or a damaged one: dealt with later
-    if version != FORMAT and not (or_damaged and metadata.is_changed(Marks(out))):
-        raise OutError(
-            f"{out / ARRAYS} has the format {version}, this version of bigcluster reads format {FORMAT}: give another "
-            "OUT, or use the version that wrote this one, which is left as it is"
-        )
-
-
-def _attributes(out: Path) -> dict[str, Any]:
-    """The attributes of the group; an empty dict where its metadata cannot be read."""
-    try:
-        text = read_bounded(out / ARRAYS / METADATA, shapes.LIMIT_BYTES)
-        attributes: dict[str, Any] = parse_json(text, shapes.LIMIT_VALUES)["attributes"]
-    except (OSError, ValueError, KeyError, TypeError):
-        return {}
-    return attributes if isinstance(attributes, dict) else {}
