@@ -20,7 +20,7 @@ from bigcluster.runtime.events import Event, to_json
 from bigcluster.runtime.failures import as_known_error
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
-from bigcluster.runtime.signals import end_on_sigterm_alone
+from bigcluster.runtime.signals import end_on_sigterm_alone, raise_lost_interrupt
 
 TASKS = ("run", "plan", "sweep", "resolutions", "predict", "verify", "report", "components")
 """The names of the jobs. Each is a module of bigcluster.pipeline and a function in it."""
@@ -52,6 +52,7 @@ def serve(request: dict[str, Any], send: Any) -> int:
 
     def emit(event: Event) -> None:
         send(to_json(event))
+        raise_lost_interrupt()
 
     try:
         settings = settings_from({name: request["settings"][name] for name in KEYS})

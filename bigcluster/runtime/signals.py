@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import signal
+import sys
+import threading
 from types import FrameType
 
 from bigcluster.errors import OutOfMemoryError
@@ -13,6 +15,10 @@ NO_THREADS = (
 )
 ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
 """Signals by which systems ask a process to end. They mean the same as Ctrl-C."""
+
+
+_is_interrupted = threading.Event()
+"""Set by the first SIGTERM of a process whose signals `end_on_sigterm_alone` handles."""
 
 
 def end_as_interrupted() -> None:
@@ -44,6 +50,7 @@ def end_on_sigterm_alone() -> None:
     """
 
     def interrupt(number: int, frame: FrameType | None) -> None:
+        _is_interrupted.set()
         raise KeyboardInterrupt
 
     def no_threads(number: int, frame: FrameType | None) -> None:
@@ -51,3 +58,15 @@ def end_on_sigterm_alone() -> None:
 
     signal.signal(signal.SIGTERM, interrupt)
     signal.signal(signal.SIGINT, no_threads)
+
+
+def raise_lost_interrupt() -> None:
+    """Raise KeyboardInterrupt where SIGTERM came before and its KeyboardInterrupt was lost; to be called now and then.
+
+    Python drops an exception that is raised while C code calls a Python function that cannot fail: the callbacks of
+    ctypes by which threadpoolctl finds the BLAS libraries, weak references, `__del__`. A signal that comes at such a
+    moment would be forgotten. Does nothing in other threads than the main one, and while an exception is handled: then
+    the interrupt is on its way.
+    """
+    if _is_interrupted.is_set() and threading.current_thread() is threading.main_thread() and sys.exception() is None:
+        raise KeyboardInterrupt
