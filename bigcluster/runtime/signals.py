@@ -18,7 +18,7 @@ ENDING = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasatt
 
 
 _is_interrupted = threading.Event()
-"""Set by the first SIGTERM of a process whose signals `end_on_sigterm_alone` handles."""
+"""Set by the first signal that asks this process to end, where one of the functions below handles it."""
 
 
 def end_as_interrupted() -> None:
@@ -27,12 +27,14 @@ def end_as_interrupted() -> None:
     A SIGHUP after another of these signals is not a second request: a terminal that closes sends several.
     """
     is_ending = False
+    _is_interrupted.clear()
 
     def interrupt(number: int, frame: FrameType | None) -> None:
         nonlocal is_ending
         if is_ending and number not in (signal.SIGTERM, signal.SIGINT):
             return
         is_ending = True
+        _is_interrupted.set()
         raise KeyboardInterrupt
 
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
@@ -61,7 +63,7 @@ def end_on_sigterm_alone() -> None:
 
 
 def raise_lost_interrupt() -> None:
-    """Raise KeyboardInterrupt where SIGTERM came before and its KeyboardInterrupt was lost; to be called now and then.
+    """Raise KeyboardInterrupt where a signal came whose own KeyboardInterrupt was lost; to be called now and then.
 
     Python drops an exception that is raised while C code calls a Python function that cannot fail: the callbacks of
     ctypes by which threadpoolctl finds the BLAS libraries, weak references, `__del__`. A signal that comes at such a

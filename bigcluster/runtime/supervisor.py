@@ -25,6 +25,7 @@ from bigcluster.runtime.failures import OUT_OF_MEMORY, mentions_memory
 from bigcluster.runtime.processes import absolute, start_python
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
+from bigcluster.runtime.signals import raise_lost_interrupt
 
 _PATHS = ("images", "to")
 """Arguments of tasks that are paths: the current folder of the worker is another one."""
@@ -212,6 +213,8 @@ def _listen(
     while True:
         try:
             line = messages.next(_patience(decoding, isolate_rows, timeout_seconds))
+            if not interrupted:
+                raise_lost_interrupt()
             if not line:
                 break
             message = json.loads(line)
