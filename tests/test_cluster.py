@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import os
+import pickle
 import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -20,7 +22,7 @@ import numpy as np
 import psutil
 import pytest
 from conftest import PATIENCE_SECONDS, environment
-from distributed import Client
+from distributed import Client, get_worker
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -30,6 +32,7 @@ from bigcluster.outdir.holder import HeldBy
 from bigcluster.runtime.cluster import Cluster, Part, Worker, cut
 from bigcluster.runtime.dask_cluster import DaskCluster, Link
 from bigcluster.runtime.dask_cluster.start import Started, local_cluster
+from bigcluster.runtime.dask_cluster.tasks import Held, SpentResultError
 from bigcluster.runtime.embedded import Embedded
 from bigcluster.runtime.supervisor import InternalError
 from bigcluster.runtime.threads import EmbeddedRuntime
@@ -159,6 +162,32 @@ class Sleeps:
             time.sleep(self.seconds)
         time.sleep(0.05)
         return part.index
+
+
+@dataclass(frozen=True)
+class TakesApart:
+    """Empties what it is given and writes into it, as a job does that frees memory early. It pauses in the middle."""
+
+    marker: Path
+
+    def __call__(self, worker: Worker, rows: dict[int, Any]) -> Any:
+        total = np.zeros((3, 4), np.int64)
+        while rows:
+            _, one = rows.popitem()
+            total += one
+            one[:] = 0
+            if len(rows) == 5 and not self.marker.exists():
+                self.marker.write_text(get_worker().address)
+                time.sleep(4.0)
+        return total
+
+
+def rows_by_unit(worker: Worker, part: Part) -> dict[int, Any]:
+    return {unit: rows_of(unit) for unit in part.units}
+
+
+def united(one: dict[int, Any], other: dict[int, Any]) -> dict[int, Any]:
+    return one | other
 
 
 def the_sum(n_units: int) -> Any:
@@ -353,6 +382,44 @@ def test_what_a_dead_worker_held_is_computed_again(tmp_path: Path) -> None:
             np.testing.assert_array_equal(third.take(), the_sum(9))
             if number == signal.SIGSTOP:
                 os.kill(victim, signal.SIGCONT)
+
+
+@pytest.mark.slow
+def test_a_worker_that_leaves_while_its_job_takes_a_result_apart_changes_nothing(tmp_path: Path) -> None:
+    """dask sends what is left of the result to another worker, and runs the job there."""
+    marker, retired = tmp_path / "a", list[str]()
+
+    def retire(address: str) -> None:
+        while not marker.exists() or not marker.read_text():
+            time.sleep(0.01)
+        with Client(address, set_as_default=False) as client:
+            retired.extend(client.retire_workers([marker.read_text()], close_workers=True))
+
+    with local_cluster(2, 1) as started, joined(started.address) as cluster:
+        handle = cluster.merged(rows_by_unit, cluster.parts(12, 1), united)
+        retiring = threading.Thread(target=retire, args=(started.address,))
+        retiring.start()
+        np.testing.assert_array_equal(cluster.once(TakesApart(marker), handle), the_sum(12))
+        retiring.join()
+    assert retired == [marker.read_text()]
+
+
+@pytest.mark.parametrize("sent_first", [True, False])
+def test_a_result_is_whole_wherever_it_was_sent_before_it_was_taken(sent_first: bool) -> None:
+    rows = {unit: rows_of(unit) for unit in range(4)}
+    held: Held[dict[int, Any]] = Held(rows)
+    buffers: list[pickle.PickleBuffer] = []
+    sent = pickle.dumps(held, 5, buffer_callback=buffers.append) if sent_first else b""
+    taken = held.take()
+    while taken:
+        taken.popitem()[1][:] = 0
+    if sent_first:
+        np.testing.assert_array_equal(sum(pickle.loads(sent, buffers=buffers).take().values()), the_sum(4))  # noqa: S301
+        return
+    for one in (held, pickle.loads(pickle.dumps(held))):  # noqa: S301
+        for use in (one.take, one.seen):
+            with pytest.raises(SpentResultError):
+                use()
 
 
 def test_a_late_part_is_started_a_second_time(started: Started, tmp_path: Path) -> None:

@@ -17,7 +17,14 @@ from bigcluster.errors import BigclusterError, ClusterError
 from bigcluster.runtime.cluster import Handle, Job, Part, Result, Worker, cut
 from bigcluster.runtime.dask_cluster.flight import FETCH_SECONDS, Flight, LostResultError, Task, fetched
 from bigcluster.runtime.dask_cluster.link import Link, LostSchedulerError
-from bigcluster.runtime.dask_cluster.tasks import JobFailedError, forget_run, merge_results, run_job
+from bigcluster.runtime.dask_cluster.tasks import (
+    JobFailedError,
+    SpentResultError,
+    forget_run,
+    hold_result,
+    merge_results,
+    run_job,
+)
 
 Merge = Callable[[Any, Any], Any]
 AHEAD = 2
@@ -125,7 +132,7 @@ class DaskCluster:
                 return _result(result)  # type: ignore[no-any-return]
             except LostSchedulerError:
                 self._link.restore()
-            except LostResultError:  # the silent worker gets nothing in the next attempt
+            except LostResultError:  # a silent worker gets nothing in the next attempt
                 pass
             for remote in remotes:
                 remote.again()
@@ -164,7 +171,7 @@ class DaskCluster:
             try:
                 while True:
                     with suppress(TimeoutError):
-                        return fetched(self._link, future, seconds)  # type: ignore[no-any-return]
+                        return fetched(self._link, future, seconds).take()  # type: ignore[no-any-return]
                     seconds *= 2
                     self._link.look(now=True)
                     holders = self._link.ask(partial(self._link.client.who_has, [future]))
@@ -172,6 +179,8 @@ class DaskCluster:
                         break
             except LostSchedulerError:
                 self._link.restore()
+            except SpentResultError:
+                pass
             remote.again()
 
     def close(self, wait_seconds: float = CLOSE_SECONDS) -> None:
@@ -198,8 +207,12 @@ class DaskCluster:
             except LostSchedulerError:
                 self._link.restore()
 
-    def _task(self, number: int, job: Callable[..., Any], arguments: tuple[Any, ...], home: str | None) -> Task:
-        return Task(number, _name(job), run_job, (self._run, self._memory, self.before_jobs, job, *arguments), home)
+    def _task(
+        self, number: int, job: Callable[..., Any], arguments: tuple[Any, ...], home: str | None, *, held: bool = False
+    ) -> Task:
+        """held : whether the result stays on its worker."""
+        function = hold_result if held else run_job
+        return Task(number, _name(job), function, (self._run, self._memory, self.before_jobs, job, *arguments), home)
 
     def _merged(self, job: Job[Result], parts: Sequence[Part], merge: Merge) -> tuple[Future, int]:
         """Run a pass and return the future of its merged result, and the generation of the workers.
@@ -276,7 +289,8 @@ class _Feed:
                 homes[part] = min(free, key=load.__getitem__)
             self.waiting.remove(number)
             load[homes[part]] += 1
-            self.flight.start(self._cluster._task(number, self._job, (part,), homes[part]))
+            held = not self.flight.fetch
+            self.flight.start(self._cluster._task(number, self._job, (part,), homes[part], held=held))
 
 
 def _result(found: Any) -> Any:

@@ -21,7 +21,7 @@ from distributed.client import ClosedClientError
 
 from bigcluster.errors import BigclusterError, ClusterError
 from bigcluster.runtime.dask_cluster.link import LOOK_SECONDS, Link, LostSchedulerError
-from bigcluster.runtime.dask_cluster.tasks import JobFailedError
+from bigcluster.runtime.dask_cluster.tasks import JobFailedError, SpentResultError
 
 TRIES = 3
 """How often a task is given to the scheduler before it counts as a task that kills workers. Each time, dask lets it end
@@ -40,7 +40,7 @@ _PROCESS = os.urandom(6).hex()
 
 
 class LostResultError(Exception):
-    """A worker that holds results gives no sign of life."""
+    """A worker that holds results gives no sign of life, or a job that took a result is to be run again."""
 
 
 @dataclass(eq=False)
@@ -98,7 +98,7 @@ class Flight:
     """
 
     def __init__(self, link: Link, *, fetch: bool, holding: bool) -> None:
-        self._link, self._fetch, self._holding = link, fetch, holding
+        self._link, self.fetch, self._holding = link, fetch, holding
         self._generation, self._silent_before = link.generation, link.silent
         self._only: set[tuple[str, ...]] = set()
         self._task_of: dict[Future, Task] = {}
@@ -138,7 +138,7 @@ class Flight:
                     if error is None:
                         continue
                     result = error
-                elif self._fetch:
+                elif self.fetch:
                     try:
                         result = self._fetched(future, task)
                     except TimeoutError:
@@ -189,6 +189,8 @@ class Flight:
         error = future.exception()
         if isinstance(error, JobFailedError):
             return error.as_error()
+        if isinstance(error, SpentResultError):
+            raise LostResultError
         del self._task_of[future], task.copies[future]
         if not isinstance(error, KilledWorker):
             raise ClusterError(f"a worker cannot do what it is given: {type(error).__name__}: {error}")

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 import threading
 import time
 import traceback
 from collections.abc import Callable
 from functools import reduce
-from typing import Any
+from typing import Any, Generic
 
+from dask.sizeof import sizeof
 from distributed import get_worker
 
 from bigcluster import errors
 from bigcluster.errors import BigclusterError
-from bigcluster.runtime.cluster import Worker
+from bigcluster.runtime.cluster import Result, Worker
 from bigcluster.runtime.events import SEND_SECONDS, Progress
 from bigcluster.runtime.failures import as_known_error
 from bigcluster.runtime.supervisor import InternalError
@@ -42,6 +44,55 @@ class JobFailedError(Exception):
         error = InternalError(f"{kind}: {text} (on the worker {address})")
         error.add_note(trace)
         return error
+
+
+class SpentResultError(Exception):
+    """A task needs a result that a job has taken, and perhaps changed. It must be computed again."""
+
+
+class Held(Generic[Result]):
+    """A result that stays on a worker until a job takes it. The job may change it, so that memory is freed early.
+
+    dask may copy a result to another worker at any moment, as when its worker leaves, and may then run the job there. A
+    copy that was sent before the job took the result is whole; one that was sent after it says that it is spent.
+    """
+
+    def __init__(self, value: Result | None, *, spent: bool = False) -> None:
+        self._value, self._spent = value, spent
+        self._sent = False
+        self._lock = threading.Lock()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        with self._lock:  # the buffers of arrays are sent later, so nobody may write into them from now on
+            self._sent = True
+            return _held, (self._value, self._spent)
+
+    def __sizeof__(self) -> int:
+        """Return the bytes of the result: dask sends a task to the worker that has most of what it needs."""
+        return int(sizeof(self._value))
+
+    def seen(self) -> Result:
+        """Return the result, which must not be changed. Raises SpentResultError."""
+        with self._lock:
+            return self._whole()
+
+    def take(self) -> Result:
+        """Return the result, or a copy where it may just be sent. Raises SpentResultError where it was taken before."""
+        with self._lock:
+            value = self._whole()
+            if self._sent:
+                return copy.deepcopy(value)
+            self._value, self._spent = None, True
+            return value
+
+    def _whole(self) -> Result:
+        if self._spent:
+            raise SpentResultError
+        return self._value  # type: ignore[return-value]
+
+
+def _held(value: Any, spent: bool) -> Held[Any]:
+    return Held(value, spent=spent)
 
 
 TOPIC = "bigcluster"
@@ -80,15 +131,17 @@ def run_job(
     """Return job(worker, *arguments). It waits until no other job runs in this process.
 
     run : the name of the run; what other runs keep in this process is discarded. memory_bytes : what a job may hold.
-    before : is called before the job, which does not run where this raises an error. Raises JobFailedError.
+    before : is called before the job, which does not run where this raises an error. arguments : the job takes those
+    that are held on workers. Raises JobFailedError and SpentResultError.
     """
 
     def work() -> Any:
         if before is not None:
             before()
-        return job(worker, *arguments)
+        return job(worker, *taken)
 
     with _ALONE:
+        taken = [argument.take() if isinstance(argument, Held) else argument for argument in arguments]
         worker = _worker_of(run, memory_bytes)
         try:
             return _reported(work)
@@ -97,10 +150,15 @@ def run_job(
                 worker.progress.flush()
 
 
-def merge_results(merge: Callable[[Any, Any], Any], *results: Any) -> Any:
+def hold_result(*arguments: Any) -> Held[Any]:
+    """Return what `run_job` returns, for tasks of this worker or of another one."""
+    return Held(run_job(*arguments))
+
+
+def merge_results(merge: Callable[[Any, Any], Any], *results: Held[Any]) -> Held[Any]:
     """Return the merged results of some jobs, which the scheduler brings to this worker. Raises JobFailedError."""
     with _ALONE:
-        return _reported(lambda: reduce(merge, results))
+        return Held(_reported(lambda: reduce(merge, (result.seen() for result in results))))
 
 
 def forget_run(run: str) -> None:
