@@ -46,11 +46,24 @@ class Dask:
     memory: str
     """The memory limit of each worker."""
 
-    def start_worker(self) -> None:
-        """Start a worker of one thread, with a nanny that starts it again where it is killed."""
+    def start_worker(self, host: str = LOOPBACK, prefix: Sequence[str] = ()) -> None:
+        """Start a worker of one thread, with a nanny that starts it again where it is killed.
+
+        host : the address at which it listens. prefix : a command that starts it, such as one that enters a namespace.
+        """
         name = f"worker-{os.urandom(4).hex()}"
-        command = [*python_of("distributed.cli.dask_worker"), "--scheduler-file", str(self.file), "--host", LOOPBACK]
-        command += ["--nworkers", "1", "--nthreads", "1", "--memory-limit", self.memory, "--no-dashboard"]
+        command = [*prefix, *python_of("distributed.cli.dask_worker"), "--scheduler-file", str(self.file)]
+        command += [
+            "--host",
+            host,
+            "--nworkers",
+            "1",
+            "--nthreads",
+            "1",
+            "--memory-limit",
+            self.memory,
+            "--no-dashboard",
+        ]
         command += ["--local-directory", str(self.file.with_name(name))]
         started(self.stack, command, self.file.with_name(f"{name}.log"), self.extra)
 
@@ -78,15 +91,21 @@ class Dask:
 
 @contextmanager
 def dask_processes(
-    folder: Path, n_workers: int, *, extra: Mapping[str, str] | None = None, memory: str = "2GiB"
+    folder: Path,
+    n_workers: int,
+    *,
+    host: str = LOOPBACK,
+    extra: Mapping[str, str] | None = None,
+    memory: str = "2GiB",
 ) -> Iterator[Dask]:
     """Start a scheduler and n_workers workers of one thread each. They end after the block, frozen ones too.
 
-    folder : for the scheduler file, the logs and the folders of the workers. extra : variables of the workers.
+    folder : for the scheduler file, the logs and the folders of the workers. host : the address of the scheduler.
+    extra : variables of the workers.
     """
     file = folder / "scheduler.json"
     with ExitStack() as stack:
-        command = [*python_of("distributed.cli.dask_scheduler"), "--host", LOOPBACK, "--port", "0", "--no-dashboard"]
+        command = [*python_of("distributed.cli.dask_scheduler"), "--host", host, "--port", "0", "--no-dashboard"]
         started(stack, [*command, "--scheduler-file", str(file)], folder / "scheduler.log")
         wait_for_address(file)
         found = Dask(file, stack.enter_context(Client(scheduler_file=str(file))), stack, extra or {}, memory)

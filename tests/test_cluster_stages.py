@@ -13,8 +13,9 @@ from conftest import encoded, picture
 from distributed import Client
 from test_cluster_parts import clustered
 from test_ingest_parts import BAD, content, write
-from test_second_look import POSSESSED, asks, put_in_front
+from test_second_look import asks, put_in_front
 
+from benchmarks.stress.possessed import POSSESSED
 from bigcluster.kernels.decode import prepare_codecs
 from bigcluster.runtime.cluster import Cluster
 from bigcluster.runtime.dask_cluster import DaskCluster, Link

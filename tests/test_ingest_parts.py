@@ -18,8 +18,9 @@ from conftest import encoded, picture
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from networks import conv_net, save
-from test_second_look import POSSESSED, asks, put_in_front
+from test_second_look import asks, put_in_front
 
+from benchmarks.stress.possessed import POSSESSED
 from bigcluster.catalog import list_images
 from bigcluster.errors import ImageSizeError
 from bigcluster.kernels.decode import DecodeSpec, prepare_codecs

@@ -22,6 +22,7 @@ import pytest
 from conftest import Cli, encoded, environment, picture, pillow_bytes, write_pictures
 from PIL import Image
 
+from benchmarks.stress.possessed import POSSESSED, asking
 from bigcluster.catalog import FileRecord, list_images
 from bigcluster.files.durable import digest_of
 from bigcluster.kernels.decode import DecodeSpec, damage_in, decode, prepare_codecs
@@ -31,34 +32,6 @@ from bigcluster.stages.loading import files as files_module
 from bigcluster.stages.loading import loader as loader_module
 from bigcluster.stages.loading.captured_stderr import ROOM_BYTES, CapturedStderr
 
-POSSESSED = """
-import ctypes, os, resource, signal, sys, time
-
-def possess():
-    import cv2
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    alone = "bigcluster.stages.loading.child" in sys.orig_argv
-    sound = cv2.imdecode
-
-    def imdecode(data, flags):
-        end = bytes(data[-12:])
-        if end == b"#segfault..." or (end == b"#with-others" and not alone):
-            os.kill(os.getpid(), signal.SIGSEGV)
-        if end == b"#abort......":
-            os.abort()
-        if end == b"#memory.....":
-            os.kill(os.getpid(), signal.SIGKILL)
-        if end == b"#exit.......":
-            os._exit(1)
-        if end == b"#hang.......":
-            ctypes.PyDLL(None).sleep(3600)  # with the interpreter's lock held: no thread of this process can help
-        return sound(data, flags)
-
-    cv2.imdecode = imdecode
-
-if any(name.startswith("bigcluster.") for name in sys.orig_argv):
-    possess()
-"""
 OPTIONS = ("-k", 2, "--size", 8, "--set", "reduce=none", "--memory", "1GiB")
 N = 24
 
@@ -78,7 +51,7 @@ def possessed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def asks(what: str, seed: int) -> bytes:
     """A sound picture with a wish behind its end."""
-    return encoded(picture(seed)) + f"#{what}".ljust(12, ".").encode()
+    return asking(encoded(picture(seed)), what)
 
 
 def rows(path: Path) -> list[dict[str, str]]:
