@@ -254,12 +254,56 @@ def test_a_process_that_starts_a_job_is_held_to_the_budget_too(cli: Cli) -> None
 
 
 def test_a_plan_for_worker_processes_of_this_machine_divides_the_budget(cli: Cli) -> None:
-    found = json.loads(cli(*ABSENT, "--workers", 3, "--memory", "4GiB", "--threads", 1, "--json").out)
-    assert (found["workers"], found["threads"], found["budget_bytes"]) == (3, 1, GIB)
+    found = json.loads(cli(*ABSENT, "--workers", 3, "--memory", "16GiB", "--threads", 1, "--json").out)
+    assert (found["workers"], found["threads"], found["budget_bytes"]) == (3, 1, 4 * GIB)
     small = (*ABSENT[:1], "--images", "1e4", "--size", 64, "-k", 10, "--workers", 2)
     (error,) = cli(*small, "--memory", "400MiB").error_lines
     enough = error.partition("use --memory ")[2].split()[0]
     assert cli(*small, "--memory", enough).code == 0, "it is the budget of all processes together"
+
+
+@given(numbers, st.integers(1, 8), st.integers(1, 4), st.integers(300, 20_000), st.booleans(), st.booleans())
+def test_processes_that_a_run_starts_keep_to_the_budget_of_all(
+    n: int, workers: int, threads: int, budget_mib: int, with_report: bool, reduced: bool
+) -> None:
+    settings = settings_from({"k": 10, "reduce": "pca" if reduced else "none", "report.write": with_report})
+    tree = budget_mib * MIB
+
+    def planned(tree_bytes: int) -> Plan:
+        share = tree_bytes // (workers + 1)
+        given = Resources(share, threads, workers=workers, joined=True, tree_bytes=tree_bytes)
+        return make_plan(settings, n, (64, 64), given)
+
+    plan = planned(tree)
+    try:
+        plan.check()
+    except MemoryBudgetError as error:
+        enough = parse_bytes(str(error).partition("--memory ")[2].split()[0])
+        assert enough > tree
+        planned(enough).check()
+        return
+    assert plan.projected_bytes <= plan.budget_bytes
+    assert plan.tree_bytes <= tree
+    assert plan.workers * (plan.budget_bytes - footprint.SHARED_BYTES) + plan.client_bytes <= tree
+
+
+def test_a_small_job_on_two_workers_fits_a_small_budget() -> None:
+    """As measured, 400 images take 300 MiB in all processes together."""
+    given = Resources(512 * MIB // 3, 1, workers=2, joined=True, tree_bytes=512 * MIB)
+    plan = make_plan(settings_from({"k": 8, "components": 20, "variance": None}), 400, (64, 64), given)
+    plan.check()
+    assert 300 * MIB <= plan.tree_bytes <= 450 * MIB
+
+
+@given(numbers, st.integers(1, 4))
+def test_every_thread_of_a_worker_has_a_child_that_decodes(n: int, threads: int) -> None:
+    of_one, of_worker = (
+        make_plan(settings_from({"k": 10}), n, (64, 64), Resources(64 * GIB, threads, joined=joined)).stage("ingest")
+        for joined in (False, True)
+    )
+    assert of_worker.choices["children"] == threads >= of_one.choices["children"]
+    least = footprint.DASK_WORKER_BYTES + threads * footprint.DECODING_CHILD_BYTES
+    assert of_worker.projected_bytes >= least + n * footprint.SENT_NAME_BYTES
 
 
 def test_what_cannot_be_planned_is_refused(cli: Cli) -> None:

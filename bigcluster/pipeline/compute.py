@@ -84,7 +84,7 @@ def compute(
     settings, progress, context = job.settings, job.progress, job.context(store)
 
     def stage(name: str) -> AbstractContextManager[dict[str, Any]]:
-        planned = {planned.stage: planned.projected_bytes for planned in plan.stages}
+        planned = {planned.stage: plan.tree_bytes_of(planned) for planned in plan.stages}
         return job.stages.measure(name, planned.get(name))
 
     with stage(INGEST) as facts:
@@ -118,7 +118,8 @@ def compute(
         facts |= {**reduced.facts, "reused": reduced.reused}
     if plan.is_bound:
         plan = replan(plan, settings, reduced.n_components, job.resources)
-        projected = show_bytes(plan.stage(CLUSTER).projected_bytes)
+        clustering = plan.stage(CLUSTER)
+        projected = show_bytes(clustering.projected_bytes or clustering.client_bytes)
         progress.note(f"{reduced.n_components} components: clustering is planned again, and holds up to {projected}")
     if settings.has_manifold:
         with stage(MANIFOLD) as facts:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 from contextlib import ExitStack
 from functools import partial
@@ -177,7 +178,7 @@ def _run(
         with files.writing((*OF_A_RUN, *OF_A_SWEEP)), files.settings(settings):
             with naming_damage(store):
                 done = compute(job, listing, plan, spec, store, embedding, isolate_rows, rehash)
-                written = done.plan.stage(OUTPUT).projected_bytes
+                written = done.plan.tree_bytes_of(done.plan.stage(OUTPUT))
                 with job.stages.measure(OUTPUT, written), job.progress.stage(OUTPUT, len(listing), "images"):
                     linked = _write_outputs(job, listing, done, files)
                 result = _summarise(job, listing, done)
@@ -191,7 +192,9 @@ def _run(
                         _write_account(result, files, job.stages.close())
 
                     listed = Written(listing.names, done.ingested.read_ledger(), linked.files)
-                    write_or_reuse(job, store, result, done.plan.stage(REPORT), close, listed)
+                    planned = done.plan.stage(REPORT)
+                    planned = dataclasses.replace(planned, projected_bytes=done.plan.tree_bytes_of(planned))
+                    write_or_reuse(job, store, result, planned, close, listed)
                 _write_account(result, files, job.stages.close())
             if not (done.reused and was_finished):
                 tidy(store.out)
@@ -302,7 +305,7 @@ def _summarise(job: Job, listing: Listing, done: Done) -> dict[str, Any]:
         "seconds": None,
         "memory": {
             "budget_bytes": job.resources.promised_bytes,
-            "projected_peak_bytes": plan.tree_bytes if job.resources.starts_workers else plan.projected_bytes,
+            "projected_peak_bytes": plan.tree_bytes,
             "measured_peak_bytes": None,  # known at the end, as are the seconds
             "held_before_bytes": job.stages.sampler.held_before_bytes,
             "unseen_bytes": None,

@@ -6,7 +6,7 @@ from bigcluster.config import Settings
 from bigcluster.planning import footprint
 from bigcluster.planning.plan import StagePlan
 from bigcluster.planning.stage_names import MANIFOLD
-from bigcluster.planning.stages import baseline_bytes, share_of
+from bigcluster.planning.stages import baseline_bytes
 from bigcluster.runtime.resources import Resources
 from bigcluster.solvers.manifold.fit import (
     LEAST_ROWS,
@@ -70,9 +70,8 @@ def _held_bytes(settings: Settings, n_images: int, n_fitted: int, n_columns: int
     """Return the bytes of the stage beyond the libraries: names, places, the sample, and the largest of three steps."""
     method, threads = settings.reduce, resources.threads
     n_neighbors = min(max(1, n_fitted - 1), settings.manifold.neighbors * NEIGHBORS_OF[method])
-    n_names = share_of(n_images, resources)
     places = 2 * n_images * n_dimensions(method, n_columns) * footprint.FLOAT32
-    whole = n_names * footprint.NAME_BYTES + n_images * _SAMPLING_BYTES + places
+    whole = n_images * footprint.NAME_BYTES + n_images * _SAMPLING_BYTES + places
     sample = n_fitted * n_columns * footprint.FLOAT32
     searching = project_neighbors_bytes(n_fitted, n_columns, n_neighbors, threads=threads)
     fitting = project_fit_bytes(method, n_fitted, n_columns, n_neighbors)

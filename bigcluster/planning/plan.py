@@ -9,6 +9,7 @@ from typing import Any
 
 from bigcluster.errors import MemoryBudgetError
 from bigcluster.planning.feature_shape import FeatureShape
+from bigcluster.planning.footprint import SHARED_BYTES
 from bigcluster.planning.stage_names import CLUSTER, MANIFOLD, NEIGHBORS, OUTPUT, REDUCE, SWEEP
 from bigcluster.units import MIB, show_bytes
 
@@ -63,12 +64,17 @@ class StagePlan:
     bytes_written: int
     """The bytes that stay on the disk."""
     projected_bytes: int
-    """The bytes of memory of the whole process tree while this stage runs; on a cluster, of one worker."""
+    """The bytes of memory of the whole process tree while this stage runs; on a cluster, of one worker. 0 where the
+    process that starts the job does all of it."""
     choices: dict[str, int] = field(default_factory=dict)
     scratch_bytes: int = 0
     """The largest number of temporary bytes on the disk while this stage runs."""
     seconds: float | None = None
     """The estimated seconds, or None where they were not estimated."""
+    n_busy: int = 1
+    """On a cluster, the number of workers that hold data of the stage; the others wait."""
+    client_bytes: int = 0
+    """On a cluster, the bytes of the process that starts the job while this stage runs."""
 
 
 @dataclass(frozen=True)
@@ -92,10 +98,10 @@ class Plan:
     """Whether the plans of clustering and scores are upper bounds: the spectrum decides the number of components."""
     workers: int = 1
     joined: bool = False
-    client_bytes: int = 0
-    """On a cluster, the bytes of the process that starts the job."""
-    shares: int = 1
-    """The number of equal parts of the budget that was given: `budget_bytes` is one of them."""
+    tree_budget_bytes: int = 0
+    """The budget of all processes together, where the run starts the workers: `budget_bytes` is the part of each."""
+    idle_bytes: int = 0
+    """On a cluster, the bytes of a worker that waits."""
     estimated_on: str | None = None
     """The day on which this machine's rates were measured, where seconds are estimated."""
 
@@ -109,9 +115,37 @@ class Plan:
         return max(stage.projected_bytes for stage in self.stages)
 
     @property
+    def client_bytes(self) -> int:
+        """On a cluster, the projected peak of the process that starts the job, in bytes."""
+        return max(stage.client_bytes for stage in self.stages)
+
+    def tree_bytes_of(self, stage: StagePlan) -> int:
+        """Return the projected bytes of the processes of the run on this machine while a stage runs: of all of them, or
+        where workers of a cluster were joined, of the process that starts the job."""
+        if not self.joined:
+            return stage.projected_bytes
+        if not self.tree_budget_bytes:
+            return stage.client_bytes
+        n_busy = stage.n_busy if stage.projected_bytes else 0
+        workers = n_busy * stage.projected_bytes + (self.workers - n_busy) * self.idle_bytes
+        return workers - self.workers * SHARED_BYTES + stage.client_bytes
+
+    @property
     def tree_bytes(self) -> int:
-        """The projected peak of all workers and of the process that starts them, in bytes."""
-        return self.workers * self.projected_bytes + self.client_bytes
+        """The projected peak of the processes of the run on this machine, in bytes."""
+        return max(map(self.tree_bytes_of, self.stages))
+
+    @property
+    def client_budget_bytes(self) -> int:
+        """On a cluster, the part of the budget that the process that starts the job has."""
+        if not self.tree_budget_bytes:
+            return self.budget_bytes
+        return self.tree_budget_bytes - self.workers * (self.budget_bytes - SHARED_BYTES)
+
+    @property
+    def fits(self) -> bool:
+        """Whether every process of the run keeps to its part of the budget."""
+        return self.projected_bytes <= self.budget_bytes and self.client_bytes <= self.client_budget_bytes
 
     @property
     def disk_bytes(self) -> int:
@@ -144,19 +178,30 @@ class Plan:
         if any(stage.stage == NEIGHBORS for stage in self.stages):
             otherwise |= dict.fromkeys((NEIGHBORS, CLUSTER), "-k with a number, for k-means, which takes less")
         otherwise |= self._without_manifold()
-        if self.client_bytes > max(self.budget_bytes, self.projected_bytes):  # it names the largest need
-            enough = _enough(self.client_bytes, self.shares)
-            raise MemoryBudgetError(
-                f"the process that starts the job needs {show_bytes(self.client_bytes)} for Python, names and labels, "
-                f"the budget of each process is {show_bytes(self.budget_bytes)}; use {enough} or fewer images"
-            )
         worst = max(self.stages, key=lambda stage: stage.projected_bytes).stage
-        check_budget(
-            self.stages,
-            self.budget_bytes,
-            otherwise=otherwise.get(worst, smaller),
-            floor_bytes=self.floor_bytes,
-            shares=self.shares,
+        self.check_stages(otherwise.get(worst, smaller))
+
+    def check_stages(self, otherwise: str) -> None:
+        """Raise MemoryBudgetError where the stage that needs most does not fit. otherwise : as in `check_budget`."""
+        if self.fits:
+            return
+        if not self.tree_budget_bytes:
+            if self.client_bytes > max(self.budget_bytes, self.projected_bytes):  # it names the largest need
+                enough = _enough(self.client_bytes)
+                raise MemoryBudgetError(
+                    f"the process that starts the job needs {show_bytes(self.client_bytes)} for Python, names and "
+                    f"labels, the budget of each process is {show_bytes(self.budget_bytes)}; use {enough} or fewer "
+                    "images"
+                )
+            check_budget(self.stages, self.budget_bytes, otherwise=otherwise, floor_bytes=self.floor_bytes)
+            return
+        worst = max(self.stages, key=lambda stage: stage.projected_bytes)
+        enough = _enough(self.client_bytes + self.workers * (worst.projected_bytes - SHARED_BYTES))
+        raise MemoryBudgetError(
+            f"stage '{worst.stage}' needs {show_bytes(worst.projected_bytes)} in each of {self.workers} worker "
+            f"process{'es' * (self.workers > 1)}, and the process that starts the job needs "
+            f"{show_bytes(self.client_bytes)}; the budget of all is {show_bytes(self.tree_budget_bytes)}: use {enough} "
+            f"or fewer --workers or {otherwise}"
         )
 
     def _without_manifold(self) -> dict[str, str]:
@@ -190,6 +235,8 @@ class Plan:
         """Return the plan and its totals as a JSON object."""
         totals = {
             "projected_bytes": self.projected_bytes,
+            "client_bytes": self.client_bytes,
+            "tree_bytes": self.tree_bytes,
             "disk_bytes": self.disk_bytes,
             "peak_disk_bytes": self.peak_disk_bytes,
             "seconds": self.seconds,
@@ -197,23 +244,17 @@ class Plan:
         return asdict(self) | totals
 
 
-def check_budget(
-    stages: Iterable[StagePlan], budget_bytes: int, *, otherwise: str, floor_bytes: int = 0, shares: int = 1
-) -> None:
+def check_budget(stages: Iterable[StagePlan], budget_bytes: int, *, otherwise: str, floor_bytes: int = 0) -> None:
     """Raise MemoryBudgetError where the stage that needs most memory does not fit the budget.
 
-    shares : the number of processes that get such a budget each, of the one that was given.
     otherwise : another change that helps, for the message. Below the floor only a larger budget helps, and the message
     says so.
     """
     worst = max(stages, key=lambda stage: stage.projected_bytes)
     if worst.projected_bytes <= budget_bytes:
         return
-    enough = _enough(worst.projected_bytes, shares)
+    enough = _enough(worst.projected_bytes)
     budget = f"the budget is {show_bytes(budget_bytes)}"
-    if shares > 1:
-        budget = f"the part of each of {shares} processes is {show_bytes(budget_bytes)}"
-        otherwise = f"fewer --workers or {otherwise}"
     if budget_bytes < floor_bytes:
         raise MemoryBudgetError(
             f"{budget}, below the floor: Python and the libraries alone hold {show_bytes(floor_bytes)}, and stage "
@@ -224,9 +265,6 @@ def check_budget(
     )
 
 
-def _enough(n_bytes: int, shares: int = 1) -> str:
-    """Return the option that gives a budget of at least so many bytes: a multiple of 16 MiB, which is easy to read.
-
-    shares : the number of processes that need so much.
-    """
-    return f"--memory {-(-n_bytes * shares // (16 * MIB)) * 16}MiB"
+def _enough(n_bytes: int) -> str:
+    """Return the option that gives a budget of at least so many bytes: a multiple of 16 MiB, which is easy to read."""
+    return f"--memory {-(-n_bytes // (16 * MIB)) * 16}MiB"

@@ -9,11 +9,13 @@ from bigcluster.planning import footprint
 from bigcluster.planning.feature_shape import FeatureShape, channels, feature_shape
 from bigcluster.planning.groups import likely_communities, plan_communities, plan_neighbors
 from bigcluster.planning.manifold import plan_manifold
-from bigcluster.planning.plan import Pictures, Plan, StagePlan, assumed, check_budget
+from bigcluster.planning.plan import Pictures, Plan, StagePlan, assumed
 from bigcluster.planning.report import components_of, plan_report
-from bigcluster.planning.stage_names import REDUCE
+from bigcluster.planning.stage_names import CLUSTER, INGEST, MANIFOLD, NEIGHBORS, OUTPUT, REDUCE, REPORT, SWEEP
 from bigcluster.planning.stages import (
     baseline_bytes,
+    charts_bytes,
+    names_bytes,
     plan_cluster,
     plan_ingest,
     plan_output,
@@ -21,6 +23,7 @@ from bigcluster.planning.stages import (
     plan_sweep,
 )
 from bigcluster.runtime.resources import Resources
+from bigcluster.solvers.kmeans.footprint import project_centers_bytes
 from bigcluster.solvers.manifold.fit import n_dimensions
 from bigcluster.solvers.manifold.footprint import LIBRARY_BYTES
 
@@ -43,25 +46,51 @@ def make_plan(
     pictures = pictures or assumed(width, height)
     features = features or feature_shape(settings, image_size)
     n_values = width * height * channels(settings)
+
+    def planned(resources: Resources, *, least: bool = False) -> Plan:
+        return _plan_stages(settings, n_images, image_size, n_values, features, pictures, resources, least=least)
+
+    plan = planned(resources)
+    if plan.fits or not resources.starts_workers:
+        return plan
+    # Equal parts do not suffice: this process takes as little as it can, and its workers get the rest.
+    rest = resources.tree_bytes + resources.workers * footprint.SHARED_BYTES
+    client_bytes = planned(resources, least=True).client_bytes
+    return planned(replace(resources, budget_bytes=max(0, rest - client_bytes) // resources.workers), least=True)
+
+
+def _plan_stages(
+    settings: Settings,
+    n_images: int,
+    image_size: tuple[int, int],
+    n_values: int,
+    features: FeatureShape,
+    pictures: Pictures,
+    resources: Resources,
+    *,
+    least: bool,
+) -> Plan:
+    """Return the plan for these resources. least : whether a process that starts workers takes as little as it can."""
+    coordinator = _of_coordinator(resources, least=least)
     stages = [plan_ingest(settings, n_images, n_values, features, resources, pictures)]
     n_columns, solver = features.n_features, None
     if settings.has_pca:
         reduction = plan_reduce(settings, n_images, features, resources)
         stages.append(reduction)
         n_columns, solver = reduction.choices["rank"], reduction.solver
-    stages += _plan_clustering(settings, n_images, n_columns, features.dtype, resources)
+    stages += _plan_clustering(settings, n_images, n_columns, features.dtype, resources, least=least)
     n_columns = _clustered_columns(settings, n_columns)
     n_clusters = likely_communities(n_images) if settings.finds_communities else max(settings.ks)
-    client_stages = [plan_output(settings, n_images, n_clusters, features.n_classes, n_columns, resources, pictures)]
+    stages.append(plan_output(settings, n_images, n_clusters, features.n_classes, n_columns, coordinator, pictures))
     if settings.report.write:
         components = components_of(solver, of_pixels=features.of_pixels and not settings.has_manifold)
-        client_stages.append(
+        stages.append(
             plan_report(
-                settings, n_images, image_size, n_columns, n_clusters, components, features.n_classes, resources
+                settings, n_images, image_size, n_columns, n_clusters, components, features.n_classes, coordinator
             )
         )
-    # On a cluster the client writes folders and pages, not the workers.
-    stages += [replace(stage, projected_bytes=0) if resources.joined else stage for stage in client_stages]
+    if resources.joined:
+        stages = [_on_cluster(stage, settings, n_images, features, resources) for stage in stages]
     return Plan(
         n_images,
         image_size,
@@ -76,9 +105,46 @@ def make_plan(
         is_bound=settings.has_pca and settings.variance is not None,
         workers=resources.workers,
         joined=resources.joined,
-        shares=resources.shares,
-        client_bytes=_client_bytes(client_stages, resources),
+        tree_budget_bytes=resources.tree_bytes,
+        idle_bytes=_idle_bytes(settings, n_images, resources),
     )
+
+
+COORDINATED = (MANIFOLD, NEIGHBORS, OUTPUT, REPORT)
+"""The stages that the process which starts a job on a cluster does itself, as it does the communities of a graph."""
+
+
+def _of_coordinator(resources: Resources, *, least: bool) -> Resources:
+    """Return the resources of the process that does `COORDINATED`: without a cluster, those of the run.
+
+    least : whether to leave as much as possible of a budget to the workers.
+    """
+    if not resources.joined:
+        return resources
+    return replace(resources.of_coordinator, budget_bytes=0 if least else resources.budget_bytes)
+
+
+def _on_cluster(
+    stage: StagePlan, settings: Settings, n_images: int, features: FeatureShape, resources: Resources
+) -> StagePlan:
+    """Return the plan of a stage with the bytes of both the workers and the process that starts the job."""
+    if stage.stage in COORDINATED or (stage.stage == CLUSTER and settings.finds_communities):
+        return replace(stage, projected_bytes=0, client_bytes=stage.projected_bytes)
+    n_bytes = baseline_bytes(settings, resources.of_coordinator) + names_bytes(n_images, resources.of_coordinator)
+    if stage.stage == INGEST:
+        n_bytes += footprint.project_names_bytes(n_images) + features.shared_bytes
+    if stage.stage in (SWEEP, CLUSTER):
+        n_bytes += footprint.project_memberships_bytes(n_images)
+        n_bytes += sum(project_centers_bytes(stage.block_shape[1], k, settings.kmeans.n_init) for k in settings.ks)
+        n_bytes += charts_bytes(settings, resources.of_coordinator)
+    return replace(stage, client_bytes=n_bytes)
+
+
+def _idle_bytes(settings: Settings, n_images: int, resources: Resources) -> int:
+    """Return the bytes of a worker of a cluster that waits; 0 where there is no cluster."""
+    if not resources.joined:
+        return 0
+    return baseline_bytes(settings, resources, products=settings.has_pca) + names_bytes(n_images, resources)
 
 
 def _clustered_columns(settings: Settings, n_components: int) -> int:
@@ -86,28 +152,18 @@ def _clustered_columns(settings: Settings, n_components: int) -> int:
     return n_dimensions(settings.reduce, n_components) if settings.has_manifold else n_components
 
 
-def _client_bytes(stages: list[StagePlan], resources: Resources) -> int:
-    """Return the bytes of the processes that start a job on a cluster; 0 where there is no cluster.
-
-    stages : what is done there. Where the run starts the workers, they have a part of its budget together.
-    """
-    if not resources.joined:
-        return 0
-    started = footprint.SUPERVISOR_BYTES if resources.starts_workers else 0
-    return max(stage.projected_bytes for stage in stages) + started
-
-
 def _plan_clustering(
-    settings: Settings, n_images: int, n_columns: int, dtype: str, resources: Resources
+    settings: Settings, n_images: int, n_columns: int, dtype: str, resources: Resources, *, least: bool
 ) -> list[StagePlan]:
     """Return the plans of the stages that turn rows of n_columns values into clusters. dtype : of the features."""
+    coordinator = _of_coordinator(resources, least=least)
     stages = []
     if settings.has_manifold:
-        stages.append(plan_manifold(settings, n_images, n_columns, resources))
+        stages.append(plan_manifold(settings, n_images, n_columns, coordinator))
         n_columns = _clustered_columns(settings, n_columns)
     if settings.finds_communities:
-        stages.append(plan_neighbors(settings, n_images, n_columns, resources))
-        return [*stages, plan_communities(settings, n_images, n_columns, resources)]
+        stages.append(plan_neighbors(settings, n_images, n_columns, coordinator))
+        return [*stages, plan_communities(settings, n_images, n_columns, coordinator)]
     if len(settings.ks) > 1:
         stages.append(plan_sweep(settings, settings.ks, n_images, n_columns, dtype, resources))
     return [*stages, plan_cluster(settings, n_images, n_columns, dtype, resources)]
@@ -119,15 +175,14 @@ def replan(plan: Plan, settings: Settings, n_components: int, resources: Resourc
     Raises MemoryBudgetError where there are more components than planned and they do not fit.
     """
     settings = settings.for_images(plan.n_images)
+    resources, least = _as_divided(plan, resources)
     known = plan
-    for stage in _plan_clustering(settings, plan.n_images, n_components, plan.features.dtype, resources):
-        known = known.replaced(stage)
+    for stage in _plan_clustering(settings, plan.n_images, n_components, plan.features.dtype, resources, least=least):
+        known = known.replaced(_placed(stage, plan, settings, resources))
     n_clusters = likely_communities(plan.n_images) if settings.finds_communities else max(settings.ks)
     n_columns = _clustered_columns(settings, n_components)
-    known = replace(_with_report(known, settings, n_columns, n_clusters, resources), is_bound=False)
-    check_budget(
-        known.stages, known.budget_bytes, otherwise=f"--components {max(1, n_components // 2)}", shares=plan.shares
-    )
+    known = replace(_with_report(known, settings, n_columns, n_clusters, resources, least=least), is_bound=False)
+    known.check_stages(f"--components {max(1, n_components // 2)}")
     return known
 
 
@@ -137,19 +192,33 @@ def replan_outputs(plan: Plan, settings: Settings, n_components: int, n_clusters
     Raises MemoryBudgetError where there are more than planned and their pictures do not fit.
     """
     n_classes, n_columns = plan.features.n_classes, _clustered_columns(settings, n_components)
-    output = plan_output(settings, plan.n_images, n_clusters, n_classes, n_columns, resources, plan.pictures)
-    known = _with_report(plan.replaced(output), settings, n_columns, n_clusters, resources)
-    check_budget(known.stages, known.budget_bytes, otherwise="a smaller resolution", shares=plan.shares)
+    resources, least = _as_divided(plan, resources)
+    coordinator = _of_coordinator(resources, least=least)
+    output = plan_output(settings, plan.n_images, n_clusters, n_classes, n_columns, coordinator, plan.pictures)
+    known = plan.replaced(_placed(output, plan, settings, resources))
+    known = _with_report(known, settings, n_columns, n_clusters, resources, least=least)
+    known.check_stages("a smaller resolution")
     return known
 
 
-def _with_report(plan: Plan, settings: Settings, n_columns: int, n_clusters: int, resources: Resources) -> Plan:
+def _as_divided(plan: Plan, resources: Resources) -> tuple[Resources, bool]:
+    """Return the resources as a plan has divided them, and whether the process that starts the job takes the least."""
+    return replace(resources, budget_bytes=plan.budget_bytes), plan.budget_bytes != resources.budget_bytes
+
+
+def _placed(stage: StagePlan, plan: Plan, settings: Settings, resources: Resources) -> StagePlan:
+    """Return a stage that is planned again, with the bytes of the processes that do it."""
+    return _on_cluster(stage, settings, plan.n_images, plan.features, resources) if plan.joined else stage
+
+
+def _with_report(
+    plan: Plan, settings: Settings, n_columns: int, n_clusters: int, resources: Resources, *, least: bool
+) -> Plan:
     """Return the plan with the report, where one is written, planned for these numbers of columns and clusters."""
-    if not settings.report.write or plan.joined:
+    if not settings.report.write:
         return plan
     solver = plan.stage(REDUCE).solver if settings.has_pca else None
     components = components_of(solver, of_pixels=plan.features.of_pixels and not settings.has_manifold)
-    n_images, n_classes = plan.n_images, plan.features.n_classes
-    return plan.replaced(
-        plan_report(settings, n_images, plan.image_size, n_columns, n_clusters, components, n_classes, resources)
-    )
+    n_images, n_classes, coordinator = plan.n_images, plan.features.n_classes, _of_coordinator(resources, least=least)
+    report = plan_report(settings, n_images, plan.image_size, n_columns, n_clusters, components, n_classes, coordinator)
+    return plan.replaced(_placed(report, plan, settings, resources))

@@ -9,6 +9,7 @@ import numpy as np
 
 from bigcluster.catalog.manifest_rows import parquet_child_bytes
 from bigcluster.config import Settings
+from bigcluster.kernels.linalg import panels
 from bigcluster.planning import footprint
 from bigcluster.planning.feature_shape import FeatureShape
 from bigcluster.planning.plan import Pictures, StagePlan
@@ -20,11 +21,13 @@ from bigcluster.solvers.kmeans.footprint import (
     project_centers_bytes,
     project_labels_bytes,
     project_lloyd_bytes,
+    project_seeding_bytes,
 )
 from bigcluster.solvers.kmeans.lloyd import PRUNE_FROM
 from bigcluster.solvers.kmeans.result import choose as choose_kmeans
+from bigcluster.solvers.kmeans.spread import SPREAD_FROM
 from bigcluster.solvers.manifold.footprint import LIBRARY_BYTES
-from bigcluster.solvers.pca.footprint import project_bytes, project_scratch_bytes
+from bigcluster.solvers.pca.footprint import project_bytes, project_scratch_bytes, project_sums_bytes
 from bigcluster.solvers.pca.result import Components, Target, Variance, choose
 from bigcluster.store.chunk_grid import matrix_chunks, pixel_chunks, row_chunks, stored_bytes
 from bigcluster.units import MIB
@@ -49,11 +52,15 @@ def baseline_bytes(settings: Settings, resources: Resources, *, products: bool =
     """Return the bytes of the processes of a run before they hold any data. products : whether ONNX Runtime is
     loaded."""
     dask_ml = settings.kmeans.algorithm == "dask-ml" or (settings.has_pca and settings.pca.solver == "incremental")
+    if resources.coordinates:  # it multiplies nothing itself, but opens the network to see what it is
+        n_bytes = footprint.SUPERVISOR_BYTES + footprint.WORKER_BYTES + footprint.COORDINATOR_BYTES
+        return n_bytes + (0 if settings.has_pixel_features else footprint.PRODUCTS_BYTES)
     if resources.joined:
-        n_bytes = footprint.WORKER_BYTES + footprint.DISTRIBUTED_BYTES
+        n_bytes = footprint.DASK_WORKER_BYTES
     else:
         n_bytes = footprint.SUPERVISOR_BYTES + footprint.WORKER_BYTES
-    n_bytes += footprint.PRODUCTS_BYTES if products else 0
+    if products and not (resources.starts_workers and settings.has_pixel_features and is_own_kernel(settings)):
+        n_bytes += footprint.PRODUCTS_BYTES
     return n_bytes + (footprint.DASK_ML_BYTES if dask_ml and products else 0)
 
 
@@ -62,8 +69,15 @@ def clustering_baseline_bytes(settings: Settings, resources: Resources) -> int:
     the library of t-SNE or UMAP stays loaded."""
     products = settings.has_pca
     n_bytes = baseline_bytes(settings, resources, products=products)
-    n_bytes += LIBRARY_BYTES[settings.reduce] if settings.has_manifold else 0
-    return n_bytes if products or settings.kmeans.algorithm != "dask-ml" else n_bytes + footprint.DASK_ML_BYTES
+    n_bytes += LIBRARY_BYTES[settings.reduce] if settings.has_manifold and not resources.joined else 0
+    if products or resources.coordinates or settings.kmeans.algorithm != "dask-ml":
+        return n_bytes
+    return n_bytes + footprint.DASK_ML_BYTES
+
+
+def is_own_kernel(settings: Settings) -> bool:
+    """Return whether our own kernels multiply on this machine, so that ONNX Runtime is not loaded for products."""
+    return settings.gemm.kernel != "float32" and panels.available()
 
 
 def without_library(settings: Settings) -> Settings:
@@ -71,14 +85,19 @@ def without_library(settings: Settings) -> Settings:
     return replace(settings, reduce="pca") if settings.has_manifold else settings
 
 
-def charts_bytes(settings: Settings) -> int:
-    """Return the bytes of the libraries that stay loaded after a sweep."""
-    return footprint.CHARTS_BYTES if len(settings.ks) > 1 else 0
+def charts_bytes(settings: Settings, resources: Resources) -> int:
+    """Return the bytes of the libraries that stay loaded after a sweep. Workers of a cluster draw no charts."""
+    return footprint.CHARTS_BYTES if len(settings.ks) > 1 and not resources.joined else 0
 
 
 def share_of(n_rows: int, resources: Resources) -> int:
     """Return the number of rows of one worker."""
     return -(-n_rows // resources.workers)
+
+
+def names_bytes(n_images: int, resources: Resources) -> int:
+    """Return the bytes of the names of all images in a process. On a cluster every worker has all of them."""
+    return n_images * (footprint.SENT_NAME_BYTES if resources.joined else footprint.NAME_BYTES)
 
 
 def manifest_bytes(settings: Settings, resources: Resources) -> int:
@@ -94,8 +113,7 @@ def plan_ingest(
     rows, columns = pixel_chunks(n_values)
     rows_used = min(rows, n_images)
     n_blocks = -(-n_images // rows)
-    n_names = share_of(n_images, resources)
-    names = footprint.NAME_BYTES * n_names + footprint.project_names_bytes(n_names)
+    names = names_bytes(n_images, resources) + footprint.project_names_bytes(n_images)
     baseline = baseline_bytes(settings, resources, products=not features.of_pixels) + names + features.shared_bytes
 
     def projected(in_flight: int, decode_bytes: int) -> int:
@@ -114,10 +132,13 @@ def plan_ingest(
     # native: every picture must fit. Else those that the budget leaves no room for become too_large, if not all do.
     least = pictures.largest_bytes if settings.size == "native" else pictures.working_bytes[0]
     in_flight = min(BLOCKS_IN_FLIGHT, n_blocks)
-    enough = resources.threads * max(least, DECODE_FLOOR_BYTES) + footprint.DECODING_CHILD_BYTES
+    # On a cluster every file is decoded in a child, so that no file ends a worker of dask.
+    least_children = resources.threads if resources.joined else 1
+    enough = resources.threads * max(least, DECODE_FLOOR_BYTES) + least_children * footprint.DECODING_CHILD_BYTES
     while in_flight > 1 and enough > spare(in_flight):
         in_flight -= 1
     children = decoding_children(spare(in_flight), resources.threads, least, isolated=pictures.isolated)
+    children = max(children, resources.threads) if resources.joined else children
     held_by_children = children * footprint.DECODING_CHILD_BYTES
     decode_bytes = max(least, (spare(in_flight) - held_by_children) // resources.threads)
     described_by = settings.features if settings.has_pixel_features else f"features of {settings.features}, pixels"
@@ -135,6 +156,7 @@ def plan_ingest(
         # The decode limit is what the rest leaves; what is projected is what the pictures take.
         projected_bytes=projected(in_flight, max(least, pictures.largest_within(decode_bytes))) + held_by_children,
         choices={"in_flight": in_flight, "decode_bytes": decode_bytes, "children": children},
+        n_busy=min(resources.workers, n_blocks),
     )
 
 
@@ -176,11 +198,20 @@ def plan_reduce(settings: Settings, n_images: int, shape: FeatureShape, resource
     solver, why = chosen.solver, chosen.reason
     if settings.pca.solver != "auto":
         solver, why = settings.pca.solver, "asked for by pca.solver"
-    baseline = baseline_bytes(settings, resources) + footprint.NAME_BYTES * share_of(n_images, resources)
-    workspace = int(max(0, resources.budget_bytes - baseline) * footprint.WORKSPACE_SHARE)
-    dtype = np.dtype(shape.dtype)
-    solver_bytes = project_bytes(solver, (n_images, n_features), dtype, target, resources.threads, workspace)
-    projected = int(solver_bytes / footprint.WORKSPACE_SHARE)
+    baseline = baseline_bytes(settings, resources) + names_bytes(n_images, resources)
+    dtype, size = np.dtype(shape.dtype), (n_images, n_features)
+    spare = max(0, resources.budget_bytes - baseline)
+    summed = project_sums_bytes(solver, size, dtype) if resources.joined else 0
+
+    def projected_by(workspace: int) -> int:
+        return int(project_bytes(solver, size, dtype, target, resources.threads, workspace) / footprint.WORKSPACE_SHARE)
+
+    workspace = int(max(0, spare - summed) * footprint.WORKSPACE_SHARE)
+    projected = summed + max(projected_by(workspace), SUMS_MERGED * summed)
+    in_parts = not summed or projected <= spare
+    if not in_parts:  # one worker sums them alone, within its workspace
+        workspace = int(spare * footprint.WORKSPACE_SHARE)
+        projected = projected_by(workspace)
     rank = min(n_images, n_features, target.n if isinstance(target, Components) else VARIANCE_RANK)
     return StagePlan(
         stage=REDUCE,
@@ -191,9 +222,15 @@ def plan_reduce(settings: Settings, n_images: int, shape: FeatureShape, resource
         bytes_read=_LEAST_PASSES[solver] * n_images * n_features * shape.itemsize,
         bytes_written=_reduced_bytes(solver, n_images, n_features, rank),
         projected_bytes=baseline + projected,
-        choices={"workspace_bytes": workspace, "rank": rank},
-        scratch_bytes=project_scratch_bytes(solver, (n_images, n_features), target, workspace),
+        choices={"workspace_bytes": workspace, "rank": rank, "in_parts": int(in_parts)},
+        scratch_bytes=project_scratch_bytes(solver, size, target, workspace),
+        n_busy=resources.workers if summed and in_parts else 1,
     )
+
+
+SUMS_MERGED = 2
+"""Number of sums of products in a worker that merges them, beside the one that it keeps of its own: those of another
+worker, and their total."""
 
 
 def _reduced_bytes(solver: str, n_images: int, n_features: int, rank: int) -> int:
@@ -265,7 +302,7 @@ def plan_cluster(settings: Settings, n_images: int, n_columns: int, dtype: str, 
     solver, why = settings.kmeans.algorithm, "asked for by kmeans.algorithm"
     if solver == "auto":
         solver, why = choose_kmeans(n_images, n_columns, n_clusters)
-    extra = charts_bytes(settings)
+    extra = charts_bytes(settings, resources)
     if solver == "dask-ml":
         extra += footprint.project_dask_kmeans_bytes(
             n_columns=n_columns, n_clusters=n_clusters, block_rows=block_rows(n_columns), threads=resources.threads
@@ -290,7 +327,7 @@ def plan_sweep(
     # A block returns new labels for every restart, and they are copied once.
     block_labels = resources.threads * min(n_images, block_rows(n_columns)) * 6 * n_restarts * len(ks)
     why = f"{len(ks)} values of k share passes"
-    extra = footprint.CHARTS_BYTES + others + block_labels
+    extra = (0 if resources.joined else footprint.CHARTS_BYTES) + others + block_labels
     return _plan_lloyd(settings, SWEEP, "lloyd", why, (n_images, n_columns), dtype, ks, extra, resources)
 
 
@@ -317,7 +354,7 @@ def plan_output(
         bytes_read=copied,
         bytes_written=n_images * (TABLE_BYTES + n_classes * CLASS_ROW_BYTES) + copied,
         projected_bytes=clustering_baseline_bytes(settings, resources)
-        + charts_bytes(settings)
+        + charts_bytes(settings, resources)
         + manifest_bytes(settings, resources)
         + footprint.project_output_bytes(
             n_images, linked=settings.link != "none", n_clusters=n_clusters, n_classes=n_classes
@@ -337,18 +374,23 @@ def _plan_lloyd(
     resources: Resources,
 ) -> StagePlan:
     n_images, n_columns = shape
-    n_rows = share_of(n_images, resources)
     itemsize = footprint.FLOAT32 if settings.has_pca else np.dtype(dtype).itemsize
-    n_clusters = max(ks, default=1)
+    n_clusters, n_restarts = max(ks, default=1), settings.kmeans.n_init
+    n_rows, n_busy = n_images, 1
+    if resources.joined and solver != "dask-ml" and _has_exact_sums(settings):
+        # Below this number of rows, which depends on the good images, one worker does the whole fit.
+        of_sweep = stage == CLUSTER and len(ks) > 1  # the centers are known, and one of these k is taken
+        whole = SPREAD_FROM // max(1, n_columns * (min(ks) if of_sweep else sum(ks) * n_restarts))
+        n_rows = max(share_of(n_images, resources), min(n_images, whole))
+        n_busy = resources.workers if whole < n_images else 1
     least = clustering_baseline_bytes(settings, resources)
     least += footprint.project_memberships_bytes(n_rows) + extra_bytes
-    least += project_lloyd_bytes(
-        n_rows,
-        n_columns,
-        n_clusters,
-        itemsize=itemsize,
-        n_restarts=settings.kmeans.n_init,
-        threads=resources.threads,
+    least += max(
+        project_lloyd_bytes(
+            n_rows, n_columns, n_clusters, itemsize=itemsize, n_restarts=n_restarts, threads=resources.threads
+        ),
+        # One worker chooses the first centers, with the keys of all rows.
+        project_seeding_bytes(n_images, n_columns, n_clusters, itemsize, n_restarts) if n_rows < n_images else 0,
     )
     workspace = int(max(0, resources.budget_bytes - least) * footprint.WORKSPACE_SHARE)
     rows_bytes = n_rows * n_columns * itemsize
@@ -363,4 +405,12 @@ def _plan_lloyd(
         bytes_written=n_images * 24 + n_clusters * n_columns * footprint.FLOAT64,
         projected_bytes=least + row_bytes_in_memory,
         choices={"workspace_bytes": workspace},
+        n_busy=n_busy,
     )
+
+
+def _has_exact_sums(settings: Settings) -> bool:
+    """Return whether sums of the rows that are clustered have no rounding, so that all workers may share a fit."""
+    if settings.has_manifold or not settings.has_pixel_features:  # their scores are scaled to length 1
+        return False
+    return not (settings.has_pca and settings.pca.solver == "incremental")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 import psutil
@@ -30,10 +30,13 @@ class Resources:
     joined: bool = False
     """Whether the workers are those of a dask cluster, without a supervisor of bigcluster."""
     tree_bytes: int = 0
-    """The budget in bytes of all processes together, where the run starts the workers itself. `budget_bytes` is the
-    part of each worker, and of the processes that start and schedule them together."""
+    """The budget in bytes of all processes together, where the run starts the workers itself. `budget_bytes` is an
+    equal part for each worker, and for the processes that start and schedule them together. A plan divides the budget
+    in another way where these parts do not suffice."""
     scheduler: str | None = None
     """The address of the scheduler of a cluster that is joined, or the file that says it."""
+    coordinates: bool = False
+    """Whether this is the part of the process that starts a job on a cluster, and leaves the passes to its workers."""
 
     @property
     def promised_bytes(self) -> int:
@@ -41,14 +44,14 @@ class Resources:
         return self.tree_bytes or self.budget_bytes
 
     @property
-    def shares(self) -> int:
-        """The number of equal parts into which the budget that was given is divided."""
-        return self.workers + 1 if self.tree_bytes else 1
-
-    @property
     def starts_workers(self) -> bool:
         """Whether the run starts worker processes on this machine."""
         return self.joined and self.tree_bytes > 0
+
+    @property
+    def of_coordinator(self) -> Resources:
+        """What the process that starts a job on a cluster may use for its own work."""
+        return replace(self, workers=1, joined=False, tree_bytes=0, coordinates=True)
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from bigcluster.solvers.checkpoint import CheckpointStore
 from bigcluster.solvers.kmeans import KMeansFit, fit, fit_given, fit_minibatch, fit_two_level
 from bigcluster.solvers.kmeans import sweep as sweep_rows
 from bigcluster.solvers.kmeans.opened import Spread
+from bigcluster.solvers.kmeans.spread import SPREAD_FROM
 from bigcluster.solvers.kmeans.sweep import Sweep
 from bigcluster.solvers.progress import OnProgress, advancing
 from bigcluster.solvers.unit_length import ref_of
@@ -118,11 +119,6 @@ class SweepRows:
 
     def __call__(self, worker: Worker) -> Sweep:
         return sweep_rows(self.rows.open(worker), self.ks, **self.options, **self.saving.options(worker))
-
-
-SPREAD_FROM = 10**10
-"""Multiply-adds of one pass of k-means from which on all workers share it: about a quarter of a second on two cores.
-Sharing costs some 30 ms a pass. Chosen, not measured."""
 
 
 def label_on_cluster(

@@ -241,17 +241,19 @@ def _fit_on_workers(
     def on_progress(fit: FitProgress) -> None:
         progress.at(fit.done, fit.total)
 
-    products = products_in_parts(
-        plan.solver,
-        rows,
-        target=target,
-        cluster=cluster,
-        threads=context.runtime.threads,
-        workspace_bytes=plan.choices["workspace_bytes"] if plan.solver in BY_ROW else 0,
-        kernel=settings.gemm.kernel,
-        on_progress=on_progress,
-        checkpoints=checkpoints,
-    )
+    products = None
+    if plan.choices.get("in_parts", True):
+        products = products_in_parts(
+            plan.solver,
+            rows,
+            target=target,
+            cluster=cluster,
+            threads=context.runtime.threads,
+            workspace_bytes=plan.choices["workspace_bytes"] if plan.solver in BY_ROW else 0,
+            kernel=settings.gemm.kernel,
+            on_progress=on_progress,
+            checkpoints=checkpoints,
+        )
     of_pixels = features.moments is not None
     fit = FitPCA(
         store=StoreRef.of(store),

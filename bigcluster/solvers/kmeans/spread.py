@@ -31,6 +31,9 @@ from bigcluster.solvers.kmeans.spread_jobs import (
     merge_sums,
 )
 
+SPREAD_FROM = 10**10
+"""Multiply-adds of one pass of k-means from which on all workers share it: about a quarter of a second on two cores.
+Sharing costs some 30 ms a pass. Chosen, not measured."""
 _LABELED_BLOCKS = 16
 """Blocks whose labels and distances travel together, at most: 24 bytes for each row, 13 MB for 32,768 rows."""
 

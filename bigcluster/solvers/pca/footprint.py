@@ -13,7 +13,7 @@ from bigcluster.errors import ConfigError
 from bigcluster.solvers.pca.basis import CHUNK
 from bigcluster.solvers.pca.lanczos import lanczos_limit, lanczos_size, lanczos_width
 from bigcluster.solvers.pca.operands import DENSE_LIMIT, work_dtype
-from bigcluster.solvers.pca.products import TILE, plan_products
+from bigcluster.solvers.pca.products import TILE, accumulator_dtype, plan_products
 from bigcluster.solvers.pca.result import Components, Target, usual_components
 from bigcluster.solvers.pca.schedule import K_BLOCK, TILE_ROWS, block_width, iteration_schedule, most_applications
 
@@ -65,6 +65,17 @@ def project_bytes(
     named_bytes = _eigensolver_named_bytes(solver, n, target)
     finish = eigensolver_bytes(solver, n, target, threads)
     return max(plan.projected_bytes, min(finish + named_bytes, max(finish, workspace_bytes)))
+
+
+def project_sums_bytes(solver: str, shape: Shape, dtype: np.dtype[np.generic]) -> int:
+    """The sums of products that a worker of a cluster makes for a fit: one triangle of tiles. 0 for solvers that sum
+    none, and for data whose sums are not exact."""
+    if solver not in ("gram", "covariance") or dtype != np.uint8:
+        return 0
+    n, k = _sides(solver, shape)
+    n_tiles = -(-n // TILE)
+    side = min(n, TILE)
+    return n_tiles * (n_tiles + 1) // 2 * side * side * accumulator_dtype(dtype, k).itemsize
 
 
 def project_scratch_bytes(solver: str, shape: Shape, target: Target, workspace_bytes: int) -> int:
