@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
@@ -138,6 +139,13 @@ def test_a_joined_cluster_gives_the_same_bytes(
     ran = cli("run", images, "--out", tmp_path / "o", *RUN, "--scheduler", joined)
     assert ran.code == 3, ran.err
     assert same(tmp_path / "o", alone)
+    workers = json.loads((tmp_path / "o" / "summary.json").read_text())["memory"]["workers"]
+    assert 0 < workers["measured_peak_bytes"] <= workers["projected_peak_bytes"] <= workers["budget_bytes"] == 1 << 30
+    assert workers["host"] == platform.node()
+    assert "each of 1 worker: " in ran.out
+    table = (tmp_path / "o" / "memory.csv").read_text()
+    assert f",{platform.node()},coordinator" in table
+    assert f",{platform.node()},{workers['process']}" in table
     address = json.loads(joined.read_text())["address"]
     with Client(address) as client:
         bc.run(images, tmp_path / "p", n_clusters=3, size=16, components=5, link="none", client=client,

@@ -30,7 +30,7 @@ from bigcluster.api.arguments import (
 )
 from bigcluster.api.finished_run import Run
 from bigcluster.config import KEYS, Settings
-from bigcluster.errors import THREADS_NOW, ConfigError, UsageError
+from bigcluster.errors import ConfigError, UsageError
 from bigcluster.files import targets
 from bigcluster.files.paths import local_path
 from bigcluster.pipeline import image_list
@@ -175,6 +175,7 @@ def profile(
     n_clusters: int | str | None = None,
     memory: str | None = None,
     threads: int | None = None,
+    workers: int | None = None,
     config: PathLike | None = None,
     set: Sets = None,
     fresh: bool = False,
@@ -187,7 +188,8 @@ def profile(
 ) -> Profile:
     """Do `run` under memory-profiler, which measures its child processes too.
 
-    OUT/profile gets a .dat file for mprof, timeline.csv and timeline.png.
+    OUT/profile gets a .dat file for mprof, timeline.csv and timeline.png. With `workers`, these have each worker too,
+    and the processes that start and schedule them.
 
     compare : naive ways that do the same job after it, "numpy" or "naive-dask" or both. Each runs in a process of its
     own, so that running out of memory is a result and not an error.
@@ -199,14 +201,12 @@ def profile(
 
     if image_list.is_list(images):
         raise UsageError("profile takes a folder, a glob or a manifest: give the list to bc.run, then profile that OUT")
-    if "workers" in settings:
-        raise ConfigError(f"profile has no workers: it is about one process; {THREADS_NOW}")
     values, sets = dotted(set)
     flags = {"k": n_clusters, **settings, **values}
     resolved = resolve_settings(images, out, flags=flags, sets=sets, config=config, fresh=fresh)
     return profiling.profile(
         resolved,
-        resources(memory, threads),
+        resources(memory, threads, workers),
         compare=as_names("compare", compare),
         limit_bytes=None if limit is None else parse_bytes(limit, "limit"),
         replace=replace,

@@ -18,7 +18,7 @@ from bigcluster.files.bounded import (
     read_bounded,
 )
 from bigcluster.files.forms import dict_of, keys, list_of, number, one_of, optional, printable_line, text, whole
-from bigcluster.units import MIB, show_bytes
+from bigcluster.units import MIB, counted, show_bytes
 
 if TYPE_CHECKING:
     from bigcluster.catalog import Listing
@@ -118,6 +118,9 @@ def clipped(name: str) -> str:
     return name if len(name) <= CLASS_CHARACTERS else f"{name[: CLASS_CHARACTERS - 1]}…"
 
 
+_BROKEN = "that is more than was promised: a fault of bigcluster's; see memory.csv for the stage"
+
+
 def memory_lines(memory: Mapping[str, Any]) -> Iterator[str]:
     """Promised and measured, what the caller held before; and what the measurement cannot say. memory : of a summary.
 
@@ -131,7 +134,20 @@ def memory_lines(memory: Mapping[str, Any]) -> Iterator[str]:
     if unseen > SPIKE_SHARE * measured:
         yield f"between samples a process went up to {show_bytes(unseen)} beyond what was sampled of it (VmHWM)"
     if measured > memory["budget_bytes"]:
-        yield "that is more than was promised: a fault of bigcluster's; see memory.csv for the stage"
+        yield _BROKEN
+    workers = memory.get("workers")
+    if workers is None or workers["measured_peak_bytes"] is None:
+        return
+    measured, unseen = workers["measured_peak_bytes"], workers["unseen_bytes"]
+    where = f"stage {workers['stage']}, {workers['process']} on {workers['host']}"
+    yield (
+        f"each of {counted(workers['number'], 'worker')}: {show_bytes(measured)} measured at most ({where}), "
+        f"{show_bytes(workers['budget_bytes'])} promised"
+    )
+    if unseen > SPIKE_SHARE * measured:
+        yield f"between samples a worker went up to {show_bytes(unseen)} beyond what was sampled of it (VmHWM)"
+    if measured > workers["budget_bytes"]:
+        yield _BROKEN
 
 
 def versions(reduced_by: str = "pca") -> dict[str, str]:
@@ -165,7 +181,16 @@ _SUMMARY_KEYS = keys(
                 **dict.fromkeys(("budget_bytes", "measured_peak_bytes", "unseen_bytes"), whole()),
                 "metric": printable_line,
             },
-            {"held_before_bytes": whole()},
+            {
+                "held_before_bytes": whole(),
+                "workers": keys(
+                    {
+                        **dict.fromkeys(("number", "budget_bytes", "projected_peak_bytes"), whole()),
+                        **dict.fromkeys(("measured_peak_bytes", "unseen_bytes"), optional(whole())),
+                    },
+                    dict.fromkeys(("stage", "host", "process"), printable_line),
+                ),
+            },
             others=True,
         ),
         "stages": dict_of(

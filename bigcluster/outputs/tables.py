@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import repeat
@@ -25,6 +25,7 @@ from bigcluster.files.durable import replacing
 from bigcluster.outdir.results import ResultFiles
 from bigcluster.planning.footprint import RECORDS_AT_ONCE
 from bigcluster.runtime.sampler import Reading
+from bigcluster.runtime.workers_memory import ProcessName
 from bigcluster.stages.classes import ClusterClasses, ImageClasses
 from bigcluster.stages.membership import Membership
 from bigcluster.store.row_source import spans
@@ -185,10 +186,14 @@ def variance_rows(ratio: NDArray[np.float64]) -> Iterator[list[str]]:
     return ([str(n), f"{share:.6f}"] for n, share in enumerate(np.cumsum(ratio), start=1))
 
 
-def write_memory(target: Target, readings: Iterable[Reading]) -> None:
-    """memory.csv: what the process tree held, sampled; at most some thousand rows, see measure.Timeline."""
-    rows = ((f"{reading.seconds:.2f}", reading.stage, reading.n_bytes) for reading in readings)
-    write_csv(target, ("seconds", "stage", "bytes"), rows)
+def write_memory(target: Target, timelines: Mapping[ProcessName, Iterable[Reading]]) -> None:
+    """memory.csv: what processes held, sampled; at most some thousand rows of each, see sampler.Timeline."""
+    rows = (
+        (f"{reading.seconds:.2f}", reading.stage, reading.n_bytes, *name)
+        for name, readings in timelines.items()
+        for reading in readings
+    )
+    write_csv(target, ("seconds", "stage", "bytes", *ProcessName._fields), rows)
 
 
 COLUMNS = ("k", "inertia", "simplified_silhouette", "silhouette_sq", "smallest", "largest", "stability", "n_iter")

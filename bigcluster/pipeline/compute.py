@@ -84,8 +84,10 @@ def compute(
     settings, progress, context = job.settings, job.progress, job.context(store)
 
     def stage(name: str) -> AbstractContextManager[dict[str, Any]]:
-        planned = {planned.stage: plan.tree_bytes_of(planned) for planned in plan.stages}
-        return job.stages.measure(name, planned.get(name))
+        planned = next((planned for planned in plan.stages if planned.stage == name), None)
+        if planned is None:
+            return job.stages.measure(name)
+        return job.stages.measure(name, plan.tree_bytes_of(planned), planned.projected_bytes if plan.joined else None)
 
     with stage(INGEST) as facts:
         ingested = ingest(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,8 +20,9 @@ from bigcluster.runtime.cluster import Cluster, Worker
 from bigcluster.runtime.embedded import Embedded
 from bigcluster.runtime.events import Listener, Progress
 from bigcluster.runtime.resources import Resources
-from bigcluster.runtime.sampler import Caller, MemorySampler, Reading, release_memory
+from bigcluster.runtime.sampler import Caller, MemorySampler, Reading, Timeline, release_memory
 from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
+from bigcluster.runtime.workers_memory import ALL, COORDINATOR, ProcessName, WorkersMemory
 from bigcluster.stages.context import Context
 from bigcluster.store import Store
 
@@ -99,15 +101,25 @@ class Stages:
         self._began = time.monotonic()
         self._running: _Running | None = None
         self._account: Account | None = None
+        self.workers: WorkersMemory | None = None
+        """The memory of the workers of a cluster; None where there are none."""
+
+    def follow_workers(self, memory: WorkersMemory, *, is_tree: bool) -> None:
+        """Account for the workers of a cluster too. is_tree : whether they are in the process tree that is sampled."""
+        self.workers = memory
+        if is_tree:
+            self.sampler.of_coordinator = Timeline()
 
     @contextmanager
-    def measure(self, name: str, projected_bytes: int | None = None) -> Iterator[dict[str, Any]]:
+    def measure(
+        self, name: str, projected_bytes: int | None = None, worker_bytes: int | None = None
+    ) -> Iterator[dict[str, Any]]:
         """Measure the seconds and the peak memory of a stage. The stage adds its own facts to the yielded dict.
 
-        projected_bytes : the memory that the plan projects.
+        projected_bytes : the memory that the plan projects. worker_bytes : that of one worker of a cluster.
         """
         self.sampler.enter(name)
-        self._running = running = _Running(name, projected_bytes)
+        self._running = running = _Running(name, projected_bytes, worker_bytes)
         with self._progress.timed(name, lambda: float(self.facts[name]["seconds"])):
             yield running.facts
             if self._account is None:
@@ -125,6 +137,11 @@ class Stages:
             "projected_peak_bytes": stage.projected_bytes,
             "measured_peak_bytes": self.sampler.peaks[stage.name].peak_bytes,
         }
+        if stage.worker_bytes and self.workers is not None:
+            self.facts[stage.name] |= {
+                "worker_projected_peak_bytes": stage.worker_bytes,
+                "worker_measured_peak_bytes": self.workers.peak_of(stage.name),
+            }
 
     def close(self) -> Account:
         """End the running stage and the account, and return the account. Later work is in no figure.
@@ -143,7 +160,17 @@ class Stages:
         for name, facts in self.facts.items():  # samples come in between two stages too
             facts["measured_peak_bytes"] = peaks[name]
         seconds = round(time.monotonic() - self._began, 3)
-        return Account(seconds, max(row.n_bytes for row in rows), self.sampler.unseen_bytes, rows)
+        return Account(seconds, max(row.n_bytes for row in rows), self.sampler.unseen_bytes, self._timelines(rows))
+
+    def _timelines(self, rows: list[Reading]) -> dict[ProcessName, list[Reading]]:
+        """Return the readings of all processes together, and on a cluster those of single ones."""
+        here, own = platform.node(), self.sampler.of_coordinator
+        if self.workers is None:
+            return {ProcessName(here, ALL): rows}
+        together = {ProcessName(here, COORDINATOR if own is None else ALL): rows}
+        if own is not None:
+            together[ProcessName(here, COORDINATOR)] = list(own.rows)
+        return together | self.workers.timelines()
 
 
 @dataclass(frozen=True)
@@ -152,6 +179,7 @@ class _Running:
 
     name: str
     projected_bytes: int | None
+    worker_bytes: int | None
     facts: dict[str, Any] = field(default_factory=dict)
     began_at: float = field(default_factory=time.time)
     began: float = field(default_factory=time.monotonic)
@@ -167,4 +195,5 @@ class Account:
     """The largest sample of memory in bytes."""
     unseen_bytes: int
     """The bytes by which a process exceeded its largest sample, in a peak between two samples."""
-    timeline: list[Reading]
+    timelines: dict[ProcessName, list[Reading]]
+    """By process, the first one that of the tree of this process."""

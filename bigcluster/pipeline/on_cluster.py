@@ -14,6 +14,7 @@ from bigcluster.runtime.dask_cluster.cluster import CLOSE_SECONDS
 from bigcluster.runtime.dask_cluster.join import address_of, check_scheduler, connector, first, following, warning_for
 from bigcluster.runtime.dask_cluster.start import local_cluster
 from bigcluster.runtime.resources import Resources
+from bigcluster.runtime.workers_memory import WorkersMemory
 from bigcluster.units import show_bytes
 
 WORKER_SHARE = 0.75
@@ -37,7 +38,8 @@ def on_cluster(job: Job) -> Iterator[Job]:
             if warning := warning_for(scheduler):
                 job.progress.warn(warning)
         run = f"bigcluster-{secrets.token_hex(8)}"
-        connect = following(first(connect, scheduler), run, job.progress)
+        memory = WorkersMemory(job.stages.sampler.place)
+        connect = following(first(connect, scheduler), run, job.progress, memory)
         link = Link(connect, patience_seconds=settings.patience, tell=job.progress.warn)
         stack.callback(link.close)
         link.wait_for_workers(settings.min_workers if resources.tree_bytes == 0 else resources.workers)
@@ -45,6 +47,7 @@ def on_cluster(job: Job) -> Iterator[Job]:
             check_scheduler(link.client, scheduler)
             resources = _of_workers(resources, link)
         cluster = DaskCluster(link, run, resources.budget_bytes)
+        job.stages.follow_workers(memory, is_tree=resources.starts_workers)
         try:
             yield replace(job, resources=resources, cluster=cluster)
         except BaseException:

@@ -22,7 +22,7 @@ from bigcluster.outdir.results import OF_A_RUN, OF_A_SWEEP, ResultFiles, is_fini
 from bigcluster.outputs import folders, summary, tables
 from bigcluster.outputs.manifest_copy import write_manifest_copy
 from bigcluster.pipeline.compute import Done, compute
-from bigcluster.pipeline.job import Account, Job, naming_damage, open_job, remaining_bytes
+from bigcluster.pipeline.job import Account, Job, Stages, naming_damage, open_job, remaining_bytes
 from bigcluster.planning import footprint
 from bigcluster.planning.disk_space import check_room
 from bigcluster.planning.plan import Plan
@@ -182,20 +182,20 @@ def _run(
                 with job.stages.measure(OUTPUT, written), job.progress.stage(OUTPUT, len(listing), "images"):
                     linked = _write_outputs(job, listing, done, files)
                 result = _summarise(job, listing, done)
-                _write_account(result, files, job.stages.account())  # a later account replaces it
+                _write_account(result, files, job.stages.account(), job.stages)  # a later account replaces it
                 if settings.report.write:  # the report shows the account and is itself a stage of it
                     job.stages.sampler.enter(REPORT)  # modules that it imports count for it
                     from bigcluster.pipeline.report import write_or_reuse
                     from bigcluster.report.model import Written
 
                     def close() -> None:
-                        _write_account(result, files, job.stages.close())
+                        _write_account(result, files, job.stages.close(), job.stages)
 
                     listed = Written(listing.names, done.ingested.read_ledger(), linked.files)
                     planned = done.plan.stage(REPORT)
                     planned = dataclasses.replace(planned, projected_bytes=done.plan.tree_bytes_of(planned))
                     write_or_reuse(job, store, result, planned, close, listed)
-                _write_account(result, files, job.stages.close())
+                _write_account(result, files, job.stages.close(), job.stages)
             if not (done.reused and was_finished):
                 tidy(store.out)
     return result
@@ -262,12 +262,33 @@ def _write_outputs(job: Job, listing: Listing, done: Done, files: ResultFiles) -
     return linked
 
 
-def _write_account(result: dict[str, Any], files: ResultFiles, account: Account) -> None:
+def _write_account(result: dict[str, Any], files: ResultFiles, account: Account, stages: Stages) -> None:
     """Write seconds and memory to summary.json and memory.csv, where the report reads them."""
     result["seconds"] = account.seconds
     result["memory"] |= {"measured_peak_bytes": account.peak_bytes, "unseen_bytes": account.unseen_bytes}
-    tables.write_memory(files.text("memory.csv"), account.timeline)
+    if stages.workers is not None and (largest := stages.workers.largest()) is not None:
+        result["memory"]["workers"] |= {
+            "measured_peak_bytes": largest.peak_bytes,
+            "unseen_bytes": stages.workers.unseen_bytes,
+            "stage": largest.stage,
+            "host": largest.name.host,
+            "process": largest.name.process,
+        }
+    tables.write_memory(files.text("memory.csv"), account.timelines)
     files.write("summary.json", summary.summary_text(result).encode())
+
+
+def _of_workers(plan: Plan) -> dict[str, Any]:
+    """Return what a summary says of the memory of workers before it is measured."""
+    return {
+        "workers": {
+            "number": plan.workers,
+            "budget_bytes": plan.budget_bytes,
+            "projected_peak_bytes": plan.projected_bytes,
+            "measured_peak_bytes": None,
+            "unseen_bytes": None,
+        }
+    }
 
 
 def _summarise(job: Job, listing: Listing, done: Done) -> dict[str, Any]:
@@ -310,6 +331,7 @@ def _summarise(job: Job, listing: Listing, done: Done) -> dict[str, Any]:
             "held_before_bytes": job.stages.sampler.held_before_bytes,
             "unseen_bytes": None,
             "metric": job.stages.sampler.metric,
+            **(_of_workers(plan) if plan.joined else {}),
         },
         "stages": job.stages.facts,
         "settings": {name: value for name, value in flatten(job.settings).items() if value is not None},

@@ -26,10 +26,11 @@ from bigcluster.files.temporary import temporary_folder
 from bigcluster.outputs.tables import write_csv
 from bigcluster.profiling.publish import publish
 from bigcluster.profiling.timeline import draw_timeline, write_timeline
-from bigcluster.profiling.watch import Sample, Span, mark_stages, read_samples, watch
+from bigcluster.profiling.watch import Sample, Span, mark_processes, mark_stages, read_processes, read_samples, watch
 from bigcluster.runtime.events import Listener, Note, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import SAMPLE_SECONDS
+from bigcluster.runtime.workers_memory import ALL
 from bigcluster.units import MIB
 
 COMPARISONS = ("numpy", "naive-dask")
@@ -91,6 +92,7 @@ def profile(
 
     Where OUT already holds a run, that run is neither reused nor changed: the job is done in a temporary folder in OUT.
     OUT/profile gets mprofile.dat (for mprof), timeline.csv, timeline.png, and images.csv with the status of every file.
+    Where the run starts workers, they have a line for each of them, and one for the processes that start and schedule.
     With `compare` it also gets a .dat file of each way, comparison.csv and comparison.json.
 
     compare : names from COMPARISONS. limit_bytes : the most that a naive way may allocate; by default AVAILABLE_SHARE
@@ -115,17 +117,19 @@ def profile(
                 job = dataclasses.replace(job, link="none")
             seconds, summary = _run(job, resources, folder, replace, quiet, interval_seconds)
             shutil.copyfile(job_folder / "images.csv", folder / "images.csv")
+            processes = read_processes(job_folder / "memory.csv", summary) if resources.joined else {}
         samples = read_samples(folder / "mprofile.dat")
         spans = _stages(summary)
         mark_stages(folder / "mprofile.dat", spans, samples)
-        write_timeline(folder / "timeline.csv", samples, spans)
-        ways = [_way("bigcluster", samples, seconds, resources.budget_bytes, "done", "mprofile.dat")]
+        mark_processes(folder / "mprofile.dat", processes)
+        write_timeline(folder / "timeline.csv", {ALL: samples, **processes}, spans)
+        ways = [_way("bigcluster", samples, seconds, resources.promised_bytes, "done", "mprofile.dat")]
         others: dict[str, list[Sample]] = {}
         for name in dict.fromkeys(compare):
             listener(Note(f"{name}: the same images, everything in memory"))
             way, others[name] = _naive(name, settings, summary, folder, limit_bytes, interval_seconds)
             ways.append(way)
-        draw_timeline(folder / "timeline.png", samples, spans, resources.budget_bytes, others)
+        draw_timeline(folder / "timeline.png", samples, spans, resources.promised_bytes, others, processes)
         if compare:
             write_csv(folder / "comparison.csv", asdict(ways[0]), (asdict(way).values() for way in ways))
             write_text(folder / "comparison.json", json.dumps([asdict(way) for way in ways], indent=2) + "\n")
@@ -163,11 +167,12 @@ def _run(
     config = folder / "run.toml"
     write_text(config, to_toml(outdir.absolute(settings)))
     command = ["bigcluster.cli.watched", "run", "--config", str(config), "--json"]
-    command += ["--memory", f"{resources.budget_bytes}B", "--threads", str(resources.threads)]
+    command += ["--memory", f"{resources.promised_bytes}B", "--threads", str(resources.threads)]
+    command += ["--workers", str(resources.workers)] if resources.starts_workers else []
     command += ["--replace"] * replace + ["--quiet"] * quiet
     with (folder / "summary.json").open("w+", encoding="utf-8") as output:
         dat = folder / "mprofile.dat"
-        title = f"bigcluster run {settings.images} --out {settings.out} --memory {resources.budget_bytes / MIB:g}MiB"
+        title = f"bigcluster run {settings.images} --out {settings.out} --memory {resources.promised_bytes / MIB:g}MiB"
         seconds, code = watch(command, dat, interval_seconds, title, stdout=output)
         output.seek(0)
         document = output.read()

@@ -31,11 +31,18 @@ def stage_at(time: float, spans: Sequence[Span]) -> str:
     return next((span.name for span in spans if span.start <= time <= span.stop), "")
 
 
-def write_timeline(path: Path, samples: Sequence[Sample], spans: Sequence[Span]) -> None:
-    """Write a CSV file with seconds since the first sample, stage, and bytes of all processes."""
-    first = samples[0].time
-    rows = ((f"{s.time - first:.3f}", stage_at(s.time, spans), round(s.n_bytes)) for s in samples)
-    write_csv(path, ("seconds", "stage", "bytes"), rows)
+def write_timeline(path: Path, series: Mapping[str, Sequence[Sample]], spans: Sequence[Span]) -> None:
+    """Write a CSV file with seconds since the first sample, stage, bytes, and the process.
+
+    series : the samples by process, the first one those of all processes together.
+    """
+    first = next(iter(series.values()))[0].time
+    rows = (
+        (f"{s.time - first:.3f}", stage_at(s.time, spans), round(s.n_bytes), process)
+        for process, samples in series.items()
+        for s in samples
+    )
+    write_csv(path, ("seconds", "stage", "bytes", "process"), rows)
 
 
 def draw_timeline(
@@ -44,11 +51,13 @@ def draw_timeline(
     spans: Sequence[Span],
     budget_bytes: int,
     others: Mapping[str, Sequence[Sample]],
+    processes: Mapping[str, Sequence[Sample]],
 ) -> None:
     """Draw a PNG file: the memory of the run, its stages as bands, the budget as a dashed line.
 
-    others : the samples of the naive ways by name, drawn as thin lines. Raises BigclusterError where the process that
-    draws fails.
+    others : the samples of the naive ways by name, drawn as thin lines. processes : those of single processes of the
+    run, drawn dotted; those of workers are samples of the time in which they worked. Raises BigclusterError where the
+    process that draws fails.
     """
     request = {
         "path": absolute(path),
@@ -56,6 +65,7 @@ def draw_timeline(
         "spans": [astuple(span) for span in spans],
         "budget_bytes": budget_bytes,
         "others": {name: [astuple(sample) for sample in other_samples] for name, other_samples in others.items()},
+        "processes": {name: [astuple(sample) for sample in of_one] for name, of_one in processes.items()},
     }
     pipe = subprocess.PIPE
     with start_python(
@@ -76,6 +86,7 @@ def main() -> None:
         [Span(*span) for span in request["spans"]],
         request["budget_bytes"],
         {name: [Sample(*sample) for sample in other_samples] for name, other_samples in request["others"].items()},
+        {name: [Sample(*sample) for sample in of_one] for name, of_one in request["processes"].items()},
     )
 
 
@@ -85,6 +96,7 @@ def _draw(
     spans: Sequence[Span],
     budget_bytes: int,
     others: Mapping[str, Sequence[Sample]],
+    processes: Mapping[str, Sequence[Sample]],
 ) -> None:
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
@@ -105,6 +117,15 @@ def _draw(
             color=color,
             label=name,
         )
+    for number, (name, of_one) in enumerate(processes.items()):
+        axes.plot(
+            [s.time - first for s in of_one],
+            [s.n_bytes / MIB for s in of_one],
+            linewidth=1,
+            linestyle=(0, (1, 1.5)),
+            color=f"C{number}",
+            label=name,
+        )
     axes.axhline(budget_bytes / MIB, color="#b03a2e", linestyle="--", linewidth=1)
     axes.annotate(
         f"budget {show_bytes(budget_bytes)}",
@@ -122,8 +143,9 @@ def _draw(
     axes.set_ylabel("MiB, all processes")
     ends = [s.time - series[0].time for series in (samples, *others.values()) for s in (series[-1],)]
     axes.set_xlim(0, max(*ends, *(span.stop - first for span in spans), 0.1) * 1.02)
-    if others:
-        figure.legend(loc="outside lower center", ncols=len(others) + 1)  # within the axes it would hide a curve
+    if others or processes:
+        n_lines = len(others) + len(processes) + 1
+        figure.legend(loc="outside lower center", ncols=min(n_lines, 5))  # within the axes it would hide a curve
     figure.draw_without_rendering()  # this places the axes, on which the widths of names in data units depend
     n_lines = name_spans(axes, spans, first)
     highest = max(budget_bytes, *(s.n_bytes for series in (samples, *others.values()) for s in series)) / MIB

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import csv
 import subprocess
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,6 +16,7 @@ import psutil
 
 from bigcluster.runtime.processes import start_python
 from bigcluster.runtime.sampler import memory_metric
+from bigcluster.runtime.workers_memory import ALL, COORDINATOR
 from bigcluster.units import MIB
 
 _BACKENDS = {"pss": "psutil_pss", "uss": "psutil_uss", "rss": "psutil"}
@@ -104,6 +106,32 @@ def mark_stages(dat: Path, spans: Iterable[Span], samples: list[Sample]) -> None
         for span in spans:
             first, last = (_bytes_at(samples, at) / MIB for at in (span.start, span.stop))
             stream.write(f"FUNC {span.name} {first:.4f} {span.start:.4f} {last:.4f} {span.stop:.4f} 0\n")
+
+
+def read_processes(memory: Path, summary: Mapping[str, Any]) -> dict[str, list[Sample]]:
+    """Return the samples that a run with workers took of its processes, by a name for a picture.
+
+    memory : the memory.csv of the run. summary : its summary.json, which says when its stages began.
+    """
+    with memory.open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
+    began = {name: facts["began_at"] for name, facts in summary["stages"].items()}
+    first = next(row for row in rows if row["stage"] in began)  # each stage begins with a sample
+    start = began[first["stage"]] - float(first["seconds"])
+    found: dict[str, list[Sample]] = {}
+    for row in rows:
+        if row["process"] != ALL:
+            found.setdefault(row["process"], []).append(Sample(start + float(row["seconds"]), int(row["bytes"])))
+    workers = {name: f"worker {number}" for number, name in enumerate((n for n in found if n != COORDINATOR), start=1)}
+    return {workers.get(name, "coordinator and scheduler"): samples for name, samples in found.items()}
+
+
+def mark_processes(dat: Path, processes: Mapping[str, Sequence[Sample]]) -> None:
+    """Add the samples of single processes to a .dat file as those of child processes, which `mprof plot` draws."""
+    with dat.open("a", encoding="utf-8") as stream:
+        for number, samples in enumerate(processes.values()):
+            for sample in samples:
+                stream.write(f"CHLD {number} {sample.n_bytes / MIB:.6f} {sample.time:.4f}\n")
 
 
 def _bytes_at(samples: list[Sample], at: float) -> float:

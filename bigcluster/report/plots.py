@@ -130,25 +130,35 @@ def _mark_suggestion(axes: Any, sweep: Verdict) -> None:
         axes.axvline(sweep.suggested_k, color=_SECOND, linewidth=1, linestyle=(0, (4, 3)))
 
 
+MOST_PROCESSES = 8
+"""Processes whose curves fit into a plot. Chosen, not measured."""
+
+
 def draw_memory(path: Path, table: Path, budget_bytes: int) -> bool:
     """Draw the memory over time, stage by stage. Return False where there is nothing to draw.
 
-    table : memory.csv. Raises StoreError where the table is not as bigcluster writes it.
+    The rows of the first process in the table, that of all processes of this host, are the curve; on a cluster, workers
+    are thin lines. table : memory.csv. Raises StoreError where the table is not as bigcluster writes it.
     """
     if not table.is_file():
         return False
     try:
-        read = islice(read_dicts(table), MOST_ROWS)
-        rows = [(float(row["seconds"]), row["stage"], int(row["bytes"])) for row in read]
+        series: dict[tuple[str | None, str | None], list[tuple[float, str, int]]] = {}
+        for row in islice(read_dicts(table), MOST_PROCESSES * MOST_ROWS):
+            process = row.get("host"), row.get("process")
+            series.setdefault(process, []).append((float(row["seconds"]), row["stage"], int(row["bytes"])))
     except (OSError, ValueError, KeyError, csv.Error) as error:
         raise StoreError(f"{table} is not as it was written ({type(error).__name__}); run the job again") from error
-    if not rows:
+    if not series:
         return False
+    rows, *others = series.values()
     seconds, stages, n_bytes = zip(*rows, strict=True)
     unit, name = (GIB, "GiB") if max(n_bytes) >= 2 * GIB else (MIB, "MiB")
     with _figure(path, height=2.4) as axes:
         axes.fill_between(seconds, np.array(n_bytes) / unit, color=_FIRST, alpha=0.15, linewidth=0)
         axes.plot(seconds, np.array(n_bytes) / unit, color=_FIRST, linewidth=1.4)
+        for other in others:
+            axes.plot([row[0] for row in other], [row[2] / unit for row in other], color=_THIRD, linewidth=0.6)
         axes.set(xlabel="seconds", ylabel=name, xlim=(0, max(seconds[-1], 0.1)))
         if budget_bytes <= 3 * max(n_bytes):  # with a larger one in sight the curve would be too low
             axes.axhline(budget_bytes / unit, color=_SECOND, linewidth=1, linestyle=(0, (4, 3)))

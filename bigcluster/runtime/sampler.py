@@ -10,6 +10,7 @@ import ctypes
 import os
 import threading
 import time
+from bisect import bisect_right
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -139,14 +140,15 @@ class Reading(NamedTuple):
 
 
 class Timeline:
-    """Readings in order of time, at most MOST_ROWS however long a run takes.
+    """Readings in order of time, at most MOST_ROWS (or `most_rows`) however long a run takes.
 
     Where there are more, two neighbours of one stage become one row, the larger of them. From then on each row covers
     twice as many readings. No peak is lost.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, most_rows: int | None = None) -> None:
         self.rows: list[Reading] = []
+        self._most_rows = MOST_ROWS if most_rows is None else most_rows
         self._stride = 1
         self._merged = 0
 
@@ -158,7 +160,7 @@ class Timeline:
             return
         self.rows.append(reading)
         self._merged = 1
-        if len(self.rows) > MOST_ROWS:
+        if len(self.rows) > self._most_rows:
             self._thin()
 
     def _thin(self) -> None:
@@ -188,17 +190,22 @@ class MemorySampler:
 
     caller: Caller = field(default_factory=lambda: Caller(os.getpid()))
     interval_seconds: float = SAMPLE_SECONDS
+    children_seconds: float = CHILDREN_SECONDS
     peaks: dict[str, StagePeak] = field(default_factory=dict)
     timeline: Timeline = field(default_factory=Timeline)
 
     def __post_init__(self) -> None:
         self.metric = memory_metric()
         self.stage = ""
+        self.of_coordinator: Timeline | None = None
+        """The readings of the process that started the run and of this one, where they are kept: without workers."""
+        self._began = time.monotonic()
+        self._entered: list[tuple[float, str]] = []
         self._resident: dict[int, int] = {}
         self._unseen_in_all: int | None = None
         self._sampling = threading.RLock()
         self._stop = threading.Event()
-        self._thread = threading.Thread(target=self._run, name="memory-sampler", daemon=True)
+        self._thread = threading.Thread(target=self._run, args=(self._stop,), name="memory-sampler", daemon=True)
 
     def __enter__(self) -> MemorySampler:
         self._began = time.monotonic()
@@ -235,20 +242,28 @@ class MemorySampler:
         """Count samples for this stage from now on. The first one is taken at once, so that a short stage has one."""
         with self._sampling:  # a sample that is being taken belongs to the stage before and is complete by then
             self.stage = stage
+            self._entered.append((time.monotonic(), stage))
             self._sample(_tree_of(self.caller.pid))
+
+    def place(self, moment: float) -> tuple[float, str]:
+        """Return the seconds since the sampler started, and the stage, at a moment of time.monotonic."""
+        with self._sampling:
+            number = bisect_right(self._entered, moment, key=lambda entered: entered[0])
+            stage = self._entered[number - 1][1] if number else ""
+            return max(0.0, moment - self._began), stage
 
     def so_far(self) -> tuple[dict[str, int], list[Reading]]:
         """Return the largest sample of each stage in bytes, and the timeline, both of the same moment."""
         with self._sampling:
             return {stage: peak.peak_bytes for stage, peak in self.peaks.items()}, list(self.timeline.rows)
 
-    def _run(self) -> None:
+    def _run(self, stop: threading.Event) -> None:
         tree = _tree_of(self.caller.pid)
         looked = time.monotonic()
         pause = self.interval_seconds
-        while not self._stop.wait(pause):
+        while not stop.wait(pause):
             began = time.thread_time()
-            if time.monotonic() - looked > CHILDREN_SECONDS:
+            if time.monotonic() - looked > self.children_seconds:
                 tree, looked = _tree_of(self.caller.pid), time.monotonic()
             self._sample(tree)
             pause = max(self.interval_seconds, (time.thread_time() - began) / SAMPLE_SHARE)
@@ -258,17 +273,23 @@ class MemorySampler:
             self._add(self._counted_bytes(tree))
 
     def _counted_bytes(self, tree: list[psutil.Process]) -> int:
-        new = old = 0
+        new = old = own = 0
         for process in tree:
             try:
                 info = process.memory_full_info()
+                n_bytes = getattr(info, self.metric)
                 if process.pid in self.caller.before:
-                    old += getattr(info, self.metric)
+                    old += n_bytes
                 else:
-                    new += getattr(info, self.metric)
+                    new += n_bytes
+                if process.pid in (self.caller.pid, os.getpid()):
+                    held = self.caller.before.get(process.pid)
+                    own += n_bytes if held is None else max(0, n_bytes - held.n_bytes)
                 self._resident[process.pid] = max(info.rss, self._resident.get(process.pid, 0))
             except (psutil.NoSuchProcess, psutil.AccessDenied):
                 continue
+        if self.of_coordinator is not None:
+            self.of_coordinator.add(Reading(time.monotonic() - self._began, self.stage, own))
         # Older processes are compared together: pages that they share count for another one when one of them ends.
         return new + max(0, old - self.held_before_bytes)
 

@@ -14,6 +14,7 @@ from bigcluster.errors import ClusterError, ConfigError
 from bigcluster.files.bounded import SETTINGS_BYTES, read_bounded
 from bigcluster.runtime.dask_cluster.tasks import TOPIC
 from bigcluster.runtime.events import Progress
+from bigcluster.runtime.workers_memory import WorkersMemory
 
 CONNECT_SECONDS = 10.0
 """Seconds for one attempt to reach a scheduler. Chosen, not measured."""
@@ -77,12 +78,18 @@ def connector(scheduler: str, ca: str | None, cert: str | None, key: str | None)
     return connect
 
 
-def following(connect: Callable[[], Client], run: str, progress: Progress) -> Callable[[], Client]:
-    """Return a function that connects and brings what workers report of a run to its progress."""
+def following(
+    connect: Callable[[], Client], run: str, progress: Progress, memory: WorkersMemory
+) -> Callable[[], Client]:
+    """Return a function that connects and brings what workers report of a run to its progress and its memory."""
 
     def report(event: tuple[float, Any]) -> None:
         _, message = event
-        if message.get("run") == run:
+        if message.get("run") != run:
+            return
+        if "memory" in message:
+            memory.add(message["memory"])
+        else:
             progress.advance(message["advance"])
 
     def connected() -> Client:

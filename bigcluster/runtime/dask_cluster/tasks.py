@@ -7,6 +7,8 @@ import threading
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Generic
 
@@ -16,6 +18,7 @@ from distributed import get_worker
 from bigcluster import errors
 from bigcluster.errors import BigclusterError
 from bigcluster.runtime.cluster import Result, Worker
+from bigcluster.runtime.dask_cluster.memory import SentMemory
 from bigcluster.runtime.events import SEND_SECONDS, Progress
 from bigcluster.runtime.failures import as_known_error
 from bigcluster.runtime.supervisor import InternalError
@@ -27,8 +30,8 @@ MOST_CHARACTERS = 4000
 _ALONE = threading.Lock()
 """Held by the job that runs in this process. The threads of a worker work inside one job, and it has the memory of the
 process."""
-_OF_RUN: dict[str, Worker] = {}
-"""The worker of the run that used this process last, by the name of the run. There is at most one."""
+_OF_RUN: dict[str, _Used] = {}
+"""What this process has of the run that used it last, by the name of the run. There is at most one."""
 
 
 class JobFailedError(Exception):
@@ -96,7 +99,7 @@ def _held(value: Any, spent: bool) -> Held[Any]:
 
 
 TOPIC = "bigcluster"
-"""The name under which workers report their progress. A scheduler keeps the last events of each name."""
+"""The name under which workers report their progress and memory. A scheduler keeps the last events of each name."""
 
 
 class _SentProgress(Progress):
@@ -125,6 +128,15 @@ class _SentProgress(Progress):
         self._unsent, self._sent_at = 0, time.monotonic()
 
 
+@dataclass(frozen=True)
+class _Used:
+    """What a run uses in this process."""
+
+    worker: Worker
+    progress: _SentProgress
+    memory: SentMemory
+
+
 def run_job(
     run: str, memory_bytes: int, before: Callable[[], None] | None, job: Callable[..., Any], *arguments: Any
 ) -> Any:
@@ -138,16 +150,16 @@ def run_job(
     def work() -> Any:
         if before is not None:
             before()
-        return job(worker, *taken)
+        return job(used.worker, *taken)
 
     with _ALONE:
         taken = [argument.take() if isinstance(argument, Held) else argument for argument in arguments]
-        worker = _worker_of(run, memory_bytes)
+        used = _used_by(run, memory_bytes)
         try:
-            return _reported(work)
+            with used.memory.of_job():
+                return _reported(work)
         finally:
-            if isinstance(worker.progress, _SentProgress):
-                worker.progress.flush()
+            used.progress.flush()
 
 
 def hold_result(*arguments: Any) -> Held[Any]:
@@ -157,26 +169,34 @@ def hold_result(*arguments: Any) -> Held[Any]:
 
 def merge_results(merge: Callable[[Any, Any], Any], *results: Held[Any]) -> Held[Any]:
     """Return the merged results of some jobs, which the scheduler brings to this worker. Raises JobFailedError."""
-    with _ALONE:
+    with _ALONE, ExitStack() as stack:
+        for used in _OF_RUN.values():
+            stack.enter_context(used.memory.of_job())
         return Held(_reported(lambda: reduce(merge, (result.seen() for result in results))))
 
 
 def forget_run(run: str) -> None:
     """Discard what a run keeps in this process, once its job is over."""
     with _ALONE:
-        worker = _OF_RUN.pop(run, None)
-        if worker is not None:
-            worker.forget()
+        used = _OF_RUN.pop(run, None)
+        if used is not None:
+            used.worker.forget()
 
 
-def _worker_of(run: str, memory_bytes: int) -> Worker:
+def _used_by(run: str, memory_bytes: int) -> _Used:
     if run not in _OF_RUN:
-        for worker in _OF_RUN.values():
-            worker.forget()
+        for used in _OF_RUN.values():
+            used.worker.forget()
         _OF_RUN.clear()
-        runtime = EmbeddedRuntime(get_worker().state.nthreads)
+        dask_worker, progress = get_worker(), _SentProgress(run)
+        runtime = EmbeddedRuntime(dask_worker.state.nthreads)
+
+        def send(message: dict[str, Any]) -> None:
+            dask_worker.log_event(TOPIC, {"run": run, "memory": message})
+
         # dask gives up a task whose workers died; files must not be able to do that.
-        _OF_RUN[run] = Worker(runtime, memory_bytes, _SentProgress(run), decodes_in_children=True)
+        worker = Worker(runtime, memory_bytes, progress, decodes_in_children=True)
+        _OF_RUN[run] = _Used(worker, progress, SentMemory(dask_worker.address, send))
     return _OF_RUN[run]
 
 
