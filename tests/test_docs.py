@@ -22,6 +22,7 @@ from conftest import CHECKOUT, PATIENCE_SECONDS, environment
 from test_layers import LAYERS, MODULES, PACKAGE, imports, name_of, room_of
 
 import bigcluster
+from benchmarks.slurm import story
 from bigcluster.cli.commands import app
 from bigcluster.config import KEYS, shipped_configs
 
@@ -341,6 +342,11 @@ def test_python_examples_of_the_readme_are_python() -> None:
         for module in re.findall(r'^job = importlib.import_module\("(.+)"\)', block, re.MULTILINE):
             job = importlib.import_module(module)
             assert all(callable(getattr(job, used)) for used in re.findall(r"\bjob\.(\w+)", block))
+
+
+def test_the_batch_job_of_the_readme_is_a_script() -> None:
+    """`python -m benchmarks.slurm` runs it where SLURM is installed."""
+    subprocess.run(["bash", "-n"], input=story(), text=True, check=True)
 
 
 def test_the_changelog_has_this_version() -> None:
