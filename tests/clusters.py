@@ -41,6 +41,8 @@ class Sent(Embedded):
         """The class or the name of the job of each task, in the order in which they ran."""
         self.largest_bytes = 0
         """The largest job with its arguments, as bytes."""
+        self.result_bytes: dict[str, int] = {}
+        """By job, the largest result as bytes."""
 
     @property
     def n_workers(self) -> int:
@@ -74,14 +76,17 @@ class Sent(Embedded):
         return self._run(job, *(handle.take() for handle in handles))
 
     def _run(self, job: Callable[..., Result], *arguments: Any) -> Result:
-        self.jobs.append(getattr(job, "__name__", type(job).__name__))
+        name = getattr(job, "__name__", type(job).__name__)
+        self.jobs.append(name)
         sent = pickle.dumps((job, arguments))
         self.largest_bytes = max(self.largest_bytes, len(sent))
         worker = self._random.choice(self.workers)
         if self._random.random() < 0.2:
             worker.forget()
         job, arguments = pickle.loads(sent)  # noqa: S301 (our own bytes)
-        return sent_away(job(worker, *arguments))
+        result = pickle.dumps(job(worker, *arguments))
+        self.result_bytes[name] = max(self.result_bytes.get(name, 0), len(result))
+        return pickle.loads(result)  # noqa: S301 (our own bytes)
 
 
 def sent_away(value: Any) -> Any:

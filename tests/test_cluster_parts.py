@@ -20,7 +20,7 @@ from bigcluster.stages.features import features_of
 from bigcluster.stages.ingest import ingest
 from bigcluster.stages.reduce import reduce
 from bigcluster.stages.sweep import sweep
-from bigcluster.store import Store
+from bigcluster.store import Store, chunk_grid, take_inventory
 
 SPEC = DecodeSpec(6, 4)
 CHOICES = {"workspace_bytes": 1 << 28}
@@ -77,3 +77,26 @@ def test_labels_have_the_same_bits_on_any_cluster(
         if ":" in k:
             job = "SweepRows" if spread_from else "ScoreBlocks"
         assert job in workers.jobs
+
+
+def test_labels_in_one_chunk_as_earlier_versions_wrote_them_are_read_and_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare_codecs()
+    images, out = tmp_path / "images", tmp_path / "out"
+    write(images, {f"{i}.png": data for i, data in enumerate([*PICTURES, PICTURES[0]])})
+    facts = clustered(images, out, "lloyd", "3", None)
+    assert Store(out).array("labels").nchunks == 1
+    before = content(out)
+    monkeypatch.setattr(chunk_grid, "MOST_ROWS", 2)
+    assert clustered(images, out, "lloyd", "3", None) == facts
+    assert content(out) == before
+    clustered(images, out, "lloyd", "2", Sent(1))
+    labels = Store(out).array("labels")
+    assert (labels.chunks, labels.nchunks) == ((2,), -(-labels.shape[0] // 2))
+    inventory = take_inventory(out)
+    assert (inventory.damaged, inventory.leftovers, inventory.n_foreign) == ([], [], 0)
+    monkeypatch.undo()
+    clustered(images, tmp_path / "fresh", "lloyd", "2", None)
+    for name in ("labels", "distance", "runner_up", "runner_up_distance", "centers"):
+        assert Store(out).load(name).tobytes() == Store(tmp_path / "fresh").load(name).tobytes(), name

@@ -23,8 +23,10 @@ from bigcluster.solvers.kmeans import KMeansFit, fit, fit_minibatch, fit_two_lev
 from bigcluster.solvers.kmeans import blocks as blocks_module
 from bigcluster.solvers.kmeans.opened import Spread
 from bigcluster.solvers.kmeans.spread_jobs import PassSums, StartSums, merge_sums
+from bigcluster.solvers.kmeans.spread_labels import RowLabels, tied_rows, write_labels
 from bigcluster.solvers.progress import FitProgress
-from bigcluster.store import Store, StoredRows
+from bigcluster.stages.cluster_jobs import Saving, fit_on_cluster
+from bigcluster.store import StageCheckpoints, Store, StoredRows, chunk_grid
 from bigcluster.store.refs import ArrayRef, RowsRef, StoreRef
 
 SOLVERS = {"lloyd": fit, "minibatch": fit_minibatch, "two-level": fit_two_level}
@@ -61,9 +63,19 @@ def fitted(store: Store, solver: str, k: int, cluster: Cluster | None, **options
     )
 
 
-def bits(done: KMeansFit) -> dict[str, Any]:
-    assert done.rows is not None
-    arrays = {**vars(done.rows), "centers": done.centers, "counts": done.counts}
+def bits(done: KMeansFit, store: Store, cluster: Cluster | None = None) -> dict[str, Any]:
+    """What a fit has found. cluster : whose workers have the labels and write them into the store."""
+    if cluster is None:
+        assert done.rows is not None
+        rows = vars(done.rows)
+    else:
+        assert (done.rows, done.labeling is None) == (None, False)
+        numbers = np.arange(len(done.centers) + 1, dtype=np.int32)
+        numbers[-1] = -1
+        digests = write_labels(done.labeling, cluster, store, numbers)
+        rows = {name: store.load(name) for name in RowLabels._fields}
+        assert set(digests) == {f"store.zarr/{name}/c/{i}" for name in rows for i in range(store.array(name).nchunks)}
+    arrays = {**rows, "centers": done.centers, "counts": done.counts}
     numbers = (done.inertia, done.inertias, done.inertia_path, done.n_iter, done.converged, done.reason, done.notes)
     return {**{name: array.tobytes() for name, array in arrays.items()}, "numbers": numbers}
 
@@ -73,6 +85,7 @@ def small_blocks(monkeypatch: pytest.MonkeyPatch) -> None:
     """Blocks of few rows, so that little data has many of them."""
     monkeypatch.setattr(blocks_module, "_MIN_ROWS", 32)
     monkeypatch.setattr(blocks_module, "_MAX_ROWS", 32)
+    monkeypatch.setattr(chunk_grid, "MOST_ROWS", 80)  # two blocks and a half
 
 
 @pytest.mark.parametrize("solver", SOLVERS)
@@ -83,13 +96,14 @@ def test_a_fit_has_the_same_bits_on_any_cluster(
     store = stored(tmp_path, scores(k, 900, 4, n_distinct))
     options: dict[str, Any] = {"n_init": 3} if solver == "lloyd" else {}
     here = fitted(store, solver, k, None, **options)
-    embedded = fitted(store, solver, k, Embedded(Worker(EmbeddedRuntime(2), 1 << 30)), **options)
-    assert bits(embedded) == bits(here)
+    one = Embedded(Worker(EmbeddedRuntime(2), 1 << 30))
+    embedded = fitted(store, solver, k, one, **options)
+    assert bits(embedded, store, one) == bits(here, store)
     assert (embedded.passes, embedded.bytes_read) == (here.passes, here.bytes_read)
     for seed in range(2):
         workers = Sent(seed)
-        assert bits(fitted(store, solver, k, workers, **options)) == bits(here)
-        assert {"LloydPass", "LabelBlocks", "OnRows", "Survey", "Forget"} <= set(workers.jobs)
+        assert bits(fitted(store, solver, k, workers, **options), store, workers) == bits(here, store)
+        assert {"LloydPass", "LabelBlocks", "OnRows", "Survey", "WriteLabels", "Forget"} <= set(workers.jobs)
 
 
 class KilledError(Exception):
@@ -133,7 +147,7 @@ def test_a_fit_that_was_killed_goes_on_with_the_same_bits_on_another_cluster(
             fitted(store, "lloyd", k, first, n_init=2, checkpoints=memory, on_progress=stop)
         assert memory.facts["iterations"] == 2
         assert not any(name.startswith("labels") for name in memory.arrays), "labels stay on the workers"
-        assert bits(fitted(store, "lloyd", k, then, n_init=2, checkpoints=memory)) == bits(here)
+        assert bits(fitted(store, "lloyd", k, then, n_init=2, checkpoints=memory), store, then) == bits(here, store)
 
 
 @pytest.mark.parametrize("n_distinct", [600, 6])
@@ -162,8 +176,31 @@ def test_an_empty_cluster_takes_the_farthest_row_on_any_cluster(tmp_path: Path, 
     far[0] = x[0]
     here = fitted(store, "lloyd", 4, None, init=far)
     workers = Sent(7)
-    assert bits(fitted(store, "lloyd", 4, workers, init=far)) == bits(here)
+    assert bits(fitted(store, "lloyd", 4, workers, init=far), store, workers) == bits(here, store)
     assert "FindFarthest" in workers.jobs
+
+
+@pytest.mark.parametrize("exact", [True, False], ids=["in passes", "whole on one worker"])
+def test_labels_go_from_workers_to_the_store_and_not_through_this_process(tmp_path: Path, exact: bool) -> None:
+    n_rows = 20_000
+    store = stored(tmp_path, scores(4, n_rows, 3, 600))
+    here = fitted(store, "lloyd", 4, None, n_init=2)
+    workers, keys = Sent(3), store.load("row_keys")
+    if exact:
+        found = fitted(store, "lloyd", 4, workers, n_init=2)
+    else:
+        saving = Saving.of(store, "cluster", keys, StageCheckpoints(store, "cluster", ""), lambda _: None)
+        rows, options = StoredRows(store.array("scores")), {"n_init": 2, "max_iter": 8, "workspace_bytes": 1 << 26}
+        found = fit_on_cluster(workers, EmbeddedRuntime(1), rows, "lloyd", 4, options, saving, exact=False)
+    assert bits(found, store, workers) == bits(here, store)
+    assert found.labeling is not None
+    ((tied, labels),) = [
+        tuple(map(np.concatenate, zip(*tied_rows(found.labeling, workers)(np.array([1, 0, 1, 0], bool)), strict=True)))
+    ]
+    assert here.rows is not None
+    np.testing.assert_array_equal(tied, np.flatnonzero(here.rows.labels % 2 == 0))
+    np.testing.assert_array_equal(labels, here.rows.labels[tied])
+    assert {name for name, n_bytes in workers.result_bytes.items() if n_bytes > n_rows} == {"TiedRows"}
 
 
 @settings(max_examples=15)
@@ -174,9 +211,11 @@ def test_any_data_has_the_same_bits(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(blocks_module, "_MIN_ROWS", 16)
         patch.setattr(blocks_module, "_MAX_ROWS", 16)
+        patch.setattr(chunk_grid, "MOST_ROWS", 40)
         store = stored(tmp_path_factory.mktemp("store"), scores(seed, n_rows, 3, n_distinct))
         here = fitted(store, "lloyd", k, None, n_init=2, seed=seed)
-        assert bits(fitted(store, "lloyd", k, Sent(seed), n_init=2, seed=seed)) == bits(here)
+        workers = Sent(seed)
+        assert bits(fitted(store, "lloyd", k, workers, n_init=2, seed=seed), store, workers) == bits(here, store)
 
 
 @given(st.integers(1, 7), st.integers(0, 99), st.randoms(use_true_random=False))

@@ -16,6 +16,7 @@ from bigcluster.catalog import Listing
 from bigcluster.planning.plan import StagePlan
 from bigcluster.planning.stage_names import CLUSTER
 from bigcluster.solvers.kmeans import KMeansFit
+from bigcluster.solvers.kmeans.spread_labels import tied_rows, write_labels
 from bigcluster.solvers.unit_length import ref_of
 from bigcluster.stages.cluster_jobs import ROW_KEYS, LabelRows, Saving, fit_on_cluster, label_on_cluster
 from bigcluster.stages.context import Context
@@ -35,10 +36,8 @@ from bigcluster.stages.membership import (
 )
 from bigcluster.stages.reduce import Reduced
 from bigcluster.stages.sweep import Swept, centers_of
-from bigcluster.store import StageCheckpoints, fingerprint
+from bigcluster.store import Digests, StageCheckpoints, Store, fingerprint
 from bigcluster.store.refs import ArrayRef, StoreRef
-
-_ARRAYS = ("centers", "labels", "distance", "runner_up", "runner_up_distance")
 
 
 def cluster(
@@ -76,8 +75,9 @@ def cluster(
             fitted = _from_sweep(context, reduced, swept, plan)
         else:
             fitted = _fit(context, reduced, n_clusters, plan, ingested, checkpoints)
-        found = _found(fitted, listing, ingested.ok)
-        mark = store_clusters(context, found, expected, origin, ingested, previous)
+        mark = store_clusters(
+            context, _found(context, fitted, listing, ingested.ok), expected, origin, ingested, previous
+        )
     else:
         context.progress.reused(CLUSTER)
     checkpoints.clear()
@@ -135,15 +135,19 @@ def _fit(
     return fitted
 
 
-def _found(fitted: KMeansFit, listing: Listing, ok: NDArray[np.bool_]) -> Found:
-    """Return a fit with its clusters renumbered by size. A runner-up of -1 means that there is none; it stays -1."""
-    rows = fitted.rows
-    assert rows is not None
-    order = order_by_size(fitted.counts, rows.labels, listing, ok)
-    numbers = new_numbers(order)
-    columns = numbers[rows.labels], rows.distance, numbers[rows.runner_up], rows.runner_up_distance
-    arrays: dict[str, NDArray[Any]] = dict(zip(_ARRAYS, (fitted.centers[order], *columns), strict=True))
-    return Found(arrays, KMEANS, fitted.inertia, _facts(fitted))
+def _found(context: Context, fitted: KMeansFit, listing: Listing, ok: NDArray[np.bool_]) -> Found:
+    """Return a fit with its clusters renumbered by size. A runner-up of -1 means that there is none; it stays -1.
+
+    The labels stay where they were made until the stored ones may be replaced: workers write them then.
+    """
+    labeling, cluster = fitted.labeling, context.cluster
+    assert labeling is not None
+    order = order_by_size(fitted.counts, tied_rows(labeling, cluster), listing, ok)
+
+    def write(store: Store) -> Digests:
+        return write_labels(labeling, cluster, store, new_numbers(order))
+
+    return Found(fitted.centers[order], write, KMEANS, fitted.inertia, _facts(fitted))
 
 
 def _facts(fitted: KMeansFit) -> dict[str, Any]:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,6 +17,7 @@ from bigcluster.solvers.kmeans import KMeansFit, fit, fit_given, fit_minibatch, 
 from bigcluster.solvers.kmeans import sweep as sweep_rows
 from bigcluster.solvers.kmeans.opened import Spread
 from bigcluster.solvers.kmeans.spread import SPREAD_FROM
+from bigcluster.solvers.kmeans.spread_labels import Labeling
 from bigcluster.solvers.kmeans.sweep import Sweep
 from bigcluster.solvers.progress import OnProgress, advancing
 from bigcluster.solvers.unit_length import ref_of
@@ -69,9 +71,16 @@ class Saving:
         }
 
 
+def _labels_here(fitted: KMeansFit, rows: RowSourceRef, shape: tuple[int, int]) -> KMeansFit:
+    """Return a fit of this process whose labels stay here: other processes make them again from the centers."""
+    assert fitted.rows is not None
+    labeling = Labeling.of(rows, shape, uuid4().hex, fitted.centers, fitted.rows)
+    return replace(fitted, rows=None, labeling=labeling)
+
+
 @dataclass(frozen=True)
 class FitClusters:
-    """Fit k-means to all rows."""
+    """Fit k-means to all rows. The labels are in the `labeling` of the result, as are those of `LabelRows`."""
 
     rows: RowSourceRef
     solver: str
@@ -85,8 +94,11 @@ class FitClusters:
         if self.solver == "dask-ml":
             from bigcluster.solvers.kmeans.dask_ml import fit_dask_ml  # imports scikit-learn
 
-            return fit_dask_ml(rows, self.n_clusters, runtime=worker.runtime, **self.options)
-        return _SOLVERS[self.solver](rows, self.n_clusters, **self.options, **self.saving.options(worker))
+            fitted = fit_dask_ml(rows, self.n_clusters, runtime=worker.runtime, **self.options)
+        else:
+            solve = _SOLVERS[self.solver]
+            fitted = solve(rows, self.n_clusters, **self.options, **self.saving.options(worker))
+        return _labels_here(fitted, self.rows, rows.shape)
 
 
 @dataclass(frozen=True)
@@ -99,13 +111,15 @@ class LabelRows:
     workspace_bytes: int
 
     def __call__(self, worker: Worker) -> KMeansFit:
-        return fit_given(
-            self.rows.open(worker),
+        rows = self.rows.open(worker)
+        fitted = fit_given(
+            rows,
             self.centers,
             n_iter=self.n_iter,
             runtime=worker.runtime,
             workspace_bytes=self.workspace_bytes,
         )
+        return _labels_here(fitted, self.rows, rows.shape)
 
 
 @dataclass(frozen=True)

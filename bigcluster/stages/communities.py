@@ -6,8 +6,10 @@ say: the runner-up and the margin.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.catalog import Listing
@@ -29,6 +31,7 @@ from bigcluster.stages.membership import (
     previous_fit,
     reusable,
     store_clusters,
+    write_columns,
 )
 from bigcluster.stages.neighbors import Neighbors, load_ids
 from bigcluster.stages.reduce import Reduced
@@ -64,7 +67,7 @@ def communities(
         with progress.stage(CLUSTER, 1, "graphs"):
             found = _find(context, reduced, graph, plan, listing, ingested)
             progress.at(1)
-        previous = previous_fit(store, ingested, len(found.arrays["centers"]))
+        previous = previous_fit(store, ingested, len(found.centers))
         mark = store_clusters(context, found, expected, origin, ingested, previous)
     else:
         progress.reused(CLUSTER)
@@ -76,7 +79,12 @@ def _find(
 ) -> Found:
     settings, ids = context.settings, load_ids(context.store, graph.n_neighbors)
     found = leiden(ids, resolution=settings.resolution, seed=settings.seed)
-    order = order_by_size(found.counts, found.labels, listing, ingested.ok)
+
+    def rows_of(groups: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32]]]:
+        rows = np.flatnonzero(groups[found.labels])
+        yield rows, found.labels[rows]
+
+    order = order_by_size(found.counts, rows_of, listing, ingested.ok)
     labels = new_numbers(order)[found.labels]
     counted = votes(labels[ids], labels)
     means, distance, to_runner_up = means_and_distances(
@@ -87,8 +95,7 @@ def _find(
         runtime=context.runtime,
         workspace_bytes=plan.choices["workspace_bytes"],
     )
-    arrays: dict[str, NDArray[Any]] = {
-        "centers": means,
+    columns: dict[str, NDArray[Any]] = {
         "labels": labels,
         "distance": distance,
         "runner_up": counted.runner_up,
@@ -103,4 +110,4 @@ def _find(
         "n_neighbors": graph.n_neighbors,
         "metric": graph.metric,
     }
-    return Found(arrays, LEIDEN, None, facts)
+    return Found(means, lambda store: write_columns(store, columns), LEIDEN, None, facts)

@@ -6,6 +6,7 @@ know which of them found them.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +20,8 @@ from bigcluster.stages.context import Context
 from bigcluster.stages.features import Features
 from bigcluster.stages.ingest import Ingested
 from bigcluster.stages.reduce import Reduced
-from bigcluster.store import Mark, Store
+from bigcluster.store import Digests, Mark, Store
+from bigcluster.store.chunk_grid import column_chunks
 
 KMEANS, LEIDEN = "kmeans", "leiden"
 """What found the clusters, as the setting `algorithm` and the mark of the stage name it. Marks of earlier versions name
@@ -67,9 +69,10 @@ class Clustered:
 class Found:
     """What a solver found, in the final numbering. Rows are those of the scores."""
 
-    arrays: dict[str, NDArray[Any]]
-    """By the name of a stored array: `centers`, (n_clusters, n_columns) float64, and columns of (n_ok,), among them
-    `labels`."""
+    centers: NDArray[np.float64]
+    """(n_clusters, n_columns)"""
+    write: Callable[[Store], Digests]
+    """Writes the columns of (n_ok,), among them `labels`, and returns the digests of their chunks."""
     algorithm: str
     inertia: float | None
     facts: dict[str, Any]
@@ -101,12 +104,9 @@ def store_clusters(
     context: Context, found: Found, expected: str, origin: dict[str, str], ingested: Ingested, previous: Previous | None
 ) -> Mark:
     """Store clusters in place of those before, and return their mark. previous : from `previous_fit`."""
-    store, centers = context.store, found.arrays["centers"]
+    store, centers = context.store, found.centers
     store.marks.remove(CLUSTER)
-    digests: dict[str, str] = {}
-    for name, value in found.arrays.items():
-        digests |= store.save(name, value)
-    digests |= store.save(_KEYS, ingested.row_keys)
+    digests = store.save("centers", centers) | found.write(store) | store.save(_KEYS, ingested.row_keys)
     payload = {
         **origin,
         "n_clusters": len(centers),
@@ -114,7 +114,7 @@ def store_clusters(
         "inertia": found.inertia,
         "nearest_previous": None
         if previous is None
-        else _nearest_previous(found.arrays["labels"], ingested.row_keys, previous, len(centers)),
+        else _nearest_previous(store.load("labels"), ingested.row_keys, previous, len(centers)),
         "facts": found.facts,
         **({} if found.algorithm == KMEANS else {"algorithm": found.algorithm}),
     }
@@ -142,24 +142,38 @@ def algorithm_of(clustered: Mark) -> str:
     return algorithm
 
 
+RowsOf = Callable[[NDArray[np.bool_]], Iterable[tuple[NDArray[np.int64], NDArray[np.int32]]]]
+"""A function of (n_clusters,) bool: which clusters. It yields the numbers of their rows and the labels of these, (n,)
+each, for one run of rows after the other."""
+
+
 def order_by_size(
-    counts: NDArray[np.int64], labels: NDArray[np.int32], listing: Listing, ok: NDArray[np.bool_]
+    counts: NDArray[np.int64], rows_of: RowsOf, listing: Listing, ok: NDArray[np.bool_]
 ) -> NDArray[np.int64]:
     """Return the order of the clusters: (n_clusters,) int64, from new number to old number.
 
     The largest comes first; of equal sizes the one with the smallest path. counts : (n_clusters,), by old number.
-    labels : (n_ok,), old numbers.
+    rows_of : by old number. It is called only where sizes are equal.
     """
-    tied = {size for size, times in zip(*np.unique(counts, return_counts=True), strict=True) if times > 1}
+    sizes, times = np.unique(counts, return_counts=True)
+    tied = np.isin(counts, sizes[times > 1])
     smallest = dict.fromkeys(range(len(counts)), "")
-    if tied:
-        in_tie = np.isin(counts, list(tied))[labels]
+    if tied.any():
         physical = np.flatnonzero(ok)
-        for row in np.flatnonzero(in_tie).tolist():
-            old, name = int(labels[row]), listing.names[int(physical[row])]
-            if not smallest[old] or name < smallest[old]:
-                smallest[old] = name
+        for rows, labels in rows_of(tied):
+            for row, old in zip(physical[rows].tolist(), labels.tolist(), strict=True):
+                name = listing.names[row]
+                if not smallest[old] or name < smallest[old]:
+                    smallest[old] = name
     return np.array(sorted(smallest, key=lambda old: (-int(counts[old]), smallest[old])))
+
+
+def write_columns(store: Store, columns: Mapping[str, NDArray[Any]]) -> Digests:
+    """Store columns, (n_ok,) each, and return the digests of their chunks. columns : by the name of the array."""
+    digests: Digests = {}
+    for name, values in columns.items():
+        digests |= store.save(name, values, column_chunks(len(values)))
+    return digests
 
 
 def new_numbers(order: NDArray[np.int64]) -> NDArray[np.int32]:

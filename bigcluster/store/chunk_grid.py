@@ -61,6 +61,16 @@ def row_chunks(n_columns: int, itemsize: int) -> tuple[int, int]:
     return rows, min(n_columns, CHUNK_BYTES // itemsize)
 
 
+def column_chunks(n_rows: int) -> tuple[int]:
+    """(rows,) of a chunk of a column: an array with one value for each row, such as the labels.
+
+    Its rows are those of whole canonical blocks of k-means, whose number is a power of two too.
+    >>> column_chunks(8190), column_chunks(1_000_000), column_chunks(0)
+    ((8190,), (65536,), (1,))
+    """
+    return (max(1, min(n_rows, MOST_ROWS)),)
+
+
 def block_chunks(rows: int, n_columns: int, itemsize: int) -> tuple[int, int]:
     """(rows, columns) of a chunk of an array whose row blocks have a given number of rows, those of the pixels.
 

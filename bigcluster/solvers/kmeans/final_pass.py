@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -48,25 +47,18 @@ def label_block(x: NDArray[Any], centers: Centers, weights: Floats | None) -> La
     return LabeledBlock(two, weight, sq)
 
 
-def write_blocks(
-    blocks: Blocks, labeled: Iterable[tuple[int, LabeledBlock]], n_clusters: int, sink: RowSink
-) -> Written:
-    """Write labeled blocks to the sink and add up what they say. labeled : (number, block) of all blocks, in order."""
-    counts, weights, scatter = np.zeros(n_clusters, np.int64), np.zeros(n_clusters), np.zeros(n_clusters)
-    for number, block in labeled:
-        two = block.two
-        first_row = blocks.row_slice(number).start
-        sink.write(first_row, two.labels, np.sqrt(two.sq), two.runner_up, np.sqrt(two.runner_up_sq))
-        counts += np.bincount(two.labels, minlength=n_clusters)
-        weights += block.weight
-        scatter += block.sq
-    return Written(counts, bool((weights > 0).all()), float(scatter.sum()))
-
-
 def write_rows(blocks: Blocks, centers: Centers, sink: RowSink, sample_weight: Floats | None = None) -> Written:
     """Make one pass that writes the labels, distances and runners-up of all rows to `sink`, in order."""
 
     def label(number: int, x: NDArray[Any]) -> LabeledBlock:
         return label_block(x, centers, None if sample_weight is None else sample_weight[blocks.row_slice(number)])
 
-    return write_blocks(blocks, blocks.map(label), centers.count, sink)
+    counts, weights, scatter = np.zeros(centers.count, np.int64), np.zeros(centers.count), np.zeros(centers.count)
+    for number, block in blocks.map(label):
+        two = block.two
+        first_row = blocks.row_slice(number).start
+        sink.write(first_row, two.labels, np.sqrt(two.sq), two.runner_up, np.sqrt(two.runner_up_sq))
+        counts += np.bincount(two.labels, minlength=centers.count)
+        weights += block.weight
+        scatter += block.sq
+    return Written(counts, bool((weights > 0).all()), float(scatter.sum()))

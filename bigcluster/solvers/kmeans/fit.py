@@ -96,9 +96,7 @@ def fit(
     # A single restart needs no finalizing to be the best one: the final pass computes the same.
     finalize = len(restarts) > 1
     lloyd.run(restarts, max_iter=max_iter, tol=tol, on_progress=on_progress, finalize=finalize, done=done, save=save)
-    done_fit = finish(lloyd, restarts, n_requested=n_clusters, algorithm="lloyd", reason=reason, sink=sink)
-    opened.close()
-    return done_fit
+    return finish(lloyd, restarts, n_requested=n_clusters, algorithm="lloyd", reason=reason, sink=sink)
 
 
 def fit_given(
@@ -118,9 +116,7 @@ def fit_given(
     opened = open_fit(rows, None, runtime, workspace_bytes, len(centers), 1, spread)
     restart = Restart(np.array(centers, dtype=np.float64), bounded=False)
     restart.n_iter, restart.converged = n_iter, True
-    fitted = finish(opened.lloyd(), [restart], n_requested=len(centers), algorithm="lloyd")
-    opened.close()
-    return fitted
+    return finish(opened.lloyd(), [restart], n_requested=len(centers), algorithm="lloyd")
 
 
 def fewer_than(n_clusters: int, distinct: int) -> str:
@@ -179,9 +175,8 @@ def finish(
     """
     blocks = lloyd.blocks
     best = min(restarts, key=lambda restart: restart.inertia)
-    arrays = None
-    if sink is None:
-        sink = arrays = ArraySink(blocks.n_rows)
+    arrays = lloyd.new_sink() if sink is None else None
+    sink = sink or arrays
     if not best.finalized:
         written = lloyd.write_rows(best.centers, sink)
         best.inertia = written.inertia
@@ -197,7 +192,7 @@ def finish(
         centers=best.centers, counts=written.counts, inertia=best.inertia, n_iter=best.n_iter, converged=best.converged,
         n_requested=n_requested, algorithm=algorithm, passes=blocks.passes, bytes_read=blocks.bytes_read, reason=reason,
         inertias=tuple(restart.inertia for restart in restarts), inertia_path=tuple(best.inertia_path), notes=notes,
-        rows=arrays,
+        rows=arrays, labeling=lloyd.labeling(best.centers),
     )  # fmt: skip
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,9 +24,12 @@ from bigcluster.kernels.kmeans.sums import ClusterSums, Floats, Labels, cluster_
 from bigcluster.solvers.kmeans.blocks import Blocks, Summary
 from bigcluster.solvers.kmeans.final_pass import Written, write_rows
 from bigcluster.solvers.kmeans.restarts import Restart
-from bigcluster.solvers.kmeans.result import RowSink
+from bigcluster.solvers.kmeans.result import ArraySink, RowSink
 from bigcluster.solvers.kmeans.scores import Scored, score_block
 from bigcluster.solvers.progress import FitProgress, OnProgress
+
+if TYPE_CHECKING:
+    from bigcluster.solvers.kmeans.spread_labels import Labeling
 
 _OUTSIDE = 4.0
 """Mean squared shift of the centers over the mean squared distance of the rows to the new means, above which the old
@@ -249,8 +252,18 @@ class Lloyd:
             total += part
         return total
 
-    def write_rows(self, centers: Floats, sink: RowSink) -> Written:
+    def new_sink(self) -> ArraySink | None:
+        """Return what takes the final pass where nothing else was given; None where labels stay on workers."""
+        return ArraySink(self.blocks.n_rows)
+
+    def labeling(self, centers: Floats) -> Labeling | None:
+        """Return how workers have labeled the rows by these centers; None where the labels went to a sink."""
+        del centers
+        return None
+
+    def write_rows(self, centers: Floats, sink: RowSink | None) -> Written:
         """Make the final pass: write the labels, distances and runners-up of all rows for these centers, (k, r)."""
+        assert sink is not None
         return write_rows(self.blocks, prepare(centers, self.summary.scaler), sink, self.sample_weight)
 
 

@@ -71,9 +71,7 @@ def fit_minibatch(
     lloyd = opened.lloyd()
     save = SavedRestarts(checkpoints, blocks, {"reason": reason}).save
     lloyd.run(restarts, max_iter=1, tol=tol, on_progress=on_progress, finalize=False, done=done, save=save)
-    fitted = finish(lloyd, restarts, n_requested=n_clusters, algorithm="minibatch", reason=reason, sink=sink)
-    opened.close()
-    return fitted
+    return finish(lloyd, restarts, n_requested=n_clusters, algorithm="minibatch", reason=reason, sink=sink)
 
 
 def begin_batches(

@@ -7,13 +7,16 @@ result.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import ConfigError
 from bigcluster.kernels.kmeans.sums import Floats, Labels
+
+if TYPE_CHECKING:
+    from bigcluster.solvers.kmeans.spread_labels import Labeling
 
 
 class RowSink(Protocol):
@@ -30,6 +33,15 @@ class RowSink(Protocol):
         distance, runner_up_distance : (n,) float64, Euclidean distances to them, in the units of the rows. With a
         single cluster, runner_up is -1 and runner_up_distance is infinite.
         """
+
+
+class RowLabels(NamedTuple):
+    """Labels and distances of some rows, as a `RowSink` takes them. The names are those of the stored arrays."""
+
+    labels: Labels
+    distance: Floats
+    runner_up: Labels
+    runner_up_distance: Floats
 
 
 class ArraySink:
@@ -59,7 +71,8 @@ class KMeansFit:
     n_iter : Lloyd iterations of the best restart. n_requested : the number of clusters that the caller requested;
     `reason` says why there are fewer, else it is empty. inertias : of every restart. inertia_path : after each
     iteration of the best one.
-    rows : the final pass, where no other sink was given.
+    rows : the final pass, where no other sink was given and workers did not make it. labeling : how workers have made
+    it, for `spread_labels.write_labels`; None where they have not.
     """
 
     centers: Floats
@@ -76,6 +89,7 @@ class KMeansFit:
     inertia_path: tuple[float, ...] = ()
     notes: tuple[str, ...] = ()
     rows: ArraySink | None = field(default=None, repr=False)
+    labeling: Labeling | None = field(default=None, repr=False)
 
     @property
     def n_clusters(self) -> int:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,9 +11,9 @@ from bigcluster.kernels.kmeans.centers import fit_scaler
 from bigcluster.kernels.kmeans.groups import group_centers
 from bigcluster.kernels.kmeans.sums import Floats
 from bigcluster.kernels.linalg.moments import Moments
-from bigcluster.runtime.cluster import Cluster, cut
+from bigcluster.runtime.cluster import Cluster
 from bigcluster.solvers.kmeans.blocks import Blocks, Summary
-from bigcluster.solvers.kmeans.final_pass import Written, write_blocks
+from bigcluster.solvers.kmeans.final_pass import Written
 from bigcluster.solvers.kmeans.lloyd import Farthest, Lloyd
 from bigcluster.solvers.kmeans.restarts import Restart
 from bigcluster.solvers.kmeans.result import RowSink
@@ -23,19 +22,17 @@ from bigcluster.solvers.kmeans.spread_jobs import (
     CompareLabels,
     FindFarthest,
     Fitting,
-    LabelBlocks,
     LloydPass,
     ScoreBlocks,
     Start,
     Survey,
     merge_sums,
 )
+from bigcluster.solvers.kmeans.spread_labels import LabelBlocks, Labeling
 
 SPREAD_FROM = 10**10
 """Multiply-adds of one pass of k-means from which on all workers share it: about a quarter of a second on two cores.
 Sharing costs some 30 ms a pass. Chosen, not measured."""
-_LABELED_BLOCKS = 16
-"""Blocks whose labels and distances travel together, at most: 24 bytes for each row, 13 MB for 32,768 rows."""
 
 
 class SpreadLloyd(Lloyd):
@@ -48,6 +45,7 @@ class SpreadLloyd(Lloyd):
         self._parts = cluster.parts(blocks.count)
         self._numbers: dict[int, int] = {}
         self._stamps: dict[int, int] = {}
+        self._n_labeled = 0
 
     def _start(self, restart: Restart) -> Start:
         number = self._numbers.setdefault(id(restart), len(self._numbers))
@@ -113,21 +111,26 @@ class SpreadLloyd(Lloyd):
                 total += part
         return total
 
-    def write_rows(self, centers: Floats, sink: RowSink) -> Written:
-        """Make the final pass, as `Lloyd.write_rows` does."""
+    def new_sink(self) -> None:
+        """Return None: labels stay on the workers."""
+
+    def write_rows(self, centers: Floats, sink: RowSink | None) -> Written:
+        """Make the final pass, as `Lloyd.write_rows` does. The labels stay on the workers, see `labeling`."""
+        assert sink is None, "labels stay on the workers"
         self.blocks.passes += 1
+        self._n_labeled += 1
+        counts, scatter = np.zeros(len(centers), np.int64), np.zeros(len(centers))
+        for counts_of_part, sq, n_bytes in self._cluster.spread(LabelBlocks(self.labeling(centers)), self._parts):
+            counts += counts_of_part
+            for sq_of_block in sq:
+                scatter += sq_of_block
+            self.blocks.bytes_read += n_bytes
+        return Written(counts, bool((counts > 0).all()), float(scatter.sum()))
 
-        def labeled() -> Any:
-            number = 0
-            job = LabelBlocks(self._fitting, self.summary.scaler, centers)
-            parts = cut(self.blocks.count, max(len(self._parts), -(-self.blocks.count // _LABELED_BLOCKS)))
-            for found, n_bytes in self._cluster.spread(job, parts):
-                self.blocks.bytes_read += n_bytes
-                for block in found:
-                    yield number, block
-                    number += 1
-
-        return write_blocks(self.blocks, labeled(), len(centers), sink)
+    def labeling(self, centers: Floats) -> Labeling:
+        """Return how the last final pass has labeled the rows."""
+        shape = self.blocks.n_rows, self.blocks.n_columns
+        return Labeling(self._fitting, shape, self.summary.scaler, centers, self._n_labeled, tuple(self._parts))
 
 
 def survey(blocks: Blocks, fitting: Fitting, cluster: Cluster) -> Summary:

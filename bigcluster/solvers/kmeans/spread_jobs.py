@@ -24,8 +24,8 @@ from bigcluster.kernels.kmeans.sums import Floats
 from bigcluster.kernels.linalg.moments import Moments
 from bigcluster.runtime.cluster import Part, Worker
 from bigcluster.solvers.kmeans.blocks import Blocks, survey_block
-from bigcluster.solvers.kmeans.final_pass import LabeledBlock, label_block
 from bigcluster.solvers.kmeans.lloyd import Farthest, assign, block_result, farthest_of
+from bigcluster.solvers.kmeans.result import RowLabels
 from bigcluster.solvers.kmeans.scores import Scored, score_block
 from bigcluster.store.refs import ArrayRef, RowSourceRef
 
@@ -49,6 +49,8 @@ class FitState:
     kept: dict[tuple[int, int], KeptBlock] = field(default_factory=dict)
     """By the number of the restart and that of the block."""
     norms: dict[int, float] = field(default_factory=dict)
+    labeled: dict[int, tuple[int, RowLabels]] = field(default_factory=dict)
+    """By the number of the block: what the final pass has found, and its number. See spread_labels.py."""
 
 
 @dataclass(frozen=True)
@@ -257,22 +259,6 @@ class FindFarthest:
             return farthest_of(x, number * state.blocks.size, labels, self.start.centers, None, self.n_rows)
 
         return [one for _, one in state.blocks.map(work, part.units)], state.blocks.bytes_read - n_bytes
-
-
-@dataclass(frozen=True)
-class LabelBlocks:
-    """Make the final pass over some blocks."""
-
-    fitting: Fitting
-    scaler: Scaler
-    centers: Floats
-
-    def __call__(self, worker: Worker, part: Part) -> tuple[list[LabeledBlock], int]:
-        blocks = self.fitting.state(worker).blocks
-        n_bytes = blocks.bytes_read
-        centers = prepare(self.centers, self.scaler)
-        found = [one for _, one in blocks.map(lambda _, x: label_block(x, centers, None), part.units)]
-        return found, blocks.bytes_read - n_bytes
 
 
 @dataclass(frozen=True)

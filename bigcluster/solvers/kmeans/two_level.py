@@ -69,11 +69,9 @@ def fit_two_level(
     lloyd.run([restart], max_iter=max_iter, tol=tol, on_progress=on_progress, done=done, save=save)
     gain = 1 - restart.inertia / restart.inertia_path[0] if restart.inertia_path[0] > 0 else 0.0
     note = f"the last flat iteration still lowered the inertia by {gain:.2%}; a flat fit would go on from there"
-    fitted = finish(
+    return finish(
         lloyd, [restart], n_requested=n_clusters, algorithm="two-level", reason=reason, sink=sink, notes=(note,)
     )  # fmt: skip
-    opened.close()
-    return fitted
 
 
 def shares(counts: NDArray[np.int64], total: int) -> NDArray[np.int64]:
