@@ -17,12 +17,11 @@ import psutil
 import pytest
 from conftest import PATIENCE_SECONDS, Background, Cli, command, environment, write_pictures
 
-import bigcluster as bc
 from bigcluster import outdir
 from bigcluster.catalog import list_images
 from bigcluster.cli.streams import Outlet
 from bigcluster.config import parse_sets, resolve
-from bigcluster.errors import ConfigError, ImagesNotFoundError, NoImagesError
+from bigcluster.errors import ImagesNotFoundError, NoImagesError
 from bigcluster.outputs.summary import advice
 from bigcluster.units import counted, printable
 
@@ -366,14 +365,11 @@ def test_two_dashes_before_a_short_option_are_explained(cli: Cli) -> None:
 
 
 def test_the_option_that_was_the_number_of_threads_names_the_new_one(tmp_path: Path, cli: Cli) -> None:
-    lines = (("sweep", "o", "-k", 3), ("predict", "o", "x", "--to", "y.csv"), ("verify", "o"),
-             ("profile", "x", "--out", "o"), ("report", "o"))  # fmt: skip
+    lines = (("sweep", "o", "-k", 3), ("predict", "o", "x", "--to", "y.csv"), ("verify", "o"), ("report", "o"))
     for line in lines:
         ran = cli(*line, "--workers", 2, cwd=tmp_path)
         assert (ran.code, len(ran.error_lines)) == (2, 1)
         assert "the number of threads is --threads now" in ran.err
-    with pytest.raises(ConfigError, match="the number of threads is --threads now"):
-        bc.profile("x", "o", n_clusters=3, workers=2)
 
 
 @pytest.mark.parametrize("option", ["seed", "components", "threads", "variance"])
