@@ -12,6 +12,7 @@ import pytest
 from conftest import encoded, picture
 from distributed import Client
 from test_cluster_parts import clustered
+from test_group_parts import grouped
 from test_ingest_parts import BAD, content, write
 from test_second_look import asks, put_in_front
 
@@ -59,6 +60,8 @@ def test_workers_in_processes_leave_the_same_bits(
         processes = {process.pid for process in psutil.Process().children(recursive=True)}
         assert clustered(tmp_path / "images", tmp_path / "whole", "lloyd", "4", cluster) == facts
         assert content(tmp_path / "whole") == content(tmp_path / "one")
+        labels = grouped(tmp_path / "images", tmp_path / "grouped", "pca", cluster)
+        assert labels.tobytes() == grouped(tmp_path / "images", tmp_path / "grouped one", "pca", None).tobytes()
         # Now in passes, and with pictures that crash their decoder: they cost their rows, and no worker.
         monkeypatch.setattr(cluster_jobs, "SPREAD_FROM", 0)
         if n_workers > 1:

@@ -24,13 +24,12 @@ from numpy.typing import NDArray
 from sklearn.metrics import adjusted_rand_score, homogeneity_score
 
 import bigcluster as bc
-from bigcluster.config import settings_from
 from bigcluster.errors import BigclusterError, DamagedError, TooFewSamplesError
-from bigcluster.runtime.events import Progress
+from bigcluster.runtime.cluster import Worker
 from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.solvers.manifold import PLACED_ROWS, Placer, effective_neighbors, fit_manifold
 from bigcluster.solvers.manifold.fit import LEAST_ROWS, NEIGHBORS_OF
-from bigcluster.stages import manifold
+from bigcluster.stages import manifold, manifold_jobs
 from bigcluster.store import Store
 from bigcluster.store.row_source import ArrayRows
 
@@ -161,18 +160,19 @@ class MemoryState:
 @pytest.mark.skipif(importlib.util.find_spec("openTSNE") is None, reason="openTSNE is an extra")
 @pytest.mark.parametrize("saves", [1, 2, 3])
 def test_a_killed_embedding_goes_on_with_the_same_bytes(saves: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(manifold, "PLACED_ROWS", 40)
+    monkeypatch.setattr(manifold_jobs, "PLACED_ROWS", 40)
     fits = []
-    real = manifold.fit_manifold
-    monkeypatch.setattr(manifold, "fit_manifold", lambda *args, **options: fits.append(1) or real(*args, **options))
+    real = manifold_jobs.fit_manifold
+    monkeypatch.setattr(
+        manifold_jobs, "fit_manifold", lambda *args, **options: fits.append(1) or real(*args, **options)
+    )
     rows = ArrayRows(blobs(160)[0])
 
     def make(state: MemoryState) -> NDArray[np.float32]:
-        settings = settings_from({"reduce": "tsne"})
-        context: Any = type(
-            "Context", (), {"runtime": EmbeddedRuntime(1), "progress": Progress(), "settings": settings}
-        )
-        return manifold._Embedding(context, rows, np.arange(0, 160, 3), 10, state).make()  # type: ignore[arg-type]
+        unused: Any = None
+        job = manifold_jobs.EmbedRows(unused, unused, "tsne", np.arange(0, 160, 3), 10, 0, unused)
+        worker = Worker(EmbeddedRuntime(1), 1 << 30)
+        return manifold_jobs._Embedding(job, rows, worker, state).make()  # type: ignore[arg-type]
 
     undisturbed = make(MemoryState(None))
     state = MemoryState(saves)

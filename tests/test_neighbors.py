@@ -7,11 +7,13 @@ import subprocess
 import sys
 import tracemalloc
 from collections.abc import Collection, Iterable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from clusters import Sent
 from conftest import environment
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -23,10 +25,10 @@ from bigcluster.kernels.linalg.floats import float_product
 from bigcluster.kernels.linalg.unit_length import to_unit_length
 from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.solvers.kmeans import blocks as kmeans_blocks
-from bigcluster.solvers.neighbors import METRICS, NeighborGraph, graph, nearest_to, neighbor_graph
+from bigcluster.solvers.neighbors import METRICS, NeighborGraph, graph, nearest_to, neighbor_graph, search
 from bigcluster.solvers.neighbors.footprint import project_neighbors_bytes
 from bigcluster.solvers.progress import FitProgress
-from bigcluster.store import StageCheckpoints, Store
+from bigcluster.store import StageCheckpoints, Store, StoredRows
 from bigcluster.store.row_source import ArrayRows
 
 Array = NDArray[Any]
@@ -120,12 +122,41 @@ def test_brute_force_finds_the_same_however_the_work_is_cut(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kmeans_blocks, "block_rows", lambda n_columns: block)
         patch.setattr(graph, "group_rows", lambda n_rows, n_columns: group)
-        patch.setattr(graph, "SAMPLE_ROWS", sample)
+        patch.setattr(search, "SAMPLE_ROWS", sample)
         for name, value in zip(("TILE_ROWS", "TILE_COLUMNS", "WAITING_ROWS"), (*tile, waiting), strict=True):
             patch.setattr(kernel, name, value)
         runtime = EmbeddedRuntime(threads)
         found = neighbor_graph(ArrayRows(x), k, metric=metric, runtime=runtime, workspace_bytes=workspace)
     assert_same(found, *brute_force(x, k, metric))
+
+
+@settings(max_examples=15, deadline=None)
+@given(
+    kind=st.sampled_from(KINDS),
+    metric=st.sampled_from(METRICS),
+    n=st.integers(1, 120),
+    group=st.integers(1, 64),
+    threads=st.integers(1, 2),
+    seed=st.integers(0, 1000),
+)
+def test_any_parts_on_any_workers_find_the_same(
+    tmp_path_factory: pytest.TempPathFactory, kind: str, metric: str, n: int, group: int, threads: int, seed: int
+) -> None:
+    x = data(kind, n, 5, seed)
+    store = Store(tmp_path_factory.mktemp("store"))
+    store.save("scores", x, (17, 5))
+    expected = neighbor_graph(ArrayRows(x), 6, metric=metric, runtime=EmbeddedRuntime(threads))
+    workers, saves = Sent(seed, threads=threads), seed % 4
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(graph, "group_rows", lambda n_rows, n_columns: group)
+        options: dict[str, Any] = {"metric": metric, "runtime": EmbeddedRuntime(threads), "cluster": workers}
+        rows = StoredRows(store.array("scores"))
+        with suppress(KilledError):  # of the process that asks; what its workers found is saved
+            neighbor_graph(rows, 6, checkpoints=Everytime(StageCheckpoints(store, "neighbors", "f"), saves), **options)
+        found = neighbor_graph(rows, 6, checkpoints=StageCheckpoints(store, "neighbors", "f"), **options)
+    assert_same(found, expected.ids, expected.distances)
+    assert set(workers.jobs) == {"FindNeighbors", "Forget"}
+    assert workers.largest_bytes < 10_000
 
 
 @settings(max_examples=40, deadline=None)
@@ -149,7 +180,7 @@ def test_brute_force_finds_the_same_for_new_rows(
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(kmeans_blocks, "block_rows", lambda n_columns: block)
         patch.setattr(graph, "group_rows", lambda n_rows, n_columns: 16)
-        patch.setattr(graph, "SAMPLE_ROWS", sample)
+        patch.setattr(search, "SAMPLE_ROWS", sample)
         ids, distances = nearest_to(queries, ArrayRows(x), k, metric=metric)
     expected = nearest_by_sorting(by_definition(queries, x, metric), min(k, n), metric)
     np.testing.assert_array_equal(ids, expected[0])
@@ -275,7 +306,7 @@ import sys
 from pathlib import Path
 import numpy as np
 from bigcluster.solvers.neighbors import neighbor_graph
-from bigcluster.store import StageCheckpoints, Store
+from bigcluster.store import StageCheckpoints, Store, StoredRows
 from bigcluster.store.row_source import ArrayRows
 class Everytime(StageCheckpoints):
     def should_save(self, n_bytes):

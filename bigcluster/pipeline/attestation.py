@@ -30,9 +30,11 @@ from bigcluster.units import counted
 PACKAGES = (
     *("numpy", "zarr", "opencv-python-headless", "pillow", "onnxruntime", "scipy", "dask", "distributed"),
     *("pi-heif", "pylibjxl", "rawpy"),
+    *("graspologic-native", "openTSNE", "umap-learn"),
 )
 """The packages whose versions must be the same everywhere: they compute, or read and write what others read. Where an
-extra decoder is missing, the pictures that it decodes would depend on the worker."""
+extra decoder is missing, the pictures that it decodes would depend on the worker; any worker may get the fit of an
+extra library."""
 SHARED_SECONDS = NFS_SECONDS
 """Seconds in which a file of one host must be seen by another one."""
 MOST_FAULTS = 5

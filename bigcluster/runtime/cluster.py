@@ -89,6 +89,16 @@ class Worker:
             self._cache.clear()
 
 
+@dataclass(frozen=True)
+class Forget:
+    """A job that discards the cached object of a name on the workers that get a part."""
+
+    name: str
+
+    def __call__(self, worker: Worker, part: Part) -> None:
+        worker.cached(self.name, None, lambda: None)
+
+
 Job = Callable[[Worker, Part], Result]
 """A function of a module, or an object of a frozen dataclass that can be called. It works on one part."""
 

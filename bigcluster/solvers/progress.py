@@ -29,15 +29,21 @@ class FitProgress:
 OnProgress = Callable[[FitProgress], None]
 
 
+def counting(progress: Progress, done: int = 0) -> Callable[[int], None]:
+    """Return a function that takes how much is done, and counts it in the progress of a worker. done : is counted."""
+
+    def at(now: int) -> None:
+        nonlocal done
+        progress.advance(max(0, now - done))
+        done = max(done, now)
+
+    return at
+
+
 def advancing(progress: Progress, done: int = 0) -> OnProgress:
     """Return a listener that counts the steps of a fit in the progress of a worker. done : steps that are counted."""
-
-    def on_progress(fit: FitProgress) -> None:
-        nonlocal done
-        progress.advance(max(0, fit.done - done))
-        done = max(done, fit.done)
-
-    return on_progress
+    at = counting(progress, done)
+    return lambda fit: at(fit.done)
 
 
 class StepCounter:

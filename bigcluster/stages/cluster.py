@@ -114,7 +114,7 @@ def _fit(
     if plan.solver in ("dask-ml", "lloyd"):
         common |= {"n_init": options.n_init}
     with progress.stage(CLUSTER, options.max_iter, "iterations"):
-        saving = Saving.of(context.store, CLUSTER, ingested.row_keys, checkpoints, lambda fit: progress.at(fit.done))
+        saving = Saving.of(ingested.row_keys, checkpoints, lambda fit: progress.at(fit.done))
         fitted = checkpoints.resume_or_restart(
             lambda: fit_on_cluster(
                 context.cluster,

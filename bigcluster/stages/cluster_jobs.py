@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import Any
+from functools import partial
+from typing import Any, TypeVar
 from uuid import uuid4
 
 import numpy as np
@@ -21,10 +22,11 @@ from bigcluster.solvers.kmeans.spread_labels import Labeling
 from bigcluster.solvers.kmeans.sweep import Sweep
 from bigcluster.solvers.progress import OnProgress, advancing
 from bigcluster.solvers.unit_length import ref_of
-from bigcluster.store import StageCheckpoints, Store
-from bigcluster.store.refs import ArrayRef, RowSourceRef, StoreRef
+from bigcluster.store import StageCheckpoints
+from bigcluster.store.refs import ArrayRef, CheckpointsRef, RowSourceRef, StoreRef
 from bigcluster.store.row_source import RowSource
 
+Fit = TypeVar("Fit")
 ROW_KEYS = "row_keys"
 """The name of the stored array of the keys of random numbers, (n_ok,) uint64."""
 _SOLVERS: dict[str, Callable[..., KMeansFit]] = {
@@ -39,36 +41,28 @@ class Saving:
     """Where a fit saves its state and reports, and its keys of random numbers: for a job in any process."""
 
     store: StoreRef
-    stage: str
-    fingerprint: str
     row_keys: Local[NDArray[np.uint64]]
     """The keys of random numbers, (n_ok,). Other processes load them from the store."""
-    checkpoints: Local[CheckpointStore]
+    checkpoints: CheckpointsRef
+    here: Local[CheckpointStore]
+    """The same checkpoints, for passes that this process directs."""
     on_progress: Local[OnProgress]
 
     @classmethod
-    def of(
-        cls,
-        store: Store,
-        stage: str,
-        row_keys: NDArray[np.uint64],
-        checkpoints: StageCheckpoints,
-        on_progress: OnProgress,
-    ) -> Saving:
-        """Return what a job of this stage needs."""
-        fingerprint = checkpoints.fingerprint
-        return cls(StoreRef.of(store), stage, fingerprint, Local(row_keys), Local(checkpoints), Local(on_progress))
+    def of(cls, row_keys: NDArray[np.uint64], checkpoints: StageCheckpoints, on_progress: OnProgress) -> Saving:
+        """Return what a job of the stage of these checkpoints needs."""
+        ref = CheckpointsRef.of(checkpoints)
+        return cls(ref.store, Local(row_keys), ref, Local(checkpoints), Local(on_progress))
 
-    def options(self, worker: Worker) -> dict[str, Any]:
-        """Return the arguments of a fit."""
-        store = self.store.open(worker)
-        checkpoints = self.checkpoints.value or StageCheckpoints(store, self.stage, self.fingerprint)
-        return {
-            "runtime": worker.runtime,
-            "row_keys": store.load(ROW_KEYS) if self.row_keys.value is None else self.row_keys.value,
-            "checkpoints": checkpoints,
-            "on_progress": self.on_progress.value or advancing(worker.progress),
-        }
+    def fit(self, worker: Worker, fit: Callable[..., Fit]) -> Fit:
+        """Return what `fit` finds with the arguments of this process."""
+        keys = self.store.open(worker).load(ROW_KEYS) if self.row_keys.value is None else self.row_keys.value
+        on_progress = self.on_progress.value or advancing(worker.progress)
+
+        def fitted(checkpoints: StageCheckpoints) -> Fit:
+            return fit(runtime=worker.runtime, row_keys=keys, checkpoints=checkpoints, on_progress=on_progress)
+
+        return self.checkpoints.fit(worker, fitted)
 
 
 def _labels_here(fitted: KMeansFit, rows: RowSourceRef, shape: tuple[int, int]) -> KMeansFit:
@@ -96,8 +90,8 @@ class FitClusters:
 
             fitted = fit_dask_ml(rows, self.n_clusters, runtime=worker.runtime, **self.options)
         else:
-            solve = _SOLVERS[self.solver]
-            fitted = solve(rows, self.n_clusters, **self.options, **self.saving.options(worker))
+            solve = partial(_SOLVERS[self.solver], rows, self.n_clusters, **self.options)
+            fitted = self.saving.fit(worker, solve)
         return _labels_here(fitted, self.rows, rows.shape)
 
 
@@ -132,7 +126,7 @@ class SweepRows:
     saving: Saving
 
     def __call__(self, worker: Worker) -> Sweep:
-        return sweep_rows(self.rows.open(worker), self.ks, **self.options, **self.saving.options(worker))
+        return self.saving.fit(worker, partial(sweep_rows, self.rows.open(worker), self.ks, **self.options))
 
 
 def label_on_cluster(
@@ -173,7 +167,7 @@ def _on_all(cluster: Cluster, runtime: Runtime, rows: RowSource, saving: Saving)
     return {
         "runtime": runtime,
         "row_keys": keys,
-        "checkpoints": saving.checkpoints.value,
+        "checkpoints": saving.here.value,
         "on_progress": saving.on_progress.value,
         "spread": Spread(cluster, ref_of(rows), ArrayRef(saving.store, ROW_KEYS, keys)),
     }

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 from bigcluster.catalog import Listing
 from bigcluster.planning.plan import StagePlan
 from bigcluster.planning.stage_names import CLUSTER
-from bigcluster.solvers.communities import leiden, votes
-from bigcluster.solvers.communities.means import means_and_distances
+from bigcluster.solvers.unit_length import ref_of
+from bigcluster.stages.communities_jobs import GroupNeighbors
 from bigcluster.stages.context import Context
 from bigcluster.stages.features import Features
 from bigcluster.stages.ingest import Ingested
@@ -33,9 +33,10 @@ from bigcluster.stages.membership import (
     store_clusters,
     write_columns,
 )
-from bigcluster.stages.neighbors import Neighbors, load_ids
+from bigcluster.stages.neighbors import Neighbors
 from bigcluster.stages.reduce import Reduced
 from bigcluster.store import fingerprint
+from bigcluster.store.refs import StoreRef
 
 
 def communities(
@@ -77,29 +78,29 @@ def communities(
 def _find(
     context: Context, reduced: Reduced, graph: Neighbors, plan: StagePlan, listing: Listing, ingested: Ingested
 ) -> Found:
-    settings, ids = context.settings, load_ids(context.store, graph.n_neighbors)
-    found = leiden(ids, resolution=settings.resolution, seed=settings.seed)
+    settings = context.settings
+    job = GroupNeighbors(
+        store=StoreRef.of(context.store),
+        rows=ref_of(reduced.rows),
+        n_neighbors=graph.n_neighbors,
+        resolution=settings.resolution,
+        seed=settings.seed,
+        workspace_bytes=plan.choices["workspace_bytes"],
+    )
+    grouped = context.cluster.once(job)
+    found, counted = grouped.communities, grouped.votes
 
     def rows_of(groups: NDArray[np.bool_]) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int32]]]:
         rows = np.flatnonzero(groups[found.labels])
         yield rows, found.labels[rows]
 
     order = order_by_size(found.counts, rows_of, listing, ingested.ok)
-    labels = new_numbers(order)[found.labels]
-    counted = votes(labels[ids], labels)
-    means, distance, to_runner_up = means_and_distances(
-        reduced.rows,
-        labels,
-        counted.runner_up,
-        found.count,
-        runtime=context.runtime,
-        workspace_bytes=plan.choices["workspace_bytes"],
-    )
+    numbers = new_numbers(order)
     columns: dict[str, NDArray[Any]] = {
-        "labels": labels,
-        "distance": distance,
-        "runner_up": counted.runner_up,
-        "runner_up_distance": to_runner_up,
+        "labels": numbers[found.labels],
+        "distance": grouped.distance,
+        "runner_up": numbers[counted.runner_up],
+        "runner_up_distance": grouped.runner_up_distance,
         "margin": counted.shares - counted.runner_up_shares,
     }
     facts = {
@@ -110,4 +111,4 @@ def _find(
         "n_neighbors": graph.n_neighbors,
         "metric": graph.metric,
     }
-    return Found(means, lambda store: write_columns(store, columns), LEIDEN, None, facts)
+    return Found(grouped.means[order], lambda store: write_columns(store, columns), LEIDEN, None, facts)

@@ -71,6 +71,7 @@ def neighbors(
                 workspace_bytes=plan.choices["workspace_bytes"],
                 on_progress=lambda fit: progress.at(fit.done),
                 checkpoints=checkpoints,
+                cluster=context.cluster,
             )
 
         with progress.stage(NEIGHBORS, n_rows, "images"):

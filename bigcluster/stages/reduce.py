@@ -26,7 +26,7 @@ from bigcluster.stages.features import Features, is_unit_length
 from bigcluster.stages.ingest import Ingested
 from bigcluster.stages.reduce_jobs import FEATURES, PICTURES, FitPCA, scores_in_parts
 from bigcluster.store import Digests, Mark, StageCheckpoints, Store, StoredRows, fingerprint
-from bigcluster.store.refs import RowsRef, StoreRef
+from bigcluster.store.refs import CheckpointsRef, RowsRef, StoreRef
 from bigcluster.store.row_source import FirstColumns, RowSource
 
 
@@ -267,10 +267,9 @@ def _fit_on_workers(
         tiles=unfinished_name(),
         square_sum=features.moments.total_square_sum if features.moments is not None else None,
         described=PICTURES if features.are_pixels else FEATURES,
-        resume=checkpoints.fingerprint,
+        checkpoints=CheckpointsRef.of(checkpoints),
         scores_later=of_pixels and plan.solver == "covariance",
         n_summed=0 if products is None else products[1],
-        checkpoints=Local(checkpoints),
         on_progress=Local(on_progress),
     )
     fitted = cluster.once(fit, *([] if products is None else [products[0]]))

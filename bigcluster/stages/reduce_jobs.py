@@ -11,7 +11,6 @@ import numpy as np
 from bigcluster.errors import InvalidDataError
 from bigcluster.files.layout import OURS
 from bigcluster.kernels.linalg.gemm import Gemm
-from bigcluster.planning.stage_names import REDUCE
 from bigcluster.runtime.cluster import Cluster, Local, Part, Worker
 from bigcluster.solvers.checkpoint import CheckpointStore
 from bigcluster.solvers.pca import PCAFit, fit_pca
@@ -20,8 +19,8 @@ from bigcluster.solvers.pca.projection import Projection
 from bigcluster.solvers.pca.result import ExactSums, Target
 from bigcluster.solvers.progress import OnProgress, advancing
 from bigcluster.solvers.spill import FolderTiles
-from bigcluster.store import ColumnWriter, Digests, RowWriter, StageCheckpoints, Store
-from bigcluster.store.refs import RowsRef, StoreRef
+from bigcluster.store import ColumnWriter, Digests, RowWriter, Store
+from bigcluster.store.refs import CheckpointsRef, RowsRef, StoreRef
 from bigcluster.store.row_source import RowSource
 
 PICTURES, FEATURES = "are the same picture at this size", "have the same features"
@@ -55,20 +54,19 @@ class FitPCA:
     square_sum: int | None
     """The sum of all squared values, where the store holds the exact column sums of the rows; otherwise None."""
     described: str
-    resume: str
-    """The fingerprint of the states that the fit may continue from."""
+    checkpoints: CheckpointsRef
+    """The states that the fit may continue from."""
     scores_later: bool
     """Whether the scores are not written: they are computed from the components, in parts."""
     n_summed: int = 0
     """The number of steps of the fit that summing its products was."""
-    checkpoints: Local[CheckpointStore] = field(default_factory=Local, compare=False, repr=False)
     on_progress: Local[OnProgress] = field(default_factory=Local, compare=False, repr=False)
 
     def __call__(self, worker: Worker, products: Sums | None = None) -> Fitted:
         store, rows = self.store.open(worker), self.rows.open(worker)
         tiles = FolderTiles(store.out / OURS / self.tiles)
         try:
-            fit = self._solve(worker, store, rows, tiles, products)
+            fit = self.checkpoints.fit(worker, lambda saved: self._solve(worker, store, rows, tiles, saved, products))
             if fit.total_variance == 0:
                 raise InvalidDataError(
                     f"all {rows.shape[0]} good images {self.described}: there is no variance to reduce; use "
@@ -90,7 +88,13 @@ class FitPCA:
         return Fitted(payload, digests)
 
     def _solve(
-        self, worker: Worker, store: Store, rows: RowSource, tiles: FolderTiles, products: Sums | None
+        self,
+        worker: Worker,
+        store: Store,
+        rows: RowSource,
+        tiles: FolderTiles,
+        checkpoints: CheckpointStore,
+        products: Sums | None,
     ) -> PCAFit:
         moments = None
         if self.square_sum is not None:
@@ -98,7 +102,6 @@ class FitPCA:
         on_progress = self.on_progress.value
         if on_progress is None and products is not None:  # the process that asks knows the number of steps
             on_progress = advancing(worker.progress, self.n_summed)
-        checkpoints = self.checkpoints.value or StageCheckpoints(store, REDUCE, self.resume)
         if self.solver == "incremental":
             from bigcluster.solvers.pca.incremental import fit_incremental  # imports dask
 

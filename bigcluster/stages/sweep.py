@@ -108,7 +108,7 @@ def sweep(context: Context, reduced: Reduced, ks: tuple[int, ...], plan: StagePl
                 "tol": settings.kmeans.tol,
                 "workspace_bytes": plan.choices["workspace_bytes"],
             }
-            saving = Saving.of(store, SWEEP, keys, checkpoints, lambda fit: progress.at(fit.done))
+            saving = Saving.of(keys, checkpoints, lambda fit: progress.at(fit.done))
             solved = checkpoints.resume_or_restart(
                 lambda: sweep_on_cluster(
                     context.cluster, context.runtime, reduced.rows, ks, options, saving, exact=reduced.exact

@@ -80,7 +80,7 @@ class StageCheckpoints:
 
     def __init__(self, store: Store, stage: str, fingerprint: str) -> None:
         """fingerprint : of the stage's settings and input; a state of another one counts as none."""
-        self._store, self._stage, self.fingerprint = store, stage, fingerprint
+        self.store, self.stage, self.fingerprint = store, stage, fingerprint
         self._folder = store.out / STATES / stage
         self._saved_at = time.monotonic()
         self._cost_seconds: float | None = None
@@ -92,12 +92,12 @@ class StageCheckpoints:
         if mark is None or not self._fits(mark):
             return None
         self._resumed = True
-        return StoredState(self._store.out, mark.digests, mark.payload["places"], mark.payload["facts"])
+        return StoredState(self.store.out, mark.digests, mark.payload["places"], mark.payload["facts"])
 
     def _fits(self, mark: Mark) -> bool:
         """Whether the memory limit of the store permits to read every file of a state."""
-        most_bytes = self._store.most_bytes
-        sizes = ((self._store.out / file).lstat().st_size for file in mark.digests)
+        most_bytes = self.store.most_bytes
+        sizes = ((self.store.out / file).lstat().st_size for file in mark.digests)
         return most_bytes is None or all(_HELD_TWICE * size <= most_bytes for size in sizes)
 
     def resume_or_restart(self, fit: Callable[[], Fit], tell: Callable[[str], None]) -> Fit:
@@ -115,7 +115,7 @@ class StageCheckpoints:
         except Exception as error:
             if not self._resumed:
                 raise
-            tell(f"the saved state of {self._stage} is not of this fit ({type(error).__name__}): it begins anew")
+            tell(f"the saved state of {self.stage} is not of this fit ({type(error).__name__}): it begins anew")
         self.clear()
         self._resumed = False
         return fit()
@@ -134,7 +134,7 @@ class StageCheckpoints:
         keep : names of arrays that are taken over from the state before, unchanged.
         """
         began = time.monotonic()
-        before, last = self._mark(), self._store.marks.read(STATE, self._stage)
+        before, last = self._mark(), self.store.marks.read(STATE, self.stage)
         places, digests = dict[str, Place](), dict[str, str]()
         if before is not None:
             places = {name: before.payload["places"][name] for name in keep}
@@ -143,7 +143,7 @@ class StageCheckpoints:
             places |= {name: (file, start) for name, start in names}
             digests[file] = digest
         payload = {"places": places, "facts": facts}
-        self._store.marks.write(STATE, Mark(self.fingerprint, digests, payload), self._stage)
+        self.store.marks.write(STATE, Mark(self.fingerprint, digests, payload), self.stage)
         if last is not None:
             self._remove(last.digests.keys() - digests.keys())
         self._saved_at = time.monotonic()
@@ -151,8 +151,8 @@ class StageCheckpoints:
 
     def _write(self, arrays: Iterable[tuple[str, NDArray[Any]]]) -> Iterator[tuple[list[tuple[str, int]], str, str]]:
         """For every file: the arrays in it with where they begin, its path in OUT, its digest."""
-        clear_way(self._folder, self._store.out)
-        with open_folder(self._folder, self._store.out, create=True) as folder, unfinished(folder) as small:
+        clear_way(self._folder, self.store.out)
+        with open_folder(self._folder, self.store.out, create=True) as folder, unfinished(folder) as small:
             in_small: list[tuple[str, int]] = []
             for name, array in arrays:
                 if array.nbytes < _LARGE_BYTES:
@@ -171,23 +171,23 @@ class StageCheckpoints:
         os.fsync(new.file.fileno())
         digest = new.digest()
         new.place(f"{digest}.npy")
-        return f"{STATES}/{self._stage}/{digest}.npy", digest
+        return f"{STATES}/{self.stage}/{digest}.npy", digest
 
     def _remove(self, files: Iterable[str]) -> None:
         for file in files:
-            if file.startswith(f"{STATES}/{self._stage}/"):
-                unlink_below(self._store.out / file, self._store.out)
+            if file.startswith(f"{STATES}/{self.stage}/"):
+                unlink_below(self.store.out / file, self.store.out)
 
     def clear(self) -> None:
         """Remove the state: the stage has ended, so that nothing resumes from it any more."""
-        mark = self._store.marks.read(STATE, self._stage)
-        self._store.marks.remove(STATE, self._stage)
+        mark = self.store.marks.read(STATE, self.stage)
+        self.store.marks.remove(STATE, self.stage)
         if mark is not None:
             self._remove(mark.digests)
             remove_if_empty(self._folder)
 
     def _mark(self) -> Mark | None:
-        mark = self._store.mark(STATE, self._stage)
+        mark = self.store.mark(STATE, self.stage)
         if mark is None or mark.fingerprint != self.fingerprint:
             return None
         return mark if all(file in mark.digests for file, _ in mark.payload["places"].values()) else None

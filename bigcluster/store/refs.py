@@ -5,20 +5,24 @@ In the process that made it, a reference leads to the same object. Elsewhere it 
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import StoreError
 from bigcluster.store.arrays import Store
+from bigcluster.store.checkpoints import StageCheckpoints
 from bigcluster.store.row_io import StoredRows
 from bigcluster.store.row_source import FirstColumns, RowSource
 
 if TYPE_CHECKING:
     from bigcluster.runtime.cluster import Worker
+
+Fit = TypeVar("Fit")
 
 
 @dataclass(frozen=True)
@@ -63,6 +67,35 @@ class ArrayRef:
     def open(self, worker: Worker) -> NDArray[Any]:
         """Return the array."""
         return self.store.open(worker).load(self.name) if self._here is None else self._here
+
+
+@dataclass(frozen=True)
+class CheckpointsRef:
+    """Where a stage saves its state, for a job in any process."""
+
+    store: StoreRef
+    stage: str
+    fingerprint: str
+    _here: StageCheckpoints | None = field(default=None, compare=False, repr=False)
+
+    @classmethod
+    def of(cls, checkpoints: StageCheckpoints) -> CheckpointsRef:
+        """Return the reference to the checkpoints of a stage."""
+        return cls(StoreRef.of(checkpoints.store), checkpoints.stage, checkpoints.fingerprint, checkpoints)
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return CheckpointsRef, (self.store, self.stage, self.fingerprint)
+
+    def fit(self, worker: Worker, fit: Callable[[StageCheckpoints], Fit]) -> Fit:
+        """Return fit(checkpoints), which goes on from the saved state.
+
+        A state that turns out not to belong to the fit is removed, and `fit` is called again; in the process that asks,
+        the stage itself does so.
+        """
+        if self._here is not None:
+            return fit(self._here)
+        checkpoints = StageCheckpoints(self.store.open(worker), self.stage, self.fingerprint)
+        return checkpoints.resume_or_restart(lambda: fit(checkpoints), worker.progress.warn)
 
 
 class RowSourceRef(Protocol):

@@ -10,14 +10,14 @@ from uuid import uuid4
 from numpy.typing import NDArray
 
 from bigcluster.kernels.kmeans.sums import Floats
-from bigcluster.runtime.cluster import Cluster
+from bigcluster.runtime.cluster import Cluster, Forget
 from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
 from bigcluster.solvers.kmeans.blocks import Blocks, Summary, check_size, check_weights, summarize
 from bigcluster.solvers.kmeans.footprint import share_workspace
 from bigcluster.solvers.kmeans.lloyd import Lloyd
 from bigcluster.solvers.kmeans.seeding import Begin, Keys
 from bigcluster.solvers.kmeans.spread import SpreadLloyd, survey
-from bigcluster.solvers.kmeans.spread_jobs import Fitting, Forget, OnRows
+from bigcluster.solvers.kmeans.spread_jobs import FIT_STATE, Fitting, OnRows
 from bigcluster.store.refs import ArrayRef, RowSourceRef
 from bigcluster.store.row_source import RowSource
 
@@ -103,7 +103,7 @@ class OpenedOnWorkers:
         return SpreadLloyd(self.blocks, self.summary, self._fitting, self._spread.cluster)
 
     def close(self) -> None:
-        for _ in self._spread.cluster.spread(Forget(), self._spread.cluster.parts(self.blocks.count)):
+        for _ in self._spread.cluster.spread(Forget(FIT_STATE), self._spread.cluster.parts(self.blocks.count)):
             pass
 
 

@@ -29,7 +29,8 @@ from bigcluster.solvers.kmeans.result import RowLabels
 from bigcluster.solvers.kmeans.scores import Scored, score_block
 from bigcluster.store.refs import ArrayRef, RowSourceRef
 
-_CACHE = "the state of k-means"
+FIT_STATE = "the state of k-means"
+"""The name of what workers keep between the passes of a fit."""
 
 
 class KeptBlock(NamedTuple):
@@ -68,7 +69,7 @@ class Fitting:
         def begun() -> FitState:
             return FitState(Blocks(self.rows.open(worker), worker.runtime, self.cache_bytes))
 
-        return worker.cached(_CACHE, self.name, begun)
+        return worker.cached(FIT_STATE, self.name, begun)
 
 
 @dataclass(frozen=True)
@@ -300,11 +301,3 @@ class ScoreBlocks:
         prepared = [prepare(centers, self.scaler) for centers in self.scored.centers]
         found = [one for _, one in blocks.map(lambda _, x: score_block(x, prepared, self.scored), part.units)]
         return found, blocks.bytes_read - n_bytes
-
-
-@dataclass(frozen=True)
-class Forget:
-    """Free what workers keep of a fit."""
-
-    def __call__(self, worker: Worker, part: Part) -> None:
-        worker.cached(_CACHE, None, lambda: None)

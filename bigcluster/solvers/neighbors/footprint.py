@@ -14,7 +14,8 @@ from __future__ import annotations
 from bigcluster.kernels.kmeans.sums import EXACT_TILE_VALUES
 from bigcluster.kernels.neighbors import TILE_COLUMNS, TILE_ROWS, WAITING_ROWS
 from bigcluster.solvers.kmeans.blocks import block_rows
-from bigcluster.solvers.neighbors.graph import SAMPLE_ROWS, group_rows
+from bigcluster.solvers.neighbors.graph import group_rows
+from bigcluster.solvers.neighbors.search import SAMPLE_ROWS
 from bigcluster.units import MIB
 
 _POINT_BYTES = 16

@@ -1,8 +1,7 @@
-"""The exact nearest neighbors of every row, found for one group of rows after the other.
+"""The exact nearest neighbors of every row, found for one group of rows after the other, on all workers of a cluster.
 
-A task takes a group of consecutive rows, the queries, and reads all rows block by block: kernels/neighbors.py says how
-their neighbors are found and why no bit depends on groups, blocks, budget or threads. Finished groups are saved as they
-come, so that a killed search goes on with the group after them.
+search.py says how a worker finds them. No bit depends on groups, parts, blocks, budget or threads. Finished groups are
+saved as they come, so that a killed search goes on with the group after them.
 """
 
 from __future__ import annotations
@@ -10,29 +9,32 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.errors import ConfigError, TooFewSamplesError, UsageError
-from bigcluster.kernels.kmeans.centers import Scaler, fit_scaler
-from bigcluster.kernels.linalg.moments import block_moments, refuse_bad_rows
+from bigcluster.kernels.linalg.moments import refuse_bad_rows
 from bigcluster.kernels.linalg.types import AnyArray, Float32Array, Int32Array
-from bigcluster.kernels.linalg.unit_length import to_unit_length
-from bigcluster.kernels.neighbors import NO_NEIGHBOR, Nearest, Points, points
+from bigcluster.kernels.neighbors import NO_NEIGHBOR
+from bigcluster.runtime.cluster import Cluster, Forget, Local, Worker
+from bigcluster.runtime.embedded import Embedded
 from bigcluster.runtime.threads import EmbeddedRuntime, Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
-from bigcluster.solvers.kmeans.blocks import Blocks, summarize
+from bigcluster.solvers.neighbors.search import SEARCH, FindNeighbors, NearestRows, Search
 from bigcluster.solvers.progress import FitProgress, OnProgress
-from bigcluster.solvers.unit_length import UnitLengthRows
+from bigcluster.solvers.unit_length import ref_of
 from bigcluster.store.row_source import RowSource, spans
 from bigcluster.units import MIB
 
 METRICS = ("cosine", "euclidean")
 """The names of the distances."""
-SAMPLE_ROWS = 512
-"""Number of rows, spread evenly over all, whose distances give the first limits. More of them cost more than they
-save."""
+_LEAST_PARTS = 8
+"""Parts for each worker, at least, so that workers of different speed end at about the same time."""
+_PART_UNITS = 4
+"""Groups of one thread in a part, at most, where there are more parts: finished parts are saved. Chosen, not
+measured."""
 _MOST_ROWS, _LEAST_ROWS = 4_096, 256
 """Number of rows of a group, at most and at least: every group reads all rows once more, and products of fewer rows are
 slow. Chosen, not measured."""
@@ -66,6 +68,7 @@ def neighbor_graph(
     workspace_bytes: int | None = None,
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore = NO_CHECKPOINTS,
+    cluster: Cluster | None = None,
 ) -> NeighborGraph:
     """Find the exact nearest neighbors of every row. A row is no neighbor of itself, but rows equal to it are.
 
@@ -73,30 +76,60 @@ def neighbor_graph(
     "euclidean".
     workspace_bytes : bytes that rows kept between groups may take, None for no limit. It decides speed, never a result.
     checkpoints : where finished groups are saved, so that a killed search goes on from there.
+    cluster : the workers that search; by default this process, with the threads of `runtime`.
 
     Raises UsageError for fewer than 1 neighbor and rows of another dtype, ConfigError for an unknown metric,
     InvalidDataError for NaN or infinity, TooFewSamplesError where there are no rows.
     """
     _check(rows, n_neighbors, metric)
     n_rows, n_columns = rows.shape
-    search = _Search(rows, runtime or EmbeddedRuntime(), workspace_bytes, metric == "cosine")
+    runtime = runtime or EmbeddedRuntime()
+    cluster = cluster or Embedded(Worker(runtime, 0))
     k = min(n_neighbors, n_rows - 1)
     ids, distances = np.empty((n_rows, k), np.int32), np.empty((n_rows, k), np.float32)
     saved = _Saved(checkpoints, ids, distances)
     first = saved.load()
-    groups = [(first + start, first + stop) for start, stop in spans(n_rows - first, group_rows(n_rows, n_columns))]
 
     def report(done: int) -> None:
         if on_progress is not None:
             on_progress(FitProgress(done, n_rows))
 
-    report(first)
-    if k:
-        for (start, stop), nearest in zip(groups, search.nearest(groups, k), strict=True):
-            ids[start:stop], distances[start:stop] = nearest
+    def take(start: int, nearest: NearestRows, *, reported: bool = False) -> None:
+        stop = start + len(nearest[0])
+        ids[start:stop], distances[start:stop] = nearest
+        if not reported:
             report(stop)
-            saved.save(stop)
-    return NeighborGraph(ids, distances, metric, search.blocks.passes, search.blocks.bytes_read)
+        saved.save(stop)
+
+    report(first)
+    group = group_rows(n_rows, n_columns)
+    unit = group * runtime.threads  # so that each thread of a worker has a group
+    n_units = -(-(n_rows - first) // unit)
+    job = FindNeighbors(
+        rows=ref_of(rows),
+        cosine=metric == "cosine",
+        n_neighbors=k,
+        first=first,
+        unit_rows=unit,
+        group_rows=group,
+        workspace_bytes=workspace_bytes,
+        name=uuid4().hex,
+        take=Local(take),
+    )
+    per_worker = max(_LEAST_PARTS, n_units // (_PART_UNITS * cluster.n_workers))
+    passes = n_bytes = 0
+    all_here = True
+    for found in cluster.spread(job, cluster.parts(n_units, per_worker)):
+        passes += found.n_groups + (found.first_passes if passes == 0 else 0)
+        n_bytes += found.bytes_read
+        if found.nearest is not None:  # a worker of another process reports what it does
+            take(found.start, found.nearest, reported=True)
+            all_here = False
+    if not all_here:
+        report(n_rows)
+    for _ in cluster.spread(Forget(SEARCH), cluster.parts(n_units, 1)):
+        pass
+    return NeighborGraph(ids, distances, metric, passes, n_bytes)
 
 
 def nearest_to(
@@ -119,7 +152,7 @@ def nearest_to(
     if queries.dtype != np.float32 or queries.ndim != 2 or queries.shape[1] != rows.shape[1]:
         raise UsageError(f"queries of {queries.dtype} {queries.shape} do not fit rows of float32 {rows.shape}")
     refuse_bad_rows(queries, 0)
-    search = _Search(rows, runtime or EmbeddedRuntime(), workspace_bytes, metric == "cosine", queries)
+    search = Search(rows, runtime or EmbeddedRuntime(), workspace_bytes, metric == "cosine", queries)
     k = min(n_neighbors, rows.shape[0])
     ids, distances = np.empty((len(queries), k), np.int32), np.empty((len(queries), k), np.float32)
     groups = list(spans(len(queries), group_rows(*queries.shape)))
@@ -147,72 +180,6 @@ def group_rows(n_rows: int, n_columns: int) -> int:
     """Choose the rows of a group: a power of two, from 256 to 4,096."""
     most = max(1, min(_MOST_ROWS, _GROUP_BYTES // (4 * n_columns), n_rows // _GROUPS))
     return max(_LEAST_ROWS, 1 << (most.bit_length() - 1))
-
-
-class _Search:
-    """The state that all groups of a search share: the rows in blocks, their scale, and a sample of them."""
-
-    def __init__(
-        self,
-        rows: RowSource,
-        runtime: Runtime,
-        workspace_bytes: int | None,
-        cosine: bool,
-        queries: Float32Array | None = None,
-    ) -> None:
-        """Read all rows once. queries : the rows whose neighbors are searched for; None for the rows themselves.
-
-        Raises InvalidDataError for NaN or infinity.
-        """
-        self._cosine, self._queries = cosine, queries
-        n_rows, n_columns = rows.shape
-        cache_bytes = 4 * n_rows * n_columns if workspace_bytes is None else workspace_bytes
-        self.blocks = Blocks(UnitLengthRows(rows) if cosine else rows, runtime, cache_bytes)
-        if cosine:
-            self._scaler = Scaler(None, 1.0)
-            _refuse_bad_rows(Blocks(rows, runtime))
-        else:
-            moments = summarize(self.blocks, None).moments
-            if queries is not None and len(queries):  # new rows may lie far from the known ones
-                moments = moments.merge(block_moments(queries))
-            self._scaler = fit_scaler(moments)
-        numbers = np.unique(np.linspace(0, n_rows - 1, min(n_rows, SAMPLE_ROWS)).astype(np.int64))
-        self._sample = self._points(self.blocks.take(numbers), 0)
-
-    def _points(self, rows: Float32Array, first: int) -> Points:
-        return points(rows, first, self._scaler, directions=self._cosine)
-
-    def _unit(self, rows: Float32Array) -> Float32Array:
-        return to_unit_length(rows) if self._cosine else rows
-
-    def nearest(self, groups: list[tuple[int, int]], n_neighbors: int) -> Iterator[tuple[Int32Array, Float32Array]]:
-        """Yield the ids and distances of the queries start .. stop - 1 of each group, in order.
-
-        Threads work on several groups at the same time.
-        """
-
-        def of_group(group: tuple[int, int]) -> tuple[Int32Array, Float32Array]:
-            if self._queries is None:
-                queries = self._points(self.blocks.rows.read(*group), group[0])
-            else:  # they are numbered after the known rows, so that no known row is left out as the query itself
-                queries = self._points(self._unit(self._queries[slice(*group)]), self.blocks.n_rows)
-            nearest = Nearest(queries, n_neighbors, self._scaler, self._sample)
-            for number in range(self.blocks.count):
-                nearest.look_at(self._points(self.blocks.read(number), self.blocks.row_slice(number).start))
-            distances = nearest.sq / 2 if self._cosine else np.sqrt(nearest.sq)
-            return nearest.ids, distances.astype(np.float32)
-
-        for ids_and_distances in self.blocks.runtime.map(of_group, groups):
-            self.blocks.passes += 1
-            yield ids_and_distances
-
-
-def _refuse_bad_rows(blocks: Blocks) -> None:
-    def check(number: int, rows: NDArray[Any]) -> None:
-        refuse_bad_rows(rows, blocks.row_slice(number).start)
-
-    for _ in blocks.map(check):
-        pass
 
 
 class _Saved:
