@@ -19,7 +19,7 @@ from bigcluster.store.chunk_grid import row_chunks, stored_bytes
 
 LIBRARY_BYTES = 4 << 20
 """Bytes of graspologic-native when it is loaded: its library has 1.4 MiB. Chosen, not measured."""
-_COLUMN_BYTES = 4 * 8 + 2 * 4
+COLUMN_BYTES = 4 * 8 + 2 * 4
 """Bytes of a row of what is stored of communities: distances, margin and key of 8 bytes, label and runner-up of 4."""
 
 
@@ -49,6 +49,7 @@ def plan_neighbors(settings: Settings, n_images: int, n_columns: int, resources:
         bytes_written=2 * stored_bytes((n_images, n_neighbors), chunks, footprint.FLOAT32),
         projected_bytes=least + int(min(workspace, rows_bytes) / footprint.WORKSPACE_SHARE),
         choices={"workspace_bytes": workspace, "n_neighbors": n_neighbors},
+        n_busy=min(resources.workers, n_groups),
         scratch_bytes=project_graph_bytes(n_images, n_neighbors),  # checkpoints
     )
 
@@ -63,7 +64,7 @@ def plan_communities(settings: Settings, n_images: int, n_columns: int, resource
     base = clustering_baseline_bytes(settings, resources) + footprint.project_memberships_bytes(n_images) + ids_bytes
     finding = LIBRARY_BYTES + project_leiden_bytes(n_images, n_neighbors)
     reading = project_lloyd_bytes(n_images, n_columns, n_communities, n_restarts=1, threads=resources.threads)
-    reading += ids_bytes + _COLUMN_BYTES * n_images  # the communities of the neighbors, and what is stored
+    reading += ids_bytes + COLUMN_BYTES * n_images  # the communities of the neighbors, and what is stored
     workspace = int(max(0, resources.budget_bytes - base - reading) * footprint.WORKSPACE_SHARE)
     rows_bytes = int(min(workspace, n_images * n_columns * footprint.FLOAT32) / footprint.WORKSPACE_SHARE)
     return StagePlan(
@@ -73,7 +74,7 @@ def plan_communities(settings: Settings, n_images: int, n_columns: int, resource
         block_shape=(min(n_images, block_rows(n_columns)), n_columns),
         passes="2 over the scores",
         bytes_read=n_images * (2 * n_columns + n_neighbors) * footprint.FLOAT32,
-        bytes_written=n_images * _COLUMN_BYTES + n_communities * n_columns * footprint.FLOAT64,
+        bytes_written=n_images * COLUMN_BYTES + n_communities * n_columns * footprint.FLOAT64,
         projected_bytes=base + max(finding, reading + rows_bytes),
         choices={"workspace_bytes": workspace},
     )

@@ -6,7 +6,7 @@ from bigcluster.config import Settings
 from bigcluster.planning import footprint
 from bigcluster.planning.plan import StagePlan
 from bigcluster.planning.stage_names import MANIFOLD
-from bigcluster.planning.stages import baseline_bytes
+from bigcluster.planning.stages import baseline_bytes, names_bytes
 from bigcluster.runtime.resources import Resources
 from bigcluster.solvers.manifold.fit import (
     LEAST_ROWS,
@@ -20,7 +20,7 @@ from bigcluster.solvers.manifold.footprint import LIBRARY_BYTES, project_fit_byt
 from bigcluster.solvers.neighbors.footprint import project_group_bytes, project_neighbors_bytes
 from bigcluster.store.chunk_grid import row_chunks, stored_bytes
 
-_SAMPLING_BYTES = 48
+SAMPLING_BYTES = 48
 """Bytes for each row while the sample is drawn: its key, a random number, and their order. Counted, not measured."""
 UNEQUAL = "the result may differ on other machines and with other versions of the library"
 """What a plan says of the results of the libraries."""
@@ -71,7 +71,7 @@ def _held_bytes(settings: Settings, n_images: int, n_fitted: int, n_columns: int
     method, threads = settings.reduce, resources.threads
     n_neighbors = min(max(1, n_fitted - 1), settings.manifold.neighbors * NEIGHBORS_OF[method])
     places = 2 * n_images * n_dimensions(method, n_columns) * footprint.FLOAT32
-    whole = n_images * footprint.NAME_BYTES + n_images * _SAMPLING_BYTES + places
+    whole = names_bytes(n_images, resources) + n_images * SAMPLING_BYTES + places
     sample = n_fitted * n_columns * footprint.FLOAT32
     searching = project_neighbors_bytes(n_fitted, n_columns, n_neighbors, threads=threads)
     fitting = project_fit_bytes(method, n_fitted, n_columns, n_neighbors)

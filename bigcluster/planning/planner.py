@@ -7,8 +7,8 @@ from dataclasses import replace
 from bigcluster.config import Settings
 from bigcluster.planning import footprint
 from bigcluster.planning.feature_shape import FeatureShape, channels, feature_shape
-from bigcluster.planning.groups import likely_communities, plan_communities, plan_neighbors
-from bigcluster.planning.manifold import plan_manifold
+from bigcluster.planning.groups import COLUMN_BYTES, likely_communities, plan_communities, plan_neighbors
+from bigcluster.planning.manifold import SAMPLING_BYTES, plan_manifold
 from bigcluster.planning.plan import Pictures, Plan, StagePlan, assumed
 from bigcluster.planning.report import components_of, plan_report
 from bigcluster.planning.stage_names import CLUSTER, INGEST, MANIFOLD, NEIGHBORS, OUTPUT, REDUCE, REPORT, SWEEP
@@ -26,6 +26,7 @@ from bigcluster.runtime.resources import Resources
 from bigcluster.solvers.kmeans.footprint import project_centers_bytes
 from bigcluster.solvers.manifold.fit import n_dimensions
 from bigcluster.solvers.manifold.footprint import LIBRARY_BYTES
+from bigcluster.solvers.neighbors.footprint import project_graph_bytes
 
 
 def make_plan(
@@ -78,7 +79,7 @@ def _plan_stages(
         reduction = plan_reduce(settings, n_images, features, resources)
         stages.append(reduction)
         n_columns, solver = reduction.choices["rank"], reduction.solver
-    stages += _plan_clustering(settings, n_images, n_columns, features.dtype, resources, least=least)
+    stages += _plan_clustering(settings, n_images, n_columns, features.dtype, resources)
     n_columns = _clustered_columns(settings, n_columns)
     n_clusters = likely_communities(n_images) if settings.finds_communities else max(settings.ks)
     stages.append(plan_output(settings, n_images, n_clusters, features.n_classes, n_columns, coordinator, pictures))
@@ -110,8 +111,8 @@ def _plan_stages(
     )
 
 
-COORDINATED = (MANIFOLD, NEIGHBORS, OUTPUT, REPORT)
-"""The stages that the process which starts a job on a cluster does itself, as it does the communities of a graph."""
+COORDINATED = (OUTPUT, REPORT)
+"""The stages that the process which starts a job on a cluster does itself."""
 
 
 def _of_coordinator(resources: Resources, *, least: bool) -> Resources:
@@ -128,11 +129,17 @@ def _on_cluster(
     stage: StagePlan, settings: Settings, n_images: int, features: FeatureShape, resources: Resources
 ) -> StagePlan:
     """Return the plan of a stage with the bytes of both the workers and the process that starts the job."""
-    if stage.stage in COORDINATED or (stage.stage == CLUSTER and settings.finds_communities):
+    if stage.stage in COORDINATED:
         return replace(stage, projected_bytes=0, client_bytes=stage.projected_bytes)
     n_bytes = baseline_bytes(settings, resources.of_coordinator) + names_bytes(n_images, resources.of_coordinator)
     if stage.stage == INGEST:
         n_bytes += footprint.project_names_bytes(n_images) + features.shared_bytes
+    if stage.stage == NEIGHBORS:  # the graph, and parts of it that wait
+        n_bytes += 2 * project_graph_bytes(n_images, stage.choices["n_neighbors"])
+    if stage.stage == MANIFOLD:
+        n_bytes += n_images * SAMPLING_BYTES
+    if stage.stage == CLUSTER and settings.finds_communities:
+        n_bytes += n_images * COLUMN_BYTES
     if stage.stage in (SWEEP, CLUSTER):
         n_bytes += footprint.project_memberships_bytes(n_images)
         n_bytes += sum(project_centers_bytes(stage.block_shape[1], k, settings.kmeans.n_init) for k in settings.ks)
@@ -153,17 +160,16 @@ def _clustered_columns(settings: Settings, n_components: int) -> int:
 
 
 def _plan_clustering(
-    settings: Settings, n_images: int, n_columns: int, dtype: str, resources: Resources, *, least: bool
+    settings: Settings, n_images: int, n_columns: int, dtype: str, resources: Resources
 ) -> list[StagePlan]:
     """Return the plans of the stages that turn rows of n_columns values into clusters. dtype : of the features."""
-    coordinator = _of_coordinator(resources, least=least)
     stages = []
     if settings.has_manifold:
-        stages.append(plan_manifold(settings, n_images, n_columns, coordinator))
+        stages.append(plan_manifold(settings, n_images, n_columns, resources))
         n_columns = _clustered_columns(settings, n_columns)
     if settings.finds_communities:
-        stages.append(plan_neighbors(settings, n_images, n_columns, coordinator))
-        return [*stages, plan_communities(settings, n_images, n_columns, coordinator)]
+        stages.append(plan_neighbors(settings, n_images, n_columns, resources))
+        return [*stages, plan_communities(settings, n_images, n_columns, resources)]
     if len(settings.ks) > 1:
         stages.append(plan_sweep(settings, settings.ks, n_images, n_columns, dtype, resources))
     return [*stages, plan_cluster(settings, n_images, n_columns, dtype, resources)]
@@ -177,7 +183,7 @@ def replan(plan: Plan, settings: Settings, n_components: int, resources: Resourc
     settings = settings.for_images(plan.n_images)
     resources, least = _as_divided(plan, resources)
     known = plan
-    for stage in _plan_clustering(settings, plan.n_images, n_components, plan.features.dtype, resources, least=least):
+    for stage in _plan_clustering(settings, plan.n_images, n_components, plan.features.dtype, resources):
         known = known.replaced(_placed(stage, plan, settings, resources))
     n_clusters = likely_communities(plan.n_images) if settings.finds_communities else max(settings.ks)
     n_columns = _clustered_columns(settings, n_components)

@@ -69,7 +69,7 @@ def clustering_baseline_bytes(settings: Settings, resources: Resources) -> int:
     the library of t-SNE or UMAP stays loaded."""
     products = settings.has_pca
     n_bytes = baseline_bytes(settings, resources, products=products)
-    n_bytes += LIBRARY_BYTES[settings.reduce] if settings.has_manifold and not resources.joined else 0
+    n_bytes += LIBRARY_BYTES[settings.reduce] if settings.has_manifold and not resources.coordinates else 0
     if products or resources.coordinates or settings.kmeans.algorithm != "dask-ml":
         return n_bytes
     return n_bytes + footprint.DASK_ML_BYTES
