@@ -18,10 +18,10 @@ from bigcluster.kernels.kmeans.assign import TwoNearest, two_nearest
 from bigcluster.kernels.kmeans.centers import Scaler, fit_scaler, prepare
 from bigcluster.kernels.kmeans.sums import Floats, Labels
 from bigcluster.kernels.linalg.moments import block_moments
-from bigcluster.runtime.cluster import Cluster, Local, Part, Worker
+from bigcluster.runtime.cluster import Cluster, Forget, Local, Part, Worker
 from bigcluster.solvers.kmeans.blocks import block_rows
 from bigcluster.solvers.kmeans.result import ArraySink, RowLabels
-from bigcluster.solvers.kmeans.spread_jobs import Fitting, Forget
+from bigcluster.solvers.kmeans.spread_jobs import FIT_STATE, Fitting
 from bigcluster.store import Digests, Store
 from bigcluster.store.chunk_grid import column_chunks
 from bigcluster.store.refs import RowSourceRef, StoreRef
@@ -183,6 +183,6 @@ def write_labels(labeling: Labeling, cluster: Cluster, store: Store, numbers: ND
     parts = labeling.parts_for(cluster)
     for written in cluster.spread(WriteLabels(labeling, StoreRef.of(store), numbers, chunk_rows), parts):
         digests |= written
-    for _ in cluster.spread(Forget(), parts):
+    for _ in cluster.spread(Forget(FIT_STATE), parts):
         pass
     return digests
