@@ -189,7 +189,7 @@ def test_labels_go_from_workers_to_the_store_and_not_through_this_process(tmp_pa
     if exact:
         found = fitted(store, "lloyd", 4, workers, n_init=2)
     else:
-        saving = Saving.of(store, "cluster", keys, StageCheckpoints(store, "cluster", ""), lambda _: None)
+        saving = Saving.of(keys, StageCheckpoints(store, "cluster", ""), lambda _: None)
         rows, options = StoredRows(store.array("scores")), {"n_init": 2, "max_iter": 8, "workspace_bytes": 1 << 26}
         found = fit_on_cluster(workers, EmbeddedRuntime(1), rows, "lloyd", 4, options, saving, exact=False)
     assert bits(found, store, workers) == bits(here, store)
