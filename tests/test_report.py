@@ -28,10 +28,11 @@ from bigcluster.catalog.ledger import Ledger
 from bigcluster.errors import StoreError
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.report import lists, search
+from bigcluster.report.drawing import row_blocks
 from bigcluster.report.lists import places_of, select
 from bigcluster.report.model import Listed, Members, Written
 from bigcluster.report.texts import file_name, number, visible
-from bigcluster.report.thumbnails import factor_for, row_blocks, shrink, shrunk_shape, write_sprite
+from bigcluster.report.thumbnails import factor_for, shrink, shrunk_shape, write_sprite
 
 
 class Page(HTMLParser):

@@ -98,6 +98,7 @@ def _write(
             job.settings,
             allowance,
             job.runtime,
+            job.cluster,
             job.progress.at,
             job.progress.warn,
             close_account,

@@ -199,6 +199,15 @@ def report_picture_values(image_size: tuple[int, int], n_channels: int) -> int:
     return max(1, width // factor) * max(1, height // factor) * n_channels
 
 
+def project_drawing_bytes(
+    block_rows: int, n_values: int, in_flight: int, picture_bytes: int, picture_values: int, components: str
+) -> int:
+    """Return the bytes of the pass of the report over the pixels; see `project_report_bytes`."""
+    passing = in_flight * (block_rows * n_values * 3 // 2 + block_rows * picture_values)
+    passing += block_rows * picture_values * FLOAT32 + 2 * picture_bytes if components in ("left", "unseen") else 0
+    return passing
+
+
 def project_report_bytes(
     *,
     n_images: int,
@@ -220,8 +229,7 @@ def project_report_bytes(
     `none`, nothing was reduced, and the centers are pictures themselves. Where they are `unseen`, the features are not
     the pixels: nothing is mixed, and the mean pictures of the clusters are summed in the pass.
     """
-    passing = in_flight * (block_rows * n_values * 3 // 2 + block_rows * picture_values)
-    passing += block_rows * picture_values * FLOAT32 + 2 * picture_bytes if components in ("left", "unseen") else 0
+    passing = project_drawing_bytes(block_rows, n_values, in_flight, picture_bytes, picture_values, components)
     mixing = 0 if components == "unseen" else picture_bytes + max(picture_bytes, n_values * FLOAT32)
     mixing += n_columns * min(n_values, 8192) * FLOAT32 if components == "stored" else 0
     coefficients = (n_clusters + REPORT_ROWS) * n_columns * (FLOAT64 + FLOAT32)

@@ -111,8 +111,8 @@ def _plan_stages(
     )
 
 
-COORDINATED = (OUTPUT, REPORT)
-"""The stages that the process which starts a job on a cluster does itself."""
+COORDINATED = (OUTPUT,)
+"""The stages that the process which starts a job on a cluster does itself, as it makes the pages of the report."""
 
 
 def _of_coordinator(resources: Resources, *, least: bool) -> Resources:
@@ -131,6 +131,13 @@ def _on_cluster(
     """Return the plan of a stage with the bytes of both the workers and the process that starts the job."""
     if stage.stage in COORDINATED:
         return replace(stage, projected_bytes=0, client_bytes=stage.projected_bytes)
+    if stage.stage == REPORT:  # workers draw; what they send at once is in this process too
+        return replace(
+            stage,
+            projected_bytes=_idle_bytes(settings, n_images, resources) + stage.choices["drawing_bytes"],
+            client_bytes=stage.projected_bytes + stage.choices["sent_bytes"],
+            n_busy=resources.workers,
+        )
     n_bytes = baseline_bytes(settings, resources.of_coordinator) + names_bytes(n_images, resources.of_coordinator)
     if stage.stage == INGEST:
         n_bytes += footprint.project_names_bytes(n_images) + features.shared_bytes

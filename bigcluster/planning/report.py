@@ -17,6 +17,11 @@ BLOCKS_IN_FLIGHT = 2
 MOST_PICTURE_BYTES = 64 * MIB
 LEAST_PICTURE_BYTES = 4 * MIB
 """The largest and the smallest number of bytes for the pictures of centers and components. Chosen, not measured."""
+PART_BYTES = 16 * MIB
+"""Bytes of thumbnails that a worker of a cluster sends at once, unless one row block has more. Chosen, not measured."""
+PARTS_AT_ONCE = 4
+"""Parts whose results may be in the process that writes the report at once, whatever the number of workers. Chosen, not
+measured."""
 _PAGE_BYTES = 100
 """Bytes on the disk of every image: its rows in the list of its cluster and in the search."""
 _THUMBNAIL_BYTES = 3072
@@ -47,6 +52,9 @@ def plan_report(
     resources: Resources,
 ) -> StagePlan:
     """Return the plan of the report. Where the budget is small, pictures are smaller and one block is read at a time.
+
+    Of its choices, `drawing_bytes` are those of the pass over the pixels, which the workers of a cluster make, and
+    `sent_bytes` what they send at once.
 
     n_columns : columns of the rows that are clustered. components : the result of `components_of`.
     n_classes : how many classes are stored of each image.
@@ -81,6 +89,10 @@ def plan_report(
     affordable = LEAST_PICTURE_BYTES + spare // footprint.REPORT_PICTURE_COPIES
     picture_bytes = max(LEAST_PICTURE_BYTES, min(MOST_PICTURE_BYTES, full_size, affordable))
     n_thumbnails = min(n_images, settings.report.thumbnails)
+    tile_bytes = min(n_values, _THUMBNAIL_VALUES * n_channels)
+    block_rows = min(rows, n_images)
+    part_bytes = min(n_thumbnails * tile_bytes, max(PART_BYTES, block_rows * tile_bytes))
+    part_bytes += picture_bytes if components in ("left", "unseen") else 0  # sums of pictures
     return StagePlan(
         stage=REPORT,
         solver="pages",
@@ -90,6 +102,13 @@ def plan_report(
         bytes_read=n_images * n_values,
         bytes_written=n_images * _PAGE_BYTES + n_thumbnails * _THUMBNAIL_BYTES,
         projected_bytes=projected(in_flight, picture_bytes),
-        choices={"in_flight": in_flight, "picture_bytes": picture_bytes},
-        scratch_bytes=2 * n_thumbnails * min(n_values, _THUMBNAIL_VALUES * n_channels),
+        choices={
+            "in_flight": in_flight,
+            "picture_bytes": picture_bytes,
+            "drawing_bytes": footprint.project_drawing_bytes(
+                block_rows, n_values, in_flight, picture_bytes, values, components
+            ),
+            "sent_bytes": min(PARTS_AT_ONCE, -(-n_images // rows)) * part_bytes,
+        },
+        scratch_bytes=2 * n_thumbnails * tile_bytes,
     )

@@ -12,7 +12,7 @@ summed over the same blocks of pixels; there are no eigen-images and no reconstr
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,9 +20,10 @@ from numpy.typing import NDArray
 from bigcluster.kernels.decode import DecodeSpec
 from bigcluster.planning.footprint import REPORT_PICTURE_PIXELS
 from bigcluster.planning.stage_names import REDUCE
+from bigcluster.report.drawing import Block
 from bigcluster.report.model import Model
-from bigcluster.report.thumbnails import Block, factor_for, shrink, shrunk_shape
-from bigcluster.store import Store, StoredRows
+from bigcluster.report.thumbnails import factor_for, shrink, shrunk_shape
+from bigcluster.store import Store, StoredRows, read_whole
 from bigcluster.store.row_source import spans
 
 EIGEN_IMAGES = 32
@@ -97,43 +98,57 @@ def _factor(spec: DecodeSpec, n_pictures: int, picture_bytes: int) -> int:
     return factor
 
 
+@dataclass(frozen=True)
 class DualMixture:
     """Sums (A F') (X - mean) over blocks of shrunk pictures, in float32, which is precise enough for 8-bit pixels."""
 
-    def __init__(self, store: Store, model: Model, mixture: Mixture) -> None:
-        self._dual_coef = StoredRows(store.array("left"))
-        self._coefficients = mixture.coefficients
-        self._mean = _mean(model, mixture.factor).reshape(-1)
-        self.sums = np.zeros((len(mixture.coefficients), len(self._mean)), np.float32)
+    coefficients: NDArray[np.float64]
+    """A, (m, r)."""
+    mean: NDArray[np.float32]
+    """(values of a shrunk picture,)"""
+    is_exact: ClassVar[bool] = False
 
-    def take(self, block: Block, pictures: Pixels) -> None:
-        """Add a block of shrunk pictures, (rows, h, w) or (rows, h, w, 3) uint8, to `sums`."""
-        rank = self._coefficients.shape[1]
-        dual_coef = self._dual_coef.read(block.start, block.stop, slice(0, rank))  # (rows, r)
-        weights = (self._coefficients @ dual_coef.T.astype(np.float64)).astype(np.float32)  # (m, rows)
-        self.sums += weights @ np.subtract(pictures.reshape(len(pictures), -1), self._mean, dtype=np.float32)
+    def zeros(self) -> NDArray[np.float32]:
+        """Return sums of nothing, (m, values of a shrunk picture)."""
+        return np.zeros((len(self.coefficients), len(self.mean)), np.float32)
+
+    def add(self, store: Store, sums: NDArray[Any], block: Block, pictures: Pixels) -> None:
+        """Add a block of shrunk pictures to the sums, as `drawing.Summing.add` does."""
+        rank = self.coefficients.shape[1]
+        dual_coef = StoredRows(store.array("left")).read(block.start, block.stop, slice(0, rank))  # (rows, r)
+        weights = (self.coefficients @ dual_coef.T.astype(np.float64)).astype(np.float32)  # (m, rows)
+        sums += weights @ np.subtract(pictures.reshape(len(pictures), -1), self.mean, dtype=np.float32)
 
 
+@dataclass(frozen=True)
 class ClusterMeans:
     """Sums the shrunk pictures of each cluster. The sums are exact for up to 16 million images in a cluster."""
 
-    def __init__(self, model: Model, mixture: Mixture) -> None:
-        self._labels, self._sizes = model.members.labels, model.members.sizes
-        shape = shrunk_shape(model.spec, mixture.factor)
-        self._sums = np.zeros((mixture.n_centers, *shape), np.uint32)
+    n_clusters: int
+    shape: tuple[int, ...]
+    """Of a shrunk picture."""
+    is_exact: ClassVar[bool] = True
 
-    def take(self, block: Block, pictures: Pixels) -> None:
-        """Add a block of shrunk pictures, (rows, h, w) or (rows, h, w, 3) uint8, to the sums of their clusters."""
-        labels = self._labels[block.start : block.stop]
+    def zeros(self) -> NDArray[np.uint32]:
+        """Return sums of nothing, (n_clusters, *shape)."""
+        return np.zeros((self.n_clusters, *self.shape), np.uint32)
+
+    def add(self, store: Store, sums: NDArray[Any], block: Block, pictures: Pixels) -> None:
+        """Add a block of shrunk pictures to the sums of their clusters, as `drawing.Summing.add` does."""
+        labels = read_whole(store.array("labels"), slice(block.start, block.stop))
         order = np.argsort(labels, kind="stable")
         present, first = np.unique(labels[order], return_index=True)
         for cluster, members in zip(present.tolist(), np.split(order, first[1:]), strict=True):
-            self._sums[cluster] += pictures[members].sum(axis=0, dtype=np.uint32)
+            sums[cluster] += pictures[members].sum(axis=0, dtype=np.uint32)
 
-    def pictures(self) -> Pixels:
-        """Return the mean picture of every cluster, (k, ...) uint8. One cluster at a time is in memory as floats."""
-        means = np.empty(self._sums.shape, np.uint8)
-        for cluster, (total, size) in enumerate(zip(self._sums, self._sizes.tolist(), strict=True)):
+    @staticmethod
+    def pictures(sums: NDArray[np.uint32], sizes: NDArray[np.int64]) -> Pixels:
+        """Return the mean picture of every cluster, (k, ...) uint8. One cluster at a time is in memory as floats.
+
+        sizes : (k,), the number of images of each cluster.
+        """
+        means = np.empty(sums.shape, np.uint8)
+        for cluster, (total, size) in enumerate(zip(sums, sizes.tolist(), strict=True)):
             means[cluster] = _as_pixels(total / size)
         return means
 
@@ -149,27 +164,35 @@ def summed_in_pass(
 ) -> DualMixture | ClusterMeans | None:
     """Return what adds up the pictures while the pixels are read; None where they need no pass."""
     if not of_pixels:
-        return ClusterMeans(model, mixture)
-    return DualMixture(store, model, mixture) if needs_pass(store, model) else None
+        return ClusterMeans(mixture.n_centers, shrunk_shape(model.spec, mixture.factor))
+    if not needs_pass(store, model):
+        return None
+    return DualMixture(mixture.coefficients, _mean(model, mixture.factor).reshape(-1))
 
 
 def pictures_of(
-    store: Store, model: Model, mixture: Mixture, summed: DualMixture | ClusterMeans | None, batch_bytes: int
+    store: Store,
+    model: Model,
+    mixture: Mixture,
+    summing: DualMixture | ClusterMeans | None,
+    sums: NDArray[Any] | None,
+    batch_bytes: int,
 ) -> Pictures:
     """Return the pictures.
 
-    summed : the result of `summed_in_pass`, after it has taken all blocks of pixels. batch_bytes : the most bytes of
-    mixtures of full size that are held at a time.
+    summing : the result of `summed_in_pass`. sums : of all blocks of pixels. batch_bytes : the most bytes of mixtures
+    of full size that are held at a time.
     """
     mean = _mean(model, mixture.factor)
     none = np.empty((0, *mean.shape), np.uint8)
-    if isinstance(summed, ClusterMeans):
-        return Pictures(_as_pixels(mean), summed.pictures(), none, none, ())
+    if isinstance(summing, ClusterMeans):
+        assert sums is not None
+        return Pictures(_as_pixels(mean), summing.pictures(sums, model.members.sizes), none, none, ())
     if model.variance_ratio is None:
         mixtures = shrink(mixture.coefficients.astype(np.float32), model.spec, mixture.factor)
         return Pictures(_as_pixels(mean), _as_pixels(mixtures), none, none, ())
-    if summed is not None:
-        mixtures = summed.sums.reshape(-1, *mean.shape)
+    if sums is not None:
+        mixtures = sums.reshape(-1, *mean.shape)
     else:
         mixtures = _mixed(StoredRows(store.array("components")), mixture, model.spec, batch_bytes)
     n_centers, n_eigen = mixture.n_centers, mixture.n_eigen

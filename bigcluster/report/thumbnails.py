@@ -1,14 +1,13 @@
 """Thumbnails, drawn from the stored pixels, and the WebP files (sprites) that hold many of them.
 
-The stored pixels are what was clustered, and they remain when the files are gone. One pass in row order reads every
-stored block once. Pictures are shrunk by whole factors, by averages of blocks: this is linear, on which `pictures`
-relies. A page shows one picture of a sprite by a nested SVG, without style or script.
+The stored pixels are what was clustered, and they remain when the files are gone. `drawing` reads every stored block
+once. Pictures are shrunk by whole factors, by averages of blocks: this is linear, on which `pictures` relies. A page
+shows one picture of a sprite by a nested SVG, without style or script.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,8 +18,6 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from bigcluster.kernels.decode import DecodeSpec
-from bigcluster.runtime.threads import Runtime
-from bigcluster.store import read_whole
 
 THUMBNAIL_PIXELS = 112
 """Neither side of a thumbnail is longer, in pixels: it is sharp at its usual size on screens of high density."""
@@ -103,71 +100,6 @@ class Thumbnails:
     def close(self) -> None:
         """Close the scratch file, which removes it."""
         os.close(self._file)
-
-
-@dataclass(frozen=True)
-class Block:
-    """The good rows start .. stop - 1, which lie in one stored block."""
-
-    start: int
-    stop: int
-    physical: NDArray[np.int64]
-    """(stop - start,), the places of these rows in the stored array."""
-
-
-def row_blocks(ok: NDArray[np.bool_], chunk_rows: int) -> Iterator[Block]:
-    """Yield the good rows of every stored block that has any, in order. ok : (n_listed,). chunk_rows : of the store."""
-    physical = np.flatnonzero(ok)
-    edges = np.searchsorted(physical, np.arange(0, len(ok) + chunk_rows, chunk_rows))
-    for start, stop in zip(edges[:-1].tolist(), edges[1:].tolist(), strict=True):
-        if stop > start:
-            yield Block(start, stop, physical[start:stop])
-
-
-TakeAll = Callable[[Block, NDArray[Any]], None]
-"""A function of a block and the pictures of all its good rows, shrunk by `factor`. It is called in row order."""
-
-
-def draw_thumbnails(
-    pixels: Any,
-    ok: NDArray[np.bool_],
-    spec: DecodeSpec,
-    thumbnails: Thumbnails,
-    original_rows: NDArray[np.int64],
-    factor: int,
-    runtime: Runtime,
-    in_flight: int,
-    advance: Callable[[], None],
-    take_all: TakeAll | None = None,
-) -> NDArray[np.uint8]:
-    """Fill the thumbnails from the stored pixels, and pass the pictures of all rows to `take_all` where it is given.
-
-    pixels : (n_listed, d) uint8 of the store. ok : (n_listed,). original_rows : some of the thumbnails' rows, in
-    ascending order. factor : of the pictures that are returned and passed to `take_all`. advance : called after each
-    block.
-    Returns (len(original_rows), *shrunk_shape) uint8. Blocks of which no row is needed are not read.
-    """
-    originals = np.empty((len(original_rows), *shrunk_shape(spec, factor)), np.uint8)
-
-    def load(block: Block) -> tuple[Block, NDArray[np.uint8] | None]:
-        first, last = np.searchsorted(thumbnails.rows, [block.start, block.stop]).tolist()
-        if first == last and take_all is None:
-            return block, None
-        origin = int(block.physical[0])
-        stored = read_whole(pixels, slice(origin, int(block.physical[-1]) + 1))
-        places = block.physical - origin  # of the good rows
-        thumbnails.write(
-            first, shrink(stored, spec, thumbnails.factor, places[thumbnails.rows[first:last] - block.start])
-        )
-        a, b = np.searchsorted(original_rows, [block.start, block.stop]).tolist()
-        originals[a:b] = shrink(stored, spec, factor, places[original_rows[a:b] - block.start])
-        return block, None if take_all is None else shrink(stored, spec, factor, places)
-
-    for block, every in runtime.map(load, row_blocks(ok, pixels.chunks[0]), in_flight=in_flight):
-        if take_all is not None and every is not None:
-            take_all(block, every)
-        advance()
-    return originals
 
 
 @dataclass(frozen=True)

@@ -20,15 +20,18 @@ from bigcluster.outputs.folders import cluster_folder
 from bigcluster.planning.stage_names import CLUSTER, REPORT, SWEEP
 from bigcluster.report import lists, pages, pictures, plots, scatter
 from bigcluster.report.cluster_page import ClusterPageWriter
+from bigcluster.report.drawing import Canvas, DrawBlocks, draw
 from bigcluster.report.lists import MONTAGE_CLUSTERS, PAGE_MEMBERS, Selection, select
 from bigcluster.report.model import Model, Written, read_model
 from bigcluster.report.pages import Pages, Site
 from bigcluster.report.scatter import check_kind
 from bigcluster.report.search import write_search
-from bigcluster.report.thumbnails import Thumbnails, draw_thumbnails, write_picture, write_sprite
+from bigcluster.report.thumbnails import Thumbnails, shrunk_shape, write_picture, write_sprite
+from bigcluster.runtime.cluster import Cluster
 from bigcluster.runtime.threads import Runtime
 from bigcluster.stages.features import load_features
 from bigcluster.store import Mark, Store, fingerprint
+from bigcluster.store.refs import StoreRef
 from bigcluster.store.row_source import spans
 
 FOLDER = "report"
@@ -80,6 +83,7 @@ def write_report(
     settings: Settings,
     allowance: Allowance,
     runtime: Runtime,
+    cluster: Cluster,
     on_progress: Callable[[int, int], None],
     tell: Callable[[str], None],
     complete_summary: Callable[[], None] | None = None,
@@ -87,6 +91,7 @@ def write_report(
 ) -> dict[str, Any]:
     """Write OUT/report; return its entry for summary.json. Files in it that bigcluster did not make stay.
 
+    cluster : the workers that read the pixels.
     on_progress : called with the steps done and their total. tell : called with one line for each such file that had
     the name of a page and was moved to OUT/kept. complete_summary : completes `summary` and memory.csv just before the
     page that shows them is written; None where they are complete already. listed : the listed files, where this
@@ -100,7 +105,7 @@ def write_report(
     tree = _tree(out)
     staging = tree.new_staging()
     try:
-        _Report(staging, store, model, settings, allowance, runtime, on_progress, complete_summary).make()
+        _Report(staging, store, model, settings, allowance, runtime, cluster, on_progress, complete_summary).make()
         statuses = (entry.stat(follow_symlinks=False) for entry in entries_below(staging))
         sizes = [status.st_size for status in statuses if stat.S_ISREG(status.st_mode)]
         n_files, written = len(sizes), sum(sizes)
@@ -126,12 +131,13 @@ class _Report:
         settings: Settings,
         allowance: Allowance,
         runtime: Runtime,
+        cluster: Cluster,
         on_progress: Callable[[int, int], None],
         complete_summary: Callable[[], None] | None,
     ) -> None:
         self._complete_summary = complete_summary
         self._folder, self._store, self._model = folder, store, model
-        self._settings, self._allowance, self._runtime = settings, allowance, runtime
+        self._settings, self._allowance, self._runtime, self._cluster = settings, allowance, runtime, cluster
         self._features = load_features(store, model.ingested)
         self._centers_are_pictures = self._features.are_pixels and not model.has_places
         n_blocks = -(-len(model.ingested.ok) // store.array("pixels").chunks[0])
@@ -208,21 +214,22 @@ class _Report:
         rows = [int(model.members.of(number)[0]) for number in largest]
         of_pixels = self._centers_are_pictures
         mixture = pictures.Mixture.of(store, model, rows, allowance.picture_bytes, of_pixels=of_pixels)
-        summed = pictures.summed_in_pass(store, model, mixture, of_pixels=of_pixels)
+        summing = pictures.summed_in_pass(store, model, mixture, of_pixels=of_pixels)
         original_rows = np.array(sorted(rows))
-        originals = draw_thumbnails(
-            store.array("pixels"),
-            model.ingested.ok,
+        job = DrawBlocks(
+            StoreRef.of(store),
             model.spec,
-            thumbnails,
+            thumbnails.rows,
+            thumbnails.factor,
             original_rows,
             mixture.factor,
-            self._runtime,
+            summing,
             allowance.in_flight,
-            self._step,
-            None if summed is None else summed.take,
         )
-        model_pictures = pictures.pictures_of(store, model, mixture, summed, allowance.picture_bytes)
+        originals = np.empty((len(rows), *shrunk_shape(model.spec, mixture.factor)), np.uint8)
+        canvas = Canvas(thumbnails, originals, None if summing is None else summing.zeros(), self._step)
+        draw(job, canvas, model.ingested.ok, store.array("pixels").chunks[0], self._cluster)
+        model_pictures = pictures.pictures_of(store, model, mixture, summing, canvas.sums, allowance.picture_bytes)
         return model_pictures, originals[np.searchsorted(original_rows, rows)], rows
 
     def _write_clusters(
