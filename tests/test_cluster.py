@@ -6,6 +6,7 @@ import os
 import pickle
 import random
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -30,7 +31,8 @@ from bigcluster.errors import ClusterError, OutOfMemoryError, StoreError
 from bigcluster.outdir import locked
 from bigcluster.outdir.holder import HeldBy
 from bigcluster.runtime.cluster import Cluster, Part, Worker, cut
-from bigcluster.runtime.dask_cluster import DaskCluster, Link
+from bigcluster.runtime.dask_cluster import DaskCluster, Link, join
+from bigcluster.runtime.dask_cluster.join import connector, first
 from bigcluster.runtime.dask_cluster.start import Started, local_cluster
 from bigcluster.runtime.dask_cluster.tasks import Held, SpentResultError
 from bigcluster.runtime.embedded import Embedded
@@ -468,6 +470,21 @@ def other_cluster(tmp_path: Path, port: int = 0, n_workers: int = 1) -> Iterator
         with process:  # closes its pipes
             process.wait()
         psutil.wait_procs(tree, timeout=PATIENCE_SECONDS)
+
+
+def test_what_is_no_scheduler_is_refused_and_not_waited_for(started: Started, monkeypatch: pytest.MonkeyPatch) -> None:
+    with joined(started.address) as cluster:
+        worker = min(cluster._link.look())
+    with pytest.raises(ClusterError, match=f"{worker} is the address of a worker of dask: give that of its scheduler"):
+        connector(worker, None, None, None)()
+    monkeypatch.setattr(join, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(join, "ANSWER_SECONDS", 0.2)
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        address = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        with pytest.raises(ClusterError, match=rf"no scheduler of dask answers at {address}: it was waited for 0.4 s"):
+            first(connector(address, None, None, None), address)()
 
 
 @pytest.mark.slow

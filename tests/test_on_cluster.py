@@ -211,6 +211,7 @@ def test_what_cannot_be_joined_is_refused_before_anything_is_written(images: Pat
         (ConfigError, "is no scheduler file", {"scheduler": tmp_path / "s.json"}),
         (ConfigError, "no --threads", {"scheduler": "tcp://127.0.0.1:1", "threads": 2}),
         (ConfigError, "client must be a dask", {"client": 5}),
+        (MemoryBudgetError, "1,000 workers would hold .* at most --workers 12", {"workers": 1000, "memory": "1GiB"}),
         (
             MemoryBudgetError,
             "the process that starts the job needs .* use --memory",

@@ -7,15 +7,16 @@ from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
 
-from bigcluster.errors import ClusterError
+from bigcluster.errors import ClusterError, MemoryBudgetError
 from bigcluster.pipeline.job import Job
+from bigcluster.planning import footprint
 from bigcluster.runtime.dask_cluster import DaskCluster, Link
 from bigcluster.runtime.dask_cluster.cluster import CLOSE_SECONDS
-from bigcluster.runtime.dask_cluster.join import address_of, check_scheduler, connector, first, following, warning_for
+from bigcluster.runtime.dask_cluster.join import address_of, connector, first, following, warning_for
 from bigcluster.runtime.dask_cluster.start import local_cluster
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.workers_memory import WorkersMemory
-from bigcluster.units import show_bytes
+from bigcluster.units import counted, show_bytes
 
 WORKER_SHARE = 0.75
 """The share of the memory limit of a dask worker that a job may hold: from 0.8 on dask gives it no more work, and at
@@ -24,10 +25,14 @@ WORKER_SHARE = 0.75
 
 @contextmanager
 def on_cluster(job: Job) -> Iterator[Job]:
-    """Yield the job with the workers that its resources name. Raises ConfigError and ClusterError."""
+    """Yield the job with the workers that its resources name.
+
+    Raises ConfigError and ClusterError, and MemoryBudgetError where the budget is too small for so many workers.
+    """
     resources, settings = job.resources, job.settings.cluster
     with ExitStack() as stack:
         if resources.scheduler is None:
+            _check_number(resources)
             started = stack.enter_context(local_cluster(resources.workers, resources.threads))
             if started.dashboard is not None:
                 job.progress.note(f"dashboard: {started.dashboard}")
@@ -44,7 +49,6 @@ def on_cluster(job: Job) -> Iterator[Job]:
         stack.callback(link.close)
         link.wait_for_workers(settings.min_workers if resources.tree_bytes == 0 else resources.workers)
         if resources.scheduler is not None:
-            check_scheduler(link.client, scheduler)
             resources = _of_workers(resources, link)
         cluster = DaskCluster(link, run, resources.budget_bytes)
         job.stages.follow_workers(memory, is_tree=resources.starts_workers)
@@ -55,6 +59,18 @@ def on_cluster(job: Job) -> Iterator[Job]:
             raise
         # Workers that were started end now, whatever they still do.
         cluster.close(wait_seconds=0.0 if resources.starts_workers else CLOSE_SECONDS)
+
+
+def _check_number(resources: Resources) -> None:
+    """Raise MemoryBudgetError where as many workers cannot be started: the plan, which counts more, is made later."""
+    each = footprint.DASK_WORKER_BYTES - footprint.SHARED_BYTES
+    most = resources.tree_bytes // each
+    if resources.workers > most:
+        fewer = f"at most --workers {most}, or " if most else ""
+        raise MemoryBudgetError(
+            f"{counted(resources.workers, 'worker')} would hold {show_bytes(resources.workers * each)} before any "
+            f"image, the budget is {show_bytes(resources.tree_bytes)}; use {fewer}a larger --memory"
+        )
 
 
 def _of_workers(resources: Resources, link: Link) -> Resources:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from distributed import Client, Security, __version__
+from distributed.comm import connect as connect_to
 
 from bigcluster.errors import ClusterError, ConfigError
 from bigcluster.files.bounded import SETTINGS_BYTES, read_bounded
@@ -18,6 +20,8 @@ from bigcluster.runtime.workers_memory import WorkersMemory
 
 CONNECT_SECONDS = 10.0
 """Seconds for one attempt to reach a scheduler. Chosen, not measured."""
+ANSWER_SECONDS = 5.0
+"""Seconds in which a scheduler that was reached says what it is. Chosen, not measured."""
 _LOOPBACK = ("127.", "localhost", "[::1]", "::1")
 
 
@@ -73,9 +77,31 @@ def connector(scheduler: str, ca: str | None, cert: str | None, key: str | None)
     def connect() -> Client:
         address = address_of(scheduler)  # a scheduler that was started again may have another one
         security = security_for(address, ca, cert, key)
+        # A client waits for ever for an answer, where something listens that does not speak or is no scheduler.
+        asyncio.run(asyncio.wait_for(_check_scheduler(address, security), CONNECT_SECONDS + ANSWER_SECONDS))
         return Client(address, timeout=CONNECT_SECONDS, security=security, set_as_default=False)
 
     return connect
+
+
+async def _check_scheduler(address: str, security: Security | None) -> None:
+    """Ask who listens at an address. Raises OSError, and ClusterError where it is not a scheduler of our version."""
+    arguments = {} if security is None else security.get_connection_args("client")
+    comm = await connect_to(address, timeout=CONNECT_SECONDS, **arguments)
+    try:
+        await comm.write({"op": "identity", "reply": True})
+        what = (await comm.read())["type"].lower()
+        if what != "scheduler":
+            raise ClusterError(f"{address} is the address of a {what} of dask: give that of its scheduler")
+        await comm.write({"op": "versions", "reply": True})
+        theirs = (await comm.read())["packages"]["distributed"]
+    finally:
+        comm.abort()
+    if theirs != __version__:
+        raise ClusterError(
+            f"the scheduler at {address} has dask.distributed {theirs}, and this process has {__version__}: install "
+            "the same version in both places"
+        )
 
 
 def following(
@@ -119,18 +145,10 @@ def first(connect: Callable[[], Client], scheduler: str) -> Callable[[], Client]
     return connected
 
 
-def check_scheduler(client: Client, scheduler: str) -> None:
-    """Raise ClusterError where the scheduler has another version of dask.distributed: they could not talk safely."""
-    theirs = client.get_versions()["scheduler"]["packages"]["distributed"]
-    if theirs != __version__:
-        raise ClusterError(
-            f"the scheduler at {scheduler} has dask.distributed {theirs}, and this process has {__version__}: install "
-            "the same version in both places"
-        )
-
-
-def _cause(error: BaseException) -> str:
-    """Return the first line of the error at the bottom: dask wraps it twice."""
-    while error.__cause__ is not None:
+def _cause(error: BaseException | None) -> str:
+    """Return the first line of the error at the bottom that says something: dask wraps it twice."""
+    text = f"it was waited for {CONNECT_SECONDS + ANSWER_SECONDS:g} s"
+    while error is not None:
+        text = next(iter(str(error).splitlines()), text)
         error = error.__cause__
-    return str(error).splitlines()[0] if str(error) else "the connection was given up"
+    return text
