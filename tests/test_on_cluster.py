@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shutil
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -155,6 +157,38 @@ def test_a_joined_cluster_gives_the_same_bytes(
 
 
 @pytest.mark.slow
+def test_predict_verify_and_report_use_workers_too(
+    joined: Path, images: Path, alone: Path, tmp_path: Path, cli: Cli
+) -> None:
+    out, without, by_two = tmp_path / "o", tmp_path / "without.csv", tmp_path / "by-two.csv"
+    shutil.copytree(alone, out)
+    assert cli("predict", out, images, "--to", without).code == 3
+    ran = cli("predict", out, images, "--to", by_two, "--workers", 2, "--threads", 1, "--memory", "2GiB")
+    assert ran.code == 3, ran.err
+    assert "2 worker processes of 1 thread" in ran.err
+    assert by_two.read_bytes() == without.read_bytes()
+    assert not list((out / ".bigcluster" / "ledger").glob("names-*"))
+
+    def pages() -> dict[str, bytes]:
+        report = out / "report"
+        return {path.relative_to(report).as_posix(): path.read_bytes() for path in report.rglob("*") if path.is_file()}
+
+    assert cli("report", out).code == 0
+    before = pages()
+    ran = cli("report", out, "--scheduler", joined)
+    assert ran.code == 0, ran.err
+    assert pages() == before
+    ran = cli("verify", out, "--scheduler", joined, "--json")
+    assert (ran.code, json.loads(ran.out)["damaged"]) == (0, []), ran.err
+    for pixels in (out / "store.zarr" / "pixels" / "c").rglob("0"):
+        if pixels.is_file():
+            pixels.write_bytes(pixels.read_bytes()[:-1])
+    ran = cli("verify", out, "--scheduler", joined, "--json")
+    assert ran.code == 1, ran.err
+    assert json.loads(ran.out)["redo"] == ["ingest"]
+
+
+@pytest.mark.slow
 def test_a_run_that_is_killed_on_a_cluster_goes_on_without_it(
     images: Path, alone: Path, tmp_path: Path, cli: Cli
 ) -> None:
@@ -192,6 +226,30 @@ def test_a_worker_that_dies_or_freezes_during_a_run_changes_no_label(
         _, err = process.communicate(timeout=PATIENCE_SECONDS)
     assert process.returncode == 3, err
     assert same(tmp_path / "o", alone)
+
+
+def test_commands_that_read_a_run_refuse_what_a_run_refuses(
+    alone: Path, images: Path, tmp_path: Path, cli: Cli
+) -> None:
+    run, to = bc.open(alone), tmp_path / "p.csv"
+    cases: list[tuple[dict[str, Any], str]] = [
+        ({"workers": 0}, "workers must be a whole number of at least 1, not 0"),
+        ({"workers": 2, "scheduler": "tcp://127.0.0.1:1"}, "--workers starts .* give one of them"),
+        ({"scheduler": "tcp://127.0.0.1:1", "threads": 2}, "no --threads"),
+        ({"scheduler": "tcp://127.0.0.1:1", "client": 5}, "client and scheduler both name a cluster"),
+        ({"client": 5}, "client must be a dask"),
+    ]
+    for given, words in cases:
+        for command in (partial(run.predict, images, to), run.verify, run.report):
+            with pytest.raises(ConfigError, match=words):
+                command(**given)
+    refused(cli("verify", alone, "--scheduler", "tcp://127.0.0.1:1"), 1, "no scheduler of dask answers")
+    ran = cli("predict", alone, images, "--to", to, "--scheduler", "tls://127.0.0.1:1")
+    refused(ran, 2, "needs certificates", "cluster.tls_ca")
+    for command in (("predict", alone, images, "--to", to), ("verify", alone), ("report", alone)):
+        ran = cli(*command, "--set", "kmeans.n_init=2")
+        refused(ran, 2, "--set may name", "cluster.*", "not kmeans.n_init")
+    assert not to.exists()
 
 
 def test_what_cannot_be_joined_is_refused_before_anything_is_written(images: Path, tmp_path: Path, cli: Cli) -> None:

@@ -359,7 +359,7 @@ def test_the_report_can_be_left_out_and_made_later(tmp_path: Path, cli: Cli) -> 
 @pytest.mark.parametrize(
     ("args", "says", "code"),
     [
-        (("--set", "kmeans.n_init=2"), "--set may name report.*, not kmeans.n_init", 2),
+        (("--set", "kmeans.n_init=2"), "--set may name report.* and cluster.*, not kmeans.n_init", 2),
         (("--set", "report.map=mds"), "must be one of pca, tsne, umap, none", 2),
         (("--memory", "100MiB"), "stage 'report' needs", 2),
     ],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from bigcluster import outdir
@@ -142,30 +143,24 @@ def resolve_resolutions(
     return settings, RESOLUTIONS if resolution is None else parse_resolutions("resolution", resolution)
 
 
-def resolve_report(out: PathLike, *, sets: tuple[str, ...] = ()) -> Settings:
-    """Return the settings of the run in OUT.
-
-    sets : texts KEY=VALUE, of report.* only. Raises ConfigError for other keys, RunNotFoundError.
-    """
-    for name in parse_sets(sets):
-        if not name.startswith("report."):
-            raise ConfigError(f"a report shows what OUT holds: --set may name report.*, not {name}")
-    return stored_settings(out, sets=sets)
-
-
 def stored_settings(
-    out: PathLike, *, sets: tuple[str, ...] = (), exclude: Sequence[str] | str | None = None
+    out: PathLike,
+    *,
+    sets: tuple[str, ...] = (),
+    exclude: Sequence[str] | str | None = None,
+    flags: Mapping[str, Any] | None = None,
 ) -> Settings:
     """Return the settings of the run in OUT, as OUT/run.toml holds them.
 
-    sets : texts KEY=VALUE that replace some of them. exclude : patterns that replace its `exclude`, or None.
+    sets : texts KEY=VALUE that replace some of them. exclude : patterns that replace its `exclude`, or None. flags :
+    values by dotted name that replace others.
     Raises RunNotFoundError where OUT holds no run, ConfigError for a bad value.
     """
     out = local_path("OUT", out)
     stored = outdir.kept_values(out)
     if stored is None:
         raise outdir.no_run(out)
-    return resolve(flags={"out": out, "exclude": exclude}, sets=sets, config=None, kept=stored)
+    return resolve(flags={"out": out, "exclude": exclude, **(flags or {})}, sets=sets, config=None, kept=stored)
 
 
 def resources(
@@ -227,6 +222,68 @@ def joined_by(client: Any, settings: Mapping[str, Any]) -> tuple[str, dict[str, 
     return address, given if address.startswith("tls://") else {}
 
 
+def scheduler_of(
+    scheduler: PathLike | None, client: Any, settings: Mapping[str, Any]
+) -> tuple[PathLike | None, dict[str, Any]]:
+    """Return the scheduler that a call names, and the settings cluster.tls_* that come with it; see `joined_by`.
+
+    Raises ConfigError where both are given, and as `joined_by` does.
+    """
+    if client is None:
+        return scheduler, {}
+    if scheduler is not None:
+        raise ConfigError("client and scheduler both name a cluster: give one of them")
+    return joined_by(client, settings)
+
+
+def resolve_finished(
+    out: PathLike,
+    sets: tuple[str, ...],
+    *,
+    scheduler: PathLike | None,
+    client: Any,
+    exclude: Sequence[str] | str | None = None,
+    may_name: tuple[str, ...] = ("cluster.*",),
+) -> tuple[Settings, PathLike | None]:
+    """Return the settings of the run in OUT for a call that reads it, and the scheduler that the call names.
+
+    sets : texts KEY=VALUE. may_name : the settings that they may name. exclude : as in `stored_settings`.
+    Raises ConfigError for other keys and as `scheduler_of` does, RunNotFoundError.
+    """
+    values = _named_sets(sets, may_name)
+    scheduler, certificates = scheduler_of(scheduler, client, values)
+    return stored_settings(out, sets=sets, exclude=exclude, flags=certificates), scheduler
+
+
+def resolve_verify(
+    out: PathLike, sets: tuple[str, ...], *, joins: bool, scheduler: PathLike | None, client: Any
+) -> tuple[Settings, PathLike | None]:
+    """Return the settings of verify, and the scheduler that the call names. The settings of the run may be damaged.
+
+    sets : as for `resolve_finished`. joins : whether the call has workers, for which the settings cluster.* of the run
+    count where they can be read.
+    """
+    path, values = local_path("OUT", out), _named_sets(sets, ("cluster.*",))
+    scheduler, certificates = scheduler_of(scheduler, client, values)
+    kept: dict[str, Any] = {}
+    if joins:
+        with suppress(ConfigError):  # verify itself says that they cannot be read
+            kept = outdir.kept_values(path) or {}
+    kept = {name: value for name, value in kept.items() if name.startswith("cluster.")}
+    return resolve(flags={"out": path, **certificates}, sets=sets, config=None, kept=kept), scheduler
+
+
+def _named_sets(sets: tuple[str, ...], may_name: tuple[str, ...]) -> dict[str, Any]:
+    """Return the values of texts KEY=VALUE. Raises ConfigError for a name that is not one of `may_name`."""
+    values = parse_sets(sets)
+    for name in values:
+        if not any(name.startswith(allowed.removesuffix("*")) for allowed in may_name):
+            raise ConfigError(
+                f"the other settings are those of the run in OUT: --set may name {' and '.join(may_name)}, not {name}"
+            )
+    return values
+
+
 def plan_resources(
     memory: str | None, threads: int | None, workers: int | None, scheduler: PathLike | None
 ) -> Resources:
@@ -255,15 +312,19 @@ def _at_least_one(name: str, value: Any) -> int:
     return number
 
 
+def worker_notes(resources: Resources) -> list[Note]:
+    """Return one note about the worker processes that are started; else an empty list."""
+    if not resources.starts_workers:
+        return []
+    n_processes = "1 worker process" if resources.workers == 1 else f"{resources.workers:,} worker processes"
+    return [Note(f"{n_processes} of {counted(resources.threads, 'thread')} (their number is --threads)")]
+
+
 def budget_notes(resources: Resources) -> list[Note]:
     """Return what a person should know about the memory budget and the processes before a run."""
     from bigcluster.runtime.resources import allowed_memory
 
-    allowed = allowed_memory()
-    notes = []
-    if resources.starts_workers:
-        n_processes = "1 worker process" if resources.workers == 1 else f"{resources.workers:,} worker processes"
-        notes.append(Note(f"{n_processes} of {counted(resources.threads, 'thread')} (their number is --threads)"))
+    allowed, notes = allowed_memory(), worker_notes(resources)
     if resources.scheduler is not None:
         return notes
     if not resources.budget_given:

@@ -18,15 +18,17 @@ from bigcluster.api.arguments import (
     as_texts,
     budget_notes,
     dotted,
-    joined_by,
     plan_resources,
-    resolve_report,
+    resolve_finished,
     resolve_resolutions,
     resolve_settings,
     resolve_sweep,
+    resolve_verify,
     resources,
     reused_settings_notes,
+    scheduler_of,
     stored_settings,
+    worker_notes,
 )
 from bigcluster.api.finished_run import Run
 from bigcluster.config import KEYS, Settings
@@ -99,11 +101,8 @@ def run(
         raise ConfigError(f"listener must be a function that takes an event, not {quoted(listener)}")
     values, sets = dotted(set)
     flags = {"k": n_clusters, **settings, **values}
-    if client is not None:
-        if scheduler is not None:
-            raise ConfigError("client and scheduler both name a cluster: give one of them")
-        scheduler, certificates = joined_by(client, values)
-        flags |= certificates
+    scheduler, certificates = scheduler_of(scheduler, client, values)
+    flags |= certificates
     resolved = resolve_settings(images, out, flags=flags, sets=sets, config=config, fresh=fresh)
     # The listener may change the current folder.
     resolved = with_absolute_paths(resolved)
@@ -257,16 +256,22 @@ def predict(
     exclude: Sequence[str] | str | None = None,
     memory: str | None = None,
     threads: int | None = None,
+    workers: int | None = None,
+    scheduler: PathLike | None = None,
+    client: Any = None,
+    set: Sets = None,
     listener: Listener = log_events,
 ) -> dict[str, Any]:
     """Label new images by the model in OUT, and write the labels to a CSV file or a stream.
 
     images : as in `run`. to : the file or stream. features : the vectors of the new images, where the model was made of
     vectors; default: those of the model, which may have the new images too. exclude : patterns of files that are not
-    listed; default: those of the run. Returns a dict: `counts` of the images, and `beyond_share` and `unlike`, which
-    say whether they resemble the images of the run (None where the model has too few images to tell).
+    listed; default: those of the run. memory, threads, workers, scheduler, client : as in `run`. set : cluster.* keys
+    only. Returns a dict: `counts` of the images, and `beyond_share` and `unlike`, which say whether they resemble the
+    images of the run (None where the model has too few images to tell).
     """
-    settings, limits = stored_settings(out, exclude=exclude), resources(memory, threads)
+    settings, scheduler = resolve_finished(out, as_texts(set), scheduler=scheduler, client=client, exclude=exclude)
+    limits = _told(resources(memory, threads, workers, scheduler), listener)
     target = targets.named("--to", to)
     new_features = None if features is None else KEYS["features"].check("features", features)
     if image_list.is_list(images):
@@ -283,14 +288,21 @@ def verify(
     quick: bool = False,
     memory: str | None = None,
     threads: int | None = None,
+    workers: int | None = None,
+    scheduler: PathLike | None = None,
+    client: Any = None,
+    set: Sets = None,
     listener: Listener = log_events,
 ) -> dict[str, Any]:
     """Check all files of OUT for damage.
 
-    quick : read only a sample. Returns a dict: `ok`, the files that are `damaged`, and in `redo` the stages that the
-    next run does again.
+    quick : read only a sample. memory, threads, workers, scheduler, client : as in `run`. set : cluster.* keys only.
+    Returns a dict: `ok`, the files that are `damaged`, and in `redo` the stages that the next run does again.
     """
-    return _run_task("verify", Settings(out=local_path("OUT", out)), resources(memory, threads), listener, quick=quick)
+    joins = any(given is not None for given in (workers, scheduler, client))
+    settings, scheduler = resolve_verify(out, as_texts(set), joins=joins, scheduler=scheduler, client=client)
+    limits = _told(resources(memory, threads, workers, scheduler), listener)
+    return _run_task("verify", settings, limits, listener, quick=quick)
 
 
 def report(
@@ -298,14 +310,28 @@ def report(
     *,
     memory: str | None = None,
     threads: int | None = None,
+    workers: int | None = None,
+    scheduler: PathLike | None = None,
+    client: Any = None,
     set: Sets = None,
     listener: Listener = log_events,
 ) -> dict[str, Any]:
-    """Write the report again from the results in OUT. set : report.* keys only.
+    """Write the report again from the results in OUT.
 
+    memory, threads, workers, scheduler, client : as in `run`. set : report.* and cluster.* keys only.
     Returns a dict: `report` is the path of its first page.
     """
-    return _run_task("report", resolve_report(out, sets=as_texts(set)), resources(memory, threads), listener)
+    settings, scheduler = resolve_finished(
+        out, as_texts(set), scheduler=scheduler, client=client, may_name=("report.*", "cluster.*")
+    )
+    return _run_task("report", settings, _told(resources(memory, threads, workers, scheduler), listener), listener)
+
+
+def _told(limits: Resources, listener: Listener) -> Resources:
+    """Tell the listener which worker processes are started, and return the resources."""
+    for note in worker_notes(limits):
+        listener(note)
+    return limits
 
 
 def make_components(out: PathLike) -> None:

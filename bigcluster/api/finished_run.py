@@ -214,12 +214,16 @@ class Run:
         exclude: Sequence[str] | str | None = None,
         memory: str | None = None,
         threads: int | None = None,
+        workers: int | None = None,
+        scheduler: PathLike | None = None,
+        client: Any = None,
     ) -> pd.DataFrame:
         """Label new images with the stored model; return the columns of labels.csv and `novelty`.
 
         images : as in `run`. to : the CSV file that the table is written to; an existing one is replaced.
         features : the vectors of the new images, where the model was made of vectors; default: those of the model.
-        exclude : patterns of files that are not listed; default: those of the run. memory, threads : as in `run`.
+        exclude : patterns of files that are not listed; default: those of the run. memory, threads, workers, scheduler,
+        client : as in `run`.
         Raises UsageError where `to` is a stream.
         """
         from bigcluster.api.calls import predict
@@ -228,27 +232,74 @@ class Run:
         target = targets.named("to", to)
         if not targets.check("to", target):
             raise UsageError(f"to must be a file, from which the table is read: {target} is a stream")
-        predict(self.out, images, target, features=features, exclude=exclude, memory=memory, threads=threads)
+        predict(
+            self.out,
+            images,
+            target,
+            features=features,
+            exclude=exclude,
+            memory=memory,
+            threads=threads,
+            workers=workers,
+            scheduler=scheduler,
+            client=client,
+        )
         return read_table(Path(target), NUMBERS_OF_PREDICTIONS)
 
-    def verify(self, *, quick: bool = False, memory: str | None = None, threads: int | None = None) -> dict[str, Any]:
+    def verify(
+        self,
+        *,
+        quick: bool = False,
+        memory: str | None = None,
+        threads: int | None = None,
+        workers: int | None = None,
+        scheduler: PathLike | None = None,
+        client: Any = None,
+    ) -> dict[str, Any]:
         """Check checksums, counts, labels, folders and model; the next run repairs what is damaged.
 
-        quick : read only a sample. memory, threads : as in `run`. Returns a dict: `ok`, the files that are `damaged`,
-        and in `redo` the stages that the next run does again.
+        quick : read only a sample. memory, threads, workers, scheduler, client : as in `run`. Returns a dict: `ok`, the
+        files that are `damaged`, and in `redo` the stages that the next run does again.
         """
         from bigcluster.api.calls import verify
 
-        return verify(self.out, quick=quick, memory=memory, threads=threads)
+        return verify(
+            self.out,
+            quick=quick,
+            memory=memory,
+            threads=threads,
+            workers=workers,
+            scheduler=scheduler,
+            client=client,
+        )
 
-    def report(self, *, memory: str | None = None, threads: int | None = None, set: Sets = None) -> Path:
+    def report(
+        self,
+        *,
+        memory: str | None = None,
+        threads: int | None = None,
+        workers: int | None = None,
+        scheduler: PathLike | None = None,
+        client: Any = None,
+        set: Sets = None,
+    ) -> Path:
         """Write the report again; return the path of its index.html.
 
-        memory, threads : as in `run`. set : report.* keys only, such as {"report.map": "tsne"}.
+        memory, threads, workers, scheduler, client : as in `run`. set : report.* keys, such as {"report.map": "tsne"},
+        and cluster.* keys.
         """
         from bigcluster.api.calls import report
 
-        return Path(report(self.out, memory=memory, threads=threads, set=set)["report"])
+        written = report(
+            self.out,
+            memory=memory,
+            threads=threads,
+            workers=workers,
+            scheduler=scheduler,
+            client=client,
+            set=set,
+        )
+        return Path(written["report"])
 
     def _repr_html_(self) -> str:
         """Return the HTML that a notebook shows: counts, sizes and a small montage."""

@@ -15,6 +15,7 @@ from bigcluster.cli import models
 from bigcluster.cli.answers import listening, say, stdout, tell
 from bigcluster.cli.options import (
     AsJson,
+    ClusterSets,
     Components,
     Config,
     DryRun,
@@ -259,6 +260,9 @@ def predict(
     exclude: Exclude = None,
     memory: Memory = None,
     threads: Threads = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    sets: ClusterSets = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     log: Log = None,
@@ -272,7 +276,17 @@ def predict(
         raise UsageError(f"--log and --to are the same file ({to}); give two")
     with listening(quiet=quiet) as listener:
         prediction = api.predict(
-            out, images, to, features=features, exclude=exclude, memory=memory, threads=threads, listener=listener
+            out,
+            images,
+            to,
+            features=features,
+            exclude=exclude,
+            memory=memory,
+            threads=threads,
+            workers=workers,
+            scheduler=scheduler,
+            set=sets,
+            listener=listener,
         )
     tell(prediction, as_json, lambda: display.print_prediction(prediction, to, stdout()), quiet=quiet)
     _leave_with(prediction["counts"], to, quiet)
@@ -284,6 +298,9 @@ def verify(
     quick: Annotated[bool, typer.Option("--quick", help="Read only a sample of the data and of the links.")] = False,
     memory: Memory = None,
     threads: Threads = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
+    sets: ClusterSets = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
     log: Log = None,
@@ -293,7 +310,16 @@ def verify(
     from bigcluster.cli import display
 
     with listening(quiet=quiet) as listener:
-        verdict = api.verify(out, quick=quick, memory=memory, threads=threads, listener=listener)
+        verdict = api.verify(
+            out,
+            quick=quick,
+            memory=memory,
+            threads=threads,
+            workers=workers,
+            scheduler=scheduler,
+            set=sets,
+            listener=listener,
+        )
     tell(verdict, as_json, lambda: display.print_verified(verdict, out, stdout()), quiet=quiet and verdict["ok"])
     if not verdict["ok"]:
         raise typer.Exit(EXIT_FAILED)
@@ -367,8 +393,11 @@ def report(
     out: Annotated[str, typer.Argument(help="The results folder of a finished run.")],
     memory: Memory = None,
     threads: Threads = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     sets: Annotated[
-        list[str] | None, typer.Option("--set", metavar="KEY=VALUE", help="Set report.map or report.thumbnails.")
+        list[str] | None,
+        typer.Option("--set", metavar="KEY=VALUE", help="Set report.map, report.thumbnails or cluster.*."),
     ] = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -378,7 +407,9 @@ def report(
     from bigcluster import api
 
     with listening(quiet=quiet) as listener:
-        written = api.report(out, memory=memory, threads=threads, set=sets, listener=listener)
+        written = api.report(
+            out, memory=memory, threads=threads, workers=workers, scheduler=scheduler, set=sets, listener=listener
+        )
     tell(written, as_json, lambda: print(printable(f"look at: {written['report']}")), quiet=quiet)
 
 

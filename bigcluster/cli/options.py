@@ -118,6 +118,10 @@ Sets = Annotated[
         help="Set any other setting by its name, such as kmeans.n_init=8. May be given several times.",
     ),
 ]
+ClusterSets = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Set cluster.patience, cluster.min_workers or cluster.tls_*."),
+]
 Fresh = Annotated[bool, typer.Option("--fresh", help="Ignore the settings of the last run, which OUT/run.toml keeps.")]
 Replace = Annotated[
     bool, typer.Option("--replace", help="Allow the run to discard pixels that were decoded with other settings.")

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Iterable
 from pathlib import Path
 
 NFS_SECONDS = 35.0
@@ -35,6 +36,12 @@ def comes_to_light(path: Path, patience_seconds: float | None = None) -> bool:
         _list(path.parent)
         time.sleep(_LOOK_SECONDS)
     return True
+
+
+def come_to_light(paths: Iterable[Path]) -> set[Path]:
+    """Return those of some files that are there. They are looked for together, for as long as one of them would be."""
+    until = time.monotonic() + _patience_seconds
+    return {path for path in paths if comes_to_light(path, max(0.0, until - time.monotonic()))}
 
 
 def _list(folder: Path) -> None:

@@ -109,9 +109,10 @@ def arithmetic() -> str:
     return digest_of(b"".join(np.ascontiguousarray(one).tobytes() for one in (product, gram, values, vectors)))
 
 
-def attest(cluster: Cluster, listing: Listing, out: Path, *, between_hosts: bool) -> None:
+def attest(cluster: Cluster, listing: Listing | None, out: Path, *, between_hosts: bool) -> None:
     """Ask every worker what it has, and compare; this process itself needs no proof. OUT must be locked.
 
+    listing : the images that the workers must see; None for none.
     between_hosts : whether workers may be on other hosts. From now on, workers write for this process as long as it
     holds OUT.
 
@@ -121,7 +122,7 @@ def attest(cluster: Cluster, listing: Listing, out: Path, *, between_hosts: bool
         return
     cluster.before_jobs = HeldBy(out, between_hosts)
     expect_other_hosts(NFS_SECONDS if between_hosts else 0.0)
-    image = str(listing.path(0)) if len(listing) else None
+    image = str(listing.path(0)) if listing is not None and len(listing) else None
     nonce = f"{unfinished_name()}{secrets.token_hex(4)}"
     write_bytes(out / nonce, nonce.encode(), out)
     expected = {"versions": versions(), "image": None if image is None else facts_of(image), "nonce": nonce}

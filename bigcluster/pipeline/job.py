@@ -6,11 +6,12 @@ import os
 import platform
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bigcluster.catalog import Listing
 from bigcluster.catalog.manifest_rows import LEAST_BYTES
 from bigcluster.config import Settings
 from bigcluster.errors import DamagedError
@@ -51,6 +52,29 @@ class Job:
     def remaining_bytes(self) -> int:
         """The bytes of the budget beyond Python and the libraries: no array of OUT may be larger."""
         return remaining_bytes(self.settings, self.resources)
+
+
+def with_workers(job: Job, stack: ExitStack) -> Job:
+    """Return the job with the workers that its resources name, until the stack ends; without any, the job as it is.
+
+    Raises ConfigError and ClusterError.
+    """
+    if not job.resources.joined:
+        return job
+    from bigcluster.pipeline.on_cluster import on_cluster  # what it imports is not needed otherwise
+
+    return stack.enter_context(on_cluster(job))
+
+
+def attest_workers(job: Job, listing: Listing | None = None) -> None:
+    """Check that the workers of the job can do it, where it has any. OUT must be locked.
+
+    listing : the images that they must see. Raises ClusterError.
+    """
+    if job.resources.joined:
+        from bigcluster.pipeline.attestation import attest
+
+        attest(job.cluster, listing, job.out, between_hosts=not job.resources.starts_workers)
 
 
 def remaining_bytes(settings: Settings, resources: Resources) -> int:

@@ -7,40 +7,42 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from bigcluster import outdir
-from bigcluster.catalog import KNOWN_SUFFIXES, FileRecord, Listing, left_out, list_images, root_of, unread_folders
+from bigcluster.catalog import KNOWN_SUFFIXES, Listing, left_out, list_images, root_of, unread_folders
 from bigcluster.config import Settings, are_vectors
 from bigcluster.errors import ConfigError, NoImagesError, StoreError, UsageError
 from bigcluster.files import targets
 from bigcluster.kernels.decode import STATUSES, DecodeSpec
 from bigcluster.kernels.novelty import LEAST_IMAGES, UNUSUAL_PERCENTILE
 from bigcluster.outputs.summary import folders_of
-from bigcluster.outputs.tables import Predicted, write_predictions
-from bigcluster.pipeline.job import Job, naming_damage, open_job
-from bigcluster.pipeline.stored_model import StoredModel, is_close_call, label, load_model
+from bigcluster.outputs.tables import write_predictions
+from bigcluster.pipeline.job import Job, attest_workers, naming_damage, open_job, with_workers
+from bigcluster.pipeline.predict_jobs import Opened, PredictRows, predicted
+from bigcluster.pipeline.stored_model import StoredModel, load_model
 from bigcluster.planning.manifold import project_placer_bytes
-from bigcluster.planning.plan import check_budget
-from bigcluster.planning.prediction import plan_predict
+from bigcluster.planning.plan import check_budget, check_on_cluster
+from bigcluster.planning.prediction import plan_predict, waiting_bytes
 from bigcluster.planning.stage_names import CLUSTER, COMPONENTS, FEATURES, INGEST, MANIFOLD, PREDICT, REDUCE
+from bigcluster.runtime.cluster import Local
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller
 from bigcluster.solvers.manifold import check_library
-from bigcluster.stages.embedding import Embedding, fits_stored, n_row_values, open_embedding, shape_of
+from bigcluster.stages.embedding import Embedding, fits_stored, open_embedding, shape_of
 from bigcluster.stages.features import load_features
 from bigcluster.stages.ingest import RECIPE, load_ingested, stored_embedding, stored_recipe
+from bigcluster.stages.listing_ref import EmbeddingRef, ListingRef
 from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading.sample import NATIVE
 from bigcluster.stages.membership import KMEANS, LEIDEN, algorithm_of
 from bigcluster.stages.reduce import embedding_of
 from bigcluster.stages.vectors import KIND_OF_VECTORS
 from bigcluster.store import Store
-from bigcluster.store.row_source import spans
+from bigcluster.store.refs import StoreRef
 from bigcluster.units import counted as number_of
 
 TO = "--to"
@@ -76,10 +78,12 @@ def predict(
     job = open_job(settings, resources, listener, caller)
     _check_target(to, images, settings.images, job.out)
     settings = _with_features(settings, features)
+    job = replace(job, settings=settings)
     _check_not_vectors(to, settings.features)
-    with job.stages.sampler:
+    with job.stages.sampler, ExitStack() as stack:
         job.stages.sampler.enter("list")
         outdir.check_is_out(job.out)
+        job = with_workers(job, stack)
         embedding = embedding or open_embedding(settings, listener, images=images, most_bytes=job.remaining_bytes)
         try:
             listing, spec, counted, model = _label_all(job, images, to, embedding, isolate_rows)
@@ -121,7 +125,7 @@ def _label_all(
 
     Returns the listing, how it was decoded, counts by status and novelty, and the model.
     """
-    settings, resources = job.settings, job.resources
+    settings, resources = replace(job.settings, images=images), job.resources
     listing = list_images(
         images,
         job.out,
@@ -139,7 +143,9 @@ def _label_all(
     _check_not_listed(to, listing)
     counted: Counter[str] = Counter()
     with ExitStack() as stack:
-        with outdir.locked(job.out, job.progress.note):
+        with ExitStack() as locked:
+            (stack if resources.joined else locked).enter_context(outdir.locked(job.out, job.progress.note))
+            attest_workers(job, listing)
             store = Store(job.out, create=False, most_bytes=job.remaining_bytes)
             spec = stored_recipe(store)
             with naming_damage(store):
@@ -155,21 +161,28 @@ def _label_all(
                 placer_bytes = project_placer_bytes(
                     embedded.payload["method"], embedded.payload["n_fitted"], n_components, len(listing), resources
                 )
-            plan = plan_predict(
-                replace(settings, images=images),
+            plan_for = partial(
+                plan_predict,
+                settings,
                 len(listing),
                 n_own,
                 spec.n_values,
                 features.shape if embedding is None else shape_of(embedding),
                 n_components,
                 n_clusters,
-                resources,
                 placer_bytes=placer_bytes,
                 of_communities=clustered is not None and algorithm_of(clustered) == LEIDEN,
             )
-            check_budget((plan,), resources.budget_bytes, otherwise="fewer --threads")
+            plan = plan_for(resources)
+            projected_bytes = plan.projected_bytes
+            if resources.joined:
+                of_this_process = plan_for(resources.of_coordinator).projected_bytes
+                plan = replace(plan, client_bytes=of_this_process + waiting_bytes(len(listing), resources.workers))
+                projected_bytes = check_on_cluster(plan, resources, otherwise="fewer --workers")
+            else:
+                check_budget((plan,), resources.budget_bytes, otherwise="fewer --threads")
             spec = replace(spec, max_bytes=plan.choices["decode_bytes"])
-            stack.enter_context(job.stages.measure(PREDICT, plan.projected_bytes))
+            stack.enter_context(job.stages.measure(PREDICT, projected_bytes))
             with naming_damage(store):
                 model = load_model(job.context(store), features, plan.choices["workspace_bytes"])
             version = _version(store)
@@ -187,7 +200,22 @@ def _label_all(
                 row_features=embedding,
             ) as loader,
         ):
-            rows = _predicted(loader, listing, spec, embedding, model, plan.block_shape[0], counted)
+            names = ListingRef(listing, job.out)
+            stack.callback(names.remove)
+            work = PredictRows(
+                StoreRef.of(store),
+                tuple(version),
+                settings,
+                names,
+                EmbeddingRef.of(embedding, settings),
+                spec,
+                plan.block_shape[0],
+                tuple((start, stop) for start, stop in isolate_rows),
+                plan.choices["children"],
+                plan.choices["workspace_bytes"],
+                Local(Opened(loader, model, embedding)),
+            )
+            rows = predicted(work, len(listing), job.cluster, counted)
             with targets.writing(TO, to) as file:
                 write_predictions(file, listing, rows)
                 _check_version(store, version)
@@ -295,35 +323,3 @@ def _check_embedding(store: Store, embedding: Embedding | None) -> None:
         f"{store.out} was clustered by features of {of_model}, and those of new images would be of "
         f"{of_images}, or of another version of it; run the job again"
     )
-
-
-def _predicted(
-    loader: Loader,
-    listing: Listing,
-    spec: DecodeSpec,
-    embedding: Embedding | None,
-    model: StoredModel,
-    block_rows: int,
-    counted: Counter[str],
-) -> Iterator[tuple[FileRecord, Predicted | None]]:
-    """Yield the record of every listed row and its prediction, which is None for a row that failed. One block of
-    pixels is in memory at a time."""
-    for start, stop in spans(len(listing), block_rows):
-        pixels = np.zeros((stop - start, spec.n_values), np.uint8)
-        features = None
-        if embedding is not None:
-            features = np.zeros((stop - start, n_row_values(embedding)), embedding.dtype)
-        ledger = loader.load(range(start, stop), pixels, start, features=features)
-        counted["resized"] += sum(
-            record.ok and (record.width, record.height) != (spec.width, spec.height) for record in ledger
-        )
-        good = np.array([record.ok for record in ledger])
-        rows = pixels if embedding is None or features is None else features[:, : embedding.n_features]
-        predictions = iter(label(rows[good], model))
-        for record in ledger:
-            counted[record.status] += 1
-            row = next(predictions) if record.ok else None
-            if row is not None:
-                counted["beyond"] += row.novelty is not None and row.novelty > 1
-                counted["close"] += is_close_call(row, model)
-            yield record, row

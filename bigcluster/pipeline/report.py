@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +12,9 @@ from bigcluster import outdir
 from bigcluster.config import Settings
 from bigcluster.errors import BigclusterError, StoreError
 from bigcluster.outputs.summary import read_summary
-from bigcluster.pipeline.job import Job, naming_damage, open_job
-from bigcluster.planning.plan import StagePlan, check_budget
+from bigcluster.pipeline.job import Job, attest_workers, naming_damage, open_job, with_workers
+from bigcluster.planning.plan import StagePlan, check_budget, check_on_cluster
+from bigcluster.planning.planner import report_on_cluster
 from bigcluster.planning.report import components_of, plan_report
 from bigcluster.planning.stage_names import CLUSTER, REDUCE, REPORT
 from bigcluster.planning.stages import without_library
@@ -37,9 +39,17 @@ def report(
     job = open_job(settings, resources, listener, caller)
     outdir.check_is_out(job.out)
     summary_path = job.out / "summary.json"
-    with job.stages.sampler, _naming_writes(job.out), outdir.locked(job.out, job.progress.note):
+    with (
+        job.stages.sampler,
+        _naming_writes(job.out),
+        outdir.locked(job.out, job.progress.note),
+        ExitStack() as stack,
+    ):
         if not summary_path.is_file():  # after OUT is locked: a running job is not an unfinished one
             raise StoreError(f"{job.out} holds no finished run; run the job to its end first")
+        job = with_workers(job, stack)
+        attest_workers(job)
+        resources = job.resources
         store = Store(job.out, create=False, most_bytes=job.remaining_bytes)
         spec, n_images = stored_recipe(store), store.array("pixels").shape[0]
         n_clusters, n_columns = store.array("centers").shape
@@ -50,8 +60,13 @@ def report(
             components = components_of(None, of_pixels=False)
         size, n_classes = (spec.width, spec.height), 0 if embedding is None else embedding["n_classes"]
         planned = without_library(settings)
-        plan = plan_report(planned, n_images, size, n_columns, n_clusters, components, n_classes, resources)
-        check_budget((plan,), resources.budget_bytes, otherwise="--threads 1")
+        of_pages = resources.of_coordinator if resources.joined else resources
+        plan = plan_report(planned, n_images, size, n_columns, n_clusters, components, n_classes, of_pages)
+        if resources.joined:
+            plan = report_on_cluster(plan, planned, n_images, resources)
+            plan = replace(plan, projected_bytes=check_on_cluster(plan, resources, otherwise="fewer --workers"))
+        else:
+            check_budget((plan,), resources.budget_bytes, otherwise="--threads 1")
         with naming_damage(store):
             _write(job, store, read_summary(summary_path, n_clusters), plan)
     return {"report": str(job.out / FOLDER / "index.html"), "stages": job.stages.facts}

@@ -22,7 +22,16 @@ from bigcluster.outdir.results import OF_A_RUN, OF_A_SWEEP, ResultFiles, is_fini
 from bigcluster.outputs import folders, summary, tables
 from bigcluster.outputs.manifest_copy import write_manifest_copy
 from bigcluster.pipeline.compute import Done, compute
-from bigcluster.pipeline.job import Account, Job, Stages, naming_damage, open_job, remaining_bytes
+from bigcluster.pipeline.job import (
+    Account,
+    Job,
+    Stages,
+    attest_workers,
+    naming_damage,
+    open_job,
+    remaining_bytes,
+    with_workers,
+)
 from bigcluster.planning import footprint
 from bigcluster.planning.disk_space import check_room
 from bigcluster.planning.plan import Plan
@@ -122,10 +131,7 @@ def run(
     job = open_job(settings, resources, listener, caller)
     with job.stages.sampler, ExitStack() as stack:
         job.stages.sampler.enter("list")
-        if resources.joined:
-            from bigcluster.pipeline.on_cluster import on_cluster
-
-            job = stack.enter_context(on_cluster(job))
+        job = with_workers(job, stack)
         embedding = embedding or open_embedding(
             settings, listener, images=given or settings.images, most_bytes=job.remaining_bytes
         )
@@ -162,10 +168,7 @@ def _run(
     outdir.claim(job.out, settings.images)
     with outdir.locked(job.out, job.progress.note):
         outdir.sweep_unfinished(job.out)
-        if job.resources.joined:  # what it imports is not needed otherwise
-            from bigcluster.pipeline.attestation import attest
-
-            attest(job.cluster, listing, job.out, between_hosts=not job.resources.starts_workers)
+        attest_workers(job, listing)
         store = Store(job.out, most_bytes=job.remaining_bytes)
         was_finished = is_finished(store.marks)
         spec = _decode_spec(settings, plan.image_size, plan.stage(INGEST).choices["decode_bytes"], embedding)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import errno
 import glob
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
@@ -30,7 +30,7 @@ from bigcluster.outputs import folders
 from bigcluster.pipeline.audit import folders as entries
 from bigcluster.pipeline.audit import model as stages
 from bigcluster.pipeline.audit import tables as files
-from bigcluster.pipeline.job import Job, open_job
+from bigcluster.pipeline.job import Job, attest_workers, open_job, with_workers
 from bigcluster.planning.stage_names import (
     CLUSTER,
     COMPONENTS,
@@ -53,7 +53,7 @@ from bigcluster.runtime.sampler import Caller
 from bigcluster.stages.ingest import RECIPE
 from bigcluster.stages.reuse import PREVIOUS
 from bigcluster.store import Damage, Inventory, Marks, Store, metadata, take_inventory
-from bigcluster.store.inventory import GONE
+from bigcluster.store.checked_files import GONE
 
 QUICK_FILES = 64
 """Number of chunks that a quick check reads. A chunk has at most 4 MiB, so a quarter of a GiB is read."""
@@ -107,8 +107,12 @@ def verify(
         outdir.check_is_out(job.out, or_damaged=True)  # any other folder is refused
         outdir.check_places(job.out)
         writable = _lock(stack, job)
+        if resources.joined and not writable:
+            raise StoreError(f"{job.out} cannot be written, as workers must: leave out --workers and --scheduler")
+        job = with_workers(job, stack)
         if not (job.out / ARRAYS).is_dir():
             raise StoreError(f"{job.out} holds no store; run `bigcluster run IMAGES --out {job.out} -k 10` first")
+        attest_workers(job)
         with job.stages.measure("verify"):
             try:
                 inventory, damaged, notes = _look(job, quick=quick, writable=writable)
@@ -178,16 +182,13 @@ def _lock(stack: ExitStack, job: Job) -> bool:
 
 
 def _take_inventory(job: Job, quick: bool) -> Inventory:
-    def spread(task: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-        waiting = list(items)
-        job.progress.at(0, len(waiting))
-        for result in job.runtime.map(task, waiting):
-            job.progress.advance()
-            yield result
-
     with job.progress.stage("verify", 0, "files"):
         return take_inventory(
-            job.out, sample=QUICK_FILES if quick else None, spread=spread, most_bytes=job.remaining_bytes // 2
+            job.out,
+            sample=QUICK_FILES if quick else None,
+            cluster=job.cluster,
+            most_bytes=job.remaining_bytes // 2,
+            on_total=lambda n_files: job.progress.at(0, n_files),
         )
 
 

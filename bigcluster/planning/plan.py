@@ -11,6 +11,7 @@ from bigcluster.errors import MemoryBudgetError
 from bigcluster.planning.feature_shape import FeatureShape
 from bigcluster.planning.footprint import SHARED_BYTES
 from bigcluster.planning.stage_names import CLUSTER, MANIFOLD, NEIGHBORS, OUTPUT, REDUCE, SWEEP
+from bigcluster.runtime.resources import Resources
 from bigcluster.units import MIB, show_bytes
 
 
@@ -263,6 +264,25 @@ def check_budget(stages: Iterable[StagePlan], budget_bytes: int, *, otherwise: s
     raise MemoryBudgetError(
         f"stage '{worst.stage}' needs {show_bytes(worst.projected_bytes)}, {budget}; use {enough} or {otherwise}"
     )
+
+
+def check_on_cluster(stage: StagePlan, resources: Resources, *, otherwise: str) -> int:
+    """Return the projected bytes of the processes on this machine while a command of one stage runs on a cluster.
+
+    Raises MemoryBudgetError where a worker, or the process that starts the command, does not fit its part of the
+    budget: equal parts, where the command starts the workers. otherwise : as in `check_budget`.
+    """
+    most = max(stage.projected_bytes, stage.client_bytes)
+    if most > resources.budget_bytes and resources.starts_workers:
+        raise MemoryBudgetError(
+            f"stage '{stage.stage}' needs {show_bytes(stage.projected_bytes)} in each worker process and "
+            f"{show_bytes(stage.client_bytes)} in the process that starts them, each has "
+            f"{show_bytes(resources.budget_bytes)}; use {_enough(most * (resources.workers + 1))} or fewer --workers"
+        )
+    check_budget((replace(stage, projected_bytes=most),), resources.budget_bytes, otherwise=otherwise)
+    if not resources.starts_workers:
+        return stage.client_bytes
+    return resources.workers * (stage.projected_bytes - SHARED_BYTES) + stage.client_bytes
 
 
 def _enough(n_bytes: int) -> str:

@@ -131,13 +131,8 @@ def _on_cluster(
     """Return the plan of a stage with the bytes of both the workers and the process that starts the job."""
     if stage.stage in COORDINATED:
         return replace(stage, projected_bytes=0, client_bytes=stage.projected_bytes)
-    if stage.stage == REPORT:  # workers draw; what they send at once is in this process too
-        return replace(
-            stage,
-            projected_bytes=_idle_bytes(settings, n_images, resources) + stage.choices["drawing_bytes"],
-            client_bytes=stage.projected_bytes + stage.choices["sent_bytes"],
-            n_busy=resources.workers,
-        )
+    if stage.stage == REPORT:
+        return report_on_cluster(stage, settings, n_images, resources)
     n_bytes = baseline_bytes(settings, resources.of_coordinator) + names_bytes(n_images, resources.of_coordinator)
     if stage.stage == INGEST:
         n_bytes += footprint.project_names_bytes(n_images) + features.shared_bytes
@@ -152,6 +147,19 @@ def _on_cluster(
         n_bytes += sum(project_centers_bytes(stage.block_shape[1], k, settings.kmeans.n_init) for k in settings.ks)
         n_bytes += charts_bytes(settings, resources.of_coordinator)
     return replace(stage, client_bytes=n_bytes)
+
+
+def report_on_cluster(stage: StagePlan, settings: Settings, n_images: int, resources: Resources) -> StagePlan:
+    """Return the plan of the report whose thumbnails workers draw. What they send at once is in this process too.
+
+    stage : the plan of `plan_report` for `resources.of_coordinator`.
+    """
+    return replace(
+        stage,
+        projected_bytes=_idle_bytes(settings, n_images, resources) + stage.choices["drawing_bytes"],
+        client_bytes=stage.projected_bytes + stage.choices["sent_bytes"],
+        n_busy=resources.workers,
+    )
 
 
 def _idle_bytes(settings: Settings, n_images: int, resources: Resources) -> int:

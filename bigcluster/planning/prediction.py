@@ -19,6 +19,19 @@ from bigcluster.solvers.communities.footprint import neighbors_for
 from bigcluster.solvers.neighbors.footprint import project_neighbors_bytes
 from bigcluster.store.chunk_grid import pixel_chunks
 
+ROWS_PER_PART = 4096
+"""New images whose records and labels are in memory before they are written, unless a block of pixels has more. Chosen,
+not measured."""
+_ROW_BYTES = 1024
+"""Bytes of the record and the label of a new image. Chosen, not measured."""
+_PARTS_WAITING = 4
+"""Results for each worker of a cluster that may wait to be written (`DaskCluster`)."""
+
+
+def waiting_bytes(n_images: int, n_workers: int) -> int:
+    """Return the bytes of results of workers that wait in the process that writes them."""
+    return _ROW_BYTES * min(n_images, n_workers * _PARTS_WAITING * ROWS_PER_PART)
+
 
 def plan_predict(
     settings: Settings,
@@ -59,6 +72,7 @@ def plan_predict(
                 n_clusters=n_clusters,
             )
             + threads * DECODE_FLOOR_BYTES
+            + _ROW_BYTES * min(n_images, ROWS_PER_PART)
         )
 
     rows = min(n_images, pixel_chunks(n_values)[0])

@@ -14,15 +14,13 @@ from __future__ import annotations
 import os
 import re
 import stat
-from collections.abc import Callable, Container, Iterable, Iterator
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from random import Random
-from typing import Any
 
 from bigcluster.errors import MemoryBudgetError
-from bigcluster.files.bounded import UnfitFileError
 from bigcluster.files.durable import (
     digest_of_file,
     entries_below,
@@ -33,8 +31,12 @@ from bigcluster.files.durable import (
     unlink_below,
 )
 from bigcluster.files.layout import ARRAYS, LEDGER, MADE, MARKS, OURS, STATES
+from bigcluster.runtime.cluster import Cluster, Local, Worker
+from bigcluster.runtime.embedded import Embedded
+from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.store import metadata
-from bigcluster.store.chunk_io import file_fits_digest, stored_digest
+from bigcluster.store.checked_files import CheckFiles
+from bigcluster.store.chunk_io import stored_digest
 from bigcluster.store.extents import KINDS
 from bigcluster.store.marks import Marks
 from bigcluster.store.payloads import GROUP
@@ -119,8 +121,6 @@ STATE = "state"
 """Stage of the marks that vouch for what an unfinished stage saved."""
 VOUCHED_BYTES = 500
 """Bytes of memory for a file that a mark vouches for: its name, its digest and its mark. Chosen, not measured."""
-GONE = "is gone"
-CHANGED = "is not what was written"
 UNSEALED = "is damaged, its seal does not fit"
 _CHUNK = re.compile(r"(0|[1-9][0-9]*)(/(0|[1-9][0-9]*))*")
 _NAMED_BY_CONTENT = re.compile(
@@ -128,8 +128,6 @@ _NAMED_BY_CONTENT = re.compile(
     r"\.(?:npy|list|columns)"
 )
 _UNFINISHED = re.compile(r"\.[0-9a-f]{16}-.*")
-Spread = Callable[[Callable[[Any], Any], Iterable[Any]], Iterable[Any]]
-"""A function as `map`, which may use several threads."""
 
 
 @dataclass(frozen=True)
@@ -171,19 +169,28 @@ class Inventory:
 
 
 def take_inventory(
-    out: Path, *, sample: int | None = None, spread: Spread = map, most_bytes: int | None = None
+    out: Path,
+    *,
+    sample: int | None = None,
+    cluster: Cluster | None = None,
+    most_bytes: int | None = None,
+    on_total: Callable[[int], None] | None = None,
 ) -> Inventory:
     """Compare every file of the store in OUT with the marks; nothing is changed.
 
     sample : the number of chunk files that are read, drawn at random; None reads all. That files exist is checked for
         all of them, and all marks are read.
-    spread : a function as `map`, for reading with several threads.
+    cluster : the workers that read the files; by default one thread of this process.
     most_bytes : the memory in bytes that the names of the files may take.
+    on_total : called with the number of files, before they are read.
     Raises MemoryBudgetError where they take more.
     """
     marks = Marks(out)
     damaged: list[Damage] = []
-    vouched: dict[str, tuple[str, str, str]] = {}  # file -> digest, stage, block
+    vouched: dict[str, int] = {}  # file -> position of the mark in `sound`
+    sound: list[tuple[str, str]] = []
+    digests: list[Mapping[str, str]] = []
+    left_out: set[tuple[int, str]] = set()
     n_bytes = n_marks = 0
     for stage, block in marks.names():
         mark, path = marks.read(stage, block), marks.path(stage, block)
@@ -191,29 +198,23 @@ def take_inventory(
         if mark is None:
             damaged.append(Damage(path.relative_to(out).as_posix(), stage, UNSEALED, (stage, block)))
             continue
-        vouched |= {file: (digest, stage, block) for file, digest in mark.digests.items()}
+        left_out |= {(vouched[file], file) for file in mark.digests if file in vouched}
+        vouched |= dict.fromkeys(mark.digests, len(sound))
+        sound.append((stage, block))
+        digests.append(mark.digests)
         if most_bytes is not None and len(vouched) * VOUCHED_BYTES > most_bytes:
             raise MemoryBudgetError(
                 f"the marks in {out} vouch for more than {len(vouched)} files, and the memory budget leaves "
                 f"{show_bytes(most_bytes)} for their names; use a larger --memory"
             )
-    chosen = set(vouched) if sample is None else _sampled(vouched, sample)
-
-    def look(file: str) -> tuple[str | None, int]:
-        """What is wrong with it, and how many bytes were read."""
-        try:
-            if file not in chosen:
-                return (None if (out / file).is_file() else GONE), 0
-            fits, read = file_fits_digest(out / file, file, vouched[file][0])
-        except (FileNotFoundError, NotADirectoryError, UnfitFileError):
-            return GONE, 0
-        return (None if fits else CHANGED), read
-
-    for file, (what, read) in zip(vouched, spread(look, vouched), strict=True):
-        n_bytes += read
-        if what is not None:
-            _, stage, block = vouched[file]
-            damaged.append(Damage(file, stage, what, (stage, block)))
+    if on_total is not None:
+        on_total(len(vouched))
+    cluster = cluster or Embedded(Worker(EmbeddedRuntime(1), 0))
+    chosen = None if sample is None else frozenset(_sampled(vouched, sample))
+    check = CheckFiles(out, tuple(sound), frozenset(left_out), chosen, Local(digests))
+    for found in cluster.spread(check, cluster.parts(len(sound))):
+        n_bytes += found.n_bytes
+        damaged += [Damage(file, sound[number][0], what, sound[number]) for number, file, what in found.damaged]
     leftovers, n_foreign = _leftovers(marks, vouched)
     return Inventory(
         sorted(damaged, key=lambda damage: damage.file),
@@ -224,9 +225,9 @@ def take_inventory(
     )
 
 
-def _sampled(vouched: dict[str, Any], sample: int) -> set[str]:
+def _sampled(vouched: Iterable[str], sample: int) -> set[str]:
     small = {file for file in vouched if file.endswith(FILE)}
-    chunks = sorted(vouched.keys() - small)
+    chunks = sorted(set(vouched) - small)
     return small | set(Random().sample(chunks, min(sample, len(chunks))))
 
 
