@@ -45,8 +45,8 @@ from bigcluster.planning.plan import Pictures
 from bigcluster.planning.planner import make_plan
 from bigcluster.runtime.events import Progress
 from bigcluster.runtime.resources import Resources
-from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading.isolation import IsolatedDecoder
+from bigcluster.stages.loading.loader import Loader
 from bigcluster.stages.loading.sample import Headers
 from bigcluster.store import Mark, Marks, Store, metadata
 from bigcluster.store.payloads import has_form

@@ -14,7 +14,7 @@ from bigcluster.catalog import FileRecord, list_images
 from bigcluster.kernels.decode import Decoded, DecodeSpec, View, decode, prepare_codecs
 from bigcluster.kernels.decode.resize import resize_for_network
 from bigcluster.runtime.events import Progress
-from bigcluster.stages.loading import Loader
+from bigcluster.stages.loading.loader import Loader
 
 RNG = np.random.default_rng(5)
 PIXELS = DecodeSpec(8, 6, color=True)

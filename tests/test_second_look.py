@@ -27,10 +27,10 @@ from bigcluster.catalog import FileRecord, list_images
 from bigcluster.files.durable import digest_of
 from bigcluster.kernels.decode import DecodeSpec, damage_in, decode, prepare_codecs
 from bigcluster.runtime.events import Progress
-from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading import files as files_module
 from bigcluster.stages.loading import loader as loader_module
 from bigcluster.stages.loading.captured_stderr import ROOM_BYTES, CapturedStderr
+from bigcluster.stages.loading.loader import Loader
 
 OPTIONS = ("-k", 2, "--size", 8, "--set", "reduce=none", "--memory", "1GiB")
 N = 24

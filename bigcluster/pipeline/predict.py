@@ -36,7 +36,7 @@ from bigcluster.stages.embedding import Embedding, fits_stored, open_embedding, 
 from bigcluster.stages.features import load_features
 from bigcluster.stages.ingest import RECIPE, load_ingested, stored_embedding, stored_recipe
 from bigcluster.stages.listing_ref import EmbeddingRef, ListingRef
-from bigcluster.stages.loading import Loader
+from bigcluster.stages.loading.loader import Loader
 from bigcluster.stages.loading.sample import NATIVE
 from bigcluster.stages.membership import KMEANS, LEIDEN, algorithm_of
 from bigcluster.stages.reduce import embedding_of

@@ -23,7 +23,7 @@ from bigcluster.stages.embedding import Embedding, n_row_values
 from bigcluster.stages.features import load_features
 from bigcluster.stages.ingest import load_ingested
 from bigcluster.stages.listing_ref import EmbeddingRef, ListingRef, SentListing
-from bigcluster.stages.loading import Loader
+from bigcluster.stages.loading.loader import Loader
 from bigcluster.store.refs import StoreRef
 
 

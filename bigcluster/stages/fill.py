@@ -18,8 +18,8 @@ from bigcluster.kernels.decode import DecodeSpec, needs_extra
 from bigcluster.kernels.linalg.loops import pixel_sums
 from bigcluster.planning.stage_names import INGEST
 from bigcluster.stages.known_records import KnownRecords
-from bigcluster.stages.loading import Loader
 from bigcluster.stages.loading.files import is_out_of_reach, stat_of
+from bigcluster.stages.loading.loader import Loader
 from bigcluster.stages.loading.sample import check_native
 from bigcluster.stages.pixel_blocks import (
     Block,

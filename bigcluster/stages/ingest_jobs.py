@@ -23,7 +23,7 @@ from bigcluster.runtime.cluster import Local, Part, Worker
 from bigcluster.stages.fill import Filling, Freshness, stale_rows
 from bigcluster.stages.known_records import KnownRecords
 from bigcluster.stages.listing_ref import EmbeddingRef, ListingRef, SentListing
-from bigcluster.stages.loading import Loader
+from bigcluster.stages.loading.loader import Loader
 from bigcluster.stages.pixel_blocks import Block, BlockLayout, mark_of, records_in
 from bigcluster.stages.reuse import PreviousBlocks
 from bigcluster.store import read_whole
