@@ -22,6 +22,8 @@ from bigcluster.pipeline.run import run
 from bigcluster.pipeline.verify import verify
 from bigcluster.planning import prediction, stages
 from bigcluster.runtime.resources import Resources
+from bigcluster.stages import novelty, novelty_jobs
+from bigcluster.store import Store
 from bigcluster.units import GIB
 
 BUDGET = Resources(GIB, 2)
@@ -69,6 +71,7 @@ def test_predictions_are_the_same_bytes_on_any_cluster(
         found = predict(settings, BUDGET, images=str(new), to=str(to), features=features)
         return to.read_bytes(), {**found, "stages": None}
 
+    shutil.copytree(out, tmp_path / "unmeasured")
     here = predicted()
     assert here[1]["counts"]["ok"] == 33
     monkeypatch.setattr(prediction, "pixel_chunks", lambda n_values: (5, n_values))
@@ -79,6 +82,21 @@ def test_predictions_are_the_same_bytes_on_any_cluster(
     assert predicted() == here
     assert set(workers.jobs) == {"PredictRows"}
     assert len(workers.jobs) > 3
+    monkeypatch.setattr(novelty, "SCORE_ROWS", 7)
+    monkeypatch.setattr(novelty_jobs, "SCORE_ROWS", 7)
+    measured = {}
+    for place in ("one", "several"):
+        settings = replace(settings, out=str(shutil.copytree(tmp_path / "unmeasured", tmp_path / place)))
+        workers = Sent(4)
+        if place == "one":
+            monkeypatch.setattr(predict_module, "open_job", open_job)
+        else:
+            on(monkeypatch, predict_module, workers)
+        predicted()
+        measured[place] = to.read_bytes(), Store(tmp_path / place).load("usual").tobytes()
+    assert measured["one"] == measured["several"]
+    assert "NormsOfRows" in workers.jobs
+    assert {"SquaresOfScores", "LeverageOfScores"} <= set(workers.jobs) or kind == "none"
     assert not list((out / ".bigcluster" / "ledger").glob("names-*"))
 
 

@@ -17,7 +17,7 @@ from bigcluster.report.thumbnails import Thumbnails
 from bigcluster.solvers.manifold import check_library, import_library
 from bigcluster.stages.features import Features
 from bigcluster.stages.manifold import places as places_of_all
-from bigcluster.stages.novelty import SCORE_ROWS
+from bigcluster.stages.novelty_jobs import SCORE_ROWS
 from bigcluster.store import Store, StoredRows
 from bigcluster.store.row_source import RowSource, spans
 

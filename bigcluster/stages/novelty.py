@@ -11,17 +11,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bigcluster.kernels.linalg.types import Float64Array
-from bigcluster.kernels.novelty import Novelty, Traits, Usual, left_out, residual_of, squared_norms
+from bigcluster.kernels.novelty import Novelty, Traits, Usual, left_out, residual_of
 from bigcluster.planning.stage_names import NORMS, NOVELTY
+from bigcluster.runtime.cluster import Cluster
 from bigcluster.stages.context import Context
 from bigcluster.stages.features import Features
 from bigcluster.stages.membership import load_labels
+from bigcluster.stages.novelty_jobs import SCORE_ROWS, LeverageOfScores, NormsOfRows, SquaresOfScores
 from bigcluster.stages.reduce import embedding_of
 from bigcluster.store import Mark, StoredRows, fingerprint
-from bigcluster.store.row_source import FirstColumns, RowSource, spans
-
-SCORE_ROWS = 4096
-"""Number of rows of scores that are read at a time: 32 MiB of float64 at 1,000 components. Chosen, not measured."""
+from bigcluster.store.refs import RowsRef
+from bigcluster.store.row_source import FirstColumns, RowSource
 
 
 def novelty(context: Context, features: Features, clustered: Mark) -> Novelty:
@@ -54,7 +54,7 @@ def _measure(context: Context, features: Features, clustered: Mark) -> Novelty:
     embedded = embedding_of(store, clustered)
     if clustered.payload["reduction"] != "none":
         n_columns = centers.shape[1] if embedded is None else embedded.payload["n_columns"]
-        scores_sq, leverage = _of_scores(FirstColumns(StoredRows(store.array("scores")), n_columns))
+        scores_sq, leverage = _of_scores(context.cluster, FirstColumns(StoredRows(store.array("scores")), n_columns))
         residual = residual_of(norm_sq, scores_sq)
     own = Traits(labels, distance, residual, np.sqrt(norm_sq))
     counts = np.bincount(labels, minlength=len(centers))
@@ -72,21 +72,19 @@ def _measure(context: Context, features: Features, clustered: Mark) -> Novelty:
     return Novelty.among(own, left, len(centers))
 
 
-def _of_scores(scores: RowSource) -> tuple[Float64Array, Float64Array]:
+def _of_scores(cluster: Cluster, scores: RowSource) -> tuple[Float64Array, Float64Array]:
     """Return |scores|^2 and the leverage of every image, (n_ok,) float64 each.
 
     The leverage is 1 / n plus the sum over the components of score^2 divided by its sum over all images.
     """
     n_rows, n_columns = scores.shape
+    rows, parts = RowsRef.of(scores), cluster.parts(-(-n_rows // SCORE_ROWS))
     sums = np.zeros(n_columns)
-    for start, stop in spans(n_rows, SCORE_ROWS):
-        sums += (scores.read(start, stop).astype(np.float64) ** 2).sum(axis=0)
+    for found in cluster.spread(SquaresOfScores(rows), parts):
+        for of_run in found:
+            sums += of_run
     shares = np.divide(1, sums, out=np.zeros(n_columns), where=sums > 0)
-    lengths, leverage = np.empty(n_rows), np.empty(n_rows)
-    for start, stop in spans(n_rows, SCORE_ROWS):
-        squares = scores.read(start, stop).astype(np.float64) ** 2
-        lengths[start:stop] = squares.sum(axis=1)
-        leverage[start:stop] = squares @ shares + 1 / n_rows
+    lengths, leverage = np.concatenate(list(cluster.spread(LeverageOfScores(rows, shares), parts)), axis=1)
     return lengths, leverage
 
 
@@ -97,20 +95,13 @@ def _norms(context: Context, features: Features) -> NDArray[np.float64]:
     expected = fingerprint(before=features.fingerprint, stage=NORMS)
     mark = store.mark(NORMS)
     if mark is None or mark.fingerprint != expected:
-        rows, mean = features.rows, features.mean
+        rows, cluster = features.rows, context.cluster
         block_rows, slab_columns = rows.chunks
-        blocks = list(spans(rows.shape[0], block_rows))
-
-        def lengths(block: tuple[int, int]) -> Float64Array:
-            norms = np.zeros(block[1] - block[0])
-            for start, stop in spans(rows.shape[1], slab_columns):
-                norms += squared_norms(rows.read(*block, slice(start, stop)), mean[start:stop])
-            progress.advance(len(norms))
-            return norms
-
+        job = NormsOfRows(RowsRef.of(rows), features.mean, block_rows, slab_columns)
         store.marks.remove(NORMS)
         with progress.stage(NORMS, rows.shape[0], "images"):
-            all_norms = np.concatenate(list(context.runtime.map(lengths, blocks)))
+            found = cluster.spread(job, cluster.parts(-(-rows.shape[0] // block_rows)))
+            all_norms = np.concatenate(list(found))
         store.commit(NORMS, expected, store.save(NORMS, all_norms), {})
     stored: NDArray[np.float64] = store.load(NORMS)
     return stored
