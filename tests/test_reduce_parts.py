@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -17,16 +19,16 @@ from bigcluster.catalog import list_images
 from bigcluster.errors import InvalidDataError
 from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
 from bigcluster.planning.plan import StagePlan
-from bigcluster.runtime.cluster import Cluster
-from bigcluster.solvers.checkpoint import NO_CHECKPOINTS
+from bigcluster.runtime.cluster import Cluster, Handle
+from bigcluster.solvers.pca import product_panels, products
 from bigcluster.solvers.pca.moments import column_mean
-from bigcluster.solvers.pca.product_parts import products_in_parts
+from bigcluster.solvers.pca.product_panels import products_in_parts
 from bigcluster.solvers.pca.products import TILE
 from bigcluster.solvers.pca.result import Components
 from bigcluster.stages.features import features_of
 from bigcluster.stages.ingest import ingest
 from bigcluster.stages.reduce import reduce
-from bigcluster.store import Store, StoredRows
+from bigcluster.store import StageCheckpoints, Store, StoredRows
 
 SPEC = DecodeSpec(6, 4)
 
@@ -50,12 +52,13 @@ def test_any_parts_of_k_give_the_exact_sums(
         """The lower triangle of the matrix that the tiles of the fit make."""
         found = products_in_parts(
             solver, rows, target=Components(1), cluster=cluster, threads=1, workspace_bytes=1 << 30, kernel="auto",
-            on_progress=None, checkpoints=NO_CHECKPOINTS,
+            mean=None, scratch="scratch", on_progress=None, checkpoints=StageCheckpoints(store, "reduce", "f"),
         )  # fmt: skip
         assert found is not None
+        assert found.sums is not None
         size = rows.shape[0] if solver == "gram" else n
         matrix = np.zeros((size, size), np.int64)
-        for (j, i), tile in found[0].take().items():
+        for (j, i), tile in found.sums.take().items():
             matrix[j * TILE : (j + 1) * TILE, i * TILE : (i + 1) * TILE] = tile
         return np.tril(matrix)
 
@@ -72,12 +75,14 @@ def test_any_parts_of_k_give_the_exact_sums(
         np.testing.assert_array_equal(matrix, product)
 
 
-def reduced(images: Path, out: Path, solver: str, cluster: Cluster | None) -> dict[str, Any]:
+def reduced(
+    images: Path, out: Path, solver: str, cluster: Cluster | None, workspace_bytes: int = 1 << 28
+) -> dict[str, Any]:
     """Ingest in one process, reduce on the cluster, and return the facts of the reduction."""
     store = Store(out)
     context = context_of(store)
     ingested = ingest(context, list_images(str(images), out), SPEC, block_shape=(4, 5), in_flight=2)
-    plan = StagePlan("reduce", solver, "", (4, 5), "1", 0, 0, 0, {"workspace_bytes": 1 << 28})
+    plan = StagePlan("reduce", solver, "", (4, 5), "1", 0, 0, 0, {"workspace_bytes": workspace_bytes})
     context = context_of(store, cluster=cluster)
     done = reduce(context, features_of(context, ingested), ingested, plan)
     assert store.mark("reduce") is not None
@@ -99,6 +104,56 @@ def test_the_reduction_has_the_same_bits_on_any_cluster(tmp_path: Path, solver: 
         expected = {"subspace": ["FitPCA"], "gram": ["SumProducts", "FitPCA"]}
         jobs = expected.get(solver, ["SumProducts", "FitPCA", "ProjectRows"])
         assert list(dict.fromkeys(cluster.jobs)) == jobs
+
+
+class EndedError(Exception):
+    """The process that asks for work ends."""
+
+
+class Ending(Sent):
+    """Workers of a process that ends after some jobs on one worker."""
+
+    def __init__(self, seed: int, most_jobs: int) -> None:
+        super().__init__(seed)
+        self.left = most_jobs
+
+    def once(self, job: Callable[..., Any], *handles: Handle[Any]) -> Any:
+        found = super().once(job, *handles)
+        self.left -= 1
+        if self.left == 0:
+            raise EndedError
+        return found
+
+
+@pytest.mark.parametrize("workspace_bytes", [0, 1 << 28], ids=["panels", "one panel"])
+@pytest.mark.parametrize("solver", ["gram", "covariance"])
+def test_products_in_panels_and_rounds_have_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, solver: str, workspace_bytes: int
+) -> None:
+    prepare_codecs()
+    monkeypatch.setattr(products, "TILE", 4)
+    write(tmp_path / "images", {f"{i}.png": data for i, data in enumerate([*PICTURES, b""])})
+    facts = reduced(tmp_path / "images", tmp_path / "whole", solver, None)
+    one = tmp_path / "one"
+    found = reduced(tmp_path / "images", one, solver, None, workspace_bytes)
+    n_panels = {"gram": 3, "covariance": 6}[solver] if workspace_bytes == 0 else 1
+    assert {**found, "passes": 0, "bytes_read": 0} == {**facts, "passes": 0, "bytes_read": 0}
+    assert found["passes"] == n_panels + facts["passes"] - 1
+    for name in ("scores", "mean", "explained_variance"):
+        assert Store(one).load(name).tobytes() == Store(tmp_path / "whole").load(name).tobytes()
+    monkeypatch.setattr(product_panels, "MOST_SECONDS", 0.0)  # each unit is a round
+    saving: set[str] = set()
+    for seed in range(4):
+        out, cluster = tmp_path / f"many{seed}", Ending(seed, 2 + seed)
+        with suppress(EndedError):
+            reduced(tmp_path / "images", out, solver, cluster, workspace_bytes)
+        is_saved = (out / ".bigcluster/marks/state/reduce.json").exists()
+        assert is_saved == (cluster.left == 0 and "KeepSums" in cluster.jobs)
+        again = None if seed == 1 else Sent(seed)  # begun on workers, and ended in one process
+        assert reduced(tmp_path / "images", out, solver, again, workspace_bytes) == found
+        assert content(out) == content(one)
+        saving |= {*cluster.jobs}
+    assert "KeepSums" in saving
 
 
 @settings(max_examples=8)

@@ -27,7 +27,7 @@ from bigcluster.solvers.kmeans.lloyd import PRUNE_FROM
 from bigcluster.solvers.kmeans.result import choose as choose_kmeans
 from bigcluster.solvers.kmeans.spread import SPREAD_FROM
 from bigcluster.solvers.manifold.footprint import LIBRARY_BYTES
-from bigcluster.solvers.pca.footprint import project_bytes, project_scratch_bytes, project_sums_bytes
+from bigcluster.solvers.pca.footprint import project_bytes, project_panels, project_scratch_bytes, project_sums_bytes
 from bigcluster.solvers.pca.result import Components, Target, Variance, choose
 from bigcluster.store.chunk_grid import matrix_chunks, pixel_chunks, row_chunks, stored_bytes
 from bigcluster.units import MIB
@@ -206,12 +206,18 @@ def plan_reduce(settings: Settings, n_images: int, shape: FeatureShape, resource
     def projected_by(workspace: int) -> int:
         return int(project_bytes(solver, size, dtype, target, resources.threads, workspace) / footprint.WORKSPACE_SHARE)
 
-    workspace = int(max(0, spare - summed) * footprint.WORKSPACE_SHARE)
+    workspace = sums_workspace = int(max(0, spare - summed) * footprint.WORKSPACE_SHARE)
     projected = summed + max(projected_by(workspace), SUMS_MERGED * summed)
-    in_parts = not summed or projected <= spare
-    if not in_parts:  # one worker sums them alone, within its workspace
+    in_parts = True
+    if summed and projected > spare:  # block column by block column, of which a worker that merges holds three
         workspace = int(spare * footprint.WORKSPACE_SHARE)
+        sums_workspace = workspace // (SUMS_MERGED + 1)
+        of_panel, _ = project_panels(solver, size, dtype, resources.threads, sums_workspace)
+        in_parts = (SUMS_MERGED + 1) * of_panel <= workspace  # else one worker sums them alone
         projected = projected_by(workspace)
+    scratch = project_scratch_bytes(solver, size, target, workspace)
+    if summed or not resources.joined:
+        scratch += project_panels(solver, size, dtype, resources.threads, sums_workspace)[1]
     rank = min(n_images, n_features, target.n if isinstance(target, Components) else VARIANCE_RANK)
     return StagePlan(
         stage=REDUCE,
@@ -222,8 +228,13 @@ def plan_reduce(settings: Settings, n_images: int, shape: FeatureShape, resource
         bytes_read=_LEAST_PASSES[solver] * n_images * n_features * shape.itemsize,
         bytes_written=_reduced_bytes(solver, n_images, n_features, rank),
         projected_bytes=baseline + projected,
-        choices={"workspace_bytes": workspace, "rank": rank, "in_parts": int(in_parts)},
-        scratch_bytes=project_scratch_bytes(solver, size, target, workspace),
+        choices={
+            "workspace_bytes": workspace,
+            "sums_bytes": sums_workspace if in_parts else workspace,
+            "rank": rank,
+            "in_parts": int(in_parts),
+        },
+        scratch_bytes=scratch,
         n_busy=resources.workers if summed and in_parts else 1,
     )
 

@@ -8,6 +8,7 @@ An array has the same values wherever it was kept, so the budget cannot change a
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from threading import Lock
 from typing import Protocol
@@ -16,6 +17,7 @@ import numpy as np
 
 from bigcluster.errors import StoreError
 from bigcluster.files.durable import remove_folder
+from bigcluster.files.shared_disk import comes_to_light
 from bigcluster.kernels.linalg.types import AnyArray
 
 
@@ -33,7 +35,10 @@ class Tiles(Protocol):
 
 
 class FolderTiles:
-    """Tiles as .npy files of one folder. They are not fsynced: a fit that dies never reads them again."""
+    """Tiles as .npy files of one folder. They are not fsynced: a fit that dies never reads them again.
+
+    The jobs of a cluster write folders of their own, so that two copies of one job are not in each other's way.
+    """
 
     def __init__(self, path: Path) -> None:
         """path : a folder that nobody else uses; it is created when the first array is put."""
@@ -50,12 +55,13 @@ class FolderTiles:
             raise StoreError(f"cannot write scratch tile {self._file(name)}: {error.strerror or error}") from error
 
     def get(self, name: str) -> AnyArray:
+        file = self._file(name)
         try:
-            array: AnyArray = np.load(self._file(name), allow_pickle=False)
-        except FileNotFoundError:
-            raise KeyError(name) from None
+            if not file.exists() and not comes_to_light(file):
+                raise KeyError(name)
+            array: AnyArray = np.load(file, allow_pickle=False)
         except (OSError, ValueError, EOFError) as error:
-            raise StoreError(f"cannot read scratch tile {self._file(name)}: {error}") from error
+            raise StoreError(f"cannot read scratch tile {file}: {error}") from error
         return array
 
     def delete(self, name: str) -> None:
@@ -64,6 +70,25 @@ class FolderTiles:
     def clear(self) -> None:
         """Remove the folder and everything in it, where there is one."""
         remove_folder(self._path)
+
+
+class GivenTiles:
+    """Tiles of which some were put into other folders before. Those are only read: another fit may need them again."""
+
+    def __init__(self, tiles: Tiles, given: Mapping[str, Tiles]) -> None:
+        """tiles : where arrays are put. given : where the arrays are that were put before, by name."""
+        self._tiles, self._given = tiles, dict(given)
+
+    def put(self, name: str, array: AnyArray) -> None:
+        self._tiles.put(name, array)
+        self._given.pop(name, None)
+
+    def get(self, name: str) -> AnyArray:
+        return self._given.get(name, self._tiles).get(name)
+
+    def delete(self, name: str) -> None:
+        if self._given.pop(name, None) is None:
+            self._tiles.delete(name)
 
 
 class SpillBuffer:
@@ -114,6 +139,19 @@ class SpillBuffer:
         """The array of this name; the caller must not write into it. Raises KeyError where there is none."""
         array = self._resident.get(name)
         return self._tiles.get(name) if array is None else array
+
+    def fetch(self, name: str) -> bool:
+        """Keep the array of this name in memory from now on, where it fits. Returns whether it is there."""
+        if name in self._resident:
+            return True
+        array = self._tiles.get(name)
+        with self._lock:
+            if self._resident_bytes + array.nbytes > self._limit_bytes:
+                return False
+            self._resident[name] = array
+            self._resident_bytes += array.nbytes
+        self._delete_spilled(name)
+        return True
 
     def delete(self, name: str) -> None:
         """Delete the array of this name, where there is one."""

@@ -14,12 +14,14 @@ from numpy.typing import NDArray
 from bigcluster.config import MANIFOLDS, Settings
 from bigcluster.errors import StoreError, VarianceNotReachedError
 from bigcluster.files.durable import unfinished_name
+from bigcluster.files.layout import OURS
 from bigcluster.planning.plan import StagePlan
 from bigcluster.planning.stage_names import MANIFOLD, REDUCE
 from bigcluster.planning.stages import target_of
 from bigcluster.runtime.cluster import Local
-from bigcluster.solvers.pca.product_parts import BY_ROW, products_in_parts
+from bigcluster.solvers.pca.product_panels import products_in_parts
 from bigcluster.solvers.progress import FitProgress
+from bigcluster.solvers.spill import FolderTiles
 from bigcluster.solvers.unit_length import UnitLengthRows
 from bigcluster.stages.context import Context
 from bigcluster.stages.features import Features, is_unit_length
@@ -241,38 +243,47 @@ def _fit_on_workers(
     def on_progress(fit: FitProgress) -> None:
         progress.at(fit.done, fit.total)
 
-    products = None
-    if plan.choices.get("in_parts", True):
-        products = products_in_parts(
-            plan.solver,
-            rows,
+    scratch, moments = unfinished_name(), features.moments
+    workspace_bytes = plan.choices.get("sums_bytes", plan.choices.get("workspace_bytes", 0))
+    try:
+        products = None
+        if plan.choices.get("in_parts", True):
+            products = products_in_parts(
+                plan.solver,
+                rows,
+                target=target,
+                cluster=cluster,
+                threads=context.runtime.threads,
+                workspace_bytes=workspace_bytes,
+                kernel=settings.gemm.kernel,
+                mean=None if moments is None else moments.column_sums / rows.shape[0],
+                scratch=scratch,
+                on_progress=on_progress,
+                checkpoints=checkpoints,
+            )
+        fit = FitPCA(
+            store=StoreRef.of(store),
+            rows=RowsRef.of(rows),
+            solver=plan.solver,
             target=target,
-            cluster=cluster,
-            threads=context.runtime.threads,
-            workspace_bytes=plan.choices["workspace_bytes"] if plan.solver in BY_ROW else 0,
+            choices=plan.choices,
             kernel=settings.gemm.kernel,
-            on_progress=on_progress,
-            checkpoints=checkpoints,
+            iterated_power=settings.pca.iterated_power,
+            seed=settings.seed,
+            scratch=scratch,
+            square_sum=None if moments is None else moments.total_square_sum,
+            described=PICTURES if features.are_pixels else FEATURES,
+            checkpoints=CheckpointsRef.of(checkpoints),
+            scores_later=moments is not None and plan.solver == "covariance",
+            n_summed=0 if products is None else products.n_steps,
+            saved=None if products is None else products.saved,
+            panels=() if products is None else products.panels,
+            on_progress=Local(on_progress),
         )
-    of_pixels = features.moments is not None
-    fit = FitPCA(
-        store=StoreRef.of(store),
-        rows=RowsRef.of(rows),
-        solver=plan.solver,
-        target=target,
-        choices=plan.choices,
-        kernel=settings.gemm.kernel,
-        iterated_power=settings.pca.iterated_power,
-        seed=settings.seed,
-        tiles=unfinished_name(),
-        square_sum=features.moments.total_square_sum if features.moments is not None else None,
-        described=PICTURES if features.are_pixels else FEATURES,
-        checkpoints=CheckpointsRef.of(checkpoints),
-        scores_later=of_pixels and plan.solver == "covariance",
-        n_summed=0 if products is None else products[1],
-        on_progress=Local(on_progress),
-    )
-    fitted = cluster.once(fit, *([] if products is None else [products[0]]))
+        handles = [] if products is None or products.sums is None else [products.sums]
+        fitted = cluster.once(fit, *handles)
+    finally:
+        FolderTiles(store.out / OURS / scratch).clear()
     store.refresh()
     digests = dict(fitted.digests)
     if fit.scores_later:

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import reduce
+from operator import add
 from typing import Any
+from uuid import uuid4
 
 import numpy as np
 
@@ -14,11 +17,12 @@ from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.runtime.cluster import Cluster, Local, Part, Worker
 from bigcluster.solvers.checkpoint import CheckpointStore
 from bigcluster.solvers.pca import PCAFit, fit_pca
-from bigcluster.solvers.pca.products import Sums
+from bigcluster.solvers.pca.product_panels import Panel, SavedSums, with_panels
+from bigcluster.solvers.pca.products import Sums, TileSums
 from bigcluster.solvers.pca.projection import Projection
 from bigcluster.solvers.pca.result import ExactSums, Target
 from bigcluster.solvers.progress import OnProgress, advancing
-from bigcluster.solvers.spill import FolderTiles
+from bigcluster.solvers.spill import FolderTiles, Tiles
 from bigcluster.store import ColumnWriter, Digests, RowWriter, Store
 from bigcluster.store.refs import CheckpointsRef, RowsRef, StoreRef
 from bigcluster.store.row_source import RowSource
@@ -38,7 +42,7 @@ class Fitted:
 @dataclass(frozen=True)
 class FitPCA:
     """Fit all rows and write the results into the store. It takes the sums of `products_in_parts`, where there are
-    some."""
+    some in memory."""
 
     store: StoreRef
     rows: RowsRef
@@ -49,8 +53,8 @@ class FitPCA:
     kernel: str
     iterated_power: int
     seed: int
-    tiles: str
-    """The name of the folder in OUT for what does not fit into memory."""
+    scratch: str
+    """The name of the folder in OUT for what does not fit into memory. Each attempt at this job has a folder in it."""
     square_sum: int | None
     """The sum of all squared values, where the store holds the exact column sums of the rows; otherwise None."""
     described: str
@@ -60,13 +64,24 @@ class FitPCA:
     """Whether the scores are not written: they are computed from the components, in parts."""
     n_summed: int = 0
     """The number of steps of the fit that summing its products was."""
+    saved: SavedSums | None = None
+    """The sums of products that are saved, and not among those that it takes."""
+    panels: tuple[Panel, ...] = ()
+    """The products, where they are in folders of tiles."""
     on_progress: Local[OnProgress] = field(default_factory=Local, compare=False, repr=False)
 
     def __call__(self, worker: Worker, products: Sums | None = None) -> Fitted:
         store, rows = self.store.open(worker), self.rows.open(worker)
-        tiles = FolderTiles(store.out / OURS / self.tiles)
+        scratch = store.out / OURS / self.scratch
+        own = FolderTiles(scratch / uuid4().hex)
+        tiles = with_panels(own, scratch, self.panels)
+        given: Sums | TileSums | None = products
+        if self.panels:
+            given = reduce(add, (panel.summed for panel in self.panels))
+        if self.saved is not None:
+            given = self.saved.added_to(products, self.checkpoints.open(worker))
         try:
-            fit = self.checkpoints.fit(worker, lambda saved: self._solve(worker, store, rows, tiles, saved, products))
+            fit = self.checkpoints.fit(worker, lambda saved: self._solve(worker, store, rows, tiles, saved, given))
             if fit.total_variance == 0:
                 raise InvalidDataError(
                     f"all {rows.shape[0]} good images {self.described}: there is no variance to reduce; use "
@@ -74,7 +89,7 @@ class FitPCA:
                 )
             digests = self._write(store, fit)
         finally:
-            tiles.clear()
+            own.clear()
         store.sync(digests)
         payload = {
             "solver": fit.solver,
@@ -92,9 +107,9 @@ class FitPCA:
         worker: Worker,
         store: Store,
         rows: RowSource,
-        tiles: FolderTiles,
+        tiles: Tiles,
         checkpoints: CheckpointStore,
-        products: Sums | None,
+        products: Sums | TileSums | None,
     ) -> PCAFit:
         moments = None
         if self.square_sum is not None:

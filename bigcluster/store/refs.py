@@ -86,15 +86,19 @@ class CheckpointsRef:
     def __reduce__(self) -> tuple[Any, ...]:
         return CheckpointsRef, (self.store, self.stage, self.fingerprint)
 
+    def open(self, worker: Worker) -> StageCheckpoints:
+        """Return the checkpoints in this process."""
+        return self._here or StageCheckpoints(self.store.open(worker), self.stage, self.fingerprint)
+
     def fit(self, worker: Worker, fit: Callable[[StageCheckpoints], Fit]) -> Fit:
         """Return fit(checkpoints), which goes on from the saved state.
 
         A state that turns out not to belong to the fit is removed, and `fit` is called again; in the process that asks,
         the stage itself does so.
         """
-        if self._here is not None:
-            return fit(self._here)
-        checkpoints = StageCheckpoints(self.store.open(worker), self.stage, self.fingerprint)
+        checkpoints = self.open(worker)
+        if checkpoints is self._here:
+            return fit(checkpoints)
         return checkpoints.resume_or_restart(lambda: fit(checkpoints), worker.progress.warn)
 
 

@@ -7,10 +7,12 @@ C takes one pass and is exact for uint8 data; the scores take another pass when 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import numpy as np
 
 from bigcluster.kernels.linalg.gemm import Gemm
-from bigcluster.kernels.linalg.types import Float64Array
+from bigcluster.kernels.linalg.types import AnyArray, Float64Array
 from bigcluster.kernels.pca import center_covariance, column_extremes, column_signs, score_step
 from bigcluster.runtime.threads import Runtime
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
@@ -19,7 +21,7 @@ from bigcluster.solvers.pca.footprint import eigensolver_bytes
 from bigcluster.solvers.pca.lanczos import leading_eigenpairs
 from bigcluster.solvers.pca.operands import DENSE_LIMIT, Operands
 from bigcluster.solvers.pca.product_parts import fit_steps
-from bigcluster.solvers.pca.products import ProductPlan, Sums, plan_products, symmetric_products
+from bigcluster.solvers.pca.products import ProductPlan, Sums, TileSums, plan_products, symmetric_products
 from bigcluster.solvers.pca.projection import Projection
 from bigcluster.solvers.pca.result import Center, PCAFit, Target
 from bigcluster.solvers.progress import OnProgress, StepCounter
@@ -39,7 +41,7 @@ def fit_covariance(
     seed: int = 0,
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore = NO_CHECKPOINTS,
-    products: Sums | None = None,
+    products: Sums | TileSums | None = None,
 ) -> PCAFit:
     """Fit by the covariance matrix; the arguments, errors and guarantees are those of fit_pca, center : of the rows."""
     n_rows, n_columns = rows.shape
@@ -51,6 +53,7 @@ def fit_covariance(
     buffer = SpillBuffer(tiles, workspace_bytes if len(plan.block_columns) == 1 else 0)
     matrix, total = _scatter(operands, plan, buffer, mean, runtime, progress, checkpoints, products)
     buffer.limit(workspace_bytes - eigensolver_bytes("covariance", n_columns, target, runtime.threads))
+    matrix.fetch()
     pairs = leading_eigenpairs(
         matrix, total, target, buffer=buffer, runtime=runtime, seed=seed, progress=progress, with_products=False
     )
@@ -70,7 +73,7 @@ def fit_covariance(
         eigenvalues=pairs.values / (n_rows - 1),
         n_components=pairs.n_vectors,
         score_step=projection.step,
-        passes=len(plan.block_columns),
+        passes=products.passes if isinstance(products, TileSums) else len(plan.block_columns),
         _write_scores=projection.write_scores,
         _write_components=projection.write_components,
         _close=buffer.clear,
@@ -85,27 +88,50 @@ def _scatter(
     runtime: Runtime,
     progress: StepCounter,
     checkpoints: CheckpointStore,
-    products: Sums | None,
+    products: Sums | TileSums | None,
 ) -> tuple[TiledMatrix, float]:
     """(X - mean)'(X - mean) in tiles in `buffer`, and its trace."""
     n_rows = operands.k
     exact = operands.dtype == np.uint8
-    # Sums of x - 128, integers again; float data was centered before it was multiplied.
-    sums = np.rint(mean * n_rows) - 128.0 * n_rows if exact else np.zeros(len(mean))
-    sum_dtype = np.int64 if exact else np.float64
+    sums = shifted_sums(mean, n_rows) if exact else np.zeros(len(mean))
     matrix = TiledMatrix(plan.tile_spans, buffer)
-    squares = 0 if exact else 0.0
-    largest = 0.0
-    for j, i, tile in symmetric_products(operands, plan, runtime, progress, checkpoints, products):
-        sums_j, sums_i = sums[slice(*plan.tile_spans[j])], sums[slice(*plan.tile_spans[i])]
-        if i == j:
-            squares += np.diag(tile).sum(dtype=sum_dtype).item()
-            largest = max(largest, float(np.diag(tile).max()))
-        centered = center_covariance(tile, sums_j, sums_i, n_rows)
-        matrix.put(j, i, centered if matrix.n <= DENSE_LIMIT else centered.astype(np.float32))
-    if exact:
-        trace = (n_rows * int(squares) - sum(int(value) ** 2 for value in sums)) / n_rows
-        matrix.rounding = centering_rounding(matrix.n, largest)
+    if isinstance(products, TileSums):
+        summed = products
     else:
-        trace = float(squares)
+        tiles = symmetric_products(operands, plan, runtime, progress, checkpoints, products)
+        summed = center_tiles(tiles, matrix, sums, n_rows, exact=exact)
+    if exact:
+        squares = int(summed.diagonal.sum(dtype=np.int64))
+        trace = (n_rows * squares - sum(int(value) ** 2 for value in sums)) / n_rows
+        matrix.rounding = centering_rounding(matrix.n, float(summed.diagonal.max()))
+    else:
+        trace = sum((summed.diagonal[slice(*span)].sum().item() for span in plan.tile_spans), 0.0)
     return matrix, max(trace, 0.0)
+
+
+def shifted_sums(mean: Float64Array, n_rows: int) -> Float64Array:
+    """Return the column sums of x - 128 for uint8 rows x, integers again, as (n_columns,) float64."""
+    sums: Float64Array = np.rint(mean * n_rows) - 128.0 * n_rows
+    return sums
+
+
+def center_tiles(
+    products: Iterator[tuple[int, int, AnyArray]],
+    matrix: TiledMatrix,
+    sums: Float64Array,
+    n_rows: int,
+    *,
+    exact: bool,
+) -> TileSums:
+    """Center tiles of X'X as they come, put them into the matrix, and return the diagonal before that.
+
+    sums : column sums of X, which are 0 for float data, since it was centered before it was multiplied.
+    """
+    diagonal = np.zeros(matrix.n, np.int64 if exact else np.float64)
+    for j, i, tile in products:
+        part_j, part_i = slice(*matrix.tile_spans[j]), slice(*matrix.tile_spans[i])
+        if i == j:
+            diagonal[part_j] = np.diag(tile)
+        centered = center_covariance(tile, sums[part_j], sums[part_i], n_rows)
+        matrix.put(j, i, centered if matrix.n <= DENSE_LIMIT else centered.astype(np.float32))
+    return TileSums(np.zeros_like(diagonal), diagonal)

@@ -62,6 +62,12 @@ class TiledMatrix:
         """Tile (j, i), i <= j."""
         return self._buffer.get(f"matrix/{j}/{i}")
 
+    def fetch(self) -> None:
+        """Keep tiles that are outside of memory in it, as many as fit: a solver reads all of them many times."""
+        for j, i in self.pairs():
+            if not self._buffer.fetch(f"matrix/{j}/{i}"):
+                return
+
     def pairs(self) -> list[tuple[int, int]]:
         """(j, i) of every tile, i <= j."""
         return [(j, i) for j in range(len(self.tile_spans)) for i in range(j + 1)]

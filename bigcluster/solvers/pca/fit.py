@@ -12,7 +12,7 @@ from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.pca.covariance import fit_covariance
 from bigcluster.solvers.pca.gram import fit_gram
 from bigcluster.solvers.pca.moments import center_of
-from bigcluster.solvers.pca.products import Sums
+from bigcluster.solvers.pca.products import Sums, TileSums
 from bigcluster.solvers.pca.result import ExactSums, PCAFit, Target, check_target, within_total
 from bigcluster.solvers.pca.subspace import fit_subspace
 from bigcluster.solvers.pca.unit import RescaledRows, rescaled_center, rescaled_fit, unit_exponent
@@ -36,7 +36,7 @@ def fit_pca(
     moments: ExactSums | None = None,
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore = NO_CHECKPOINTS,
-    products: Sums | None = None,
+    products: Sums | TileSums | None = None,
 ) -> PCAFit:
     """Fit by one of SOLVERS.
 

@@ -78,6 +78,19 @@ def project_sums_bytes(solver: str, shape: Shape, dtype: np.dtype[np.generic]) -
     return n_tiles * (n_tiles + 1) // 2 * side * side * accumulator_dtype(dtype, k).itemsize
 
 
+def project_panels(
+    solver: str, shape: Shape, dtype: np.dtype[np.generic], threads: int, workspace_bytes: int
+) -> tuple[int, int]:
+    """Memory of a job that sums the products of one block column, and scratch of the tiles of all of them on the disk,
+    beside that of the fit: 0 where there is one block column, and for data whose sums are not exact."""
+    if not project_sums_bytes(solver, shape, dtype):
+        return 0, 0
+    n, k = _sides(solver, shape)
+    plan = plan_products(n, k, work_dtype(dtype, n), threads, workspace_bytes)
+    scratch = project_sums_bytes(solver, shape, dtype) if len(plan.block_columns) > 1 else 0
+    return plan.projected_bytes, scratch
+
+
 def project_scratch_bytes(solver: str, shape: Shape, target: Target, workspace_bytes: int) -> int:
     """The most scratch that a fit writes to the disk: the matrix, Q and G Q, or the Krylov blocks, and then the
     scores."""

@@ -16,7 +16,7 @@ Rayleigh-Ritz step of X'X on the span of V: half a power step better than the ei
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -53,7 +53,7 @@ from bigcluster.solvers.pca.footprint import eigensolver_bytes
 from bigcluster.solvers.pca.lanczos import leading_eigenpairs
 from bigcluster.solvers.pca.operands import DENSE_LIMIT, Operands
 from bigcluster.solvers.pca.product_parts import fit_steps
-from bigcluster.solvers.pca.products import ProductPlan, Sums, plan_products, symmetric_products
+from bigcluster.solvers.pca.products import ProductPlan, Sums, TileSums, plan_products, symmetric_products
 from bigcluster.solvers.pca.projection import COMPONENT_COLUMNS
 from bigcluster.solvers.pca.result import (
     Center,
@@ -231,7 +231,7 @@ def fit_gram(
     seed: int = 0,
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore = NO_CHECKPOINTS,
-    products: Sums | None = None,
+    products: Sums | TileSums | None = None,
 ) -> PCAFit:
     """Fit by the Gram matrix; center : of the rows; the other arguments, errors and guarantees as fit_pca."""
     mean = center.mean
@@ -258,13 +258,40 @@ def fit_gram(
         eigenvalues=scores.values / (n_rows - 1),
         n_components=scores.n_components,
         score_step=scores.step,
-        passes=len(plan.block_columns),
+        passes=products.passes if isinstance(products, TileSums) else len(plan.block_columns),
         _write_scores=scores.write,
         _write_components=partial(scores.write_components, rows, mean),
         _write_dual_coef=scores.write_dual_coef,
         dual_coef_dtype=scores.dtype,
         _close=buffer.clear,
     )
+
+
+def sum_tiles(
+    products: Iterator[tuple[int, int, AnyArray]], matrix: TiledMatrix, runtime: Runtime, *, exact: bool
+) -> TileSums:
+    """Put tiles of X X' into the matrix as they come, and return the sums of whole rows and the diagonal.
+
+    exact : whether the tiles hold integers.
+    """
+    sums: AnyArray = np.zeros(matrix.n, np.int64 if exact else np.float64)
+    diagonal = np.zeros(matrix.n, sums.dtype)
+
+    def sum_up(product: tuple[int, int, AnyArray]) -> tuple[int, int, tuple[AnyArray, ...]]:
+        """Sum up a tile and put it into `buffer` at once, so that no tile waits in memory for its turn."""
+        j, i, tile = product
+        across, down = tile.sum(axis=1, dtype=sums.dtype), tile.sum(axis=0, dtype=sums.dtype)
+        corner = np.diag(tile).copy()
+        matrix.put(j, i, tile)
+        return j, i, (across, down, corner)
+
+    for j, i, (across, down, corner) in runtime.map(sum_up, products):
+        sums[slice(*matrix.tile_spans[j])] += across
+        if i != j:
+            sums[slice(*matrix.tile_spans[i])] += down
+        else:
+            diagonal[slice(*matrix.tile_spans[j])] = corner
+    return TileSums(sums, diagonal)
 
 
 def _centered_gram(
@@ -276,31 +303,18 @@ def _centered_gram(
     runtime: Runtime,
     progress: StepCounter,
     checkpoints: CheckpointStore,
-    products: Sums | None,
+    products: Sums | TileSums | None,
 ) -> tuple[TiledMatrix, float]:
     """The Gram matrix of the centered rows, in tiles in `buffer`, and its trace."""
     exact = operands.dtype == np.uint8
     n = operands.n
     matrix = TiledMatrix(plan.tile_spans, buffer)
-    sums: AnyArray = np.zeros(n, np.int64 if exact else np.float64)  # of whole rows of G
-    diagonal = np.zeros(n, sums.dtype)
-
-    def sum_up(product: tuple[int, int, AnyArray]) -> tuple[int, int, tuple[AnyArray, ...]]:
-        """Sum up a tile and put it into `buffer` at once, so that no tile waits in memory for its turn."""
-        j, i, tile = product
-        across, down = tile.sum(axis=1, dtype=sums.dtype), tile.sum(axis=0, dtype=sums.dtype)
-        corner = np.diag(tile).copy()
-        matrix.put(j, i, tile)
-        return j, i, (across, down, corner)
-
-    for j, i, (across, down, corner) in runtime.map(
-        sum_up, symmetric_products(operands, plan, runtime, progress, checkpoints, products)
-    ):
-        sums[slice(*plan.tile_spans[j])] += across
-        if i != j:
-            sums[slice(*plan.tile_spans[i])] += down
-        else:
-            diagonal[slice(*plan.tile_spans[j])] = corner
+    if isinstance(products, TileSums):
+        summed = products
+    else:
+        tiles = symmetric_products(operands, plan, runtime, progress, checkpoints, products)
+        summed = sum_tiles(tiles, matrix, runtime, exact=exact)
+    sums, diagonal = summed.rows, summed.diagonal
     buffer.limit(workspace_bytes - eigensolver_bytes("gram", n, target, runtime.threads))
     if exact:
         grand = sum(int(value) for value in sums)

@@ -42,6 +42,22 @@ from bigcluster.store.row_source import spans
 Sums = dict[tuple[int, int], AnyArray]
 
 
+@dataclass(frozen=True)
+class TileSums:
+    """What a fit needs to know of tiles that were summed and put away: sums of whole rows and the diagonal, (n,) each.
+
+    They are 0 where a tile does not contribute, so that those of some tiles are added.
+    """
+
+    rows: AnyArray
+    diagonal: AnyArray
+    passes: int = 1
+    """How many times the data was read for them."""
+
+    def __add__(self, other: TileSums) -> TileSums:
+        return TileSums(self.rows + other.rows, self.diagonal + other.diagonal, self.passes + other.passes)
+
+
 class SumsCheckpoint:
     """Saves the sums of a symmetric product and finds them again after a kill.
 
@@ -62,6 +78,14 @@ class SumsCheckpoint:
             self._first, self._k_saved = self._checkpoint.facts["first"], self._checkpoint.facts["terms"]
         else:
             self._checkpoint = None
+        if self._checkpoint is not None:
+            self._finished = {
+                f"{j}/{i}"
+                for first, last in block_columns
+                for i in range(first, last)
+                for j in range(i, block_columns[-1][1])
+                if self.k_saved(first) == k
+            }
 
     def tile(self, j: int, i: int, shape: tuple[int, int]) -> AnyArray:
         """The saved sums of a tile; zeros where nothing was saved."""
@@ -70,8 +94,6 @@ class SumsCheckpoint:
             # Zeros that are written now: pages that the system only promises cost a second fault at the first addition,
             # and a page fault interrupts all threads.
             return np.full(shape, 0, self._dtype)
-        if self.k_saved(first) == self._k:
-            self._finished.add(f"{j}/{i}")
         return self._checkpoint.get(f"{j}/{i}")
 
     def k_saved(self, first: int) -> int:
@@ -299,11 +321,16 @@ def symmetric_products(
     saved = SumsCheckpoint(checkpoints if given is None else NO_CHECKPOINTS, plan.block_columns, plan.k, dtype)
     for panel in plan.block_columns:
         sums = given if given is not None else sum_panel(operands, plan, panel, runtime, progress, saved)
-        for j, i in plan.pairs(panel):
-            tile = sums.pop((j, i))
-            if i == j:
-                _mirror(tile)
-            yield j, i, tile
+        yield from complete_tiles(sums, plan.pairs(panel))
+
+
+def complete_tiles(sums: Sums, pairs: Sequence[Pair]) -> Iterator[tuple[int, int, AnyArray]]:
+    """Yield (j, i, tile) in the order of the pairs, with complete diagonal tiles. They are taken out of the sums."""
+    for j, i in pairs:
+        tile = sums.pop((j, i))
+        if i == j:
+            _mirror(tile)
+        yield j, i, tile
 
 
 def sum_panel(
