@@ -11,7 +11,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
 
+import typer
+
 from bigcluster.cli.log import LogFile
+from bigcluster.errors import EXIT_SOME_UNREAD
 from bigcluster.units import printable
 
 if TYPE_CHECKING:
@@ -109,3 +112,17 @@ def listening(*, quiet: bool) -> Iterator[Listener]:
             listener(event)
 
         yield both
+
+
+def leave_with(counts: dict[str, Any], file: str, quiet: bool) -> None:
+    """Leave with exit code 3 where images, or folders that may hold images, could not be read.
+
+    file : the table that names the unread images. With `quiet`, this function prints the warning that the result, which
+    is not shown then, would have held.
+    """
+    from bigcluster.cli import display
+
+    if counts["failed"] and quiet:
+        say(f"warning: {display.unread(counts, file)}")
+    if counts["failed"] or counts["unreadable_folders"]:
+        raise typer.Exit(EXIT_SOME_UNREAD)

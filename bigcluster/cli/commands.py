@@ -5,17 +5,15 @@ A command turns its arguments into settings and resources, calls the layer below
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bigcluster.cli import models
-from bigcluster.cli.answers import listening, say, stdout, tell
+from bigcluster.cli import finished, models
+from bigcluster.cli.answers import leave_with, listening, stdout, tell
 from bigcluster.cli.options import (
     AsJson,
-    ClusterSets,
     Components,
     Config,
     DryRun,
@@ -40,7 +38,7 @@ from bigcluster.cli.options import (
     Workers,
     number,
 )
-from bigcluster.errors import EXIT_FAILED, EXIT_SOME_UNREAD, UsageError
+from bigcluster.errors import UsageError
 from bigcluster.units import printable
 
 if TYPE_CHECKING:
@@ -136,7 +134,7 @@ def run(
         )
     summary, folder = finished.summary, out or str(finished.out)
     tell(summary, as_json, lambda: display.print_summary(summary, folder, stdout()), quiet=quiet)
-    _leave_with(summary["counts"], f"{folder}/images.csv", quiet)
+    leave_with(summary["counts"], f"{folder}/images.csv", quiet)
 
 
 @app.command()
@@ -246,86 +244,6 @@ def sweep(
 
 
 @app.command()
-def predict(
-    out: Annotated[str, typer.Argument(help="The results folder of a finished run.")],
-    images: Annotated[
-        str,
-        typer.Argument(help="The new images: a folder, a glob in quotes, or a CSV or Parquet file with a path column."),
-    ],
-    to: Annotated[str, typer.Option("--to", metavar="FILE.csv", help="The CSV file for the labels.")],
-    features: Annotated[
-        str | None,
-        typer.Option(help="The vectors of the new images, where the model was made of vectors: a file or column:NAME."),
-    ] = None,
-    exclude: Exclude = None,
-    memory: Memory = None,
-    threads: Threads = None,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
-    sets: ClusterSets = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    log: Log = None,
-) -> None:
-    """Label new images with the stored model. Nothing is fitted again."""
-    from bigcluster import api
-    from bigcluster.cli import display
-    from bigcluster.files import targets
-
-    if log is not None and os.path.realpath(log) == os.path.realpath(targets.named("--to", to)):
-        raise UsageError(f"--log and --to are the same file ({to}); give two")
-    with listening(quiet=quiet) as listener:
-        prediction = api.predict(
-            out,
-            images,
-            to,
-            features=features,
-            exclude=exclude,
-            memory=memory,
-            threads=threads,
-            workers=workers,
-            scheduler=scheduler,
-            set=sets,
-            listener=listener,
-        )
-    tell(prediction, as_json, lambda: display.print_prediction(prediction, to, stdout()), quiet=quiet)
-    _leave_with(prediction["counts"], to, quiet)
-
-
-@app.command()
-def verify(
-    out: Annotated[str, typer.Argument(help="The results folder of a run.")],
-    quick: Annotated[bool, typer.Option("--quick", help="Read only a sample of the data and of the links.")] = False,
-    memory: Memory = None,
-    threads: Threads = None,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
-    sets: ClusterSets = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    log: Log = None,
-) -> None:
-    """Check all files of OUT for damage. The exit code is 1 where there is any; the next run repairs it."""
-    from bigcluster import api
-    from bigcluster.cli import display
-
-    with listening(quiet=quiet) as listener:
-        verdict = api.verify(
-            out,
-            quick=quick,
-            memory=memory,
-            threads=threads,
-            workers=workers,
-            scheduler=scheduler,
-            set=sets,
-            listener=listener,
-        )
-    tell(verdict, as_json, lambda: display.print_verified(verdict, out, stdout()), quiet=quiet and verdict["ok"])
-    if not verdict["ok"]:
-        raise typer.Exit(EXIT_FAILED)
-
-
-@app.command()
 def profile(
     images: Images = None,
     out: Out = None,
@@ -385,32 +303,11 @@ def profile(
             seed=seed,
         )
     tell(profiled.to_json(), as_json, lambda: display.print_profile(profiled, stdout()), quiet=quiet)
-    _leave_with(profiled.summary["counts"], f"{out or profiled.folder.parent}/images.csv", quiet)
+    leave_with(profiled.summary["counts"], f"{out or profiled.folder.parent}/images.csv", quiet)
 
 
-@app.command()
-def report(
-    out: Annotated[str, typer.Argument(help="The results folder of a finished run.")],
-    memory: Memory = None,
-    threads: Threads = None,
-    workers: Workers = None,
-    scheduler: Scheduler = None,
-    sets: Annotated[
-        list[str] | None,
-        typer.Option("--set", metavar="KEY=VALUE", help="Set report.map, report.thumbnails or cluster.*."),
-    ] = None,
-    as_json: AsJson = False,
-    quiet: Quiet = False,
-    log: Log = None,
-) -> None:
-    """Write the pages of the report again, from the results in OUT. They open from disk in any browser."""
-    from bigcluster import api
-
-    with listening(quiet=quiet) as listener:
-        written = api.report(
-            out, memory=memory, threads=threads, workers=workers, scheduler=scheduler, set=sets, listener=listener
-        )
-    tell(written, as_json, lambda: print(printable(f"look at: {written['report']}")), quiet=quiet)
+for _command in (finished.predict, finished.verify, finished.report):
+    app.command()(_command)
 
 
 @app.command()
@@ -442,20 +339,6 @@ def demo(
             truth = generate(folder, images, seed=seed, hostile=hostile, on_progress=progress.at)
             progress.at(images)
     tell({"truth": str(truth)}, False, lambda: print(printable(str(truth))), quiet=quiet)
-
-
-def _leave_with(counts: dict[str, Any], file: str, quiet: bool) -> None:
-    """Leave with exit code 3 where images, or folders that may hold images, could not be read.
-
-    file : the table that names the unread images. With `quiet`, this function prints the warning that the result, which
-    is not shown then, would have held.
-    """
-    from bigcluster.cli import display
-
-    if counts["failed"] and quiet:
-        say(f"warning: {display.unread(counts, file)}")
-    if counts["failed"] or counts["unreadable_folders"]:
-        raise typer.Exit(EXIT_SOME_UNREAD)
 
 
 def _show_plan(planned: Plan, as_json: bool) -> None:
