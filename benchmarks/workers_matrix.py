@@ -114,7 +114,7 @@ def command(images: Path, out: Path, cell: Cell, budget: str) -> list[str]:
 
 def least_budget(images: Path, out: Path, cell: Cell) -> str:
     """The budget that a refusal names."""
-    run = command(images, out, cell, "64MiB")
+    run = command(images, out, cell, f"{100 * (cell.workers + 1)}MiB")  # too small for every job
     said = subprocess.run(run, env=_environment(), capture_output=True, text=True, check=False).stderr
     found = re.search(r"use --memory (\w+)", said)
     assert found is not None, said

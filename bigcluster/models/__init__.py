@@ -27,6 +27,8 @@ from bigcluster.models.network import (
     Options,
     open_network,
 )
+from bigcluster.models.processor import cpu_class
+from bigcluster.models.source import digest_of_network
 
 __all__ = [
     "ClassProbability",
@@ -35,6 +37,8 @@ __all__ = [
     "Network",
     "NoFeaturesError",
     "Options",
+    "cpu_class",
+    "digest_of_network",
     "images_per_second",
     "list_networks",
     "open_network",

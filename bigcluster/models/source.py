@@ -70,6 +70,16 @@ def find_source(
     return _source(printable(path.name), "unknown", path, file, None, note, None)
 
 
+def digest_of_network(name_or_path: str, *, offline: bool) -> str:
+    """Return the SHA-256 of the file of a network on this machine; one of the registry is downloaded if need be.
+
+    Raises ModelError for a file that cannot be read, FetchError where a download fails or is forbidden.
+    """
+    if name_or_path in registry.registry():
+        return fetch.digest_of_model(fetch.get(registry.find(name_or_path), offline=offline).path)
+    return fetch.digest_of_model(Path(name_or_path))
+
+
 def _source(
     name: str,
     licence: str,

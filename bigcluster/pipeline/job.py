@@ -66,15 +66,15 @@ def with_workers(job: Job, stack: ExitStack) -> Job:
     return stack.enter_context(on_cluster(job))
 
 
-def attest_workers(job: Job, listing: Listing | None = None) -> None:
-    """Check that the workers of the job can do it, where it has any. OUT must be locked.
+def attest_workers(job: Job, stack: ExitStack, listing: Listing | None = None) -> None:
+    """Check that the workers of the job can do it, where it has any, and those that join until the stack ends.
 
-    listing : the images that they must see. Raises ClusterError.
+    listing : the images that they must see. OUT must be locked until the stack ends. Raises ClusterError.
     """
     if job.resources.joined:
-        from bigcluster.pipeline.attestation import attest
+        from bigcluster.pipeline.attestation import attested
 
-        attest(job.cluster, listing, job.out, between_hosts=not job.resources.starts_workers)
+        stack.enter_context(attested(job, listing))
 
 
 def remaining_bytes(settings: Settings, resources: Resources) -> int:

@@ -145,7 +145,7 @@ def _label_all(
     with ExitStack() as stack:
         with ExitStack() as locked:
             (stack if resources.joined else locked).enter_context(outdir.locked(job.out, job.progress.note))
-            attest_workers(job, listing)
+            attest_workers(job, stack, listing)
             store = Store(job.out, create=False, most_bytes=job.remaining_bytes)
             spec = stored_recipe(store)
             with naming_damage(store):

@@ -48,7 +48,7 @@ def report(
         if not summary_path.is_file():  # after OUT is locked: a running job is not an unfinished one
             raise StoreError(f"{job.out} holds no finished run; run the job to its end first")
         job = with_workers(job, stack)
-        attest_workers(job)
+        attest_workers(job, stack)
         resources = job.resources
         store = Store(job.out, create=False, most_bytes=job.remaining_bytes)
         spec, n_images = stored_recipe(store), store.array("pixels").shape[0]

@@ -166,9 +166,9 @@ def _run(
     check_room(job.out, plan)
     outdir.absolute(settings)  # raises for settings that run.toml cannot hold, before anything is written
     outdir.claim(job.out, settings.images)
-    with outdir.locked(job.out, job.progress.note):
+    with outdir.locked(job.out, job.progress.note), ExitStack() as stack:
         outdir.sweep_unfinished(job.out)
-        attest_workers(job, listing)
+        attest_workers(job, stack, listing)
         store = Store(job.out, most_bytes=job.remaining_bytes)
         was_finished = is_finished(store.marks)
         spec = _decode_spec(settings, plan.image_size, plan.stage(INGEST).choices["decode_bytes"], embedding)

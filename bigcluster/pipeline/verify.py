@@ -112,7 +112,7 @@ def verify(
         job = with_workers(job, stack)
         if not (job.out / ARRAYS).is_dir():
             raise StoreError(f"{job.out} holds no store; run `bigcluster run IMAGES --out {job.out} -k 10` first")
-        attest_workers(job)
+        attest_workers(job, stack)
         with job.stages.measure("verify"):
             try:
                 inventory, damaged, notes = _look(job, quick=quick, writable=writable)

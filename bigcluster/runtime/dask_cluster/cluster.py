@@ -15,11 +15,14 @@ from distributed.client import ClosedClientError
 
 from bigcluster.errors import BigclusterError, ClusterError
 from bigcluster.runtime.cluster import Handle, Job, Part, Result, Worker, cut
+from bigcluster.runtime.dask_cluster.entrance import Entrance
 from bigcluster.runtime.dask_cluster.flight import FETCH_SECONDS, Flight, LostResultError, Task, fetched
-from bigcluster.runtime.dask_cluster.link import Link, LostSchedulerError
+from bigcluster.runtime.dask_cluster.link import Facts, Link, LostSchedulerError
 from bigcluster.runtime.dask_cluster.tasks import (
     JobFailedError,
     SpentResultError,
+    Terms,
+    admit,
     forget_run,
     hold_result,
     merge_results,
@@ -147,13 +150,30 @@ class DaskCluster:
             # A worker of dask ends when it is sent a function of a module that it does not have.
             imported = self._ask_each(workers, import_module, type(job).__module__)
             able = [address for address, future in imported.items() if _error(future) is None]
-            asked = self._ask_each(able, run_job, self._run, self._memory, self.before_jobs, job)
+            asked = self._ask_each(able, run_job, self._terms(admitted_only=False), job)
             return {
                 address: _answer(asked[address]) if address in asked else _error(future)
                 for address, future in imported.items()
             }
         except (LostSchedulerError, CancelledError, ClosedClientError) as error:
             raise ClusterError("the scheduler was lost at the start; run again to resume") from error
+
+    def admit(self, job: Callable[[Worker], Any], faults_of: Callable[[Any, Facts], list[str]]) -> None:
+        """Admit all workers that there are now. From now on, a worker that joins gets no work until it is admitted too.
+
+        job : what a new worker is asked, as by `each`. faults_of : returns what speaks against a worker, for its answer
+        (or its error) and for what the scheduler says of it; the user is told. Raises ClusterError where a worker does
+        not answer, or the scheduler is lost.
+        """
+        workers = sorted(self._link.look(now=True))
+        errors = [error for future in self._ask_each(workers, admit, self._run).values() if (error := _error(future))]
+        if errors:
+            raise ClusterError(f"a worker does not answer: {errors[0]}")
+        self._link.admitted = set(workers)
+        self._link.greet = Entrance(self._link, self._terms(admitted_only=False), job, faults_of).look
+
+    def _terms(self, *, admitted_only: bool) -> Terms:
+        return Terms(self._run, self._memory, self.before_jobs, admitted_only)
 
     def _ask_each(self, workers: Sequence[str], function: Callable[..., Any], *arguments: Any) -> dict[str, Future]:
         submit, name = self._link.client.submit, f"{_name(function)}-{self._run.rpartition('-')[2]}"
@@ -212,7 +232,8 @@ class DaskCluster:
     ) -> Task:
         """held : whether the result stays on its worker."""
         function = hold_result if held else run_job
-        return Task(number, _name(job), function, (self._run, self._memory, self.before_jobs, job, *arguments), home)
+        terms = self._terms(admitted_only=self._link.admitted is not None)
+        return Task(number, _name(job), function, (terms, job, *arguments), home)
 
     def _merged(self, job: Job[Result], parts: Sequence[Part], merge: Merge) -> tuple[Future, int]:
         """Run a pass and return the future of its merged result, and the generation of the workers.

@@ -21,7 +21,7 @@ from distributed.client import ClosedClientError
 
 from bigcluster.errors import BigclusterError, ClusterError
 from bigcluster.runtime.dask_cluster.link import LOOK_SECONDS, Link, LostSchedulerError
-from bigcluster.runtime.dask_cluster.tasks import JobFailedError, SpentResultError
+from bigcluster.runtime.dask_cluster.tasks import JobFailedError, NotAdmittedError, SpentResultError
 
 TRIES = 3
 """How often a task is given to the scheduler before it counts as a task that kills workers. Each time, dask lets it end
@@ -65,12 +65,13 @@ class Task:
 def submitted(link: Link, task: Task, *, avoid: frozenset[str] = frozenset()) -> tuple[Future, tuple[str, ...]]:
     """Give a task to the scheduler, and return its future and the workers that alone may run it.
 
-    avoid : workers that should not get it; silent ones do not get it in any case. Raises LostSchedulerError.
+    avoid : workers that should not get it; those that are silent or not admitted do not get it in any case. Raises
+    LostSchedulerError.
     """
-    avoid |= link.silent
+    avoid |= link.silent | link.strangers
     others = tuple(address for address in link.look() if address not in avoid) if avoid else ()
     where: dict[str, Any] = {}
-    if others:  # strictly: to dask, a silent worker is one with little to do, to which it moves tasks of others
+    if others:  # strictly: to dask, a silent worker, or a new one, has little to do, and it moves tasks there
         where = {"workers": list(others)}
     elif task.home is not None:
         where = {"workers": [task.home], "allow_other_workers": True}
@@ -102,18 +103,23 @@ class Flight:
         self._generation, self._silent_before = link.generation, link.silent
         self._only: set[tuple[str, ...]] = set()
         self._task_of: dict[Future, Task] = {}
+        self._refused: set[Task] = set()
         self._seconds: list[float] = []
         self._looked = time.monotonic()
 
     def __len__(self) -> int:
-        return len(set(self._task_of.values()))
+        return len(self._tasks())
+
+    def _tasks(self) -> set[Task]:
+        return self._refused.union(self._task_of.values())
 
     def load(self) -> Counter[str | None]:
         """Return the number of tasks that each worker was given and has not done."""
-        return Counter(task.home for task in set(self._task_of.values()))
+        return Counter(task.home for task in self._tasks())
 
     def start(self, task: Task, *, avoid: frozenset[str] = frozenset()) -> None:
         """Give a task, or another copy of it, to the scheduler. avoid : workers that should not get it."""
+        self._refused.discard(task)
         future, task.only = submitted(self._link, task, avoid=avoid)
         task.copies[future] = time.monotonic()
         self._task_of[future] = task
@@ -160,6 +166,9 @@ class Flight:
         task.copies = {}
 
     def _ended(self) -> set[Future]:
+        if not self._task_of:  # all tasks wait for a worker that may run them
+            time.sleep(LOOK_SECONDS / 4)
+            return set()
         try:
             with self._link.client.as_current():
                 return set(wait(list(self._task_of), timeout=LOOK_SECONDS / 4, return_when="FIRST_COMPLETED").done)
@@ -192,6 +201,12 @@ class Flight:
         if isinstance(error, SpentResultError):
             raise LostResultError
         del self._task_of[future], task.copies[future]
+        if isinstance(error, NotAdmittedError):  # dask has moved it to a worker that came just now
+            if not task.copies:
+                self._refused.add(task)
+                if self._link.look(now=True):
+                    self.start(task)
+            return None
         if not isinstance(error, KilledWorker):
             raise ClusterError(f"a worker cannot do what it is given: {type(error).__name__}: {error}")
         task.failures += 1
@@ -216,13 +231,14 @@ class Flight:
             raise LostResultError
         self._generation, self._silent_before = self._link.generation, self._silent_before & silent
         self._only -= stuck
-        tasks = set(self._task_of.values())
+        tasks = self._tasks()
         for task in tasks:
-            if is_new or task.only in stuck:
+            if is_new or task.only in stuck or (task in self._refused and running):
                 self.start(task)
         limit = float("inf")
         if len(self._seconds) >= LEAST_SAMPLES:
             limit = max(LATE_SECONDS, LATE_FACTOR * statistics.median(self._seconds))
+        tasks -= self._refused
         late = {task for task in tasks if len(task.copies) == 1 and now - max(task.copies.values()) > limit}
         if not (silent or late):
             return

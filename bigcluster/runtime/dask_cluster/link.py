@@ -12,6 +12,8 @@ from distributed.client import ClosedClientError
 from bigcluster.errors import ClusterError
 
 Result = TypeVar("Result")
+Facts = dict[str, Any]
+"""What a scheduler says of a worker, such as its threads and its memory limit."""
 
 PATIENCE_SECONDS = 120.0
 """Seconds for which a lost scheduler, or the first worker, is waited for. A scheduler that a batch system starts again
@@ -44,6 +46,10 @@ class Link:
         self._looked = float("-inf")
         self._workers: dict[str, dict[str, Any]] = {}
         self._named: set[str] = set()
+        self.admitted: set[str] | None = None
+        """The addresses of the workers that may get work; None where all may."""
+        self.greet: Callable[[], None] = lambda: None
+        """It is called after each look, and may admit workers that have come."""
         self._too_few_since: float | None = None
         self._witnesses: set[str] = set()
         self.generation = 0
@@ -68,7 +74,8 @@ class Link:
             raise LostSchedulerError from error
 
     def look(self, *, now: bool = False) -> dict[str, dict[str, Any]]:
-        """Return what the scheduler says of each worker that takes work, by address. Silent ones are left out.
+        """Return what the scheduler says of each worker that takes work, by address. Silent ones are left out, and so
+        are those that have not been admitted.
 
         now : ask, also where the last answer is new. Raises LostSchedulerError.
         """
@@ -92,8 +99,22 @@ class Link:
             for address in self.silent - self._named:
                 self._tell(f"the worker {address} gives no sign of life: its work is also given to others")
             self._named = set(self.silent)
+            self.ask(self.greet)
         silent = self.silent
-        return {address: facts for address, facts in self._workers.items() if address not in silent}
+        return {
+            address: facts
+            for address, facts in self._workers.items()
+            if address not in silent and (self.admitted is None or address in self.admitted)
+        }
+
+    def facts_of(self, address: str) -> Facts:
+        """Return what the scheduler said of a worker at the last look; nothing where it is gone."""
+        return self._workers.get(address, {})
+
+    @property
+    def strangers(self) -> frozenset[str]:
+        """The addresses of running workers that have not been admitted, at the last look."""
+        return frozenset() if self.admitted is None else frozenset(self._workers.keys() - self.admitted)
 
     @property
     def silent(self) -> frozenset[str]:

@@ -30,8 +30,14 @@ MOST_CHARACTERS = 4000
 _ALONE = threading.Lock()
 """Held by the job that runs in this process. The threads of a worker work inside one job, and it has the memory of the
 process."""
+_ADMITTED: set[str] = set()
+"""The name of the run to whose jobs this process is admitted. There is at most one."""
 _OF_RUN: dict[str, _Used] = {}
 """What this process has of the run that used it last, by the name of the run. There is at most one."""
+
+
+class NotAdmittedError(Exception):
+    """This process was given a job before the run had found it able to do it."""
 
 
 class JobFailedError(Exception):
@@ -137,24 +143,37 @@ class _Used:
     memory: SentMemory
 
 
-def run_job(
-    run: str, memory_bytes: int, before: Callable[[], None] | None, job: Callable[..., Any], *arguments: Any
-) -> Any:
+@dataclass(frozen=True)
+class Terms:
+    """What a job needs to know of its run."""
+
+    run: str
+    """The name of the run. What other runs keep in this process is discarded."""
+    memory_bytes: int
+    """What a job may hold in its process."""
+    before: Callable[[], None] | None
+    """It is called before each job, which does not run where this raises an error."""
+    admitted_only: bool
+    """Whether only a process runs the job that was admitted to the run (`admit`)."""
+
+
+def run_job(terms: Terms, job: Callable[..., Any], *arguments: Any) -> Any:
     """Return job(worker, *arguments). It waits until no other job runs in this process.
 
-    run : the name of the run; what other runs keep in this process is discarded. memory_bytes : what a job may hold.
-    before : is called before the job, which does not run where this raises an error. arguments : the job takes those
-    that are held on workers. Raises JobFailedError and SpentResultError.
+    arguments : the job takes those that are held on workers. Raises JobFailedError, SpentResultError, and
+    NotAdmittedError.
     """
 
     def work() -> Any:
-        if before is not None:
-            before()
+        if terms.before is not None:
+            terms.before()
         return job(used.worker, *taken)
 
     with _ALONE:
+        if terms.admitted_only and terms.run not in _ADMITTED:
+            raise NotAdmittedError(get_worker().address)
         taken = [argument.take() if isinstance(argument, Held) else argument for argument in arguments]
-        used = _used_by(run, memory_bytes)
+        used = _used_by(terms.run, terms.memory_bytes)
         try:
             with used.memory.of_job():
                 return _reported(work)
@@ -175,9 +194,17 @@ def merge_results(merge: Callable[[Any, Any], Any], *results: Held[Any]) -> Held
         return Held(_reported(lambda: reduce(merge, (result.seen() for result in results))))
 
 
+def admit(run: str) -> None:
+    """Admit this process to the jobs of a run: it has shown that it can do them."""
+    with _ALONE:
+        _ADMITTED.clear()
+        _ADMITTED.add(run)
+
+
 def forget_run(run: str) -> None:
     """Discard what a run keeps in this process, once its job is over."""
     with _ALONE:
+        _ADMITTED.discard(run)
         used = _OF_RUN.pop(run, None)
         if used is not None:
             used.worker.forget()
