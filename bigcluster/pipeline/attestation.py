@@ -159,8 +159,9 @@ def arithmetic() -> str:
 def attested(job: Job, listing: Listing | None) -> Iterator[None]:
     """Ask every worker of a job what it has, compare, and admit them; this process itself needs no proof.
 
-    listing : the images that the workers must see; None where they read none. OUT must be locked. During the block, workers write for this process as long as it holds OUT, and those that join
-    are asked before they get work: what they lack is a warning. Raises ClusterError with one line for each fault.
+    listing : the images that the workers must see; None where they read none. OUT must be locked. During the block,
+    workers write for this process as long as it holds OUT, and those that join are asked before they get work: what
+    they lack is a warning. Raises ClusterError with one line for each fault.
     """
     cluster, out = job.cluster, job.out
     if not isinstance(cluster, DaskCluster):
