@@ -31,7 +31,7 @@ from bigcluster.errors import ClusterError, OutOfMemoryError, StoreError
 from bigcluster.outdir import locked
 from bigcluster.outdir.holder import HeldBy
 from bigcluster.runtime.cluster import Cluster, Part, Worker, cut
-from bigcluster.runtime.dask_cluster import DaskCluster, Link, join
+from bigcluster.runtime.dask_cluster import DaskCluster, Link, join, link
 from bigcluster.runtime.dask_cluster.join import connector, first
 from bigcluster.runtime.dask_cluster.start import Started, local_cluster
 from bigcluster.runtime.dask_cluster.tasks import Held, SpentResultError
@@ -502,6 +502,27 @@ def test_a_scheduler_that_is_lost_is_waited_for_and_its_work_done_again(tmp_path
         assert [one for some, _ in found for one in some] == [unit * unit for unit in range(8)]
         assert len({pid for _, pid in found}) == 2
         np.testing.assert_array_equal(kept.take(), the_sum(8))
+    assert [line for line in told if "there again" in line]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("comes_back", [True, False])
+def test_a_frozen_scheduler_counts_as_lost(comes_back: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its connections stay open, and dask waits for ever for its answers."""
+    monkeypatch.setattr(link, "ANSWER_SECONDS", 1.0)
+    told: list[str] = []
+    patience_seconds = PATIENCE_SECONDS if comes_back else 1.0
+    with other_cluster(tmp_path) as (address, process), joined(address, told, patience_seconds) as cluster:
+        results = cluster.spread(Squares(0.1), cut(8, 8))
+        found = [next(results)]
+        process.send_signal(signal.SIGSTOP)
+        if not comes_back:
+            with pytest.raises(ClusterError, match="not reached for 1 s; run again to resume"):
+                list(results)
+            return
+        threading.Timer(3.0, process.send_signal, [signal.SIGCONT]).start()
+        found += results
+        assert [one for some, _ in found for one in some] == [unit * unit for unit in range(8)]
     assert [line for line in told if "there again" in line]
 
 

@@ -294,6 +294,9 @@ def test_a_worker_that_lacks_something_is_named(joined: Path, images: Path, tmp_
             refused(cli(*start), 1, "the worker tcp://127.0.0.1", *words)
     with worker(joined, "--memory-limit", "1GiB"):
         refused(cli(*start), 1, "the worker tcp://127.0.0.1", "768 MiB", "use a smaller --memory")
+    with worker(joined, "--memory-limit", "200MiB"):
+        without_memory = [part for part in start if part not in ("--memory", "1GiB")]
+        refused(cli(*without_memory), 2, "150 MiB", "the worker tcp://127.0.0.1", "allows no larger budget")
     assert not (out / "labels.csv").exists()
 
 

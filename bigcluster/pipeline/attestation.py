@@ -103,7 +103,9 @@ class Attest:
         name = unfinished_name()
         try:
             write_bytes(self.out / name, name.encode(), self.out)
-        except (OSError, BigclusterError) as error:
+        except OSError as error:
+            return {"error": error.strerror or str(error)}
+        except BigclusterError as error:
             return {"error": str(error)}
         return {"name": name}
 

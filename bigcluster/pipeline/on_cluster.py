@@ -48,14 +48,19 @@ def on_cluster(job: Job) -> Iterator[Job]:
         link = Link(connect, patience_seconds=settings.patience, tell=job.progress.warn)
         stack.callback(link.close)
         link.wait_for_workers(settings.min_workers if resources.tree_bytes == 0 else resources.workers)
+        smallest = None
         if resources.scheduler is not None:
-            resources = _of_workers(resources, link)
+            resources, smallest = _of_workers(resources, link)
         cluster = DaskCluster(link, run, resources.budget_bytes)
         job.stages.follow_workers(memory, is_tree=resources.starts_workers)
         try:
             yield replace(job, resources=resources, cluster=cluster)
-        except BaseException:
+        except BaseException as error:
             cluster.close(wait_seconds=0.0)
+            if isinstance(error, MemoryBudgetError) and smallest is not None:
+                raise MemoryBudgetError(
+                    f"{error}; the worker {smallest} allows no larger budget (three quarters of its memory limit)"
+                ) from error
             raise
         # Workers that were started end now, whatever they still do.
         cluster.close(wait_seconds=0.0 if resources.starts_workers else CLOSE_SECONDS)
@@ -73,24 +78,24 @@ def _check_number(resources: Resources) -> None:
         )
 
 
-def _of_workers(resources: Resources, link: Link) -> Resources:
+def _of_workers(resources: Resources, link: Link) -> tuple[Resources, str | None]:
     """Return the resources with the threads and the number of the workers that were joined.
 
-    The budget of each is what was given, or what the smallest one may use. Raises ClusterError where a worker is too
-    small.
+    The budget of each is what was given, or what the smallest one may use: its address is returned too, None where it
+    has not decided. Raises ClusterError where a worker is too small.
     """
     workers = link.look()
     limits = {address: int(WORKER_SHARE * facts["memory_limit"]) for address, facts in workers.items()}
     limited = {address: limit for address, limit in limits.items() if limit > 0}  # 0: dask sets no limit
-    budget = resources.budget_bytes
+    budget, decided = resources.budget_bytes, None
     if limited:
         smallest = min(limited, key=limited.__getitem__)
-        if not resources.budget_given:
-            budget = min(budget, limited[smallest])
+        if not resources.budget_given and budget > limited[smallest]:
+            budget, decided = limited[smallest], smallest
         elif budget > limited[smallest]:
             raise ClusterError(
                 f"the worker {smallest} may hold {show_bytes(limited[smallest])} (three quarters of its memory limit), "
                 f"the budget of each worker is {show_bytes(budget)}: use a smaller --memory, or larger workers"
             )
     threads = max(facts["nthreads"] for facts in workers.values())
-    return replace(resources, budget_bytes=budget, threads=threads, workers=len(workers))
+    return replace(resources, budget_bytes=budget, threads=threads, workers=len(workers)), decided

@@ -207,9 +207,10 @@ class DaskCluster:
         """Wait for jobs that still run, discard what the workers keep of this run, and leave the cluster."""
         with suppress(LostSchedulerError, TimeoutError, CancelledError):
             client = self._link.client
+            workers = self._link.look(now=True) if wait_seconds else self._link.seen
             ends = [
                 client.submit(forget_run, self._run, key=f"forget-{self._run}-{number}", pure=False, workers=[address])
-                for number, address in enumerate(self._link.look(now=True))
+                for number, address in enumerate(workers)
             ]
             if ends and wait_seconds:
                 with client.as_current():

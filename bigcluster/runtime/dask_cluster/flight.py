@@ -76,8 +76,10 @@ def submitted(link: Link, task: Task, *, avoid: frozenset[str] = frozenset()) ->
     elif task.home is not None:
         where = {"workers": [task.home], "allow_other_workers": True}
     key = f"{task.name}-{_PROCESS}{next(_NUMBERS):08x}"
-    submit = link.client.submit
-    return link.ask(lambda: submit(task.function, *task.arguments, key=key, pure=False, **where)), others
+    try:  # it waits for no answer
+        return link.client.submit(task.function, *task.arguments, key=key, pure=False, **where), others
+    except (OSError, ClosedClientError) as error:
+        raise LostSchedulerError from error
 
 
 def fetched(link: Link, future: Future, seconds: float) -> Any:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from distributed import Client
@@ -22,6 +24,9 @@ SILENT_BEATS = 6
 """Number of heartbeats that a worker may miss before its work is also given to another one. Chosen, not measured."""
 LOOK_SECONDS = 1.0
 """Seconds between two questions to the scheduler about its workers, at least; each takes some milliseconds."""
+ANSWER_SECONDS = 30.0
+"""Seconds for which an answer of the scheduler is waited for: as long as dask waits for a connection. A busy scheduler
+takes a second."""
 _PAUSE_SECONDS = 0.2
 """Seconds between two attempts to reach a scheduler or to find a worker. Chosen, not measured."""
 
@@ -67,10 +72,20 @@ class Link:
         self._tell(text)
 
     def ask(self, question: Callable[[], Result]) -> Result:
-        """Return the answer of the scheduler. Raises LostSchedulerError."""
+        """Return the answer of the scheduler. Raises LostSchedulerError, also where no answer comes in time."""
+        answer: Future[Result] = Future()
+
+        def put() -> None:
+            try:
+                answer.set_result(question())
+            except BaseException as error:
+                answer.set_exception(error)
+
+        # dask waits for ever for the answer of a scheduler that is frozen: its connection is not closed.
+        threading.Thread(target=put, daemon=True).start()
         try:
-            return question()
-        except (OSError, ClosedClientError) as error:
+            return answer.result(ANSWER_SECONDS)
+        except (OSError, ClosedClientError) as error:  # a TimeoutError is an OSError
             raise LostSchedulerError from error
 
     def look(self, *, now: bool = False) -> dict[str, dict[str, Any]]:
@@ -115,6 +130,11 @@ class Link:
     def strangers(self) -> frozenset[str]:
         """The addresses of running workers that have not been admitted, at the last look."""
         return frozenset() if self.admitted is None else frozenset(self._workers.keys() - self.admitted)
+
+    @property
+    def seen(self) -> list[str]:
+        """The addresses of the workers that took work at the last look."""
+        return list(self._workers)
 
     @property
     def silent(self) -> frozenset[str]:
