@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from hypothesis import strategies as st
 from bigcluster.config import settings_from
 from bigcluster.errors import ConfigError, MemoryBudgetError
 from bigcluster.planning import footprint
-from bigcluster.planning.plan import Pictures, Plan
+from bigcluster.planning.feature_shape import FeatureShape
+from bigcluster.planning.plan import Pictures, Plan, check_on_cluster
 from bigcluster.planning.planner import make_plan, replan
+from bigcluster.planning.prediction import plan_predict
 from bigcluster.planning.stages import incremental_batch
 from bigcluster.runtime.resources import Resources
 from bigcluster.solvers.kmeans.footprint import project_lloyd_bytes
@@ -360,3 +363,25 @@ def test_a_run_of_a_parquet_manifest_stays_within_what_was_planned(tmp_path: Pat
     assert ran.code == 0, ran.err
     for name, facts in json.loads(ran.out)["stages"].items():
         assert facts["measured_peak_bytes"] <= (facts["projected_peak_bytes"] or 512 * MIB), name
+
+
+@given(sides, sides, st.integers(1, 64), st.integers(64, 1 << 14))
+def test_a_command_on_workers_fits_what_its_refusal_names(width: int, height: int, workers: int, mib: int) -> None:
+    """The budget of all processes counts, and the budget that a refusal names is enough."""
+    settings, shape = (
+        settings_from({"k": 3, "size": f"{width}x{height}"}),
+        FeatureShape(width * height, "uint8", of_pixels=True),
+    )
+
+    def needed(tree_bytes: int) -> int:
+        given = Resources(tree_bytes // (workers + 1), 1, workers=workers, joined=True, tree_bytes=tree_bytes)
+        plan = plan_predict(settings, 500, 500, width * height, shape, 20, 3, given)
+        here = plan_predict(settings, 500, 500, width * height, shape, 20, 3, given.of_coordinator)
+        return check_on_cluster(replace(plan, client_bytes=here.projected_bytes), given, otherwise="fewer --workers")
+
+    try:
+        assert needed(mib * MIB) <= mib * MIB
+    except MemoryBudgetError as error:
+        named = re.search(r"use --memory (\d+)MiB or fewer --workers", str(error))
+        assert named is not None
+        assert mib * MIB < needed(int(named[1]) * MIB) <= int(named[1]) * MIB

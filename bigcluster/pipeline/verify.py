@@ -31,6 +31,7 @@ from bigcluster.pipeline.audit import folders as entries
 from bigcluster.pipeline.audit import model as stages
 from bigcluster.pipeline.audit import tables as files
 from bigcluster.pipeline.job import Job, attest_workers, open_job, with_workers
+from bigcluster.planning.plan import check_on_cluster
 from bigcluster.planning.stage_names import (
     CLUSTER,
     COMPONENTS,
@@ -45,6 +46,7 @@ from bigcluster.planning.stage_names import (
     REPORT,
     SWEEP,
 )
+from bigcluster.planning.verification import plan_verify
 from bigcluster.profiling import publish as profiles
 from bigcluster.report import write as report
 from bigcluster.runtime.events import Listener, silent
@@ -109,11 +111,15 @@ def verify(
         writable = _lock(stack, job)
         if resources.joined and not writable:
             raise StoreError(f"{job.out} cannot be written, as workers must: leave out --workers and --scheduler")
-        job = with_workers(job, stack)
+        projected_bytes = None
+        if resources.joined:
+            job = with_workers(job, stack)
+            plan = plan_verify(job.settings, job.resources)
+            projected_bytes = check_on_cluster(plan, job.resources, otherwise="fewer --workers")
         if not (job.out / ARRAYS).is_dir():
             raise StoreError(f"{job.out} holds no store; run `bigcluster run IMAGES --out {job.out} -k 10` first")
         attest_workers(job, stack)
-        with job.stages.measure("verify"):
+        with job.stages.measure("verify", projected_bytes):
             try:
                 inventory, damaged, notes = _look(job, quick=quick, writable=writable)
             except DamagedError:  # in a chunk outside of the sample: all digests show which one

@@ -197,12 +197,11 @@ class Plan:
             check_budget(self.stages, self.budget_bytes, otherwise=otherwise, floor_bytes=self.floor_bytes)
             return
         worst = max(self.stages, key=lambda stage: stage.projected_bytes)
-        enough = _enough(self.client_bytes + self.workers * (worst.projected_bytes - SHARED_BYTES))
-        raise MemoryBudgetError(
-            f"stage '{worst.stage}' needs {show_bytes(worst.projected_bytes)} in each of {self.workers} worker "
-            f"process{'es' * (self.workers > 1)}, and the process that starts the job needs "
-            f"{show_bytes(self.client_bytes)}; the budget of all is {show_bytes(self.tree_budget_bytes)}: use {enough} "
-            f"or fewer --workers or {otherwise}"
+        raise _tree_too_small(
+            replace(worst, client_bytes=self.client_bytes),
+            self.workers,
+            self.tree_budget_bytes,
+            f"fewer --workers or {otherwise}",
         )
 
     def _without_manifold(self) -> dict[str, str]:
@@ -269,20 +268,32 @@ def check_budget(stages: Iterable[StagePlan], budget_bytes: int, *, otherwise: s
 def check_on_cluster(stage: StagePlan, resources: Resources, *, otherwise: str) -> int:
     """Return the projected bytes of the processes on this machine while a command of one stage runs on a cluster.
 
-    Raises MemoryBudgetError where a worker, or the process that starts the command, does not fit its part of the
-    budget: equal parts, where the command starts the workers. otherwise : as in `check_budget`.
+    Raises MemoryBudgetError where they do not fit the budget of all, or on a cluster that is joined, where a worker or
+    the process that starts the command does not fit its own. otherwise : as in `check_budget`.
     """
-    most = max(stage.projected_bytes, stage.client_bytes)
-    if most > resources.budget_bytes and resources.starts_workers:
-        raise MemoryBudgetError(
-            f"stage '{stage.stage}' needs {show_bytes(stage.projected_bytes)} in each worker process and "
-            f"{show_bytes(stage.client_bytes)} in the process that starts them, each has "
-            f"{show_bytes(resources.budget_bytes)}; use {_enough(most * (resources.workers + 1))} or fewer --workers"
-        )
-    check_budget((replace(stage, projected_bytes=most),), resources.budget_bytes, otherwise=otherwise)
     if not resources.starts_workers:
+        most = max(stage.projected_bytes, stage.client_bytes)
+        check_budget((replace(stage, projected_bytes=most),), resources.budget_bytes, otherwise=otherwise)
         return stage.client_bytes
-    return resources.workers * (stage.projected_bytes - SHARED_BYTES) + stage.client_bytes
+    tree_bytes = _tree_bytes(stage, resources.workers)
+    if tree_bytes > resources.tree_bytes:
+        raise _tree_too_small(stage, resources.workers, resources.tree_bytes, otherwise)
+    return tree_bytes
+
+
+def _tree_bytes(stage: StagePlan, n_workers: int) -> int:
+    """Return the bytes of all processes where each worker is busy with a stage."""
+    return n_workers * (stage.projected_bytes - SHARED_BYTES) + stage.client_bytes
+
+
+def _tree_too_small(stage: StagePlan, n_workers: int, budget_bytes: int, otherwise: str) -> MemoryBudgetError:
+    """Return the error that all processes of a run with workers do not fit their budget."""
+    return MemoryBudgetError(
+        f"stage '{stage.stage}' needs {show_bytes(stage.projected_bytes)} in each of {n_workers} worker "
+        f"process{'es' * (n_workers > 1)}, and the process that starts the job needs "
+        f"{show_bytes(stage.client_bytes)}; the budget of all is {show_bytes(budget_bytes)}: use "
+        f"{_enough(_tree_bytes(stage, n_workers))} or {otherwise}"
+    )
 
 
 def _enough(n_bytes: int) -> str:
