@@ -259,6 +259,8 @@ def test_a_process_that_starts_a_job_is_held_to_the_budget_too(cli: Cli) -> None
 def test_a_plan_for_worker_processes_of_this_machine_divides_the_budget(cli: Cli) -> None:
     found = json.loads(cli(*ABSENT, "--workers", 3, "--memory", "16GiB", "--threads", 1, "--json").out)
     assert (found["workers"], found["threads"], found["budget_bytes"]) == (3, 1, 4 * GIB)
+    printed = cli(*ABSENT, "--workers", 3, "--memory", "16GiB", "--threads", 1).out
+    assert f"memory of all processes together: {show_bytes(found['tree_bytes'])} at most, of 16 GiB" in printed
     small = (*ABSENT[:1], "--images", "1e4", "--size", 64, "-k", 10, "--workers", 2)
     (error,) = cli(*small, "--memory", "400MiB").error_lines
     enough = error.partition("use --memory ")[2].split()[0]

@@ -47,6 +47,18 @@ def test_what_a_job_holds_is_sent_at_its_end_and_nothing_stays() -> None:
     assert sum(len(one["samples"]) for one in sent[1:]) <= 1
 
 
+def test_sampling_short_jobs_takes_a_small_share_of_time() -> None:
+    """After a sample that took long, the next one waits, also where each job is short."""
+    meter = SentMemory("one", lambda message: None)
+    pauses = []
+    for _ in range(3):
+        with meter.of_job():
+            pass
+        pauses.append(meter._pause)
+    assert pauses[0] > 0
+    assert pauses == [pauses[0]] * 3, "one sample was taken, and the pause after it is not over"
+
+
 def test_a_long_job_sends_what_it_holds_while_it_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(memory, "BATCH_SECONDS", 0.0)
     sent: list[dict[str, Any]] = []
@@ -57,17 +69,21 @@ def test_a_long_job_sends_what_it_holds_while_it_runs(monkeypatch: pytest.Monkey
             time.sleep(0.01)
 
 
-def test_children_of_a_worker_count_for_it() -> None:
+def test_children_of_a_worker_count_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "BATCH_SECONDS", 0.0)
     sent: list[dict[str, Any]] = []
     with SentMemory("one", sent.append).of_job():
-        code = f"held = b'x' * {100 * MIB}; print(flush=True); input()"
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        with subprocess.Popen([sys.executable, "-c", code], **pipes) as child:  # type: ignore[call-overload]
-            child.stdout.readline()
-            time.sleep(2 * memory.CHILDREN_SECONDS)
+        deadline = time.monotonic() + PATIENCE_SECONDS
+        while not sent:
+            assert time.monotonic() < deadline
+            time.sleep(0.01)
+        alone = sent[-1]["samples"][-1][1]
+        code = f"held = b'x' * {100 * MIB}; input()"
+        with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE) as child:
+            while sent[-1]["samples"][-1][1] < alone + 90 * MIB:
+                assert time.monotonic() < deadline, "the child is not counted"
+                time.sleep(0.01)
             child.communicate(b"\n")
-    samples = [n_bytes for one in sent for _, n_bytes in one["samples"]]
-    assert max(samples) - min(samples) >= 90 * MIB
 
 
 @given(st.lists(st.tuples(st.sampled_from("ab"), st.floats(0, 3), st.integers(0, 100)), min_size=1, max_size=50))

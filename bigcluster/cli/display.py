@@ -171,6 +171,9 @@ def _plan_notes(plan: Any) -> Iterator[str]:
     yield f"memory: {show_bytes(plan.projected_bytes)} at most, of {show_bytes(plan.budget_bytes)}"
     if plan.joined:
         yield f"memory of the process that starts it, for names and labels: {show_bytes(plan.client_bytes)}"
+    if plan.tree_budget_bytes:
+        at_most, budget = show_bytes(plan.tree_bytes), show_bytes(plan.tree_budget_bytes)
+        yield f"memory of all processes together: {at_most} at most, of {budget}"
     yield f"disk: {show_bytes(plan.disk_bytes)} in the end, {show_bytes(plan.peak_disk_bytes)} at most on the way"
     if plan.seconds is not None:
         like = ", were every worker a core of it" if plan.joined else ""

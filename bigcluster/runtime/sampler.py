@@ -11,8 +11,8 @@ import os
 import threading
 import time
 from bisect import bisect_right
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
@@ -200,6 +200,8 @@ class MemorySampler:
         self.of_coordinator: Timeline | None = None
         """The readings of the process that started the run and of this one, where they are kept: without workers."""
         self._began = time.monotonic()
+        self._pause = 0.0
+        """Seconds between the last sample and the next one, at least."""
         self._entered: list[tuple[float, str]] = []
         self._resident: dict[int, int] = {}
         self._unseen_in_all: int | None = None
@@ -258,15 +260,20 @@ class MemorySampler:
             return {stage: peak.peak_bytes for stage, peak in self.peaks.items()}, list(self.timeline.rows)
 
     def _run(self, stop: threading.Event) -> None:
-        tree = _tree_of(self.caller.pid)
-        looked = time.monotonic()
-        pause = self.interval_seconds
-        while not stop.wait(pause):
-            began = time.thread_time()
-            if time.monotonic() - looked > self.children_seconds:
-                tree, looked = _tree_of(self.caller.pid), time.monotonic()
-            self._sample(tree)
-            pause = max(self.interval_seconds, (time.thread_time() - began) / SAMPLE_SHARE)
+        tree: list[psutil.Process] = []
+        looked = float("-inf")
+        while not stop.wait(max(self.interval_seconds, self._pause)):
+            with self._within_share():
+                if time.monotonic() - looked > self.children_seconds:
+                    tree, looked = _tree_of(self.caller.pid), time.monotonic()
+                self._sample(tree)
+
+    @contextmanager
+    def _within_share(self) -> Iterator[None]:
+        """Take a sample in this block, and have the next one wait so long that sampling keeps to its share of time."""
+        began = time.thread_time()
+        yield
+        self._pause = (time.thread_time() - began) / SAMPLE_SHARE
 
     def _sample(self, tree: list[psutil.Process]) -> None:
         with self._sampling:

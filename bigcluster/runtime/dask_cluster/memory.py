@@ -50,8 +50,9 @@ class SentMemory(MemorySampler):
         finally:
             stop.set()
             thread.join()
-            if time.monotonic() - self._sampled_at >= SAMPLE_SECONDS:
-                self.enter("")
+            if time.monotonic() - self._sampled_at >= max(SAMPLE_SECONDS, self._pause):
+                with self._within_share():
+                    self.enter("")
             self._flush()
 
     def _add(self, total: int) -> None:
