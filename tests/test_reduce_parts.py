@@ -18,17 +18,22 @@ from test_ingest_parts import PICTURES, content, write
 from bigcluster.catalog import list_images
 from bigcluster.errors import InvalidDataError
 from bigcluster.kernels.decode import DecodeSpec, prepare_codecs
+from bigcluster.kernels.linalg.gemm import Gemm
 from bigcluster.planning.plan import StagePlan
 from bigcluster.runtime.cluster import Cluster, Handle
-from bigcluster.solvers.pca import product_panels, products
+from bigcluster.runtime.threads import EmbeddedRuntime
+from bigcluster.solvers.pca import fit_pca, operator, product_panels, products, subspace_jobs
 from bigcluster.solvers.pca.moments import column_mean
 from bigcluster.solvers.pca.product_panels import products_in_parts
 from bigcluster.solvers.pca.products import TILE
-from bigcluster.solvers.pca.result import Components
+from bigcluster.solvers.pca.result import Components, ExactSums
+from bigcluster.solvers.pca.subspace_jobs import ExtendBasis, Streamed, extend_on_workers
+from bigcluster.solvers.spill import FolderTiles
 from bigcluster.stages.features import features_of
 from bigcluster.stages.ingest import ingest
 from bigcluster.stages.reduce import reduce
 from bigcluster.store import StageCheckpoints, Store, StoredRows
+from bigcluster.store.refs import CheckpointsRef, RowsRef, StoreRef
 
 SPEC = DecodeSpec(6, 4)
 
@@ -99,9 +104,18 @@ def test_the_reduction_has_the_same_bits_on_any_cluster(tmp_path: Path, solver: 
     for seed in range(2):
         out = tmp_path / f"many{seed}"
         cluster = Sent(seed)
-        assert reduced(tmp_path / "images", out, solver, cluster) == facts
-        assert content(out) == content(tmp_path / "one")
-        expected = {"subspace": ["FitPCA"], "gram": ["SumProducts", "FitPCA"]}
+        found = reduced(tmp_path / "images", out, solver, cluster)
+        one, many = content(tmp_path / "one"), content(out)
+        if solver == "subspace":  # on workers, each application of A takes two passes
+            assert found["passes"] >= facts["passes"]
+            reads = {"passes": 0, "bytes_read": 0}
+            facts, found = facts | reads, found | reads
+            one.pop(".bigcluster/marks/reduce/done.json")
+            many.pop(".bigcluster/marks/reduce/done.json")
+        assert found == facts
+        assert many == one
+        subspace = ["ExtendBasis", "SketchBlocks", "MultiplyRows", "FitPCA"]
+        expected = {"subspace": subspace, "gram": ["SumProducts", "FitPCA"]}
         jobs = expected.get(solver, ["SumProducts", "FitPCA", "ProjectRows"])
         assert list(dict.fromkeys(cluster.jobs)) == jobs
 
@@ -154,6 +168,58 @@ def test_products_in_panels_and_rounds_have_the_same_bits(
         assert content(out) == content(one)
         saving |= {*cluster.jobs}
     assert "KeepSums" in saving
+
+
+@pytest.mark.parametrize("shape", [(260, 500), (500, 260)], ids=["by row", "by column"])
+@pytest.mark.parametrize("workspace_bytes", [0, 1 << 26])
+def test_a_basis_extended_on_workers_gives_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, shape: tuple[int, int], workspace_bytes: int
+) -> None:
+    for module, name, value in (
+        (operator, "TILE_ROWS", 64), (operator, "K_BLOCK", 32), (subspace_jobs, "K_BLOCK", 32),
+        (subspace_jobs, "_ROWS", 24), (subspace_jobs, "_COLUMNS", 72),
+    ):  # fmt: skip
+        monkeypatch.setattr(module, name, value)
+    rng = np.random.default_rng(0)
+    low_rank = rng.normal(size=(shape[0], 40)) @ rng.normal(size=(40, shape[1]))
+    pixels = (low_rank * 8 + rng.normal(size=shape) * 5 + 128).clip(0, 255).astype(np.uint8)
+    moments = ExactSums(pixels.sum(axis=0, dtype=np.int64), int((pixels.astype(np.int64) ** 2).sum()))
+    target = Components(120)  # two groups of columns where there is no workspace
+
+    def fitted(name: str, clusters: list[Cluster | None]) -> tuple[bytes, ...]:
+        store = Store(tmp_path / name)
+        if not (store.root / "pixels").exists():
+            store.save("pixels", pixels, (50, 64))
+            store.save("ok", np.ones(len(pixels), np.bool_))
+            store.save("column_sums", moments.column_sums)
+        rows = StoredRows(store.array("pixels"), np.ones(len(pixels), np.bool_), mask="ok")
+        streamed = Streamed(StoreRef.of(store), RowsRef.of(rows), moments.total_square_sum, "auto", "scratch")
+        for cluster in clusters:
+            checkpoints = StageCheckpoints(store, "reduce", "f")
+            job = ExtendBasis(streamed, target, 5, workspace_bytes, CheckpointsRef.of(checkpoints))
+            with suppress(EndedError):
+                if cluster is not None:
+                    extend_on_workers(job, cluster, lambda fit: None)
+        fit = fit_pca(
+            "subspace", rows, target=target, runtime=EmbeddedRuntime(2), workspace_bytes=workspace_bytes,
+            tiles=FolderTiles(tmp_path / name / "tiles"), gemm=Gemm("auto"), seed=5, moments=moments,
+            checkpoints=StageCheckpoints(store, "reduce", "f"),
+        )  # fmt: skip
+        parts: list[bytes] = []
+        sink = type("Sink", (), {"write": lambda self, start, block: parts.append(block.tobytes())})()
+        fit.write_scores(sink)
+        fit.write_components(sink)
+        fit.close()
+        return fit.eigenvalues.tobytes(), *parts
+
+    expected = fitted("one", [None])
+    for seed in range(3):
+        workers = Sent(seed)
+        # Ended in one process; ended on workers; begun, killed, and ended.
+        clusters: list[list[Cluster | None]] = [[Ending(seed, 2)], [workers], [Ending(seed, 3), workers]]
+        assert fitted(f"many{seed}", clusters[seed]) == expected
+    assert {"ExtendBasis", "SketchBlocks", "MultiplyRows"} == set(workers.jobs)
+    assert workers.largest_bytes < 100_000
 
 
 @settings(max_examples=8)

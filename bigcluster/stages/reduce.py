@@ -20,6 +20,7 @@ from bigcluster.planning.stage_names import MANIFOLD, REDUCE
 from bigcluster.planning.stages import target_of
 from bigcluster.runtime.cluster import Local
 from bigcluster.solvers.pca.product_panels import products_in_parts
+from bigcluster.solvers.pca.subspace_jobs import ExtendBasis, Streamed, extend_on_workers
 from bigcluster.solvers.progress import FitProgress
 from bigcluster.solvers.spill import FolderTiles
 from bigcluster.solvers.unit_length import UnitLengthRows
@@ -246,6 +247,14 @@ def _fit_on_workers(
     scratch, moments = unfinished_name(), features.moments
     workspace_bytes = plan.choices.get("sums_bytes", plan.choices.get("workspace_bytes", 0))
     try:
+        if plan.solver == "subspace" and moments is not None:
+            streamed = Streamed(
+                StoreRef.of(store), RowsRef.of(rows), moments.total_square_sum, settings.gemm.kernel, scratch
+            )
+            extend = ExtendBasis(
+                streamed, target, settings.seed, plan.choices["workspace_bytes"], CheckpointsRef.of(checkpoints)
+            )
+            extend_on_workers(extend, cluster, on_progress)
         products = None
         if plan.choices.get("in_parts", True):
             products = products_in_parts(

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from itertools import chain
+from typing import Protocol
 
 import numpy as np
 
@@ -100,6 +101,21 @@ _LAYOUT = 3
 """Version of the checkpoint; one of another version is not used."""
 
 
+class AppliedBlock(Protocol):
+    """A block of the basis and what A makes of it, computed elsewhere in groups of its columns."""
+
+    n_groups: int
+
+    def vectors(self, t: int) -> Quantized:
+        """Tile t of the block."""
+
+    def sketch(self, group: int, i: int) -> Quantized:
+        """k block i of X'V of a group."""
+
+    def product(self, group: int, start: int, stop: int) -> Float32Array:
+        """Rows start .. stop - 1 of A V of a group."""
+
+
 class Krylov:
     """The growing basis V, quantized, with its sketch X'V, quantized, and its products A V.
 
@@ -124,7 +140,7 @@ class Krylov:
         self.operator, self.total, self.target, self.buffer = operator, total, target, buffer
         self.runtime, self.progress, self.checkpoints = runtime, progress, checkpoints
         item = 1 if operator.exact else 4
-        self._schedule, self._iteration_bytes = iteration_schedule(
+        self.schedule, self._iteration_bytes = iteration_schedule(
             target, operator.n, runtime.threads, item, workspace_bytes, by_row=operator.by_row
         )
         buffer.limit(max(0, workspace_bytes - self._iteration_bytes))
@@ -146,19 +162,45 @@ class Krylov:
 
         Raises VarianceNotReachedError where a larger basis does not fit the workspace.
         """
-        self._resume()
-        while not self._complete and len(self.vectors.widths) < most_applications(self.target):
-            if not self._next_block(seed):
-                break
-            size, n = self.vectors.size, self.operator.n
-            needed = rayleigh_ritz_bytes(min(n, size + block_width(self.target, n)))
-            self.make_room(needed, f"{size} basis vectors do not settle this share of the variance, more")
-            self._append()
+        self.resume()
+        while self.begin_block(seed):
             self._apply()
-            self._extend_inner()
-            self._complete = self._converged()
-            self.progress.step()
-            self._save()
+            self._end_block()
+
+    def begin_block(self, seed: int) -> bool:
+        """Append another block to the basis; return False where none is needed. The caller applies A to it."""
+        if self._complete or len(self.vectors.widths) >= most_applications(self.target) or not self._next_block(seed):
+            return False
+        self._make_room_to_extend(self.vectors.size)
+        self._append()
+        return True
+
+    def take_block(self, applied: AppliedBlock) -> None:
+        """Append a block to the basis, and what A makes of it, which other processes have computed."""
+        self._make_room_to_extend(self.vectors.size)
+        for t in self.vectors.tiles:
+            self.vectors.put(t, applied.vectors(t))
+        self.vectors.complete()
+        for group in range(applied.n_groups):
+            if self.operator.by_row:
+                for i in self.XtV.tiles:
+                    self.XtV.put(i, applied.sketch(group, i), group=group)
+            for t, (start, stop) in enumerate(self.AV.spans):
+                self.AV.put(t, quantize(applied.product(group, start, stop), to_int8=False), group=group)
+        self.passes += 2 * applied.n_groups
+        self._complete_groups(applied.n_groups)
+        self._end_block()
+
+    def _make_room_to_extend(self, size: int) -> None:
+        n = self.operator.n
+        needed = rayleigh_ritz_bytes(min(n, size + block_width(self.target, n)))
+        self.make_room(needed, f"{size} basis vectors do not settle this share of the variance, more")
+
+    def _end_block(self) -> None:
+        self._extend_inner()
+        self._complete = self._converged()
+        self.progress.step()
+        self._save()
 
     def make_room(self, needed_bytes: int, what: str) -> None:
         """Spill arrays until a step of `needed_bytes` fits the workspace; `what` names it in the error.
@@ -187,21 +229,28 @@ class Krylov:
     def _apply(self) -> None:
         """Compute A V of the last block, and by row its sketch."""
         last = len(self.vectors.widths) - 1
-        groups = list(spans(self.vectors.widths[-1], self._schedule.columns))
-        for group, (start, stop) in enumerate(groups):
+        for group, (start, stop) in enumerate(self.groups):
             part = [self.vectors.quantized(last, t).columns(start, stop) for t in self.vectors.tiles]
 
             def take_sketch(i: int, quantized: Quantized, group: int = group) -> None:
                 self.XtV.put(i, quantized, group=group)
 
-            AV = self.operator.matmat(part, self._schedule, self.runtime, take_sketch if self.operator.by_row else None)
-            self.passes += 2 - self._schedule.n_kept / len(self.vectors.tiles)
+            AV = self.operator.matmat(part, self.schedule, self.runtime, take_sketch if self.operator.by_row else None)
+            self.passes += 2 - self.schedule.n_kept / len(self.vectors.tiles)
             for t in self.AV.tiles:
                 product, AV[t] = AV[t], np.zeros((0, 0), np.float32)  # freed tile by tile
                 self.AV.put(t, quantize(product, to_int8=False), group=group)
-        self.AV.complete(len(groups))
+        self._complete_groups(len(self.groups))
+
+    def _complete_groups(self, n_groups: int) -> None:
+        self.AV.complete(n_groups)
         if self.operator.by_row:
-            self.XtV.complete(len(groups))
+            self.XtV.complete(n_groups)
+
+    @property
+    def groups(self) -> list[tuple[int, int]]:
+        """The columns of the last block to which A is applied at once."""
+        return list(spans(self.vectors.widths[-1], self.schedule.columns))
 
     def delete(self) -> None:
         """Delete the basis vectors and the inner products; X'V and A V stay."""
@@ -349,7 +398,7 @@ class Krylov:
             return inner + vectors + 4 * operator.n * widths[-1]
         return inner + vectors + new * (4 * operator.n + item * operator.k)
 
-    def _resume(self) -> None:
+    def resume(self) -> None:
         """Continue from a checkpoint, where there is one."""
         checkpoint = self.checkpoints.load()
         if checkpoint is None or checkpoint.facts.get("layout") != _LAYOUT:

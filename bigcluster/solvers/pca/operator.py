@@ -73,13 +73,12 @@ class CovarianceOperator:
         """
         tiles = range(len(self.tile_spans))
         width = V[0].values.shape[1]
-        AV = [self._zeros(t, width) for t in tiles]
+        AV = [self._zeros(span, width) for span in self.tile_spans]
         shift = np.zeros(width)  # c' Z
         n_done = 0
         for read in _sketches(self, V, schedule, runtime):
             sketches = []
-            blocks = zip(read.k_spans, read.XtV, strict=True)
-            for k_span, XtV, share, operand in runtime.map(partial(_quantized_sketch, self), blocks):
+            for k_span, XtV, share, operand in self._quantized(read, runtime):
                 shift += share
                 sketches.append((k_span, XtV, operand))
                 if take_sketch is not None:
@@ -101,6 +100,61 @@ class CovarianceOperator:
             product -= np.outer(self.n_offsets[start:stop], shift).astype(np.float32)
         return AV
 
+    def _quantized(self, read: _Read, runtime: Runtime) -> Iterator[tuple[Span, Quantized, Float64Array, Operand]]:
+        return runtime.map(partial(_quantized_sketch, self), zip(read.k_spans, read.XtV, strict=True))
+
+    def sketches(
+        self, V: list[Quantized], k_blocks: int, runtime: Runtime, numbers: range
+    ) -> Iterator[tuple[int, Quantized, Float64Array]]:
+        """Yield the number of a k block, X'V of it, quantized, and its share of c' Z, for these k blocks.
+
+        k_blocks : the number of blocks that are read together.
+        """
+        number = numbers.start
+        for read in _sketches(self, V, Schedule(V[0].values.shape[1], k_blocks, 0), runtime, numbers):
+            for _, XtV, share, _ in self._quantized(read, runtime):
+                yield number, XtV, share
+                number += 1
+        self.release_all()
+
+    def products(
+        self,
+        n_spans: list[Span],
+        sketch: Callable[[int], Quantized],
+        shift: Float64Array,
+        k_blocks: int,
+        runtime: Runtime,
+    ) -> list[Float32Array]:
+        """Rows of A V of the X'V of all k blocks, one (rows, b) float32 array for each span of n: the bits of `matmat`.
+
+        sketch(i) : the quantized X'V of k block i. shift : c' Z, the shares of all k blocks added in their order.
+        """
+        AV = [self._zeros(span, len(shift)) for span in n_spans]
+        for first, stop in spans(len(self.k_spans), k_blocks):
+            k_spans = self.k_spans[first:stop]
+            whole = k_spans[0][0], k_spans[-1][1]
+            XtV = [sketch(i) for i in range(first, stop)]
+            operands = [self.xtv_operand(one) for one in XtV]
+
+            def add_products(
+                number: int,
+                whole: Span = whole,
+                k_spans: list[Span] = k_spans,
+                XtV: list[Quantized] = XtV,
+                operands: list[Operand] = operands,
+            ) -> None:
+                tile = self._read(n_spans[number], whole)
+                for k_span, one, operand in zip(k_spans, XtV, operands, strict=True):
+                    self._add_product(AV[number], self._cut(tile, whole, k_span), one, operand)
+                self.release(tile)
+
+            for _ in runtime.map(add_products, range(len(n_spans))):
+                pass
+        self.release_all()
+        for span, product in zip(n_spans, AV, strict=True):
+            product -= np.outer(self.n_offsets[slice(*span)], shift).astype(np.float32)
+        return AV
+
     def rmatmat(self, V: list[Quantized], runtime: Runtime) -> Iterator[Float32Array]:
         """X'V, one (w, b) float32 array for each block of k. V : (n, b), one Quantized for each tile of n."""
         for read in _sketches(self, V, Schedule(V[0].values.shape[1], 1, 0), runtime):
@@ -110,7 +164,9 @@ class CovarianceOperator:
 
     def read(self, t: int, k_span: Span) -> AnyArray:
         """Tile t of a span of k, as it lies in the data: uint8, or float data centered as float32."""
-        n_span = self.tile_spans[t]
+        return self._read(self.tile_spans[t], k_span)
+
+    def _read(self, n_span: Span, k_span: Span) -> AnyArray:
         row_span, column_span = (n_span, k_span) if self.by_row else (k_span, n_span)
         columns = slice(*column_span)
         shape = row_span[1] - row_span[0], column_span[1] - column_span[0]
@@ -188,9 +244,9 @@ class CovarianceOperator:
             product = self.gemm.multiply(operand, self.gemm.right(tile, by_row=False))
             add_scaled(total.T, product, XtV.scale, by_row=True)
 
-    def _zeros(self, t: int, width: int) -> Float32Array:
-        """(rows of tile t, width), laid out as `_add_product` adds to it."""
-        start, stop = self.tile_spans[t]
+    def _zeros(self, span: Span, width: int) -> Float32Array:
+        """(rows of a span of n, width), laid out as `_add_product` adds to it."""
+        start, stop = span
         return np.zeros((stop - start, width), np.float32, order="C" if self.by_row else "F")
 
 
@@ -231,16 +287,21 @@ class _Read:
 
 
 def _sketches(
-    operator: CovarianceOperator, V: list[Quantized], schedule: Schedule, runtime: Runtime
+    operator: CovarianceOperator,
+    V: list[Quantized],
+    schedule: Schedule,
+    runtime: Runtime,
+    numbers: range | None = None,
 ) -> Iterator[_Read]:
-    """X'V of all k blocks, read by read."""
+    """X'V of these k blocks, by default of all, read by read."""
+    numbers = range(len(operator.k_spans)) if numbers is None else numbers
     tiles = range(len(operator.tile_spans))
     operands = list(runtime.map(lambda t: operator.v_operand(V[t]), tiles))
     shift = np.zeros(V[0].values.shape[1])  # a' V
     for share in runtime.map(lambda t: V[t].weighted(operator.n_offsets[slice(*operator.tile_spans[t])]), tiles):
         shift += share
-    for first in range(0, len(operator.k_spans), schedule.k_blocks):
-        read = _Read(operator.k_spans[first : first + schedule.k_blocks], [], {})
+    for first in range(numbers.start, numbers.stop, schedule.k_blocks):
+        read = _Read(operator.k_spans[first : min(first + schedule.k_blocks, numbers.stop)], [], {})
 
         def shares_of(t: int, read: _Read = read) -> list[Float32Array]:
             tile = operator.read(t, read.span)
