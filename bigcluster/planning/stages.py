@@ -27,7 +27,13 @@ from bigcluster.solvers.kmeans.lloyd import PRUNE_FROM
 from bigcluster.solvers.kmeans.result import choose as choose_kmeans
 from bigcluster.solvers.kmeans.spread import SPREAD_FROM
 from bigcluster.solvers.manifold.footprint import LIBRARY_BYTES
-from bigcluster.solvers.pca.footprint import project_bytes, project_panels, project_scratch_bytes, project_sums_bytes
+from bigcluster.solvers.pca.footprint import (
+    project_application_bytes,
+    project_bytes,
+    project_panels,
+    project_scratch_bytes,
+    project_sums_bytes,
+)
 from bigcluster.solvers.pca.result import Components, Target, Variance, choose
 from bigcluster.store.chunk_grid import matrix_chunks, pixel_chunks, row_chunks, stored_bytes
 from bigcluster.units import MIB
@@ -218,6 +224,10 @@ def plan_reduce(settings: Settings, n_images: int, shape: FeatureShape, resource
     scratch = project_scratch_bytes(solver, size, target, workspace)
     if summed or not resources.joined:
         scratch += project_panels(solver, size, dtype, resources.threads, sums_workspace)[1]
+    n_busy = resources.workers if summed and in_parts else 1
+    if solver == "subspace" and dtype == np.uint8 and resources.workers > 1:
+        n_busy = resources.workers
+        scratch += project_application_bytes(size, target)
     rank = min(n_images, n_features, target.n if isinstance(target, Components) else VARIANCE_RANK)
     return StagePlan(
         stage=REDUCE,
@@ -235,7 +245,7 @@ def plan_reduce(settings: Settings, n_images: int, shape: FeatureShape, resource
             "in_parts": int(in_parts),
         },
         scratch_bytes=scratch,
-        n_busy=resources.workers if summed and in_parts else 1,
+        n_busy=n_busy,
     )
 
 

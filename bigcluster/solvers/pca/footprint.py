@@ -103,6 +103,13 @@ def project_scratch_bytes(solver: str, shape: Shape, target: Target, workspace_b
     return _krylov_bytes(shape, target, 1)
 
 
+def project_application_bytes(shape: Shape, target: Target) -> int:
+    """The scratch of the subspace solver on workers beside that of a fit in one process: a block of the basis, its
+    sketch and its product, which go from worker to worker, and the state that is saved after each of them."""
+    width = block_width(target, min(shape))
+    return width * (5 * min(shape) + max(shape)) + _krylov_bytes(shape, target, 1)
+
+
 def least_bytes(solver: str, shape: Shape, dtype: np.dtype[np.generic], target: Target, threads: int) -> int:
     """The smallest workspace that a fit keeps to. Arguments as project_bytes."""
     if solver == "subspace":
