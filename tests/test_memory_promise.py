@@ -135,6 +135,7 @@ def test_floors_are_what_an_idle_run_holds(tmp_path: Path, cli: Cli) -> None:
         "reduce=none": ("--set", "reduce=none"),
         "own solvers": (),
         "dask-ml's solvers": ("--set", "pca.solver=incremental", "--set", "kmeans.algorithm=dask-ml"),
+        "2 workers": ("--workers", 2, "--threads", 1),
     }.items():
         ran = cli("run", images, "--out", tmp_path / name, "-k", 2, "--size", 8, "--memory", "1GiB", "--json", *options)
         assert ran.code == 0, ran.err

@@ -183,6 +183,8 @@ class Stages:
         peaks, rows = self.sampler.so_far()
         for name, facts in self.facts.items():  # samples come in between two stages too
             facts["measured_peak_bytes"] = peaks[name]
+            if self.workers is not None and "worker_measured_peak_bytes" in facts:
+                facts["worker_measured_peak_bytes"] = self.workers.peak_of(name)
         seconds = round(time.monotonic() - self._began, 3)
         return Account(seconds, max(row.n_bytes for row in rows), self.sampler.unseen_bytes, self._timelines(rows))
 

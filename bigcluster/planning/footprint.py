@@ -37,6 +37,7 @@ FLOORS = {
     "reduce=none": SUPERVISOR_BYTES + WORKER_BYTES,
     "own solvers": SUPERVISOR_BYTES + WORKER_BYTES + PRODUCTS_BYTES,
     "dask-ml's solvers": SUPERVISOR_BYTES + WORKER_BYTES + PRODUCTS_BYTES + DASK_ML_BYTES,
+    "2 workers": SUPERVISOR_BYTES + WORKER_BYTES + COORDINATOR_BYTES + 2 * (DASK_WORKER_BYTES - SHARED_BYTES),
 }
 """Bytes of a run before it holds any data, for each configuration: measured, and published in the README."""
 
