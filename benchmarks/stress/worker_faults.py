@@ -19,7 +19,7 @@ from typing import Any
 from benchmarks.dask_processes import Dask, dask_processes, end, python_of, variables
 from benchmarks.stress.work import Job, catalog, labels, scratch
 from bigcluster.solvers.kmeans.spread_jobs import LloydPass
-from bigcluster.solvers.kmeans.spread_labels import WriteLabels
+from bigcluster.solvers.kmeans.spread_labels import LabelBlocks
 from bigcluster.solvers.pca.product_parts import SumProducts
 from bigcluster.stages.ingest_jobs import Fill
 from bigcluster.stages.reduce_jobs import FitPCA, ProjectRows
@@ -32,7 +32,7 @@ STAGES = {
     "finish of PCA": FitPCA,
     "projection": ProjectRows,
     "passes of k-means": LloydPass,
-    "final labels": WriteLabels,
+    "final labels": LabelBlocks,
 }
 """The job of each stage."""
 LIMITS = {"killed": 10.0, "frozen": 10.0, "leaves": 3.0}
