@@ -352,7 +352,7 @@ def test_a_scheduler_of_another_version_is_refused(tmp_path: Path, images: Path,
 
 
 @pytest.mark.slow
-def test_tls_with_certificates(images: Path, alone: Path, tmp_path: Path, cli: Cli) -> None:
+def test_tls_with_certificates(joined: Path, images: Path, alone: Path, tmp_path: Path, cli: Cli) -> None:
     key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
     subprocess.run(
         ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test",
@@ -369,6 +369,9 @@ def test_tls_with_certificates(images: Path, alone: Path, tmp_path: Path, cli: C
         refused(cli(*start, *mine, "--set", f"cluster.tls_key={tmp_path}/none"), 2, "cluster.tls_key: there is no file")
         plain = ("run", images, "--out", tmp_path / "o", *RUN, "--scheduler", address.replace("tls", "tcp"))
         refused(cli(*plain), 1, "no scheduler of dask answers")
+        plain_one = json.loads(joined.read_text())["address"].replace("tcp", "tls")
+        start_there = ("run", images, "--out", tmp_path / "o", *RUN, "--scheduler", plain_one)
+        refused(cli(*start_there, *mine), 1, "no scheduler of dask answers at tls://")
         ran = cli(*start, *mine)
         assert ran.code == 3, ran.err
         assert same(tmp_path / "o", alone)

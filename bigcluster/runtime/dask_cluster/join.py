@@ -87,7 +87,10 @@ def connector(scheduler: str, ca: str | None, cert: str | None, key: str | None)
 async def _check_scheduler(address: str, security: Security | None) -> None:
     """Ask who listens at an address. Raises OSError, and ClusterError where it is not a scheduler of our version."""
     arguments = {} if security is None else security.get_connection_args("client")
-    comm = await connect_to(address, timeout=CONNECT_SECONDS, **arguments)
+    try:
+        comm = await connect_to(address, timeout=CONNECT_SECONDS, **arguments)
+    except ValueError as error:  # of tornado, where the other side sends something else than TLS
+        raise ConnectionError("it does not speak TLS: give an address that begins with tcp://") from error
     try:
         await comm.write({"op": "identity", "reply": True})
         what = (await comm.read())["type"].lower()
@@ -148,7 +151,7 @@ def first(connect: Callable[[], Client], scheduler: str) -> Callable[[], Client]
 def _cause(error: BaseException | None) -> str:
     """Return the first line of the error at the bottom that says something: dask wraps it twice."""
     text = f"it was waited for {CONNECT_SECONDS + ANSWER_SECONDS:g} s"
-    while error is not None:
+    while isinstance(error, OSError):
         text = next(iter(str(error).splitlines()), text)
         error = error.__cause__
     return text
