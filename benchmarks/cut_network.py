@@ -18,6 +18,7 @@ from pathlib import Path
 
 from benchmarks.dask_processes import dask_processes, end, python_of, variables
 from benchmarks.stress.work import Job, catalog, labels, scratch
+from bigcluster.runtime.signals import end_as_interrupted
 from bigcluster.solvers.kmeans.spread_jobs import LloydPass
 from bigcluster.solvers.pca.product_parts import SumProducts
 from bigcluster.stages.ingest_jobs import Fill
@@ -42,6 +43,7 @@ CUTS = (
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print one line for each cut. The exit code is 1 where the labels are others."""
+    end_as_interrupted()  # so that the processes of a figure end with it
     parser = argparse.ArgumentParser(prog="python -m benchmarks.cut_network", description=__doc__)
     parser.add_argument("--small", action="store_true", help="one cut of two seconds in a run of 600 images")
     small = parser.parse_args(argv).small

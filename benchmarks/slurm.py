@@ -25,6 +25,7 @@ import psutil
 
 from benchmarks.dask_processes import LOOPBACK, ROOT, python_of, started, variables
 from benchmarks.stress.work import Job, catalog, labels, scratch
+from bigcluster.runtime.signals import end_as_interrupted
 
 DAEMONS = ("munged", "slurmctld", "slurmd")
 START_SECONDS = 60.0
@@ -60,6 +61,7 @@ PartitionName=all Nodes=ALL Default=YES MaxTime=INFINITE State=UP
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Print a line for each job. The exit code is 1 where the labels are others."""
+    end_as_interrupted()  # so that the processes of a figure end with it
     parser = argparse.ArgumentParser(prog="python -m benchmarks.slurm", description=__doc__)
     parser.add_argument("--small", action="store_true", help="300 images instead of 4,000")
     n_images = 300 if parser.parse_args(argv).small else 4000

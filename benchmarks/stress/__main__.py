@@ -17,6 +17,7 @@ from pathlib import Path
 import benchmarks.stress
 from benchmarks.data import RESULTS
 from benchmarks.machine import describe_machine, now, versions
+from bigcluster.runtime.signals import end_as_interrupted
 
 
 def figures() -> list[str]:
@@ -27,6 +28,7 @@ def figures() -> list[str]:
 
 def main(argv: list[str] | None = None) -> int:
     """One line a figure on stdout, JSON in benchmarks/results. Exit code 1 where a promise is broken."""
+    end_as_interrupted()  # so that the processes of a figure end with it
     known = figures()
     arguments = argparse.ArgumentParser(prog="python -m benchmarks.stress", description=benchmarks.stress.__doc__)
     arguments.add_argument("--small", action="store_true", help="seconds instead of minutes, as in CI")
