@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from bigcluster.errors import StoreError
 from bigcluster.runtime.cluster import Cluster, Part, Worker, cut
 from bigcluster.runtime.embedded import Embedded
+from bigcluster.runtime.events import Event, Progress, StageFinished
 from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.solvers.unit_length import UnitLengthRows, ref_of
 from bigcluster.store import Store, StoredRows
@@ -207,3 +208,14 @@ def test_a_worker_sees_an_array_that_was_made_anew(store: Store) -> None:
     np.testing.assert_array_equal(again.open(worker).read(0, 2), [[0, 1, 2, 3], [4, 5, 6, 7]])
     with pytest.raises(StoreError, match="good rows"):
         before.open(worker)
+
+
+def test_what_is_done_twice_is_told_once() -> None:
+    told: list[Event] = []
+    progress = Progress(told.append)
+    with progress.stage("pass", 5, "blocks"):
+        for _ in range(7):
+            progress.advance()
+    with progress.stage("names", 0, "files"):  # their number is not known
+        progress.advance(3)
+    assert [event.done for event in told if isinstance(event, StageFinished)] == [5, 3]

@@ -149,9 +149,12 @@ class Progress:
         self._listener(DecodingEnded(start, stop))
 
     def advance(self, by: int = 1) -> None:
-        """Count `by` more units of the running stage as done. Any thread may call it."""
+        """Count `by` more units of the running stage as done. Any thread may call it.
+
+        No more than the total is told, where it is known: a part of a pass is done twice where its worker has left.
+        """
         with self._lock:
-            self._done += by
+            self._done = min(self._done + by, self._total or self._done + by)
             self._send()
 
     def at(self, done: int, total: int | None = None) -> None:
