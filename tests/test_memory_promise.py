@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 from conftest import Cli, command, environment
 
-from benchmarks import memory_matrix, output_scale
+from benchmarks import memory_matrix, output_scale, workers_matrix
 from bigcluster.demo import generate
 from bigcluster.planning.footprint import FLOORS
 from bigcluster.units import MIB, parse_bytes
@@ -93,6 +93,25 @@ def test_the_matrix_keeps_the_promise_and_writes_its_table(
     assert len(cells) == 4
     assert all(cell["measured_bytes"] >= 0.4 * cell["projected_bytes"] for cell in cells), table
     assert not (tmp_path / "memory").exists(), "what it made for the runs is gone"
+
+
+def test_every_worker_keeps_its_part_of_the_least_budget(
+    cuts: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = ["--workers", "2", "--budgets", "least", "--jobs", "gram, k-means"]
+    code = workers_matrix.main([*arguments, "--images", str(cuts), "--results", str(tmp_path)])
+    table = capsys.readouterr().out
+    assert (code, table.count("| kept |")) == (0, 1), table
+    (cell,) = json.loads((tmp_path / workers_matrix.FILE).read_text())["cells"]
+    assert cell["measured_bytes"] >= 0.5 * cell["projected_bytes"]
+    assert cell["worker_measured_bytes"] >= 0.5 * cell["worker_projected_bytes"]
+
+
+def test_a_worker_above_its_part_is_seen() -> None:
+    cell = workers_matrix.Cell(2, "1GiB", "gram, k-means", 1000, 900, 800, 300, 200, 250)
+    assert cell.failures == ["a worker above its projection"]
+    cell = workers_matrix.Cell(2, "1GiB", "gram, k-means", 1000, 900, 1100, 300, 400, 310)
+    assert cell.failures == ["all above the budget", "all above the projection", "a worker above its part"]
 
 
 def test_a_matrix_is_filled_part_by_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
