@@ -157,7 +157,7 @@ def test_a_joined_cluster_gives_the_same_bytes(
 
 
 @pytest.mark.slow
-def test_predict_verify_and_report_use_workers_too(
+def test_sweep_predict_verify_and_report_use_workers_too(
     joined: Path, images: Path, alone: Path, tmp_path: Path, cli: Cli
 ) -> None:
     out, without, by_two = tmp_path / "o", tmp_path / "without.csv", tmp_path / "by-two.csv"
@@ -172,6 +172,14 @@ def test_predict_verify_and_report_use_workers_too(
     def pages() -> dict[str, bytes]:
         report = out / "report"
         return {path.relative_to(report).as_posix(): path.read_bytes() for path in report.rglob("*") if path.is_file()}
+
+    assert cli("sweep", out, "-k", "2:4").code == 0
+    table = (out / "sweep.csv").read_bytes()
+    ran = cli("sweep", out, "-k", "2:4", "--scheduler", joined, "--set", "seed=1")
+    assert ran.code == 0, ran.err
+    ran = cli("sweep", out, "-k", "2:4", "--scheduler", joined)
+    assert ran.code == 0, ran.err
+    assert (out / "sweep.csv").read_bytes() == table
 
     assert cli("report", out).code == 0
     before = pages()
@@ -240,7 +248,7 @@ def test_commands_that_read_a_run_refuse_what_a_run_refuses(
         ({"client": 5}, "client must be a dask"),
     ]
     for given, words in cases:
-        for command in (partial(run.predict, images, to), run.verify, run.report):
+        for command in (partial(run.predict, images, to), partial(run.sweep, 3), run.verify, run.report):
             with pytest.raises(ConfigError, match=words):
                 command(**given)
     refused(cli("verify", alone, "--scheduler", "tcp://127.0.0.1:1"), 1, "no scheduler of dask answers")
@@ -248,6 +256,8 @@ def test_commands_that_read_a_run_refuse_what_a_run_refuses(
     refused(ran, 2, "needs certificates", "cluster.tls_ca")
     ran = cli("predict", alone, images, "--to", to, "--set", "kmeans.n_init=2")
     refused(ran, 2, "--set may name", "cluster.*", "not kmeans.n_init")
+    ran = cli("sweep", alone, "--resolution", 1, "--workers", 2)
+    refused(ran, 2, "groups the stored graph in one process")
     assert not to.exists()
 
 

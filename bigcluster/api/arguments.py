@@ -6,10 +6,11 @@ import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
+from fnmatch import fnmatchcase
 from typing import TYPE_CHECKING, Any
 
 from bigcluster import outdir
-from bigcluster.config import KEYS, Settings, flatten, parse_ks, parse_resolutions, parse_sets, resolve
+from bigcluster.config import KEYS, Settings, flatten, parse_resolutions, parse_sets, resolve
 from bigcluster.config.ks import RESOLUTIONS
 from bigcluster.errors import ConfigError
 from bigcluster.files.paths import local_path
@@ -113,17 +114,6 @@ def reused_settings_notes(
     if not used:
         return []
     return [Note(f"kept from the last run: {', '.join(used)} (--fresh ignores {'it' if len(used) == 1 else 'them'})")]
-
-
-def resolve_sweep(out: PathLike, k: int | str, *, sets: tuple[str, ...] = ()) -> tuple[Settings, tuple[int, ...]]:
-    """Return the settings of the run in OUT, and the numbers of clusters to sweep in ascending order.
-
-    sets : texts KEY=VALUE, of seed and kmeans.* only. Raises ConfigError for other keys, RunNotFoundError.
-    """
-    for name in parse_sets(sets):
-        if name != "seed" and not name.startswith("kmeans."):
-            raise ConfigError(f"a sweep takes the stored scores: --set may name seed and kmeans.*, not {name}")
-    return stored_settings(out, sets=sets), parse_ks("k", k)
 
 
 def resolve_resolutions(
@@ -277,7 +267,7 @@ def _named_sets(sets: tuple[str, ...], may_name: tuple[str, ...]) -> dict[str, A
     """Return the values of texts KEY=VALUE. Raises ConfigError for a name that is not one of `may_name`."""
     values = parse_sets(sets)
     for name in values:
-        if not any(name.startswith(allowed.removesuffix("*")) for allowed in may_name):
+        if not any(fnmatchcase(name, allowed) for allowed in may_name):
             raise ConfigError(
                 f"the other settings are those of the run in OUT: --set may name {' and '.join(may_name)}, not {name}"
             )

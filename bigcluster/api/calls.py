@@ -22,7 +22,6 @@ from bigcluster.api.arguments import (
     resolve_finished,
     resolve_resolutions,
     resolve_settings,
-    resolve_sweep,
     resolve_verify,
     resources,
     reused_settings_notes,
@@ -31,7 +30,7 @@ from bigcluster.api.arguments import (
     worker_notes,
 )
 from bigcluster.api.finished_run import Run
-from bigcluster.config import KEYS, Settings
+from bigcluster.config import KEYS, Settings, parse_ks
 from bigcluster.errors import ConfigError, UsageError
 from bigcluster.files import targets
 from bigcluster.files.paths import local_path
@@ -226,12 +225,16 @@ def sweep(
     resolution: float | str | Sequence[float] | None = None,
     memory: str | None = None,
     threads: int | None = None,
+    workers: int | None = None,
+    scheduler: PathLike | None = None,
+    client: Any = None,
     set: Sets = None,
     listener: Listener = log_events,
 ) -> dict[str, Any]:
     """Cluster the stored scores for every k, and write OUT/sweep.csv and OUT/sweep.png.
 
-    k : one number, or several such as "5:20", "10:100:10" or "5,9,17". set : seed and kmeans.* keys only.
+    k : one number, or several such as "5:20", "10:100:10" or "5,9,17". memory, threads, workers, scheduler, client : as
+    in `run`. set : seed, kmeans.* and cluster.* keys only.
     Returns a dict: `rows` are those of OUT/sweep.csv, `suggested_k` may be None, and `reason` says why.
 
     resolution : in place of k, for groups without a number: one, or several such as "0.5,1,2"; where neither is given
@@ -241,10 +244,17 @@ def sweep(
     if k is not None and resolution is not None:
         raise ConfigError("k and resolution exclude each other in a sweep: give one")
     if k is None:
+        if any(given is not None for given in (workers, scheduler, client)):
+            raise ConfigError("a sweep of resolutions groups the stored graph in one process: no workers, no scheduler")
         settings, values = resolve_resolutions(out, resolution, sets=as_texts(set))
         return _run_task("resolutions", settings, resources(memory, threads), listener, values=values)
-    settings, ks = resolve_sweep(out, k, sets=as_texts(set))
-    return _run_task("sweep", settings, resources(memory, threads), listener, ks=ks)
+    settings, scheduler = resolve_finished(
+        out, as_texts(set), scheduler=scheduler, client=client, may_name=("seed", "kmeans.*", "cluster.*")
+    )
+    ks = parse_ks("k", k)
+    return _run_task(
+        "sweep", settings, _told(resources(memory, threads, workers, scheduler), listener), listener, ks=ks
+    )
 
 
 def predict(

@@ -191,18 +191,32 @@ class Run:
         resolution: float | str | Sequence[float] | None = None,
         memory: str | None = None,
         threads: int | None = None,
+        workers: int | None = None,
+        scheduler: PathLike | None = None,
+        client: Any = None,
         set: Sets = None,
     ) -> pd.DataFrame:
         """Try several numbers of clusters on the stored scores; return inertia, silhouettes and stability of every k.
 
-        k : one number, or several such as "5:20". memory, threads : as in `run`. set : seed and kmeans.* keys only.
+        k : one number, or several such as "5:20". memory, threads, workers, scheduler, client : as in `run`.
+        set : seed, kmeans.* and cluster.* keys only.
         resolution : in place of k, see `bigcluster.sweep`; the table has the number of groups of each.
         The table is also written to OUT/sweep.csv, or OUT/resolutions.csv.
         """
         from bigcluster.api.calls import sweep
         from bigcluster.outputs.frames import read_table
 
-        sweep(self.out, k, resolution=resolution, memory=memory, threads=threads, set=set)
+        sweep(
+            self.out,
+            k,
+            resolution=resolution,
+            memory=memory,
+            threads=threads,
+            workers=workers,
+            scheduler=scheduler,
+            client=client,
+            set=set,
+        )
         return read_table(self.out / ("resolutions.csv" if k is None else "sweep.csv"))
 
     def predict(

@@ -219,6 +219,8 @@ def sweep(
     ] = None,
     memory: Memory = None,
     threads: Threads = None,
+    workers: Workers = None,
+    scheduler: Scheduler = None,
     sets: Sets = None,
     as_json: AsJson = False,
     quiet: Quiet = False,
@@ -235,7 +237,15 @@ def sweep(
 
     with listening(quiet=quiet) as listener:
         suggestion = api.sweep(
-            out, k, resolution=resolution, memory=memory, threads=threads, set=sets, listener=listener
+            out,
+            k,
+            resolution=resolution,
+            memory=memory,
+            threads=threads,
+            workers=workers,
+            scheduler=scheduler,
+            set=sets,
+            listener=listener,
         )
     if k is None:
         tell(suggestion, as_json, lambda: display.print_resolutions(suggestion, out, stdout()), quiet=quiet)

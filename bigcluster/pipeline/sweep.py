@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,9 @@ from bigcluster.config import Settings
 from bigcluster.errors import TooFewSamplesError
 from bigcluster.outdir.results import OF_A_SWEEP, ResultFiles
 from bigcluster.outputs import tables
-from bigcluster.pipeline.job import naming_damage, open_job
-from bigcluster.planning.plan import check_budget
+from bigcluster.pipeline.job import Job, attest_workers, naming_damage, open_job, with_workers
+from bigcluster.planning.plan import check_budget, check_on_cluster
+from bigcluster.planning.planner import sweep_on_cluster
 from bigcluster.planning.stage_names import SWEEP
 from bigcluster.planning.stages import plan_reduce, plan_sweep, without_library
 from bigcluster.runtime.events import Listener, silent
@@ -23,6 +25,7 @@ from bigcluster.stages.features import load_features
 from bigcluster.stages.ingest import load_ingested
 from bigcluster.stages.manifold import load_embedded
 from bigcluster.stages.reduce import load_reduced
+from bigcluster.stages.sweep import Swept
 from bigcluster.stages.sweep import sweep as sweep_stage
 from bigcluster.store import Store
 
@@ -44,30 +47,12 @@ def sweep(
     ks = tuple(ks)
     job = open_job(settings, resources, listener, caller)
     outdir.check_is_out(job.out)
-    with outdir.locked(job.out, job.progress.note):
+    with job.stages.sampler, outdir.locked(job.out, job.progress.note), ExitStack() as stack:
+        job = with_workers(job, stack)
+        attest_workers(job, stack)
         store = Store(job.out, create=False, most_bytes=job.remaining_bytes)
         with naming_damage(store):
-            ingested = load_ingested(store)
-            n_ok = int(ingested.ok.sum())
-            if ks[-1] > n_ok:
-                raise TooFewSamplesError(
-                    f"k = {ks[-1]} needs as many good images, there are {n_ok}; sweep up to {n_ok}"
-                )
-            features = load_features(store, ingested)
-            shape = features.shape
-            planned = None
-            if settings.has_pca:
-                planned = plan_reduce(settings, len(ingested.ok), shape, resources)
-            context = job.context(store)
-            of_the_run = replace(context, settings=_of_the_run(settings, job.out))
-            reduced = load_reduced(of_the_run, features, ingested, planned)
-            if settings.has_manifold:
-                reduced = load_embedded(of_the_run, reduced, ingested)
-            plan = plan_sweep(without_library(settings), ks, *reduced.rows.shape, shape.dtype, resources)
-            check_budget((plan,), resources.budget_bytes, otherwise="fewer values of k")
-            with job.stages.sampler, job.stages.measure(SWEEP, plan.projected_bytes) as facts:
-                swept = sweep_stage(context, reduced, ks, plan, ingested.row_keys)
-                facts |= {**swept.facts, "reused": swept.reused}
+            swept = _sweep(job, store, ks)
         files = ResultFiles(job.out, job.progress.warn)
         with files.writing(OF_A_SWEEP):
             tables.write(files, swept.rows, swept.suggested_k, swept.why)
@@ -79,6 +64,36 @@ def sweep(
         "caveats": swept.caveats,
         "stages": job.stages.facts,
     }
+
+
+def _sweep(job: Job, store: Store, ks: tuple[int, ...]) -> Swept:
+    settings, resources = job.settings, job.resources
+    ingested = load_ingested(store)
+    n_ok = int(ingested.ok.sum())
+    if ks[-1] > n_ok:
+        raise TooFewSamplesError(f"k = {ks[-1]} needs as many good images, there are {n_ok}; sweep up to {n_ok}")
+    features = load_features(store, ingested)
+    shape = features.shape
+    planned = None
+    if settings.has_pca:
+        planned = plan_reduce(settings, len(ingested.ok), shape, resources)
+    context = job.context(store)
+    of_the_run = replace(context, settings=_of_the_run(settings, job.out))
+    reduced = load_reduced(of_the_run, features, ingested, planned)
+    if settings.has_manifold:
+        reduced = load_embedded(of_the_run, reduced, ingested)
+    loaded = without_library(settings)
+    plan = plan_sweep(loaded, ks, *reduced.rows.shape, shape.dtype, resources)
+    otherwise = "fewer values of k"
+    if resources.joined:
+        plan = sweep_on_cluster(plan, loaded, ks, len(ingested.ok), resources)
+        plan = replace(plan, projected_bytes=check_on_cluster(plan, resources, otherwise=otherwise))
+    else:
+        check_budget((plan,), resources.budget_bytes, otherwise=otherwise)
+    with job.stages.measure(SWEEP, plan.projected_bytes) as facts:
+        swept = sweep_stage(context, reduced, ks, plan, ingested.row_keys)
+        facts |= {**swept.facts, "reused": swept.reused}
+    return swept
 
 
 def _of_the_run(settings: Settings, out: Path) -> Settings:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 from bigcluster.config import Settings
@@ -143,10 +144,24 @@ def _on_cluster(
     if stage.stage == CLUSTER and settings.finds_communities:
         n_bytes += n_images * COLUMN_BYTES
     if stage.stage in (SWEEP, CLUSTER):
-        n_bytes += footprint.project_memberships_bytes(n_images)
-        n_bytes += sum(project_centers_bytes(stage.block_shape[1], k, settings.kmeans.n_init) for k in settings.ks)
+        n_bytes += _centers_bytes(stage, settings, settings.ks, n_images)
         n_bytes += charts_bytes(settings, resources.of_coordinator)
     return replace(stage, client_bytes=n_bytes)
+
+
+def _centers_bytes(stage: StagePlan, settings: Settings, ks: Sequence[int], n_images: int) -> int:
+    """Return the bytes that the process keeps which starts k-means on a cluster: centers, and labels of all images."""
+    centers = sum(project_centers_bytes(stage.block_shape[1], k, settings.kmeans.n_init) for k in ks)
+    return centers + footprint.project_memberships_bytes(n_images)
+
+
+def sweep_on_cluster(
+    stage: StagePlan, settings: Settings, ks: Sequence[int], n_images: int, resources: Resources
+) -> StagePlan:
+    """Return the plan of a sweep of a finished run, `plan_sweep`, with the bytes of the process that starts it."""
+    of_coordinator = resources.of_coordinator
+    n_bytes = baseline_bytes(settings, of_coordinator) + names_bytes(n_images, of_coordinator)
+    return replace(stage, client_bytes=n_bytes + _centers_bytes(stage, settings, ks, n_images) + footprint.CHARTS_BYTES)
 
 
 def report_on_cluster(stage: StagePlan, settings: Settings, n_images: int, resources: Resources) -> StagePlan:
