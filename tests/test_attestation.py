@@ -159,7 +159,8 @@ def test_a_worker_that_joins_is_asked_before_it_gets_a_part(tmp_path: Path) -> N
         link = Link(partial(Client, started.address, set_as_default=False), tell=told.append)
         link.wait_for_workers(1)
         cluster = DaskCluster(link, "test", 1 << 28)
-        (first,) = cluster.each(Asked()).values()
+        found = cluster.each(Asked())
+        (first,) = found.values()
         refused: list[int] = []
 
         def faults_of(answer: Any, of_scheduler: Any) -> list[str]:
@@ -167,7 +168,7 @@ def test_a_worker_that_joins_is_asked_before_it_gets_a_part(tmp_path: Path) -> N
                 return ["it is one of those"]
             return [] if isinstance(answer, int) and of_scheduler["nthreads"] == 1 else [f"{answer}"]
 
-        cluster.admit(Asked(), faults_of)
+        cluster.admit(found, Asked(), faults_of)
 
         def workers_until(words: str) -> list[int]:
             """The processes that did parts until the user was told this, and for some parts more."""

@@ -212,7 +212,7 @@ def _ask_all(cluster: DaskCluster, asked: Attest, resources: Resources) -> None:
             lacks.append(OTHER_PROCESSOR)
         return lacks + _of_size(of_scheduler, resources)
 
-    cluster.admit(asked, faults_of)
+    cluster.admit(found, asked, faults_of)
 
 
 def _of_size(of_scheduler: Mapping[str, Any], resources: Resources) -> list[str]:

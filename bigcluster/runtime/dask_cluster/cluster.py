@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import CancelledError
 from contextlib import suppress
 from functools import partial
@@ -143,10 +143,11 @@ class DaskCluster:
     def each(self, job: Callable[[Worker], Any]) -> dict[str, Any]:
         """Run job(worker) on every worker, and return the results by address; where it failed, the error.
 
-        Raises ClusterError where the scheduler is lost.
+        It waits for workers where there are none now. Raises ClusterError where none comes, or the scheduler is lost.
         """
         try:
-            workers = sorted(self._link.look(now=True))
+            while not (workers := sorted(self._link.look(now=True))):
+                self._link.wait_for_workers()
             # A worker of dask ends when it is sent a function of a module that it does not have.
             imported = self._ask_each(workers, import_module, type(job).__module__)
             able = [address for address, future in imported.items() if _error(future) is None]
@@ -158,14 +159,16 @@ class DaskCluster:
         except (LostSchedulerError, CancelledError, ClosedClientError) as error:
             raise ClusterError("the scheduler was lost at the start; run again to resume") from error
 
-    def admit(self, job: Callable[[Worker], Any], faults_of: Callable[[Any, Facts], list[str]]) -> None:
-        """Admit all workers that there are now. From now on, a worker that joins gets no work until it is admitted too.
+    def admit(
+        self, known: Iterable[str], job: Callable[[Worker], Any], faults_of: Callable[[Any, Facts], list[str]]
+    ) -> None:
+        """Admit these workers. From now on, another one that joins gets no work until it is admitted too.
 
-        job : what a new worker is asked, as by `each`. faults_of : returns what speaks against a worker, for its answer
-        (or its error) and for what the scheduler says of it; the user is told. Raises ClusterError where a worker does
-        not answer, or the scheduler is lost.
+        known : their addresses. job : what a new worker is asked, as by `each`. faults_of : returns what speaks against
+        a worker, for its answer (or its error) and for what the scheduler says of it; the user is told. Raises
+        ClusterError where a worker does not answer, or the scheduler is lost.
         """
-        workers = sorted(self._link.look(now=True))
+        workers = sorted(self._link.look(now=True).keys() & set(known))
         errors = [error for future in self._ask_each(workers, admit, self._run).values() if (error := _error(future))]
         if errors:
             raise ClusterError(f"a worker does not answer: {errors[0]}")
