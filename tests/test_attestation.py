@@ -42,13 +42,13 @@ def judge(tmp_path: Path) -> Judge:
     write_bytes(tmp_path / "nonce", b"nonce", tmp_path)
     write_bytes(tmp_path / "image.png", b"picture", tmp_path)
     asked = Attest(str(tmp_path / "image.png"), tmp_path, "nonce")
-    return Judge(replace(asked, network=NETWORK), asked.compared() | {"network": OF_NETWORK})
+    return Judge(replace(asked, network=NETWORK), asked.compared() | {"network": OF_NETWORK, "variables": {}})
 
 
 def answer_to(judge: Judge, **other: Any) -> dict[str, Any]:
     """What a worker like this process answers, but for some facts."""
     facts = replace(judge.asked, network=None)(Worker(EmbeddedRuntime(1), GIB))
-    return facts | {"network": OF_NETWORK} | other
+    return facts | {"network": OF_NETWORK, "variables": {}} | other  # whatever the environment of the tests is
 
 
 def faults(judge: Judge, facts: Any) -> list[str]:
