@@ -14,6 +14,7 @@ from distributed import Client
 from test_cluster_parts import clustered
 from test_group_parts import grouped
 from test_ingest_parts import BAD, content, write
+from test_reduce_parts import reduced
 from test_second_look import asks, put_in_front
 
 from benchmarks.stress.possessed import POSSESSED
@@ -62,6 +63,10 @@ def test_workers_in_processes_leave_the_same_bits(
         assert content(tmp_path / "whole") == content(tmp_path / "one")
         labels = grouped(tmp_path / "images", tmp_path / "grouped", "pca", cluster)
         assert labels.tobytes() == grouped(tmp_path / "images", tmp_path / "grouped one", "pca", None).tobytes()
+        reduced(tmp_path / "images", tmp_path / "reduced", "subspace", cluster)
+        reduced(tmp_path / "images", tmp_path / "reduced one", "subspace", None)
+        one, many = (Store(tmp_path / out).load("scores") for out in ("reduced one", "reduced"))
+        assert one.tobytes() == many.tobytes()
         # Now in passes, and with pictures that crash their decoder: they cost their rows, and no worker.
         monkeypatch.setattr(cluster_jobs, "SPREAD_FROM", 0)
         if n_workers > 1:

@@ -258,6 +258,16 @@ def test_a_state_of_other_settings_is_none_and_is_replaced(store: Store) -> None
     assert not take_inventory(store.out).leftovers
 
 
+def test_a_state_whose_files_are_lost_counts_as_none(store: Store) -> None:
+    """A worker that was frozen may replace the mark of a state by an older one."""
+    checkpoints = StageCheckpoints(store, "stage", "one")
+    checkpoints.save({}, [("a", np.ones(3))])
+    assert checkpoints.load() is not None
+    for file in (store.out / ".bigcluster/state/stage").iterdir():
+        file.unlink()
+    assert checkpoints.load() is None
+
+
 def test_kept_arrays_are_not_written_again(store: Store) -> None:
     state = StageCheckpoints(store, "stage", "print")
     state.save({}, [("old", np.arange(3)), ("gone", np.arange(2))])

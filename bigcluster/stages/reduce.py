@@ -247,6 +247,7 @@ def _fit_on_workers(
     scratch, moments = unfinished_name(), features.moments
     workspace_bytes = plan.choices.get("sums_bytes", plan.choices.get("workspace_bytes", 0))
     try:
+        projected = None
         if plan.solver == "subspace" and moments is not None:
             streamed = Streamed(
                 StoreRef.of(store), RowsRef.of(rows), moments.total_square_sum, settings.gemm.kernel, scratch
@@ -254,7 +255,7 @@ def _fit_on_workers(
             extend = ExtendBasis(
                 streamed, target, settings.seed, plan.choices["workspace_bytes"], CheckpointsRef.of(checkpoints)
             )
-            extend_on_workers(extend, cluster, on_progress)
+            projected = extend_on_workers(extend, cluster, on_progress)
         products = None
         if plan.choices.get("in_parts", True):
             products = products_in_parts(
@@ -287,6 +288,7 @@ def _fit_on_workers(
             n_summed=0 if products is None else products.n_steps,
             saved=None if products is None else products.saved,
             panels=() if products is None else products.panels,
+            projected=projected,
             on_progress=Local(on_progress),
         )
         handles = [] if products is None or products.sums is None else [products.sums]

@@ -21,6 +21,7 @@ from bigcluster.solvers.pca.product_panels import Panel, SavedSums, with_panels
 from bigcluster.solvers.pca.products import Sums, TileSums
 from bigcluster.solvers.pca.projection import Projection
 from bigcluster.solvers.pca.result import ExactSums, Target
+from bigcluster.solvers.pca.subspace_jobs import Projected
 from bigcluster.solvers.progress import OnProgress, advancing
 from bigcluster.solvers.spill import FolderTiles, Tiles
 from bigcluster.store import ColumnWriter, Digests, RowWriter, Store
@@ -68,6 +69,8 @@ class FitPCA:
     """The sums of products that are saved, and not among those that it takes."""
     panels: tuple[Panel, ...] = ()
     """The products, where they are in folders of tiles."""
+    projected: Projected | None = None
+    """What the workers have made of a basis that they extended."""
     on_progress: Local[OnProgress] = field(default_factory=Local, compare=False, repr=False)
 
     def __call__(self, worker: Worker, products: Sums | None = None) -> Fitted:
@@ -146,6 +149,7 @@ class FitPCA:
             on_progress=on_progress,
             checkpoints=checkpoints,
             products=products,
+            projected=None if self.projected is None else self.projected.take_from(store.out / OURS / self.scratch),
         )
 
     def _write(self, store: Store, fit: PCAFit) -> Digests:

@@ -24,6 +24,7 @@ from bigcluster.errors import BigclusterError, DamagedError
 from bigcluster.files.durable import Unfinished, digest_of, open_folder, remove_if_empty, unfinished, unlink_below
 from bigcluster.files.kept import clear_way
 from bigcluster.files.layout import STATES
+from bigcluster.files.shared_disk import comes_to_light
 from bigcluster.store.arrays import Store
 from bigcluster.store.inventory import STATE
 from bigcluster.store.marks import Mark
@@ -87,7 +88,8 @@ class StageCheckpoints:
         self._resumed = False
 
     def load(self) -> StoredState | None:
-        """The saved state; None where there is none of this fingerprint, or where memory does not hold it."""
+        """The saved state; None where there is none of this fingerprint, where files of it are lost, or where memory
+        does not hold it."""
         mark = self._mark()
         if mark is None or not self._fits(mark):
             return None
@@ -95,10 +97,14 @@ class StageCheckpoints:
         return StoredState(self.store.out, mark.digests, mark.payload["places"], mark.payload["facts"])
 
     def _fits(self, mark: Mark) -> bool:
-        """Whether the memory limit of the store permits to read every file of a state."""
-        most_bytes = self.store.most_bytes
-        sizes = ((self.store.out / file).lstat().st_size for file in mark.digests)
-        return most_bytes is None or all(_HELD_TWICE * size <= most_bytes for size in sizes)
+        """Whether every file of a state is there, and the memory limit of the store permits to read it.
+
+        A job that a frozen worker goes on with may replace the mark by that of an earlier state.
+        """
+        most_bytes, files = self.store.most_bytes, [self.store.out / file for file in mark.digests]
+        if not all(map(comes_to_light, files)):
+            return False
+        return most_bytes is None or all(_HELD_TWICE * file.lstat().st_size <= most_bytes for file in files)
 
     def resume_or_restart(self, fit: Callable[[], Fit], tell: Callable[[str], None]) -> Fit:
         """Call `fit`, which resumes from the saved state, and return its result.

@@ -155,9 +155,12 @@ class CovarianceOperator:
             product -= np.outer(self.n_offsets[slice(*span)], shift).astype(np.float32)
         return AV
 
-    def rmatmat(self, V: list[Quantized], runtime: Runtime) -> Iterator[Float32Array]:
-        """X'V, one (w, b) float32 array for each block of k. V : (n, b), one Quantized for each tile of n."""
-        for read in _sketches(self, V, Schedule(V[0].values.shape[1], 1, 0), runtime):
+    def rmatmat(self, V: list[Quantized], runtime: Runtime, numbers: range | None = None) -> Iterator[Float32Array]:
+        """X'V, one (w, b) float32 array for each of these k blocks, by default all.
+
+        V : (n, b), one Quantized for each tile of n.
+        """
+        for read in _sketches(self, V, Schedule(V[0].values.shape[1], 1, 0), runtime, numbers):
             for XtV in read.XtV:
                 yield np.ascontiguousarray(XtV)
         self.release_all()

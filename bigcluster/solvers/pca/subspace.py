@@ -21,6 +21,7 @@ sketches of streamed data.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -98,12 +99,17 @@ class SubspaceScores:
             sink.write(self.components.spans[t][0], block)
 
 
-def subspace_scores(krylov: Krylov) -> SubspaceScores:
+TakeProjected = Callable[[int], Float32Array]
+"""Returns the rows of a k block of X U, (w, n_vectors) float32."""
+
+
+def subspace_scores(krylov: Krylov, projected: TakeProjected | None = None) -> SubspaceScores:
     """The scores and components that the target asks for; the basis of `krylov` is deleted.
 
+    projected : by column, X U, where other processes have computed it; U are the `ritz_vectors`.
     Raises VarianceNotReachedError where the basis does not hold what the target asks for.
     """
-    return _from_sketch(krylov) if krylov.operator.by_row else _from_ritz_vectors(krylov)
+    return _from_sketch(krylov) if krylov.operator.by_row else _from_ritz_vectors(krylov, projected)
 
 
 def _ritz_vectors(krylov: Krylov) -> tuple[Float64Array, Float64Array]:
@@ -141,12 +147,12 @@ def _from_sketch(krylov: Krylov) -> SubspaceScores:
     return _finished(krylov, exact, values[len(exact) :], rotation, krylov.AV, krylov.XtV)
 
 
-def _from_ritz_vectors(krylov: Krylov) -> SubspaceScores:
-    """Quantize the Ritz vectors U and read the data for X U.
+def ritz_vectors(krylov: Krylov) -> tuple[list[Quantized], Float64Array]:
+    """The Ritz vectors U that the target needs, quantized, one for each tile, and all Ritz values, descending.
 
     A share of the variance takes more vectors than it needs, since quantization costs some of the share.
     """
-    operator, runtime, buffer = krylov.operator, krylov.runtime, krylov.buffer
+    operator, runtime = krylov.operator, krylov.runtime
     values, vectors = _ritz_vectors(krylov)
     n_needed = _n_needed(values, krylov)
     if isinstance(krylov.target, Variance):
@@ -161,16 +167,21 @@ def _from_ritz_vectors(krylov: Krylov) -> SubspaceScores:
         2 * coefficients.nbytes,
     )
     krylov.make_room(needed, f"{n_vectors} components at once, as this share of the variance asks for,")
+    return _quantized(krylov, coefficients), values
+
+
+def _from_ritz_vectors(krylov: Krylov, projected: TakeProjected | None) -> SubspaceScores:
+    """Quantize the Ritz vectors U and read the data for X U, where it is not given."""
+    operator, runtime, buffer = krylov.operator, krylov.runtime, krylov.buffer
+    V, values = ritz_vectors(krylov)
     ritz, scores = Blocks("units", operator.tile_spans, buffer), Blocks("terms", operator.k_spans, buffer)
-    V = _quantized(krylov, coefficients)
-    del coefficients
     krylov.delete()
     krylov.AV.delete_all()
     for t, quantized in enumerate(V):
         ritz.put(t, quantized)
     ritz.complete()
     krylov.passes += 1
-    for t, block in enumerate(operator.rmatmat(V, runtime)):
+    for t, block in enumerate(operator.rmatmat(V, runtime) if projected is None else map(projected, scores.tiles)):
         scores.put(t, quantize(block, to_int8=False))
     scores.complete()
     del V
@@ -259,8 +270,9 @@ def fit_subspace(
     seed: int = 0,
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore = NO_CHECKPOINTS,
+    projected: TakeProjected | None = None,
 ) -> PCAFit:
-    """Fit by block Krylov iteration; arguments as fit_gram.
+    """Fit by block Krylov iteration; arguments as fit_gram, and `projected` as subspace_scores.
 
     Raises VarianceNotReachedError where the basis cannot be extended to what `target` asks for.
     """
@@ -271,7 +283,7 @@ def fit_subspace(
     total = center.total_variance * (n_rows - 1)
     krylov = Krylov(operator, total, target, buffer, workspace_bytes, runtime, progress, checkpoints)
     krylov.run(seed)
-    scores = subspace_scores(krylov)
+    scores = subspace_scores(krylov, projected)
     progress.finish()
     # rounding may leave the smallest below zero
     eigenvalues = np.maximum(np.minimum.accumulate(scores.eigenvalues), 0)

@@ -30,6 +30,7 @@ from bigcluster.solvers.pca.moments import exact_center
 from bigcluster.solvers.pca.operator import CovarianceOperator, Span
 from bigcluster.solvers.pca.result import ExactSums, Target
 from bigcluster.solvers.pca.schedule import K_BLOCK
+from bigcluster.solvers.pca.subspace import TakeProjected, ritz_vectors
 from bigcluster.solvers.progress import FitProgress, OnProgress, StepCounter
 from bigcluster.solvers.spill import FolderTiles, SpillBuffer
 from bigcluster.store import StageCheckpoints
@@ -151,6 +152,35 @@ class MultiplyRows:
 
 
 @dataclass(frozen=True)
+class ProjectBlocks:
+    """Compute X U of some k blocks, for the Ritz vectors U in a folder. The units are k blocks."""
+
+    streamed: Streamed
+    vectors: str
+
+    def __call__(self, worker: Worker, part: Part) -> tuple[str, range]:
+        operator, vectors = self.streamed.operator(worker), self.streamed.folder(worker, self.vectors)
+        U = [_get(vectors, f"vectors/{t}") for t in range(len(operator.tile_spans))]
+        folder = uuid4().hex
+        tiles = self.streamed.folder(worker, folder)
+        for number, block in zip(part.units, operator.rmatmat(U, worker.runtime, part.units), strict=True):
+            tiles.put(f"projected/{number}", block)
+        return folder, part.units
+
+
+@dataclass(frozen=True)
+class Projected:
+    """The folders in which X U of all k blocks is, for a fit by column."""
+
+    blocks: tuple[tuple[str, range], ...]
+
+    def take_from(self, scratch: Path) -> TakeProjected:
+        """Return what gets the rows of a k block. scratch : the folder of the fit."""
+        folders = {number: FolderTiles(scratch / folder) for folder, numbers in self.blocks for number in numbers}
+        return lambda number: folders[number].get(f"projected/{number}")
+
+
+@dataclass(frozen=True)
 class Applied:
     """A block, and the folders in which A V and X'V of each group of its columns are."""
 
@@ -205,8 +235,11 @@ class _Always:
 
 @dataclass(frozen=True)
 class ExtendBasis:
-    """Take a block to which A was applied into the basis, save the state, and return the next block; None where the
-    basis is complete."""
+    """Take a block to which A was applied into the basis, save the state, and return the next block.
+
+    Where the basis is complete, it returns the folder of the Ritz vectors to which the data is applied, or "" where
+    scores need no other read of the data.
+    """
 
     streamed: Streamed
     target: Target
@@ -215,14 +248,14 @@ class ExtendBasis:
     checkpoints: CheckpointsRef
     applied: Applied | None = None
 
-    def __call__(self, worker: Worker) -> Pending | None:
+    def __call__(self, worker: Worker) -> Pending | str:
         own = self.streamed.folder(worker, uuid4().hex)
         try:
             return self.checkpoints.fit(worker, lambda saved: self._extend(worker, own, saved))
         finally:
             own.clear()
 
-    def _extend(self, worker: Worker, own: FolderTiles, checkpoints: StageCheckpoints) -> Pending | None:
+    def _extend(self, worker: Worker, own: FolderTiles, checkpoints: StageCheckpoints) -> Pending | str:
         operator, applied = self.streamed.operator(worker), self.applied
         n_rows = self.streamed.rows.shape[0]
         total = exact_center(self.streamed.center(worker), n_rows).total_variance * (n_rows - 1)
@@ -242,30 +275,41 @@ class ExtendBasis:
         if applied is not None and applied.pending.number == len(krylov.vectors.widths):
             krylov.take_block(_Block(applied, self.streamed, worker))
         number = len(krylov.vectors.widths)
-        if not krylov.begin_block(self.seed):
-            return None
+        is_complete = not krylov.begin_block(self.seed)
+        if is_complete and operator.by_row:
+            return ""
         folder = uuid4().hex
         tiles = self.streamed.folder(worker, folder)
+        if is_complete:
+            for t, quantized in enumerate(ritz_vectors(krylov)[0]):
+                _put(tiles, f"vectors/{t}", quantized)
+            return folder
         for t in krylov.vectors.tiles:
             _put(tiles, f"vectors/{t}", krylov.vectors.quantized(number, t))
         return Pending(number, folder, tuple(krylov.groups), krylov.schedule.k_blocks)
 
 
-def extend_on_workers(job: ExtendBasis, cluster: Cluster, on_progress: OnProgress) -> None:
+def extend_on_workers(job: ExtendBasis, cluster: Cluster, on_progress: OnProgress) -> Projected | None:
     """Extend the basis on all workers until it is complete. The saved state is then all that a fit needs.
 
-    Where there is one worker, nothing is done here: it makes the whole fit, without a word to others in between.
+    Returns X U, by column only. Where there is one worker, nothing is done here: it makes the whole fit, without a word
+    to others in between.
     """
     if cluster.n_workers == 1:
-        return
+        return None
+    streamed = job.streamed
     pending = cluster.once(job)
-    while pending is not None:
-        applied = _apply(pending, job.streamed, cluster)
+    while isinstance(pending, Pending):
+        applied = _apply(pending, streamed, cluster)
         n_done = pending.number + 1
         pending = cluster.once(replace(job, applied=applied))
         for folder in _folders(applied):
-            FolderTiles(job.streamed.store.out / OURS / job.streamed.scratch / folder).clear()
+            FolderTiles(streamed.store.out / OURS / streamed.scratch / folder).clear()
         on_progress(FitProgress(n_done, max(n_done + 1, LEAST_APPLICATIONS + 2)))
+    if not pending:
+        return None
+    parts = cluster.parts(-(-max(streamed.rows.shape) // K_BLOCK))
+    return Projected(tuple(cluster.spread(ProjectBlocks(streamed, pending), parts)))
 
 
 def _apply(pending: Pending, streamed: Streamed, cluster: Cluster) -> Applied:
