@@ -22,6 +22,7 @@ from bigcluster.kernels.decode import prepare_codecs
 from bigcluster.runtime.cluster import Cluster
 from bigcluster.runtime.dask_cluster import DaskCluster, Link
 from bigcluster.runtime.dask_cluster.start import local_cluster
+from bigcluster.solvers.pca import subspace_jobs
 from bigcluster.stages import cluster_jobs
 from bigcluster.store import Store
 
@@ -63,6 +64,7 @@ def test_workers_in_processes_leave_the_same_bits(
         assert content(tmp_path / "whole") == content(tmp_path / "one")
         labels = grouped(tmp_path / "images", tmp_path / "grouped", "pca", cluster)
         assert labels.tobytes() == grouped(tmp_path / "images", tmp_path / "grouped one", "pca", None).tobytes()
+        monkeypatch.setattr(subspace_jobs, "SPREAD_FROM", 0)
         reduced(tmp_path / "images", tmp_path / "reduced", "subspace", cluster)
         reduced(tmp_path / "images", tmp_path / "reduced one", "subspace", None)
         one, many = (Store(tmp_path / out).load("scores") for out in ("reduced one", "reduced"))

@@ -97,8 +97,11 @@ def reduced(
 
 
 @pytest.mark.parametrize("solver", ["gram", "covariance", "subspace"])
-def test_the_reduction_has_the_same_bits_on_any_cluster(tmp_path: Path, solver: str) -> None:
+def test_the_reduction_has_the_same_bits_on_any_cluster(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, solver: str
+) -> None:
     prepare_codecs()
+    monkeypatch.setattr(subspace_jobs, "SPREAD_FROM", 0)
     write(tmp_path / "images", {f"{i}.png": data for i, data in enumerate([*PICTURES, b""])})
     facts = reduced(tmp_path / "images", tmp_path / "one", solver, None)
     assert facts["solver"] == solver
@@ -178,7 +181,7 @@ def test_a_basis_extended_on_workers_gives_the_same_bits(
 ) -> None:
     for module, name, value in (
         (operator, "TILE_ROWS", 64), (operator, "K_BLOCK", 32), (subspace_jobs, "K_BLOCK", 32),
-        (subspace_jobs, "_ROWS", 24), (subspace_jobs, "_COLUMNS", 72),
+        (subspace_jobs, "_ROWS", 24), (subspace_jobs, "_COLUMNS", 72), (subspace_jobs, "SPREAD_FROM", 0),
     ):  # fmt: skip
         monkeypatch.setattr(module, name, value)
     rng = np.random.default_rng(0)

@@ -35,6 +35,7 @@ from bigcluster.solvers.pca.footprint import (
     project_sums_bytes,
 )
 from bigcluster.solvers.pca.result import Components, Target, Variance, choose
+from bigcluster.solvers.pca.subspace_jobs import is_spread
 from bigcluster.store.chunk_grid import matrix_chunks, pixel_chunks, row_chunks, stored_bytes
 from bigcluster.units import MIB
 
@@ -225,7 +226,7 @@ def plan_reduce(settings: Settings, n_images: int, shape: FeatureShape, resource
     if summed or not resources.joined:
         scratch += project_panels(solver, size, dtype, resources.threads, sums_workspace)[1]
     n_busy = resources.workers if summed and in_parts else 1
-    if solver == "subspace" and dtype == np.uint8 and resources.workers > 1:
+    if solver == "subspace" and dtype == np.uint8 and resources.workers > 1 and is_spread(size, target):
         n_busy = resources.workers
         scratch += project_application_bytes(size, target)
     rank = min(n_images, n_features, target.n if isinstance(target, Components) else VARIANCE_RANK)

@@ -29,7 +29,7 @@ from bigcluster.solvers.pca.krylov import LEAST_APPLICATIONS, Krylov
 from bigcluster.solvers.pca.moments import exact_center
 from bigcluster.solvers.pca.operator import CovarianceOperator, Span
 from bigcluster.solvers.pca.result import ExactSums, Target
-from bigcluster.solvers.pca.schedule import K_BLOCK
+from bigcluster.solvers.pca.schedule import K_BLOCK, block_width
 from bigcluster.solvers.pca.subspace import TakeProjected, ritz_vectors
 from bigcluster.solvers.progress import FitProgress, OnProgress, StepCounter
 from bigcluster.solvers.spill import FolderTiles, SpillBuffer
@@ -37,6 +37,9 @@ from bigcluster.store import StageCheckpoints
 from bigcluster.store.refs import CheckpointsRef, RowsRef, StoreRef
 from bigcluster.store.row_source import spans
 
+SPREAD_FROM = 10**11
+"""Multiply-adds of one application of A from which on all workers share it: half a second on two cores. Sharing costs
+some 200 ms for each application. Chosen, not measured."""
 _ROWS, _COLUMNS = 1024, 8192
 """Rows and columns of X in one unit of the second pass. Storage chunks are not cut in two."""
 
@@ -289,15 +292,21 @@ class ExtendBasis:
         return Pending(number, folder, tuple(krylov.groups), krylov.schedule.k_blocks)
 
 
+def is_spread(shape: tuple[int, int], target: Target) -> bool:
+    """Return whether all workers share the applications of A for rows of this shape."""
+    n, k = sorted(shape)
+    return 2 * n * k * block_width(target, n) >= SPREAD_FROM
+
+
 def extend_on_workers(job: ExtendBasis, cluster: Cluster, on_progress: OnProgress) -> Projected | None:
     """Extend the basis on all workers until it is complete. The saved state is then all that a fit needs.
 
-    Returns X U, by column only. Where there is one worker, nothing is done here: it makes the whole fit, without a word
-    to others in between.
+    Returns X U, by column only. Where there is one worker, or little to do, nothing is done here: one worker makes the
+    whole fit, without a word to others in between.
     """
-    if cluster.n_workers == 1:
-        return None
     streamed = job.streamed
+    if cluster.n_workers == 1 or not is_spread(streamed.rows.shape, job.target):
+        return None
     pending = cluster.once(job)
     while isinstance(pending, Pending):
         applied = _apply(pending, streamed, cluster)
