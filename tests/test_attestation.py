@@ -27,7 +27,7 @@ from bigcluster.pipeline.attestation import (
     variables,
 )
 from bigcluster.runtime.cluster import Part, Worker, cut
-from bigcluster.runtime.dask_cluster import DaskCluster, Link
+from bigcluster.runtime.dask_cluster import DaskCluster, Link, tasks
 from bigcluster.runtime.dask_cluster.start import local_cluster
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.threads import EmbeddedRuntime
@@ -128,6 +128,14 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Replaced:
+    """Leaves a worker as a new process is that has taken its address."""
+
+    def __call__(self, worker: Worker) -> None:
+        tasks._ADMITTED.clear()
+
+
+@dataclass(frozen=True)
 class Slow:
     """Returns the process that does the part."""
 
@@ -193,4 +201,8 @@ def test_a_worker_that_joins_is_asked_before_it_gets_a_part(tmp_path: Path) -> N
                     assert time.monotonic() < deadline, told
                     time.sleep(0.1)
                 assert set(cluster.spread(Slow(), cut(40, 40))) == {first, third}
+        told.clear()
+        cluster.each(Replaced())
+        assert set(cluster.spread(Slow(), cut(4, 4))) == {first}, "it is asked again, and goes on"
+        assert sum("has joined" in line for line in told) == 1
         cluster.close()

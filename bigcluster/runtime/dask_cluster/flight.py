@@ -204,6 +204,7 @@ class Flight:
             raise LostResultError
         del self._task_of[future], task.copies[future]
         if isinstance(error, NotAdmittedError):  # dask has moved it to a worker that came just now
+            self._link.dismiss(*error.args)
             if not task.copies:
                 self._refused.add(task)
                 if self._link.look(now=True):

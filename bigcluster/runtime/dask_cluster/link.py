@@ -122,6 +122,11 @@ class Link:
             if address not in silent and (self.admitted is None or address in self.admitted)
         }
 
+    def dismiss(self, address: str) -> None:
+        """Take back that a worker was admitted: another process has its address now."""
+        if self.admitted is not None:
+            self.admitted.discard(address)
+
     def facts_of(self, address: str) -> Facts:
         """Return what the scheduler said of a worker at the last look; nothing where it is gone."""
         return self._workers.get(address, {})

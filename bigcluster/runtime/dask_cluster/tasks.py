@@ -37,7 +37,8 @@ _OF_RUN: dict[str, _Used] = {}
 
 
 class NotAdmittedError(Exception):
-    """This process was given a job before the run had found it able to do it."""
+    """This process was given a job before the run had found it able to do it. Its argument is the address of the
+    worker."""
 
 
 class JobFailedError(Exception):
