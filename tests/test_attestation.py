@@ -206,3 +206,22 @@ def test_a_worker_that_joins_is_asked_before_it_gets_a_part(tmp_path: Path) -> N
         assert set(cluster.spread(Slow(), cut(4, 4))) == {first}, "it is asked again, and goes on"
         assert sum("has joined" in line for line in told) == 1
         cluster.close()
+
+
+@pytest.mark.slow
+def test_two_runs_share_the_workers_of_one_cluster() -> None:
+    def begun(name: str) -> DaskCluster:
+        link = Link(partial(Client, started.address, set_as_default=False))
+        link.wait_for_workers(1)
+        cluster = DaskCluster(link, name, 1 << 28)
+        cluster.admit(cluster.each(Asked()), Asked(), lambda answer, _: [])
+        return cluster
+
+    with local_cluster(1, 1) as started:
+        one = begun("one")
+        first = list(one.spread(Slow(), cut(2, 2)))
+        other = begun("other")
+        assert list(other.spread(Slow(), cut(2, 2))) == list(one.spread(Slow(), cut(2, 2))) == first
+        one.close()
+        assert list(other.spread(Slow(), cut(2, 2))) == first, "the end of one run does not concern the other"
+        other.close()

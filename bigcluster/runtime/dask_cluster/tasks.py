@@ -6,6 +6,7 @@ import copy
 import threading
 import time
 import traceback
+from collections import deque
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -30,8 +31,11 @@ MOST_CHARACTERS = 4000
 _ALONE = threading.Lock()
 """Held by the job that runs in this process. The threads of a worker work inside one job, and it has the memory of the
 process."""
-_ADMITTED: set[str] = set()
-"""The name of the run to whose jobs this process is admitted. There is at most one."""
+_MOST_RUNS = 1000
+"""Number of runs whose admission a process remembers: where a run was killed, nobody says that it is over. Each takes
+some 100 bytes. Chosen, not measured: so many runs at once would not get to work."""
+_ADMITTED: deque[str] = deque(maxlen=_MOST_RUNS)
+"""The names of the runs to whose jobs this process is admitted. Several runs may use it in turn, a job at a time."""
 _OF_RUN: dict[str, _Used] = {}
 """What this process has of the run that used it last, by the name of the run. There is at most one."""
 
@@ -198,14 +202,15 @@ def merge_results(merge: Callable[[Any, Any], Any], *results: Held[Any]) -> Held
 def admit(run: str) -> None:
     """Admit this process to the jobs of a run: it has shown that it can do them."""
     with _ALONE:
-        _ADMITTED.clear()
-        _ADMITTED.add(run)
+        if run not in _ADMITTED:
+            _ADMITTED.append(run)
 
 
 def forget_run(run: str) -> None:
     """Discard what a run keeps in this process, once its job is over."""
     with _ALONE:
-        _ADMITTED.discard(run)
+        if run in _ADMITTED:
+            _ADMITTED.remove(run)
         used = _OF_RUN.pop(run, None)
         if used is not None:
             used.worker.forget()
