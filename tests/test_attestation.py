@@ -30,6 +30,7 @@ from bigcluster.runtime.cluster import Part, Worker, cut
 from bigcluster.runtime.dask_cluster import DaskCluster, Link, tasks
 from bigcluster.runtime.dask_cluster.start import local_cluster
 from bigcluster.runtime.resources import Resources
+from bigcluster.runtime.sampler import resident_bytes
 from bigcluster.runtime.threads import EmbeddedRuntime
 from bigcluster.units import GIB
 
@@ -128,11 +129,33 @@ class Asked:
 
 
 @dataclass(frozen=True)
+class Resident:
+    """Returns the resident bytes of a worker."""
+
+    def __call__(self, worker: Worker) -> int:
+        return resident_bytes()
+
+
+@dataclass(frozen=True)
 class Replaced:
     """Leaves a worker as a new process is that has taken its address."""
 
     def __call__(self, worker: Worker) -> None:
         tasks._ADMITTED.clear()
+
+
+@dataclass(frozen=True)
+class Fragments:
+    """Holds 100 MiB in small pieces and frees all but the last one. Returns the resident bytes of the worker."""
+
+    pieces: int
+
+    def __call__(self, worker: Worker) -> int:
+        made = [bytes(2000) for _ in range(self.pieces)]
+        last = made[-1]
+        worker.cached("the last piece", self.pieces, lambda: last)
+        made.clear()
+        return resident_bytes()
 
 
 @dataclass(frozen=True)
@@ -201,6 +224,10 @@ def test_a_worker_that_joins_is_asked_before_it_gets_a_part(tmp_path: Path) -> N
                     assert time.monotonic() < deadline, told
                     time.sleep(0.1)
                 assert set(cluster.spread(Slow(), cut(40, 40))) == {first, third}
+        (before,) = cluster.each(Fragments(50_000)).values()
+        cluster.release()
+        (after,) = cluster.each(Resident()).values()
+        assert after < before - (40 << 20), "between stages, freed memory goes back to the system"
         told.clear()
         cluster.each(Replaced())
         assert set(cluster.spread(Slow(), cut(4, 4))) == {first}, "it is asked again, and goes on"

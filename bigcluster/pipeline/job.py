@@ -125,6 +125,8 @@ class Stages:
         self._began = time.monotonic()
         self._running: _Running | None = None
         self._account: Account | None = None
+        self.release: Callable[[], None] = release_memory
+        """Gives freed memory back to the system between two stages."""
         self.workers: WorkersMemory | None = None
         """The memory of the workers of a cluster; None where there are none."""
 
@@ -148,7 +150,7 @@ class Stages:
             yield running.facts
             if self._account is None:
                 self._end(running)
-                release_memory()
+                self.release()
             self.facts[name] |= {key: value for key, value in running.facts.items() if key not in self.facts[name]}
 
     def _end(self, stage: _Running) -> None:

@@ -15,6 +15,7 @@ from bigcluster.runtime.dask_cluster.cluster import CLOSE_SECONDS
 from bigcluster.runtime.dask_cluster.join import address_of, connector, first, following, warning_for
 from bigcluster.runtime.dask_cluster.start import local_cluster
 from bigcluster.runtime.resources import Resources
+from bigcluster.runtime.sampler import release_memory
 from bigcluster.runtime.workers_memory import WorkersMemory
 from bigcluster.units import counted, show_bytes
 
@@ -53,6 +54,12 @@ def on_cluster(job: Job) -> Iterator[Job]:
             resources, smallest = _of_workers(resources, link)
         cluster = DaskCluster(link, run, resources.budget_bytes)
         job.stages.follow_workers(memory, is_tree=resources.starts_workers)
+
+        def release() -> None:
+            release_memory()
+            cluster.release()
+
+        job.stages.release = release
         try:
             yield replace(job, resources=resources, cluster=cluster)
         except BaseException as error:

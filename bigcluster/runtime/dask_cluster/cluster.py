@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import CancelledError
@@ -28,6 +29,7 @@ from bigcluster.runtime.dask_cluster.tasks import (
     merge_results,
     run_job,
 )
+from bigcluster.runtime.sampler import release_memory
 
 Merge = Callable[[Any, Any], Any]
 AHEAD = 2
@@ -43,6 +45,9 @@ FAN = 8
 """Number of results that are merged at once where there are more parts. Merging in pairs would double the tasks."""
 ANSWER_SECONDS = 90.0
 """Seconds in which a worker must answer at the start: it waits 35 s for a file on a shared disk. Chosen, not
+measured."""
+RELEASE_SECONDS = 1.0
+"""Seconds for which the end of a stage waits for workers to free memory, which takes milliseconds. Chosen, not
 measured."""
 CLOSE_SECONDS = 10.0
 """Seconds for which the end of a run waits for jobs that nobody needs any more. Chosen, not measured."""
@@ -84,6 +89,7 @@ class DaskCluster:
         self.before_jobs: Callable[[], None] | None = None
         """A function that a worker calls before each job, which does not run where it raises an error."""
         self._homes: dict[Part, str] = {}
+        self._numbers = itertools.count()
 
     @property
     def n_workers(self) -> int:
@@ -181,8 +187,8 @@ class DaskCluster:
     def _ask_each(self, workers: Sequence[str], function: Callable[..., Any], *arguments: Any) -> dict[str, Future]:
         submit, name = self._link.client.submit, f"{_name(function)}-{self._run.rpartition('-')[2]}"
         return {
-            address: submit(function, *arguments, key=f"{name}{number:08x}", pure=False, workers=[address])
-            for number, address in enumerate(workers)
+            address: submit(function, *arguments, key=f"{name}{next(self._numbers):08x}", pure=False, workers=[address])
+            for address in workers
         }
 
     def fetch(self, remote: Remote[Result]) -> Result:
@@ -205,6 +211,14 @@ class DaskCluster:
             except SpentResultError:
                 pass
             remote.again()
+
+    def release(self) -> None:
+        """Have the workers give freed memory back to their systems: a stage is over."""
+        with suppress(LostSchedulerError, TimeoutError, CancelledError, OSError, ClosedClientError):
+            futures = list(self._ask_each(sorted(self._link.look()), release_memory).values())
+            if futures:
+                with self._link.client.as_current():
+                    wait(futures, timeout=RELEASE_SECONDS)
 
     def close(self, wait_seconds: float = CLOSE_SECONDS) -> None:
         """Wait for jobs that still run, discard what the workers keep of this run, and leave the cluster."""
