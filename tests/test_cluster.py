@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
@@ -62,6 +63,20 @@ class Sums:
     def __call__(self, worker: Worker, part: Part) -> Any:
         time.sleep(self.seconds)
         return sum((rows_of(unit) for unit in part.units), np.zeros((3, 4), np.int64))
+
+
+@dataclass(frozen=True)
+class ByDask:
+    """Returns the processes in which dask computes, as a library does that is called inside a job."""
+
+    def __call__(self, worker: Worker) -> set[int]:
+        with worker.computing_by_dask():
+            return set(dask.compute(*[dask.delayed(_process_of)(unit, pure=False) for unit in range(12)]))
+
+
+def _process_of(unit: int) -> int:
+    time.sleep(0.1)
+    return os.getpid()
 
 
 def rows_of(unit: int) -> Any:
@@ -503,6 +518,20 @@ def test_a_scheduler_that_is_lost_is_waited_for_and_its_work_done_again(tmp_path
         assert len({pid for _, pid in found}) == 2
         np.testing.assert_array_equal(kept.take(), the_sum(8))
     assert [line for line in told if "there again" in line]
+
+
+@pytest.mark.slow
+def test_dask_computes_inside_a_job_on_all_workers(tmp_path: Path) -> None:
+    """The jobs of two runs do not keep each other from it, where one worker has both of them."""
+    assert Embedded(Worker(EmbeddedRuntime(1), MEMORY_BYTES)).once(ByDask()) == {os.getpid()}
+    for n_workers in (2, 1):
+        # Clients of two threads at once restore the scheduler of dask in the wrong order, as two runs never do.
+        with dask.config.set(scheduler=None), local_cluster(n_workers, 1) as started, ExitStack() as stack:
+            one, other = (stack.enter_context(joined(started.address)) for _ in range(2))
+            with ThreadPoolExecutor(2) as both:
+                found = list(both.map(lambda cluster: cluster.once(ByDask()), (one, other)))
+            assert {len(processes) for processes in found} == {n_workers}
+            assert os.getpid() not in found[0] | found[1]
 
 
 @pytest.mark.slow

@@ -225,7 +225,8 @@ def plan_reduce(settings: Settings, n_images: int, shape: FeatureShape, resource
     scratch = project_scratch_bytes(solver, size, target, workspace)
     if summed or not resources.joined:
         scratch += project_panels(solver, size, dtype, resources.threads, sums_workspace)[1]
-    n_busy = resources.workers if summed and in_parts else 1
+    # dask spreads the batches of dask-ml over all workers.
+    n_busy = resources.workers if (summed and in_parts) or solver == "incremental" else 1
     if solver == "subspace" and dtype == np.uint8 and resources.workers > 1 and is_spread(size, target):
         n_busy = resources.workers
         scratch += project_application_bytes(size, target)
@@ -398,7 +399,7 @@ def _plan_lloyd(
     n_images, n_columns = shape
     itemsize = footprint.FLOAT32 if settings.has_pca else np.dtype(dtype).itemsize
     n_clusters, n_restarts = max(ks, default=1), settings.kmeans.n_init
-    n_rows, n_busy = n_images, 1
+    n_rows, n_busy = n_images, resources.workers if solver == "dask-ml" else 1  # which dask spreads by itself
     if resources.joined and solver != "dask-ml" and _has_exact_sums(settings):
         # Below this number of rows, which depends on the good images, one worker does the whole fit.
         of_sweep = stage == CLUSTER and len(ks) > 1  # the centers are known, and one of these k is taken

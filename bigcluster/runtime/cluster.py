@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Generator, Hashable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, Generic, Protocol, TypeVar
 
 from bigcluster.runtime.events import Progress
-from bigcluster.runtime.threads import Runtime
+from bigcluster.runtime.threads import Runtime, dask_on_threads
 
 Result = TypeVar("Result")
 Result_co = TypeVar("Result_co", covariant=True)
@@ -82,6 +83,11 @@ class Worker:
                 self._cache[name] = version, make()
             found: Result = self._cache[name][1]
             return found
+
+    def computing_by_dask(self) -> AbstractContextManager[None]:
+        """Return a context within which dask computes its collections on the threads of this process, or on all workers
+        of the cluster of dask to which this process belongs."""
+        return dask_on_threads(self.runtime.threads)
 
     def forget(self) -> None:
         """Discard all cached objects."""

@@ -8,8 +8,9 @@ memory budget, and the order for sums that do not depend on timing.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import contextmanager
 from functools import cached_property
 from typing import Protocol, TypeVar
 
@@ -35,6 +36,15 @@ class Runtime(Protocol):
         Tasks also start in that order. Where the caller stops early, no task starts after one that never does, so a
         task may wait for earlier ones. Raises the error of a task where its result would come.
         """
+
+
+@contextmanager
+def dask_on_threads(threads: int) -> Iterator[None]:
+    """Have dask compute on so many threads of this process within the block."""
+    import dask
+
+    with dask.config.set(scheduler="threads", num_workers=threads):
+        yield
 
 
 class EmbeddedRuntime:

@@ -88,7 +88,13 @@ class FitClusters:
         if self.solver == "dask-ml":
             from bigcluster.solvers.kmeans.dask_ml import fit_dask_ml  # imports scikit-learn
 
-            fitted = fit_dask_ml(rows, self.n_clusters, runtime=worker.runtime, **self.options)
+            fitted = fit_dask_ml(
+                rows,
+                self.n_clusters,
+                runtime=worker.runtime,
+                computing=worker.computing_by_dask,
+                **self.options,
+            )
         else:
             solve = partial(_SOLVERS[self.solver], rows, self.n_clusters, **self.options)
             fitted = self.saving.fit(worker, solve)

@@ -135,6 +135,7 @@ class FitPCA:
                 seed=self.seed,
                 on_progress=on_progress,
                 checkpoints=checkpoints,
+                computing=worker.computing_by_dask,
             )
         return fit_pca(
             self.solver,

@@ -7,14 +7,14 @@ import threading
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any, Generic
 
 from dask.sizeof import sizeof
-from distributed import get_worker
+from distributed import get_worker, worker_client
 
 from bigcluster import errors
 from bigcluster.errors import BigclusterError
@@ -139,6 +139,24 @@ class _SentProgress(Progress):
         self._unsent, self._sent_at = 0, time.monotonic()
 
 
+class _DaskWorker(Worker):
+    """A worker process of dask."""
+
+    @contextmanager
+    def computing_by_dask(self) -> Iterator[None]:
+        """Return a context within which dask computes on all workers. The job waits for them and computes nothing.
+
+        Its thread is lent to dask, and so is this process to other jobs: a job of another run that waited here for the
+        end of this one would keep the thread from the tasks for which this one waits.
+        """
+        _ALONE.release()
+        try:
+            with worker_client():
+                yield
+        finally:
+            _ALONE.acquire()
+
+
 @dataclass(frozen=True)
 class _Used:
     """What a run uses in this process."""
@@ -228,7 +246,7 @@ def _used_by(run: str, memory_bytes: int) -> _Used:
             dask_worker.log_event(TOPIC, {"run": run, "memory": message})
 
         # dask gives up a task whose workers died; files must not be able to do that.
-        worker = Worker(runtime, memory_bytes, progress, decodes_in_children=True)
+        worker = _DaskWorker(runtime, memory_bytes, progress, decodes_in_children=True)
         _OF_RUN[run] = _Used(worker, progress, SentMemory(dask_worker.address, send))
     return _OF_RUN[run]
 

@@ -4,6 +4,8 @@
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
 import numpy as np
@@ -11,7 +13,7 @@ from numpy.typing import NDArray
 from sklearn.exceptions import ConvergenceWarning
 
 from bigcluster.errors import UsageError
-from bigcluster.runtime.threads import Runtime
+from bigcluster.runtime.threads import Runtime, dask_on_threads
 from bigcluster.solvers.kmeans.blocks import Blocks, block_rows
 from bigcluster.solvers.kmeans.fit import check_arguments, finish
 from bigcluster.solvers.kmeans.opened import open_fit
@@ -19,6 +21,7 @@ from bigcluster.solvers.kmeans.restarts import Restart
 from bigcluster.solvers.kmeans.result import KMeansFit, RowSink
 from bigcluster.store.row_source import RowSource
 
+Computing = Callable[[], AbstractContextManager[None]]
 INIT_ROUNDS = 5
 """Rounds of k-means||. Source: Bahmani et al. 2012, section 5: more rounds gain little."""
 
@@ -35,8 +38,12 @@ def fit_dask_ml(
     runtime: Runtime | None = None,
     workspace_bytes: int | None = None,
     sink: RowSink | None = None,
+    computing: Computing | None = None,
 ) -> KMeansFit:
     """Compute centers by dask-ml, and exact labels, distances and inertia as `fit` does, whose arguments these are.
+
+    computing : returns a context within which dask computes, see `Worker.computing_by_dask`; by default on the threads
+    of `runtime`.
 
     The centers are not bit-equal between machines or chunkings. dask-ml draws 2 candidates in all by default (here: 2 k
     in each round), takes `tol` as absolute (here it is scaled), restarts only the choice of candidates (here whole
@@ -51,7 +58,8 @@ def fit_dask_ml(
     blocks, summary, lloyd = opened.blocks, opened.summary, opened.lloyd()
     restarts = []
     for number in range(n_init if isinstance(init, str) else 1):
-        centers, n_iter = _centers(blocks, n_clusters, init, max_iter, tol * summary.mean_variance, seed + number)
+        with computing() if computing is not None else dask_on_threads(blocks.runtime.threads):
+            centers, n_iter = _centers(blocks, n_clusters, init, max_iter, tol * summary.mean_variance, seed + number)
         restart = Restart(centers, bounded=False)
         lloyd.step([restart])
         if (restart.counts == 0).any():  # empty clusters: iterations from these centers relocate them
@@ -67,7 +75,6 @@ def _centers(
     blocks: Blocks, n_clusters: int, init: str | NDArray[Any], max_iter: int, tol: float, seed: int
 ) -> tuple[NDArray[np.float64], int]:
     """Run one fit of dask-ml: (n_clusters, r) float64 centers, some of which may have no rows, and its iterations."""
-    import dask
     from dask_ml.cluster import KMeans  # takes 140 MiB and a second: only where it was requested
 
     model = KMeans(
@@ -79,7 +86,7 @@ def _centers(
         tol=tol,
         random_state=seed % 2**32,
     )
-    with warnings.catch_warnings(), dask.config.set(scheduler="threads", num_workers=blocks.runtime.threads):
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", category=ConvergenceWarning)  # fewer distinct candidates than clusters
         model.fit(lazy_rows(blocks.rows))
     return np.asarray(model.cluster_centers_, dtype=np.float64), int(model.n_iter_)

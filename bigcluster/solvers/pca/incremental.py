@@ -10,13 +10,14 @@ Source: Ross, Lim, Lin and Yang 2008, Incremental Learning for Robust Visual Tra
 from __future__ import annotations
 
 import warnings
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import Any
 
-import dask
 import numpy as np
 
 from bigcluster.kernels.pca import choose_rank
-from bigcluster.runtime.threads import Runtime
+from bigcluster.runtime.threads import Runtime, dask_on_threads
 from bigcluster.solvers.checkpoint import NO_CHECKPOINTS, CheckpointStore
 from bigcluster.solvers.pca.moments import center_of
 from bigcluster.solvers.pca.projection import Projection
@@ -65,6 +66,7 @@ def fit_incremental(
     seed: int = 0,
     on_progress: OnProgress | None = None,
     checkpoints: CheckpointStore = NO_CHECKPOINTS,
+    computing: Callable[[], AbstractContextManager[None]] | None = None,
 ) -> PCAFit:
     """Fit uint8 or float rows in one pass at `rank`, in float64 inside; a share of the variance is cut from its
     spectrum.
@@ -73,7 +75,9 @@ def fit_incremental(
 
     rank : components that the solver computes; batch_rows : rows of one batch, of which about seven copies are in
     memory; iterated_power : power iterations of its randomized SVD; moments : exact sums of the rows, which save a
-    pass. Where the rank does not reach the target, all of it is returned: `cumulative_shares` says how far it came.
+    pass; computing : returns a context within which dask computes, see `Worker.computing_by_dask`, by default on the
+    threads of `runtime`. Where the rank does not reach the target, all of it is returned: `cumulative_shares` says how
+    far it came.
     Raises TooFewSamplesError, and InvalidDataError for NaN and infinity.
     """
     from dask_ml.decomposition import IncrementalPCA
@@ -85,17 +89,18 @@ def fit_incremental(
     steps = batches(n_rows, batch_rows, rank)
     progress = StepCounter(len(steps) + 1, on_progress)
     done = _resume(solver, checkpoints, batch_rows)
-    for number, (start, stop) in enumerate(steps[done:], start=done + 1):
-        # Whole rows, because its SVD of several chunks takes them along one axis only.
-        batch = lazy[start:stop].rechunk({1: -1}).astype(np.float64)
-        with warnings.catch_warnings(), dask.config.set(scheduler="threads", num_workers=runtime.threads):
-            # The solver divides by the number of rows before the first batch, which is zero.
-            warnings.filterwarnings("ignore", "invalid value encountered in divide", RuntimeWarning)
-            solver.partial_fit(batch)
-        progress.step()
-        if checkpoints.should_save(2 * solver.components_.nbytes):
-            state = {name: np.asarray(value) for name, value in vars(solver).items() if name.endswith("_")}
-            checkpoints.save({"batches": number, "batch_rows": batch_rows, "names": list(state)}, state.items())
+    with computing() if computing is not None else dask_on_threads(runtime.threads):
+        for number, (start, stop) in enumerate(steps[done:], start=done + 1):
+            # Whole rows, because its SVD of several chunks takes them along one axis only.
+            batch = lazy[start:stop].rechunk({1: -1}).astype(np.float64)
+            with warnings.catch_warnings():
+                # The solver divides by the number of rows before the first batch, which is zero.
+                warnings.filterwarnings("ignore", "invalid value encountered in divide", RuntimeWarning)
+                solver.partial_fit(batch)
+            progress.step()
+            if checkpoints.should_save(2 * solver.components_.nbytes):
+                state = {name: np.asarray(value) for name, value in vars(solver).items() if name.endswith("_")}
+                checkpoints.save({"batches": number, "batch_rows": batch_rows, "names": list(state)}, state.items())
     eigenvalues = np.asarray(solver.explained_variance_, dtype=np.float64)
     total, mean = center.total_variance, center.mean
     reached = choose_rank(eigenvalues, total, target.share) if isinstance(target, Variance) else len(eigenvalues)
