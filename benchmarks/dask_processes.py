@@ -34,6 +34,14 @@ def variables(extra: Mapping[str, str] | None = None) -> dict[str, str]:
     return os.environ | {"PYTHONPATH": os.pathsep.join(path)} | extra
 
 
+def no_dashboard(host: str = LOOPBACK) -> list[str]:
+    """The options of a scheduler or worker without a dashboard, whose server for HTTP listens at this address alone.
+
+    Without an address it would listen on all of them, also with --no-dashboard.
+    """
+    return ["--no-dashboard", "--dashboard-address", f"{host}:0"]
+
+
 @dataclass
 class Dask:
     """A scheduler with its workers, and a client that watches them."""
@@ -62,7 +70,7 @@ class Dask:
             "1",
             "--memory-limit",
             self.memory,
-            "--no-dashboard",
+            *no_dashboard(host),
         ]
         command += ["--local-directory", str(self.file.with_name(name))]
         started(self.stack, command, self.file.with_name(f"{name}.log"), self.extra)
@@ -105,7 +113,7 @@ def dask_processes(
     """
     file = folder / "scheduler.json"
     with ExitStack() as stack:
-        command = [*python_of("distributed.cli.dask_scheduler"), "--host", host, "--port", "0", "--no-dashboard"]
+        command = [*python_of("distributed.cli.dask_scheduler"), "--host", host, "--port", "0", *no_dashboard(host)]
         started(stack, [*command, "--scheduler-file", str(file)], folder / "scheduler.log")
         wait_for_address(file)
         found = Dask(file, stack.enter_context(Client(scheduler_file=str(file))), stack, extra or {}, memory)

@@ -20,6 +20,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 
+from benchmarks.dask_processes import no_dashboard
+
 MOUNT = "bindfs -o entry_timeout=0,negative_timeout=20,attr_timeout=1 {disk} {share}"
 START_SECONDS = 60.0
 """Seconds in which the scheduler must have written its address."""
@@ -60,7 +62,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         disk, share, file = Path(folder, "disk"), Path(folder, "share"), Path(folder, "scheduler.json")
         disk.mkdir()
         share.mkdir()
-        local = ["--host", "127.0.0.1", "--no-dashboard", "--scheduler-file", str(file)]
+        local = ["--host", "127.0.0.1", *no_dashboard(), "--scheduler-file", str(file)]
         started(stack, [*python, "distributed.cli.dask_scheduler", "--port", "0", *local], disk, share)
         deadline = time.monotonic() + START_SECONDS
         while not file.exists():

@@ -171,7 +171,17 @@ class Slow:
 def joining(address: str, *options: str) -> Iterator[int]:
     """A worker process that joins a scheduler. Yields its number."""
     code = f"import sys; sys.path[:0] = {sys.path!r}; from distributed.cli.dask_worker import main; main()"
-    given = ("--host", "127.0.0.1", "--nthreads", "1", "--no-dashboard", "--no-nanny", *options)
+    given = (
+        "--host",
+        "127.0.0.1",
+        "--nthreads",
+        "1",
+        "--no-nanny",
+        "--no-dashboard",
+        "--dashboard-address",
+        "127.0.0.1:0",
+        *options,
+    )
     process = subprocess.Popen(
         [sys.executable, "-c", code, address, *given], env=environment(), stderr=subprocess.DEVNULL
     )

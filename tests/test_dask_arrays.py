@@ -76,7 +76,8 @@ def test_a_dask_cluster_computes_the_arrays_of_a_run(out: Path) -> None:
 
     run = bc.open(out)
     assert len(pickle.dumps(dict(run.pixels.__dask_graph__()))) < 10_000
-    cluster = LocalCluster(n_workers=2, threads_per_worker=1, processes=True, dashboard_address=None, host="127.0.0.1")
+    here = {"host": "127.0.0.1", "dashboard_address": "127.0.0.1:0", "worker_dashboard_address": None}
+    cluster = LocalCluster(n_workers=2, threads_per_worker=1, processes=True, **here)
     with cluster, Client(cluster):
         mean = run.pixels.mean(axis=0).compute()
         scores = run.scores.compute()

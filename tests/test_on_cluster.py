@@ -93,7 +93,8 @@ def scheduler(folder: Path, *options: object, before: str = "") -> Iterator[Path
 @contextmanager
 def worker(file: Path, *options: object, extra: Mapping[str, str] | None = None, before: str = "") -> Iterator[None]:
     folder = file.with_name(f"worker-{os.urandom(4).hex()}")
-    given = ("--host", "127.0.0.1", "--nthreads", 1, "--no-dashboard", "--local-directory", folder, *options)
+    listens = ("--host", "127.0.0.1", "--no-dashboard", "--dashboard-address", "127.0.0.1:0")
+    given = (*listens, "--nthreads", 1, "--local-directory", folder, *options)
     with dask("worker", "--scheduler-file", file, *given, extra=extra, before=before):
         yield
 
