@@ -152,4 +152,14 @@ def end(process: subprocess.Popen[Any]) -> None:
         with suppress(psutil.NoSuchProcess):
             one.kill()
     process.wait()
-    psutil.wait_procs(tree[1:], timeout=START_SECONDS)
+    deadline = time.monotonic() + START_SECONDS
+    while any(map(_is_running, tree[1:])) and time.monotonic() < deadline:
+        time.sleep(0.01)
+
+
+def _is_running(process: psutil.Process) -> bool:
+    """Return whether a process still runs. A dead one stays in the list where no process waits for it."""
+    try:
+        return bool(process.status() != psutil.STATUS_ZOMBIE)
+    except psutil.NoSuchProcess:
+        return False

@@ -31,8 +31,6 @@ EXIT_FAILED = 1
 """Exit code of a command that failed for a reason that is no fault of its usage, and of `verify` that found damage."""
 EXIT_SOME_UNREAD = 3
 """Exit code of a command that is done, but could not read some inputs. No error has it: the results are there."""
-THREADS_NOW = "the number of threads is --threads now (in Python threads=)"
-"""The remedy for calls that were written when the number of threads was called `workers`."""
 
 
 class BigclusterError(Exception):

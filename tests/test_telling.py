@@ -364,14 +364,6 @@ def test_two_dashes_before_a_short_option_are_explained(cli: Cli) -> None:
     )
 
 
-def test_the_option_that_was_the_number_of_threads_names_the_new_one(tmp_path: Path, cli: Cli) -> None:
-    lines = (("sweep", "o", "-k", 3), ("predict", "o", "x", "--to", "y.csv"), ("verify", "o"), ("report", "o"))
-    for line in lines:
-        ran = cli(*line, "--workers", 2, cwd=tmp_path)
-        assert (ran.code, len(ran.error_lines)) == (2, 1)
-        assert "the number of threads is --threads now" in ran.err
-
-
 @pytest.mark.parametrize("option", ["seed", "components", "threads", "variance"])
 def test_a_text_where_a_number_is_needed_is_told_in_the_words_of_the_setting(
     option: str, images: Path, tmp_path: Path, cli: Cli

@@ -55,7 +55,7 @@ ROWS = [
 
 def draw_profile(folder: Path) -> None:
     samples = [Sample(float(i), MIB * (i % 5 + 1) * 40.0) for i in range(30)]
-    timeline._draw(folder / "t.png", samples, [Span("ingest", 0, 29)], 400 * MIB, {"numpy": samples})
+    timeline._draw(folder / "t.png", samples, [Span("ingest", 0, 29)], 400 * MIB, {"numpy": samples}, {})
 
 
 @pytest.mark.parametrize(

@@ -14,7 +14,7 @@ import typer
 
 from bigcluster.cli import answers, streams
 from bigcluster.cli.commands import app
-from bigcluster.errors import EXIT_FAILED, THREADS_NOW, BigclusterError, ConfigError
+from bigcluster.errors import EXIT_FAILED, BigclusterError, ConfigError
 from bigcluster.runtime.failures import as_known_error
 from bigcluster.runtime.processes import set_for_us
 from bigcluster.runtime.sampler import count_whole_process
@@ -78,8 +78,6 @@ def _usage_error(error: Exception) -> ConfigError | None:
     context = getattr(error, "ctx", None)
     short = "-" + option.lstrip("-")
     known = [name for parameter in context.command.params for name in parameter.opts] if context else []
-    if option == "--workers" and "--threads" in known:
-        return ConfigError(f"No such option: {option}; {THREADS_NOW} (see bigcluster --help)")
     if option.startswith("--") and short in known:
         return ConfigError(f"No such option: {option}; did you mean {short}? (see bigcluster --help)")
     return ConfigError(f"{message()} (see bigcluster --help)")
