@@ -14,10 +14,11 @@ from bigcluster.errors import TooFewSamplesError
 from bigcluster.outdir.results import OF_A_SWEEP, ResultFiles
 from bigcluster.outputs import tables
 from bigcluster.pipeline.job import Job, attest_workers, naming_damage, open_job, with_workers
+from bigcluster.planning.clustering import plan_sweep
 from bigcluster.planning.plan import check_budget, check_on_cluster
 from bigcluster.planning.planner import sweep_on_cluster
 from bigcluster.planning.stage_names import SWEEP
-from bigcluster.planning.stages import plan_reduce, plan_sweep, without_library
+from bigcluster.planning.stages import plan_reduce, without_library
 from bigcluster.runtime.events import Listener, silent
 from bigcluster.runtime.resources import Resources
 from bigcluster.runtime.sampler import Caller

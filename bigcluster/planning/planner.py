@@ -7,6 +7,7 @@ from dataclasses import replace
 
 from bigcluster.config import Settings
 from bigcluster.planning import footprint
+from bigcluster.planning.clustering import plan_cluster, plan_sweep
 from bigcluster.planning.feature_shape import FeatureShape, channels, feature_shape
 from bigcluster.planning.groups import COLUMN_BYTES, likely_communities, plan_communities, plan_neighbors
 from bigcluster.planning.manifold import SAMPLING_BYTES, plan_manifold
@@ -17,11 +18,9 @@ from bigcluster.planning.stages import (
     baseline_bytes,
     charts_bytes,
     names_bytes,
-    plan_cluster,
     plan_ingest,
     plan_output,
     plan_reduce,
-    plan_sweep,
 )
 from bigcluster.runtime.resources import Resources
 from bigcluster.solvers.kmeans.footprint import project_centers_bytes
