@@ -1,5 +1,4 @@
-"""This module has one function for each stage, which plans what the budget decides and how much memory the stage
-holds."""
+"""This module plans ingest, the reduction and the output: what the budget decides, and how much memory each holds."""
 
 from __future__ import annotations
 
